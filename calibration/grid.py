@@ -1,0 +1,30 @@
+"""Integer grids: which integers a quantizer may emit."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantGrid:
+    """Integers a quantizer may emit, both ends included.
+
+    Signed: ``[-2^(b-1), 2^(b-1) - 1]``; narrow drops the lowest code, so that a grid is symmetric and a sign can be
+    folded into the codes. Unsigned: ``[0, 2^b - 1]``.
+    """
+
+    bits: int
+    signed: bool
+    narrow: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"a grid has 2 to 8 bits, not {self.bits}")
+        if self.narrow and not self.signed:
+            raise ValueError("only a signed grid can be narrow")
+
+    @property
+    def qmin(self) -> int:
+        return -(2 ** (self.bits - 1)) + self.narrow if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1

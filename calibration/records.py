@@ -1,0 +1,99 @@
+"""Frozen records in and out of JSON.
+
+A record is a frozen dataclass. One that is saved on its own has a ``format`` field such as ``"limpq.policy/1"``
+whose default is the only value accepted on reading. Outside input is checked once, here; unknown fields are ignored,
+so that a newer writer's additions do not stop an older reader.
+"""
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.files import write_text
+
+T = TypeVar("T")
+
+
+def to_json(record: Any) -> str:
+    """Indented JSON of a record; NaN and infinities are refused (ValueError): a failed measurement is no number."""
+    return json.dumps(to_dict(record), indent=1, allow_nan=False) + "\n"
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """Plain dict of a record; optional fields that are None are left out."""
+    return _without_none(dataclasses.asdict(record))
+
+
+def from_json(cls: type[T], text: str | bytes, origin: str) -> T:
+    """Read and check a record.
+
+    ``origin`` names where the text came from in the error. Raises RecordError for broken JSON, another ``format``,
+    a missing field or a value of the wrong kind.
+    """
+    from pydantic import ValidationError
+
+    _check_format(cls, text, origin)
+    try:
+        return _adapter(cls).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise RecordError(f"{origin}: {_first(error)}") from error
+
+
+def load_record(cls: type[T], path: Path) -> T:
+    """Read a record from a file; see `from_json`."""
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}; expected a {_format_of(cls)} file") from error
+    return from_json(cls, text, str(path))
+
+
+def write_record(record: Any, path: Path) -> None:
+    """Write a record whole (temporary name, fsync, rename)."""
+    write_text(path, to_json(record))
+
+
+@cache
+def _adapter(cls: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def _format_of(cls: type) -> str:
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return str(fields["format"].default) if "format" in fields else cls.__name__
+
+
+def _check_format(cls: type, text: str | bytes, origin: str) -> None:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise RecordError(
+            f"{origin} is not valid JSON ({error}); the file is damaged or of another kind, make it again"
+        ) from error
+    if not isinstance(found, dict):
+        raise RecordError(f"{origin} holds a JSON {type(found).__name__}; expected an object ({_format_of(cls)})")
+    expected = _format_of(cls)
+    if expected != cls.__name__ and found.get("format") != expected:
+        raise RecordError(f"{origin} has format {found.get('format')!r}; expected {expected!r}")
+
+
+def _first(error: Any) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the record"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("missing", "value_error"):
+        return f"{where}: {message}"
+    return f"{where}: {message} (found {str(problem['input'])[:60]!r})"
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value

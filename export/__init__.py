@@ -1,0 +1,1 @@
+"""Artifacts: graphs, engines, measurements, bundles. Only ``graph.py`` knows torch."""

@@ -1,0 +1,94 @@
+"""BatchNorm folded into integer codes: the integers of a trained layer as the runtime executes them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.grid import QuantGrid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchNormParams:
+    """Inference-time BatchNorm over O channels: ``y = gamma * (x - mean) / sqrt(var + eps) + beta``; all float64
+    [O]."""
+
+    gamma: NDArray[np.float64]
+    beta: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    var: NDArray[np.float64]
+    eps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerLayer:
+    """A layer's integers.
+
+    ``codes`` int8, OIHW or OI; ``scale`` float32 [O], so that real weight = codes * scale;
+    ``bias_codes`` int32 [O] with ``bias_scale`` float32 [O] = float32(input scale * scale); ``bits``: the grid's width.
+    ``bias`` float64 [O]: the bias before rounding, for reports on what the rounding changed.
+    """
+
+    name: str
+    bits: int
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias_codes: NDArray[np.int32]
+    bias_scale: NDArray[np.float32]
+    bias: NDArray[np.float64]
+
+
+def fold(
+    *,
+    name: str,
+    codes: NDArray[np.int64],
+    grid: QuantGrid,
+    weight_scale: float,
+    input_scale: float,
+    bias: NDArray[np.float64] | None,
+    batchnorm: BatchNormParams | None,
+) -> IntegerLayer:
+    """Fold a BatchNorm into per-channel scales; the codes stay, and flip their sign where gamma is negative.
+
+    ``scale[c] = weight_scale * |gamma[c]| / sqrt(var[c] + eps)``. A channel with gamma 0 gives its beta whatever comes
+    in: zero codes at the layer's own scale. Raises ModelError for a scale that is not positive and finite, for codes
+    outside the grid, and for a bias that int32 cannot hold at its scale.
+    """
+    channels = codes.shape[0]
+    _require_scale(name, "weight scale", weight_scale)
+    _require_scale(name, "input scale", input_scale)
+    if codes.min() < grid.qmin or codes.max() > grid.qmax:
+        raise ModelError(
+            f"layer {name!r} has weight codes from {codes.min()} to {codes.max()}; "
+            f"its {grid.bits}-bit grid holds {grid.qmin} to {grid.qmax}"
+        )
+    real_bias = np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
+    if batchnorm is None:
+        factor = np.ones(channels)
+    else:
+        factor = batchnorm.gamma / np.sqrt(batchnorm.var + batchnorm.eps)
+        real_bias = batchnorm.beta + (real_bias - batchnorm.mean) * factor
+    column = (slice(None),) + (None,) * (codes.ndim - 1)
+    signed_codes = codes * np.sign(factor).astype(np.int64)[column]
+    scale = (weight_scale * np.where(factor == 0, 1.0, np.abs(factor))).astype(np.float32)
+    bias_scale = np.float32(input_scale) * scale
+    if not (np.isfinite(real_bias).all() and np.isfinite(bias_scale).all() and (bias_scale > 0).all()):
+        raise ModelError(f"layer {name!r} has a scale or bias that is not positive and finite after folding BatchNorm")
+    bias_codes = np.rint(real_bias / bias_scale.astype(np.float64))
+    if np.abs(bias_codes).max(initial=0) >= 2**31:
+        raise ModelError(f"layer {name!r} has a bias of {np.abs(real_bias).max():g}; int32 cannot hold it at its scale")
+    return IntegerLayer(
+        name=name,
+        bits=grid.bits,
+        codes=signed_codes.astype(np.int8),
+        scale=scale,
+        bias_codes=bias_codes.astype(np.int32),
+        bias_scale=bias_scale,
+        bias=real_bias,
+    )
+
+
+def _require_scale(name: str, what: str, value: float) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise ModelError(f"layer {name!r} has a {what} of {value}; a scale must be positive and finite")

@@ -1,0 +1,127 @@
+"""Placement: which tensor of which layer carries which grid.
+
+A torch-free record, made once by ``limpq_deploy.placement`` for a model and a target. Training puts these quantizers
+into the torch graph, ``qdq`` writes them, ``lint`` checks them and ``parity`` proves them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.export.targets import TargetSpec, target_named
+
+BitPair = tuple[int, int]
+"""(weight_bits, act_bits) of one layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActQuantizer:
+    """One activation quantizer.
+
+    ``name``: its marker in graphs and its key in checkpoints. ``tensor``: node of the traced graph that makes the float
+    tensor. ``signed``: the tensor has negative values. ``bits``: fixed width, or None where the policy decides (all
+    ``layers`` share the choice). ``layers``: layers whose input this is. ``parent``: quantizer whose codes this one
+    re-quantizes; None when it reads the float tensor. A float tensor has exactly one quantizer with ``parent`` None.
+    """
+
+    name: str
+    tensor: str
+    signed: bool
+    bits: int | None
+    layers: tuple[str, ...] = ()
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlacement:
+    """One quantized layer: ``input`` names its activation quantizer, ``pinned_bits`` is None where it is searched.
+
+    ``batchnorm``: module folded into it on export. ``macs``: multiply-accumulates for one image. ``num_weights``:
+    without the bias. ``out_channels``: the weight's axis 0.
+    """
+
+    name: str
+    kind: Literal["conv", "linear"]
+    input: str
+    macs: int
+    num_weights: int
+    out_channels: int
+    pinned_bits: int | None = None
+    batchnorm: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """All quantizers of a model for a target, in execution order. Raises ValueError when names do not fit together."""
+
+    model: str
+    target: str
+    input_shape: tuple[int, ...]
+    layers: tuple[LayerPlacement, ...]
+    quantizers: tuple[ActQuantizer, ...]
+    format: Literal["limpq.placement/1"] = field(default="limpq.placement/1")
+
+    def __post_init__(self) -> None:
+        names = [quantizer.name for quantizer in self.quantizers]
+        if len(set(names)) != len(names):
+            raise ValueError("two activation quantizers have one name")
+        for quantizer in self.quantizers:
+            if quantizer.parent is not None and quantizer.parent not in names:
+                raise ValueError(f"quantizer {quantizer.name!r} re-quantizes unknown {quantizer.parent!r}")
+        for layer in self.layers:
+            if layer.input not in names:
+                raise ValueError(f"layer {layer.name!r} reads unknown quantizer {layer.input!r}")
+
+    @property
+    def spec(self) -> TargetSpec:
+        return target_named(self.target)
+
+    @property
+    def searched(self) -> tuple[LayerPlacement, ...]:
+        return tuple(layer for layer in self.layers if layer.pinned_bits is None)
+
+    @property
+    def pinned(self) -> tuple[LayerPlacement, ...]:
+        return tuple(layer for layer in self.layers if layer.pinned_bits is not None)
+
+    def layer(self, name: str) -> LayerPlacement:
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def quantizer(self, name: str) -> ActQuantizer:
+        return next(quantizer for quantizer in self.quantizers if quantizer.name == name)
+
+    def act_group(self, layer: LayerPlacement) -> str | None:
+        """Name shared by searched layers that read one tensor; None where a layer is alone or inputs are not shared."""
+        if not self.spec.shared_inputs:
+            return None
+        readers = [other.name for other in self.searched if other.input == layer.input]
+        return layer.input if len(readers) > 1 else None
+
+    def weight_grids(self, policy: Mapping[str, BitPair]) -> dict[str, QuantGrid]:
+        """Weight grid of every layer. ``policy`` gives (weight_bits, act_bits) of the searched ones."""
+        return {layer.name: self.spec.weight_grid(layer.pinned_bits or policy[layer.name][0]) for layer in self.layers}
+
+    def act_grids(self, policy: Mapping[str, BitPair]) -> dict[str, QuantGrid]:
+        """Grid of every quantizer that does something.
+
+        A re-quantizer as wide as its parent, or wider, is the identity: it is left out, and its readers take the
+        parent's codes. Raises ValueError when layers that share a quantizer have different activation bits.
+        """
+        grids: dict[str, QuantGrid] = {}
+        for quantizer in self.quantizers:
+            bits = quantizer.bits if quantizer.bits is not None else self._policy_bits(quantizer, policy)
+            parent = grids.get(quantizer.parent) if quantizer.parent else None
+            if parent is not None and bits >= parent.bits:
+                continue
+            grids[quantizer.name] = self.spec.act_grid(bits, signed=quantizer.signed)
+        return grids
+
+    def _policy_bits(self, quantizer: ActQuantizer, policy: Mapping[str, BitPair]) -> int:
+        chosen = {policy[name][1] for name in quantizer.layers if name in policy}
+        if len(chosen) != 1:
+            raise ValueError(
+                f"layers {', '.join(quantizer.layers)} share the quantizer {quantizer.name!r}: "
+                f"they need one activation bit-width, found {sorted(chosen)}"
+            )
+        return chosen.pop()

@@ -1,0 +1,128 @@
+"""What a runtime executes, described once. Placement, training, export, lint and verdict read this and nothing else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.grid import QuantGrid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSpec:
+    """A runtime's integer dialect.
+
+    ``act_container``: type that holds activation codes. ``signed_zero_point``: container code of real 0 for a tensor
+    with negative values (a tensor without them has zero-point 0). ``unsigned_acts``: whether codes above 127 exist,
+    that is, whether 8 bits after a ReLU give 0..255 (True) or 0..127 (False).
+    ``clip``: how a grid below 8 bits is cut: on the integer codes after Q, on the floats before it, or not exported.
+    ``add_inputs``: which inputs of a residual Add carry a quantizer. ``add_output`` and ``pools``: whether Add results,
+    and the input and output of a global pool, do. ``carrier_bits``: width at which such tensors travel.
+    ``shared_inputs``: layers that read one tensor share one activation quantizer.
+    ``native_pairs``: (weight, activation) bits that the hardware executes; a layer runs in the smallest pair that holds
+    it. Last pair: float. ``exportable``: False for a placement that is trained, never deployed.
+    """
+
+    name: str
+    description: str
+    runtime: str | None
+    act_container: Literal["uint8", "int8"]
+    signed_zero_point: int
+    unsigned_acts: bool
+    clip: Literal["integer", "float", "none"]
+    add_inputs: Literal["all", "identity", "none"]
+    add_output: bool
+    pools: bool
+    carrier_bits: int
+    shared_inputs: bool
+    native_pairs: tuple[tuple[int, int], ...]
+    float_type: Literal["float32", "float16"]
+    opset: int
+    exportable: bool
+
+    def weight_grid(self, bits: int) -> QuantGrid:
+        """Grid of a weight; symmetric at 8 bits, so that a negative BatchNorm gamma can flip the codes' sign."""
+        return QuantGrid(bits=bits, signed=True, narrow=self.exportable and bits == 8)
+
+    def act_grid(self, bits: int, *, signed: bool) -> QuantGrid:
+        """Grid of an activation; 8 unsigned bits become 0..127 where the container has no codes above."""
+        if not signed and bits == 8 and not self.unsigned_acts:
+            return QuantGrid(bits=7, signed=False)
+        return QuantGrid(bits=bits, signed=signed)
+
+    def zero_point(self, *, signed: bool) -> int:
+        """Container code of real 0."""
+        return self.signed_zero_point if signed else 0
+
+    def realised_pair(self, weight_bits: int, act_bits: int) -> tuple[int, int]:
+        """The (weight, activation) bits at which the hardware executes a layer of these nominal bits."""
+        for pair in self.native_pairs:
+            if weight_bits <= pair[0] and act_bits <= pair[1]:
+                return pair
+        return self.native_pairs[-1]
+
+
+ONNXRUNTIME = TargetSpec(
+    name="onnxruntime",
+    description="ONNX Runtime on a CPU: u8 activations, s8 weights per channel, integers from first to last layer",
+    runtime="onnxruntime",
+    act_container="uint8",
+    signed_zero_point=128,
+    unsigned_acts=True,
+    clip="integer",
+    add_inputs="all",
+    add_output=True,
+    pools=True,
+    carrier_bits=8,
+    shared_inputs=True,
+    native_pairs=((8, 8), (32, 32)),
+    float_type="float32",
+    opset=21,
+    exportable=True,
+)
+
+TENSORRT = TargetSpec(
+    name="tensorrt",
+    description="TensorRT on an NVIDIA GPU: s8 activations with zero-point 0, s8 weights per channel",
+    runtime="tensorrt",
+    act_container="int8",
+    signed_zero_point=0,
+    unsigned_acts=False,
+    clip="float",
+    add_inputs="identity",
+    add_output=False,
+    pools=False,
+    carrier_bits=8,
+    shared_inputs=True,
+    native_pairs=((8, 8), (16, 16), (32, 32)),
+    float_type="float16",
+    opset=17,
+    exportable=True,
+)
+
+REFERENCE = TargetSpec(
+    name="reference",
+    description="The paper's own placement: one quantizer on each layer's input and weight, nothing else; not exported",
+    runtime=None,
+    act_container="uint8",
+    signed_zero_point=128,
+    unsigned_acts=True,
+    clip="none",
+    add_inputs="none",
+    add_output=False,
+    pools=False,
+    carrier_bits=8,
+    shared_inputs=False,
+    native_pairs=((32, 32),),
+    float_type="float32",
+    opset=21,
+    exportable=False,
+)
+
+TARGETS = {target.name: target for target in (ONNXRUNTIME, TENSORRT, REFERENCE)}
+
+
+def target_named(name: str) -> TargetSpec:
+    """The target of this name. Raises ModelError with the known names."""
+    if name not in TARGETS:
+        raise ModelError(f"unknown target {name!r}; known targets: {', '.join(TARGETS)}")
+    return TARGETS[name]

@@ -1,0 +1,21 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with the shared golden files, data and weights: LIMPQ_SHARED, or ``../shared`` beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("LIMPQ_SHARED", beside))
+    if folder.is_dir():
+        return folder
+    reason = f"no shared material: set LIMPQ_SHARED to its folder ({folder} does not exist)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
