@@ -15,9 +15,10 @@ class TargetSpec:
     with negative values (a tensor without them has zero-point 0). ``unsigned_acts``: whether codes above 127 exist,
     that is, whether 8 bits after a ReLU give 0..255 (True) or 0..127 (False).
     ``clip``: how a grid below 8 bits is cut: on the integer codes after Q, on the floats before it, or not exported.
-    ``add_inputs``: which inputs of a residual Add carry a quantizer. ``add_output`` and ``pools``: whether Add results,
-    and the input and output of a global pool, do. ``carrier_bits``: width at which such tensors travel.
-    ``shared_inputs``: layers that read one tensor share one activation quantizer.
+    ``add_inputs``: which inputs of a residual Add carry a quantizer. ``pools``: whether the input of a global pool does.
+    ``carrier_bits``: width at which such tensors travel.
+    ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor takes
+    exactly one Q; readers with narrower grids re-quantize its codes.
     ``native_pairs``: (weight, activation) bits that the hardware executes; a layer runs in the smallest pair that holds
     it. Last pair: float. ``exportable``: False for a placement that is trained, never deployed.
     """
@@ -30,10 +31,10 @@ class TargetSpec:
     unsigned_acts: bool
     clip: Literal["integer", "float", "none"]
     add_inputs: Literal["all", "identity", "none"]
-    add_output: bool
     pools: bool
     carrier_bits: int
     shared_inputs: bool
+    single_q: bool
     native_pairs: tuple[tuple[int, int], ...]
     float_type: Literal["float32", "float16"]
     opset: int
@@ -70,10 +71,10 @@ ONNXRUNTIME = TargetSpec(
     unsigned_acts=True,
     clip="integer",
     add_inputs="all",
-    add_output=True,
     pools=True,
     carrier_bits=8,
     shared_inputs=True,
+    single_q=True,
     native_pairs=((8, 8), (32, 32)),
     float_type="float32",
     opset=21,
@@ -89,10 +90,10 @@ TENSORRT = TargetSpec(
     unsigned_acts=False,
     clip="float",
     add_inputs="identity",
-    add_output=False,
     pools=False,
     carrier_bits=8,
     shared_inputs=True,
+    single_q=False,
     native_pairs=((8, 8), (16, 16), (32, 32)),
     float_type="float16",
     opset=17,
@@ -108,10 +109,10 @@ REFERENCE = TargetSpec(
     unsigned_acts=True,
     clip="none",
     add_inputs="none",
-    add_output=False,
     pools=False,
     carrier_bits=8,
     shared_inputs=False,
+    single_q=False,
     native_pairs=((32, 32),),
     float_type="float32",
     opset=21,

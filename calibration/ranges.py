@@ -1,0 +1,44 @@
+"""First scales of a quantizer, from a tensor. Each returns one positive Python float."""
+
+import math
+
+import torch
+
+from limpq_deploy.calibration.grid import QuantGrid
+
+SMALLEST = 1e-8
+"""A tensor of zeros still gets a positive scale."""
+
+
+def lsq_mean_abs(values: torch.Tensor, grid: QuantGrid) -> float:
+    """``2 * mean(|x|) / sqrt(qmax)`` (Esser et al., LSQ, ICLR 2020): the start of a learned activation scale."""
+    return max(2 * values.abs().mean().item() / math.sqrt(grid.qmax), SMALLEST)
+
+
+def three_sigma(values: torch.Tensor, grid: QuantGrid) -> float:
+    """``max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1)`` (Tang et al., LIMPQ, ECCV 2022): first weight scale."""
+    mean, std = values.mean().item(), values.std(unbiased=False).item()
+    return max(abs(mean - 3 * std), abs(mean + 3 * std), SMALLEST) / 2 ** (grid.bits - 1)
+
+
+def min_max(values: torch.Tensor, grid: QuantGrid) -> float:
+    """The smallest scale that clips nothing."""
+    low, high = values.min().item(), values.max().item()
+    return max(high / grid.qmax, low / grid.qmin if grid.signed else 0.0, SMALLEST)
+
+
+def least_squares(values: torch.Tensor, grid: QuantGrid, *, candidates: int = 64) -> float:
+    """The scale with the least mean squared quantization error, among fractions 1/candidates..1 of `min_max`.
+
+    At most about 200,000 evenly spaced elements are looked at.
+    """
+    flat = values.detach().reshape(-1)
+    flat = flat[:: max(1, flat.numel() // 200_000)].float()
+    widest = min_max(values, grid)
+    best, least = widest, math.inf
+    for step in range(candidates, candidates // 16, -1):
+        scale = widest * step / candidates
+        error = (flat - (flat / scale).round_().clamp_(grid.qmin, grid.qmax) * scale).square_().mean().item()
+        if error < least:
+            best, least = scale, error
+    return best

@@ -1,0 +1,147 @@
+"""A torch model as a float ONNX template: BatchNorm folded, a marker node where each activation quantizer stands.
+
+The template is what ``qdq`` turns into the target's dialect, and, with its markers removed, the float baseline. A layer
+is found in it by its weight initializer, ``<layer>.weight``; a marker is a node ``limpq::Quantizer`` with the attribute
+``name``.
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from limpq_deploy.calibration.errors import MissingExtra
+
+MARKER_DOMAIN = "limpq"
+MARKER = "Quantizer"
+INPUT = "images"
+OUTPUT = "logits"
+
+
+class Marker(nn.Module):
+    """Stands where an activation quantizer stands; exports as one node that carries its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.onnx.ops.symbolic(  # type: ignore[no-any-return]
+            f"{MARKER_DOMAIN}::{MARKER}", (x,), {"name": self.name}, dtype=x.dtype, shape=x.shape, version=1
+        )
+
+
+def fold_batchnorm(graph_module: fx.GraphModule, layers: dict[str, str | None]) -> None:
+    """Fold each layer's BatchNorm (``layers``: layer name -> BatchNorm name or None) into it, in place.
+
+    Every layer ends with a bias, so that there is one to replace by integers.
+    """
+    for name, norm_name in layers.items():
+        layer = graph_module.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        if norm_name is not None:
+            norm = graph_module.get_submodule(norm_name)
+            assert isinstance(norm, nn.BatchNorm2d)
+            fused = (fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval)(layer, norm)  # type: ignore[operator]
+            graph_module.set_submodule(name, fused)
+            graph_module.set_submodule(norm_name, nn.Identity())
+            layer = fused
+        if layer.bias is None:
+            layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))
+
+
+def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], opset: int) -> onnx.ModelProto:
+    """Export an evaluation-mode module with `Marker` submodules; the batch dimension is dynamic.
+
+    Input ``images`` [batch, C, H, W] float32, output ``logits``. Raises MissingExtra without onnxscript.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise MissingExtra("exporting needs onnxscript, which is not installed; run: pip install 'limpq-deploy[train]'")
+    graph_module.eval()
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph_module,
+            (torch.zeros(2, *input_shape),),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=max(opset, 18),
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _with_biases(model)
+    _with_global_pools(model)
+    return model
+
+
+def _with_biases(model: onnx.ModelProto) -> None:
+    """Give every Conv and Gemm a bias ``<layer>.bias``: the exporter drops those that are all zero."""
+    weights = {initializer.name: initializer for initializer in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) == 2 and node.input[1] in weights:
+            name = node.input[1].removesuffix(".weight") + ".bias"
+            channels = weights[node.input[1]].dims[0]
+            zeros = numpy_helper.from_array(np.zeros(channels, np.float32), name)
+            model.graph.initializer.append(zeros)
+            node.input.append(name)
+
+
+def _with_global_pools(model: onnx.ModelProto) -> None:
+    """Write every pool over the whole image as GlobalAveragePool.
+
+    Where the exporter dropped the spatial dims, a Flatten follows, behind the quantizer: it acts on codes.
+    """
+    constants = {initializer.name: numpy_helper.to_array(initializer) for initializer in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    flattened: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "AveragePool":
+            nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output, name=node.name))
+        elif node.op_type == "ReduceMean" and _spatial(node, constants):
+            pooled = node.output[0]
+            if next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1) == 0:
+                pooled += "_pooled"
+                flattened[node.output[0]] = pooled
+            nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], [pooled], name=node.name))
+        elif node.op_type == MARKER and node.input[0] in flattened:
+            result = node.output[0]
+            node.input[0] = flattened.pop(node.input[0])
+            node.output[0] = f"{result}_pooled"
+            nodes.append(node)
+            nodes.append(helper.make_node("Flatten", [node.output[0]], [result], name=f"{node.name}_flatten"))
+        else:
+            nodes.append(node)
+    assert not flattened, "a pool's output always carries a quantizer"
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _spatial(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
+    axes = constants.get(node.input[1]) if len(node.input) > 1 else None
+    return axes is not None and {int(axis) % 4 for axis in axes} == {2, 3}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's progress and version warnings; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

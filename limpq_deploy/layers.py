@@ -1,0 +1,223 @@
+"""A model traced once: which layers there are, what they cost, and which tensor each of them reads.
+
+Shapes: images NCHW; MACs are counted from output shapes, for one image.
+"""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+from limpq_deploy.calibration.errors import ModelError
+
+Kind = Literal["input", "layer", "batchnorm", "relu", "add", "pool", "through", "shape", "output"]
+
+MODULE_KINDS: dict[type[nn.Module], Kind] = {
+    nn.Conv2d: "layer",
+    nn.Linear: "layer",
+    nn.BatchNorm2d: "batchnorm",
+    nn.ReLU: "relu",
+    nn.AdaptiveAvgPool2d: "pool",
+    nn.AvgPool2d: "pool",
+    nn.MaxPool2d: "through",
+    nn.Flatten: "through",
+    nn.Identity: "through",
+    nn.Dropout: "through",
+    nn.ZeroPad2d: "through",
+}
+FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    F.relu: "relu",
+    torch.relu: "relu",
+    torch.flatten: "through",
+    operator.getitem: "through",
+    F.pad: "through",
+    F.max_pool2d: "through",
+    torch.max_pool2d: "through",
+    F.dropout: "through",
+    F.adaptive_avg_pool2d: "pool",
+    F.avg_pool2d: "pool",
+    torch.mean: "pool",
+    getattr: "shape",
+}
+METHOD_KINDS: dict[str, Kind] = {
+    "add": "add",
+    "add_": "add",
+    "relu": "relu",
+    "relu_": "relu",
+    "flatten": "through",
+    "view": "through",
+    "reshape": "through",
+    "mean": "pool",
+    "size": "shape",
+}
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, add, global average pool, MaxPool2d, Flatten, "
+    "slice, zero pad"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """A layer that can be quantized. ``source``: graph node that makes the float tensor it reads (through ``through``
+    nodes such as MaxPool or Flatten, which act on codes). ``batchnorm``: module that follows it, to be folded."""
+
+    name: str
+    kind: Literal["conv", "linear"]
+    source: str
+    macs: int
+    num_weights: int
+    out_channels: int
+    batchnorm: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TracedModel:
+    """A traced float model in evaluation mode. ``kinds`` by node name; ``layers`` in execution order."""
+
+    graph_module: fx.GraphModule
+    kinds: dict[str, Kind]
+    layers: tuple[LayerSpec, ...]
+    input_shape: tuple[int, ...]
+
+    def node(self, name: str) -> fx.Node:
+        return next(node for node in self.graph_module.graph.nodes if node.name == name)
+
+    def source(self, node: fx.Node) -> fx.Node:
+        """The node that makes this float tensor, behind nodes that only move its elements."""
+        while self.kinds[node.name] == "through":
+            node = tensor_inputs(node, self.kinds)[0]
+        return node
+
+    def non_negative(self, node: fx.Node) -> bool:
+        """Whether this tensor has no negative values, by construction."""
+        kind = self.kinds[node.name]
+        if kind == "relu":
+            return True
+        if kind in ("through", "pool", "add"):
+            return all(self.non_negative(before) for before in tensor_inputs(node, self.kinds))
+        return False
+
+
+def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
+    """Trace a model for one image of ``input_shape`` (C, H, W).
+
+    Raises ModelError when the model cannot be traced, when a layer on the path has no integer form here, or when the
+    graph has a shape that the exporter cannot fold; the sentence names the layer.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        graph_module = fx.symbolic_trace(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be traced: {str(error).splitlines()[0]}; "
+            "its forward must not branch on tensor values (torch.fx explains which line)"
+        ) from error
+    try:
+        with torch.no_grad():
+            ShapeProp(graph_module).propagate(torch.zeros(1, *input_shape))
+    except Exception as error:
+        raise ModelError(
+            f"the model does not run on one image of {'x'.join(map(str, input_shape))}: {_first_line(error)}; "
+            "check the data set's image size and channels against the model"
+        ) from error
+    finally:
+        model.train(was_training)
+    graph_module.graph.eliminate_dead_code()
+    kinds = {node.name: _kind(node, graph_module) for node in graph_module.graph.nodes}
+    traced = TracedModel(graph_module, kinds, (), input_shape)
+    layers = tuple(_layer(node, traced) for node in graph_module.graph.nodes if kinds[node.name] == "layer")
+    if not layers:
+        raise ModelError("the model has no Conv2d or Linear layer; there is nothing to quantize")
+    names = [layer.name for layer in layers]
+    for name in names:
+        if names.count(name) > 1:
+            raise ModelError(f"layer {name!r} is called {names.count(name)} times; each call needs a module of its own")
+    return TracedModel(graph_module, kinds, layers, input_shape)
+
+
+def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:
+    """The tensors that a node reads, in argument order."""
+    return [before for before in node.all_input_nodes if kinds[before.name] != "shape"]
+
+
+def _kind(node: fx.Node, graph_module: fx.GraphModule) -> Kind:
+    if node.op == "placeholder":
+        return "input"
+    if node.op == "output":
+        return "output"
+    if not isinstance(node.meta.get("tensor_meta"), fx.passes.shape_prop.TensorMetadata):
+        return "shape"
+    kind: Kind | None = None
+    described = str(node.target)
+    if node.op == "call_module":
+        module = graph_module.get_submodule(str(node.target))
+        kind = MODULE_KINDS.get(type(module))
+        described = f"{node.target} ({type(module).__name__})"
+        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+            raise ModelError(f"layer {node.target!r} pads with {module.padding_mode!r}; only zero padding is supported")
+    elif node.op == "call_function":
+        kind = FUNCTION_KINDS.get(node.target)  # type: ignore[arg-type]
+        described = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
+    elif node.op == "call_method":
+        kind = METHOD_KINDS.get(str(node.target))
+    if kind is None:
+        raise ModelError(f"layer {described} has no integer form here; supported on the traced path: {SUPPORTED}")
+    if kind == "pool":
+        _require_global(node, described)
+    if kind == "batchnorm" and not _is_layer(node.all_input_nodes[0], graph_module):
+        raise ModelError(f"layer {described} does not follow a convolution; such a BatchNorm cannot be folded")
+    if node.target is F.pad and (node.kwargs.get("value") or (len(node.args) > 3 and node.args[3])):
+        raise ModelError(f"{described} pads with a value other than 0; only zero padding is supported")
+    if kind == "add" and len([arg for arg in node.args if isinstance(arg, fx.Node)]) != 2:
+        raise ModelError(f"{described} adds a constant; only sums of two tensors are supported")
+    return kind
+
+
+def _is_layer(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    return node.op == "call_module" and isinstance(graph_module.get_submodule(str(node.target)), nn.Conv2d | nn.Linear)
+
+
+def _require_global(node: fx.Node, described: str) -> None:
+    shape = node.meta["tensor_meta"].shape
+    if len(shape) == 4 and tuple(shape[2:]) != (1, 1):
+        raise ModelError(f"{described} pools to {shape[2]}x{shape[3]}; only global average pools (1x1) are supported")
+
+
+def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:
+    name = str(node.target)
+    module = traced.graph_module.get_submodule(name)
+    output = node.meta["tensor_meta"].shape
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    positions = int(torch.Size(output[1:]).numel()) // weight.shape[0]
+    return LayerSpec(
+        name=name,
+        kind="conv" if isinstance(module, nn.Conv2d) else "linear",
+        source=traced.source(tensor_inputs(node, traced.kinds)[0]).name,
+        macs=positions * weight.numel(),
+        num_weights=weight.numel(),
+        out_channels=weight.shape[0],
+        batchnorm=_batchnorm_after(node, traced),
+    )
+
+
+def _batchnorm_after(node: fx.Node, traced: TracedModel) -> str | None:
+    followers = [user for user in node.users if traced.kinds[user.name] == "batchnorm"]
+    if not followers:
+        return None
+    if len(node.users) > 1:
+        raise ModelError(f"layer {node.target!r} feeds a BatchNorm and something else; its BatchNorm cannot be folded")
+    return str(followers[0].target)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -1,0 +1,206 @@
+"""Where quantizers stand in a torch graph, for a target.
+
+`place` decides and writes the torch-free `Placement`; `with_quantizers` puts modules at exactly those places. Training
+(fake quantizers) and export (markers) both call the second, so that what is trained is what runs.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx, nn
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.targets import TargetSpec
+from limpq_deploy.layers import LayerSpec, TracedModel, tensor_inputs
+
+QUANTIZERS = "quantizers"
+"""Submodule of the placed graph that holds the activation quantizers by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A tensor as one consumer reads it: ``source`` makes the float tensor, ``reads`` is what the consumer takes."""
+
+    consumer: str
+    reads: str
+    source: str
+    role: Literal["layer", "add", "pool"]
+    layer: str | None = None
+
+
+def place(traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: int = 8) -> Placement:
+    """Decide the quantizers of a traced model. The first and the last layer are pinned at ``pinned_bits``.
+
+    For a target with ``single_q``, a tensor read by an Add or a pool (or by layers of different classes) is quantized
+    once at ``carrier_bits``; searched layers re-quantize its codes, all with one shared quantizer.
+    """
+    pinned = {traced.layers[0].name, traced.layers[-1].name}
+    quantizers: list[ActQuantizer] = []
+    inputs: dict[str, str] = {}
+    for source, edges in edges_by_source(traced, target).items():
+        signed = not traced.non_negative(traced.node(source))
+        for quantizer in _quantizers_of(source, edges, signed, target, pinned, pinned_bits):
+            quantizers.append(quantizer)
+            inputs.update(dict.fromkeys(quantizer.layers, quantizer.name))
+    return Placement(
+        model=model,
+        target=target.name,
+        input_shape=traced.input_shape,
+        layers=tuple(
+            _layer(layer, inputs[layer.name], pinned_bits if layer.name in pinned else None) for layer in traced.layers
+        ),
+        quantizers=tuple(quantizers),
+    )
+
+
+def with_quantizers(
+    traced: TracedModel, placement: Placement, make: Callable[[ActQuantizer], nn.Module]
+) -> fx.GraphModule:
+    """A copy of the traced graph with ``make(quantizer)`` called at every place of the placement.
+
+    The modules live under ``quantizers.<name>``; a quantizer that stands on several edges is one module called several
+    times. Weights are copied with the graph.
+    """
+    graph_module = copy.deepcopy(traced.graph_module)
+    nodes = {node.name: node for node in graph_module.graph.nodes}
+    holder = nn.ModuleDict({quantizer.name: make(quantizer) for quantizer in placement.quantizers})
+    graph_module.add_submodule(QUANTIZERS, holder)
+    grouped = edges_by_source(traced, placement.spec)
+    for quantizer in placement.quantizers:
+        edges = [edge for edge in grouped[quantizer.tensor] if _stands_on(quantizer, edge)]
+        if placement.spec.single_q and quantizer.parent is None:
+            _insert_after(graph_module, quantizer.name, nodes[quantizer.tensor])
+        else:
+            _insert_on(graph_module, quantizer.name, nodes, edges)
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return graph_module
+
+
+def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[Edge]]:
+    """Every tensor that needs a quantizer, with the edges on which it is read, in graph order."""
+    grouped: dict[str, list[Edge]] = {}
+    specs = {layer.name: layer for layer in traced.layers}
+    for node in traced.graph_module.graph.nodes:
+        kind = traced.kinds[node.name]
+        before = tensor_inputs(node, traced.kinds) if kind in ("layer", "add", "pool") else []
+        if kind == "add":
+            if len(before) == 1:
+                raise ModelError(f"{node.name} adds a tensor to itself; only sums of two tensors are supported")
+            before = _quantized_addends(before, traced, target)
+        elif kind == "pool" and not target.pools:
+            before = []
+        for tensor in before:
+            edge = Edge(
+                consumer=node.name,
+                reads=tensor.name,
+                source=traced.source(tensor).name,
+                role=kind,  # type: ignore[arg-type]
+                layer=specs[str(node.target)].name if kind == "layer" else None,
+            )
+            grouped.setdefault(edge.source, []).append(edge)
+    order = [node.name for node in traced.graph_module.graph.nodes]
+    return dict(sorted(grouped.items(), key=lambda item: order.index(item[0])))
+
+
+def _quantized_addends(addends: list[fx.Node], traced: TracedModel, target: TargetSpec) -> list[fx.Node]:
+    """Addends that carry a quantizer. TensorRT fuses the convolution whose result is added; the other input is the
+    identity. Where both come straight from convolutions, the second (by custom the shortcut) is the identity."""
+    if target.add_inputs == "all":
+        return addends
+    if target.add_inputs == "none":
+        return []
+    identities = [tensor for tensor in addends if traced.kinds[tensor.name] not in ("layer", "batchnorm")]
+    return identities[:1] or addends[1:]
+
+
+def _quantizers_of(
+    source: str, edges: list[Edge], signed: bool, target: TargetSpec, pinned: set[str], pinned_bits: int
+) -> list[ActQuantizer]:
+    layers = [edge.layer for edge in edges if edge.layer is not None]
+    layers = list(dict.fromkeys(layers))
+    searched = tuple(name for name in layers if name not in pinned)
+    fixed = tuple(name for name in layers if name in pinned)
+    carried = any(edge.role != "layer" for edge in edges)
+    carrier = target.carrier_bits
+
+    def quantizer(suffix: str, bits: int | None, readers: tuple[str, ...], parent: str | None = None) -> ActQuantizer:
+        return ActQuantizer(
+            name=source + suffix, tensor=source, signed=signed, bits=bits, layers=readers, parent=parent
+        )
+
+    if not target.shared_inputs:
+        return [
+            quantizer(f"_{name.replace('.', '_')}", pinned_bits if name in pinned else None, (name,)) for name in layers
+        ]
+    if target.single_q:
+        if not carried and not fixed:
+            return [quantizer("", None, searched)]
+        if not carried and not searched:
+            return [quantizer("", pinned_bits, fixed)]
+        direct = fixed if pinned_bits >= carrier else ()
+        result = [quantizer("", carrier, direct)]
+        if fixed and not direct:
+            result.append(quantizer("_pinned", pinned_bits, fixed, source))
+        if searched:
+            result.append(quantizer("_layers", None, searched, source))
+        return result
+    result = []
+    if searched:
+        result.append(quantizer("", None, searched))
+    if fixed:
+        result.append(quantizer("_pinned", pinned_bits, fixed))
+    if carried:
+        result.append(quantizer("_carrier", carrier, ()))
+    return result
+
+
+def _stands_on(quantizer: ActQuantizer, edge: Edge) -> bool:
+    if edge.role == "layer":
+        return edge.layer in quantizer.layers
+    return not quantizer.layers
+
+
+def _layer(spec: LayerSpec, quantizer: str, pinned_bits: int | None) -> LayerPlacement:
+    return LayerPlacement(
+        name=spec.name,
+        kind=spec.kind,
+        input=quantizer,
+        macs=spec.macs,
+        num_weights=spec.num_weights,
+        out_channels=spec.out_channels,
+        pinned_bits=pinned_bits,
+        batchnorm=spec.batchnorm,
+    )
+
+
+def _insert_after(graph_module: fx.GraphModule, name: str, source: fx.Node) -> None:
+    readers = list(source.users)
+    with graph_module.graph.inserting_after(source):
+        placed = graph_module.graph.call_module(f"{QUANTIZERS}.{name}", (source,))
+    for reader in readers:
+        reader.replace_input_with(source, placed)
+
+
+def _insert_on(graph_module: fx.GraphModule, name: str, nodes: dict[str, fx.Node], edges: list[Edge]) -> None:
+    placed: dict[str, fx.Node] = {}
+    for edge in edges:
+        consumer = nodes[edge.consumer]
+        read = nodes[edge.reads]
+        current = read if read in consumer.all_input_nodes else _quantized(read, consumer)
+        if edge.reads not in placed:
+            with graph_module.graph.inserting_after(current):
+                placed[edge.reads] = graph_module.graph.call_module(f"{QUANTIZERS}.{name}", (current,))
+        consumer.replace_input_with(current, placed[edge.reads])
+
+
+def _quantized(read: fx.Node, consumer: fx.Node) -> fx.Node:
+    """The base quantizer's node that already stands between ``read`` and its consumer."""
+    return next(
+        node
+        for node in consumer.all_input_nodes
+        if node.op == "call_module" and str(node.target).startswith(f"{QUANTIZERS}.") and read in node.all_input_nodes
+    )
