@@ -1,1 +1,98 @@
-"""Model families."""
+"""Model families: a new one is one file and one line of `MODELS`. The table is read without torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from limpq_deploy.calibration.datasets.cifar10 import PREPROCESS as CIFAR_PREPROCESS
+from limpq_deploy.calibration.datasets.digits import PREPROCESS as DIGITS_PREPROCESS
+from limpq_deploy.calibration.datasets.preprocess import Preprocess
+from limpq_deploy.calibration.errors import MissingExtra, ModelError
+from limpq_deploy.calibration.factories import is_factory_name, load_factory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What is known of a model before it is made.
+
+    ``num_classes``: outputs. ``preprocess``: how its input is made from an image; None where a user's model does not
+    say, then the data set's own is used. ``factory``: ``module:function`` of the function that makes it.
+    """
+
+    name: str
+    num_classes: int
+    preprocess: Preprocess | None
+    factory: str
+
+
+def _builtin(name: str, module: str, preprocess: Preprocess) -> ModelInfo:
+    factory = f"limpq_deploy.models.{module}:{name}"
+    return ModelInfo(name=name, num_classes=10, preprocess=preprocess, factory=factory)
+
+
+MODELS = {
+    "resnet8": _builtin("resnet8", "resnet8", DIGITS_PREPROCESS),
+    "resnet20": _builtin("resnet20", "resnet_cifar", CIFAR_PREPROCESS),
+    "resnet32": _builtin("resnet32", "resnet_cifar", CIFAR_PREPROCESS),
+    "resnet44": _builtin("resnet44", "resnet_cifar", CIFAR_PREPROCESS),
+    "resnet56": _builtin("resnet56", "resnet_cifar", CIFAR_PREPROCESS),
+}
+
+FORMS = f"{', '.join(MODELS)} or package.module:factory"
+
+
+def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, ModelInfo]:
+    """A model with fresh weights (torch's global generator seeds them), and what is known of it.
+
+    ``num_classes`` changes the number of outputs of a built-in model. ``package.module:factory`` is a function of the
+    user's without arguments that returns an nn.Module; the module may carry a ``preprocess`` (a `Preprocess`) and a
+    ``num_classes`` (otherwise the outputs of its last nn.Linear). ModelError where that is not what it returns.
+    """
+    if name not in MODELS and (name.startswith(("torchvision/", "timm/")) or not is_factory_name(name)):
+        raise ModelError(f"unknown model {name!r}; expected {FORMS} (which may return a model of any library)")
+    try:
+        import torch  # noqa: F401  its absence is told apart from a broken module of the user's
+    except ImportError as error:
+        raise MissingExtra(
+            "models are made with torch, which is not installed; run: pip install 'limpq-deploy[train]'"
+        ) from error
+    if name in MODELS:
+        info = MODELS[name] if num_classes is None else replace(MODELS[name], num_classes=num_classes)
+        module, _, function = info.factory.partition(":")
+        return getattr(importlib.import_module(module), function)(num_classes=info.num_classes), info
+    return _custom(name, num_classes)
+
+
+def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
+    from torch import nn
+
+    model = load_factory(name, ModelError)()
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name!r} returned a {type(model).__name__}; expected a torch.nn.Module")
+    preprocess = getattr(model, "preprocess", None)
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise ModelError(
+            f"the model of {name!r} has a 'preprocess' of type {type(preprocess).__name__}; expected a "
+            "limpq_deploy.calibration.datasets.Preprocess"
+        )
+    found = _count_classes(name, model)
+    if num_classes not in (None, found):
+        raise ModelError(f"the model of {name!r} has {found} classes; expected {num_classes}")
+    return model, ModelInfo(name=name, num_classes=found, preprocess=preprocess, factory=name)
+
+
+def _count_classes(name: str, model: nn.Module) -> int:
+    from torch import nn
+
+    stated = getattr(model, "num_classes", None)
+    if isinstance(stated, int):
+        return stated
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise ModelError(f"the model of {name!r} has no nn.Linear to count classes by; give it a 'num_classes'")
+    return linears[-1].out_features

@@ -1,0 +1,192 @@
+"""A folder tree of images: PATH/<split>/<class>/<image>."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from limpq_deploy.calibration.datasets.augment import Augment
+from limpq_deploy.calibration.datasets.base import SPLITS, DataSet, Split, hold_out
+from limpq_deploy.calibration.datasets.preprocess import Preprocess
+from limpq_deploy.calibration.errors import DataError
+
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+"""What Pillow's decoders raise on damaged files."""
+
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow modes with more than 8 bits per pixel, which a conversion to RGB would cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    label: str
+    size: int
+    mtime_ns: int
+
+
+def open_imagefolder(root: Path, preprocess: Preprocess | None, classes_file: Path | None) -> DataSet:
+    """Every visible file below PATH/<split>/<class> is an image, in sorted order; hidden files and folders are ignored.
+
+    Without a ``val`` folder the last tenth of every class in ``train`` validates instead. Classes are the sorted folder
+    names, equal in all splits; or, with ``classes_file`` (a JSON list of folder names in the model's class order),
+    those of the list, of which a split may have any part.
+
+    The fingerprint takes every file's path, size and modification time, not its content: reading a large set to the
+    end would cost more than the stages it can save. Touching a file redoes the work; replacing one while keeping its
+    size and its time to the nanosecond goes unnoticed.
+    """
+    if not root.is_dir():
+        raise DataError(f"data folder {root} does not exist; expected a folder with train/<class>/<image> and test/")
+    if preprocess is None:
+        raise DataError(
+            f"the size and normalisation of the images in {root} are not known; give the model a 'preprocess' attribute"
+        )
+    try:
+        found = {name: list(_files(root / name)) for name in SPLITS if (root / name).is_dir()}
+    except OSError as error:
+        raise DataError(
+            f"cannot list {error.filename}: {error.strerror}; make the folder readable or remove it"
+        ) from error
+    if not found:
+        raise DataError(f"{root} has no folder train, val or test; expected {root}/<split>/<class>/<image>")
+    for name, files in found.items():
+        if not files:
+            raise DataError(f"{root / name} holds no image; expected {root / name}/<class>/<image>")
+    if classes_file is None:
+        classes = _common_classes(root, found)
+    else:
+        classes = _listed_classes(root, found, classes_file)
+    splits = {name: _split(files, classes, preprocess) for name, files in found.items()}
+    if "train" in splits and "val" not in splits:
+        splits["train"], splits["val"] = hold_out(splits["train"])
+    return DataSet(
+        name=f"imagefolder:{root}",
+        classes=classes,
+        splits=splits,
+        fingerprint=_fingerprint(root, found),
+        augment=Augment(pad=min(preprocess.height, preprocess.width) // 8, flip=True),
+    )
+
+
+def _files(folder: Path) -> Iterator[_File]:
+    with os.scandir(folder) as entries:
+        labels = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    for label in labels:
+        for path, stat in _visible(folder / label):
+            if stat.st_size == 0:
+                raise DataError(f"cannot read image {path}: the file is empty; replace or remove it")
+            yield _File(path, label, stat.st_size, stat.st_mtime_ns)
+
+
+def _visible(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in visible:
+        if entry.is_dir():
+            yield from _visible(Path(entry.path))
+        else:
+            try:
+                yield Path(entry.path), entry.stat()
+            except OSError as error:
+                raise DataError(
+                    f"cannot read image {entry.path}: {error.strerror}; replace or remove the file"
+                ) from error
+
+
+def _common_classes(root: Path, found: dict[str, list[_File]]) -> tuple[str, ...]:
+    per_split = {name: {file.label for file in files} for name, files in found.items()}
+    union = set().union(*per_split.values())
+    for name, labels in per_split.items():
+        if labels != union:
+            raise DataError(
+                f"{root / name} has no images of {_some(sorted(union - labels))}, which other splits have; give "
+                "--classes with all class names in the model's order"
+            )
+    return tuple(sorted(union))
+
+
+def _listed_classes(root: Path, found: dict[str, list[_File]], classes_file: Path) -> tuple[str, ...]:
+    classes = load_classes(classes_file)
+    for name, files in found.items():
+        unknown = sorted({file.label for file in files} - set(classes))
+        if unknown:
+            raise DataError(f"{root / name} has folders that {classes_file} does not list: {_some(unknown)}")
+    return classes
+
+
+def load_classes(path: Path) -> tuple[str, ...]:
+    """Class names in index order from a JSON list of distinct strings; DataError for anything else."""
+    try:
+        names = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read class list {path}: {error.strerror}; expected a JSON list of names") from error
+    except ValueError as error:
+        raise DataError(f"class list {path} is not valid JSON ({error}); expected a list of names") from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"class list {path} must be a JSON list of folder names in the model's class order")
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise DataError(f"class list {path} repeats {_some(repeated)}; every name stands for one class index")
+    return tuple(names)
+
+
+def _split(files: list[_File], classes: tuple[str, ...], preprocess: Preprocess) -> Split:
+    index_of = {name: index for index, name in enumerate(classes)}
+    return Split(
+        labels=[index_of[file.label] for file in files],
+        read=lambda index: decode(files[index].path),
+        preprocess=preprocess,
+        glance=lambda index: glance(files[index].path),
+    )
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """An image file as RGB, uint8 HWC; DataError with its path where it cannot be decoded whole."""
+    try:
+        with Image.open(path) as picture:
+            _require_8_bits(path, picture)
+            return np.asarray(picture.convert("RGB"))
+    except DECODE_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def glance(path: Path) -> None:
+    """Raise DataError unless the header is that of an image that Pillow reads."""
+    try:
+        with Image.open(path) as picture:
+            _require_8_bits(path, picture)
+    except DECODE_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def _require_8_bits(path: Path, picture: Image.Image) -> None:
+    if picture.mode in DEEP_MODES:
+        raise DataError(
+            f"image {path} has pixels of more than 8 bits (Pillow mode {picture.mode}); convert it to 8 bits"
+        )
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    reason = "not an image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+    return DataError(f"cannot read image {path}: {reason}; replace or remove the file")
+
+
+def _fingerprint(root: Path, found: dict[str, list[_File]]) -> str:
+    digest = hashlib.sha256()
+    for files in found.values():
+        for file in files:
+            relative = os.path.relpath(file.path, root)
+            digest.update(f"{relative}\0{file.size}\0{file.mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,82 @@
+"""From a decoded image to the float tensor that a model reads."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """Geometry and normalisation of a model's input; travels as JSON in the exported model.
+
+    ``height``, ``width``: the input in pixels. ``mean``, ``std``: one number per channel, for pixels scaled to [0, 1].
+    ``resize``: length in pixels of the short side before a centre crop to height x width (ImageNet's habit); None: an
+    image of another size is resized straight to height x width. Both resize bilinearly, with Pillow's antialiasing.
+    ``channels``: 3 (RGB; a grey image is repeated) or 1 (grey; colours become ITU-R 601 luma).
+
+    Raises ValueError for numbers that contradict each other.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None = None
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"an input has at least one pixel, not {self.height}x{self.width}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"an input has 1 or 3 channels, not {self.channels}")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(
+                f"expected a mean and a std for each of {self.channels} channels, found {len(self.mean)} and "
+                f"{len(self.std)}"
+            )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ValueError(f"mean and std must be finite and std positive, found {self.mean} and {self.std}")
+        if self.resize is not None and self.resize < max(self.height, self.width):
+            raise ValueError(f"a short side of {self.resize} is too small for a {self.height}x{self.width} crop")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one input."""
+        return self.channels, self.height, self.width
+
+    def apply(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """One input, float32 CHW, from one uint8 image: HWC with 1 or 3 channels, or HW."""
+        return self.normalise(self.fit(image_HWC)[None])[0]
+
+    def fit(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The image in the input's channels, height and width, still uint8, as CHW."""
+        image = image_HWC[..., None] if image_HWC.ndim == 2 else image_HWC
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+            raise ValueError(f"expected a uint8 image, HWC with 1 or 3 channels; found {image.dtype} {image.shape}")
+        if image.shape != (self.height, self.width, self.channels) or self.resize is not None:
+            picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+            image = np.asarray(self._place(picture.convert("RGB" if self.channels == 3 else "L")))
+        return image.reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
+
+    def normalise(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(x / 255 - mean) / std, computed in float32 as x * (1 / (255 std)) - mean / std."""
+        mean, std = np.array(self.mean), np.array(self.std)
+        out = images_NCHW.astype(np.float32, order="C")
+        out *= (1 / (255 * std)).astype(np.float32)[:, None, None]
+        out -= (mean / std).astype(np.float32)[:, None, None]
+        return out
+
+    def _place(self, picture: Image.Image) -> Image.Image:
+        if self.resize is None:
+            return _resized(picture, (self.width, self.height))
+        short = min(picture.size)
+        scaled = _resized(picture, (picture.width * self.resize // short, picture.height * self.resize // short))
+        left, top = round((scaled.width - self.width) / 2), round((scaled.height - self.height) / 2)
+        return scaled.crop((left, top, left + self.width, top + self.height))
+
+
+def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)

@@ -1,0 +1,173 @@
+"""Splits, batches and digests."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from limpq_deploy.calibration.datasets import (
+    Augment,
+    DataSet,
+    Preprocess,
+    Split,
+    digest_of_arrays,
+    hold_out,
+    require_classes,
+    split_of_arrays,
+)
+from limpq_deploy.calibration.errors import DataError
+
+PIXEL = Preprocess(height=1, width=1, mean=(0.0,), std=(1 / 255,), channels=1)
+"""Normalised pixels are the bytes themselves."""
+
+
+def _numbered(num: int, preprocess: Preprocess = PIXEL) -> Split:
+    return split_of_arrays(np.arange(num, dtype=np.uint8).reshape(num, 1, 1), np.arange(num) % 3, preprocess)
+
+
+def _seen(split: Split, batch_size: int = 4, **options: object) -> list[int]:
+    return [round(float(x)) for images, _ in split.batches(batch_size, **options) for x in images.ravel()]  # type: ignore[arg-type]
+
+
+def _dataset(
+    splits: Mapping[str, Split], fingerprint: str = "a", classes: tuple[str, ...] = ("x", "y", "z")
+) -> DataSet:
+    return DataSet(name="numbers", classes=classes, splits=splits, fingerprint=fingerprint)
+
+
+def test_batches_give_every_image_once_in_order_with_its_label() -> None:
+    batches = list(_numbered(10).batches(4))
+    assert [images.shape for images, _ in batches] == [(4, 1, 1, 1), (4, 1, 1, 1), (2, 1, 1, 1)]
+    assert [images.dtype for images, _ in batches] == [np.float32] * 3
+    assert _seen(_numbered(10)) == list(range(10))
+    assert np.concatenate([labels for _, labels in batches]).tolist() == [i % 3 for i in range(10)]
+
+
+def test_the_last_small_batch_can_be_dropped() -> None:
+    assert [len(labels) for _, labels in _numbered(10).batches(4, drop_last=True)] == [4, 4]
+
+
+def test_shuffling_is_a_permutation_fixed_by_the_seed() -> None:
+    split = _numbered(50)
+    first = _seen(split, shuffle=(1, 0))
+    assert sorted(first) == list(range(50))
+    assert first == _seen(split, shuffle=(1, 0))
+    assert first != _seen(split, shuffle=(1, 1))
+
+
+def test_shuffled_labels_stay_with_their_images() -> None:
+    for images, labels in _numbered(50).batches(7, shuffle=0):
+        np.testing.assert_array_equal(images.ravel().round() % 3, labels)
+
+
+def test_augmentation_needs_a_seed_and_is_fixed_by_it() -> None:
+    split = split_of_arrays(
+        np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8),
+        np.zeros(20),
+        Preprocess(height=4, width=4, mean=(0.0,), std=(1.0,), channels=1),
+    )
+    augment = Augment(pad=1, flip=True)
+    with pytest.raises(ValueError, match="seed"):
+        split.batches(4, augment=augment)
+    once, again, plain = (
+        np.concatenate([x for x, _ in split.batches(8, shuffle=5, augment=how)]) for how in (augment, augment, None)
+    )
+    np.testing.assert_array_equal(once, again)
+    assert (once != plain).any()
+
+
+def test_a_cached_image_is_read_once_and_one_beyond_the_bound_every_time() -> None:
+    reads: list[int] = []
+
+    def read(index: int) -> np.ndarray:
+        reads.append(index)
+        return np.full((1, 1), index, np.uint8)
+
+    split = Split(labels=np.zeros(5), read=read, preprocess=PIXEL, cache_bytes=3)
+    assert _seen(split) == _seen(split) == [0, 1, 2, 3, 4]
+    assert sorted(reads) == [0, 1, 2, 3, 3, 4, 4]
+    assert sorted(_seen(split, shuffle=0)) == [0, 1, 2, 3, 4]
+
+
+def test_check_decodes_what_the_cache_holds_and_glances_at_the_rest() -> None:
+    looked: list[int] = []
+    read: list[int] = []
+
+    def decode(index: int) -> np.ndarray:
+        read.append(index)
+        return np.zeros((1, 1), np.uint8)
+
+    Split(labels=np.zeros(5), read=decode, glance=looked.append, preprocess=PIXEL, cache_bytes=3).check()
+    assert sorted(read) == [0, 1, 2]
+    assert looked == [3, 4]
+
+
+def test_a_subset_keeps_images_and_labels_together() -> None:
+    subset = _numbered(10).subset([7, 2])
+    assert _seen(subset) == [7, 2]
+    assert subset.labels.tolist() == [1, 2]
+
+
+def test_holding_out_takes_the_last_tenth_of_every_class_and_leaves_the_rest() -> None:
+    train, val = hold_out(_numbered(60))
+    assert _seen(val) == [54, 55, 56, 57, 58, 59]
+    assert _seen(train) == list(range(54))
+
+
+def test_holding_out_leaves_a_class_of_one_image_in_training() -> None:
+    split = split_of_arrays(np.arange(3, dtype=np.uint8).reshape(3, 1, 1), [0, 0, 1], PIXEL)
+    train, val = hold_out(split)
+    assert (train.labels.tolist(), val.labels.tolist()) == ([0, 1], [0])
+
+
+def test_the_digest_depends_on_images_labels_classes_and_preprocessing() -> None:
+    base = _dataset({"train": _numbered(9)})
+    other_mean = replace(PIXEL, mean=(0.5,))
+    changed = [
+        _dataset({"train": _numbered(9)}, fingerprint="b"),
+        _dataset({"train": _numbered(9)}, classes=("x", "y", "w")),
+        _dataset({"train": _numbered(9, other_mean)}),
+        _dataset({"train": _numbered(9).subset(np.arange(8))}),
+        _dataset({"test": _numbered(9)}),
+    ]
+    digests = {dataset.digest() for dataset in (base, *changed)}
+    assert len(digests) == 6
+    assert base.digest() == _dataset({"train": _numbered(9)}).digest()
+
+
+def test_a_digest_of_arrays_sees_values_shapes_and_types() -> None:
+    array = np.zeros((2, 3), np.uint8)
+    others = (array, array + 1, array.reshape(3, 2), array.view(np.int8))
+    assert len({digest_of_arrays(a) for a in others}) == 4
+
+
+@pytest.mark.parametrize(
+    ("splits", "classes", "says"),
+    [
+        ({"train": _numbered(3)}, ("x", "x", "y"), "distinct class names"),
+        ({"learn": _numbered(3)}, ("x", "y", "z"), "expected train, val, test"),
+        ({"train": _numbered(0)}, ("x", "y", "z"), "empty"),
+        ({"train": _numbered(3)}, ("x", "y"), "labels 0 to 2; expected 0 to 1"),
+    ],
+)
+def test_an_inconsistent_data_set_is_refused(splits: dict[str, Split], classes: tuple[str, ...], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        _dataset(splits, classes=classes)
+
+
+def test_a_missing_split_is_named_with_those_that_exist() -> None:
+    with pytest.raises(DataError, match="no split 'test', only train"):
+        _dataset({"train": _numbered(3)}).split("test")
+
+
+def test_images_without_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 images and 1 labels"):
+        split_of_arrays(np.zeros((2, 1, 1), np.uint8), [0], PIXEL)
+
+
+def test_a_class_count_mismatch_says_both_numbers() -> None:
+    dataset = _dataset({"train": _numbered(3)})
+    require_classes(dataset, 3)
+    with pytest.raises(DataError, match="has 3 classes, the model has 10"):
+        require_classes(dataset, 10)
