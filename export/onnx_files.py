@@ -1,0 +1,41 @@
+"""Reading ONNX files and graphs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from limpq_deploy.calibration.errors import ModelError
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file. Raises ModelError where there is none."""
+    try:
+        return onnx.load(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}; expected an ONNX file") from error
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        raise ModelError(f"{path} is not an ONNX file ({error}); export the model again") from error
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """Value of a node's attribute; strings come as str, lists as list."""
+    for item in node.attribute:
+        if item.name == name:
+            value = helper.get_attribute_value(item)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    """Initializers and the outputs of Constant nodes, by tensor name."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain == "":
+            value = helper.get_attribute_value(node.attribute[0])
+            is_tensor = isinstance(value, onnx.TensorProto)
+            found[node.output[0]] = numpy_helper.to_array(value) if is_tensor else np.asarray(value)
+    return found

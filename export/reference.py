@@ -1,0 +1,282 @@
+"""The integer executor: what a Q/DQ file means in integers, from the ONNX file alone.
+
+Arithmetic of ONNX Runtime's x86 kernels for the fused graph, written down in `reference_ops`; no runtime is used. The
+graph is walked in order and values stay unevaluated until a QuantizeLinear says what they become: an accumulator of
+integer products, a sum of two dequantized tensors, a mean, or a function of single codes (a table).
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export import reference_ops as ops
+from limpq_deploy.export.onnx_files import attribute, constants, load_model
+from limpq_deploy.export.reference_moves import MOVES
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Dequantized:
+    """Codes with the meaning ``(code - zero_point) * scale``."""
+
+    codes: Array
+    scale: np.float32
+    zero_point: int
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        return _Table(self.codes, ops.all_values(self.scale, self.zero_point, self.codes.dtype)).quantized(
+            scale, zero_point, dtype
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A function of single codes: the real value for each of the 256."""
+
+    codes: Array
+    values: NDArray[np.float32]
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        return ops.quantize(self.values, scale, zero_point, dtype)[ops.byte(self.codes)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Accumulator:
+    """Integer sums of products with a scale per channel along ``axis``."""
+
+    sums: Array
+    scale: NDArray[np.float32]
+    axis: int
+    relu: bool = False
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        _require_absorbed(self.relu, zero_point, dtype)
+        return ops.requantize(self.sums, self.scale, scale, zero_point, dtype, self.axis)
+
+    def real(self) -> NDArray[np.float32]:
+        values = ops.real(self.sums, self.scale, self.axis)
+        return np.maximum(values, np.float32(0)) if self.relu else values
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """Two dequantized tensors of one shape, to be added."""
+
+    first: _Dequantized
+    second: _Dequantized
+    relu: bool = False
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        _require_absorbed(self.relu, zero_point, dtype)
+        inputs = [(entry.scale, entry.zero_point, entry.codes.dtype) for entry in (self.first, self.second)]
+        table = ops.add_table(inputs[0], inputs[1], (scale, zero_point, dtype))
+        index = ops.byte(self.first.codes).astype(np.uint16) << 8 | ops.byte(self.second.codes)
+        return table.reshape(-1)[index]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """A global average of a dequantized tensor."""
+
+    source: _Dequantized
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        return ops.mean_codes(self.source.codes, self.source.scale, self.source.zero_point, scale, zero_point, dtype)
+
+
+_LAZY = (_Dequantized, _Table, _Accumulator, _Sum, _Mean)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A Conv or Gemm's integers, its weight already in the float type that sums exactly."""
+
+    weight: NDArray[np.floating[Any]]
+    bias: NDArray[np.int32]
+    scale: NDArray[np.float32]
+
+
+class IntegerReference:
+    """Runs a Q/DQ file in integers. Raises ModelError for a graph outside the dialect, when it is made or first run."""
+
+    def __init__(self, model: onnx.ModelProto | Path) -> None:
+        self._graph = (model if isinstance(model, onnx.ModelProto) else load_model(model)).graph
+        self._fixed: dict[str, Array] = dict(constants(self._graph))
+        self._producers = {name: node for node in self._graph.node for name in node.output}
+        self._last_use = {name: i for i, node in enumerate(self._graph.node) for name in node.input}
+        self._layers = {
+            node.output[0]: self._layer(node) for node in self._graph.node if node.op_type in ("Conv", "Gemm")
+        }
+        self._weights = {name for node in self._graph.node if node.output[0] in self._layers for name in node.input[1:]}
+
+    def run(
+        self, images_NCHW: NDArray[np.float32], *, keep: Collection[str] = ()
+    ) -> tuple[NDArray[np.float32], dict[str, Array]]:
+        """Logits, and the codes of the tensors named in ``keep`` (outputs of QuantizeLinear, Clip and the like)."""
+        values: dict[str, Any] = {**self._fixed, self._graph.input[0].name: images_NCHW, "": None}
+        kept: dict[str, Array] = {}
+        output = self._graph.output[0].name
+        for index, node in enumerate(self._graph.node):
+            if node.output[0] in self._weights or node.op_type == "Constant":
+                continue
+            inputs = [values[name] for name in node.input if name not in self._weights]
+            result = values[node.output[0]] = self._execute(node, inputs)
+            if node.output[0] in keep:
+                kept[node.output[0]] = result
+            for name in node.input:
+                if self._last_use[name] == index and name != output and name not in self._fixed:
+                    values.pop(name, None)
+        logits = values[output]
+        if isinstance(logits, _Dequantized):
+            logits = ops.dequantize(logits.codes, logits.scale, logits.zero_point)
+        return (logits.real() if isinstance(logits, _Accumulator) else logits), kept
+
+    def _execute(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        special = _SPECIAL.get(node.op_type)
+        if special is not None:
+            return special(self, node, inputs)
+        move = MOVES.get(node.op_type)
+        if move is None:
+            raise _outside(node, f"it executes {', '.join(sorted({*_SPECIAL, *MOVES}))}")
+        if any(isinstance(value, _LAZY) for value in inputs):
+            raise _outside(node, "such a node has to work on codes, between QuantizeLinear and DequantizeLinear")
+        return move(node, inputs)
+
+    def _quantize(self, node: onnx.NodeProto, inputs: list[Any]) -> Array:
+        value, scale, zero_point = inputs[0], _scalar(node, inputs[1]), inputs[2]
+        arguments = np.float32(scale), int(zero_point), zero_point.dtype
+        try:
+            return value.quantized(*arguments) if isinstance(value, _LAZY) else ops.quantize(value, *arguments)
+        except ValueError as error:
+            raise _outside(node, str(error)) from error
+
+    def _dequantize(self, node: onnx.NodeProto, inputs: list[Any]) -> _Dequantized:
+        return _Dequantized(inputs[0], np.float32(_scalar(node, inputs[1])), int(inputs[2]))
+
+    def _conv(self, node: onnx.NodeProto, inputs: list[Any]) -> _Accumulator:
+        layer, source = self._layers[node.output[0]], inputs[0]
+        sums = ops.convolve(
+            source.codes,
+            source.zero_point,
+            layer.weight,
+            layer.bias,
+            strides=attribute(node, "strides", [1, 1]),
+            pads=_pads(node),
+            dilations=attribute(node, "dilations", [1, 1]),
+            groups=attribute(node, "group", 1),
+        )
+        return _Accumulator(sums, layer.scale, 1)
+
+    def _gemm(self, node: onnx.NodeProto, inputs: list[Any]) -> _Accumulator:
+        layer, source = self._layers[node.output[0]], inputs[0]
+        dtype = layer.weight.dtype
+        rows = source.codes.astype(dtype) - dtype.type(source.zero_point)
+        return _Accumulator(rows @ layer.weight.T + layer.bias.astype(dtype), layer.scale, 1)
+
+    def _add(self, node: onnx.NodeProto, inputs: list[Any]) -> _Sum:
+        first, second = inputs
+        if not (isinstance(first, _Dequantized) and isinstance(second, _Dequantized)):
+            raise _outside(node, "both inputs of an Add have to come from DequantizeLinear")
+        if first.codes.shape != second.codes.shape:
+            raise _outside(node, "the inputs of an Add need one shape")
+        return _Sum(first, second)
+
+    def _relu(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        if not isinstance(inputs[0], _Accumulator | _Sum):
+            raise _outside(node, "a Relu has to follow a Conv, Gemm or Add")
+        return replace(inputs[0], relu=True)
+
+    def _leaky_relu(self, node: onnx.NodeProto, inputs: list[Any]) -> _Table:
+        source = inputs[0]
+        if not isinstance(source, _Dequantized):
+            raise _outside(node, "a LeakyRelu has to follow a DequantizeLinear")
+        alpha = np.float32(attribute(node, "alpha", 0.01))
+        values = ops.all_values(source.scale, source.zero_point, source.codes.dtype)
+        return _Table(source.codes, np.where(values >= 0, values, values * alpha))
+
+    def _mean(self, node: onnx.NodeProto, inputs: list[Any]) -> _Mean:
+        if not isinstance(inputs[0], _Dequantized):
+            raise _outside(node, "a global pool has to follow a DequantizeLinear")
+        return _Mean(inputs[0])
+
+    def _layer(self, node: onnx.NodeProto) -> _Layer:
+        """The integers of a Conv or Gemm, read from the DequantizeLinear nodes of its three inputs."""
+        name = node.name or node.output[0]
+        if len(node.input) != 3:
+            raise _outside(node, "a layer needs an int32 bias")
+        if node.op_type == "Gemm" and (
+            attribute(node, "transB", 0) != 1
+            or attribute(node, "transA", 0) != 0
+            or attribute(node, "alpha", 1.0) != 1.0
+            or attribute(node, "beta", 1.0) != 1.0
+        ):
+            raise _outside(node, "a Gemm has to be x @ W.T + b")
+        source, weight, bias = (self._source_of(node, entry) for entry in node.input)
+        codes, bias_codes = self._fixed.get(weight.input[0]), self._fixed.get(bias.input[0])
+        if codes is None or bias_codes is None or bias_codes.dtype != np.int32:
+            raise _outside(node, "its weight has to be a constant of codes and its bias one of int32")
+        for entry in (weight, bias):
+            if len(entry.input) > 2 and np.any(self._fixed[entry.input[2]]):
+                raise _outside(node, "weights and biases have zero-point 0")
+        if attribute(weight, "axis", 1) != 0 and self._fixed[weight.input[1]].ndim:
+            raise _outside(node, "weight scales run along axis 0")
+        input_scale = np.float32(_scalar(source, self._fixed[source.input[1]]))
+        scale = np.broadcast_to(input_scale * self._fixed[weight.input[1]], codes.shape[:1]).astype(np.float32)
+        if not np.array_equal(np.broadcast_to(self._fixed[bias.input[1]], scale.shape), scale):
+            raise _outside(
+                node, "its bias scale is not input scale * weight scale, so that the bias is no accumulator code"
+            )
+        zero = self._fixed[source.input[2]]
+        ends = np.iinfo(zero.dtype)
+        dtype = ops.exact_type(codes, bias_codes, max(ends.max - int(zero), int(zero) - ends.min), name)
+        return _Layer(codes.astype(dtype), bias_codes, scale)
+
+    def _source_of(self, node: onnx.NodeProto, tensor: str) -> onnx.NodeProto:
+        source = self._producers.get(tensor)
+        if source is None or source.op_type != "DequantizeLinear":
+            raise _outside(
+                node, f"its input {tensor!r} does not come from a DequantizeLinear: the layer is not quantized"
+            )
+        return source
+
+
+_SPECIAL: Mapping[str, Callable[[IntegerReference, onnx.NodeProto, list[Any]], Any]] = {
+    "QuantizeLinear": IntegerReference._quantize,
+    "DequantizeLinear": IntegerReference._dequantize,
+    "Conv": IntegerReference._conv,
+    "Gemm": IntegerReference._gemm,
+    "Add": IntegerReference._add,
+    "Relu": IntegerReference._relu,
+    "LeakyRelu": IntegerReference._leaky_relu,
+    "GlobalAveragePool": IntegerReference._mean,
+}
+
+
+def _outside(node: onnx.NodeProto, why: str) -> ModelError:
+    name = node.name or (node.output[0] if node.output else "")
+    return ModelError(f"the integer reference cannot execute node {name!r} ({node.op_type}): {why}")
+
+
+def _require_absorbed(relu: bool, zero_point: int, dtype: ops.CodeType) -> None:
+    if relu and zero_point != np.iinfo(dtype).min:
+        raise ValueError("behind a Relu the zero-point has to be the lowest code, so that the clamp is the Relu")
+
+
+def _scalar(node: onnx.NodeProto, value: Array) -> float:
+    if value.ndim != 0:
+        raise _outside(node, f"scales of activations are 0-d, not of shape {list(value.shape)}")
+    return float(value)
+
+
+def _pads(node: onnx.NodeProto) -> list[int]:
+    if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise _outside(node, "padding has to be explicit")
+    pads: list[int] = attribute(node, "pads", [0, 0, 0, 0])
+    return pads

@@ -1,0 +1,128 @@
+"""Operators that move, choose or bound values without arithmetic, and the little shape arithmetic of dynamic batches.
+
+One function for each, from a node and its input arrays to its output array (ONNX opset 21).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export import reference_ops as ops
+from limpq_deploy.export.onnx_files import attribute
+
+Array = NDArray[Any]
+Inputs = list[Any]
+
+
+def _optional(inputs: Inputs, index: int) -> Any:
+    return inputs[index] if len(inputs) > index else None
+
+
+def clip(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    low, high = _optional(inputs, 1), _optional(inputs, 2)
+    return np.clip(inputs[0], low, high).astype(inputs[0].dtype)
+
+
+def max_pool(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    if attribute(node, "ceil_mode", 0) or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise ModelError(f"node {node.name!r} pools with ceil_mode or automatic padding; expected explicit pads")
+    kernel = attribute(node, "kernel_shape", [])
+    ones, zeros = [1] * len(kernel), [0] * (2 * len(kernel))
+    return ops.max_pool(
+        inputs[0],
+        kernel,
+        attribute(node, "strides", ones),
+        attribute(node, "pads", zeros),
+        attribute(node, "dilations", ones),
+    )
+
+
+def pad(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    source, amounts, value, axes = inputs[0], inputs[1], _optional(inputs, 2), _optional(inputs, 3)
+    widths = [(0, 0)] * source.ndim
+    chosen = range(source.ndim) if axes is None else [int(axis) % source.ndim for axis in axes]
+    for index, axis in enumerate(chosen):
+        widths[axis] = (int(amounts[index]), int(amounts[index + len(amounts) // 2]))
+    mode = str(attribute(node, "mode", "constant"))
+    if mode != "constant":
+        return np.pad(source, widths, mode=mode)  # type: ignore[call-overload]
+    return np.pad(source, widths, constant_values=0 if value is None else value)
+
+
+def slice_(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    source, starts, ends = inputs[:3]
+    axes, steps = _optional(inputs, 3), _optional(inputs, 4)
+    index = [slice(None)] * source.ndim
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis = int(axes[i]) if axes is not None else i
+        step = int(steps[i]) if steps is not None else 1
+        if step < 0:
+            raise ModelError(f"node {node.name!r} slices backwards; the integer reference only goes forwards")
+        index[axis] = slice(int(start), int(end), step)
+    return source[tuple(index)]
+
+
+def flatten(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    source = inputs[0]
+    axis = attribute(node, "axis", 1)
+    return source.reshape(int(np.prod(source.shape[:axis])), -1)
+
+
+def reshape(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    source, shape = inputs[0], [int(size) for size in inputs[1]]
+    if not attribute(node, "allowzero", 0):
+        shape = [source.shape[index] if size == 0 else size for index, size in enumerate(shape)]
+    return source.reshape(shape)
+
+
+def transpose(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    source = inputs[0]
+    return source.transpose(attribute(node, "perm", list(range(source.ndim))[::-1]))
+
+
+def squeeze(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    axes = _optional(inputs, 1)
+    return np.squeeze(inputs[0], None if axes is None else tuple(int(axis) for axis in axes))
+
+
+def unsqueeze(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    return np.expand_dims(inputs[0], tuple(int(axis) for axis in inputs[1]))
+
+
+def shape_of(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    sizes = np.array(inputs[0].shape, np.int64)
+    end = attribute(node, "end", len(sizes))
+    return sizes[attribute(node, "start", 0) : end]
+
+
+def gather(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    return np.take(inputs[0], inputs[1], axis=attribute(node, "axis", 0))
+
+
+def concat(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    return np.concatenate(inputs, axis=attribute(node, "axis", 0))
+
+
+def identity(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    return inputs[0]
+
+
+MOVES: Mapping[str, Callable[[onnx.NodeProto, Inputs], Array]] = {
+    "Clip": clip,
+    "Concat": concat,
+    "Flatten": flatten,
+    "Gather": gather,
+    "Identity": identity,
+    "MaxPool": max_pool,
+    "Pad": pad,
+    "Reshape": reshape,
+    "Shape": shape_of,
+    "Slice": slice_,
+    "Squeeze": squeeze,
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}

@@ -1,0 +1,199 @@
+"""ONNX Runtime on a CPU."""
+
+import os
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUnavailable
+from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.export.onnx_files import load_model
+from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
+from limpq_deploy.export.watching import Watch, layer_precision, watches, with_outputs
+
+PROVIDER = "CPUExecutionProvider"
+SATURATION_OPTION = "session.x64quantprecision"
+EXACT_PAIR_WEIGHT = 64
+"""Largest |weight| for which 2 * 255 * |weight| fits into 16 signed bits: weights of at most 7 bits."""
+
+
+class OnnxRuntime:
+    """ONNX Runtime's CPU provider, at its highest level of graph optimisation."""
+
+    name = "onnxruntime"
+
+    def __init__(self, cpu: Cpu | None = None) -> None:
+        """``cpu`` None: the one that this process runs on; another to see what would be chosen there."""
+        self._cpu = cpu or this_cpu()
+
+    def unavailable(self) -> str | None:
+        try:
+            ort = _onnxruntime()
+        except (MissingExtra, RuntimeUnavailable) as error:
+            return str(error)
+        if PROVIDER not in ort.get_available_providers():
+            return f"onnxruntime {ort.__version__} has no {PROVIDER}; install a build that has it"
+        return None
+
+    def load(self, path: Path, *, threads: int | None = None) -> "OrtSession":
+        options = precision_options(load_model(path), self._cpu)
+        return OrtSession(_open(path.read_bytes(), options, threads), self._cpu, options, threads)
+
+    def watch(self, path: Path, *, threads: int | None = None) -> "OrtWatchedSession":
+        return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads)
+
+    def optimized_graph(self, path: Path) -> onnx.ModelProto:
+        model = load_model(path)
+        return _optimized(model.SerializeToString(), precision_options(model, self._cpu), optimise=True)
+
+    def engine(self, path: Path, *, threads: int | None = None) -> Engine:
+        model = load_model(path)
+        return Engine(
+            model_sha256=sha256_of(path),
+            runtime=self.name,
+            version=_onnxruntime().__version__,
+            provider=PROVIDER,
+            threads=threads,
+            options=precision_options(model, self._cpu),
+            layer_precision=layer_precision(model, self.optimized_graph(path)),
+        )
+
+
+class OrtSession:
+    """A model loaded into ONNX Runtime."""
+
+    def __init__(self, session: Any, cpu: Cpu, options: dict[str, str], threads: int | None) -> None:
+        self._session, self._cpu, self._options, self._threads = session, cpu, options, threads
+        self._input = session.get_inputs()[0]
+        self._output = session.get_outputs()[0].name
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        return tuple(size if isinstance(size, int) else None for size in self._input.shape)
+
+    def run(self, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._session.run([self._output], {self._input.name: images_NCHW})[0]
+        return logits
+
+    def environment(self) -> dict[str, Any]:
+        return {
+            "runtime": "onnxruntime",
+            "version": _onnxruntime().__version__,
+            "provider": self._session.get_providers()[0],
+            "threads": self._threads,
+            "cores": os.cpu_count(),
+            "cpu": self._cpu.model,
+            "vnni": self._cpu.vnni,
+            "options": self._options,
+        }
+
+
+class OrtWatchedSession:
+    """The graph that ONNX Runtime made of a model, run as it is with its inner codes as outputs.
+
+    The optimised graph is saved, outputs are added to it, and it is loaded again with optimisation off: so the fusions
+    are those of the unwatched session. Raises ModelError should the loaded graph nevertheless differ.
+    """
+
+    def __init__(self, model: onnx.ModelProto, optimized: onnx.ModelProto, threads: int | None) -> None:
+        self._watches: dict[str, Watch]
+        self._watches, self._unwatched = watches(model, optimized)
+        data = with_outputs(optimized, self._watches.values()).SerializeToString()
+        self.optimized = optimized
+        self.executed = _optimized(data, {}, optimise=False)
+        if _histogram(self.executed) != _histogram(optimized):
+            raise ModelError("watching this model changes what ONNX Runtime executes; parity cannot be shown this way")
+        self._session = _open(data, {}, threads, optimise=False)
+        self._input = self._session.get_inputs()[0].name
+        self._logits = self._session.get_outputs()[0].name
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        return tuple(self._watches)
+
+    @property
+    def unwatched(self) -> dict[str, str]:
+        return self._unwatched
+
+    def run(self, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, NDArray[np.generic]]]:
+        names = [self._logits, *(watch.tensor for watch in self._watches.values())]
+        logits, *codes = self._session.run(names, {self._input: images_NCHW})
+        found = zip(self._watches.items(), codes, strict=True)
+        return logits, {name: watch.in_file_layout(value) for (name, watch), value in found}
+
+
+def precision_options(model: onnx.ModelProto, cpu: Cpu) -> dict[str, str]:
+    """Session options without which a CPU may compute wrong integers for this model.
+
+    On x86 without VNNI, or where the CPU is not known, weights beyond 7 bits need ``session.x64quantprecision``: the
+    default kernel adds pairs of u8 * s8 products in 16 bits and saturates.
+    """
+    if cpu.may_saturate and largest_weight_code(model) > EXACT_PAIR_WEIGHT:
+        return {SATURATION_OPTION: "1"}
+    return {}
+
+
+def largest_weight_code(model: onnx.ModelProto) -> int:
+    """Largest |code| among the int8 initializers; 0 where there is none."""
+    tensors = [entry for entry in model.graph.initializer if entry.data_type == onnx.TensorProto.INT8]
+    return max(
+        (int(np.abs(numpy_helper.to_array(entry).astype(np.int16)).max(initial=0)) for entry in tensors), default=0
+    )
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingExtra("onnxruntime is not installed; run pip install 'limpq-deploy[cpu]'") from error
+    except (ImportError, OSError) as error:
+        raise RuntimeUnavailable(f"onnxruntime is installed but does not load ({error}); install it again") from error
+    return onnxruntime
+
+
+def _open(
+    data: bytes, options: dict[str, str], threads: int | None, *, optimise: bool = True, save: Path | None = None
+) -> Any:
+    ort = _onnxruntime()
+    settings = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    settings.log_severity_level = (
+        3  # errors only: a graph saved after optimisation draws a warning about other machines
+    )
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+    if save is not None:
+        settings.optimized_model_filepath = str(save)
+    for name, value in options.items():
+        settings.add_session_config_entry(name, value)
+    try:
+        session = ort.InferenceSession(data, settings, providers=[PROVIDER])
+    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+        raise ModelError(f"onnxruntime refuses the model: {str(error).splitlines()[0]}; export it again") from error
+    if session.get_providers() != [PROVIDER]:
+        raise RuntimeUnavailable(f"onnxruntime took {session.get_providers()} where {PROVIDER} was asked for")
+    return session
+
+
+def _optimized(data: bytes, options: dict[str, str], *, optimise: bool) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "optimized.onnx"
+        _open(data, options, 1, optimise=optimise, save=saved)
+        return onnx.load(saved)
+
+
+def _histogram(model: onnx.ModelProto) -> dict[tuple[str, str], int]:
+    counts: dict[tuple[str, str], int] = {}
+    for node in model.graph.node:
+        key = (node.domain, node.op_type)
+        counts[key] = counts.get(key, 0) + 1
+    return counts

@@ -1,0 +1,131 @@
+"""Which tensor of an optimised graph carries which codes of the model's file.
+
+ONNX Runtime fuses ``DequantizeLinear -> Conv -> Relu -> QuantizeLinear`` into one QLinearConv, renames its output and
+may turn the layout to channels-last. What survives is the *node name*: a fused node keeps the name of the operator
+that it replaces (``_token_<n>`` is added where the layout pass made it anew). So each operator of the file is followed
+to the codes that it makes, and found again by name; the layout is followed from the input through the optimised graph.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from limpq_deploy.export.onnx_files import attribute
+
+NCHW = (0, 1, 2, 3)
+NHWC_BACK = (0, 3, 1, 2)
+"""Transpose of an NHWC tensor that gives NCHW."""
+
+_TOKEN = re.compile(r"_token_\d+$")
+_LAYOUT_OPS = ("QLinearConv", "QLinearGlobalAveragePool", "QLinearAveragePool", "NhwcMaxPool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """One inner tensor: its name in the optimised graph, its element type, and the transpose back to the file's
+    layout."""
+
+    tensor: str
+    element_type: int
+    back: tuple[int, ...] = NCHW
+
+    def in_file_layout(self, value: NDArray[np.generic]) -> NDArray[np.generic]:
+        return value.transpose(self.back) if value.ndim == 4 and self.back != NCHW else value
+
+
+def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[str, Watch], dict[str, str]]:
+    """Code tensors of the file (outputs of QuantizeLinear, and of Clip on codes) that the optimised graph computes, and
+    those that it does not, with the reason."""
+    back = _layouts(optimized)
+    makers = {
+        _TOKEN.sub("", node.name): node
+        for node in optimized.graph.node
+        if node.name and node.op_type not in ("DequantizeLinear", "Transpose")
+    }
+    found: dict[str, Watch] = {}
+    lost: dict[str, str] = {}
+    for tensor, (operators, element_type) in code_tensors(model).items():
+        node = next((makers[name] for name in operators if name in makers and _makes_codes(makers[name])), None)
+        if node is None:
+            lost[tensor] = f"no node of the optimised graph is named {' or '.join(operators)}"
+            continue
+        found[tensor] = Watch(tensor=node.output[0], element_type=element_type, back=back[node.output[0]])
+    return found, lost
+
+
+def code_tensors(model: onnx.ModelProto) -> dict[str, tuple[tuple[str, ...], int]]:
+    """Code tensors of a Q/DQ file in execution order, each with the operators that may carry it after fusion (the
+    nearest first) and its element type."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    tensors: dict[str, tuple[tuple[str, ...], int]] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            source = producers.get(node.input[0])
+            if source is not None and source.op_type == "Relu":
+                source = producers.get(source.input[0])
+            operators = (node.name,) if source is None else (node.name, source.name)
+            tensors[node.output[0]] = (operators, types.get(node.input[2], onnx.TensorProto.UINT8))
+        elif node.op_type == "Clip" and node.input[0] in tensors:
+            tensors[node.output[0]] = ((node.name,), tensors[node.input[0]][1])
+    return tensors
+
+
+def with_outputs(optimized: onnx.ModelProto, inner: Iterable[Watch]) -> onnx.ModelProto:
+    """A copy of the optimised graph with further outputs; no node changes."""
+    model = onnx.ModelProto()
+    model.CopyFrom(optimized)
+    present = {output.name for output in model.graph.output}
+    for watch in inner:
+        if watch.tensor not in present:
+            present.add(watch.tensor)
+            model.graph.output.append(helper.make_tensor_value_info(watch.tensor, watch.element_type, None))
+    return model
+
+
+def layer_precision(model: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str, str]:
+    """For each Conv and Gemm of the file, by node name: ``u8s8`` and the like, or ``float32``, as the optimised graph
+    shows it; ``absent`` where no node of that name is left."""
+    nodes = {_TOKEN.sub("", node.name): node for node in optimized.graph.node if node.name}
+    types = {tensor.name: tensor.data_type for tensor in optimized.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            executed = nodes.get(node.name)
+            found[node.name] = "absent" if executed is None else _precision(executed, types)
+    return found
+
+
+def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
+    names: dict[int, str] = {onnx.TensorProto.UINT8: "u8", onnx.TensorProto.INT8: "s8"}
+    if node.op_type in ("QLinearConv", "QGemm"):
+        return names.get(types.get(node.input[2], 0), "?") + names.get(types.get(node.input[5], 0), "?")
+    return "float32"
+
+
+def _makes_codes(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith("QLinear") or node.op_type in ("QuantizeLinear", "Clip", "QGemm")
+
+
+def _layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """For every tensor the transpose back to the layout of the file, in which the graph's inputs are: axis i of the
+    file is axis ``back[i]`` here."""
+    back: dict[str, tuple[int, ...]] = {}
+    for node in model.graph.node:
+        before = back.get(node.input[0], NCHW) if node.input else NCHW
+        if node.op_type == "Transpose":
+            order = attribute(node, "perm")
+            known = isinstance(order, list) and len(order) == 4
+            after = tuple(order.index(axis) for axis in before) if known else before
+        elif node.op_type in _LAYOUT_OPS:
+            after = NHWC_BACK if attribute(node, "channels_last", 0) or node.op_type == "NhwcMaxPool" else NCHW
+        else:
+            after = before
+        for output in node.output:
+            back[output] = after
+    return back

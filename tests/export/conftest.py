@@ -1,0 +1,265 @@
+"""Tiny integer networks, made with ONNX alone: templates with markers, their placement, layers and grids."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.folding import BatchNormParams, IntegerLayer, fold
+from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.qdq import build_qdq
+from limpq_deploy.export.targets import target_named
+
+
+@dataclass
+class Tensor:
+    """A tensor of the template: its name, channels, and the quantizer whose codes it carries."""
+
+    name: str
+    channels: int
+    quantizer: str | None = None
+
+
+class TinyNet:
+    """Writes a template node by node. Weights, BatchNorms (half of the gammas negative) and scales are random."""
+
+    def __init__(self, seed: int, target: str = "onnxruntime") -> None:
+        self.random = np.random.default_rng(seed)
+        self.target = target_named(target)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.quantizers: list[ActQuantizer] = []
+        self.placed: list[LayerPlacement] = []
+        self.layers: dict[str, IntegerLayer] = {}
+        self.acts: dict[str, QuantParams] = {}
+        self.input = Tensor("images", 3)
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        if name not in {tensor.name for tensor in self.initializers}:
+            self.initializers.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], name=f"node_{output}", **attributes))
+        return output
+
+    def quantize(
+        self,
+        source: Tensor,
+        name: str,
+        bits: int,
+        *,
+        signed: bool = False,
+        parent: str | None = None,
+        spread: float = 3.0,
+    ) -> Tensor:
+        """A marker, and unless the re-quantizer would do nothing, its grid and scale."""
+        known = [entry.name for entry in self.quantizers]
+        edge = sum(node.op_type == "Quantizer" and node.output[0].startswith(f"{name}_q") for node in self.nodes)
+        output = f"{name}_q{edge}"
+        self.nodes.append(helper.make_node("Quantizer", [source.name], [output], domain="limpq", name=output))
+        self.nodes[-1].attribute.append(helper.make_attribute("name", name))
+        if name not in known:
+            self.quantizers.append(ActQuantizer(name=name, tensor=source.name, signed=signed, bits=bits, parent=parent))
+            if parent is None or bits < self.acts[parent].grid.bits:
+                grid = self.target.act_grid(bits, signed=signed)
+                scale = spread * (0.7 + 0.6 * self.random.random()) / grid.qmax
+                self.acts[name] = QuantParams(grid=grid, scale=(float(np.float32(scale)),))
+        return Tensor(output, source.channels, name if name in self.acts else parent)
+
+    def layer(self, source: Tensor, name: str, weight: NDArray[np.float64], bits: int, batchnorm: bool) -> list[str]:
+        assert source.quantizer is not None
+        grid = self.target.weight_grid(bits)
+        weight_scale = float(np.abs(weight).max() / grid.qmax)
+        codes = np.clip(np.rint(weight / weight_scale), grid.qmin, grid.qmax).astype(np.int64)
+        channels = len(codes)
+        statistics = BatchNormParams(
+            gamma=self.random.uniform(0.5, 1.5, channels) * self.random.choice([-1.0, 1.0], channels),
+            beta=self.random.normal(0, 0.3, channels),
+            mean=self.random.normal(0, 0.3, channels),
+            var=self.random.uniform(0.5, 1.5, channels),
+            eps=1e-5,
+        )
+        folded = fold(
+            name=name,
+            codes=codes,
+            grid=grid,
+            weight_scale=weight_scale,
+            input_scale=self.acts[source.quantizer].scale[0],
+            bias=None if batchnorm else self.random.normal(0, 0.3, channels),
+            batchnorm=statistics if batchnorm else None,
+        )
+        self.layers[name] = folded
+        column = (slice(None),) + (None,) * (codes.ndim - 1)
+        self.placed.append(
+            LayerPlacement(
+                name=name,
+                kind="conv" if codes.ndim == 4 else "linear",
+                input=source.quantizer,
+                macs=codes.size,
+                num_weights=codes.size,
+                out_channels=channels,
+                pinned_bits=bits,
+            )
+        )
+        return [
+            source.name,
+            self.constant(f"{name}.weight", folded.codes * folded.scale[column]),
+            self.constant(f"{name}.bias", (folded.bias_codes * folded.bias_scale).astype(np.float32)),
+        ]
+
+    def conv(
+        self,
+        source: Tensor,
+        name: str,
+        channels: int,
+        *,
+        bits: int = 8,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        relu: bool = True,
+    ) -> Tensor:
+        depth = source.channels // groups
+        weight = self.random.normal(0, 1.0, (channels, depth, kernel, kernel)) / np.sqrt(depth * kernel**2)
+        pad = dilation * (kernel // 2)
+        self.node(
+            "Conv",
+            self.layer(source, name, weight, bits, batchnorm=True),
+            name,
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[pad] * 4,
+            group=groups,
+            dilations=[dilation, dilation],
+        )
+        return Tensor(self.node("Relu", [name], f"{name}_relu") if relu else name, channels)
+
+    def gemm(self, source: Tensor, name: str, classes: int, *, bits: int = 8) -> Tensor:
+        weight = self.random.normal(0, 1.0, (classes, source.channels)) / np.sqrt(source.channels)
+        inputs = self.layer(source, name, weight, bits, batchnorm=False)
+        return Tensor(self.node("Gemm", inputs, name, transB=1), classes)
+
+    def add(self, first: Tensor, second: Tensor, name: str, *, relu: bool = True) -> Tensor:
+        self.node("Add", [first.name, second.name], name)
+        return Tensor(self.node("Relu", [name], f"{name}_relu") if relu else name, first.channels)
+
+    def maxpool(self, source: Tensor, name: str) -> Tensor:
+        self.node("MaxPool", [source.name], name, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        return Tensor(name, source.channels, source.quantizer)
+
+    def option_a(self, source: Tensor, name: str, channels: int) -> Tensor:
+        """Every second pixel, zeros for the new channels."""
+        one = [
+            self.constant(f"{name}_{key}", np.array([0, 0] if key == "starts" else values, np.int64))
+            for key, values in (("starts", []), ("ends", [2**62, 2**62]), ("axes", [2, 3]), ("steps", [2, 2]))
+        ]
+        self.node("Slice", [source.name, *one], f"{name}_slice")
+        new = (channels - source.channels) // 2
+        pads = self.constant(f"{name}_pads", np.array([0, new, 0, 0, 0, new, 0, 0], np.int64))
+        return Tensor(self.node("Pad", [f"{name}_slice", pads], f"{name}_pad"), channels, source.quantizer)
+
+    def mean(self, source: Tensor, name: str, form: str = "GlobalAveragePool") -> Tensor:
+        if form == "GlobalAveragePool":
+            self.node(form, [source.name], name)
+        else:
+            axes = self.constant(f"{name}_axes", np.array([-1, -2] if form == "keep" else [2, 3], np.int64))
+            self.node("ReduceMean", [source.name, axes], name, keepdims=int(form == "keep"))
+        return Tensor(name, source.channels)
+
+    def flatten(self, source: Tensor, name: str) -> Tensor:
+        return Tensor(self.node("Flatten", [source.name], name, axis=1), source.channels, source.quantizer)
+
+    @property
+    def placement(self) -> Placement:
+        return Placement(
+            model="tiny",
+            target=self.target.name,
+            input_shape=(3, 8, 8),
+            layers=tuple(self.placed),
+            quantizers=tuple(self.quantizers),
+        )
+
+    def template(self, logits: Tensor, size: int = 8) -> onnx.ModelProto:
+        last = self.nodes[-1]
+        last.output[0] = "logits"
+        graph = helper.make_graph(
+            self.nodes,
+            "tiny",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, size, size])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", logits.channels])],
+            self.initializers,
+        )
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("limpq", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+    def qdq(self, logits: Tensor, size: int = 8) -> onnx.ModelProto:
+        return build_qdq(self.template(logits, size), self.placement, self.layers, self.acts, {"model": "tiny"})
+
+    def images(self, count: int, size: int = 8, *, saturating: bool = False) -> NDArray[np.float32]:
+        """Random images; ``saturating`` ones lie far outside every grid."""
+        values = self.random.normal(0, 100.0 if saturating else 1.0, (count, 3, size, size))
+        return values.astype(np.float32)
+
+
+def residual_net(
+    seed: int,
+    *,
+    weight_bits: tuple[int, int, int] = (8, 4, 3),
+    act_bits: tuple[int, int, int] = (8, 4, 3),
+    pool: str = "GlobalAveragePool",
+    signed_stream: bool = False,
+) -> tuple[TinyNet, Tensor]:
+    """Everything at once: a stem with MaxPool, a block with identity and re-quantized reader, a strided block with
+    an option-A shortcut, a global pool and a Gemm."""
+    net = TinyNet(seed)
+    w0, w1, w2 = weight_bits
+    a0, a1, a2 = act_bits
+    images = net.quantize(net.input, "images", 8, signed=True)
+    stem = net.quantize(net.conv(images, "stem", 8, bits=w0), "stem.out", 8)
+    stem = net.maxpool(stem, "stem.pool")
+    inner = net.quantize(stem, "block1.in", a1, parent="stem.out")
+    hidden = net.quantize(net.conv(inner, "block1.conv1", 8, bits=w1), "block1.mid", a0)
+    branch = net.quantize(net.conv(hidden, "block1.conv2", 8, bits=w2, relu=False), "block1.branch", 8, signed=True)
+    total = net.add(branch, stem, "block1.add", relu=not signed_stream)
+    stream = net.quantize(total, "block1.out", 8, signed=signed_stream)
+    inner = net.quantize(stream, "block2.in", a2, signed=signed_stream, parent="block1.out")
+    shortcut = net.option_a(stream, "block2.shortcut", 16)
+    branch = net.quantize(
+        net.conv(inner, "block2.conv", 16, bits=w1, stride=2, relu=False), "block2.branch", 8, signed=True
+    )
+    stream = net.quantize(net.add(branch, shortcut, "block2.add"), "block2.out", 8)
+    pooled = net.quantize(net.mean(stream, "pool", pool), "pool.out", 8, spread=1.5)
+    flat = net.flatten(pooled, "flat") if pool != "drop" else pooled
+    return net, net.gemm(flat, "head", 10)
+
+
+@pytest.fixture
+def tiny_net() -> type[TinyNet]:
+    return TinyNet
+
+
+@pytest.fixture
+def residual() -> Any:
+    """The function `residual_net`: (seed, ...) -> (net, logits)."""
+    return residual_net
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Any:
+    """Write a model to a file of its own: (model) -> path."""
+    count = iter(range(1000))
+
+    def save(model: onnx.ModelProto) -> Path:
+        path = tmp_path / f"model{next(count)}.onnx"
+        onnx.save(model, path)
+        return path
+
+    return save
