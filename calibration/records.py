@@ -23,8 +23,9 @@ def to_json(record: Any) -> str:
 
 
 def to_dict(record: Any) -> dict[str, Any]:
-    """Plain dict of a record; optional fields that are None are left out."""
-    return _without_none(dataclasses.asdict(record))
+    """Plain dict of a record; a field that is None by default and None here is left out."""
+    plain: dict[str, Any] = _plain(record)
+    return plain
 
 
 def from_json(cls: type[T], text: str | bytes, origin: str) -> T:
@@ -91,9 +92,15 @@ def _first(error: Any) -> str:
     return f"{where}: {message} (found {str(problem['input'])[:60]!r})"
 
 
-def _without_none(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {
+            one.name: _plain(found)
+            for one in dataclasses.fields(value)
+            if (found := getattr(value, one.name)) is not None or one.default is not None
+        }
     if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value]
+        return [_plain(item) for item in value]
     return value
