@@ -1,0 +1,113 @@
+import gc
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+
+from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.latency import (
+    LatencyProtocol,
+    LatencyReport,
+    LatencySeries,
+    MeasurementFailed,
+    measure_interleaved,
+)
+
+QUICK = LatencyProtocol(warm_up_ms=5, settle_ms=0, turn_ms=2, turn_calls=2, min_seconds=0.02, min_iterations=10)
+
+
+def work(times: int) -> Callable[[], object]:
+    """A callable whose cost is proportional to ``times``."""
+    return lambda: sum(range(2000 * times))
+
+
+def test_a_call_that_does_four_times_the_work_takes_about_four_times_as_long() -> None:
+    protocol = LatencyProtocol(warm_up_ms=20, turn_ms=5, min_seconds=0.1)
+    series = measure_interleaved({"once": work(1), "four": work(4)}, protocol)
+    report = LatencyReport(environment=read_environment(), protocols=(protocol,), series=series)
+    gain = report.speedup("once", "four", threads="default")
+    assert gain.ratio == pytest.approx(4, rel=0.25)  # other processes may share the CPU
+    assert gain.low <= gain.ratio * 1.01
+    assert gain.high >= gain.ratio * 0.99
+
+
+def test_a_sleep_of_five_milliseconds_is_measured_as_such() -> None:
+    (series,) = measure_interleaved({"sleep": lambda: time.sleep(0.005)}, QUICK)
+    assert min(series.samples_ms) >= 5
+    assert series.stats.p50_ms == pytest.approx(5, abs=2.5)
+
+
+def test_timing_a_call_adds_less_than_two_microseconds() -> None:
+    (series,) = measure_interleaved({"nothing": lambda: None}, QUICK)
+    assert series.stats.p50_ms < 0.002
+
+
+def test_candidates_take_turns_and_unrecorded_calls_are_counted() -> None:
+    calls: list[str] = []
+    candidates = {name: (lambda name=name: calls.append(name)) for name in ("mixed", "float")}
+    protocol = LatencyProtocol(
+        warm_up_ms=0, settle_ms=0, turn_ms=0, turn_calls=2, min_seconds=0, min_iterations=8, seed=3
+    )
+    mixed, plain = measure_interleaved(candidates, protocol)
+    assert (mixed.name, plain.name) == ("mixed", "float")
+    assert mixed.turns == plain.turns == (2, 2, 2, 2)
+    assert (mixed.warm_up_calls, mixed.settle_calls) == (3, 4)
+    assert calls.count("mixed") == 3 + 4 + 8
+    rounds = [calls[6:][start : start + 6] for start in range(0, 24, 6)]
+    assert all(sorted(one) == ["float"] * 3 + ["mixed"] * 3 for one in rounds)
+    assert len({one[0] for one in rounds}) == 2  # neither always goes first
+
+
+def test_enough_seconds_and_enough_samples_are_both_waited_for() -> None:
+    protocol = LatencyProtocol(warm_up_ms=0, turn_ms=1, min_seconds=0.05, min_iterations=20)
+    quick, slow = measure_interleaved({"quick": work(1), "slow": work(20)}, protocol)
+    for series in (quick, slow):
+        assert sum(series.samples_ms) >= 50
+        assert len(series.samples_ms) >= 20
+
+
+def test_a_failing_candidate_raises_its_name_and_leaves_the_garbage_collector_on() -> None:
+    def fail() -> None:
+        raise RuntimeError("bad input")
+
+    with pytest.raises(MeasurementFailed, match=r"candidate 'broken' failed.*RuntimeError: bad input"):
+        measure_interleaved({"fine": work(1), "broken": fail}, QUICK)
+    assert gc.isenabled()
+
+
+def test_progress_rises_to_one() -> None:
+    seen: list[float] = []
+    measure_interleaved({"work": work(1)}, QUICK, progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+
+
+def test_the_report_survives_json_with_every_sample_and_finds_series_by_name_and_threads() -> None:
+    single = LatencyProtocol(threads=1, warm_up_ms=1, settle_ms=0, turn_ms=1, min_seconds=0, min_iterations=10, batch=2)
+    options = {"mixed": {"intra_op_num_threads": 1}}
+    series = measure_interleaved({"mixed": work(1), "float": work(2)}, single, options=options)
+    report = LatencyReport(environment=read_environment(), protocols=(single,), series=series)
+    again = from_json(LatencyReport, to_json(report), "latency.json")
+    assert again == report
+    assert again.find("mixed", threads=1, batch=2).options == options["mixed"]
+    assert statistics.median(again.series[0].samples_ms) == pytest.approx(again.series[0].stats.p50_ms)
+    with pytest.raises(LookupError, match=r"no latency of 'mixed' with default threads"):
+        again.find("mixed", threads="default", batch=2)
+
+
+@pytest.mark.parametrize("samples", [(), (float("inf"),), (float("nan"),), (0.0,), (-1.0,)])
+def test_what_is_no_measurement_is_no_series(samples: tuple[float, ...]) -> None:
+    (real,) = measure_interleaved({"work": work(1)}, QUICK)
+    with pytest.raises(ValueError, match="'work' has"):
+        LatencySeries(
+            name="work",
+            threads=1,
+            batch=1,
+            samples_ms=samples,
+            turns=(len(samples),),
+            warm_up_calls=3,
+            settle_calls=0,
+            stats=real.stats,
+        )
