@@ -1,0 +1,214 @@
+"""Bundles are written whole or not at all. `verify` reads them again."""
+
+import contextlib
+import ctypes
+import dataclasses
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import OutputError
+from limpq_deploy.calibration.records import from_json, to_dict, to_json
+from limpq_deploy.export.environment import Environment
+from limpq_deploy.export.manifest import MANIFEST, BundleFile, CanaryFiles, Manifest, require_plain_name
+
+CANARY_INPUTS = "canary_inputs.npy"
+CANARY_OUTPUTS = "canary_outputs.npy"
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def write_bundle(
+    folder: Path,
+    files: Mapping[str, Path | bytes],
+    *,
+    model: str,
+    target: str,
+    model_file: str,
+    canary_inputs_NCHW: NDArray[np.float32],
+    canary_outputs: NDArray[np.float32],
+    environment: Environment,
+    versions: Mapping[str, str],
+    policy: Any,
+    verdict: Any = None,
+    preprocess: Any = None,
+) -> Manifest:
+    """Write ``folder`` with ``files`` (name in the bundle -> a file to copy, or its bytes), canaries and manifest.
+
+    ``canary_outputs``: float32 [N, classes], what the runtime answered to all N inputs in one batch. ``policy``,
+    ``verdict`` and ``preprocess`` are records or plain JSON values. The folder is built under a hidden name beside its
+    place, synced, and renamed; folders left there by killed writers are removed. An older bundle is exchanged for it in
+    one step where the system can (Linux); elsewhere the old one is moved away first, and for that moment there is none.
+    Raises OutputError where it cannot be written, and where ``folder`` holds something that is no bundle; ValueError
+    for a bad name or bad canaries.
+    """
+    contents = dict(files) | _canaries(canary_inputs_NCHW, canary_outputs)
+    for name in contents:
+        require_plain_name(name)
+    folder = Path(folder)
+    try:
+        _require_replaceable(folder)
+        with _building(folder) as temporary:
+            manifest = Manifest(
+                model=model,
+                target=target,
+                model_file=model_file,
+                files=tuple(_put(temporary, name, contents[name]) for name in sorted(contents)),
+                canaries=CanaryFiles(inputs=CANARY_INPUTS, outputs=CANARY_OUTPUTS, images=len(canary_inputs_NCHW)),
+                environment=environment,
+                versions=dict(versions),
+                policy=_plain(policy),
+                verdict=_plain(verdict),
+                preprocess=_plain(preprocess),
+            )
+            text = to_json(manifest).encode()
+            with _synced(temporary / MANIFEST) as target_file:
+                target_file.write(text)
+            _sync_folders(temporary)
+            _move_into_place(temporary, folder)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise OutputError(
+            f"cannot write the bundle {folder} ({error.strerror or error}{where}); "
+            "choose a folder that you may write to, with free space"
+        ) from error
+    return from_json(Manifest, text, str(folder / MANIFEST))
+
+
+def _canaries(inputs: NDArray[np.float32], outputs: NDArray[np.float32]) -> dict[str, bytes]:
+    if inputs.dtype != np.float32 or inputs.ndim != 4 or outputs.dtype != np.float32 or outputs.ndim != 2:
+        raise ValueError(
+            f"canaries are float32 [N, C, H, W] and [N, classes], not {inputs.dtype} {inputs.shape} "
+            f"and {outputs.dtype} {outputs.shape}"
+        )
+    if len(inputs) != len(outputs) or not len(inputs):
+        raise ValueError(f"{len(inputs)} canary inputs need as many outputs, at least one; found {len(outputs)}")
+    if not (np.isfinite(inputs).all() and np.isfinite(outputs).all()):
+        raise ValueError("a canary input or output is not finite")
+    return {CANARY_INPUTS: _npy(inputs), CANARY_OUTPUTS: _npy(outputs)}
+
+
+def _npy(array: NDArray[np.float32]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    return to_dict(value) if dataclasses.is_dataclass(value) else value
+
+
+def _put(root: Path, name: str, content: Path | bytes) -> BundleFile:
+    """Write one file; size and digest are of the bytes written."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    with _synced(path) as target:
+        for chunk in _chunks(content):
+            target.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+    return BundleFile(name=name, size=size, sha256=digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    with path.open("xb") as target:
+        yield target
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _chunks(content: Path | bytes) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with Path(content).open("rb") as source:
+        while chunk := source.read(1 << 20):
+            yield chunk
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Only a bundle, an empty folder or nothing may be replaced; never somebody's other files."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError(f"{folder} is not a folder; choose another place for the bundle")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise OutputError(
+            f"{folder} holds files but no {MANIFEST}, so it is no bundle to replace; choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _building(folder: Path) -> Iterator[Path]:
+    """A locked hidden folder beside ``folder``; whatever is left under its name afterwards is removed.
+
+    The lock ends with its process: folders of killed writers are recognised by it and removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}."
+    for left in folder.parent.glob(f"{prefix}*.tmp"):
+        with contextlib.suppress(OSError), _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix, suffix=".tmp"))
+    try:
+        with _locked(temporary):
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folders(root: Path) -> None:
+    for folder, _, _ in os.walk(root):
+        _sync(Path(folder))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    """Rename; afterwards ``temporary`` is gone, or holds what stood there before."""
+    if not folder.exists():
+        temporary.rename(folder)
+    elif not _exchange(temporary, folder):
+        aside = temporary.with_name(temporary.name.removesuffix(".tmp") + ".old.tmp")
+        folder.rename(aside)
+        temporary.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step (Linux renameat2); False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
