@@ -1,0 +1,278 @@
+"""The checks: from measurements to a verdict. Pure, so that every rule can be read and tried here."""
+
+from collections.abc import Iterable
+
+from limpq_deploy.export.latency import LatencyReport, LatencySeries
+from limpq_deploy.policy import BudgetUse
+from limpq_deploy.verdict import (
+    AccuracyResult,
+    BitOps,
+    Check,
+    EndToEndParity,
+    LatencyLine,
+    LatencyResult,
+    LayerParity,
+    Limits,
+    NotMeasured,
+    Verdict,
+    outcome_of,
+)
+
+MIXED, FLOAT, UNIFORM8 = "mixed", "float", "uniform8"
+"""Names of the latency series."""
+
+Finding = Check | NotMeasured
+
+
+def judge(
+    *,
+    model: str,
+    target: str,
+    budgets: tuple[BudgetUse, ...],
+    bitops: tuple[BitOps, ...],
+    limits: Limits,
+    accuracy: AccuracyResult | None = None,
+    parity: EndToEndParity | None = None,
+    layer_parity: LayerParity | None = None,
+    float_nodes: tuple[str, ...] | None = None,
+    latency: LatencyReport | None = None,
+    reasons: dict[str, str] | None = None,
+    notes: Iterable[str] = (),
+) -> Verdict:
+    """Check every measurement against its limit.
+
+    None stands for a part that was not measured: its checks are listed under ``not_measured`` with the reason found in
+    ``reasons`` under "accuracy", "uniform", "parity", "layer_parity", "float_nodes" or "latency". ``float_nodes``:
+    names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float. Raises
+    ValueError when accuracies were not measured on the same number of images.
+    """
+    why = reasons or {}
+    found = [
+        *(_budget(budget) for budget in budgets),
+        _parity(parity, why),
+        _layer_parity(layer_parity, limits, why),
+        _integers(float_nodes, why),
+        *_accuracy(accuracy, limits, why),
+        *_latency(latency, limits, why),
+    ]
+    checks = tuple(finding for finding in found if isinstance(finding, Check))
+    not_measured = tuple(finding for finding in found if isinstance(finding, NotMeasured))
+    result = summarise_latency(latency) if latency is not None else None
+    outcome = outcome_of(checks, not_measured)
+    return Verdict(
+        model=model,
+        target=target,
+        outcome=outcome,
+        passed=outcome == "passed",
+        checks=checks,
+        not_measured=not_measured,
+        budgets=budgets,
+        bitops=bitops,
+        limits=limits,
+        accuracy=accuracy,
+        parity=parity,
+        layer_parity=layer_parity,
+        float_nodes=float_nodes,
+        latency=result,
+        notes=(*notes, *_accuracy_notes(accuracy), *_latency_notes(result)),
+    )
+
+
+def summarise_latency(report: LatencyReport) -> LatencyResult:
+    """Percentiles of every series, and the mixed model's speed-up over each other one of the same run."""
+    lines = tuple(
+        LatencyLine(
+            name=series.name,
+            threads=series.threads,
+            batch=series.batch,
+            p50_ms=series.stats.p50_ms,
+            p90_ms=series.stats.p90_ms,
+            p99_ms=series.stats.p99_ms,
+            doubts=series.doubts,
+        )
+        for series in report.series
+    )
+    runs = {(series.threads, series.batch) for series in report.series if series.name == MIXED}
+    speedups = tuple(
+        report.speedup(MIXED, series.name, threads=series.threads, batch=series.batch)
+        for series in report.series
+        if series.name != MIXED and (series.threads, series.batch) in runs
+    )
+    return LatencyResult(lines=lines, speedups=speedups)
+
+
+def _budget(budget: BudgetUse) -> Check:
+    kept = budget.used <= budget.limit
+    word = "within" if kept else "above"
+    return Check(
+        name=f"budget_{budget.name}",
+        passed=kept,
+        detail=f"{budget.used:,} {budget.unit} used, {word} the limit of {budget.limit:,}",
+    )
+
+
+def _parity(parity: EndToEndParity | None, why: dict[str, str]) -> Finding:
+    name = "parity_end_to_end"
+    if parity is None:
+        return _missing(name, "parity", why)
+    logits = "bit-equal" if parity.logits_bit_equal else "not bit-equal"
+    return Check(
+        name=name,
+        passed=parity.mismatches == 0 and parity.logits_bit_equal and parity.codes > 0 and parity.images > 0,
+        detail=f"{parity.mismatches:,} of {parity.codes:,} codes differ on {parity.images:,} images, logits {logits}",
+    )
+
+
+def _layer_parity(parity: LayerParity | None, limits: Limits, why: dict[str, str]) -> Finding:
+    name = "parity_layer_by_layer"
+    if parity is None:
+        return _missing(name, "layer_parity", why)
+    allowed = limits.max_flip_share * parity.codes
+    passed = (
+        parity.codes > 0
+        and parity.max_lsb <= limits.max_lsb
+        and (parity.mismatches == 0 or parity.mismatches < allowed)
+        and parity.max_tie_distance <= limits.max_tie_distance
+    )
+    return Check(
+        name=name,
+        passed=passed,
+        detail=(
+            f"{parity.mismatches:,} of {parity.codes:,} codes of {parity.layers} layers differ "
+            f"(fewer than {allowed:,.1f} allowed), by at most {parity.max_lsb} LSB, "
+            f"at most {parity.max_tie_distance:.2g} of a step from a tie; "
+            f"top-1 agrees on {parity.top1_agreement:.2%} of {parity.images:,} images"
+        ),
+    )
+
+
+def _integers(float_nodes: tuple[str, ...] | None, why: dict[str, str]) -> Finding:
+    name = "integers_everywhere"
+    if float_nodes is None:
+        return _missing(name, "float_nodes", why)
+    if not float_nodes:
+        return Check(name=name, passed=True, detail="no Conv, Gemm, MatMul or Add is computed in float")
+    shown = ", ".join(float_nodes[:5]) + (", ..." if len(float_nodes) > 5 else "")
+    return Check(name=name, passed=False, detail=f"{len(float_nodes)} nodes are computed in float: {shown}")
+
+
+def _accuracy(accuracy: AccuracyResult | None, limits: Limits, why: dict[str, str]) -> list[Finding]:
+    against_float, against_uniform = "accuracy_against_float", "accuracy_against_uniform"
+    if accuracy is None:
+        return [_missing(against_float, "accuracy", why), _missing(against_uniform, "accuracy", why)]
+    reference, mixed = accuracy.float, accuracy.mixed
+    for other in (mixed, accuracy.uniform, accuracy.uniform8):
+        if other is not None and other.images != reference.images:
+            raise ValueError(f"accuracies on {reference.images} and {other.images} images cannot be compared")
+    findings: list[Finding] = [
+        Check(
+            name=against_float,
+            passed=100 * (reference.correct - mixed.correct) <= limits.max_accuracy_drop * reference.images,
+            detail=(
+                f"top-1 {mixed.top1:.2f} % against {reference.top1:.2f} % in float "
+                f"({mixed.top1 - reference.top1:+.2f} points, at most {limits.max_accuracy_drop:g} may be lost)"
+            ),
+        )
+    ]
+    if accuracy.uniform_bits is None:
+        return findings
+    if accuracy.uniform is None or accuracy.against_uniform is None:
+        return [*findings, _missing(against_uniform, "uniform", why)]
+    pair, uniform = accuracy.against_uniform, accuracy.uniform
+    worse = pair.points < 0
+    significant = pair.p_first_worse < limits.significance
+    if not worse:
+        verdict = "not worse"
+    elif significant:
+        verdict = f"worse beyond noise (p = {pair.p_first_worse:.2g}, limit {limits.significance:g})"
+    else:
+        verdict = f"worse, within the noise of {pair.images:,} images (p = {pair.p_first_worse:.2g})"
+    findings.append(
+        Check(
+            name=against_uniform,
+            passed=not (worse and significant),
+            detail=(
+                f"top-1 {mixed.top1:.2f} % against {uniform.top1:.2f} % with {accuracy.uniform_bits} "
+                f"within the same budget ({pair.points:+.2f} points; {pair.only_first} images right only here, "
+                f"{pair.only_second} only there): {verdict}"
+            ),
+        )
+    )
+    return findings
+
+
+def _latency(report: LatencyReport | None, limits: Limits, why: dict[str, str]) -> list[Finding]:
+    findings: list[Finding] = []
+    mixed = _deployed(report, MIXED)
+    if limits.max_latency_ms is not None:
+        findings.append(
+            _missing("latency", "latency", why)
+            if mixed is None
+            else Check(
+                name="latency",
+                passed=mixed.stats.p50_ms <= limits.max_latency_ms,
+                detail=(
+                    f"p50 {mixed.stats.p50_ms:.3f} ms (95 % interval {mixed.stats.p50_low_ms:.3f} to "
+                    f"{mixed.stats.p50_high_ms:.3f}) at batch {mixed.batch}, limit {limits.max_latency_ms:g} ms"
+                    f"{_doubtful(mixed)}"
+                ),
+            )
+        )
+    if limits.min_speedup is not None:
+        slow = _deployed(report, FLOAT)
+        if report is None or mixed is None or slow is None or slow.batch != mixed.batch:
+            findings.append(_missing("speedup", "latency", why))
+        else:
+            gain = report.speedup(MIXED, FLOAT, threads="default", batch=mixed.batch)
+            findings.append(
+                Check(
+                    name="speedup",
+                    passed=gain.ratio >= limits.min_speedup,
+                    detail=(
+                        f"{gain.ratio:.2f} times as fast as float (95 % interval {gain.low:.2f} to {gain.high:.2f}) at "
+                        f"batch {gain.batch}, at least {limits.min_speedup:g} asked{_doubtful(mixed, slow)}"
+                    ),
+                )
+            )
+    return findings
+
+
+def _deployed(report: LatencyReport | None, name: str) -> LatencySeries | None:
+    """The series that limits are about: the runtime's default threads, smallest batch."""
+    if report is None:
+        return None
+    series = [series for series in report.series if series.name == name and series.threads == "default"]
+    return min(series, key=lambda one: one.batch, default=None)
+
+
+def _accuracy_notes(accuracy: AccuracyResult | None) -> tuple[str, ...]:
+    if accuracy is None:
+        return ()
+    if accuracy.uniform_bits is None:
+        return ("No uniform policy keeps the budgets, so there is none to compare the mixed policy with.",)
+    if accuracy.against_uniform is None or accuracy.against_uniform.points >= 0:
+        return ()
+    return (
+        f"On these images the mixed policy is {-accuracy.against_uniform.points:.2f} points worse than "
+        f"{accuracy.uniform_bits} within the same budget: the search did not pay here.",
+    )
+
+
+def _latency_notes(result: LatencyResult | None) -> tuple[str, ...]:
+    if result is None:
+        return ()
+    return tuple(
+        f"With {gain.threads} threads at batch {gain.batch} the mixed engine is slower than float "
+        f"({gain.ratio:.2f} times its speed): quantization does not pay here."
+        for gain in result.speedups
+        if gain.over == FLOAT and gain.high < 1
+    )
+
+
+def _doubtful(*series: LatencySeries) -> str:
+    doubts = sorted({doubt for one in series for doubt in one.doubts})
+    return f"; doubtful: {'; '.join(doubts)}" if doubts else ""
+
+
+def _missing(check: str, part: str, why: dict[str, str]) -> NotMeasured:
+    return NotMeasured(name=check, reason=why.get(part, f"{part.replace('_', ' ')} was not measured"))

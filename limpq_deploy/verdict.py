@@ -1,0 +1,206 @@
+"""The verdict: what was promised, what was measured, and a named check for each. Pure; no torch, no runtime."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from limpq_deploy.evaluate import Accuracy, PairedComparison
+from limpq_deploy.export.latency import Speedup, Threads
+from limpq_deploy.export.placement import BitPair, Placement
+from limpq_deploy.policy import BudgetUse
+
+Outcome = Literal["passed", "failed", "incomplete"]
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What may be asked of a result.
+
+    ``max_accuracy_drop``: points of top-1 below float. ``significance``: the mixed model fails against the uniform one
+    when chance alone would make it look so much worse with a smaller probability than this. ``max_lsb``,
+    ``max_flip_share`` and ``max_tie_distance`` (in steps): what float32 rounding of the trained model may differ from
+    the exported integers, layer by layer. ``max_latency_ms``: p50 of one call, and ``min_speedup``: ratio of float's
+    p50 to it, both with the runtime's default threads at the smallest batch measured; None: no check.
+    """
+
+    max_accuracy_drop: float = 1.0
+    significance: float = 0.05
+    max_lsb: int = 1
+    max_flip_share: float = 1e-5
+    max_tie_distance: float = 0.01
+    max_latency_ms: float | None = None
+    min_speedup: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitOps:
+    """Exact BitOps (macs * weight_bits * act_bits, one image) of one assignment of bits.
+
+    ``nominal``: the bits asked for; ``realised``: those the engine executes. ``searched``: layers that the program
+    chooses for; ``all``: pinned layers too.
+    """
+
+    name: str
+    nominal_searched: int
+    nominal_all: int
+    realised_searched: int
+    realised_all: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyResult:
+    """Top-1 of the compared models on the same images.
+
+    ``uniform_bits``: the uniform policy within the same budgets, such as "w4a4"; None when no uniform policy keeps
+    them. ``uniform``: that policy, trained by the same recipe; None when it was not trained, ``against_uniform``
+    (mixed first) with it.
+    """
+
+    float: Accuracy
+    mixed: Accuracy
+    uniform8: Accuracy | None = None
+    uniform: Accuracy | None = None
+    uniform_bits: str | None = None
+    against_uniform: PairedComparison | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndToEndParity:
+    """Integer reference against the optimised graph on the runtime: ``mismatches`` of ``codes`` integers on
+    ``images`` images, and whether every logit is the same float32."""
+
+    images: int
+    codes: int
+    mismatches: int
+    logits_bit_equal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerParity:
+    """Trained model against the exported one, each layer fed the same codes, summed over layers.
+
+    ``max_tie_distance``: how far from a rounding tie, in steps, the farthest differing value was. ``top1_agreement``:
+    share of images on which both name the same class, end to end; ``disagreements``: number of the others.
+    """
+
+    images: int
+    layers: int
+    codes: int
+    mismatches: int
+    max_lsb: int
+    max_tie_distance: float
+    top1_agreement: float
+    disagreements: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyLine:
+    """Percentiles of one series of the latency report, in milliseconds per call."""
+
+    name: str
+    threads: Threads
+    batch: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyResult:
+    """What the verdict says of the latency report: every series, and the mixed model's ratio over each other one."""
+
+    lines: tuple[LatencyLine, ...]
+    speedups: tuple[Speedup, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was asked and measured; ``detail`` is a sentence with the figures."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotMeasured:
+    """One thing that was asked and not measured, and why; neither passed nor failed."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """All checks of one build.
+
+    ``outcome``: "failed" when a check failed, "incomplete" when none did but something was not measured, else "passed".
+    ``passed`` is true for the last alone. ``notes``: what is worth knowing and is no check.
+    """
+
+    model: str
+    target: str
+    outcome: Outcome
+    passed: bool
+    checks: tuple[Check, ...]
+    not_measured: tuple[NotMeasured, ...]
+    budgets: tuple[BudgetUse, ...]
+    bitops: tuple[BitOps, ...]
+    limits: Limits
+    accuracy: AccuracyResult | None = None
+    parity: EndToEndParity | None = None
+    layer_parity: LayerParity | None = None
+    float_nodes: tuple[str, ...] | None = None
+    latency: LatencyResult | None = None
+    notes: tuple[str, ...] = ()
+    format: Literal["limpq.verdict/1"] = field(default="limpq.verdict/1")
+
+    def __post_init__(self) -> None:
+        outcome = outcome_of(self.checks, self.not_measured)
+        if self.outcome != outcome or self.passed != (outcome == "passed"):
+            raise ValueError(f"the checks say {outcome!r}, the verdict says {self.outcome!r}")
+
+
+def outcome_of(checks: Iterable[Check], not_measured: Iterable[NotMeasured]) -> Outcome:
+    """ "failed" beats "incomplete" beats "passed"."""
+    if not all(check.passed for check in checks):
+        return "failed"
+    return "incomplete" if tuple(not_measured) else "passed"
+
+
+def count_bitops(
+    name: str,
+    placement: Placement,
+    pairs: Mapping[str, BitPair],
+    *,
+    realised: Mapping[str, BitPair] | None = None,
+) -> BitOps:
+    """Nominal and realised BitOps of an assignment, in exact integers.
+
+    ``pairs``: (weight, activation) bits of the searched layers; pinned ones keep theirs unless listed. ``realised``:
+    what the engine reports for each layer; a layer that it does not name counts as the target promises.
+    """
+    totals = {"nominal": [0, 0], "realised": [0, 0]}
+    for layer in placement.layers:
+        pinned = layer.pinned_bits
+        asked = pairs[layer.name] if pinned is None else pairs.get(layer.name, (pinned, pinned))
+        executed = (realised or {}).get(layer.name) or placement.spec.realised_pair(*asked)
+        for kind, (weight_bits, act_bits) in (("nominal", asked), ("realised", executed)):
+            bitops = layer.macs * weight_bits * act_bits
+            totals[kind][0] += bitops if pinned is None else 0
+            totals[kind][1] += bitops
+    return BitOps(
+        name=name,
+        nominal_searched=totals["nominal"][0],
+        nominal_all=totals["nominal"][1],
+        realised_searched=totals["realised"][0],
+        realised_all=totals["realised"][1],
+    )
+
+
+def same_bits_everywhere(placement: Placement, weight_bits: int, act_bits: int) -> dict[str, BitPair]:
+    """One pair for every layer, pinned ones included: 8 and 8, or `FLOAT_BITS` for the float model."""
+    return {layer.name: (weight_bits, act_bits) for layer in placement.layers}

@@ -1,0 +1,251 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.evaluate import Accuracy, PairedComparison, binomial_tail
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Threads
+from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.stability import latency_stats
+from limpq_deploy.judge import judge
+from limpq_deploy.policy import BudgetUse
+from limpq_deploy.verdict import (
+    AccuracyResult,
+    EndToEndParity,
+    LayerParity,
+    Limits,
+    Verdict,
+    count_bitops,
+    same_bits_everywhere,
+)
+
+IMAGES = 400
+
+
+def accuracy(correct: int) -> Accuracy:
+    return Accuracy(images=IMAGES, classes=10, correct=correct, top1=100 * correct / IMAGES)
+
+
+def paired(only_first: int, only_second: int) -> PairedComparison:
+    p = binomial_tail(only_second, only_first + only_second)
+    return PairedComparison(images=IMAGES, only_first=only_first, only_second=only_second, p_first_worse=p)
+
+
+def series(name: str, ms: float, threads: Threads = "default", doubts: tuple[str, ...] = ()) -> LatencySeries:
+    samples, turns = tuple(ms + 0.001 * (k % 5) for k in range(50)), (10,) * 5
+    return LatencySeries(
+        name=name,
+        threads=threads,
+        batch=1,
+        samples_ms=samples,
+        turns=turns,
+        warm_up_calls=3,
+        settle_calls=5,
+        stats=latency_stats(samples, turns, seed=0),
+        doubts=doubts,
+    )
+
+
+def latency(mixed: float = 1.0, plain: float = 2.0, doubts: tuple[str, ...] = ()) -> LatencyReport:
+    return LatencyReport(
+        environment=read_environment(()),
+        protocols=(LatencyProtocol(),),
+        series=(
+            series("mixed", mixed, doubts=doubts),
+            series("float", plain),
+            series("uniform8", 1.5),
+            series("mixed", 5.0, threads=1),
+        ),
+    )
+
+
+PARITY = EndToEndParity(images=256, codes=1_000_000, mismatches=0, logits_bit_equal=True)
+LAYERS = LayerParity(
+    images=256,
+    layers=9,
+    codes=1_000_000,
+    mismatches=3,
+    max_lsb=1,
+    max_tie_distance=1e-4,
+    top1_agreement=1.0,
+    disagreements=0,
+)
+ACCURACY = AccuracyResult(
+    float=accuracy(392),
+    mixed=accuracy(390),
+    uniform=accuracy(388),
+    uniform8=accuracy(392),
+    uniform_bits="w4a4",
+    against_uniform=paired(5, 3),
+)
+
+
+def verdict(**changes: Any) -> Verdict:
+    facts: dict[str, Any] = {
+        "model": "resnet8",
+        "target": "onnxruntime",
+        "budgets": (BudgetUse(name="bitops", used=100, limit=100, unit="BitOps"),),
+        "bitops": (),
+        "limits": Limits(),
+        "accuracy": ACCURACY,
+        "parity": PARITY,
+        "layer_parity": LAYERS,
+        "float_nodes": (),
+        "latency": latency(),
+    }
+    return judge(**(facts | changes))
+
+
+def failed(result: Verdict) -> list[str]:
+    return [check.name for check in result.checks if not check.passed]
+
+
+def test_a_result_within_every_limit_passes_with_each_check_named() -> None:
+    result = verdict()
+    assert result.passed
+    assert [check.name for check in result.checks] == [
+        "budget_bitops",
+        "parity_end_to_end",
+        "parity_layer_by_layer",
+        "integers_everywhere",
+        "accuracy_against_float",
+        "accuracy_against_uniform",
+    ]
+    assert from_json(Verdict, to_json(result), "verdict.json") == result
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"budgets": (BudgetUse(name="size", used=101, limit=100, unit="bits"),)}, "budget_size"),
+        ({"parity": dataclasses.replace(PARITY, mismatches=1)}, "parity_end_to_end"),
+        ({"parity": dataclasses.replace(PARITY, logits_bit_equal=False)}, "parity_end_to_end"),
+        ({"parity": dataclasses.replace(PARITY, codes=0)}, "parity_end_to_end"),
+        ({"layer_parity": dataclasses.replace(LAYERS, max_lsb=2)}, "parity_layer_by_layer"),
+        ({"layer_parity": dataclasses.replace(LAYERS, mismatches=10)}, "parity_layer_by_layer"),
+        ({"layer_parity": dataclasses.replace(LAYERS, max_tie_distance=0.2)}, "parity_layer_by_layer"),
+        ({"float_nodes": ("conv1_fused",)}, "integers_everywhere"),
+        ({"accuracy": dataclasses.replace(ACCURACY, mixed=accuracy(387))}, "accuracy_against_float"),
+        ({"accuracy": dataclasses.replace(ACCURACY, against_uniform=paired(1, 9))}, "accuracy_against_uniform"),
+        ({"limits": Limits(max_latency_ms=0.9)}, "latency"),
+        ({"limits": Limits(min_speedup=2.5)}, "speedup"),
+    ],
+)
+def test_each_broken_promise_fails_its_own_check(change: dict[str, Any], check: str) -> None:
+    result = verdict(**change)
+    assert (result.outcome, result.passed) == ("failed", False)
+    assert failed(result) == [check]
+
+
+def test_limits_are_met_by_equality() -> None:
+    one_point_down = dataclasses.replace(ACCURACY, mixed=accuracy(388))
+    assert verdict(accuracy=one_point_down).passed
+    assert verdict(layer_parity=dataclasses.replace(LAYERS, mismatches=0, codes=10)).passed
+
+
+@pytest.mark.parametrize(
+    ("part", "checks"),
+    [
+        ("parity", ["parity_end_to_end"]),
+        ("layer_parity", ["parity_layer_by_layer"]),
+        ("float_nodes", ["integers_everywhere"]),
+        ("accuracy", ["accuracy_against_float", "accuracy_against_uniform"]),
+    ],
+)
+def test_what_was_not_measured_is_said_and_neither_passes_nor_fails(part: str, checks: list[str]) -> None:
+    result = verdict(**{part: None}, reasons={part: "--no-engine was given"})
+    assert (result.outcome, result.passed) == ("incomplete", False)
+    assert [(one.name, one.reason) for one in result.not_measured] == [
+        (name, "--no-engine was given") for name in checks
+    ]
+    assert not {check.name for check in result.checks} & set(checks)
+
+
+def test_a_failure_beats_what_was_not_measured() -> None:
+    assert verdict(parity=None, float_nodes=("conv1",)).outcome == "failed"
+
+
+def test_without_limits_latency_is_reported_and_no_check() -> None:
+    result = verdict(latency=None)
+    assert result.passed
+    assert verdict(latency=None, limits=Limits(max_latency_ms=1, min_speedup=1)).outcome == "incomplete"
+
+
+def test_latency_limits_are_about_the_default_threads() -> None:
+    result = verdict(limits=Limits(max_latency_ms=1.1, min_speedup=1.9))
+    assert result.passed  # the single thread takes 5 ms
+    assert result.latency is not None
+    assert {(gain.over, gain.threads) for gain in result.latency.speedups} == {
+        ("float", "default"),
+        ("uniform8", "default"),
+    }
+
+
+def test_doubts_stand_beside_the_figure() -> None:
+    result = verdict(limits=Limits(max_latency_ms=2), latency=latency(doubts=("busy machine",)))
+    assert result.checks[-1].detail.endswith("; doubtful: busy machine")
+
+
+def test_an_engine_slower_than_float_is_told() -> None:
+    result = verdict(latency=latency(mixed=3.0, plain=2.0))
+    assert result.passed
+    assert any("slower than float" in note for note in result.notes)
+
+
+def test_worse_than_uniform_within_noise_passes_and_is_told() -> None:
+    result = verdict(accuracy=dataclasses.replace(ACCURACY, uniform=accuracy(391), against_uniform=paired(3, 4)))
+    assert result.passed
+    assert "worse, within the noise of 400 images (p = 0.5)" in result.checks[-1].detail
+    assert any("0.25 points worse than w4a4" in note for note in result.notes)
+
+
+def test_no_uniform_policy_within_the_budget_is_a_note_but_an_untrained_one_is_missing() -> None:
+    none = dataclasses.replace(ACCURACY, uniform=None, uniform_bits=None, against_uniform=None)
+    assert verdict(accuracy=none).passed
+    assert any("No uniform policy keeps the budgets" in note for note in verdict(accuracy=none).notes)
+    untrained = dataclasses.replace(ACCURACY, uniform=None, against_uniform=None)
+    assert [one.name for one in verdict(accuracy=untrained).not_measured] == ["accuracy_against_uniform"]
+
+
+def test_accuracies_on_different_images_are_not_compared() -> None:
+    other = Accuracy(images=10, classes=10, correct=9, top1=90.0)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        verdict(accuracy=dataclasses.replace(ACCURACY, uniform8=other))
+
+
+def test_a_verdict_that_contradicts_its_checks_cannot_exist() -> None:
+    with pytest.raises(ValueError, match="the checks say 'failed'"):
+        dataclasses.replace(verdict(float_nodes=("conv1",)), outcome="passed", passed=True)
+
+
+def layer(name: str, macs: int, pinned_bits: int | None) -> LayerPlacement:
+    return LayerPlacement(
+        name=name, kind="conv", input="x", macs=macs, num_weights=9, out_channels=1, pinned_bits=pinned_bits
+    )
+
+
+PLACEMENT = Placement(
+    model="tiny",
+    target="onnxruntime",
+    input_shape=(1, 2, 2),
+    layers=(layer("first", 10, 8), layer("conv", 100, None)),
+    quantizers=(ActQuantizer(name="x", tensor="x", signed=False, bits=8),),
+)
+
+
+def test_nominal_bitops_are_what_was_asked_and_realised_what_the_target_executes() -> None:
+    mixed = count_bitops("policy", PLACEMENT, {"conv": (3, 4)})
+    assert (mixed.nominal_searched, mixed.nominal_all) == (1200, 1200 + 640)
+    assert (mixed.realised_searched, mixed.realised_all) == (6400, 6400 + 640)
+
+
+def test_bitops_of_the_float_model_count_pinned_layers_in_float_too() -> None:
+    plain = count_bitops("float", PLACEMENT, same_bits_everywhere(PLACEMENT, 32, 32))
+    assert plain.nominal_all == plain.realised_all == 110 * 1024
+
+
+def test_what_the_engine_reports_counts_before_what_the_target_promises() -> None:
+    mixed = count_bitops("policy", PLACEMENT, {"conv": (3, 4)}, realised={"conv": (32, 32)})
+    assert mixed.realised_searched == 100 * 1024
