@@ -1,18 +1,20 @@
 """Re-estimate BatchNorm statistics after weights or bit-widths changed."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> int:
-    """Replace running statistics by the plain average over ``batches`` of images_NCHW; returns the number of images.
+    """Replace running statistics by those of ``batches`` of images_NCHW; returns the number of images.
 
+    They become the average of the batches' means and (unbiased) variances, each weighted with its number of images.
     Every module with ``running_mean`` and ``momentum`` counts as BatchNorm. The rest of the model stays in evaluation
     mode; all modes and momenta are put back.
     """
-    norms = [module for module in model.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")]
+    norms: list[Any] = [m for m in model.modules() if hasattr(m, "running_mean") and hasattr(m, "momentum")]
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     model.eval()
@@ -21,11 +23,11 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> i
         for norm in norms:
             norm.train()
         with torch.no_grad():
-            for count, batch in enumerate(batches, start=1):
-                for norm in norms:
-                    norm.momentum = 1 / count
-                model(batch)
+            for batch in batches:
                 images += len(batch)
+                for norm in norms:
+                    norm.momentum = len(batch) / images
+                model(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -35,6 +35,11 @@ class ActFakeQuant(nn.Module):
         index = self.bits.index(self.active)
         return fake_quantize(x, self.scales.scale(index), self.scales.grids[index], elements=x[0].numel())
 
+    def active_scale(self) -> float:
+        """Scale at the active width."""
+        assert self.active is not None
+        return self.scales.scale(self.bits.index(self.active)).item()
+
 
 class QuantLayer(nn.Module):
     """A convolution or linear layer with a quantized weight; ``weight`` and ``bias`` keep their names."""
@@ -55,6 +60,11 @@ class QuantLayer(nn.Module):
         grid = self.scales.grids[index]
         weight = fake_quantize(self.weight, self.scales.scale(index), grid, elements=self.weight.numel())
         return self._apply_weight(x, weight, self.bias)
+
+    def active_scale(self) -> float:
+        """Weight scale at the active width."""
+        assert self.active is not None
+        return self.scales.scale(self.bits.index(self.active)).item()
 
     def codes(self) -> torch.Tensor:
         """Integer weight codes (as floats) at the active width, by the arithmetic of the forward pass."""
@@ -125,7 +135,7 @@ class QuantizedModel(nn.Module):
         self.set_float()
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        return self.graph(images_NCHW)  # type: ignore[no-any-return]
+        return self.graph(images_NCHW)
 
     def quant_layer(self, name: str) -> QuantLayer:
         module = self.graph.get_submodule(name)

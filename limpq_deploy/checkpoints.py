@@ -1,0 +1,113 @@
+"""Tensors of a module in a safetensors file that says what they belong to."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from limpq_deploy.calibration.errors import MissingExtra, ModelError
+from limpq_deploy.calibration.files import replacing
+
+FORMAT = "limpq.checkpoint/1"
+KEY = "limpq"
+"""The one metadata entry: JSON with sorted keys, so that equal checkpoints are equal files."""
+
+KINDS = {"float": "a float model", "joint": "a jointly trained model", "finetuned": "a fine-tuned model"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """What the tensors belong to.
+
+    ``target``: placement of the quantizers, None for a float model. ``bits``: the candidate widths of a joint model, or
+    ``{layer: [weight_bits, act_bits]}`` of a policy; None for a float model.
+    """
+
+    kind: Literal["float", "joint", "finetuned"]
+    model: str
+    target: str | None = None
+    bits: Any = field(default=None)
+
+
+def save_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
+    """Write all parameters and buffers of ``module``, whole or not at all."""
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise _missing() from error
+    metadata = {KEY: json.dumps({"format": FORMAT, **asdict(info)}, sort_keys=True)}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
+    """Copy a checkpoint into ``module``, bit by bit.
+
+    Raises ModelError, in one sentence that names what differs, for a file that is missing, damaged, or belongs to
+    another kind, model, target or other bits than ``info`` says; the module then stays as it was.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise _missing() from error
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as stream:
+            found = _info(path, stream.metadata())
+            _require_same(path, found, info)
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a mapping
+    except OSError as error:
+        raise ModelError(f"cannot read checkpoint {path}: {error.strerror or error}; train again") from error
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a whole safetensors file ({error}); train again, or copy it again") from error
+    _require_tensors(path, tensors, module)
+    module.load_state_dict(tensors)
+
+
+def _info(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
+    try:
+        found = json.loads((metadata or {})[KEY])
+        known = found["format"] == FORMAT
+    except (KeyError, ValueError, TypeError):
+        known = False
+    if not known:
+        raise ModelError(f"{path} is no {FORMAT} file; expected a checkpoint written by limpq-deploy, train again")
+    return dict(found)
+
+
+def _require_same(path: Path, found: dict[str, Any], info: CheckpointInfo) -> None:
+    expected = json.loads(json.dumps(asdict(info)))
+    for name in (entry.name for entry in fields(info)):
+        if found.get(name) != expected[name]:
+            raise ModelError(
+                f"{path} has {name} {_shown(name, found.get(name), expected[name])}; expected "
+                f"{_shown(name, expected[name], found.get(name))}; give the checkpoint that belongs here or train again"
+            )
+
+
+def _shown(name: str, value: Any, other: Any) -> str:
+    """A value in few words; of two policies only the first layer that differs."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        layer = next(key for key in sorted({*value, *other}) if value.get(key) != other.get(key))
+        return f"{value[layer]} in layer {layer!r}" if layer in value else f"no layer {layer!r}"
+    if isinstance(value, dict):
+        return f"a policy of {len(value)} layers"
+    return f"{value!r} ({KINDS[value]})" if name == "kind" and value in KINDS else repr(value)
+
+
+def _require_tensors(path: Path, tensors: dict[str, Any], module: nn.Module) -> None:
+    expected = module.state_dict()
+    names = sorted(expected.keys() ^ tensors.keys())
+    names += sorted(n for n in expected.keys() & tensors.keys() if expected[n].shape != tensors[n].shape)
+    if names:
+        raise ModelError(
+            f"{path} does not fit the model: {len(names)} tensors are missing, unknown or of another shape, the first "
+            f"is {names[0]!r}; train again"
+        )
+
+
+def _missing() -> MissingExtra:
+    return MissingExtra("checkpoints need safetensors, which is not installed; run: pip install 'limpq-deploy[train]'")

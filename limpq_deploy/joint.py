@@ -1,0 +1,197 @@
+"""Joint training: all bit-widths of all layers learn their scales at once; the learned scales are the indicators.
+
+Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise Importance, ECCV 2022.
+"""
+
+import logging
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from limpq_deploy.calibration.datasets import DataSet, Split
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
+from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.layers import TracedModel
+from limpq_deploy.progress import Report, silent
+from limpq_deploy.quantized import LearnedScales, QuantizedModel, joint_model
+from limpq_deploy.settings import JointSettings
+from limpq_deploy.training import History, train
+
+LEAST_MOVEMENT = 0.02
+"""Scales that moved less than this share of themselves say more about their first values than about importance."""
+
+log = logging.getLogger(__name__)
+
+
+def train_indicators(
+    traced: TracedModel,
+    placement: Placement,
+    dataset: DataSet,
+    *,
+    bits: tuple[int, ...],
+    settings: JointSettings,
+    seed: int,
+    report: Report = silent,
+) -> tuple[Indicators, QuantizedModel]:
+    """Learn the scales of every candidate width together; returns them and the jointly trained model.
+
+    A step runs the batch once at every width of ``bits``, the same in all searched layers (weight = activation bits),
+    and once with a width drawn for each layer; layers that share an activation quantizer draw one width together.
+    ``Indicators.source`` keeps settings, losses, how far scales moved, and ``warnings``. ``traced`` stays as it was.
+    Raises SettingError for widths that do not ascend or lie outside 2 to 8, ModelError when a loss is not finite.
+    """
+    _require_bits(bits)
+    model = joint_model(traced, placement, bits)
+    split = dataset.split("train")
+    model.initialise_scales(_first_images(split, settings.first_images, seed))
+    rng = np.random.default_rng((seed, len(bits)))
+    history = train(
+        model,
+        split,
+        settings,
+        seed=seed,
+        augment=dataset.augment,
+        passes=(
+            *(_uniform_pass(model, width) for width in bits),
+            lambda: model.set_bits(random_widths(placement, bits, rng)),
+        ),
+        report=report,
+    )
+    model.set_bits(uniform(placement, bits[-1]))
+    source = _source(model, bits, settings, seed, history)
+    for warning in source["warnings"]:
+        log.warning(warning)
+    return read_indicators(model, bits, source), model
+
+
+def uniform(placement: Placement, width: int) -> dict[str, BitPair]:
+    """One width for weights and activations of every searched layer."""
+    return {layer.name: (width, width) for layer in placement.searched}
+
+
+def random_widths(placement: Placement, bits: tuple[int, ...], rng: np.random.Generator) -> dict[str, BitPair]:
+    """A width for every searched layer, its weight and activation alike.
+
+    One draw per activation quantizer: layers that read the same quantizer get the same width.
+    """
+    drawn: dict[str, int] = {}
+    for layer in placement.searched:
+        if layer.input not in drawn:
+            drawn[layer.input] = bits[int(rng.integers(len(bits)))]
+    return {layer.name: (drawn[layer.input], drawn[layer.input]) for layer in placement.searched}
+
+
+def read_indicators(model: QuantizedModel, bits: tuple[int, ...], source: Any = None) -> Indicators:
+    """The learned scales of a joint model as indicators.
+
+    Where an activation re-quantizer does nothing (as wide as its parent, or wider) the parent's scale is read.
+    """
+    placement = model.placement
+    return Indicators(
+        model=placement.model,
+        bits=bits,
+        layers=tuple(_layer(model, layer, bits) for layer in placement.searched),
+        pinned=tuple(_pinned(placement, layer) for layer in placement.pinned),
+        source=source,
+    )
+
+
+def _layer(model: QuantizedModel, layer: LayerPlacement, bits: tuple[int, ...]) -> LayerIndicators:
+    weights = model.quant_layer(layer.name).scales
+    acts = [_act_scales(model, layer.input, width) for width in bits]
+    return LayerIndicators(
+        name=layer.name,
+        macs=layer.macs,
+        num_weights=layer.num_weights,
+        weight=tuple(weights.log_scale.detach().exp().tolist()),
+        act=tuple(now for _, now in acts),
+        act_group=model.placement.act_group(layer),
+        weight_init=tuple(weights.first.tolist()),
+        act_init=tuple(first for first, _ in acts),
+    )
+
+
+def _act_scales(model: QuantizedModel, name: str, width: int) -> tuple[float, float]:
+    """First and learned scale of the codes that a layer reads at this width."""
+    quantizer = model.act_quantizer(name)
+    if quantizer.identity_from is not None and width >= quantizer.identity_from:
+        parent = quantizer.placed.parent
+        assert parent is not None
+        quantizer = model.act_quantizer(parent)
+        width = quantizer.bits[0]
+    row = quantizer.bits.index(width)
+    return quantizer.scales.first[row].item(), quantizer.scales.scale(row).item()
+
+
+def _pinned(placement: Placement, layer: LayerPlacement) -> PinnedLayer:
+    weight_bits, act_bits = layer.pinned_bits, placement.quantizer(layer.input).bits
+    assert weight_bits is not None
+    assert act_bits is not None
+    return PinnedLayer(
+        name=layer.name, macs=layer.macs, num_weights=layer.num_weights, weight_bits=weight_bits, act_bits=act_bits
+    )
+
+
+def _source(
+    model: QuantizedModel, bits: tuple[int, ...], settings: JointSettings, seed: int, history: History
+) -> dict[str, Any]:
+    placement = model.placement
+    weight = median_movement(model.quant_layer(layer.name).scales for layer in placement.searched)
+    act = median_movement(model.act_quantizer(name).scales for name in {layer.input for layer in placement.searched})
+    warnings = []
+    if act < LEAST_MOVEMENT:
+        warnings.append(
+            f"the median activation scale moved {100 * act:.2f} % from its first value, less than "
+            f"{100 * LEAST_MOVEMENT:g} %: these indicators mostly repeat the sizes of tensors; train longer or raise "
+            f"scale_learning_rate (now {settings.scale_learning_rate:g})"
+        )
+    columns = list(zip(*history.losses, strict=True))
+    passes = [*map(str, bits), "random"]
+    return {
+        "method": "limpq joint training",
+        "target": placement.target,
+        "settings": asdict(settings),
+        "seed": seed,
+        "steps": len(history.losses),
+        "images": history.images,
+        "seconds": round(history.seconds, 3),
+        "loss": {
+            name: {"first": _mean(column[:10]), "last": _mean(column[-10:])}
+            for name, column in zip(passes, columns, strict=True)
+        },
+        "median_weight_movement": weight,
+        "median_act_movement": act,
+        "warnings": warnings,
+    }
+
+
+def median_movement(scales: Iterable[LearnedScales]) -> float:
+    """Median of ``|s / s_first - 1|`` over all grids of these quantizers; 0 where there are none."""
+    shares: list[float] = []
+    for learned in scales:
+        shares += (learned.log_scale.detach().exp() / learned.first - 1).abs().tolist()
+    return statistics.median(shares) if shares else 0.0
+
+
+def _mean(losses: Iterable[float]) -> float:
+    return round(statistics.fmean(losses), 6)
+
+
+def _uniform_pass(model: QuantizedModel, width: int) -> Callable[[], None]:
+    policy = uniform(model.placement, width)
+    return lambda: model.set_bits(policy)
+
+
+def _first_images(split: Split, images: int, seed: int) -> torch.Tensor:
+    batch, _ = next(split.batches(min(images, len(split)), shuffle=(seed, 0)))
+    return torch.from_numpy(batch)
+
+
+def _require_bits(bits: tuple[int, ...]) -> None:
+    if not bits or list(bits) != sorted(set(bits)) or not all(2 <= width <= 8 for width in bits):
+        raise SettingError(f"candidate bits are {list(bits)}; expected ascending widths from 2 to 8, such as 2,3,4,5,6")
