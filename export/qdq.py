@@ -25,9 +25,9 @@ from limpq_deploy.calibration.params import QuantParams
 from limpq_deploy.export.folding import IntegerLayer
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.pooling import MARKER_DOMAIN, is_marker, with_global_pools
 from limpq_deploy.export.targets import TargetSpec
 
+MARKER_DOMAIN, MARKER_OP = "limpq", "Quantizer"
 LAYER_OPS = ("Conv", "Gemm")
 CODE_MOVERS = ("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Identity", "Transpose", "Squeeze", "Unsqueeze")
 """Operators that move or choose values and therefore act on codes as they act on reals."""
@@ -35,9 +35,15 @@ CODE_MOVERS = ("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Identity", "Tra
 IR_VERSION = 10
 
 
+def is_marker(node: onnx.NodeProto) -> bool:
+    """Whether the node marks the place of an activation quantizer."""
+    return node.domain == MARKER_DOMAIN and node.op_type == MARKER_OP
+
+
 def strip_markers(template: onnx.ModelProto) -> onnx.ModelProto:
     """The float model: the template without its quantizer markers."""
-    model = with_global_pools(template)
+    model = onnx.ModelProto()
+    model.CopyFrom(template)
     renamed: dict[str, str] = {}
     outputs = {output.name for output in model.graph.output}
     nodes = []
@@ -74,7 +80,7 @@ def build_qdq(
             f"target {spec.name!r} needs another Q/DQ dialect than this version writes (uint8 codes, integer Clip); "
             "export for the target onnxruntime"
         )
-    builder = _Builder(with_global_pools(template), placement, layers, acts)
+    builder = _Builder(template, placement, layers, acts)
     model = builder.build()
     _set_opset(model, spec.opset)
     model.ir_version = IR_VERSION

@@ -18,6 +18,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export import reference_ops as ops
 from limpq_deploy.export.onnx_files import attribute, constants, load_model
 from limpq_deploy.export.reference_moves import MOVES
+from limpq_deploy.export.watching import code_tensors
 
 Array = NDArray[Any]
 
@@ -107,7 +108,9 @@ class IntegerReference:
     """Runs a Q/DQ file in integers. Raises ModelError for a graph outside the dialect, when it is made or first run."""
 
     def __init__(self, model: onnx.ModelProto | Path) -> None:
-        self._graph = (model if isinstance(model, onnx.ModelProto) else load_model(model)).graph
+        loaded = model if isinstance(model, onnx.ModelProto) else load_model(model)
+        self._graph = loaded.graph
+        self._code_tensors = tuple(code_tensors(loaded))
         self._fixed: dict[str, Array] = dict(constants(self._graph))
         self._producers = {name: node for node in self._graph.node for name in node.output}
         self._last_use = {name: i for i, node in enumerate(self._graph.node) for name in node.input}
@@ -115,6 +118,11 @@ class IntegerReference:
             node.output[0]: self._layer(node) for node in self._graph.node if node.op_type in ("Conv", "Gemm")
         }
         self._weights = {name for node in self._graph.node if node.output[0] in self._layers for name in node.input[1:]}
+
+    @property
+    def code_tensors(self) -> tuple[str, ...]:
+        """Outputs of QuantizeLinear, and of Clip on codes, in execution order."""
+        return self._code_tensors
 
     def run(
         self, images_NCHW: NDArray[np.float32], *, keep: Collection[str] = ()

@@ -22,6 +22,7 @@ NHWC_BACK = (0, 3, 1, 2)
 """Transpose of an NHWC tensor that gives NCHW."""
 
 _TOKEN = re.compile(r"_token_\d+$")
+_SUFFIX = re.compile(r"(_nchwc)?(_token_\d+)?$")
 _LAYOUT_OPS = ("QLinearConv", "QLinearGlobalAveragePool", "QLinearAveragePool", "NhwcMaxPool")
 
 
@@ -89,15 +90,20 @@ def with_outputs(optimized: onnx.ModelProto, inner: Iterable[Watch]) -> onnx.Mod
 
 
 def layer_precision(model: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str, str]:
-    """For each Conv and Gemm of the file, by node name: ``u8s8`` and the like, or ``float32``, as the optimised graph
-    shows it; ``absent`` where no node of that name is left."""
-    nodes = {_TOKEN.sub("", node.name): node for node in optimized.graph.node if node.name}
+    """For each Conv and Gemm of the file, by layer name: ``u8s8`` and the like, or ``float32``, as the optimised graph
+    shows it; ``absent`` where no node of it is left. A layer is named by its weight initializer, ``<layer>.weight``."""
+    nodes = {_SUFFIX.sub("", node.name): node for node in optimized.graph.node if node.name}
     types = {tensor.name: tensor.data_type for tensor in optimized.graph.initializer}
+    producers = {output: node for node in model.graph.node for output in node.output}
+    relus = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
     found = {}
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
-            executed = nodes.get(node.name)
-            found[node.name] = "absent" if executed is None else _precision(executed, types)
+            weight = producers[node.input[1]].input[0] if node.input[1] in producers else node.input[1]
+            names = (node.name, node.output[0], relus.get(node.output[0]))
+            executed = next((nodes[name] for name in names if name in nodes), None)
+            layer = weight.removesuffix("_codes").removesuffix(".weight")
+            found[layer] = "absent" if executed is None else _precision(executed, types)
     return found
 
 

@@ -76,8 +76,9 @@ class Runtime(Protocol):
 class Engine:
     """What a runtime made of a model.
 
-    ``layer_precision``: for each Conv and Gemm of the file, by node name, the types that the optimised graph itself
-    shows: ``u8s8`` (activations, weights), or ``float32`` where the layer stayed float.
+    ``layer_precision``: for each Conv and Gemm of the file, by layer name, the types that the optimised graph itself
+    shows: ``u8s8`` (activations, weights), ``float32`` where the layer stayed float, ``absent`` where no node of it is
+    found.
     """
 
     model_sha256: str
@@ -91,5 +92,5 @@ class Engine:
 
     @property
     def float_layers(self) -> tuple[str, ...]:
-        """Layers that do not run in integers."""
-        return tuple(name for name, precision in self.layer_precision.items() if precision.startswith("float"))
+        """Layers that the optimised graph does not show to run in integers."""
+        return tuple(name for name, precision in self.layer_precision.items() if precision in ("float32", "absent"))

@@ -166,13 +166,8 @@ class TinyNet:
         pads = self.constant(f"{name}_pads", np.array([0, new, 0, 0, 0, new, 0, 0], np.int64))
         return Tensor(self.node("Pad", [f"{name}_slice", pads], f"{name}_pad"), channels, source.quantizer)
 
-    def mean(self, source: Tensor, name: str, form: str = "GlobalAveragePool") -> Tensor:
-        if form == "GlobalAveragePool":
-            self.node(form, [source.name], name)
-        else:
-            axes = self.constant(f"{name}_axes", np.array([-1, -2] if form == "keep" else [2, 3], np.int64))
-            self.node("ReduceMean", [source.name, axes], name, keepdims=int(form == "keep"))
-        return Tensor(name, source.channels)
+    def mean(self, source: Tensor, name: str) -> Tensor:
+        return Tensor(self.node("GlobalAveragePool", [source.name], name), source.channels)
 
     def flatten(self, source: Tensor, name: str) -> Tensor:
         return Tensor(self.node("Flatten", [source.name], name, axis=1), source.channels, source.quantizer)
@@ -214,7 +209,6 @@ def residual_net(
     *,
     weight_bits: tuple[int, int, int] = (8, 4, 3),
     act_bits: tuple[int, int, int] = (8, 4, 3),
-    pool: str = "GlobalAveragePool",
     signed_stream: bool = False,
 ) -> tuple[TinyNet, Tensor]:
     """Everything at once: a stem with MaxPool, a block with identity and re-quantized reader, a strided block with
@@ -236,9 +230,8 @@ def residual_net(
         net.conv(inner, "block2.conv", 16, bits=w1, stride=2, relu=False), "block2.branch", 8, signed=True
     )
     stream = net.quantize(net.add(branch, shortcut, "block2.add"), "block2.out", 8)
-    pooled = net.quantize(net.mean(stream, "pool", pool), "pool.out", 8, spread=1.5)
-    flat = net.flatten(pooled, "flat") if pool != "drop" else pooled
-    return net, net.gemm(flat, "head", 10)
+    pooled = net.quantize(net.mean(stream, "pool"), "pool.out", 8, spread=1.5)
+    return net, net.gemm(net.flatten(pooled, "flat"), "head", 10)
 
 
 @pytest.fixture
