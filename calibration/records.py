@@ -38,7 +38,7 @@ def from_json(cls: type[T], text: str | bytes, origin: str) -> T:
 
     _check_format(cls, text, origin)
     try:
-        return _adapter(cls).validate_json(text, strict=True)
+        return _adapter(cls).validate_json(text, strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         raise RecordError(f"{origin}: {_first(error)}") from error
 
@@ -65,7 +65,7 @@ def _adapter(cls: type) -> Any:
 
 
 def _format_of(cls: type) -> str:
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     return str(fields["format"].default) if "format" in fields else cls.__name__
 
 

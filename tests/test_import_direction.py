@@ -87,8 +87,8 @@ def may_import(layer: str, name: str) -> bool:
 def unsafe_pickles(tree: ast.AST) -> Iterator[str]:
     """Whatever writes a pickle, or reads one without restriction.
 
-    Allowed: a subclass of ``pickle.Unpickler`` with its own ``find_class`` (for other people's files), and ``torch.load``
-    with ``weights_only=True``.
+    Allowed: a subclass of ``pickle.Unpickler`` with its own ``find_class`` (for other people's files), and
+    ``torch.load`` with ``weights_only=True``.
     """
     for _, name in imports(tree):
         if is_or_below(name, "cloudpickle", "dill", "joblib", "marshal", "shelve") or name.startswith("pickle."):

@@ -42,7 +42,7 @@ COUNT = st.integers(0, 2**70)
 REAL = st.floats(allow_nan=False, allow_infinity=False)
 POSITIVE = st.floats(1e-30, 1e30)
 SHARE = st.floats(0, 1)
-THREADS = st.one_of(st.just("default"), st.integers(1, 64))
+THREADS: st.SearchStrategy[Any] = st.one_of(st.just("default"), st.integers(1, 64))
 
 
 def tuples(item: st.SearchStrategy[Any], **sizes: int) -> st.SearchStrategy[tuple[Any, ...]]:
