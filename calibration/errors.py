@@ -17,6 +17,10 @@ class ModelError(LimpqError):
     """A model, its weights or a layer cannot be handled."""
 
 
+class SettingError(LimpqError):
+    """An option has a value that makes no sense, alone or beside another one."""
+
+
 class MissingExtra(LimpqError):
     """An optional dependency is not installed; the sentence names the extra that brings it."""
 

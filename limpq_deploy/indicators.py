@@ -63,10 +63,11 @@ class Indicators:
     def __post_init__(self) -> None:
         if not self.bits or list(self.bits) != sorted(set(self.bits)):
             raise ValueError(f"bits must ascend without repeats, found {list(self.bits)}")
-        names = [layer.name for layer in (*self.layers, *self.pinned)]
-        for name in names:
-            if names.count(name) > 1:
+        seen: set[str] = set()
+        for name in [layer.name for layer in self.layers] + [layer.name for layer in self.pinned]:
+            if name in seen:
                 raise ValueError(f"layer {name!r} is listed twice")
+            seen.add(name)
         groups: dict[str, tuple[float, ...]] = {}
         for layer in self.layers:
             self._check(layer)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from limpq_deploy.outliers import OutlierReport
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBits:
@@ -24,8 +26,10 @@ class BudgetUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverResult:
-    """How the policy was found. ``bound``: proven lower bound of the objective; ``gap``: (objective - bound) / |bound|;
-    ``seconds``: wall time of building and solving the program."""
+    """How the policy was found. ``status``: "optimal" where it is proved that no better policy exists, else "feasible".
+    ``bound``: proven lower bound of the objective, a rounding allowance near 1e-12 below it where optimal; ``gap``:
+    (objective - bound) / |bound|, or the difference where the bound is 0; ``seconds``: wall time of building, solving
+    and proving."""
 
     name: str
     status: str
@@ -36,13 +40,15 @@ class SolverResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Bit-widths of the searched layers, by qualified module name; ``objective`` as in the program, with ``alpha``."""
+    """Bit-widths of the searched layers, by qualified module name; ``objective`` as in the program, with ``alpha``, on
+    the indicators as used; ``outliers``: what was done to them before."""
 
     bits: dict[str, LayerBits]
     objective: float
     alpha: float
     costs: tuple[BudgetUse, ...] = ()
     solver: SolverResult | None = None
+    outliers: OutlierReport | None = None
     model: str | None = None
     source: Any = None
     format: Literal["limpq.policy/1"] = field(default="limpq.policy/1")

@@ -1,0 +1,254 @@
+"""What a policy costs, in exact integers: additive costs over layers, each with a unit, and the budgets that limit
+them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from fractions import Fraction
+from math import floor
+from typing import Protocol
+
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.export.targets import TargetSpec
+from limpq_deploy.indicators import Indicators
+
+Pairs = Mapping[str, tuple[int, int]]
+"""(weight_bits, act_bits) by layer name, as `Policy.pairs` gives them."""
+
+Number = int | float | str | Decimal | Fraction
+
+
+class LayerShape(Protocol):
+    """What a cost reads of a layer: multiply-accumulates for one image, and weights without the bias."""
+
+    @property
+    def macs(self) -> int: ...
+    @property
+    def num_weights(self) -> int: ...
+
+
+class Cost(Protocol):
+    """A cost that adds up over layers. ``pinned``: whether pinned layers count, as a constant."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def pinned(self) -> bool: ...
+    def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitOps:
+    """``macs * weight_bits * act_bits`` for one image, over the searched layers or over all."""
+
+    pinned: bool
+
+    @property
+    def name(self) -> str:
+        return "bitops" if self.pinned else "bitops_searched"
+
+    @property
+    def unit(self) -> str:
+        return "BitOps"
+
+    def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
+        return layer.macs * weight_bits * act_bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSize:
+    """``num_weights * weight_bits``, pinned layers included; biases and scales are not counted."""
+
+    @property
+    def name(self) -> str:
+        return "size"
+
+    @property
+    def unit(self) -> str:
+        return "bits"
+
+    @property
+    def pinned(self) -> bool:
+        return True
+
+    def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
+        return layer.num_weights * weight_bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """``cost`` may be at most ``limit`` (in the cost's unit). ``option``: what the user asked for.
+
+    A cost is told to the user as ``cost * multiplier`` in ``figure_unit``, or, where ``inverse``, as
+    ``multiplier / cost`` (a compression ratio).
+    """
+
+    cost: Cost
+    limit: int
+    option: str
+    figure_unit: str
+    multiplier: Fraction
+    inverse: bool = False
+
+    def figure(self, used: int) -> str:
+        """``used`` in the user's unit with six digits, rounded so that the figure, typed as the limit, admits it."""
+        if self.inverse:
+            exact, rounding = (self.multiplier / used if used else Fraction(0)), ROUND_FLOOR
+        else:
+            exact, rounding = used * self.multiplier, ROUND_CEILING
+        context = Context(prec=6, rounding=rounding)
+        value = context.divide(Decimal(exact.numerator), Decimal(exact.denominator))
+        return f"{value.normalize():f} {self.figure_unit}"
+
+
+def parse_like(text: str) -> tuple[int, int]:
+    """``"w4a4"`` -> (4, 4). Raises SettingError."""
+    match = re.fullmatch(r"w(\d{1,2})a(\d{1,2})", text.strip().lower())
+    if match is None or not all(1 <= int(bits) <= 32 for bits in match.groups()):
+        raise SettingError(f"--like {text!r} is not understood; expected wNaM with 1 to 32 bits each, such as w4a4")
+    return int(match[1]), int(match[2])
+
+
+def like_budget(indicators: Indicators, weight_bits: int, act_bits: int) -> Budget:
+    """BitOps of a uniform policy over the searched layers; its bit-widths need not be candidates."""
+    cost = BitOps(pinned=False)
+    limit = sum(cost.of_layer(layer, weight_bits, act_bits) for layer in indicators.layers)
+    return Budget(
+        cost=cost,
+        limit=limit,
+        option=f"--like w{weight_bits}a{act_bits}",
+        figure_unit="G BitOps over the searched layers",
+        multiplier=Fraction(1, 10**9),
+    )
+
+
+def gbitops_budget(gbitops: Number) -> Budget:
+    """BitOps of all layers, pinned included; 1 G = 1e9."""
+    limit = floor(_positive("--max-gbitops", gbitops) * 10**9)
+    return Budget(
+        cost=BitOps(pinned=True),
+        limit=limit,
+        option=f"--max-gbitops {gbitops}",
+        figure_unit="G BitOps",
+        multiplier=Fraction(1, 10**9),
+    )
+
+
+def compression_budget(indicators: Indicators, ratio: Number) -> Budget:
+    """32-bit size of all weights / quantized size, pinned included, is at least ``ratio``."""
+    searched = sum(layer.num_weights for layer in indicators.layers)
+    float_bits = 32 * (searched + sum(layer.num_weights for layer in indicators.pinned))
+    return Budget(
+        cost=WeightSize(),
+        limit=floor(float_bits / _positive("--compression-ratio", ratio)),
+        option=f"--compression-ratio {ratio}",
+        figure_unit="times smaller",
+        multiplier=Fraction(float_bits),
+        inverse=True,
+    )
+
+
+def mib_budget(mib: Number) -> Budget:
+    """Size of all weights, pinned included; 1 MiB = 2^20 bytes."""
+    return Budget(
+        cost=WeightSize(),
+        limit=floor(_positive("--max-mib", mib) * 2**23),
+        option=f"--max-mib {mib}",
+        figure_unit="MiB",
+        multiplier=Fraction(1, 2**23),
+    )
+
+
+def budgets_from_options(
+    indicators: Indicators,
+    *,
+    like: str | None = None,
+    max_gbitops: Number | None = None,
+    compression_ratio: Number | None = None,
+    max_mib: Number | None = None,
+) -> tuple[Budget, ...]:
+    """The command line's budgets. Raises SettingError for a wrong value, for two of one kind, and for none at all."""
+    if like is not None and max_gbitops is not None:
+        raise SettingError("--like and --max-gbitops both limit BitOps; give one of them")
+    if compression_ratio is not None and max_mib is not None:
+        raise SettingError("--compression-ratio and --max-mib both limit the size; give one of them")
+    budgets = []
+    if like is not None:
+        budgets.append(like_budget(indicators, *parse_like(like)))
+    if max_gbitops is not None:
+        budgets.append(gbitops_budget(max_gbitops))
+    if compression_ratio is not None:
+        budgets.append(compression_budget(indicators, compression_ratio))
+    if max_mib is not None:
+        budgets.append(mib_budget(max_mib))
+    check_budgets(budgets)
+    return tuple(budgets)
+
+
+def check_budgets(budgets: Sequence[Budget]) -> None:
+    """Raises SettingError where nothing is limited: the widest candidates everywhere would be the trivial answer."""
+    if not budgets:
+        raise SettingError(
+            "no budget was given, so the widest bits everywhere would win; "
+            "give --like, --max-gbitops, --compression-ratio or --max-mib"
+        )
+
+
+def pinned_cost(cost: Cost, indicators: Indicators) -> int:
+    """The constant part of a cost: that of the pinned layers, 0 where they do not count."""
+    if not cost.pinned:
+        return 0
+    return sum(cost.of_layer(layer, layer.weight_bits, layer.act_bits) for layer in indicators.pinned)
+
+
+def total_cost(cost: Cost, indicators: Indicators, pairs: Pairs) -> int:
+    """Cost of a whole policy in the cost's unit. Raises KeyError for a searched layer without an entry."""
+    searched = sum(cost.of_layer(layer, *pairs[layer.name]) for layer in indicators.layers)
+    return searched + pinned_cost(cost, indicators)
+
+
+def realised_bitops(indicators: Indicators, pairs: Pairs, target: TargetSpec) -> int:
+    """BitOps of all layers at the bit-widths that the target's hardware executes, pinned layers included."""
+    cost = BitOps(pinned=True)
+    searched = sum(cost.of_layer(layer, *target.realised_pair(*pairs[layer.name])) for layer in indicators.layers)
+    return searched + sum(
+        cost.of_layer(layer, *target.realised_pair(layer.weight_bits, layer.act_bits)) for layer in indicators.pinned
+    )
+
+
+def uniform_pairs(indicators: Indicators, weight_bits: int, act_bits: int) -> dict[str, tuple[int, int]]:
+    """One pair for every searched layer."""
+    return {layer.name: (weight_bits, act_bits) for layer in indicators.layers}
+
+
+def uniform_policy_within(
+    indicators: Indicators, budgets: Sequence[Budget], like: tuple[int, int] | None = None
+) -> tuple[int, int] | None:
+    """The uniform (weight_bits, act_bits) to compare a mixed policy with at the same budgets.
+
+    ``like``, when both its widths are candidates (others were never trained) and every budget holds; else the candidate
+    pair with the most BitOps that meets every budget (ties: larger min(w, a), then larger w); None when none does.
+    """
+
+    def fits(pair: tuple[int, int]) -> bool:
+        pairs = uniform_pairs(indicators, *pair)
+        return all(total_cost(budget.cost, indicators, pairs) <= budget.limit for budget in budgets)
+
+    bits = indicators.bits
+    if like is not None and like[0] in bits and like[1] in bits and fits(like):
+        return like
+    fitting = [(w, a) for w in bits for a in bits if fits((w, a))]
+    return max(fitting, key=lambda pair: (pair[0] * pair[1], min(pair), pair[0]), default=None)
+
+
+def _positive(option: str, value: Number) -> Fraction:
+    try:
+        number = Fraction(str(value))
+    except (ValueError, ZeroDivisionError) as error:
+        raise SettingError(f"{option} {value!r} is not a number; expected one above 0") from error
+    if number <= 0:
+        raise SettingError(f"{option} is {value}; expected a number above 0")
+    return number
