@@ -45,6 +45,10 @@ class FloatSettings(TrainSettings):
 
     batchnorm_images: int = 6000
 
+    def __post_init__(self) -> None:
+        TrainSettings.__post_init__(self)
+        _require(self.batchnorm_images >= 2, "batchnorm_images", self.batchnorm_images, "at least 2")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointSettings(TrainSettings):

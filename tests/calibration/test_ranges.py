@@ -1,0 +1,63 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.calibration.ranges import SMALLEST, least_squares, lsq_mean_abs, min_max, three_sigma
+
+grids = st.builds(QuantGrid, bits=st.integers(2, 8), signed=st.booleans())
+values = st.lists(st.floats(-1024, 1024, width=32), min_size=2, max_size=50).map(torch.tensor)
+U4 = QuantGrid(bits=4, signed=False)
+S4 = QuantGrid(bits=4, signed=True)
+
+
+def squared_error(x: torch.Tensor, scale: float, grid: QuantGrid) -> float:
+    return float((x - (x / scale).round().clamp(grid.qmin, grid.qmax) * scale).square().mean())
+
+
+def test_lsq_mean_abs_follows_its_formula() -> None:
+    assert lsq_mean_abs(torch.tensor([1.0, -3.0]), U4) == pytest.approx(2 * 2 / math.sqrt(15))
+
+
+def test_three_sigma_follows_its_formula() -> None:
+    # mean 1, standard deviation 2 (of the population).
+    assert three_sigma(torch.tensor([-1.0, 3.0]), S4) == pytest.approx(7 / 8)
+
+
+def test_min_max_is_the_smallest_scale_that_clips_nothing() -> None:
+    assert min_max(torch.tensor([-4.0, 3.5]), S4) == pytest.approx(0.5)
+    assert min_max(torch.tensor([-1.0, 7.0]), S4) == pytest.approx(1.0)
+    assert min_max(torch.tensor([0.0, 30.0]), U4) == pytest.approx(2.0)
+
+
+def test_least_squares_clips_an_outlier_where_that_costs_less() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.rand(10_000, generator=generator), torch.tensor([4.0])])
+    scale = least_squares(x, U4)
+    assert scale < 0.6 * min_max(x, U4)
+    assert squared_error(x, scale, U4) < squared_error(x, min_max(x, U4), U4)
+
+
+@settings(deadline=None)
+@given(x=values, grid=grids)
+def test_least_squares_is_never_worse_than_min_max(x: torch.Tensor, grid: QuantGrid) -> None:
+    worst = squared_error(x, min_max(x, grid), grid)
+    # The two errors are float32 means of the same terms.
+    assert squared_error(x, least_squares(x, grid), grid) <= worst * (1 + 1e-5) + 1e-12
+
+
+@settings(deadline=None)
+@given(x=values, grid=grids)
+def test_every_first_scale_is_positive_and_finite(x: torch.Tensor, grid: QuantGrid) -> None:
+    for first in (lsq_mean_abs, three_sigma, min_max, least_squares):
+        scale = first(x, grid)
+        assert scale > 0
+        assert math.isfinite(scale)
+
+
+def test_a_tensor_of_zeros_still_gets_a_positive_scale() -> None:
+    assert min_max(torch.zeros(3), U4) == SMALLEST
+    assert least_squares(torch.zeros(3), U4) > 0

@@ -1,0 +1,83 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
+
+INFO = CheckpointInfo(kind="finetuned", model="resnet8", target="onnxruntime", bits={"a": (2, 4), "b": (3, 3)})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_module(tmp_path / "model.safetensors", nn.Linear(3, 2), INFO)
+    return tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": "resnet20"}, "has model 'resnet8'; expected 'resnet20'"),
+        ({"target": "tensorrt"}, "has target 'onnxruntime'; expected 'tensorrt'"),
+        (
+            {"kind": "joint"},
+            r"has kind 'finetuned' \(a fine-tuned model\); expected 'joint' \(a jointly trained model\)",
+        ),
+        ({"bits": {"a": (2, 4), "b": (3, 5)}}, r"has bits \[3, 3\] in layer 'b'; expected \[3, 5\] in layer 'b'"),
+        ({"bits": {"a": (2, 4)}}, r"has bits \[3, 3\] in layer 'b'; expected no layer 'b'"),
+        ({"bits": (2, 3)}, r"has bits a policy of 2 layers; expected \[2, 3\]"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_by_name(
+    saved: Path, change: dict[str, object], sentence: str
+) -> None:
+    module = nn.Linear(3, 2)
+    before = module.weight.detach().clone()
+    with pytest.raises(ModelError, match=sentence):
+        load_module(saved, module, dataclasses.replace(INFO, **change))  # type: ignore[arg-type]
+    assert torch.equal(module.weight, before)
+
+
+def test_what_was_saved_is_loaded_bit_by_bit(tmp_path: Path) -> None:
+    first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    first(torch.randn(3, 4, 2, 2))
+    save_module(tmp_path / "x", first, INFO)
+    load_module(tmp_path / "x", second, INFO)
+    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
+    module = nn.Linear(3, 2)
+    for name in ("a", "b"):
+        save_module(tmp_path / name, module, INFO)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_other_tensors_are_named(saved: Path) -> None:
+    with pytest.raises(ModelError, match="1 tensors are missing, unknown or of another shape, the first is 'weight'"):
+        load_module(saved, nn.Linear(4, 2), INFO)
+
+
+def test_damaged_missing_and_foreign_files_are_told_apart(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot read checkpoint"):
+        load_module(tmp_path / "none", nn.Linear(3, 2), INFO)
+    saved.write_bytes(saved.read_bytes()[:-5])
+    with pytest.raises(ModelError, match="is not a whole safetensors file"):
+        load_module(saved, nn.Linear(3, 2), INFO)
+    save_file(nn.Linear(3, 2).state_dict(), tmp_path / "foreign")
+    with pytest.raises(ModelError, match=r"is no limpq.checkpoint/1 file"):
+        load_module(tmp_path / "foreign", nn.Linear(3, 2), INFO)
+
+
+def test_a_failed_save_leaves_the_old_file(saved: Path) -> None:
+    before = saved.read_bytes()
+    tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    tied[1].weight = tied[0].weight  # safetensors refuses two names for one memory
+    with pytest.raises(RuntimeError, match="share memory"):
+        save_module(saved, tied, INFO)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]

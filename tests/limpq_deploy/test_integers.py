@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.integers import input_quantizer, integer_model
+from limpq_deploy.layers import TracedModel
+from limpq_deploy.quantized import QuantizedModel, model_of_policy
+
+Tiny = tuple[TracedModel, Placement]
+POLICY = {"conv2": (4, 3), "conv3": (3, 4), "shortcut": (8, 3)}
+
+
+@pytest.fixture
+def model(tiny: Tiny) -> QuantizedModel:
+    """Scales from data; BatchNorms with gammas of both signs."""
+    model = model_of_policy(*tiny, POLICY)
+    model.initialise_scales(torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in model.placement.layers:
+            if layer.batchnorm is not None:
+                norm = model.batchnorm(layer.batchnorm)
+                norm.weight.copy_(torch.randn(norm.weight.shape, generator=generator))
+                norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) + 0.5)
+                norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator))
+    model.set_bits(POLICY)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["conv1", "conv2", "shortcut", "linear"])
+def test_integers_give_what_the_trained_layer_and_its_batchnorm_give(model: QuantizedModel, name: str) -> None:
+    layers, acts = integer_model(model, POLICY)
+    integers, placed = layers[name], model.placement.layer(name)
+    act = acts[input_quantizer(model.placement, placed.input, acts)]
+    shape = (4, 8) if placed.kind == "linear" else (4, model.quant_layer(name).weight.shape[1], 5, 5)
+    codes = torch.randint(act.grid.qmin, act.grid.qmax + 1, shape, generator=torch.Generator().manual_seed(2))
+
+    double = model.double()
+    layer = double.quant_layer(name)
+    trained = layer(codes.double() * act.scale[0])
+    if placed.batchnorm is not None:
+        trained = double.batchnorm(placed.batchnorm)(trained)
+
+    weight = (
+        torch.from_numpy(integers.codes.astype(np.float64))
+        * torch.from_numpy(integers.scale.astype(np.float64))[(slice(None),) + (None,) * (integers.codes.ndim - 1)]
+    )
+    bias = torch.from_numpy(integers.bias_codes * integers.bias_scale.astype(np.float64))
+    executed = layer._apply_weight(codes.double() * act.scale[0], weight, bias)
+
+    # The bias is rounded to half a step of its int32 grid; scales are float32.
+    tolerance = 0.5 * float(integers.bias_scale.max()) + 1e-5 * float(trained.detach().abs().max())
+    assert (executed - trained).abs().max().item() <= tolerance
+    assert trained.std() > 10 * tolerance
+
+
+def test_a_negative_gamma_flips_codes_and_keeps_the_scale_positive(model: QuantizedModel) -> None:
+    layers, _ = integer_model(model, POLICY)
+    gamma = model.batchnorm("bn2").weight[0].detach().numpy()
+    assert (gamma < 0).any()
+    signs = np.sign(gamma).astype(np.int8)[:, None, None, None]
+    np.testing.assert_array_equal(layers["conv2"].codes * signs, model.quant_layer("conv2").codes().numpy())
+    assert (layers["conv2"].scale > 0).all()
+
+
+def test_a_scale_that_is_not_finite_is_refused_by_name(model: QuantizedModel) -> None:
+    with torch.no_grad():
+        model.act_quantizer("relu_1").scales.log_scale.fill_(torch.inf)
+    with pytest.raises(ModelError, match="activation quantizer 'relu_1' has a scale of inf"):
+        integer_model(model, POLICY)

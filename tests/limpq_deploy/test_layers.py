@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import nn
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.layers import trace
+
+
+class TwoConvolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.b = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.c = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(self.b(torch.relu(self.bn(self.a(x)))).mean((2, 3)))
+
+
+def test_macs_are_counted_from_output_shapes_strides_and_groups_included() -> None:
+    traced = trace(TwoConvolutions(), (2, 7, 7))
+    positions = 4 * 4
+    assert {layer.name: layer.macs for layer in traced.layers} == {
+        "a": positions * 4 * 2 * 9,
+        "b": positions * 4 * 9,
+        "c": 4 * 3,
+    }
+    assert [layer.num_weights for layer in traced.layers] == [72, 36, 12]
+
+
+def test_a_batchnorm_is_known_by_the_layer_before_it() -> None:
+    assert [layer.batchnorm for layer in trace(TwoConvolutions(), (2, 7, 7)).layers] == ["bn", None, None]
+
+
+def test_tracing_does_not_change_the_mode_of_the_model() -> None:
+    model = TwoConvolutions().train()
+    trace(model, (2, 7, 7))
+    assert model.training
+    assert model.bn.training
+
+
+def test_an_image_of_the_wrong_size_is_told_as_such() -> None:
+    with pytest.raises(ModelError, match="does not run on one image of 3x7x7"):
+        trace(TwoConvolutions(), (3, 7, 7))
+
+
+def test_a_layer_called_twice_is_named() -> None:
+    class Twice(TwoConvolutions):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(self.b(self.b(torch.relu(self.a(x)))).mean((2, 3)))
+
+    with pytest.raises(ModelError, match="layer 'b' is called 2 times"):
+        trace(Twice(), (2, 7, 7))
+
+
+def test_a_forward_that_branches_on_values_is_refused_in_a_sentence() -> None:
+    class Branching(TwoConvolutions):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    with pytest.raises(ModelError, match="the model cannot be traced: "):
+        trace(Branching(), (2, 7, 7))

@@ -1,0 +1,193 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.placement import ActQuantizer, Placement
+from limpq_deploy.export.targets import ONNXRUNTIME, REFERENCE, TARGETS, TENSORRT, TargetSpec
+from limpq_deploy.layers import trace
+from limpq_deploy.placement import place, with_quantizers
+
+
+class Plain(nn.Module):
+    """conv - relu - maxpool - conv - relu - linear, no sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.b = nn.Conv2d(2, 2, 3, padding=1)
+        self.c = nn.Linear(2 * 4 * 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(torch.relu(self.a(x)))
+        return self.c(torch.flatten(torch.relu(self.b(x)), 1))
+
+
+class Identity(nn.Module):
+    """A stem, then a block whose shortcut is the identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.b = nn.Conv2d(2, 2, 3, padding=1)
+        self.bn = nn.BatchNorm2d(2)
+        self.c = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        x = torch.relu(self.bn(self.b(x)) + x)
+        return self.c(x.mean((2, 3)))
+
+
+class OptionA(nn.Module):
+    """A block whose shortcut slices and pads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.b = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.c = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        x = torch.relu(self.b(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1)))
+        return self.c(x.mean((2, 3)))
+
+
+class Downsample(nn.Module):
+    """A block whose shortcut is a convolution that reads the block's input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.b = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.d = nn.Conv2d(2, 4, 1, stride=2)
+        self.c = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        x = torch.relu(self.b(x) + self.d(x))
+        return self.c(x.mean((2, 3)))
+
+
+NETS = {"plain": Plain, "identity": Identity, "option A": OptionA, "downsample": Downsample}
+
+
+def placement_of(net: str, target: TargetSpec) -> Placement:
+    return place(trace(NETS[net](), (1, 8, 8)), target, model=net)
+
+
+def described(placement: Placement) -> list[tuple[str, str, int | None, tuple[str, ...], str | None]]:
+    """(name, s or u, bits, layers, parent) of every quantizer."""
+    return [(q.name, "s" if q.signed else "u", q.bits, q.layers, q.parent) for q in placement.quantizers]
+
+
+def test_plain_net_has_one_quantizer_for_each_layer_and_maxpool_acts_on_codes() -> None:
+    for target in (ONNXRUNTIME, TENSORRT):
+        assert described(placement_of("plain", target)) == [
+            ("x", "s", 8, ("a",), None) if target.single_q else ("x_pinned", "s", 8, ("a",), None),
+            ("relu", "u", None, ("b",), None),
+            ("relu_1", "u", 8, ("c",), None) if target.single_q else ("relu_1_pinned", "u", 8, ("c",), None),
+        ]
+
+
+def test_onnxruntime_quantizes_both_addends_the_sum_and_the_pooled_tensor() -> None:
+    assert described(placement_of("identity", ONNXRUNTIME)) == [
+        ("x", "s", 8, ("a",), None),
+        ("relu", "u", 8, (), None),
+        ("relu_layers", "u", None, ("b",), "relu"),
+        ("bn", "s", 8, (), None),
+        ("relu_1", "u", 8, (), None),
+        ("mean", "u", 8, ("c",), None),
+    ]
+
+
+def test_tensorrt_quantizes_the_identity_addend_only() -> None:
+    assert described(placement_of("identity", TENSORRT)) == [
+        ("x_pinned", "s", 8, ("a",), None),
+        ("relu", "u", None, ("b",), None),
+        ("relu_carrier", "u", 8, (), None),
+        ("mean_pinned", "u", 8, ("c",), None),
+    ]
+
+
+def test_option_a_shortcuts_slice_and_pad_the_codes_of_the_blocks_input() -> None:
+    assert described(placement_of("option A", ONNXRUNTIME)) == [
+        ("x", "s", 8, ("a",), None),
+        ("relu", "u", 8, (), None),
+        ("relu_layers", "u", None, ("b",), "relu"),
+        ("b", "s", 8, (), None),
+        ("relu_1", "u", 8, (), None),
+        ("mean", "u", 8, ("c",), None),
+    ]
+
+
+@pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT], ids=lambda target: target.name)
+def test_a_downsample_convolution_shares_quantizer_and_group_with_the_blocks_first_one(target: TargetSpec) -> None:
+    placement = placement_of("downsample", target)
+    assert placement.quantizer("relu") == ActQuantizer(
+        name="relu", tensor="relu", signed=False, bits=None, layers=("b", "d")
+    )
+    assert [placement.act_group(layer) for layer in placement.layers] == [None, "relu", "relu", None]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_reference_gives_every_layer_its_own_quantizer_and_ties_none(net: str) -> None:
+    placement = placement_of(net, REFERENCE)
+    assert [q.layers for q in placement.quantizers] == [(layer.name,) for layer in placement.layers]
+    assert all(placement.act_group(layer) is None for layer in placement.layers)
+    assert all(q.parent is None for q in placement.quantizers)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
+@pytest.mark.parametrize("net", NETS)
+def test_the_quantizers_stand_in_the_graph_where_the_placement_says(net: str, target: TargetSpec) -> None:
+    """Every quantizer is passed, an unsigned one by no negative value; doing nothing, they change nothing."""
+    model = NETS[net]().eval()
+    traced = trace(model, (1, 8, 8))
+    placement = place(traced, target, model=net)
+    called: set[str] = set()
+
+    class Recorder(nn.Module):
+        def __init__(self, quantizer: ActQuantizer) -> None:
+            super().__init__()
+            self.quantizer = quantizer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            called.add(self.quantizer.name)
+            if not self.quantizer.signed:
+                assert x.min() >= 0
+            return x
+
+    graph = with_quantizers(traced, placement, Recorder)
+    image = torch.randn(2, 1, 8, 8)
+    assert torch.equal(graph(image), model(image))
+    assert called == {q.name for q in placement.quantizers}
+
+
+def test_the_first_and_the_last_layer_are_pinned_at_the_bits_asked_for() -> None:
+    placement = place(trace(Identity(), (1, 8, 8)), ONNXRUNTIME, model="identity", pinned_bits=6)
+    assert [(layer.name, layer.pinned_bits) for layer in placement.layers] == [("a", 6), ("b", None), ("c", 6)]
+
+
+def with_layer(module: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), module, nn.Flatten(), nn.LazyLinear(3))
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        (nn.Sigmoid(), r"layer 1 \(Sigmoid\) has no integer form here; supported on the traced path: Conv2d"),
+        (nn.AvgPool2d(2), r"1 \(AvgPool2d\) pools to 4x4; only global average pools"),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(2)), r"1.1 \(BatchNorm2d\) does not follow a convolution"),
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), r"'1' pads with 'circular'; only zero padding"),
+    ],
+    ids=["sigmoid", "local pool", "batchnorm after relu", "circular padding"],
+)
+def test_a_layer_without_an_integer_form_is_named_in_a_sentence(module: nn.Module, sentence: str) -> None:
+    model = with_layer(module)
+    model(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ModelError, match=sentence):
+        trace(model.eval(), (1, 8, 8))
