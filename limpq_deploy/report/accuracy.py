@@ -1,0 +1,124 @@
+"""Accuracy of the compared models, with the interval that so many images allow."""
+
+import math
+from dataclasses import dataclass
+
+from limpq_deploy.evaluate import Accuracy
+from limpq_deploy.report import svg
+from limpq_deploy.report.figures import count, digits, plural, signed
+from limpq_deploy.report.inputs import ReportInputs
+from limpq_deploy.report.rows import Row, RowChart, round_scale, tick_text
+
+HEIGHT = 30
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyRow:
+    """One model; ``low`` and ``high`` are the ends of the 95 % interval in percent, ``points`` the difference to
+    float."""
+
+    name: str
+    accuracy: Accuracy
+    low: float
+    high: float
+    points: float
+    class_: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracySection:
+    """``paired``: the comparison with the uniform policy as a sentence."""
+
+    chart: RowChart
+    rows: tuple[AccuracyRow, ...]
+    images: int
+    paired: str | None
+    missing_uniform: str | None
+
+    @property
+    def top5(self) -> bool:
+        return any(row.accuracy.top5 is not None for row in self.rows)
+
+
+def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
+    result = inputs.verdict.accuracy
+    if result is None:
+        return None
+    uniform_name = f"uniform {result.uniform_bits}" if result.uniform_bits else "uniform"
+    named = (
+        ("float", "m-float", result.float),
+        ("mixed", "m-mixed", result.mixed),
+        (uniform_name, "m-uniform", result.uniform),
+        ("uniform 8 bit", "m-uniform8", result.uniform8),
+    )
+    rows = []
+    for name, class_, accuracy in named:
+        if accuracy is not None:
+            low, high = wilson_interval(accuracy.correct, accuracy.images)
+            points = accuracy.top1 - result.float.top1
+            rows.append(
+                AccuracyRow(name=name, accuracy=accuracy, low=100 * low, high=100 * high, points=points, class_=class_)
+            )
+    missing = None
+    if result.uniform is None:
+        missing = (
+            f"The uniform policy {result.uniform_bits} within the same budget was not measured."
+            if result.uniform_bits
+            else "No uniform policy keeps the budgets, so there is none to compare with."
+        )
+    return AccuracySection(
+        chart=_chart(rows),
+        rows=tuple(rows),
+        images=result.float.images,
+        paired=_paired(inputs),
+        missing_uniform=missing,
+    )
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson, 1927), as shares of 1.
+
+    centre = (p + z^2/2n) / (1 + z^2/n);  half = z / (1 + z^2/n) * sqrt(p (1-p) / n + z^2 / 4n^2)
+    """
+    p, n, z2 = correct / images, images, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _chart(rows: list[AccuracyRow]) -> RowChart:
+    scale = round_scale(min(row.low for row in rows), max(row.high for row in rows))
+    middle = HEIGHT / 2
+    reference = rows[0].accuracy.top1
+
+    def track(row: AccuracyRow) -> Row:
+        marks = (
+            scale.grid(HEIGHT),
+            svg.vertical(scale(reference), 0, HEIGHT, "reference"),
+            svg.horizontal(middle, f"whisker {row.class_}", scale(row.low), scale(row.high)),
+            svg.dot(scale(row.accuracy.top1), middle, 6, f"dot {row.class_}"),
+        )
+        label = f"{row.name}: top-1 {row.accuracy.top1:.2f} %, 95 % interval {row.low:.2f} to {row.high:.2f} %"
+        return Row(
+            name=row.name,
+            track=svg.image(label, HEIGHT, *marks),
+            value=f"{row.accuracy.top1:.2f} %",
+            detail="" if row is rows[0] else f"{signed(row.points)} points",
+        )
+
+    return RowChart(
+        rows=tuple(track(row) for row in rows), axis=scale.axis(tick_text(scale, " %")), axis_name="top-1 accuracy"
+    )
+
+
+def _paired(inputs: ReportInputs) -> str | None:
+    result = inputs.verdict.accuracy
+    if result is None or result.against_uniform is None:
+        return None
+    pair = result.against_uniform
+    return (
+        f"Image by image, mixed alone is right on {plural(pair.only_first, 'image')} and {result.uniform_bits} alone "
+        f"on {count(pair.only_second)} of {count(pair.images)} ({signed(pair.points)} points). If both were equally "
+        f"good, mixed would look at least this bad with probability {digits(pair.p_first_worse)}."
+    )

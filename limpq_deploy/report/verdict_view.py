@@ -1,0 +1,138 @@
+"""The verdict as the page's opening: one word, one sentence, the named checks, four figures."""
+
+from dataclasses import dataclass
+
+from limpq_deploy.judge import FLOAT, MIXED
+from limpq_deploy.report.costs import weight_sizes
+from limpq_deploy.report.figures import giga, milliseconds, plural, signed
+from limpq_deploy.report.inputs import ReportInputs
+from limpq_deploy.report.latency import threads_text
+from limpq_deploy.verdict import LatencyLine, Verdict
+
+WORDS = {"passed": "Passed", "failed": "Failed", "incomplete": "Incomplete"}
+
+TITLES = {
+    "budget_bitops": "BitOps budget, all layers",
+    "budget_bitops_searched": "BitOps budget, searched layers",
+    "budget_size": "Weight size budget",
+    "parity_end_to_end": "Integer parity, end to end",
+    "parity_layer_by_layer": "Parity with the trained model",
+    "integers_everywhere": "Integers everywhere",
+    "accuracy_against_float": "Accuracy against float",
+    "accuracy_against_uniform": "Accuracy against uniform bits",
+    "latency": "Latency limit",
+    "speedup": "Speed-up asked for",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRow:
+    """``state``: "passed", "failed" or "not measured"."""
+
+    name: str
+    title: str
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One of the large numbers; ``value`` None: not measured."""
+
+    name: str
+    value: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictSection:
+    word: str
+    sentence: str
+    checks: tuple[CheckRow, ...]
+    figures: tuple[Figure, ...]
+
+
+def verdict_section(inputs: ReportInputs) -> VerdictSection:
+    verdict = inputs.verdict
+    rows = [
+        *(_row(check.name, "passed" if check.passed else "failed", check.detail) for check in verdict.checks),
+        *(_row(missing.name, "not measured", missing.reason) for missing in verdict.not_measured),
+    ]
+    order = {"failed": 0, "not measured": 1, "passed": 2}
+    return VerdictSection(
+        word=WORDS[verdict.outcome],
+        sentence=_sentence(verdict),
+        checks=tuple(sorted(rows, key=lambda row: order[row.state])),
+        figures=(_accuracy(inputs), _bitops(inputs), _size(inputs), _latency(inputs)),
+    )
+
+
+def _row(name: str, state: str, detail: str) -> CheckRow:
+    return CheckRow(name=name, title=TITLES.get(name, name.replace("_", " ").capitalize()), state=state, detail=detail)
+
+
+def _sentence(verdict: Verdict) -> str:
+    failed = [check.name for check in verdict.checks if not check.passed]
+    measured = plural(len(verdict.checks), "check")
+    missing = len(verdict.not_measured)
+    not_measured = f"{plural(missing, 'thing')} asked for {'was' if missing == 1 else 'were'} not measured"
+    if failed:
+        kept = "The only check failed" if len(verdict.checks) == 1 else f"{len(failed)} of {measured} failed"
+        return f"{kept}, and {not_measured}." if missing else f"{kept}."
+    if missing:
+        return f"{'The only check' if len(verdict.checks) == 1 else f'All {measured}'} made passed, but {not_measured}."
+    return f"All {measured} passed." if len(verdict.checks) != 1 else "The only check passed."
+
+
+def _accuracy(inputs: ReportInputs) -> Figure:
+    accuracy = inputs.verdict.accuracy
+    name = "Top-1, mixed"
+    if accuracy is None:
+        return Figure(name=name, value=None, detail="")
+    points = accuracy.mixed.top1 - accuracy.float.top1
+    return Figure(
+        name=name,
+        value=f"{accuracy.mixed.top1:.2f} %",
+        detail=f"float {accuracy.float.top1:.2f} %, {signed(points)} points",
+    )
+
+
+def _bitops(inputs: ReportInputs) -> Figure:
+    mixed = next((entry for entry in inputs.verdict.bitops if entry.name == MIXED), None)
+    if mixed is None:
+        return Figure(name="BitOps, nominal", value=None, detail="")
+    return Figure(
+        name="BitOps, nominal",
+        value=giga(mixed.nominal_all),
+        detail=f"realised on this target: {giga(mixed.realised_all)}",
+    )
+
+
+def _size(inputs: ReportInputs) -> Figure:
+    sizes = weight_sizes(inputs)
+    mixed, full = sizes[0], sizes[-1]
+    return Figure(
+        name="Weights, packed",
+        value=mixed.text,
+        detail=f"float {full.text}, {mixed.ratio:.1f} times as much",
+    )
+
+
+def _latency(inputs: ReportInputs) -> Figure:
+    latency = inputs.verdict.latency
+    lines = [line for line in latency.lines if line.name == MIXED] if latency is not None else []
+    if latency is None or not lines:
+        return Figure(name="Latency, p50", value=None, detail="")
+    line = min(lines, key=lambda one: (one.threads != "default", one.batch))
+    run = (line.threads, line.batch)
+    gains = [gain for gain in latency.speedups if gain.over == FLOAT and (gain.threads, gain.batch) == run]
+    faster = f"{gains[0].ratio:.2f} times as fast as float, " if gains else ""
+    return Figure(
+        name="Latency, p50",
+        value=milliseconds(line.p50_ms),
+        detail=f"{faster}{threads_text(line.threads)}, batch {line.batch}{_doubt(line)}",
+    )
+
+
+def _doubt(line: LatencyLine) -> str:
+    return "; doubtful" if line.doubts else ""
