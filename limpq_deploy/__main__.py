@@ -1,0 +1,5 @@
+"""``python -m limpq_deploy``."""
+
+from limpq_deploy.cli import main
+
+main()

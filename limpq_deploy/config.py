@@ -1,0 +1,162 @@
+"""What a build is asked to do: typed settings, from the command line over a TOML file over defaults. No torch here."""
+
+import json
+import shlex
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.files import write_text
+
+FORMAT = "limpq.config/1"
+
+DEFAULT_LIKE = "w4a4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Lengths and learning rates that replace the defaults (`settings`); None keeps what suits the number of images.
+
+    ``float_steps``: only where no weights are given. ``*_steps``: optimizer steps of ``batch_size`` images; ``*_lr``:
+    the highest learning rate of weights.
+    """
+
+    batch_size: int | None = None
+    float_steps: int | None = None
+    float_lr: float | None = None
+    joint_steps: int | None = None
+    joint_lr: float | None = None
+    finetune_steps: int | None = None
+    finetune_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"training.{field.name} must be positive, found {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of one build; each field is an option of ``limpq-deploy build`` and a key of its TOML file.
+
+    ``target`` None: the one that this machine can run. Budgets may be combined; with none, ``like`` is w4a4.
+    ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported.
+    ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float.
+    """
+
+    model: str = "resnet8"
+    weights: Path | None = None
+    data: str = "digits"
+    classes: Path | None = None
+    target: Literal["onnxruntime", "tensorrt", "reference"] | None = None
+    bits: tuple[int, ...] = (2, 3, 4, 5, 6)
+    like: str | None = None
+    max_gbitops: float | None = None
+    compression_ratio: float | None = None
+    max_mib: float | None = None
+    max_latency_ms: float | None = None
+    min_speedup: float | None = None
+    max_accuracy_drop: float = 1.0
+    pinned_bits: int = 8
+    alpha: float = 2.0
+    outliers: Literal["forbid", "repair", "keep"] = "forbid"
+    engine: bool = True
+    seed: int = 0
+    out: Path = Path("limpq-build")
+    training: Training = Training()
+
+    def __post_init__(self) -> None:
+        if list(self.bits) != sorted(set(self.bits)) or not self.bits:
+            raise ValueError(f"bits must ascend without repeats, found {list(self.bits)}")
+        for bits in (*self.bits, self.pinned_bits):
+            if not 2 <= bits <= 8:
+                raise ValueError(f"bit-widths go from 2 to 8, found {bits}")
+        for name in ("max_gbitops", "compression_ratio", "max_mib", "max_latency_ms", "min_speedup", "alpha"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive, found {value}")
+
+    def command_line(self) -> str:
+        """The command that asks for this build: every setting that is not the default."""
+        words = ["limpq-deploy", "build"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "training" or value == field.default:
+                continue
+            if field.name == "engine":
+                words.append("--no-engine")
+            else:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words += [f"--{field.name.replace('_', '-')}", shlex.quote(text)]
+        return " ".join(words)
+
+    @property
+    def budget_like(self) -> str | None:
+        """``like``, or the default where no budget at all is given."""
+        given = (self.like, self.max_gbitops, self.compression_ratio, self.max_mib)
+        return DEFAULT_LIKE if all(value is None for value in given) else self.like
+
+
+def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
+    """Options (None: not given) over a TOML file over defaults.
+
+    Raises RecordError, naming the key, for an unknown key or a value of the wrong kind.
+    """
+    settings = _load_toml(file) if file is not None else {}
+    settings.update({key: value for key, value in options.items() if value is not None})
+    return _checked(settings, str(file) if file is not None else "options")
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write a configuration as JSON, so that later commands on the directory know what was built."""
+    write_text(path, json.dumps({"format": FORMAT, **asdict(config)}, indent=1, default=str) + "\n")
+
+
+def load_config(path: Path) -> Config:
+    """Read what `write_config` wrote. Raises RecordError for a damaged file."""
+    try:
+        settings = json.loads(path.read_text())
+        if settings.pop("format") != FORMAT:
+            raise KeyError("format")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise RecordError(f"{path} is not a {FORMAT} file; run the build again") from error
+    return _checked(settings, str(path))
+
+
+def _load_toml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"cannot read the configuration {file}: {error}") from error
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecordError(f"{file} is not valid TOML: {error}") from error
+    settings = {key.replace("-", "_"): value for key, value in found.items()}
+    if isinstance(settings.get("training"), dict):
+        settings["training"] = {key.replace("-", "_"): value for key, value in settings["training"].items()}
+        _refuse_unknown(settings["training"], Training, f"{file}, [training]")
+    _refuse_unknown(settings, Config, str(file))
+    return settings
+
+
+def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key in settings:
+        if key not in known:
+            raise RecordError(f"{origin}: unknown key {key!r}; known keys: {', '.join(known)}")
+
+
+def _checked(settings: dict[str, Any], origin: str) -> Config:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Config).validate_python(settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        raise RecordError(f"{origin}: {where + ': ' if where else ''}{message}") from error

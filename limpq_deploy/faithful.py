@@ -1,0 +1,168 @@
+"""The trained torch model against the exported one, layer by layer.
+
+Every quantizer is fed with the codes of the integer reference, so that a step of one layer is not amplified by the next.
+Each then says which codes it would have given itself. Two torch models are asked: one with BatchNorm folded and biases
+rounded as exported (``faithful``: only float32 rounding is left, so at most one step, at ties), and the model as it was
+trained (``folding``: what folding and bias rounding themselves change).
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.folding import IntegerLayer
+from limpq_deploy.export.parity import Disagreement, TensorParity
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.layers import TracedModel
+from limpq_deploy.placement import QUANTIZERS, with_quantizers
+from limpq_deploy.quantized import QuantizedModel
+
+CODES_SUFFIX = "_codes"
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """One batch: images, the reference's container codes by tensor name, and the runtime's logits."""
+
+    images_NCHW: NDArray[np.float32]
+    codes: Mapping[str, NDArray[np.integer]]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedParity:
+    """What the comparison found; ``agreement`` is the share of images with the same top-1 class end to end."""
+
+    faithful: tuple[TensorParity, ...]
+    folding: tuple[TensorParity, ...]
+    images: int
+    agreement: float
+    disagreements: tuple[Disagreement, ...]
+
+
+def compare_trained(
+    traced: TracedModel,
+    model: QuantizedModel,
+    layers: Mapping[str, IntegerLayer],
+    acts: Mapping[str, QuantParams],
+    batches: Iterable[Fed],
+) -> TrainedParity:
+    """Feed reference codes through both torch models, and run the trained model end to end beside the runtime."""
+    placement = model.placement
+    folded_counts: dict[str, TensorParity] = {}
+    trained_counts: dict[str, TensorParity] = {}
+    folded, folded_feeds = _folded(traced, placement, layers, acts, folded_counts)
+    trained, trained_feeds = _as_trained(model, acts, trained_counts)
+    images = agreed = 0
+    disagreements: list[Disagreement] = []
+    model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            tensor = torch.from_numpy(batch.images_NCHW)
+            for fed_model, feeds in ((folded, folded_feeds), (trained, trained_feeds)):
+                for feed in feeds:
+                    feed.start(batch.codes)
+                fed_model(tensor)
+            mine = model(tensor).argmax(1).numpy()
+            theirs = batch.logits.argmax(1)
+            for index in np.flatnonzero(mine != theirs):
+                disagreements.append(
+                    Disagreement(image=images + int(index), trained=int(mine[index]), runtime=int(theirs[index]))
+                )
+            agreed += int((mine == theirs).sum())
+            images += len(mine)
+    return TrainedParity(
+        faithful=tuple(folded_counts.values()),
+        folding=tuple(trained_counts.values()),
+        images=images,
+        agreement=agreed / max(images, 1),
+        disagreements=tuple(disagreements),
+    )
+
+
+class _FedQuantizer(nn.Module):
+    """Compares the codes that its input gives with the reference's, and passes the reference's on."""
+
+    def __init__(self, name: str, params: QuantParams, zero_point: int, counts: dict[str, TensorParity]) -> None:
+        super().__init__()
+        self.name = name
+        self.grid = params.grid
+        self.scale = torch.tensor(np.float32(params.scale[0]))
+        self.zero_point = zero_point
+        self.counts = counts
+        self.codes: Mapping[str, NDArray[np.integer]] = {}
+        self.calls = 0
+
+    def start(self, codes: Mapping[str, NDArray[np.integer]]) -> None:
+        self.codes = codes
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        tensor = self.name + CODES_SUFFIX + (f"_{self.calls}" if self.calls > 1 else "")
+        fed = torch.from_numpy(self.codes[tensor].astype(np.float32) - self.zero_point).reshape(x.shape)
+        steps = x / self.scale
+        own = steps.clamp(self.grid.qmin, self.grid.qmax).round()
+        off = (own - fed).abs()
+        wrong = off > 0
+        tie = ((steps[wrong] - steps[wrong].floor()) - 0.5).abs()
+        before = self.counts.get(tensor, TensorParity(tensor=tensor, elements=0, mismatches=0, max_lsb=0))
+        self.counts[tensor] = replace(
+            before,
+            elements=before.elements + off.numel(),
+            mismatches=before.mismatches + int(wrong.sum()),
+            max_lsb=max(before.max_lsb, int(off.max().item())),
+            max_tie_distance=max(before.max_tie_distance or 0.0, tie.max().item() if tie.numel() else 0.0),
+        )
+        return fed * self.scale
+
+
+def _folded(
+    traced: TracedModel,
+    placement: Placement,
+    layers: Mapping[str, IntegerLayer],
+    acts: Mapping[str, QuantParams],
+    counts: dict[str, TensorParity],
+) -> tuple[nn.Module, list[_FedQuantizer]]:
+    feeds = _feeds(placement, acts, counts)
+    graph = with_quantizers(traced, placement, lambda quantizer: feeds.get(quantizer.name, nn.Identity()))
+    for placed in placement.layers:
+        integers = layers[placed.name]
+        column = (slice(None),) + (None,) * (integers.codes.ndim - 1)
+        layer = graph.get_submodule(placed.name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        weight = integers.codes.astype(np.float32) * integers.scale[column]
+        bias = integers.bias_codes.astype(np.float32) * integers.bias_scale
+        layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
+        layer.bias = nn.Parameter(torch.from_numpy(bias), requires_grad=False)
+        if placed.batchnorm is not None:
+            graph.set_submodule(placed.batchnorm, nn.Identity())
+    return graph.eval(), list(feeds.values())
+
+
+def _as_trained(
+    model: QuantizedModel, acts: Mapping[str, QuantParams], counts: dict[str, TensorParity]
+) -> tuple[nn.Module, list[_FedQuantizer]]:
+    fed = copy.deepcopy(model)
+    feeds = _feeds(model.placement, acts, counts)
+    for quantizer in model.placement.quantizers:
+        fed.graph.set_submodule(f"{QUANTIZERS}.{quantizer.name}", feeds.get(quantizer.name, nn.Identity()))
+    return fed.eval(), list(feeds.values())
+
+
+def _feeds(
+    placement: Placement, acts: Mapping[str, QuantParams], counts: dict[str, TensorParity]
+) -> dict[str, _FedQuantizer]:
+    return {
+        quantizer.name: _FedQuantizer(
+            quantizer.name, acts[quantizer.name], placement.spec.zero_point(signed=quantizer.signed), counts
+        )
+        for quantizer in placement.quantizers
+        if quantizer.name in acts
+    }

@@ -1,0 +1,246 @@
+"""Stages that conclude: verdict, report, bundle."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limpq_deploy import __version__
+from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.export.bundle import write_bundle
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.lint import LintReport
+from limpq_deploy.export.parity import ParityReport
+from limpq_deploy.export.placement import BitPair, Placement
+from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.judge import judge
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.policy import LayerBits, Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.report import ReportInputs, write_report
+from limpq_deploy.stages.deploy import (
+    ACCURACY,
+    ENGINE,
+    FLOAT_MODEL,
+    LATENCY,
+    LINT,
+    MODEL,
+    PARITY,
+    UNIFORM8_MODEL,
+    Measured,
+)
+from limpq_deploy.stages.learn import COMPARISON, INDICATORS, PLACEMENT, POLICY, Comparison
+from limpq_deploy.subject import Subject
+from limpq_deploy.verdict import (
+    FLOAT_BITS,
+    BitOps,
+    EndToEndParity,
+    LayerParity,
+    Limits,
+    Verdict,
+    count_bitops,
+    same_bits_everywhere,
+)
+
+VERDICT, REPORT, BUNDLE = "verdict.json", "report.html", "bundle"
+
+CANARIES = 16
+
+
+def verdict_stage(subject: Subject, folder: Path) -> Stage:
+    """Every promise against its measurement."""
+    limits = Limits(
+        max_accuracy_drop=subject.config.max_accuracy_drop,
+        max_latency_ms=subject.config.max_latency_ms,
+        min_speedup=subject.config.min_speedup,
+    )
+
+    def run(report: Report) -> str:
+        policy = load_record(Policy, folder / POLICY)
+        parity = load_record(ParityReport, folder / PARITY)
+        placement = load_record(Placement, folder / PLACEMENT)
+        verdict = judge(
+            model=subject.config.model,
+            target=subject.target.name,
+            budgets=policy.costs,
+            bitops=_bitops(placement, policy, load_record(Comparison, folder / COMPARISON), folder),
+            limits=limits,
+            accuracy=load_record(Measured, folder / ACCURACY).accuracy,
+            parity=EndToEndParity(
+                images=parity.images,
+                codes=parity.elements,
+                mismatches=parity.mismatches,
+                logits_bit_equal=parity.logits_equal,
+            ),
+            layer_parity=_layer_parity(parity),
+            float_nodes=load_record(LintReport, folder / LINT).float_compute,
+            latency=load_record(LatencyReport, folder / LATENCY),
+            notes=(*parity.notes, *_warnings(load_record(Indicators, folder / INDICATORS))),
+        )
+        write_record(verdict, folder / VERDICT)
+        failed = [check.name for check in verdict.checks if not check.passed]
+        if failed:
+            return f"{verdict.outcome}: {', '.join(failed)}"
+        return f"{verdict.outcome}: {len(verdict.checks)} checks"
+
+    return Stage(
+        name="verdict",
+        title="verdict",
+        inputs={"limits": to_dict(limits)},
+        reads=(POLICY, COMPARISON, PLACEMENT, INDICATORS, ENGINE, PARITY, ACCURACY, LINT, LATENCY),
+        outputs=(VERDICT,),
+        run=run,
+    )
+
+
+def report_stage(subject: Subject, folder: Path) -> Stage:
+    """The page that people look at."""
+    command = subject.config.command_line()
+
+    def run(report: Report) -> str:
+        comparison = load_record(Comparison, folder / COMPARISON)
+        engine = load_record(Engine, folder / ENGINE)
+        write_report(
+            folder / REPORT,
+            ReportInputs(
+                title=f"{subject.config.model} for {subject.target.name}",
+                command=command,
+                created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+                versions=versions(),
+                realised=_realised(engine),
+                built=_built(subject, load_record(Indicators, folder / INDICATORS)),
+                files=_sizes(folder),
+                class_names=subject.dataset.classes,
+                verdict=load_record(Verdict, folder / VERDICT),
+                policy=load_record(Policy, folder / POLICY),
+                uniform=_uniform_policy(subject, comparison),
+                indicators=load_record(Indicators, folder / INDICATORS),
+                placement=load_record(Placement, folder / PLACEMENT),
+                latency=load_record(LatencyReport, folder / LATENCY),
+                parity=load_record(ParityReport, folder / PARITY),
+            ),
+        )
+        return str(folder / REPORT)
+
+    return Stage(
+        name="report",
+        title="report",
+        inputs={"command": command, "versions": versions()},
+        reads=(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, LATENCY, PARITY),
+        outputs=(REPORT,),
+        run=run,
+    )
+
+
+def bundle_stage(subject: Subject, folder: Path) -> Stage:
+    """What is shipped: model, labels, canaries, manifest."""
+
+    def run(report: Report) -> str:
+        split = subject.dataset.split("test")
+        images, _ = next(split.subset(np.arange(min(CANARIES, len(split)))).batches(CANARIES))
+        manifest = write_bundle(
+            folder / BUNDLE,
+            {
+                "model.onnx": folder / MODEL,
+                "labels.txt": "".join(f"{name}\n" for name in subject.dataset.classes).encode(),
+                "report.html": folder / REPORT,
+            },
+            model=subject.config.model,
+            target=subject.target.name,
+            model_file="model.onnx",
+            canary_inputs_NCHW=images,
+            canary_outputs=subject.runtime().load(folder / MODEL).run(images),
+            environment=read_environment(),
+            versions=versions(),
+            policy=load_record(Policy, folder / POLICY),
+            verdict=load_record(Verdict, folder / VERDICT),
+            preprocess=subject.preprocess,
+        )
+        size = sum(file.size for file in manifest.files)
+        return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB"
+
+    return Stage(
+        name="bundle",
+        title="bundle",
+        inputs={"classes": subject.dataset.classes, "data": subject.dataset.digest(), "versions": versions()},
+        reads=(MODEL, POLICY, VERDICT, REPORT),
+        outputs=(BUNDLE,),
+        run=run,
+    )
+
+
+def versions() -> dict[str, str]:
+    """This program, Python and the libraries at work."""
+    environment = read_environment()
+    return {"limpq-deploy": __version__, "python": environment.python, **environment.libraries}
+
+
+def _bitops(placement: Placement, policy: Policy, comparison: Comparison, folder: Path) -> tuple[BitOps, ...]:
+    realised = _realised(load_record(Engine, folder / ENGINE))
+    counted = [count_bitops("mixed", placement, policy.pairs(), realised=realised)]
+    if comparison.pair is not None:
+        pairs = {layer.name: comparison.pair for layer in placement.searched}
+        counted.append(count_bitops(f"uniform {comparison.bits}", placement, pairs))
+    counted.append(count_bitops("uniform8", placement, same_bits_everywhere(placement, 8, 8)))
+    counted.append(count_bitops("float", placement, same_bits_everywhere(placement, FLOAT_BITS, FLOAT_BITS)))
+    return tuple(counted)
+
+
+def _realised(engine: Engine) -> dict[str, BitPair]:
+    """(weight, activation) bits that the engine executes by layer: an integer layer runs 8 by 8 bits."""
+    return {
+        name: (8, 8) if re.fullmatch(r"[us]8[us]8", precision) else (FLOAT_BITS, FLOAT_BITS)
+        for name, precision in engine.layer_precision.items()
+    }
+
+
+def _uniform_policy(subject: Subject, comparison: Comparison) -> Policy | None:
+    """The uniform bits as a policy, for the pictures; it has no objective of its own."""
+    if comparison.pair is None:
+        return None
+    weight, act = comparison.pair
+    return Policy(
+        bits={layer.name: LayerBits(weight=weight, act=act) for layer in subject.placement.searched},
+        objective=0.0,
+        alpha=subject.config.alpha,
+    )
+
+
+def _built(subject: Subject, indicators: Indicators) -> dict[str, str]:
+    splits = ", ".join(f"{len(split):,} {name}" for name, split in subject.dataset.splits.items())
+    source = indicators.source if isinstance(indicators.source, Mapping) else {}
+    return {
+        "Model": subject.config.model,
+        "Weights": subject.config.weights.name if subject.config.weights else "trained here, briefly",
+        "Data set": f"{subject.dataset.name} ({splits} images)",
+        "Target": subject.target.description,
+        "Indicators": f"{source.get('steps', '?')} joint steps, seed {subject.config.seed}",
+    }
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes on disk of the exported models."""
+    return {name: (folder / name).stat().st_size for name in (MODEL, FLOAT_MODEL, UNIFORM8_MODEL)}
+
+
+def _layer_parity(report: ParityReport) -> LayerParity:
+    return LayerParity(
+        images=report.images,
+        layers=len(report.faithful),
+        codes=sum(entry.elements for entry in report.faithful),
+        mismatches=sum(entry.mismatches for entry in report.faithful),
+        max_lsb=max((entry.max_lsb for entry in report.faithful), default=0),
+        max_tie_distance=max((entry.max_tie_distance or 0.0 for entry in report.faithful), default=0.0),
+        top1_agreement=report.top1_agreement or 0.0,
+        disagreements=len(report.disagreements),
+    )
+
+
+def _warnings(indicators: Indicators) -> tuple[str, ...]:
+    source: Mapping[str, Any] = indicators.source if isinstance(indicators.source, Mapping) else {}
+    return tuple(str(warning) for warning in source.get("warnings", ()))

@@ -1,0 +1,286 @@
+"""Stages that train: float model, indicators, policy, fine-tuning."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from limpq_deploy.calibration.datasets import require_classes
+from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
+from limpq_deploy.config import Training
+from limpq_deploy.costs import parse_like, uniform_policy_within
+from limpq_deploy.export.placement import BitPair
+from limpq_deploy.finetune import finetune
+from limpq_deploy.finetuned import Top1
+from limpq_deploy.float_training import train_float
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.joint import train_indicators
+from limpq_deploy.layers import TracedModel
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.policy import Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.quantized import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.search import search_policy
+from limpq_deploy.settings import TrainSettings, finetune_settings, float_settings, joint_settings
+from limpq_deploy.subject import Subject
+from limpq_deploy.training import top1
+
+FLOAT, FLOAT_RECORD = "float.safetensors", "float.json"
+JOINT, INDICATORS, PLACEMENT = "joint.safetensors", "indicators.json", "placement.json"
+POLICY, COMPARISON = "policy.json", "comparison.json"
+FINETUNED, FINETUNED_RECORD = "finetuned.safetensors", "finetuned.json"
+UNIFORM, UNIFORM_RECORD = "uniform.safetensors", "uniform.json"
+
+S = TypeVar("S", bound=TrainSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatModel:
+    """The float model of a build: ``source`` is the user's weights file, or says that it was trained here."""
+
+    source: str
+    top1: Top1
+    format: Literal["limpq.float/1"] = field(default="limpq.float/1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The uniform (weight, activation) bits within the same budgets, to set beside the policy.
+
+    ``pair`` None: no uniform policy keeps the budgets. ``same``: the policy is that uniform one.
+    """
+
+    pair: BitPair | None
+    same: bool
+    format: Literal["limpq.comparison/1"] = field(default="limpq.comparison/1")
+
+    @property
+    def bits(self) -> str | None:
+        """``w4a4``."""
+        return None if self.pair is None else f"w{self.pair[0]}a{self.pair[1]}"
+
+
+def float_stage(subject: Subject, folder: Path) -> Stage:
+    """The user's weights, or a brief training from fresh ones."""
+    config = subject.config
+    dataset = subject.dataset
+    settings = _settings(
+        float_settings(len(dataset.split("train"))),
+        config.training,
+        config.training.float_steps,
+        config.training.float_lr,
+    )
+
+    def run(report: Report) -> str:
+        dataset.check()
+        require_classes(dataset, subject.info.num_classes)
+        if config.weights is None:
+            train_float(subject.model, dataset, settings=settings, seed=config.seed, report=report)
+        found = Top1(val=top1(subject.model, dataset.split("val")), test=top1(subject.model, dataset.split("test")))
+        save_module(folder / FLOAT, subject.model, subject.float_info)
+        source = "trained here" if config.weights is None else config.weights.name
+        write_record(FloatModel(source=source, top1=found), folder / FLOAT_RECORD)
+        return f"top-1 {found.test:.2f} % on test ({source})"
+
+    return Stage(
+        name="float",
+        title="float model",
+        inputs={
+            **subject.model_digest(),
+            "data": dataset.digest(),
+            "settings": asdict(settings) if config.weights is None else None,
+            "seed": config.seed if config.weights is None else None,
+        },
+        reads=(),
+        outputs=(FLOAT, FLOAT_RECORD),
+        run=run,
+    )
+
+
+def indicators_stage(subject: Subject, folder: Path) -> Stage:
+    """Joint training of all bit-widths."""
+    config = subject.config
+    settings = _settings(
+        joint_settings(len(subject.dataset.split("train"))),
+        config.training,
+        config.training.joint_steps,
+        config.training.joint_lr,
+    )
+
+    def run(report: Report) -> str:
+        indicators, model = train_indicators(
+            subject.traced(folder / FLOAT),
+            subject.placement,
+            subject.dataset,
+            bits=config.bits,
+            settings=settings,
+            seed=config.seed,
+            report=report,
+        )
+        save_module(folder / JOINT, model, _joint_info(subject))
+        write_record(subject.placement, folder / PLACEMENT)
+        write_record(indicators, folder / INDICATORS)
+        source = indicators.source
+        moved = f"scales moved {source['median_weight_movement']:.0%} (weights), {source['median_act_movement']:.0%}"
+        warnings = "".join(f"; warning: {warning}" for warning in source["warnings"])
+        return f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved} (activations){warnings}"
+
+    return Stage(
+        name="indicators",
+        title="indicators",
+        inputs={
+            **subject.model_digest(),
+            "data": subject.dataset.digest(),
+            "placement": to_dict(subject.placement),
+            "bits": config.bits,
+            "settings": asdict(settings),
+            "seed": config.seed,
+        },
+        reads=(FLOAT,),
+        outputs=(JOINT, PLACEMENT, INDICATORS),
+        run=run,
+    )
+
+
+def search_stage(subject: Subject, folder: Path) -> Stage:
+    """The integer program, and the uniform policy to compare with."""
+    config = subject.config
+
+    def run(report: Report) -> str:
+        indicators = load_record(Indicators, folder / INDICATORS)
+        budgets = subject.budgets(indicators)
+        policy = search_policy(indicators, budgets, alpha=config.alpha, outliers=config.outliers)
+        like = parse_like(config.budget_like) if config.budget_like is not None else None
+        pair = uniform_policy_within(indicators, budgets, like)
+        same = pair is not None and set(policy.pairs().values()) == {pair}
+        write_record(policy, folder / POLICY)
+        write_record(Comparison(pair=pair, same=same), folder / COMPARISON)
+        assert policy.solver is not None
+        used = ", ".join(f"{cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
+        beside = "no uniform policy fits" if pair is None else f"beside w{pair[0]}a{pair[1]}"
+        return f"{policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms; {used}; {beside}"
+
+    return Stage(
+        name="search",
+        title="policy",
+        inputs={
+            "like": config.budget_like,
+            "max_gbitops": config.max_gbitops,
+            "compression_ratio": config.compression_ratio,
+            "max_mib": config.max_mib,
+            "alpha": config.alpha,
+            "outliers": config.outliers,
+        },
+        reads=(INDICATORS,),
+        outputs=(POLICY, COMPARISON),
+        run=run,
+    )
+
+
+def finetune_stage(subject: Subject, folder: Path) -> Stage:
+    """The mixed policy, trained."""
+    pairs = load_record(Policy, folder / POLICY).pairs()
+    return _finetune_stage(subject, folder, pairs, _Names("finetune", "fine-tuning", FINETUNED, FINETUNED_RECORD))
+
+
+def uniform_stage(subject: Subject, folder: Path) -> Stage | None:
+    """The uniform policy within the same budgets, trained by the same recipe: what mixed bits have to beat.
+
+    None where there is no such policy, or where it is the policy itself.
+    """
+    pairs = compared_pairs(subject, folder)
+    if pairs is None:
+        return None
+    return _finetune_stage(subject, folder, pairs, _Names("uniform", "uniform beside it", UNIFORM, UNIFORM_RECORD))
+
+
+def compared_pairs(subject: Subject, folder: Path) -> dict[str, BitPair] | None:
+    """Bits of the uniform policy that is trained for comparison; None where there is none of its own."""
+    comparison = load_record(Comparison, folder / COMPARISON)
+    if comparison.pair is None or comparison.same:
+        return None
+    return {layer.name: comparison.pair for layer in subject.placement.searched}
+
+
+def load_finetuned(
+    subject: Subject, traced: TracedModel, policy: Mapping[str, BitPair], checkpoint: Path
+) -> QuantizedModel:
+    """A fine-tuned model from its checkpoint, in evaluation mode."""
+    model = model_of_policy(traced, subject.placement, policy)
+    load_module(checkpoint, model, _finetuned_info(subject, policy))
+    return model.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    stage: str
+    title: str
+    checkpoint: str
+    record: str
+
+
+def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], names: _Names) -> Stage:
+    config = subject.config
+    settings = _settings(
+        finetune_settings(len(subject.dataset.split("train"))),
+        config.training,
+        config.training.finetune_steps,
+        config.training.finetune_lr,
+    )
+
+    def run(report: Report) -> str:
+        traced = subject.traced(folder / FLOAT)
+        joint = joint_model(traced, subject.placement, config.bits)
+        load_module(folder / JOINT, joint, _joint_info(subject))
+        model = model_of_policy(traced, subject.placement, pairs)
+        inherit(model, joint)
+        found = finetune(
+            model,
+            pairs,
+            subject.dataset,
+            settings=settings,
+            seed=config.seed,
+            float_top1=load_record(FloatModel, folder / FLOAT_RECORD).top1,
+            report=report,
+        )
+        save_module(folder / names.checkpoint, model, _finetuned_info(subject, pairs))
+        write_record(found, folder / names.record)
+        return f"top-1 {found.top1.test:.2f} % on test ({found.epochs:.1f} epochs)"
+
+    return Stage(
+        name=names.stage,
+        title=names.title,
+        inputs={
+            "pairs": pairs,
+            "data": subject.dataset.digest(),
+            "settings": asdict(settings),
+            "seed": config.seed,
+            "bits": config.bits,
+        },
+        reads=(FLOAT, FLOAT_RECORD, JOINT, PLACEMENT),
+        outputs=(names.checkpoint, names.record),
+        run=run,
+    )
+
+
+def _settings(defaults: S, training: Training, steps: int | None, rate: float | None) -> S:
+    """Defaults for this data set, with the user's own lengths and rates."""
+    changes: dict[str, Any] = {}
+    if training.batch_size is not None:
+        changes["batch_size"] = training.batch_size
+    if steps is not None:
+        changes |= {"steps": steps, "warmup_steps": steps // 20}
+    if rate is not None:
+        changes["learning_rate"] = rate
+    return replace(defaults, **changes)
+
+
+def _joint_info(subject: Subject) -> CheckpointInfo:
+    config = subject.config
+    return CheckpointInfo(kind="joint", model=config.model, target=subject.target.name, bits=config.bits)
+
+
+def _finetuned_info(subject: Subject, pairs: Mapping[str, BitPair]) -> CheckpointInfo:
+    bits = {name: list(pair) for name, pair in pairs.items()}
+    return CheckpointInfo(kind="finetuned", model=subject.config.model, target=subject.target.name, bits=bits)

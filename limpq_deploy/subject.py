@@ -1,0 +1,177 @@
+"""What a build is about: the model, its data, its placement. Opened and checked before any work is done."""
+
+import hashlib
+import inspect
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
+from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable
+from limpq_deploy.calibration.factories import load_factory
+from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.checkpoints import CheckpointInfo, load_module
+from limpq_deploy.config import Config
+from limpq_deploy.costs import Budget, budgets_from_options
+from limpq_deploy.export.placement import BitPair, Placement
+from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.targets import TargetSpec, target_named
+from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.layers import TracedModel, trace
+from limpq_deploy.models import MODELS, ModelInfo, create_model
+from limpq_deploy.models.weights import load_weights
+from limpq_deploy.placement import place
+from limpq_deploy.quantized import QuantizedModel, model_of_policy
+from limpq_deploy.search import search_policy
+
+DEFAULT_TARGET = "onnxruntime"
+
+
+class Subject:
+    """Model, data, target and placement of one configuration; each is made once, when it is first asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def check(self, *, engine: bool) -> None:
+        """Find now what would stop the build later: runtime (``engine``), data, classes, weights, layers, budgets.
+
+        Raises the error that the stage would raise.
+        """
+        if engine and self.builds_engine:
+            self.runtime()
+        require_classes(self.dataset, self.info.num_classes)
+        indicators = _placeholder_indicators(self.placement, self.config.bits)
+        search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha)
+
+    @cached_property
+    def target(self) -> TargetSpec:
+        return target_named(self.config.target or DEFAULT_TARGET)
+
+    @property
+    def builds_engine(self) -> bool:
+        return self.config.engine and self.target.exportable
+
+    def runtime(self) -> Runtime:
+        """The target's runtime. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
+        assert self.target.runtime is not None
+        runtime = runtime_named(self.target.runtime)
+        why = runtime.unavailable()
+        if why is not None:
+            raise RuntimeUnavailable(why)
+        return runtime
+
+    @cached_property
+    def dataset(self) -> DataSet:
+        preprocess = MODELS[self.config.model].preprocess if self.config.model in MODELS else self.info.preprocess
+        return open_dataset(self.config.data, preprocess, self.config.classes)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.dataset.split("train").preprocess
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        return self._created[1]
+
+    @cached_property
+    def _created(self) -> tuple[nn.Module, ModelInfo]:
+        """The model with the user's weights or fresh ones; a fresh built-in model takes the data's classes."""
+        torch.manual_seed(self.config.seed)
+        adapts = self.config.model in MODELS and self.config.weights is None
+        model, info = create_model(self.config.model, len(self.dataset.classes) if adapts else None)
+        if self.config.weights is not None:
+            load_weights(model, self.config.weights)
+        return model, info
+
+    @property
+    def model(self) -> nn.Module:
+        """The float model; its weights are those of the float stage once that has run."""
+        return self._created[0]
+
+    @cached_property
+    def placement(self) -> Placement:
+        return place(
+            trace(self.model, self.preprocess.shape),
+            self.target,
+            model=self.config.model,
+            pinned_bits=self.config.pinned_bits,
+        )
+
+    def traced(self, weights: Path) -> TracedModel:
+        """The traced float model with the float stage's weights."""
+        load_module(weights, self.model, self.float_info)
+        return trace(self.model.eval(), self.preprocess.shape)
+
+    @property
+    def float_info(self) -> CheckpointInfo:
+        return CheckpointInfo(kind="float", model=self.config.model)
+
+    def budgets(self, indicators: Indicators) -> tuple[Budget, ...]:
+        config = self.config
+        return budgets_from_options(
+            indicators,
+            like=config.budget_like,
+            max_gbitops=config.max_gbitops,
+            compression_ratio=config.compression_ratio,
+            max_mib=config.max_mib,
+        )
+
+    def model_digest(self) -> dict[str, str | None]:
+        """What the float model depends on, besides data and seed: name, weights, and the source of a user's own."""
+        weights = self.config.weights
+        return {
+            "model": self.config.model,
+            "weights": sha256_of(weights) if weights is not None else None,
+            "source": None if self.config.model in MODELS else _source_digest(self.config.model),
+        }
+
+    def quantized(self, traced: TracedModel, policy: dict[str, BitPair]) -> QuantizedModel:
+        """A quantized model at these bits, with first scales from 256 training images."""
+        model = model_of_policy(traced, self.placement, policy)
+        model.initialise_scales(self.first_images())
+        model.set_bits(policy)
+        return model
+
+    def first_images(self, count: int = 256) -> torch.Tensor:
+        """Training images in a fixed random order, without augmentation."""
+        images, _ = next(iter(self.dataset.split("train").batches(count, shuffle=self.config.seed)))
+        return torch.from_numpy(images)
+
+
+def _placeholder_indicators(placement: Placement, bits: tuple[int, ...]) -> Indicators:
+    """Indicators that say nothing yet, to check budgets before hours of training."""
+    values = tuple(2.0**-width for width in bits)
+    return Indicators(
+        model=placement.model,
+        bits=bits,
+        layers=tuple(
+            LayerIndicators(
+                name=layer.name,
+                macs=layer.macs,
+                num_weights=layer.num_weights,
+                weight=values,
+                act=values,
+                act_group=placement.act_group(layer),
+            )
+            for layer in placement.searched
+        ),
+        pinned=tuple(
+            PinnedLayer(
+                name=layer.name,
+                macs=layer.macs,
+                num_weights=layer.num_weights,
+                weight_bits=layer.pinned_bits or 0,
+                act_bits=layer.pinned_bits or 0,
+            )
+            for layer in placement.pinned
+        ),
+    )
+
+
+def _source_digest(name: str) -> str:
+    source = inspect.getsourcefile(load_factory(name, LimpqError))
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "unknown"

@@ -1,0 +1,140 @@
+"""What commands print for people: short tables in plain text."""
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from limpq_deploy.doctor import Diagnosis
+from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.lint import LintReport
+from limpq_deploy.export.parity import ParityReport, TensorParity
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.policy import Policy
+
+if TYPE_CHECKING:
+    from limpq_deploy.verdict import Verdict
+
+WIDTH = 110
+
+
+def policy_table(policy: Policy, indicators: Indicators) -> str:
+    """Bits of every layer, the budgets, and how sure the answer is."""
+    macs = {layer.name: layer.macs for layer in indicators.layers}
+    total = sum(macs[name] * bits.weight * bits.act for name, bits in policy.bits.items()) or 1
+    rows = [
+        (name, str(bits.weight), str(bits.act), f"{100 * macs[name] * bits.weight * bits.act / total:.1f} %")
+        for name, bits in policy.bits.items()
+    ]
+    lines = [table(("layer", "weight bits", "activation bits", "share of BitOps"), rows, right=(1, 2, 3))]
+    lines += [
+        f"{cost.name}: {cost.used:,} of {cost.limit:,} {cost.unit} ({100 * cost.used / max(cost.limit, 1):.2f} %)"
+        for cost in policy.costs
+    ]
+    if policy.solver is not None:
+        solver = policy.solver
+        lines.append(
+            f"objective {policy.objective:.8f}, {solver.status}: no policy is below {solver.bound:.8f} "
+            f"(gap {solver.gap:.1e}); {1000 * solver.seconds:.0f} ms"
+        )
+    return "\n".join(lines)
+
+
+def parity_table(report: ParityReport) -> str:
+    """The three comparisons, one line each, then every image on which the classes differ."""
+    rows = [
+        ("reference = runtime, end to end", *_counts(report.tensors), "bit-equal" if report.logits_equal else "differ")
+    ]
+    if report.faithful:
+        rows.append(("trained = exported, layer by layer", *_counts(report.faithful), ""))
+        rows.append(("effect of folding and bias rounding", *_counts(report.folding), ""))
+    lines = [table(("comparison", "codes", "differ", "max LSB", "logits"), rows, right=(1, 2, 3))]
+    if report.top1_agreement is not None:
+        lines.append(f"same class on {100 * report.top1_agreement:.2f} % of {report.images} images")
+    lines += [f"image {one.image}: trained {one.trained}, runtime {one.runtime}" for one in report.disagreements]
+    return "\n".join((*lines, *report.notes))
+
+
+def lint_table(report: LintReport) -> str:
+    """Operators, and each finding with its consequence and remedy."""
+    operators = ", ".join(f"{count} {name}" for name, count in sorted(report.op_counts.items()))
+    where = "after optimisation" if report.optimized else f"as written ({report.unavailable})"
+    lines = [f"operators {where}: {operators}"]
+    lines += [
+        f"{finding.node}: breaks the rule that {finding.rule}; {finding.consequence}; {finding.remedy}"
+        for finding in report.findings
+    ]
+    lines.append(f"{len(report.findings)} findings" if report.findings else "no findings: every rule is kept")
+    return "\n".join(lines)
+
+
+def latency_table(report: LatencyReport) -> str:
+    """Percentiles of every series, and every doubt."""
+    rows = [
+        (
+            series.name,
+            str(series.threads),
+            str(series.batch),
+            f"{series.stats.p50_ms:.3f}",
+            f"{series.stats.p90_ms:.3f}",
+            f"{series.stats.p99_ms:.3f}",
+            str(len(series.samples_ms)),
+        )
+        for series in report.series
+    ]
+    lines = [
+        table(("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "samples"), rows, right=(1, 2, 3, 4, 5, 6))
+    ]
+    lines += [
+        f"doubtful: {series.name}, {series.threads} threads: {doubt}"
+        for series in report.series
+        for doubt in series.doubts
+    ]
+    return "\n".join(lines)
+
+
+def doctor_table(diagnosis: Diagnosis) -> str:
+    """One line for each runtime, extra and device."""
+    found = diagnosis.environment
+    rows = [
+        (kind, item.name, "yes" if item.usable else "no", item.detail)
+        for kind, items in (
+            ("runtime", diagnosis.runtimes),
+            ("extra", diagnosis.extras),
+            ("device", diagnosis.devices),
+        )
+        for item in items
+    ]
+    machine = f"{found.cpu}, {found.usable_cpus} CPUs, {' '.join(found.instruction_sets) or 'no SIMD extensions known'}"
+    return "\n".join((machine, table(("", "name", "usable", "detail"), rows), *diagnosis.advice))
+
+
+def verdict_table(verdict: "Verdict") -> str:
+    """Every check with its figures, what was not measured, and the outcome last."""
+    rows = [("passed" if check.passed else "FAILED", check.name, check.detail) for check in verdict.checks]
+    rows += [("not measured", missing.name, missing.reason) for missing in verdict.not_measured]
+    lines = [table(("", "check", "found"), rows), *verdict.notes, f"verdict: {verdict.outcome}"]
+    return "\n".join(lines)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
+    """A plain table; columns ``right`` are aligned right, the last one wraps."""
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for index, title in enumerate(header):
+        drawn.add_column(title, justify="right" if index in set(right) else "left", no_wrap=index < len(header) - 1)
+    for row in rows:
+        drawn.add_row(*row)
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False).print(drawn)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _counts(tensors: Iterable[TensorParity]) -> tuple[str, str, str]:
+    found = list(tensors)
+    elements = sum(entry.elements for entry in found)
+    mismatches = sum(entry.mismatches for entry in found)
+    largest = max((entry.max_lsb for entry in found), default=0)
+    return f"{elements:,}", f"{mismatches:,}", str(largest)
