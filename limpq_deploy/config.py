@@ -144,7 +144,7 @@ def _load_toml(file: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    known = [field.name for field in fields(cls)]
     for key in settings:
         if key not in known:
             raise RecordError(f"{origin}: unknown key {key!r}; known keys: {', '.join(known)}")

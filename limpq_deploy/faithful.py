@@ -1,6 +1,6 @@
 """The trained torch model against the exported one, layer by layer.
 
-Every quantizer is fed with the codes of the integer reference, so that a step of one layer is not amplified by the next.
+Every quantizer is fed with the codes of the integer reference, so that no step of one layer is amplified by the next.
 Each then says which codes it would have given itself. Two torch models are asked: one with BatchNorm folded and biases
 rounded as exported (``faithful``: only float32 rounding is left, so at most one step, at ties), and the model as it was
 trained (``folding``: what folding and bias rounding themselves change).

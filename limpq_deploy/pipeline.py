@@ -46,8 +46,8 @@ class BuildState:
 class Stage:
     """One step. ``inputs``: everything that its result depends on, JSON-able; ``reads``: files of earlier stages.
 
-    ``outputs``: files (or folders) that it writes, relative to the directory. ``run`` gets a progress report and returns
-    one line for people.
+    ``outputs``: files (or folders) that it writes, relative to the directory. ``run`` gets a progress report and
+    returns one line for people.
     """
 
     name: str

@@ -228,7 +228,9 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in (MODEL, FLOAT_MODEL, UNIFORM8_MODEL)}
 
 
-def _layer_parity(report: ParityReport) -> LayerParity:
+def _layer_parity(report: ParityReport) -> LayerParity | None:
+    if report.top1_agreement is None:
+        return None
     return LayerParity(
         images=report.images,
         layers=len(report.faithful),
@@ -236,7 +238,7 @@ def _layer_parity(report: ParityReport) -> LayerParity:
         mismatches=sum(entry.mismatches for entry in report.faithful),
         max_lsb=max((entry.max_lsb for entry in report.faithful), default=0),
         max_tie_distance=max((entry.max_tie_distance or 0.0 for entry in report.faithful), default=0.0),
-        top1_agreement=report.top1_agreement or 0.0,
+        top1_agreement=report.top1_agreement,
         disagreements=len(report.disagreements),
     )
 

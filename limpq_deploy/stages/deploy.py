@@ -282,10 +282,8 @@ def _kernel_notes(environment: Mapping[str, Any]) -> tuple[str, ...]:
     if not options:
         return ()
     chosen = ", ".join(f"{key}={value}" for key, value in options.items())
-    return (
-        f"ONNX Runtime ran with {chosen}: this CPU has no VNNI, and its faster kernels saturate for weights beyond "
-        "7 bits.",
-    )
+    why = "this CPU is not known to have VNNI" if environment.get("vnni") is None else "this CPU has no VNNI"
+    return (f"ONNX Runtime ran with {chosen}: {why}, and faster kernels would saturate for weights beyond 7 bits.",)
 
 
 def _lint_line(report: LintReport) -> str:
