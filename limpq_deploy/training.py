@@ -49,7 +49,8 @@ def train(
     whose gradient is all zero is left alone in that step, momentum included. ``after_step`` gets the number of steps
     done.
 
-    ``seed`` settles order, augmentation and dropout: two runs in equal circumstances give equal losses, bit by bit.
+    ``seed`` settles order, augmentation and dropout: two runs on one machine with one number of threads give equal
+    losses, bit by bit.
     Raises ModelError when a loss is not finite.
     """
     model.train()
