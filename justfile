@@ -1,0 +1,28 @@
+# `just --list` shows these. CI runs .ci/run, which does the same from nothing.
+
+# The quick suite, on a CPU, offline.
+test *args:
+    pytest -n 2 {{args}}
+
+# Tests that take minutes.
+slow *args:
+    pytest -m slow {{args}}
+
+lint:
+    ruff check .
+    ruff format --check .
+
+types:
+    mypy
+
+format:
+    ruff check --fix .
+    ruff format .
+
+# Renew docs/cli.md from the commands' own help.
+docs:
+    python docs/renew_cli.py
+
+# All that CI does.
+ci:
+    bash .ci/run
