@@ -1,13 +1,15 @@
 """ResNet-20 on CIFAR-10 through the whole pipeline: mixed bits beside uniform ones at the same BitOps.
 
-Needs the shared data (LIMPQ_SHARED, or ../shared beside the checkout): 20,000 training, 2,000 validation and 5,000 test
-images, and the trained ResNet-20 of 91.78 % on those test images. Its weights have seen training and validation images;
-only ``top1``, on the test split, measures accuracy. Each build is `limpq-deploy build` with the defaults for this number
-of images; ``--quick`` shortens training to end within minutes, so its accuracies say that the pipeline runs and no more.
+Needs the shared data (LIMPQ_SHARED, or ../shared beside the checkout): 20,000 training, 2,000 validation and 5,000
+test images, and the trained ResNet-20 of 91.78 % on those test images. Its weights have seen training and validation
+images; only ``top1``, on the test split, measures accuracy. Each build is `limpq-deploy build` with the defaults for
+this number of images; ``--quick`` shortens training to end within minutes, so that its accuracies say that the
+pipeline runs and no more.
 
-Keys: ``float_top1``; ``policies``: name (mixed, or the uniform policy trained beside it by the same recipe), like, seed,
-``gbitops`` (nominal, pinned layers included), ``top1_preview`` (straight from the joint network, BatchNorm re-estimated,
-on the *validation* split), ``top1`` (test, the exported file on ONNX Runtime), ``top1_trained`` (test, the torch model).
+Keys: ``float_top1``; ``policies``: name (mixed, or the uniform policy trained beside it by the same recipe), like,
+seed, ``gbitops`` (nominal, pinned layers included), ``top1_preview`` (straight from the joint network, BatchNorm
+re-estimated, on the *validation* split), ``top1`` (test, the exported file on ONNX Runtime), ``top1_trained`` (test,
+the torch model).
 """
 
 import argparse
