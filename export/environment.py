@@ -55,7 +55,7 @@ class Environment:
 
 def read_environment(libraries: Iterable[str] = LIBRARIES) -> Environment:
     """Facts about this machine, now; libraries that are not installed are left out."""
-    cpu, flags = parse_cpuinfo(_read("/proc/cpuinfo") or "")
+    cpu, flags = read_cpuinfo()
     return Environment(
         cpu=cpu or platform.processor() or platform.machine(),
         architecture=platform.machine(),
@@ -68,6 +68,11 @@ def read_environment(libraries: Iterable[str] = LIBRARIES) -> Environment:
         governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         load_average=_load_average(),
     )
+
+
+def read_cpuinfo() -> tuple[str, frozenset[str]]:
+    """Model and flags of this machine's CPU; empty on systems that do not tell."""
+    return parse_cpuinfo(_read("/proc/cpuinfo") or "")
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:

@@ -1,8 +1,7 @@
 """A torch model as a float ONNX template: BatchNorm folded, a marker node where each activation quantizer stands.
 
 The template is what ``qdq`` turns into the target's dialect, and, with its markers removed, the float baseline. A layer
-is found in it by its weight initializer, ``<layer>.weight``; a marker is a node ``limpq::Quantizer`` with the attribute
-``name``.
+is found in it by its weight initializer, ``<layer>.weight``; see `markers` for the marker.
 """
 
 import contextlib
@@ -20,11 +19,13 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from limpq_deploy.calibration.errors import MissingExtra
+from limpq_deploy.export.markers import MARKER_DOMAIN, MARKER_OP, is_marker
+from limpq_deploy.export.opsets import lower_opset
 
-MARKER_DOMAIN = "limpq"
-MARKER = "Quantizer"
 INPUT = "images"
 OUTPUT = "logits"
+OLDEST_OPSET = 18
+"""The oldest that torch's exporter writes; older ones are made from it."""
 
 
 class Marker(nn.Module):
@@ -35,9 +36,10 @@ class Marker(nn.Module):
         self.name = name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.onnx.ops.symbolic(  # type: ignore[no-any-return]
-            f"{MARKER_DOMAIN}::{MARKER}", (x,), {"name": self.name}, dtype=x.dtype, shape=x.shape, version=1
+        marked: torch.Tensor = torch.onnx.ops.symbolic(
+            f"{MARKER_DOMAIN}::{MARKER_OP}", (x,), {"name": self.name}, dtype=x.dtype, shape=x.shape, version=1
         )
+        return marked
 
 
 def fold_batchnorm(graph_module: fx.GraphModule, layers: dict[str, str | None]) -> None:
@@ -51,7 +53,7 @@ def fold_batchnorm(graph_module: fx.GraphModule, layers: dict[str, str | None]) 
         if norm_name is not None:
             norm = graph_module.get_submodule(norm_name)
             assert isinstance(norm, nn.BatchNorm2d)
-            fused = (fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval)(layer, norm)  # type: ignore[operator]
+            fused = fuse_conv_bn_eval(layer, norm) if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval(layer, norm)
             graph_module.set_submodule(name, fused)
             graph_module.set_submodule(norm_name, nn.Identity())
             layer = fused
@@ -60,7 +62,7 @@ def fold_batchnorm(graph_module: fx.GraphModule, layers: dict[str, str | None]) 
 
 
 def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], opset: int) -> onnx.ModelProto:
-    """Export an evaluation-mode module with `Marker` submodules; the batch dimension is dynamic.
+    """Export an evaluation-mode module with `Marker` submodules at an opset; the batch dimension is dynamic.
 
     Input ``images`` [batch, C, H, W] float32, output ``logits``. Raises MissingExtra without onnxscript.
     """
@@ -74,7 +76,7 @@ def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], 
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=max(opset, 18),
+            opset_version=max(opset, OLDEST_OPSET),
             dynamo=True,
             optimize=True,
             verbose=False,
@@ -83,6 +85,7 @@ def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], 
     model = program.model_proto
     _with_biases(model)
     _with_global_pools(model)
+    lower_opset(model, opset)
     return model
 
 
@@ -101,29 +104,36 @@ def _with_biases(model: onnx.ModelProto) -> None:
 def _with_global_pools(model: onnx.ModelProto) -> None:
     """Write every pool over the whole image as GlobalAveragePool.
 
-    Where the exporter dropped the spatial dims, a Flatten follows, behind the quantizer: it acts on codes.
+    Where the exporter dropped the spatial dims a Flatten follows; behind the pool's quantizer, if that is its only
+    reader, so that it acts on codes.
     """
     constants = {initializer.name: numpy_helper.to_array(initializer) for initializer in model.graph.initializer}
+    readers = [name for node in model.graph.node for name in node.input]
+    quantized = {node.input[0]: node for node in model.graph.node if is_marker(node)}
     nodes: list[onnx.NodeProto] = []
-    flattened: dict[str, str] = {}
+    flat_markers: set[str] = set()
     for node in model.graph.node:
         if node.op_type == "AveragePool":
             nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output, name=node.name))
         elif node.op_type == "ReduceMean" and _spatial(node, constants):
-            pooled = node.output[0]
-            if next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1) == 0:
-                pooled += "_pooled"
-                flattened[node.output[0]] = pooled
+            flat = node.output[0]
+            keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+            pooled = flat if keeps else f"{flat}_pooled"
             nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], [pooled], name=node.name))
-        elif node.op_type == MARKER and node.input[0] in flattened:
-            result = node.output[0]
-            node.input[0] = flattened.pop(node.input[0])
-            node.output[0] = f"{result}_pooled"
+            if keeps:
+                continue
+            if flat in quantized and readers.count(flat) == 1:
+                quantized[flat].input[0] = pooled
+                flat_markers.add(quantized[flat].output[0])
+            else:
+                nodes.append(helper.make_node("Flatten", [pooled], [flat], name=f"{node.name}_flatten"))
+        elif is_marker(node) and node.output[0] in flat_markers:
+            flat = node.output[0]
+            node.output[0] = f"{flat}_pooled"
             nodes.append(node)
-            nodes.append(helper.make_node("Flatten", [node.output[0]], [result], name=f"{node.name}_flatten"))
+            nodes.append(helper.make_node("Flatten", [node.output[0]], [flat], name=f"{node.name}_flatten"))
         else:
             nodes.append(node)
-    assert not flattened, "a pool's output always carries a quantizer"
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 

@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
-from limpq_deploy.export.onnx_files import constants, load_model
+from limpq_deploy.export.lint_rules import Finding, onnxruntime_findings, tensorrt_findings
+from limpq_deploy.export.onnx_files import attribute, constants, load_model
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec
@@ -22,17 +23,14 @@ COMPUTE = ("Conv", "Add", "Gemm", "MatMul")
 """Operators that have to run in integers. Fused and re-laid-out float forms (FusedConv, NhwcFusedConv, the Conv of the
 NCHWc domain, FusedGemm, FusedMatMul, ...) contain one of these names and count too."""
 
+OWN_RULES: Mapping[str, Callable[[onnx.ModelProto, TargetSpec], Iterator[Finding]]] = {
+    "integer": onnxruntime_findings,
+    "float": tensorrt_findings,
+    "none": lambda model, target: iter(()),
+}
+"""A target's own rules, by `TargetSpec.clip`."""
+
 _INTEGER_TYPES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One breach of a rule: where, which, what follows from it, what to do."""
-
-    node: str
-    rule: str
-    consequence: str
-    remedy: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ def lint(model: onnx.ModelProto | Path, target: TargetSpec, runtime: Runtime | N
     ``runtime``: None takes the target's own. Where that is not available, the static rules are checked alone.
     """
     loaded = model if isinstance(model, onnx.ModelProto) else load_model(model)
-    findings = list(static_findings(loaded))
+    findings = list(static_findings(loaded, target))
     try:
         if runtime is None:
             if target.runtime is None:
@@ -126,53 +124,34 @@ def float_nodes(optimized: onnx.ModelProto) -> tuple[tuple[str, ...], tuple[str,
     return tuple(compute), tuple(others)
 
 
-def static_findings(model: onnx.ModelProto) -> Iterator[Finding]:
-    """Rules that can be checked on the Q/DQ file itself."""
-    producers = {name: node for node in model.graph.node for name in node.output}
+def static_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
+    """Rules that can be checked on the Q/DQ file itself: those of every target, then the target's own."""
     fixed = constants(model.graph)
-    seen: dict[str, str] = {}
     for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
         name = node.name or node.output[0]
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            scale = fixed.get(node.input[1])
-            if scale is not None and not all(math.isfinite(value) and value > 0 for value in np.ravel(scale)):
-                yield Finding(
-                    node=name,
-                    rule="scales are positive and finite",
-                    consequence="codes of this tensor mean nothing",
-                    remedy="calibrate or train this quantizer again",
-                )
-            if scale is not None and scale.ndim == 1 and scale.size == 1 and not _per_channel(node, fixed):
-                yield Finding(
-                    node=name,
-                    rule="scales of activations are 0-d",
-                    consequence="a scale of shape [1] passes onnx.checker and fails in ONNX Runtime",
-                    remedy="write the scale as a 0-d tensor",
-                )
-        if node.op_type == "QuantizeLinear":
-            first = seen.setdefault(node.input[0], name)
-            if first != name:
-                yield Finding(
-                    node=name,
-                    rule="a float tensor has one QuantizeLinear",
-                    consequence=f"it follows {first!r} on {node.input[0]!r}; that tensor's producer stays float",
-                    remedy="quantize once and re-quantize from its DequantizeLinear",
-                )
-        if node.op_type == "Add":
-            for tensor in node.input:
-                source = producers.get(tensor)
-                if source is None or source.op_type != "DequantizeLinear":
-                    yield Finding(
-                        node=name,
-                        rule="both inputs of an Add are quantized",
-                        consequence=f"input {tensor!r} is float, so this Add and the convolution before it stay float",
-                        remedy="put a quantizer on that input",
-                    )
+        scale = fixed.get(node.input[1])
+        if scale is not None and not all(math.isfinite(value) and value > 0 for value in np.ravel(scale)):
+            yield Finding(
+                node=name,
+                rule="scales are positive and finite",
+                consequence="codes of this tensor mean nothing",
+                remedy="calibrate or train this quantizer again",
+            )
+        if scale is not None and scale.ndim == 1 and scale.size == 1 and not _per_channel(node, fixed):
+            yield Finding(
+                node=name,
+                rule="scales of activations are 0-d",
+                consequence="a scale of shape [1] passes onnx.checker and fails in ONNX Runtime",
+                remedy="write the scale as a 0-d tensor",
+            )
+    yield from OWN_RULES[target.clip](model, target)
 
 
 def _per_channel(node: onnx.NodeProto, fixed: dict[str, NDArray[Any]]) -> bool:
-    """Whether a constant of one channel is dequantized: a scale of shape [1] is right there."""
-    return node.op_type == "DequantizeLinear" and node.input[0] in fixed
+    """Whether a constant of one channel is (de)quantized along axis 0: a scale of shape [1] is right there."""
+    return node.input[0] in fixed or attribute(node, "axis", 1) == 0
 
 
 def _result_type(node: onnx.NodeProto, types: dict[str, int]) -> int:

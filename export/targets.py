@@ -15,10 +15,11 @@ class TargetSpec:
     with negative values (a tensor without them has zero-point 0). ``unsigned_acts``: whether codes above 127 exist,
     that is, whether 8 bits after a ReLU give 0..255 (True) or 0..127 (False).
     ``clip``: how a grid below 8 bits is cut: on the integer codes after Q, on the floats before it, or not exported.
-    ``add_inputs``: which inputs of a residual Add carry a quantizer. ``pools``: whether the input of a global pool does.
+    ``add_inputs``: which inputs of a residual Add carry a quantizer. ``pools``: whether a global pool's input does.
     ``carrier_bits``: width at which such tensors travel.
     ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor takes
     exactly one Q; readers with narrower grids re-quantize its codes.
+    ``bias``: type in which a layer's bias is executed: rounded to the accumulator's grid, or as it is.
     ``native_pairs``: (weight, activation) bits that the hardware executes; a layer runs in the smallest pair that holds
     it. Last pair: float. ``exportable``: False for a placement that is trained, never deployed.
     """
@@ -35,6 +36,7 @@ class TargetSpec:
     carrier_bits: int
     shared_inputs: bool
     single_q: bool
+    bias: Literal["int32", "float32"]
     native_pairs: tuple[tuple[int, int], ...]
     float_type: Literal["float32", "float16"]
     opset: int
@@ -75,6 +77,7 @@ ONNXRUNTIME = TargetSpec(
     carrier_bits=8,
     shared_inputs=True,
     single_q=True,
+    bias="int32",
     native_pairs=((8, 8), (32, 32)),
     float_type="float32",
     opset=21,
@@ -94,6 +97,7 @@ TENSORRT = TargetSpec(
     carrier_bits=8,
     shared_inputs=True,
     single_q=False,
+    bias="float32",
     native_pairs=((8, 8), (16, 16), (32, 32)),
     float_type="float16",
     opset=17,
@@ -113,6 +117,7 @@ REFERENCE = TargetSpec(
     carrier_bits=8,
     shared_inputs=False,
     single_q=False,
+    bias="float32",
     native_pairs=((32, 32),),
     float_type="float32",
     opset=21,

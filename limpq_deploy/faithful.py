@@ -2,7 +2,7 @@
 
 Every quantizer is fed with the codes of the integer reference, so that no step of one layer is amplified by the next.
 Each then says which codes it would have given itself. Two torch models are asked: one with BatchNorm folded and biases
-rounded as exported (``faithful``: only float32 rounding is left, so at most one step, at ties), and the model as it was
+as exported (``faithful``: only float32 rounding is left, so at most one step, at ties), and the model as it was
 trained (``folding``: what folding and bias rounding themselves change).
 """
 
@@ -139,6 +139,8 @@ def _folded(
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         weight = integers.codes.astype(np.float32) * integers.scale[column]
         bias = integers.bias_codes.astype(np.float32) * integers.bias_scale
+        if placement.spec.bias == "float32":
+            bias = integers.bias.astype(np.float32)
         layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
         layer.bias = nn.Parameter(torch.from_numpy(bias), requires_grad=False)
         if placed.batchnorm is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import fx, nn
+from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
@@ -94,10 +95,12 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
         elif kind == "pool" and not target.pools:
             before = []
         for tensor in before:
+            own_pad = kind == "layer" and not target.single_q
+            consumer, read = _before_pad(node, tensor, traced) if own_pad else (node, tensor)
             edge = Edge(
-                consumer=node.name,
-                reads=tensor.name,
-                source=traced.source(tensor).name,
+                consumer=consumer.name,
+                reads=read.name,
+                source=traced.source(read).name,
                 role=kind,  # type: ignore[arg-type]
                 layer=specs[str(node.target)].name if kind == "layer" else None,
             )
@@ -115,6 +118,19 @@ def _quantized_addends(addends: list[fx.Node], traced: TracedModel, target: Targ
         return []
     identities = [tensor for tensor in addends if traced.kinds[tensor.name] not in ("layer", "batchnorm")]
     return identities[:1] or addends[1:]
+
+
+def _before_pad(consumer: fx.Node, tensor: fx.Node, traced: TracedModel) -> tuple[fx.Node, fx.Node]:
+    """The edge in front of a layer's own padding: zeros stay zeros, and nothing stands between Pad and convolution."""
+    while _pads(tensor, traced) and len(tensor.users) == 1:
+        consumer, tensor = tensor, tensor_inputs(tensor, traced.kinds)[0]
+    return consumer, tensor
+
+
+def _pads(node: fx.Node, traced: TracedModel) -> bool:
+    if node.op == "call_module":
+        return isinstance(traced.graph_module.get_submodule(str(node.target)), nn.ZeroPad2d)
+    return node.target is F.pad
 
 
 def _quantizers_of(

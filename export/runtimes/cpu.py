@@ -1,11 +1,13 @@
 """What the CPU can do with 8-bit products."""
 
 import platform
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
+from limpq_deploy.export.environment import read_cpuinfo
+
+X86 = ("x86_64", "amd64", "i386", "i686")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +30,14 @@ class Cpu:
 @cache
 def this_cpu() -> Cpu:
     """The CPU that this process runs on."""
-    try:
-        text = CPUINFO.read_text()
-    except OSError:
-        text = ""
-    return parse_cpuinfo(text, platform.machine())
+    model, flags = read_cpuinfo()
+    return describe_cpu(model, flags, platform.machine())
 
 
-def parse_cpuinfo(text: str, machine: str) -> Cpu:
-    """Read Linux's /proc/cpuinfo; an empty text (another system) leaves ``vnni`` unknown."""
-    fields = [line.partition(":") for line in text.splitlines()]
-    values = {key.strip(): value.strip() for key, _, value in reversed(fields)}
-    flags = values.get("flags", "").split()
-    vnni = bool({"avx512_vnni", "avx_vnni"} & set(flags)) if flags else None
+def describe_cpu(model: str, flags: Set[str], machine: str) -> Cpu:
+    """What model, flags and machine type say; without flags (another system than Linux) ``vnni`` is unknown."""
     return Cpu(
-        model=values.get("model name", machine), x86=machine.lower() in ("x86_64", "amd64", "i386", "i686"), vnni=vnni
+        model=model or machine,
+        x86=machine.lower() in X86,
+        vnni=bool({"avx512_vnni", "avx_vnni"} & flags) if flags else None,
     )

@@ -97,6 +97,7 @@ class TinyNet:
         )
         self.layers[name] = folded
         column = (slice(None),) + (None,) * (codes.ndim - 1)
+        bias = folded.bias if self.target.bias == "float32" else folded.bias_codes * folded.bias_scale
         self.placed.append(
             LayerPlacement(
                 name=name,
@@ -111,7 +112,7 @@ class TinyNet:
         return [
             source.name,
             self.constant(f"{name}.weight", folded.codes * folded.scale[column]),
-            self.constant(f"{name}.bias", (folded.bias_codes * folded.bias_scale).astype(np.float32)),
+            self.constant(f"{name}.bias", bias.astype(np.float32)),
         ]
 
     def conv(
@@ -192,8 +193,9 @@ class TinyNet:
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", logits.channels])],
             self.initializers,
         )
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("limpq", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        opsets = [helper.make_opsetid("", self.target.opset), helper.make_opsetid("limpq", 1)]
+        ir_version = helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
 
     def qdq(self, logits: Tensor, size: int = 8) -> onnx.ModelProto:
         return build_qdq(self.template(logits, size), self.placement, self.layers, self.acts, {"model": "tiny"})
@@ -234,6 +236,31 @@ def residual_net(
     return net, net.gemm(net.flatten(pooled, "flat"), "head", 10)
 
 
+def tensorrt_net(
+    seed: int,
+    *,
+    weight_bits: tuple[int, int, int] = (8, 4, 3),
+    act_bits: tuple[int, int, int] = (8, 4, 3),
+    signed_stream: bool = False,
+) -> tuple[TinyNet, Tensor]:
+    """The same blocks as `residual_net`, quantized on edges: in front of layers, and on the identity input of an
+    Add."""
+    net = TinyNet(seed, "tensorrt")
+    w0, w1, w2 = weight_bits
+    a0, a1, a2 = act_bits
+    images = net.quantize(net.input, "images", 8, signed=True)
+    stem = net.maxpool(net.conv(images, "stem", 8, bits=w0), "stem.pool")
+    hidden = net.conv(net.quantize(stem, "block1.in", a1), "block1.conv1", 8, bits=w1)
+    branch = net.conv(net.quantize(hidden, "block1.mid", a0), "block1.conv2", 8, bits=w2, relu=False)
+    stream = net.add(branch, net.quantize(stem, "stem.carrier", 8), "block1.add", relu=not signed_stream)
+    inner = net.quantize(stream, "block2.in", a2, signed=signed_stream)
+    branch = net.conv(inner, "block2.conv", 16, bits=w1, stride=2, relu=False)
+    shortcut = net.option_a(stream, "block2.shortcut", 16)
+    stream = net.add(branch, net.quantize(shortcut, "block2.carrier", 8, signed=signed_stream), "block2.add")
+    flat = net.flatten(net.mean(stream, "pool"), "flat")
+    return net, net.gemm(net.quantize(flat, "pool.out", 8, spread=1.5), "head", 10)
+
+
 @pytest.fixture
 def tiny_net() -> type[TinyNet]:
     return TinyNet
@@ -243,6 +270,12 @@ def tiny_net() -> type[TinyNet]:
 def residual() -> Any:
     """The function `residual_net`: (seed, ...) -> (net, logits)."""
     return residual_net
+
+
+@pytest.fixture
+def edges() -> Any:
+    """The function `tensorrt_net`: (seed, ...) -> (net, logits)."""
+    return tensorrt_net
 
 
 @pytest.fixture

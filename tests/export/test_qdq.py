@@ -110,12 +110,20 @@ def test_metadata_is_kept(residual: Any) -> None:
     assert {entry.key: entry.value for entry in model.metadata_props} == {"model": "tiny", "policy": "abc"}
 
 
-def test_another_dialect_is_refused(residual: Any, tiny_net: Any) -> None:
-    net = tiny_net(0, "tensorrt")
+def test_a_target_that_is_never_exported_is_refused(tiny_net: Any) -> None:
+    net = tiny_net(0, "reference")
     images = net.quantize(net.input, "images", 8, signed=True)
     logits = net.conv(images, "stem", 8)
-    with pytest.raises(ModelError, match=r"'tensorrt'.*dialect"):
+    with pytest.raises(ModelError, match=r"'reference' is trained and never exported"):
         net.qdq(logits)
+
+
+def test_a_template_of_another_opset_is_refused(residual: Any) -> None:
+    net, logits = residual(0)
+    template = net.template(logits)
+    template.opset_import[0].version = 18
+    with pytest.raises(ModelError, match="the template has opset 18; the target takes 21"):
+        build_qdq(template, net.placement, net.layers, net.acts, {})
 
 
 def test_missing_layers_grids_and_markers_are_refused_by_name(residual: Any) -> None:

@@ -14,7 +14,7 @@ from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.qdq import strip_markers
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.runtimes.cpu import Cpu, parse_cpuinfo, this_cpu
+from limpq_deploy.export.runtimes.cpu import Cpu, describe_cpu, this_cpu
 
 NO_VNNI = Cpu(model="old", x86=True, vnni=False)
 WITH_VNNI = Cpu(model="new", x86=True, vnni=True)
@@ -41,13 +41,12 @@ def test_the_table_of_runtimes_imports_none_of_them() -> None:
     ("flags", "vnni"), [("sse avx2", False), ("avx2 avx512_vnni", True), ("avx2 avx_vnni", True), ("", None)]
 )
 def test_vnni_is_read_from_the_cpu_flags(flags: str, vnni: bool | None) -> None:
-    text = f"model name\t: Some CPU\nflags\t\t: {flags}\n\nmodel name\t: Some CPU\nflags\t\t: {flags}\n"
-    assert parse_cpuinfo(text, "x86_64") == Cpu(model="Some CPU", x86=True, vnni=vnni)
+    assert describe_cpu("Some CPU", set(flags.split()), "x86_64") == Cpu(model="Some CPU", x86=True, vnni=vnni)
 
 
 def test_an_unknown_x86_cpu_may_saturate_and_an_arm_cpu_does_not() -> None:
-    assert parse_cpuinfo("", "AMD64").may_saturate
-    assert not parse_cpuinfo("", "aarch64").may_saturate
+    assert describe_cpu("", set(), "AMD64").may_saturate
+    assert not describe_cpu("", {"asimd"}, "aarch64").may_saturate
 
 
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")

@@ -1,0 +1,202 @@
+"""Each target's own placement rules, checked on the Q/DQ file as written: where it breaks one, what follows, what to
+do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.qdq_base import CODE_MOVERS
+from limpq_deploy.export.targets import TargetSpec
+
+LAYERS = ("Conv", "Gemm")
+QDQ = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One breach of a rule: where, which, what follows from it, what to do."""
+
+    node: str
+    rule: str
+    consequence: str
+    remedy: str
+
+
+def onnxruntime_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
+    """One quantizer on each float tensor, and on both inputs of an Add."""
+    producers = _producers(model)
+    seen: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            first = seen.setdefault(node.input[0], _name(node))
+            if first != _name(node):
+                yield Finding(
+                    node=_name(node),
+                    rule="a float tensor has one QuantizeLinear",
+                    consequence=f"it follows {first!r} on {node.input[0]!r}; that tensor's producer stays float",
+                    remedy="quantize once and re-quantize from its DequantizeLinear",
+                )
+        if node.op_type == "Add":
+            for tensor in node.input:
+                if _op(producers.get(tensor)) != "DequantizeLinear":
+                    yield Finding(
+                        node=_name(node),
+                        rule="both inputs of an Add are quantized",
+                        consequence=f"input {tensor!r} is float, so this Add and the convolution before it stay float",
+                        remedy="put a quantizer on that input",
+                    )
+
+
+def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
+    """Opset, int8 codes with zero-point 0 in whole pairs, weights per channel as FP32 + Q + DQ, float biases, no pair
+    between Pad and Conv, and one on the identity input of an Add alone."""
+    producers, fixed = _producers(model), constants(model.graph)
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if opset > target.opset:
+        yield Finding(
+            node="the model",
+            rule=f"the opset is at most {target.opset}",
+            consequence=f"it is {opset}, which the parser of TensorRT 8.6 does not read",
+            remedy=f"export at opset {target.opset}",
+        )
+    codes = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for node in model.graph.node:
+        if node.op_type in QDQ:
+            yield from _zero_point(node, fixed)
+        if node.op_type != "DequantizeLinear":
+            yield from _reads_no_codes(node, codes)
+        if node.op_type in LAYERS:
+            yield from _layer(node, producers, fixed)
+        if node.op_type == "Add":
+            yield from _add(node, producers)
+
+
+def _zero_point(node: onnx.NodeProto, fixed: dict[str, NDArray[Any]]) -> Iterator[Finding]:
+    zero_point = fixed.get(node.input[2]) if len(node.input) > 2 else None
+    if zero_point is None:
+        found = "it has none" if len(node.input) < 3 or not node.input[2] else "it is not a constant"
+    elif zero_point.dtype != np.int8:
+        found = f"it is {zero_point.dtype}"
+    elif np.any(zero_point):
+        found = f"it is {np.ravel(zero_point)[np.flatnonzero(zero_point)[0]]}"
+    else:
+        return
+    yield Finding(
+        node=_name(node),
+        rule="the zero-point is an int8 constant 0",
+        consequence=f"{found}; the parser refuses this pair or reads other codes, for it knows signed codes around 0",
+        remedy="write int8 codes with an explicit zero-point 0: export for the target tensorrt",
+    )
+
+
+def _reads_no_codes(node: onnx.NodeProto, codes: set[str]) -> Iterator[Finding]:
+    for tensor in node.input:
+        if tensor in codes:
+            yield Finding(
+                node=_name(node),
+                rule="codes are read by DequantizeLinear only",
+                consequence=f"this {node.op_type} works on the codes {tensor!r}, for which TensorRT has no kernel",
+                remedy="work on floats: a Clip stands before QuantizeLinear, anything else behind DequantizeLinear",
+            )
+
+
+def _layer(
+    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], fixed: dict[str, NDArray[Any]]
+) -> Iterator[Finding]:
+    name = _name(node)
+    source = _moved(producers.get(node.input[0]), producers)
+    if _op(source) != "DequantizeLinear":
+        yield Finding(
+            node=name,
+            rule="a layer's input is quantized",
+            consequence=f"input {node.input[0]!r} is float, so this layer stays float",
+            remedy="put a quantizer on that input",
+        )
+    elif _op(_quantized(source, producers)) == "Pad":
+        yield Finding(
+            node=name,
+            rule="no Q/DQ stands between Pad and Conv",
+            consequence="the padding cannot be taken into the convolution and runs as a kernel of its own",
+            remedy="put the quantizer before the Pad: zeros stay zeros",
+        )
+    weight = producers.get(node.input[1])
+    quantize = producers.get(weight.input[0]) if weight is not None and weight.op_type == "DequantizeLinear" else None
+    if weight is None or quantize is None or quantize.op_type != "QuantizeLinear" or quantize.input[0] not in fixed:
+        yield Finding(
+            node=name,
+            rule="a weight is an FP32 constant with QuantizeLinear and DequantizeLinear",
+            consequence="TensorRT 8.6 does not read other forms reliably, and a float weight leaves the layer float",
+            remedy="export for the target tensorrt",
+        )
+    else:
+        values = fixed[quantize.input[0]]
+        for one in (quantize, weight):
+            scale = fixed.get(one.input[1])
+            if scale is None or scale.shape != values.shape[:1] or attribute(one, "axis", 1) != 0:
+                yield Finding(
+                    node=name,
+                    rule="a weight has one scale per output channel, along axis 0",
+                    consequence=f"{_name(one)!r} has another form, which the convolution kernels do not take",
+                    remedy="write scales of shape [output channels] and axis 0",
+                )
+    if len(node.input) > 2 and _op(producers.get(node.input[2])) in QDQ:
+        yield Finding(
+            node=name,
+            rule="a bias is a float constant",
+            consequence="int32 codes cannot be dequantized by TensorRT",
+            remedy="write the float bias",
+        )
+
+
+def _add(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[Finding]:
+    """One input dequantized, and the other the bare result of the layer that is to take the Add in."""
+    sources = [producers.get(tensor) for tensor in node.input]
+    quantized = [source for source in sources if source is not None and source.op_type == "DequantizeLinear"]
+    rule = "an Add is quantized on its identity input alone"
+    if not quantized:
+        yield Finding(
+            node=_name(node),
+            rule=rule,
+            consequence="no input is quantized, so that the sum is read in floats and written in floats",
+            remedy="put a quantizer on the input that does not come straight from a layer",
+        )
+    elif len(quantized) == 2 or not any(_op(source) in LAYERS for source in sources):
+        between = [source for source in quantized if _op(_quantized(source, producers)) in LAYERS]
+        if between:
+            yield Finding(
+                node=_name(node),
+                rule=rule,
+                consequence=f"{_name(between[0])!r} stands between a layer and the Add, which are then two kernels",
+                remedy="take the quantizer off the layer's own result",
+            )
+
+
+def _moved(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The node whose values these are, behind nodes that only move them."""
+    while node is not None and node.op_type in CODE_MOVERS:
+        node = producers.get(node.input[0])
+    return node
+
+
+def _quantized(dequantize: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The node whose result a pair quantizes, before a Clip."""
+    quantize = producers.get(dequantize.input[0]) if dequantize is not None else None
+    source = producers.get(quantize.input[0]) if quantize is not None else None
+    return producers.get(source.input[0]) if source is not None and source.op_type == "Clip" else source
+
+
+def _producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def _op(node: onnx.NodeProto | None) -> str | None:
+    return None if node is None else node.op_type
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or node.output[0]

@@ -1,0 +1,203 @@
+"""What all Q/DQ dialects share: one walk over the template, its checks, and the graph that comes out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.folding import IntegerLayer
+from limpq_deploy.export.markers import MARKER_DOMAIN, is_marker, marker_name
+from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.placement import ActQuantizer, Placement
+from limpq_deploy.export.targets import TargetSpec
+
+LAYER_OPS = ("Conv", "Gemm")
+CODE_MOVERS = ("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Identity", "Transpose", "Squeeze", "Unsqueeze")
+"""Operators that move or choose values and therefore act on codes as they act on reals."""
+
+
+class Dialect(ABC):
+    """Walks the template once, in its order, and writes the target's graph. A dialect says what a quantizer and a
+    layer's constants look like."""
+
+    def __init__(
+        self,
+        template: onnx.ModelProto,
+        placement: Placement,
+        layers: Mapping[str, IntegerLayer],
+        acts: Mapping[str, QuantParams],
+    ) -> None:
+        self.template, self.placement, self.layers, self.acts = template, placement, layers, acts
+        self.spec: TargetSpec = placement.spec
+        self.fixed = constants(template.graph)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.edges: dict[str, int] = {}
+        self.done: set[str] = set()
+
+    def build(self) -> onnx.ModelProto:
+        """The graph. Raises ModelError when template, placement, layers and acts do not fit together."""
+        for node in self.template.graph.node:
+            name = self._layer_of(node)
+            if is_marker(node):
+                self._marker(node)
+            elif name is not None:
+                self._layer(node, name)
+            elif node.op_type in CODE_MOVERS and self.params_of(node.input[0]) is not None:
+                self.move(node)
+            else:
+                self.copy(node, [self.real(tensor) for tensor in node.input])
+        self._require_all()
+        self.finish()
+        return self._model()
+
+    @abstractmethod
+    def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
+        """Write the quantizer ``name`` between template tensors; ``suffix`` tells its second and later edges apart."""
+
+    @abstractmethod
+    def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
+        """A marker without a grid: hand on the parent's codes, or raise ModelError where there are none."""
+
+    @abstractmethod
+    def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
+        """Write a layer's weight and bias; the names of the float tensors that its node reads."""
+
+    @abstractmethod
+    def move(self, node: onnx.NodeProto) -> None:
+        """A node that moves the elements of a quantized tensor."""
+
+    @abstractmethod
+    def params_of(self, tensor: str) -> QuantParams | None:
+        """Grid and scale of a template tensor's values; None where it is not quantized."""
+
+    @abstractmethod
+    def real(self, tensor: str) -> str:
+        """The tensor of the written graph that holds a template tensor as reals."""
+
+    def finish(self) -> None:
+        """Write what is left when all nodes are done."""
+        return
+
+    def _marker(self, node: onnx.NodeProto) -> None:
+        name = marker_name(node)
+        quantizer = next((entry for entry in self.placement.quantizers if entry.name == name), None)
+        if quantizer is None:
+            raise ModelError(f"the graph marks a quantizer {name!r} that the placement does not have; trace it again")
+        params = self.acts.get(name)
+        self.done.add(name)
+        if params is None:
+            self.pass_on(node.input[0], node.output[0], quantizer)
+            return
+        if params.axis is not None:
+            raise ModelError(f"quantizer {name!r} is per channel; activations take one scale per tensor")
+        edge = self.edges[name] = self.edges.get(name, 0) + 1
+        self.quantize(node.input[0], node.output[0], name, "" if edge == 1 else f"_{edge}", params)
+
+    def _layer(self, node: onnx.NodeProto, name: str) -> None:
+        layer = self.layers.get(name)
+        if layer is None:
+            raise ModelError(f"layer {name!r} is in the graph but has no integer weights; export it again")
+        params = self.params_of(node.input[0])
+        if params is None:
+            raise ModelError(f"layer {name!r} reads a tensor without a quantizer; its placement is incomplete")
+        if len(node.input) < 3:
+            raise ModelError(f"layer {name!r} has no bias in the template; export it with one (zeros will do)")
+        self._check_layer(node, layer, params)
+        weight, bias = self.layer_constants(layer)
+        self.copy(node, [self.real(node.input[0]), weight, bias], name)
+        self.done.add(f"layer {name}")
+
+    def _check_layer(self, node: onnx.NodeProto, layer: IntegerLayer, params: QuantParams) -> None:
+        expected = self.fixed[node.input[1]].shape
+        if layer.codes.shape != expected:
+            raise ModelError(f"layer {layer.name!r} has weight codes {layer.codes.shape}; the graph has {expected}")
+        if node.op_type == "Gemm" and (
+            not attribute(node, "transB", 0)
+            or attribute(node, "alpha", 1.0) != 1.0
+            or attribute(node, "beta", 1.0) != 1.0
+        ):
+            raise ModelError(f"layer {layer.name!r} is a Gemm with alpha, beta or transB = 0; expected x @ W.T + b")
+        scale = np.float32(params.scale[0]) * layer.scale
+        if not np.array_equal(scale.astype(np.float32), layer.bias_scale):
+            raise ModelError(
+                f"layer {layer.name!r} has a bias scale that is not input scale * weight scale; fold it again with the "
+                "scale of the quantizer that it reads"
+            )
+
+    def copy(self, node: onnx.NodeProto, inputs: list[str], name: str | None = None) -> None:
+        """The template's node with other inputs; ``name`` None keeps its own, where that is free."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = self._unique_name(node) if name is None else name
+        copy.input[:] = inputs
+        self.nodes.append(copy)
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """An initializer, written once."""
+        self.initializers.setdefault(name, numpy_helper.from_array(value, name))
+        return name
+
+    def add(self, op: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> str:
+        """A new node; the name of its output."""
+        self.nodes.append(helper.make_node(op, inputs, [output], name=name or output, **attributes))
+        return output
+
+    def _layer_of(self, node: onnx.NodeProto) -> str | None:
+        if node.op_type not in LAYER_OPS or len(node.input) < 2 or node.input[1] not in self.fixed:
+            return None
+        return node.input[1].removesuffix(".weight")
+
+    def _unique_name(self, node: onnx.NodeProto) -> str:
+        taken = {other.name for other in self.nodes} | self.layers.keys()
+        return node.name if node.name and node.name not in taken else f"{node.output[0]}_{node.op_type.lower()}"
+
+    def _require_all(self) -> None:
+        wanted = [quantizer.name for quantizer in self.placement.quantizers if quantizer.name in self.acts]
+        wanted += [f"layer {layer.name}" for layer in self.placement.layers]
+        missing = [name for name in wanted if name not in self.done]
+        if missing:
+            raise ModelError(f"the graph lacks {', '.join(missing)} of the placement; trace model and placement again")
+
+    def _model(self) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.template)
+        del model.graph.value_info[:], model.functions[:], model.metadata_props[:]
+        used = {name for node in self.nodes for name in node.input}
+        kept = [
+            tensor for tensor in model.graph.initializer if tensor.name in used and tensor.name not in self.initializers
+        ]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend([*kept, *self.initializers.values()])
+        set_nodes(model, self.nodes)
+        return model
+
+
+def set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    """Replace a model's nodes by copies of these, without the exporter's notes."""
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        del copy.metadata_props[:]
+        copy.doc_string = ""
+        copies.append(copy)
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def drop_marker_domain(model: onnx.ModelProto) -> None:
+    """Forget the markers' operator set, once no marker is left."""
+    kept = [
+        helper.make_opsetid(entry.domain, entry.version)
+        for entry in model.opset_import
+        if entry.domain != MARKER_DOMAIN
+    ]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)

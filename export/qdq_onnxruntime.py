@@ -1,0 +1,120 @@
+"""ONNX Runtime's dialect: everything in integers, grids cut on the codes.
+
+Each marker with a grid becomes
+
+    QuantizeLinear -> (Clip on the codes, where the grid has fewer than 8 bits) -> codes -> DequantizeLinear
+
+A marker that re-quantizes codes reads them through ``DequantizeLinear -> LeakyRelu(alpha = 1)``: that is the identity,
+and ONNX Runtime turns the chain into one table of 256 entries (QLinearLeakyRelu); without the LeakyRelu the same codes
+come out of two float nodes. MaxPool, Slice, Pad, Flatten and the like run on codes, between Clip and DequantizeLinear.
+Weights are int8 with one scale per output channel, biases int32 at scale ``input scale * weight scale``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.folding import IntegerLayer
+from limpq_deploy.export.onnx_files import attribute
+from limpq_deploy.export.placement import ActQuantizer
+from limpq_deploy.export.qdq_base import Dialect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Codes:
+    """A tensor that travels as codes: where they are, and the names of their scale and zero-point."""
+
+    tensor: str
+    scale: str
+    zero_point: str
+    params: QuantParams
+
+
+class OnnxRuntimeDialect(Dialect):
+    """Template tensors travel as codes; one DequantizeLinear serves all nodes that read the reals."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.codes: dict[str, _Codes] = {}
+        self.dequantized: dict[str, str] = {}
+
+    def params_of(self, tensor: str) -> QuantParams | None:
+        codes = self.codes.get(tensor)
+        return None if codes is None else codes.params
+
+    def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
+        if quantizer.parent is None or source not in self.codes:
+            raise ModelError(f"quantizer {quantizer.name!r} has no grid and scale, and there are no codes to pass on")
+        self.codes[result] = self.codes[source]
+
+    def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
+        real = source
+        if source in self.codes:
+            real = self.add("LeakyRelu", [self.real(source)], f"{name}_table{suffix}", alpha=1.0)
+        grid = params.grid
+        zero = self.spec.zero_point(signed=grid.signed)
+        low, high = grid.qmin + zero, grid.qmax + zero
+        scale = self.constant(f"{name}_scale", np.array(params.scale[0], np.float32))
+        zero_point = self.constant(f"{name}_zero_point", np.array(zero, np.uint8))
+        codes = f"{name}_codes{suffix}"
+        if (low, high) == (0, 255):
+            self.add("QuantizeLinear", [real, scale, zero_point], codes)
+        else:
+            wide = self.add("QuantizeLinear", [real, scale, zero_point], f"{name}_wide{suffix}")
+            bounds = [
+                self.constant(f"{name}_qmin", np.array(low, np.uint8)),
+                self.constant(f"{name}_qmax", np.array(high, np.uint8)),
+            ]
+            self.add("Clip", [wide, *bounds], codes)
+        self.codes[result] = _Codes(tensor=codes, scale=scale, zero_point=zero_point, params=params)
+
+    def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
+        return (
+            self._dequantized_constant(f"{layer.name}.weight", layer.codes, layer.scale),
+            self._dequantized_constant(f"{layer.name}.bias", layer.bias_codes, layer.bias_scale),
+        )
+
+    def move(self, node: onnx.NodeProto) -> None:
+        codes = self.codes[node.input[0]]
+        inputs = [codes.tensor, *node.input[1:]]
+        if node.op_type == "Pad":
+            value = self.fixed.get(node.input[2], None) if len(node.input) > 2 and node.input[2] else np.zeros(())
+            if (
+                value is None
+                or np.any(value)
+                or attribute(node, "mode", "constant") not in ("constant", "edge", "reflect")
+            ):
+                raise ModelError(f"node {node.name!r} pads with something else than zero; only zero has a code")
+            if attribute(node, "mode", "constant") == "constant":
+                inputs = [codes.tensor, node.input[1], codes.zero_point, *node.input[3:]]
+        self.copy(node, inputs)
+        self.codes[node.output[0]] = _Codes(
+            tensor=node.output[0], scale=codes.scale, zero_point=codes.zero_point, params=codes.params
+        )
+
+    def real(self, tensor: str) -> str:
+        codes = self.codes.get(tensor)
+        if codes is None:
+            return tensor
+        if codes.tensor not in self.dequantized:
+            stem = codes.tensor.removesuffix("_codes")
+            self.dequantized[codes.tensor] = self.add(
+                "DequantizeLinear", [codes.tensor, codes.scale, codes.zero_point], f"{stem}_dequantized"
+            )
+        return self.dequantized[codes.tensor]
+
+    def finish(self) -> None:
+        outputs = {output.name for output in self.template.graph.output}
+        for name in sorted(outputs & self.codes.keys()):
+            self.add("Identity", [self.real(name)], name, name=f"{name}_identity")
+
+    def _dequantized_constant(self, name: str, codes: NDArray[Any], scale: NDArray[np.float32]) -> str:
+        inputs = [self.constant(f"{name}_codes", codes), self.constant(f"{name}_scale", scale)]
+        if codes.dtype == np.int8:  # without it ONNX Runtime leaves a Gemm in floats (seen in 1.31.1)
+            inputs.append(self.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int8)))
+        return self.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=0)

@@ -1,0 +1,176 @@
+"""TensorRT's placement rules, on a file that keeps them and on files that break one. No runtime is needed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from limpq_deploy.export.lint import lint, static_findings
+from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+def rules(model: onnx.ModelProto) -> set[str]:
+    return {finding.rule for finding in static_findings(model, TENSORRT)}
+
+
+def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if output in node.output)
+
+
+def replace(model: onnx.ModelProto, name: str, value: Any) -> None:
+    tensor = next(entry for entry in model.graph.initializer if entry.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+
+
+def without_zero_point(model: onnx.ModelProto) -> None:
+    del node_of(model, "stem.carrier_codes").input[2]
+
+
+def with_unsigned_codes(model: onnx.ModelProto) -> None:
+    replace(model, "stem.carrier_zero_point", np.array(0, np.uint8))
+
+
+def with_another_zero(model: onnx.ModelProto) -> None:
+    replace(model, "images_zero_point", np.array(3, np.int8))
+
+
+def with_scales_along_another_axis(model: onnx.ModelProto) -> None:
+    node_of(model, "block1.conv1.weight_codes").attribute[0].i = 1
+
+
+def with_one_scale_for_a_weight(model: onnx.ModelProto) -> None:
+    replace(model, "block1.conv1.weight_scale", np.array(0.1, np.float32))
+
+
+def with_a_weight_of_codes(model: onnx.ModelProto) -> None:
+    quantize = node_of(model, "block1.conv1.weight_codes")
+    node_of(model, "block1.conv1.weight_dequantized").input[0] = "codes"
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((8, 8, 3, 3), np.int8), "codes"))
+    model.graph.node.remove(quantize)
+
+
+def with_a_bias_of_codes(model: onnx.ModelProto) -> None:
+    conv = node_of(model, "block1.conv1")
+    inputs = [numpy_helper.from_array(np.zeros(8, np.int32), "bias_codes")]
+    model.graph.initializer.extend(inputs)
+    node = helper.make_node("DequantizeLinear", ["bias_codes", "block1.conv1.weight_scale"], ["b"], name="b", axis=0)
+    model.graph.node.insert(0, node)
+    conv.input[2] = "b"
+
+
+def with_a_float_input(model: onnx.ModelProto) -> None:
+    node_of(model, "block1.conv2").input[0] = "block1.conv1_relu"
+
+
+def with_a_clip_on_codes(model: onnx.ModelProto) -> None:
+    dequantize = node_of(model, "block1.mid_dequantized")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(7, np.int8), "seven"))
+    place = list(model.graph.node).index(dequantize)
+    model.graph.node.insert(place, helper.make_node("Clip", [dequantize.input[0], "", "seven"], ["cut"], name="cut"))
+    dequantize.input[0] = "cut"
+
+
+def with_a_bare_identity(model: onnx.ModelProto) -> None:
+    node_of(model, "block1.add").input[1] = "stem.pool"
+
+
+def quantize_between(model: onnx.ModelProto, reader: str, index: int, grid: str) -> None:
+    """A further pair with the grid of another quantizer, on an input of ``reader``."""
+    target = node_of(model, reader)
+    source, numbers = target.input[index], [f"{grid}_scale", f"{grid}_zero_point"]
+    place = list(model.graph.node).index(target)
+    pair = [
+        helper.make_node("QuantizeLinear", [source, *numbers], ["more_codes"], name="more_codes"),
+        helper.make_node("DequantizeLinear", ["more_codes", *numbers], ["more"], name="more"),
+    ]
+    for node in reversed(pair):
+        model.graph.node.insert(place, node)
+    node_of(model, reader).input[index] = "more"
+
+
+def with_both_addends_quantized(model: onnx.ModelProto) -> None:
+    quantize_between(model, "block1.add", 0, "stem.carrier")
+
+
+def with_the_layers_result_quantized_instead(model: onnx.ModelProto) -> None:
+    with_both_addends_quantized(model)
+    with_a_bare_identity(model)
+
+
+def with_a_pair_behind_padding(model: onnx.ModelProto) -> None:
+    quantize = node_of(model, "block1.mid_codes")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "pads"))
+    place = list(model.graph.node).index(quantize)
+    model.graph.node.insert(place, helper.make_node("Pad", [quantize.input[0], "pads"], ["padded"], name="padded"))
+    quantize.input[0] = "padded"
+
+
+def of_a_newer_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 19
+
+
+ZERO_POINT = "the zero-point is an int8 constant 0"
+AXIS = "a weight has one scale per output channel, along axis 0"
+ADD = "an Add is quantized on its identity input alone"
+BREACHES: dict[Change, str] = {
+    without_zero_point: ZERO_POINT,
+    with_unsigned_codes: ZERO_POINT,
+    with_another_zero: ZERO_POINT,
+    with_scales_along_another_axis: AXIS,
+    with_one_scale_for_a_weight: AXIS,
+    with_a_weight_of_codes: "a weight is an FP32 constant with QuantizeLinear and DequantizeLinear",
+    with_a_bias_of_codes: "a bias is a float constant",
+    with_a_float_input: "a layer's input is quantized",
+    with_a_clip_on_codes: "codes are read by DequantizeLinear only",
+    with_a_bare_identity: ADD,
+    with_both_addends_quantized: ADD,
+    with_the_layers_result_quantized_instead: ADD,
+    with_a_pair_behind_padding: "no Q/DQ stands between Pad and Conv",
+    of_a_newer_opset: "the opset is at most 17",
+}
+
+
+@pytest.mark.parametrize("change", BREACHES, ids=lambda change: change.__name__)
+def test_a_breach_is_found_by_its_rule(edges: Any, change: Change) -> None:
+    net, logits = edges(0)
+    model = net.qdq(logits)
+    assert rules(model) == set()
+    change(model)
+    assert BREACHES[change] in rules(model)
+
+
+def test_the_identity_may_itself_come_from_a_convolution(tiny_net: Any) -> None:
+    net = tiny_net(1, "tensorrt")
+    images = net.quantize(net.input, "images", 8, signed=True)
+    left = net.conv(images, "left", 8, relu=False)
+    right = net.quantize(net.conv(images, "right", 8, relu=False), "right.carrier", 8, signed=True)
+    flat = net.flatten(net.mean(net.add(left, right, "sum"), "pool"), "flat")
+    assert rules(net.qdq(net.gemm(net.quantize(flat, "pool.out", 8), "head", 10))) == set()
+
+
+def test_a_file_of_the_other_dialect_breaks_the_rules_of_codes_zero_points_and_adds(residual: Any) -> None:
+    net, logits = residual(2)
+    assert {ZERO_POINT, ADD, "codes are read by DequantizeLinear only", "a bias is a float constant"} <= rules(
+        net.qdq(logits)
+    )
+
+
+def test_a_file_for_tensorrt_breaks_the_rules_of_onnxruntime(edges: Any) -> None:
+    net, logits = edges(3, act_bits=(8, 8, 8))
+    found = {finding.rule for finding in static_findings(net.qdq(logits), ONNXRUNTIME)}
+    assert found == {"both inputs of an Add are quantized", "a float tensor has one QuantizeLinear"}
+
+
+def test_the_report_says_that_the_runtime_did_not_look_and_counts_the_file_as_written(edges: Any) -> None:
+    net, logits = edges(4)
+    report = lint(net.qdq(logits), TENSORRT)
+    assert report.passed
+    assert not report.optimized
+    assert "TensorRT is not available here" in (report.unavailable or "")
+    assert (report.op_counts["Conv"], report.op_counts["Add"]) == (4, 2)
+    assert report.float_compute == ()
