@@ -6,32 +6,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from limpq_deploy.calibration.errors import RecordError
-from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.config import Config, load_config, write_config
 from limpq_deploy.export.parity import ParityReport
-from limpq_deploy.pipeline import Stage, Workspace
-from limpq_deploy.progress import progress
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.pipeline import Passed, Stage, Workspace
+from limpq_deploy.policy import Policy
 from limpq_deploy.stages.conclude import VERDICT, bundle_stage, report_stage, verdict_stage
-from limpq_deploy.stages.deploy import (
-    PARITY,
-    accuracy_stage,
-    export_stage,
-    latency_stage,
-    measure_parity,
-    parity_stage,
-)
+from limpq_deploy.stages.deploy import engine_stage, export_stage
 from limpq_deploy.stages.learn import (
+    PLACEMENT,
+    POLICY,
     finetune_stage,
     float_stage,
     indicators_stage,
     search_stage,
     uniform_stage,
 )
+from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
 from limpq_deploy.subject import Subject
-from limpq_deploy.tables import verdict_table
 from limpq_deploy.verdict import Verdict
 
 CONFIG = "config.json"
@@ -40,18 +34,28 @@ MakeStage = Callable[[Subject, Path], Stage | None]
 
 TRAINED: tuple[MakeStage, ...] = (float_stage, indicators_stage, search_stage, finetune_stage, uniform_stage)
 EXPORTED: tuple[MakeStage, ...] = (export_stage,)
-MEASURED: tuple[MakeStage, ...] = (parity_stage, accuracy_stage, latency_stage)
+MEASURED: tuple[MakeStage, ...] = (engine_stage, parity_stage, accuracy_stage, latency_stage)
 CONCLUDED: tuple[MakeStage, ...] = (verdict_stage, report_stage, bundle_stage)
 
+ENGINE_STAGES = ("engine",)
+"""Stages that a build can be stopped after and that need the target's runtime."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a build came to. ``verdict`` None: it stopped before the engine, ``stopped_after`` says at which stage."""
+    """What a build came to.
+
+    ``stages``: those gone through, in order. ``why``: why it stopped before the verdict, None where it did not.
+    ``outdated``: files of an earlier build that are not of this one. ``verdict`` None: there is none yet.
+    """
 
     folder: Path
     seconds: float
-    stopped_after: str
+    stages: tuple[Passed, ...]
     why: str | None
+    outdated: tuple[str, ...]
+    placement: Placement | None
+    policy: Policy | None
     verdict: Verdict | None
 
     @property
@@ -59,85 +63,77 @@ class Outcome:
         """Whether a check of the verdict failed."""
         return self.verdict is not None and self.verdict.outcome == "failed"
 
-    def summary(self) -> str:
-        """What a person reads last."""
-        if self.verdict is None:
-            return (
-                f"Stopped after {self.stopped_after}{f': {self.why}' if self.why else ''}. Files are in {self.folder}."
-            )
-        return "\n".join(
-            (verdict_table(self.verdict), f"report: {self.folder / 'report.html'}", f"bundle: {self.folder / 'bundle'}")
-        )
-
     def to_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """For programs."""
         return {
             "out": str(self.folder),
             "seconds": round(self.seconds, 3),
-            "stopped_after": self.stopped_after,
+            "stages": [{"name": one.name, "ran": one.ran, "seconds": round(one.seconds, 3)} for one in self.stages],
+            "stopped_after": self.stages[-1].name,
+            "why": self.why,
+            "outdated": list(self.outdated),
             "verdict": to_dict(self.verdict) if self.verdict is not None else None,
         }
 
 
-def run_build(config: Config, *, until: str | None = None, fresh: bool = False) -> Outcome:
+def run_build(
+    config: Config, *, until: str | None = None, fresh: bool = False, say: Callable[[Passed], None]
+) -> Outcome:
     """Run all stages that are not done yet, up to ``until`` (a stage's name; None: all that the target allows).
 
-    Inputs are checked before the first stage. Raises the errors of the stages; what finished stays.
+    Inputs are checked before the first stage, and before anything is written. ``say`` is called after each stage.
+    Raises the errors of the stages; what finished stays.
     """
     start = time.perf_counter()
     subject = Subject(config)
-    workspace = Workspace(config.out, say=_say)
+    subject.check(engine=until is None or until in ENGINE_STAGES)
+    workspace = Workspace(config.out, say=say)
     with workspace.held(fresh=fresh):
-        subject.check(engine=until is None)
+        workspace.remove_leftovers((CONFIG,))
         write_config(config, config.out / CONFIG)
-        last = ""
-        for make in _stages(subject, engine=until is None):
+        for make in _stages(subject):
             stage = make(subject, config.out)
             if stage is None:
                 continue
             workspace.run(stage)
-            last = stage.name
             if stage.name == until:
                 break
-    finished = until is None and subject.builds_engine
-    return Outcome(
-        folder=config.out,
-        seconds=time.perf_counter() - start,
-        stopped_after=last,
-        why=None if finished else _why(subject, until),
-        verdict=load_record(Verdict, config.out / VERDICT) if finished else None,
-    )
+        names = {passed.name for passed in workspace.passed}
+        return Outcome(
+            folder=config.out,
+            seconds=time.perf_counter() - start,
+            stages=tuple(workspace.passed),
+            why=_why(subject, until) if until is not None or not subject.builds_engine else None,
+            outdated=workspace.outdated(),
+            placement=load_record(Placement, config.out / PLACEMENT) if "indicators" in names else None,
+            policy=load_record(Policy, config.out / POLICY) if "search" in names else None,
+            verdict=load_record(Verdict, config.out / VERDICT) if "verdict" in names else None,
+        )
 
 
-def repeat_parity(folder: Path) -> ParityReport:
-    """Measure a build's parity again, from its own files and configuration."""
+def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityReport:
+    """Measure a build's parity again, from its own files and configuration, as its stage does."""
     if not (folder / CONFIG).is_file():
         raise RecordError(f"{folder} is no build directory (it has no {CONFIG}); name the --out of a build")
     subject = Subject(replace(load_config(folder / CONFIG), out=folder))
-    with progress("parity") as report:
-        found = measure_parity(subject, folder, report)
-    write_record(found, folder / PARITY)
-    return found
+    workspace = Workspace(folder, say=say)
+    with workspace.held():
+        workspace.run(parity_stage(subject, folder), again=True)
+        return load_record(ParityReport, folder / PARITY)
 
 
-def _stages(subject: Subject, *, engine: bool) -> Iterator[MakeStage]:
+def _stages(subject: Subject) -> Iterator[MakeStage]:
     yield from TRAINED
     if subject.target.exportable:
         yield from EXPORTED
-    if subject.builds_engine and engine:
+    if subject.builds_engine:
         yield from MEASURED
         yield from CONCLUDED
 
 
 def _why(subject: Subject, until: str | None) -> str:
+    if not subject.target.exportable:
+        return f"the target {subject.target.name} is trained, for comparison with the paper, and never exported"
     if until is not None:
         return "as asked"
-    if not subject.target.exportable:
-        return f"the target {subject.target.name} is trained and never exported"
     return "--no-engine, so nothing was measured and there is no verdict"
-
-
-def _say(title: str, line: str, seconds: float, skipped: bool) -> None:
-    mark = click.style("=" if skipped else "+", fg="cyan" if skipped else "green", bold=True)
-    took = "unchanged" if skipped else f"{seconds:.1f} s"
-    click.echo(f"{mark} {click.style(f'{title:<18}', bold=True)} {line} {click.style(f'[{took}]', dim=True)}", err=True)

@@ -3,16 +3,22 @@
 import json
 import shlex
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 
 FORMAT = "limpq.config/1"
 
 DEFAULT_LIKE = "w4a4"
+
+KINDS = {"tuple_type": "a list", "dataclass_type": "a section with keys of its own"}
+"""What pydantic calls by a Python name."""
+
+POSITIVE = ("max_gbitops", "compression_ratio", "max_mib", "max_latency_ms", "min_speedup", "latency_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +41,7 @@ class Training:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"training.{field.name} must be positive, found {value}")
+                raise ValueError(f"{field.name} is {value}; expected a number above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +50,10 @@ class Config:
 
     ``target`` None: the one that this machine can run. Budgets may be combined; with none, ``like`` is w4a4.
     ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported.
-    ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float.
+    ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
+    calls of each model with each number of threads.
+
+    Raises ValueError that begins with the field's name.
     """
 
     model: str = "resnet8"
@@ -64,23 +73,35 @@ class Config:
     alpha: float = 2.0
     outliers: Literal["forbid", "repair", "keep"] = "forbid"
     engine: bool = True
+    latency_seconds: float = 1.5
     seed: int = 0
     out: Path = Path("limpq-build")
     training: Training = Training()
 
     def __post_init__(self) -> None:
-        if list(self.bits) != sorted(set(self.bits)) or not self.bits:
-            raise ValueError(f"bits must ascend without repeats, found {list(self.bits)}")
-        for bits in (*self.bits, self.pinned_bits):
-            if not 2 <= bits <= 8:
-                raise ValueError(f"bit-widths go from 2 to 8, found {bits}")
-        for name in ("max_gbitops", "compression_ratio", "max_mib", "max_latency_ms", "min_speedup", "alpha"):
+        if not self.bits or list(self.bits) != sorted(set(self.bits)) or not all(2 <= bits <= 8 for bits in self.bits):
+            shown = ",".join(map(str, self.bits))
+            raise ValueError(
+                f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6"
+            )
+        if not 2 <= self.pinned_bits <= 8:
+            raise ValueError(f"pinned_bits is {self.pinned_bits}; expected 2 to 8")
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive, found {value}")
+                raise ValueError(f"{name} is {value}; expected a number above 0")
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError(f"alpha is {self.alpha}; expected 0 or above")
+        if not isfinite(self.max_accuracy_drop):
+            raise ValueError(f"max_accuracy_drop is {self.max_accuracy_drop}; expected points of top-1, such as 1.0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; expected 0 or above, below 2^63")
 
     def command_line(self) -> str:
-        """The command that asks for this build: every setting that is not the default."""
+        """The command that asks for this build: every setting that is not the default.
+
+        Settings of ``[training]`` have no option; they are named in a comment.
+        """
         words = ["limpq-deploy", "build"]
         for field in fields(self):
             value = getattr(self, field.name)
@@ -91,7 +112,8 @@ class Config:
             else:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 words += [f"--{field.name.replace('_', '-')}", shlex.quote(text)]
-        return " ".join(words)
+        training = [f"{key} = {value}" for key, value in asdict(self.training).items() if value is not None]
+        return " ".join(words) + (f"  # [training] {', '.join(training)}" if training else "")
 
     @property
     def budget_like(self) -> str | None:
@@ -103,16 +125,36 @@ class Config:
 def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
     """Options (None: not given) over a TOML file over defaults.
 
-    Raises RecordError, naming the key, for an unknown key or a value of the wrong kind.
+    Raises RecordError for a file with an unknown key or a value that makes no sense, SettingError for such an option;
+    both name it.
     """
     settings = _load_toml(file) if file is not None else {}
+    if file is not None:
+        try:
+            _validated(settings)
+        except _Invalid as error:
+            raise RecordError(f"{file}: {error.key}{error.message}") from error
     settings.update({key: value for key, value in options.items() if value is not None})
-    return _checked(settings, str(file) if file is not None else "options")
+    try:
+        return _validated(settings)
+    except _Invalid as error:
+        key, _, rest = f"{error.key}{error.message}".partition(" ")
+        raise SettingError(f"--{key.replace('_', '-')} {rest}") from error
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write a configuration as JSON, so that later commands on the directory know what was built."""
-    write_text(path, json.dumps({"format": FORMAT, **asdict(config)}, indent=1, default=str) + "\n")
+    """Write a configuration as JSON, so that later commands on the directory know what was built.
+
+    Files of the user are written as absolute paths: those commands may run in another folder.
+    """
+    kind, _, place = config.data.partition(":")
+    settled = replace(
+        config,
+        weights=config.weights and config.weights.absolute(),
+        classes=config.classes and config.classes.absolute(),
+        data=f"{kind}:{Path(place).expanduser().absolute()}" if kind in ("imagefolder", "cifar10") else config.data,
+    )
+    write_text(path, json.dumps({"format": FORMAT, **asdict(settled)}, indent=1, default=str) + "\n")
 
 
 def load_config(path: Path) -> Config:
@@ -121,16 +163,27 @@ def load_config(path: Path) -> Config:
         settings = json.loads(path.read_text())
         if settings.pop("format") != FORMAT:
             raise KeyError("format")
+        return _validated(settings)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise RecordError(f"{path} is not a {FORMAT} file; run the build again") from error
-    return _checked(settings, str(path))
+
+
+class _Invalid(ValueError):
+    """A value that makes no sense: ``key`` with what separates it from ``message``."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}{message}")
+        self.key = key
+        self.message = message
 
 
 def _load_toml(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"cannot read the configuration {file}: {error}") from error
+    except OSError as error:
+        raise RecordError(f"cannot read the configuration {file}: {error.strerror}; expected a TOML file") from error
+    except UnicodeDecodeError as error:
+        raise RecordError(f"the configuration {file} is not UTF-8 text; expected a TOML file") from error
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -150,7 +203,7 @@ def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
             raise RecordError(f"{origin}: unknown key {key!r}; known keys: {', '.join(known)}")
 
 
-def _checked(settings: dict[str, Any], origin: str) -> Config:
+def _validated(settings: dict[str, Any]) -> Config:
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -158,5 +211,8 @@ def _checked(settings: dict[str, Any], origin: str) -> Config:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        raise RecordError(f"{origin}: {where + ': ' if where else ''}{message}") from error
+        if problem["type"] == "value_error":
+            section = f"{where}." if where else ""
+            raise _Invalid(section, problem["msg"].removeprefix("Value error, ")) from error
+        expected = KINDS.get(problem["type"], problem["msg"].removeprefix("Input should be "))
+        raise _Invalid(where, f" is {problem['input']!r}; expected {expected}") from error

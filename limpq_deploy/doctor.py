@@ -1,6 +1,5 @@
 """What is usable on this machine, and in a sentence why not. Never crashes; imports no heavy library unless present."""
 
-import importlib.util
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -9,13 +8,7 @@ from typing import Literal
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.export.environment import Environment, read_environment
 from limpq_deploy.export.runtimes import RUNTIMES, runtime_named
-
-EXTRAS = {
-    "train": ("torch", "torchvision", "safetensors", "sklearn", "onnxscript"),
-    "cpu": ("onnxruntime",),
-    "gpu": ("tensorrt", "pycuda", "pynvml"),
-}
-"""Extras and the modules that they bring."""
+from limpq_deploy.extras import EXTRAS, missing_modules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +53,7 @@ def _runtime(name: str) -> Facility:
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Facility:
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    missing = missing_modules(modules)
     if missing:
         detail = f"{', '.join(missing)} not installed; run: pip install 'limpq-deploy[{name}]'"
         return Facility(name=name, usable=False, detail=detail)

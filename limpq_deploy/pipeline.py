@@ -6,11 +6,12 @@ killed in between was never recorded, and is done again whole.
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -58,26 +59,31 @@ class Stage:
     run: Callable[[Report], str]
 
 
-class Workspace:
-    """An output directory, held by one build at a time."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """A stage that this build went through: ``ran`` is False where it was done before and nothing had changed."""
 
-    def __init__(self, folder: Path, *, quiet: bool = False, say: Callable[[str, str, float, bool], None]) -> None:
-        """``say(title, line, seconds, skipped)`` is called after each stage."""
+    name: str
+    title: str
+    ran: bool
+    seconds: float
+    said: str
+
+
+class Workspace:
+    """An output directory, held by one build at a time. ``passed``: the stages gone through so far."""
+
+    def __init__(self, folder: Path, *, say: Callable[[Passed], None]) -> None:
+        """``say`` is called after each stage."""
         self.folder = folder
-        self.quiet = quiet
         self.say = say
         self.state = BuildState(stages={})
+        self.passed: list[Passed] = []
 
     @contextlib.contextmanager
     def held(self, *, fresh: bool = False) -> Iterator[None]:
         """Hold the directory; ``fresh`` forgets what was done. Raises OutputError if another build holds it."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write to {self.folder}: {error.strerror}; choose another folder with --out"
-            ) from error
+        descriptor = self._open_lock()
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,30 +91,64 @@ class Workspace:
                 raise OutputError(
                     f"another build is running in {self.folder}; wait for it to end, or choose another --out"
                 ) from error
-            self._remove_leftovers()
+            self.remove_leftovers((STATE,))
             if not fresh:
                 self.state = self._load()
             yield
         finally:
             os.close(descriptor)
 
-    def run(self, stage: Stage) -> bool:
-        """Run a stage unless it is done; returns whether it ran."""
+    def run(self, stage: Stage, *, again: bool = False) -> bool:
+        """Run a stage unless it is done (``again``: even then); returns whether it ran."""
         digest = self._digest(stage)
         done = self.state.stages.get(stage.name)
-        if done is not None and done.inputs == digest and self._outputs_stand(done):
-            self.say(stage.title, done.said, done.seconds, True)
+        if not again and done is not None and done.inputs == digest and self._outputs_stand(done):
+            self._pass(stage, done, ran=False)
             return False
+        self.remove_leftovers(stage.outputs)
         self._record({name: state for name, state in self.state.stages.items() if name != stage.name})
         start = time.perf_counter()
-        with progress(stage.title, quiet=self.quiet) as report:
+        with progress(stage.title) as report:
             said = stage.run(report)
         seconds = time.perf_counter() - start
         outputs = {name: _digest_of(self.folder / name) for name in stage.outputs}
         state = StageState(inputs=digest, outputs=outputs, seconds=seconds, said=said)
         self._record({**self.state.stages, stage.name: state})
-        self.say(stage.title, said, seconds, False)
+        self._pass(stage, state, ran=True)
         return True
+
+    def outdated(self) -> tuple[str, ...]:
+        """Outputs of an earlier build that this one did not come to, once it has changed something before them."""
+        if not any(stage.ran for stage in self.passed):
+            return ()
+        passed = {stage.name for stage in self.passed}
+        mine = {name for stage in passed for name in self.state.stages[stage].outputs}
+        others = [state.outputs for name, state in self.state.stages.items() if name not in passed]
+        return tuple(name for outputs in others for name in outputs if name not in mine)
+
+    def remove_leftovers(self, names: Iterable[str]) -> None:
+        """Remove temporary files that a killed build left beside these files."""
+        for name in names:
+            path = self.folder / name
+            for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                if left.is_file():
+                    left.unlink(missing_ok=True)
+
+    def _open_lock(self) -> int:
+        try:
+            if self.folder.is_file():
+                raise OutputError(f"{self.folder} is a file; --out expects a folder")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to {self.folder}: {error.strerror}; choose another folder with --out"
+            ) from error
+
+    def _pass(self, stage: Stage, state: StageState, *, ran: bool) -> None:
+        passed = Passed(name=stage.name, title=stage.title, ran=ran, seconds=state.seconds, said=state.said)
+        self.passed.append(passed)
+        self.say(passed)
 
     def _digest(self, stage: Stage) -> str:
         inputs = {
@@ -137,12 +177,6 @@ class Workspace:
             return load_record(BuildState, path)
         except RecordError:
             return BuildState(stages={})
-
-    def _remove_leftovers(self) -> None:
-        """Temporary files of a build that was killed."""
-        for path in self.folder.glob(".*.tmp"):
-            if path.is_file():
-                path.unlink(missing_ok=True)
 
 
 def _digest_of(path: Path) -> str:

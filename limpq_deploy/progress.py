@@ -17,9 +17,9 @@ def silent(done: int, total: int, note: str = "") -> None:
 
 
 @contextlib.contextmanager
-def progress(title: str, *, quiet: bool = False) -> Iterator[Report]:
-    """A `Report` that draws a bar with time left on stderr; nothing when ``quiet`` or stderr is no terminal."""
-    if quiet or not sys.stderr.isatty():
+def progress(title: str) -> Iterator[Report]:
+    """A `Report` that draws a bar with time left on stderr; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
         yield silent
         return
     from rich.console import Console

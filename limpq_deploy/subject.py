@@ -19,6 +19,7 @@ from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec, target_named
+from limpq_deploy.extras import require_modules
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.models import MODELS, ModelInfo, create_model
@@ -37,10 +38,14 @@ class Subject:
         self.config = config
 
     def check(self, *, engine: bool) -> None:
-        """Find now what would stop the build later: runtime (``engine``), data, classes, weights, layers, budgets.
+        """Find now what would stop the build later: packages, runtime (``engine``), data, classes, weights, layers,
+        budgets.
 
         Raises the error that the stage would raise.
         """
+        require_modules(("safetensors",), "training")
+        if self.target.exportable:
+            require_modules(("onnxscript",), "exporting")
         if engine and self.builds_engine:
             self.runtime()
         require_classes(self.dataset, self.info.num_classes)
@@ -165,7 +170,7 @@ def _placeholder_indicators(placement: Placement, bits: tuple[int, ...]) -> Indi
                 macs=layer.macs,
                 num_weights=layer.num_weights,
                 weight_bits=layer.pinned_bits or 0,
-                act_bits=layer.pinned_bits or 0,
+                act_bits=placement.quantizer(layer.input).bits or 0,
             )
             for layer in placement.pinned
         ),

@@ -1,9 +1,12 @@
-"""What commands print for people: short tables in plain text."""
+"""What commands print for people: short tables in plain text, as wide as the terminal."""
 
 import io
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,13 +15,25 @@ from limpq_deploy.doctor import Diagnosis
 from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.parity import ParityReport, TensorParity
+from limpq_deploy.export.verify import VerifyReport
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.pipeline import Passed
 from limpq_deploy.policy import Policy
 
-if TYPE_CHECKING:
-    from limpq_deploy.verdict import Verdict
+LOG_WIDTH = 110
+"""Columns where there is no terminal."""
 
-WIDTH = 110
+
+def stage_line(passed: Passed) -> str:
+    """What a stage came to, and how long it took; wrapped under itself on a terminal, one line in a log."""
+    mark = click.style("+" if passed.ran else "=", fg="green" if passed.ran else "cyan", bold=True)
+    took = f"[{passed.seconds:.1f} s]" if passed.ran else "[unchanged]"
+    title = f"{passed.title:<18}"
+    indent = " " * (len(title) + 3)
+    text = [f"{passed.said} {took}"]
+    if sys.stderr.isatty():
+        text = textwrap.wrap(text[0], max(30, width() - len(indent)), break_long_words=False)
+    return f"{mark} {click.style(title, bold=True)} " + f"\n{indent}".join(text)
 
 
 def policy_table(policy: Policy, indicators: Indicators) -> str:
@@ -44,7 +59,7 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
 
 
 def parity_table(report: ParityReport) -> str:
-    """The three comparisons, one line each, then every image on which the classes differ."""
+    """The comparisons, one line each, then every image on which the classes differ."""
     rows = [
         ("reference = runtime, end to end", *_counts(report.tensors), "bit-equal" if report.logits_equal else "differ")
     ]
@@ -53,7 +68,7 @@ def parity_table(report: ParityReport) -> str:
         rows.append(("effect of folding and bias rounding", *_counts(report.folding), ""))
     lines = [table(("comparison", "codes", "differ", "max LSB", "logits"), rows, right=(1, 2, 3))]
     if report.top1_agreement is not None:
-        lines.append(f"same class on {100 * report.top1_agreement:.2f} % of {report.images} images")
+        lines.append(f"same class on {100 * report.top1_agreement:.2f} % of {report.images:,} images")
     lines += [f"image {one.image}: trained {one.trained}, runtime {one.runtime}" for one in report.disagreements]
     return "\n".join((*lines, *report.notes))
 
@@ -62,9 +77,9 @@ def lint_table(report: LintReport) -> str:
     """Operators, and each finding with its consequence and remedy."""
     operators = ", ".join(f"{count} {name}" for name, count in sorted(report.op_counts.items()))
     where = "after optimisation" if report.optimized else f"as written ({report.unavailable})"
-    lines = [f"operators {where}: {operators}"]
+    lines = [wrapped(f"operators {where}: {operators}")]
     lines += [
-        f"{finding.node}: breaks the rule that {finding.rule}; {finding.consequence}; {finding.remedy}"
+        wrapped(f"{finding.node}: breaks the rule that {finding.rule}; {finding.consequence}; {finding.remedy}")
         for finding in report.findings
     ]
     lines.append(f"{len(report.findings)} findings" if report.findings else "no findings: every rule is kept")
@@ -81,7 +96,7 @@ def latency_table(report: LatencyReport) -> str:
             f"{series.stats.p50_ms:.3f}",
             f"{series.stats.p90_ms:.3f}",
             f"{series.stats.p99_ms:.3f}",
-            str(len(series.samples_ms)),
+            f"{len(series.samples_ms):,}",
         )
         for series in report.series
     ]
@@ -89,10 +104,20 @@ def latency_table(report: LatencyReport) -> str:
         table(("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "samples"), rows, right=(1, 2, 3, 4, 5, 6))
     ]
     lines += [
-        f"doubtful: {series.name}, {series.threads} threads: {doubt}"
+        wrapped(f"doubtful: {series.name}, threads {series.threads}: {doubt}")
         for series in report.series
         for doubt in series.doubts
     ]
+    return "\n".join(lines)
+
+
+def verify_lines(report: VerifyReport) -> str:
+    """What was checked, and what the canaries answered."""
+    lines = [f"{report.files} files, {report.bytes / 2**20:.2f} MiB: all as the manifest says"]
+    if report.canaries is not None:
+        canaries = report.canaries
+        found = f"{canaries.differing} of {canaries.logits} logits differ: " if canaries.differing else ""
+        lines.append(wrapped(f"{canaries.images} canaries: {found}{canaries.note}"))
     return "\n".join(lines)
 
 
@@ -109,15 +134,10 @@ def doctor_table(diagnosis: Diagnosis) -> str:
         for item in items
     ]
     machine = f"{found.cpu}, {found.usable_cpus} CPUs, {' '.join(found.instruction_sets) or 'no SIMD extensions known'}"
-    return "\n".join((machine, table(("", "name", "usable", "detail"), rows), *diagnosis.advice))
-
-
-def verdict_table(verdict: "Verdict") -> str:
-    """Every check with its figures, what was not measured, and the outcome last."""
-    rows = [("passed" if check.passed else "FAILED", check.name, check.detail) for check in verdict.checks]
-    rows += [("not measured", missing.name, missing.reason) for missing in verdict.not_measured]
-    lines = [table(("", "check", "found"), rows), *verdict.notes, f"verdict: {verdict.outcome}"]
-    return "\n".join(lines)
+    drawn = table(("", "name", "usable", "detail"), rows)
+    return "\n".join(
+        (wrapped(machine), "", drawn, *(("", *map(wrapped, diagnosis.advice)) if diagnosis.advice else ()))
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
@@ -128,8 +148,29 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterab
     for row in rows:
         drawn.add_row(*row)
     out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False).print(drawn)
+    Console(file=out, width=width(), color_system=None, markup=False, highlight=False).print(drawn)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def in_columns(entries: Sequence[str], *, gap: int = 2) -> str:
+    """Entries down as many columns as the terminal holds, like ``ls``."""
+    if not entries:
+        return ""
+    widest = max(map(len, entries)) + gap
+    columns = max(1, (width() + gap) // widest)
+    rows = -(-len(entries) // columns)
+    lines = [entries[row::rows] for row in range(rows)]
+    return "\n".join("".join(f"{entry:<{widest}}" for entry in line).rstrip() for line in lines)
+
+
+def wrapped(text: str) -> str:
+    """A sentence folded to the terminal's width, its further lines indented."""
+    return "\n".join(textwrap.wrap(text, width(), subsequent_indent="  ", break_long_words=False)) or text
+
+
+def width() -> int:
+    """Columns to draw on: the terminal's (or ``COLUMNS``), between 60 and 140."""
+    return min(max(shutil.get_terminal_size((LOG_WIDTH, 24)).columns, 60), 140)
 
 
 def _counts(tensors: Iterable[TensorParity]) -> tuple[str, str, str]:

@@ -24,17 +24,15 @@ from limpq_deploy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
 from limpq_deploy.stages.deploy import (
-    ACCURACY,
     ENGINE,
     FLOAT_MODEL,
-    LATENCY,
     LINT,
     MODEL,
-    PARITY,
     UNIFORM8_MODEL,
-    Measured,
+    runtime_inputs,
 )
 from limpq_deploy.stages.learn import COMPARISON, INDICATORS, PLACEMENT, POLICY, Comparison
+from limpq_deploy.stages.measure import ACCURACY, LATENCY, PARITY, Measured
 from limpq_deploy.subject import Subject
 from limpq_deploy.verdict import (
     FLOAT_BITS,
@@ -110,7 +108,7 @@ def report_stage(subject: Subject, folder: Path) -> Stage:
             ReportInputs(
                 title=f"{subject.config.model} for {subject.target.name}",
                 command=command,
-                created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+                created=_written(folder / VERDICT),
                 versions=versions(),
                 realised=_realised(engine),
                 built=_built(subject, load_record(Indicators, folder / INDICATORS)),
@@ -130,8 +128,11 @@ def report_stage(subject: Subject, folder: Path) -> Stage:
     return Stage(
         name="report",
         title="report",
-        inputs={"command": command, "versions": versions()},
-        reads=(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, LATENCY, PARITY),
+        inputs={"command": command, "versions": versions(), "classes": subject.dataset.classes},
+        reads=(
+            *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, ENGINE, LATENCY, PARITY),
+            *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL),
+        ),
         outputs=(REPORT,),
         run=run,
     )
@@ -167,7 +168,12 @@ def bundle_stage(subject: Subject, folder: Path) -> Stage:
     return Stage(
         name="bundle",
         title="bundle",
-        inputs={"classes": subject.dataset.classes, "data": subject.dataset.digest(), "versions": versions()},
+        inputs={
+            "classes": subject.dataset.classes,
+            "data": subject.dataset.digest(),
+            "versions": versions(),
+            **runtime_inputs(subject),
+        },
         reads=(MODEL, POLICY, VERDICT, REPORT),
         outputs=(BUNDLE,),
         run=run,
@@ -178,6 +184,11 @@ def versions() -> dict[str, str]:
     """This program, Python and the libraries at work."""
     environment = read_environment()
     return {"limpq-deploy": __version__, "python": environment.python, **environment.libraries}
+
+
+def _written(path: Path) -> str:
+    """When a file was written. The verdict's time is that of the page, so that equal records give equal bytes."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _bitops(placement: Placement, policy: Policy, comparison: Comparison, folder: Path) -> tuple[BitOps, ...]:

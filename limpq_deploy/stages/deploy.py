@@ -1,27 +1,20 @@
-"""Stages that make and measure the engine: export, parity, accuracy, latency."""
+"""Stages that make the engine: export, and what the runtime makes of the file."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
-from limpq_deploy.evaluate import Evaluation, compare_paired, evaluate
+from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint import LintReport, lint
-from limpq_deploy.export.parity import ParityReport, compare_runtime
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.export.qdq import build_qdq, strip_markers
-from limpq_deploy.export.reference import IntegerReference
-from limpq_deploy.export.watching import code_tensors
-from limpq_deploy.faithful import Fed, compare_trained
-from limpq_deploy.inspect_model import PREPROCESS_KEY, measure_models
+from limpq_deploy.inspect_model import PREPROCESS_KEY
 from limpq_deploy.integers import integer_model
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.pipeline import Stage
@@ -40,7 +33,6 @@ from limpq_deploy.stages.learn import (
     load_finetuned,
 )
 from limpq_deploy.subject import Subject
-from limpq_deploy.verdict import AccuracyResult
 
 MODEL, LINT, ENGINE = "model.qdq.onnx", "lint.json", "engine.json"
 BASELINES = "baselines"
@@ -49,19 +41,6 @@ FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL = (
     f"{BASELINES}/uniform.qdq.onnx",
     f"{BASELINES}/uniform8.qdq.onnx",
 )
-PARITY, ACCURACY, LATENCY = "parity.json", "accuracy.json", "latency.json"
-
-PARITY_IMAGES = 256
-LATENCY_SECONDS = 1.5
-BATCH = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """Accuracy of the exported files on the runtime; see `AccuracyResult`."""
-
-    accuracy: AccuracyResult
-    format: Literal["limpq.accuracy/1"] = field(default="limpq.accuracy/1")
 
 
 def export_stage(subject: Subject, folder: Path) -> Stage:
@@ -88,152 +67,73 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             _save(build_qdq(template, placement, layers, acts, metadata), folder / name)
         checked = lint(folder / MODEL, subject.target)
         write_record(checked, folder / LINT)
-        if subject.builds_engine:
-            write_record(subject.runtime().engine(folder / MODEL), folder / ENGINE)
         size = (folder / MODEL).stat().st_size
         return f"{MODEL}, {size / 2**20:.2f} MiB; {_lint_line(checked)}"
 
-    outputs = [MODEL, LINT, FLOAT_MODEL, UNIFORM8_MODEL]
-    if _has_uniform(folder):
-        outputs.append(UNIFORM_MODEL)
-    if subject.builds_engine:
-        outputs.append(ENGINE)
+    uniform = has_uniform(folder)
     return Stage(
         name="export",
         title="export",
         inputs={
+            "target": to_dict(subject.target),
             "placement": to_dict(subject.placement),
             "preprocess": to_dict(subject.preprocess),
             "classes": subject.dataset.classes,
             "data": subject.dataset.digest(),
-            "engine": subject.builds_engine,
             "seed": subject.config.seed,
+            "pairs": load_record(Policy, folder / POLICY).pairs(),
+            **subject.model_digest(),
+            **runtime_inputs(subject),
         },
-        reads=(FLOAT, POLICY, COMPARISON, FINETUNED, *((UNIFORM,) if _has_uniform(folder) else ())),
-        outputs=tuple(outputs),
+        reads=(FLOAT, COMPARISON, FINETUNED, *((UNIFORM,) if uniform else ())),
+        outputs=(MODEL, LINT, FLOAT_MODEL, UNIFORM8_MODEL, *((UNIFORM_MODEL,) if uniform else ())),
         run=run,
     )
 
 
-def parity_stage(subject: Subject, folder: Path) -> Stage:
-    """Integer reference, runtime and trained model, compared code by code on real images."""
+def engine_stage(subject: Subject, folder: Path) -> Stage:
+    """What the runtime makes of the exported model."""
 
     def run(report: Report) -> str:
-        found = measure_parity(subject, folder, report)
-        write_record(found, folder / PARITY)
-        logits = "bit-equal" if found.logits_equal else "not bit-equal"
-        steps = sum(entry.mismatches for entry in found.faithful)
+        engine = subject.runtime().engine(folder / MODEL)
+        write_record(engine, folder / ENGINE)
+        layers = len(engine.layer_precision)
         return (
-            f"{found.mismatches:,} of {found.elements:,} codes differ, logits {logits} ({found.images} images); "
-            f"trained model layer by layer: {steps} codes by one step"
+            f"{engine.runtime} {engine.version}, {engine.provider}: "
+            f"{layers - len(engine.float_layers)} of {layers} layers run in integers"
         )
 
     return Stage(
-        name="parity",
-        title="parity",
-        inputs={"data": subject.dataset.digest(), "images": PARITY_IMAGES, **_runtime_inputs(subject)},
-        reads=(FLOAT, POLICY, FINETUNED, MODEL),
-        outputs=(PARITY,),
+        name="engine",
+        title="engine",
+        inputs=runtime_inputs(subject),
+        reads=(MODEL,),
+        outputs=(ENGINE,),
         run=run,
     )
 
 
-def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityReport:
-    """Compare on the first images of the test split (at least 256 where there are so many)."""
-    runtime = subject.runtime()
-    path = folder / MODEL
-    batches = [images for images, _ in _parity_batches(subject)]
-    report(0, 2, "reference against runtime")
-    found = compare_runtime(path, batches, runtime)
-    report(1, 2, "trained model, layer by layer")
-    policy = load_record(Policy, folder / POLICY).pairs()
-    traced = subject.traced(folder / FLOAT)
-    model = load_finetuned(subject, traced, policy, folder / FINETUNED)
-    layers, acts = integer_model(model, policy)
-    reference, session = IntegerReference(path), runtime.load(path)
-    tensors = tuple(code_tensors(onnx.load(path)))
-
-    def fed() -> Iterator[Fed]:
-        for images in batches:
-            _, codes = reference.run(images, keep=tensors)
-            yield Fed(images, codes, session.run(images))
-
-    trained = compare_trained(traced, model, layers, acts, fed())
-    return ParityReport(
-        model_sha256=found.model_sha256,
-        images=found.images,
-        environment=found.environment,
-        tensors=found.tensors,
-        unwatched=found.unwatched,
-        logits_equal=found.logits_equal,
-        logits_max_difference=found.logits_max_difference,
-        faithful=trained.faithful,
-        folding=trained.folding,
-        top1_agreement=trained.agreement,
-        disagreements=trained.disagreements,
-        notes=(*found.notes, *_kernel_notes(found.environment)),
-    )
+def exported_files(folder: Path) -> dict[str, str]:
+    """The exported models by name, relative to ``folder``: mixed, float, uniform8, and uniform where there is one."""
+    files = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
+    if has_uniform(folder):
+        files["uniform"] = UNIFORM_MODEL
+    return files
 
 
-def accuracy_stage(subject: Subject, folder: Path) -> Stage:
-    """Top-1 of every exported file on the runtime, on the test split."""
-
-    def run(report: Report) -> str:
-        runtime = subject.runtime()
-        split = subject.dataset.split("test")
-        files = _files(folder)
-        found: dict[str, Evaluation] = {}
-        for number, (name, file) in enumerate(files.items()):
-
-            def done(count: int, number: int = number, name: str = name) -> None:
-                report(number * len(split) + count, len(files) * len(split), name)
-
-            found[name] = evaluate(runtime.load(folder / file).run, split.batches(BATCH), progress=done)
-        comparison = load_record(Comparison, folder / COMPARISON)
-        uniform = found.get("uniform", found["mixed"] if comparison.same else None)
-        result = AccuracyResult(
-            float=found["float"].accuracy,
-            mixed=found["mixed"].accuracy,
-            uniform8=found["uniform8"].accuracy,
-            uniform=uniform.accuracy if uniform else None,
-            uniform_bits=comparison.bits,
-            against_uniform=compare_paired(found["mixed"], uniform) if uniform else None,
-        )
-        write_record(Measured(accuracy=result), folder / ACCURACY)
-        said = f"mixed {result.mixed.top1:.2f} %, float {result.float.top1:.2f} %"
-        if result.uniform is not None:
-            said += f", {result.uniform_bits} {result.uniform.top1:.2f} %"
-        return f"{said} ({result.mixed.images} test images, on {runtime.name})"
-
-    return Stage(
-        name="accuracy",
-        title="accuracy",
-        inputs={"data": subject.dataset.digest(), **_runtime_inputs(subject)},
-        reads=(COMPARISON, *_files(folder).values()),
-        outputs=(ACCURACY,),
-        run=run,
-    )
+def has_uniform(folder: Path) -> bool:
+    comparison = load_record(Comparison, folder / COMPARISON)
+    return comparison.pair is not None and not comparison.same
 
 
-def latency_stage(subject: Subject, folder: Path) -> Stage:
-    """Mixed, float and uniform 8 bits, interleaved in one run: one thread, then the runtime's own choice."""
-
-    def run(report: Report) -> str:
-        models = {name: folder / file for name, file in _files(folder).items() if name != "uniform"}
-        found = measure_models(models, 1, (1, "default"), LATENCY_SECONDS, report=report)
-        write_record(found, folder / LATENCY)
-        gain = found.speedup("mixed", "float", threads="default", batch=1)
-        p50 = found.find("mixed", threads="default").stats.p50_ms
-        return f"p50 {p50:.3f} ms, {gain.ratio:.2f} times as fast as float (95 % {gain.low:.2f} to {gain.high:.2f})"
-
-    return Stage(
-        name="latency",
-        title="latency",
-        inputs={"seconds": LATENCY_SECONDS, **_runtime_inputs(subject)},
-        reads=(MODEL, FLOAT_MODEL, UNIFORM8_MODEL),
-        outputs=(LATENCY,),
-        run=run,
-    )
+def runtime_inputs(subject: Subject) -> dict[str, Any]:
+    """What exported files and measurements depend on beside their inputs: library versions and this machine's CPU."""
+    environment = read_environment()
+    return {
+        "cpu": [environment.cpu, *environment.instruction_sets],
+        "libraries": environment.libraries,
+        "runtime": subject.target.runtime,
+    }
 
 
 def _quantized_models(
@@ -246,44 +146,6 @@ def _quantized_models(
         yield UNIFORM_MODEL, load_finetuned(subject, traced, pairs, folder / UNIFORM), pairs
     eight = {layer.name: (8, 8) for layer in subject.placement.searched}
     yield UNIFORM8_MODEL, subject.quantized(traced, eight), eight
-
-
-def _has_uniform(folder: Path) -> bool:
-    comparison = load_record(Comparison, folder / COMPARISON)
-    return comparison.pair is not None and not comparison.same
-
-
-def _files(folder: Path) -> dict[str, str]:
-    files = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
-    if _has_uniform(folder):
-        files["uniform"] = UNIFORM_MODEL
-    return files
-
-
-def _parity_batches(subject: Subject) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    split = subject.dataset.split("test")
-    return split.subset(np.arange(min(PARITY_IMAGES, len(split)))).batches(BATCH)
-
-
-def _runtime_inputs(subject: Subject) -> dict[str, Any]:
-    """What the runtime's numbers depend on: its version and this machine's CPU."""
-    from limpq_deploy.export.environment import read_environment
-
-    environment = read_environment()
-    return {
-        "cpu": [environment.cpu, *environment.instruction_sets],
-        "libraries": environment.libraries,
-        "runtime": subject.target.runtime,
-    }
-
-
-def _kernel_notes(environment: Mapping[str, Any]) -> tuple[str, ...]:
-    options = environment.get("options") or {}
-    if not options:
-        return ()
-    chosen = ", ".join(f"{key}={value}" for key, value in options.items())
-    why = "this CPU is not known to have VNNI" if environment.get("vnni") is None else "this CPU has no VNNI"
-    return (f"ONNX Runtime ran with {chosen}: {why}, and faster kernels would saturate for weights beyond 7 bits.",)
 
 
 def _lint_line(report: LintReport) -> str:

@@ -89,8 +89,7 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
         inputs={
             **subject.model_digest(),
             "data": dataset.digest(),
-            "settings": asdict(settings) if config.weights is None else None,
-            "seed": config.seed if config.weights is None else None,
+            "training": _training_inputs(subject, settings) if config.weights is None else None,
         },
         reads=(),
         outputs=(FLOAT, FLOAT_RECORD),
@@ -134,8 +133,7 @@ def indicators_stage(subject: Subject, folder: Path) -> Stage:
             "data": subject.dataset.digest(),
             "placement": to_dict(subject.placement),
             "bits": config.bits,
-            "settings": asdict(settings),
-            "seed": config.seed,
+            "training": _training_inputs(subject, settings),
         },
         reads=(FLOAT,),
         outputs=(JOINT, PLACEMENT, INDICATORS),
@@ -252,16 +250,26 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
         name=names.stage,
         title=names.title,
         inputs={
+            **subject.model_digest(),
             "pairs": pairs,
             "data": subject.dataset.digest(),
-            "settings": asdict(settings),
-            "seed": config.seed,
             "bits": config.bits,
+            "training": _training_inputs(subject, settings),
         },
         reads=(FLOAT, FLOAT_RECORD, JOINT, PLACEMENT),
         outputs=(names.checkpoint, names.record),
         run=run,
     )
+
+
+def _training_inputs(subject: Subject, settings: TrainSettings) -> dict[str, Any]:
+    """What a training depends on beside model and data."""
+    augment = subject.dataset.augment
+    return {
+        "settings": asdict(settings),
+        "seed": subject.config.seed,
+        "augment": None if augment is None else to_dict(augment),
+    }
 
 
 def _settings(defaults: S, training: Training, steps: int | None, rate: float | None) -> S:

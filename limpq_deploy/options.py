@@ -1,0 +1,89 @@
+"""Options that several commands share."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+FILE = click.Path(path_type=Path)
+
+TARGETS = ("onnxruntime", "tensorrt", "reference")
+DATA_HELP = "digits, imagefolder:PATH, cifar10:PATH or module:factory."
+
+
+class BitList(click.ParamType):
+    """``2,3,4`` -> (2, 3, 4)."""
+
+    name = "bits"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of bit-widths; expected something like 2,3,4,5,6", param, ctx)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, all else on stderr.")(
+        command
+    )
+
+
+def budget_options(command: Command) -> Command:
+    options = (
+        click.option("--like", metavar="wNaM", help="BitOps of a uniform policy over the searched layers, e.g. w4a4."),
+        click.option("--max-gbitops", type=float, metavar="G", help="BitOps of all layers; 1 G = 1e9."),
+        click.option(
+            "--compression-ratio", type=float, metavar="R", help="32-bit size of all weights / quantized size."
+        ),
+        click.option("--max-mib", type=float, metavar="M", help="Size of all weights in MiB (2^20 bytes)."),
+        click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2.0]"),
+        click.option(
+            "--outliers",
+            type=click.Choice(["forbid", "repair", "keep"]),
+            help="Indicators that grow with the bits: forbid the entry, smooth it, or keep it.  [default: forbid]",
+        ),
+    )
+    return with_options(options, command)
+
+
+def build_options(command: Command) -> Command:
+    options = (
+        click.option("--config", type=FILE, metavar="FILE.toml", help="Settings by these names; options win."),
+        click.option(
+            "--model", metavar="NAME", help="resnet8, resnet20/32/44/56, or package.module:factory.  [default: resnet8]"
+        ),
+        click.option("--weights", type=FILE, metavar="FILE", help="Float weights, safetensors.  [default: train them]"),
+        click.option("--data", metavar="SPEC", help=f"{DATA_HELP}  [default: digits]"),
+        click.option("--classes", type=FILE, metavar="FILE.json", help="Folder names in the model's class order."),
+        click.option(
+            "--target",
+            type=click.Choice(TARGETS),
+            help="What executes the model.  [default: what this machine can run]",
+        ),
+        click.option("--bits", type=BitList(), metavar="2,3,..", help="Candidate bit-widths.  [default: 2,3,4,5,6]"),
+        budget_options,
+        click.option("--max-latency-ms", type=float, metavar="T", help="Check: p50 of one image, default threads."),
+        click.option("--min-speedup", type=float, metavar="X", help="Check: times as fast as the float model."),
+        click.option(
+            "--max-accuracy-drop", type=float, metavar="P", help="Check: points of top-1 below float.  [default: 1.0]"
+        ),
+        click.option("--latency-seconds", type=float, metavar="S", help="Timed per model and threads.  [default: 1.5]"),
+        click.option("--pinned-bits", type=int, metavar="B", help="Bits of the first and last layer.  [default: 8]"),
+        click.option("--no-engine", "engine", flag_value=False, default=None, help="Stop after export."),
+        click.option("--seed", type=int, metavar="N", help="Of training and of data order.  [default: 0]"),
+        click.option("--out", type=FILE, metavar="DIR", help="Output folder.  [default: limpq-build]"),
+        click.option("--fresh", is_flag=True, help="Do all stages again."),
+        json_option,
+    )
+    return with_options(options, command)
+
+
+def with_options(options: tuple[Any, ...], command: Command) -> Command:
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)

@@ -1,0 +1,181 @@
+"""Stages that measure the engine: parity, accuracy, latency."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.evaluate import Evaluation, compare_paired, evaluate
+from limpq_deploy.export.parity import ParityReport, compare_runtime
+from limpq_deploy.export.reference import IntegerReference
+from limpq_deploy.export.watching import code_tensors
+from limpq_deploy.faithful import Fed, compare_trained
+from limpq_deploy.inspect_model import measure_models
+from limpq_deploy.integers import integer_model
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.policy import Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.stages.deploy import FLOAT_MODEL, MODEL, UNIFORM8_MODEL, exported_files, runtime_inputs
+from limpq_deploy.stages.learn import COMPARISON, FINETUNED, FLOAT, POLICY, Comparison, load_finetuned
+from limpq_deploy.subject import Subject
+from limpq_deploy.verdict import AccuracyResult
+
+PARITY, ACCURACY, LATENCY = "parity.json", "accuracy.json", "latency.json"
+
+PARITY_IMAGES = 256
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Accuracy of the exported files on the runtime; see `AccuracyResult`."""
+
+    accuracy: AccuracyResult
+    format: Literal["limpq.accuracy/1"] = field(default="limpq.accuracy/1")
+
+
+def parity_stage(subject: Subject, folder: Path) -> Stage:
+    """Integer reference, runtime and trained model, compared code by code on real images."""
+
+    def run(report: Report) -> str:
+        found = measure_parity(subject, folder, report)
+        write_record(found, folder / PARITY)
+        logits = "bit-equal" if found.logits_equal else "not bit-equal"
+        steps = sum(entry.mismatches for entry in found.faithful)
+        largest = max((entry.max_lsb for entry in found.faithful), default=0)
+        return (
+            f"{found.mismatches:,} of {found.elements:,} codes differ, logits {logits} ({found.images} images); "
+            f"trained model layer by layer: {steps:,} codes, by at most {largest} LSB"
+        )
+
+    return Stage(
+        name="parity",
+        title="parity",
+        inputs={
+            "data": subject.dataset.digest(),
+            "images": PARITY_IMAGES,
+            "pairs": load_record(Policy, folder / POLICY).pairs(),
+            **runtime_inputs(subject),
+        },
+        reads=(FLOAT, FINETUNED, MODEL),
+        outputs=(PARITY,),
+        run=run,
+    )
+
+
+def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityReport:
+    """Compare on the first images of the test split (at least 256 where there are so many)."""
+    runtime = subject.runtime()
+    path = folder / MODEL
+    batches = [images for images, _ in _parity_batches(subject)]
+    report(0, 2, "reference against runtime")
+    found = compare_runtime(path, batches, runtime)
+    report(1, 2, "trained model, layer by layer")
+    policy = load_record(Policy, folder / POLICY).pairs()
+    traced = subject.traced(folder / FLOAT)
+    model = load_finetuned(subject, traced, policy, folder / FINETUNED)
+    layers, acts = integer_model(model, policy)
+    reference, session = IntegerReference(path), runtime.load(path)
+    tensors = tuple(code_tensors(onnx.load(path)))
+
+    def fed() -> Iterator[Fed]:
+        for images in batches:
+            _, codes = reference.run(images, keep=tensors)
+            yield Fed(images, codes, session.run(images))
+
+    trained = compare_trained(traced, model, layers, acts, fed())
+    return ParityReport(
+        model_sha256=found.model_sha256,
+        images=found.images,
+        environment=found.environment,
+        tensors=found.tensors,
+        unwatched=found.unwatched,
+        logits_equal=found.logits_equal,
+        logits_max_difference=found.logits_max_difference,
+        faithful=trained.faithful,
+        folding=trained.folding,
+        top1_agreement=trained.agreement,
+        disagreements=trained.disagreements,
+        notes=(*found.notes, *_kernel_notes(found.environment)),
+    )
+
+
+def accuracy_stage(subject: Subject, folder: Path) -> Stage:
+    """Top-1 of every exported file on the runtime, on the test split."""
+
+    def run(report: Report) -> str:
+        runtime = subject.runtime()
+        split = subject.dataset.split("test")
+        files = exported_files(folder)
+        found: dict[str, Evaluation] = {}
+        for number, (name, file) in enumerate(files.items()):
+
+            def done(count: int, number: int = number, name: str = name) -> None:
+                report(number * len(split) + count, len(files) * len(split), name)
+
+            found[name] = evaluate(runtime.load(folder / file).run, split.batches(BATCH), progress=done)
+        comparison = load_record(Comparison, folder / COMPARISON)
+        uniform = found.get("uniform", found["mixed"] if comparison.same else None)
+        result = AccuracyResult(
+            float=found["float"].accuracy,
+            mixed=found["mixed"].accuracy,
+            uniform8=found["uniform8"].accuracy,
+            uniform=uniform.accuracy if uniform else None,
+            uniform_bits=comparison.bits,
+            against_uniform=compare_paired(found["mixed"], uniform) if uniform else None,
+        )
+        write_record(Measured(accuracy=result), folder / ACCURACY)
+        said = f"mixed {result.mixed.top1:.2f} %, float {result.float.top1:.2f} %"
+        if result.uniform is not None:
+            said += f", {result.uniform_bits} {result.uniform.top1:.2f} %"
+        return f"{said} ({result.mixed.images} test images, on {runtime.name})"
+
+    return Stage(
+        name="accuracy",
+        title="accuracy",
+        inputs={"data": subject.dataset.digest(), **runtime_inputs(subject)},
+        reads=(COMPARISON, *exported_files(folder).values()),
+        outputs=(ACCURACY,),
+        run=run,
+    )
+
+
+def latency_stage(subject: Subject, folder: Path) -> Stage:
+    """Mixed, float and uniform 8 bits, interleaved in one run: one thread, then the runtime's own choice."""
+    seconds = subject.config.latency_seconds
+
+    def run(report: Report) -> str:
+        models = {name: folder / file for name, file in exported_files(folder).items() if name != "uniform"}
+        found = measure_models(models, 1, (1, "default"), seconds, report=report)
+        write_record(found, folder / LATENCY)
+        gain = found.speedup("mixed", "float", threads="default", batch=1)
+        p50 = found.find("mixed", threads="default").stats.p50_ms
+        return f"p50 {p50:.3f} ms, {gain.ratio:.2f} times as fast as float (95 % {gain.low:.2f} to {gain.high:.2f})"
+
+    return Stage(
+        name="latency",
+        title="latency",
+        inputs={"seconds": seconds, **runtime_inputs(subject)},
+        reads=(MODEL, FLOAT_MODEL, UNIFORM8_MODEL),
+        outputs=(LATENCY,),
+        run=run,
+    )
+
+
+def _parity_batches(subject: Subject) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    split = subject.dataset.split("test")
+    return split.subset(np.arange(min(PARITY_IMAGES, len(split)))).batches(BATCH)
+
+
+def _kernel_notes(environment: Mapping[str, Any]) -> tuple[str, ...]:
+    options = environment.get("options") or {}
+    if not options:
+        return ()
+    chosen = ", ".join(f"{key}={value}" for key, value in options.items())
+    why = "this CPU is not known to have VNNI" if environment.get("vnni") is None else "this CPU has no VNNI"
+    return (f"ONNX Runtime ran with {chosen}: {why}, and faster kernels would saturate for weights beyond 7 bits.",)

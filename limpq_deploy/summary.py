@@ -1,0 +1,156 @@
+"""What a build prints last: one screen with the figures that decide."""
+
+from collections.abc import Iterator
+
+import click
+
+from limpq_deploy.build import Outcome
+from limpq_deploy.evaluate import Accuracy
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.policy import Policy
+from limpq_deploy.tables import in_columns, table, wrapped
+from limpq_deploy.verdict import FLOAT_BITS, LatencyResult, Verdict
+
+NAMES = {"uniform8": "w8a8, untrained"}
+"""How models are called here; the 8-bit baseline has scales from 256 images and no training."""
+
+COLOURS = {"passed": "green", "failed": "red", "incomplete": "yellow"}
+
+
+def summary(outcome: Outcome) -> str:
+    """The outcome, figures of every model side by side, bits per layer, what failed, and where the files are."""
+    blocks: list[str] = []
+    if outcome.verdict is not None and outcome.placement is not None and outcome.policy is not None:
+        blocks += [_headline(outcome.verdict), figures_table(outcome.verdict, outcome.placement, outcome.policy)]
+    if outcome.policy is not None and outcome.placement is not None:
+        blocks.append(bits_of_layers(outcome.policy, outcome.placement))
+    if outcome.verdict is not None:
+        blocks.append("\n".join(_remarks(outcome.verdict)))
+    blocks.append("\n".join(_where(outcome)))
+    return "\n\n".join(block for block in blocks if block)
+
+
+def figures_table(verdict: Verdict, placement: Placement, policy: Policy) -> str:
+    """Accuracy, cost and latency of the mixed model and of what it is compared with."""
+    pairs = {layer.name: policy.bits[layer.name].weight for layer in placement.searched}
+    rows = []
+    for bitops in verdict.bitops:
+        size = _weight_bits(bitops.name, placement, pairs)
+        rows.append(
+            (
+                NAMES.get(bitops.name, bitops.name.removeprefix("uniform ")),
+                _top1(verdict, bitops.name),
+                _giga(bitops.nominal_all),
+                _giga(bitops.realised_all),
+                _size(size),
+                *(_p50(verdict, bitops.name, threads) for threads in (1, "default")),
+            )
+        )
+    header = ("", "top-1", "BitOps\nnominal", "BitOps\nrealised", "weights", "p50 ms\n1 thread", "p50 ms\ndefault")
+    return table(header, rows, right=range(1, len(header)))
+
+
+def bits_of_layers(policy: Policy, placement: Placement) -> str:
+    """Weight and activation bits of every layer in execution order; pinned layers carry a star."""
+    entries = []
+    for layer in placement.layers:
+        if layer.pinned_bits is None:
+            bits = policy.bits[layer.name]
+            entries.append(f"{layer.name} w{bits.weight}a{bits.act}")
+        else:
+            entries.append(f"{layer.name} w{layer.pinned_bits}a{placement.quantizer(layer.input).bits}*")
+    return f"bits of every layer (* pinned):\n{in_columns(entries, gap=3)}"
+
+
+def _headline(verdict: Verdict) -> str:
+    word = click.style(verdict.outcome, fg=COLOURS[verdict.outcome], bold=True)
+    passed = sum(check.passed for check in verdict.checks)
+    return f"{verdict.model} for {verdict.target}: {word}, {passed} of {len(verdict.checks)} checks kept"
+
+
+def _remarks(verdict: Verdict) -> Iterator[str]:
+    """Failed checks, what was not measured, speed-up and doubts, notes."""
+    for check in verdict.checks:
+        if not check.passed:
+            yield click.style(wrapped(f"FAILED {check.name}: {check.detail}"), fg="red")
+    for missing in verdict.not_measured:
+        yield wrapped(f"not measured: {missing.name}: {missing.reason}")
+    if verdict.parity is not None:
+        equal = "bit-equal" if verdict.parity.logits_bit_equal else "not bit-equal"
+        yield wrapped(
+            f"parity: {verdict.parity.mismatches:,} of {verdict.parity.codes:,} codes differ between the integer "
+            f"reference and {verdict.target}, logits {equal} ({verdict.parity.images:,} images)"
+        )
+    if verdict.latency is not None:
+        yield from _speed(verdict.latency)
+    yield from map(wrapped, verdict.notes)
+
+
+def _speed(latency: LatencyResult) -> Iterator[str]:
+    """The speed-up with the runtime's default threads, and the doubts about these two figures."""
+    for gain in latency.speedups:
+        if gain.over != "float" or gain.threads != "default":
+            continue
+        yield wrapped(
+            f"speed: {gain.ratio:.2f} times as fast as float "
+            f"(95 % interval {gain.low:.2f} to {gain.high:.2f}; default threads, batch {gain.batch})"
+        )
+        for line in latency.lines:
+            same_run = (line.threads, line.batch) == (gain.threads, gain.batch)
+            if same_run and line.name in ("mixed", "float") and line.doubts:
+                yield wrapped(f"doubtful ({line.name}): {'; '.join(line.doubts)}")
+
+
+def _where(outcome: Outcome) -> Iterator[str]:
+    if outcome.why is not None:
+        yield wrapped(f"Stopped after {outcome.stages[-1].title}: {outcome.why}.")
+        yield f"files:  {outcome.folder}"
+    else:
+        yield f"report: {outcome.folder / 'report.html'}"
+        yield f"bundle: {outcome.folder / 'bundle'}"
+    if outcome.outdated:
+        yield wrapped(f"Of an earlier build, not of this one: {', '.join(outcome.outdated)}.")
+
+
+def _weight_bits(name: str, placement: Placement, pairs: dict[str, int]) -> int:
+    """Size of all weights in bits, pinned layers included."""
+    total = 0
+    for layer in placement.layers:
+        pinned = layer.pinned_bits
+        if name == "float":
+            bits = FLOAT_BITS
+        elif name == "uniform8":
+            bits = 8
+        elif pinned is not None:
+            bits = pinned
+        else:
+            bits = pairs[layer.name] if name == "mixed" else int(name.removeprefix("uniform w").partition("a")[0])
+        total += layer.num_weights * bits
+    return total
+
+
+def _top1(verdict: Verdict, name: str) -> str:
+    if verdict.accuracy is None:
+        return "-"
+    found: dict[str, Accuracy | None] = {
+        "mixed": verdict.accuracy.mixed,
+        "float": verdict.accuracy.float,
+        "uniform8": verdict.accuracy.uniform8,
+    }
+    accuracy = found.get(name, verdict.accuracy.uniform)
+    return "-" if accuracy is None else f"{accuracy.top1:.2f} %"
+
+
+def _p50(verdict: Verdict, name: str, threads: int | str) -> str:
+    lines = verdict.latency.lines if verdict.latency is not None else ()
+    found = [line.p50_ms for line in lines if line.name == name and line.threads == threads]
+    return f"{found[0]:.3f}" if found else "-"
+
+
+def _giga(bitops: int) -> str:
+    return f"{bitops / 1e9:,.4g} G"
+
+
+def _size(bits: int) -> str:
+    kib = bits / 8 / 2**10
+    return f"{kib:,.1f} KiB" if kib < 1024 else f"{kib / 1024:,.2f} MiB"
