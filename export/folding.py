@@ -1,4 +1,10 @@
-"""BatchNorm folded into integer codes: the integers of a trained layer as the runtime executes them."""
+"""BatchNorm folded into integer codes: the integers of a trained layer as the runtime executes them.
+
+Weights below 7 bits are written as multiples of a power of two, in 7 bits: ``codes * 2^k`` with ``scale / 2^k`` are the
+same real weights, bit for bit. The bias is what gains: it is an integer of ``input scale * weight scale``, and with
+4-bit weights and activations that step can be as coarse as a whole step of the 8-bit output. Seven bits, because
+products of u8 with such weights never saturate, whatever the CPU.
+"""
 
 from dataclasses import dataclass
 
@@ -7,6 +13,9 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.grid import QuantGrid
+
+WRITTEN_BITS = 7
+"""Weights of fewer bits are written this wide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +34,15 @@ class BatchNormParams:
 class IntegerLayer:
     """A layer's integers.
 
-    ``codes`` int8, OIHW or OI; ``scale`` float32 [O], so that real weight = codes * scale;
-    ``bias_codes`` int32 [O] with ``bias_scale`` float32 [O] = float32(input scale * scale); ``bits``: the grid's width.
+    ``bits``: width of the grid; ``step``: the codes are multiples of it (a power of two, see above). ``codes`` int8,
+    OIHW or OI; ``scale`` float32 [O], so that real weight = codes * scale. ``bias_codes`` int32 [O] with ``bias_scale``
+    float32 [O] = float32(input scale * scale).
     ``bias`` float64 [O]: the bias before rounding, for reports on what the rounding changed.
     """
 
     name: str
     bits: int
+    step: int
     codes: NDArray[np.int8]
     scale: NDArray[np.float32]
     bias_codes: NDArray[np.int32]
@@ -70,8 +81,9 @@ def fold(
         factor = batchnorm.gamma / np.sqrt(batchnorm.var + batchnorm.eps)
         real_bias = batchnorm.beta + (real_bias - batchnorm.mean) * factor
     column = (slice(None),) + (None,) * (codes.ndim - 1)
-    signed_codes = codes * np.sign(factor).astype(np.int64)[column]
-    scale = (weight_scale * np.where(factor == 0, 1.0, np.abs(factor))).astype(np.float32)
+    step = 2 ** max(WRITTEN_BITS - grid.bits, 0)
+    signed_codes = codes * step * np.sign(factor).astype(np.int64)[column]
+    scale = (weight_scale / step * np.where(factor == 0, 1.0, np.abs(factor))).astype(np.float32)
     bias_scale = np.float32(input_scale) * scale
     if not (np.isfinite(real_bias).all() and np.isfinite(bias_scale).all() and (bias_scale > 0).all()):
         raise ModelError(f"layer {name!r} has a scale or bias that is not positive and finite after folding BatchNorm")
@@ -81,6 +93,7 @@ def fold(
     return IntegerLayer(
         name=name,
         bits=grid.bits,
+        step=step,
         codes=signed_codes.astype(np.int8),
         scale=scale,
         bias_codes=bias_codes.astype(np.int32),

@@ -1,0 +1,86 @@
+"""Folding keeps real weights, rounds the bias finely, and refuses what integers cannot hold."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.export.folding import BatchNormParams, IntegerLayer, fold
+
+
+def folded(
+    bits: int, seed: int, *, gamma: float | None = None, bias: float = 0.3, input_scale: float = 0.1
+) -> IntegerLayer:
+    rng = np.random.default_rng(seed)
+    grid = QuantGrid(bits=bits, signed=True, narrow=bits == 8)
+    channels = 4
+    norm = BatchNormParams(
+        gamma=rng.normal(size=channels) if gamma is None else np.full(channels, gamma),
+        beta=rng.normal(size=channels),
+        mean=rng.normal(size=channels),
+        var=rng.random(channels) + 0.1,
+        eps=1e-5,
+    )
+    return fold(
+        name="conv",
+        codes=rng.integers(grid.qmin, grid.qmax + 1, (channels, 3, 3, 3)),
+        grid=grid,
+        weight_scale=0.07,
+        input_scale=input_scale,
+        bias=np.full(channels, bias),
+        batchnorm=norm,
+    )
+
+
+@given(bits=st.integers(2, 8), seed=st.integers(0, 10_000))
+def test_narrow_weights_are_written_in_seven_bits_without_changing_a_bit_of_their_value(bits: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grid = QuantGrid(bits=bits, signed=True, narrow=bits == 8)
+    codes = rng.integers(grid.qmin, grid.qmax + 1, (2, 5))
+    scale = float(np.float32(rng.uniform(1e-4, 1)))
+    layer = fold(name="fc", codes=codes, grid=grid, weight_scale=scale, input_scale=0.1, bias=None, batchnorm=None)
+    assert layer.step == 2 ** max(7 - bits, 0)
+    assert (layer.codes % layer.step == 0).all()
+    assert np.abs(layer.codes.astype(int)).max() <= (127 if bits == 8 else 64)
+    real = layer.codes.astype(np.float32) * layer.scale[:, None]
+    assert real.tobytes() == (codes.astype(np.float32) * np.float32(scale)).tobytes()
+
+
+@given(bits=st.integers(2, 8), seed=st.integers(0, 10_000))
+def test_the_bias_is_off_by_at_most_half_of_its_step(bits: int, seed: int) -> None:
+    layer = folded(bits, seed)
+    error = np.abs(layer.bias_codes * layer.bias_scale.astype(np.float64) - layer.bias)
+    assert (error <= layer.bias_scale / 2 * (1 + 1e-6)).all()
+
+
+def test_at_four_bits_the_bias_is_eight_times_finer_than_its_grid_would_give() -> None:
+    layer = folded(4, 0, gamma=1.0)
+    grid_step = np.float32(0.1) * layer.scale * layer.step
+    np.testing.assert_allclose(layer.bias_scale, grid_step / 8, rtol=1e-6)
+
+
+def test_a_channel_with_gamma_zero_gives_its_beta() -> None:
+    layer = folded(4, 1, gamma=0.0)
+    assert not layer.codes.any()
+    assert (layer.scale > 0).all()
+    np.testing.assert_allclose(layer.bias_codes * layer.bias_scale, layer.bias, atol=layer.bias_scale.max())
+
+
+def test_a_bias_that_int32_cannot_hold_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match=r"layer 'conv' has a bias .* int32"):
+        folded(8, 0, bias=1e9, input_scale=1e-4)
+
+
+def test_codes_outside_the_grid_are_refused() -> None:
+    with pytest.raises(ModelError, match="its 3-bit grid holds -4 to 3"):
+        fold(
+            name="fc",
+            codes=np.array([[5]]),
+            grid=QuantGrid(bits=3, signed=True),
+            weight_scale=0.1,
+            input_scale=0.1,
+            bias=None,
+            batchnorm=None,
+        )
