@@ -69,8 +69,8 @@ def compared(
             return (codes.astype(np.float32) * np.float32(params.scale[0]),)
 
     evaluator = ReferenceEvaluator(net.template(logits), new_ops=[Quantizer])
-    (expected,) = evaluator.run(None, {"images": images})
-    return merged(parts), expected
+    expected: Any = evaluator.run(None, {"images": images})
+    return merged(parts), expected[0]
 
 
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -191,3 +191,29 @@ def test_a_layer_without_an_integer_form_is_named_in_a_sentence(module: nn.Modul
     model(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ModelError, match=sentence):
         trace(model.eval(), (1, 8, 8))
+
+
+class OwnPad(nn.Module):
+    """A convolution with a padding of its own, as exporters of other frameworks write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.b = nn.Conv2d(2, 2, 3, stride=2)
+        self.c = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pad(torch.relu(self.a(F.pad(x, (1, 1, 1, 1)))))
+        return self.c(torch.relu(self.b(x)).mean((2, 3)))
+
+
+def test_tensorrt_quantizes_before_a_layers_own_padding() -> None:
+    """Zeros stay zeros, so nothing changes but that Pad and convolution can be one kernel."""
+    traced = trace(OwnPad(), (1, 8, 8))
+    graph = with_quantizers(traced, place(traced, TENSORRT, model="own pad"), lambda quantizer: nn.Identity())
+    readers = {str(node.target): list(node.users) for node in graph.graph.nodes if "quantizers." in str(node.target)}
+    assert [user.target for user in readers["quantizers.x_pinned"]] == [F.pad]
+    assert [user.target for user in readers["quantizers.relu"]] == ["pad"]
+    image = torch.randn(2, 1, 8, 8)
+    assert torch.equal(graph(image), traced.graph_module(image))
