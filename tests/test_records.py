@@ -2,26 +2,36 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.calibration.params import QuantParams, TensorQuant
 from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.config import Config, Training, load_config, write_config
 from limpq_deploy.evaluate import Accuracy, PairedComparison
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Speedup
+from limpq_deploy.export.lint import LintReport
+from limpq_deploy.export.lint_rules import Finding
 from limpq_deploy.export.manifest import BundleFile, CanaryFiles, Manifest
+from limpq_deploy.export.parity import Disagreement, ParityReport, TensorParity
 from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.stability import latency_stats
 from limpq_deploy.export.targets import TARGETS, TargetSpec
 from limpq_deploy.export.verify import CanaryReport, VerifyReport
+from limpq_deploy.finetuned import Candidate, FineTuned, Top1
 from limpq_deploy.indicators import Indicators, LayerIndicators, Measure, PinnedLayer
+from limpq_deploy.pipeline import BuildState, StageState
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
+from limpq_deploy.settings import FinetuneSettings
 from limpq_deploy.verdict import (
     AccuracyResult,
     BitOps,
@@ -334,6 +344,94 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     )
 
 
+FINDING = st.builds(Finding, node=TEXT, rule=TEXT, consequence=TEXT, remedy=TEXT)
+LINT = st.builds(
+    LintReport,
+    target=NAME,
+    optimized=st.booleans(),
+    op_counts=st.dictionaries(TEXT, COUNT, max_size=3),
+    float_compute=tuples(TEXT),
+    float_nodes=tuples(TEXT),
+    findings=tuples(FINDING),
+    unavailable=optional(TEXT),
+)
+TENSOR_PARITY = st.builds(
+    TensorParity, tensor=TEXT, elements=COUNT, mismatches=COUNT, max_lsb=COUNT, max_tie_distance=optional(SHARE)
+)
+PARITY_REPORT = st.builds(
+    ParityReport,
+    model_sha256=SHA256,
+    images=COUNT,
+    environment=st.dictionaries(NAME, JSON, max_size=3),
+    tensors=tuples(TENSOR_PARITY),
+    unwatched=st.dictionaries(NAME, TEXT, max_size=2),
+    logits_equal=st.booleans(),
+    logits_max_difference=REAL,
+    faithful=tuples(TENSOR_PARITY),
+    folding=tuples(TENSOR_PARITY),
+    top1_agreement=optional(SHARE),
+    disagreements=tuples(st.builds(Disagreement, image=COUNT, trained=COUNT, runtime=COUNT)),
+    notes=tuples(TEXT),
+)
+ENGINE = st.builds(
+    Engine,
+    model_sha256=SHA256,
+    runtime=NAME,
+    version=TEXT,
+    provider=NAME,
+    threads=optional(st.integers(1, 64)),
+    options=st.dictionaries(NAME, TEXT, max_size=2),
+    layer_precision=st.dictionaries(NAME, st.sampled_from(["u8s8", "u8u8", "float32", "absent"]), max_size=3),
+)
+PREPROCESS = st.sampled_from([1, 3]).flatmap(
+    lambda channels: st.builds(
+        Preprocess,
+        height=st.integers(1, 300),
+        width=st.integers(1, 300),
+        mean=exactly(channels, REAL),
+        std=exactly(channels, POSITIVE),
+        resize=optional(st.integers(300, 999)),
+        channels=st.just(channels),
+    )
+)
+FINETUNE_SETTINGS = st.builds(
+    FinetuneSettings,
+    steps=st.integers(4, 10**6),
+    batch_size=st.integers(2, 1024),
+    learning_rate=POSITIVE,
+    scale_learning_rate=POSITIVE,
+    warmup_steps=st.integers(0, 3),
+    weight_decay=SHARE,
+    label_smoothing=st.floats(0, 0.9),
+    momentum=SHARE,
+    gradient_clip=POSITIVE,
+    augment=st.booleans(),
+    candidates=st.integers(1, 4),
+    batchnorm_images=st.integers(2, 10**6),
+)
+TOP1 = st.builds(Top1, val=REAL, test=REAL)
+FINETUNED = st.builds(
+    FineTuned,
+    model=NAME,
+    target=NAME,
+    bits=st.dictionaries(NAME, st.builds(LayerBits, weight=st.integers(2, 8), act=st.integers(2, 8)), max_size=3),
+    seed=COUNT,
+    settings=FINETUNE_SETTINGS,
+    epochs=POSITIVE,
+    float_top1=TOP1,
+    top1=TOP1,
+    chosen_step=COUNT,
+    candidates=tuples(st.builds(Candidate, step=COUNT, val=REAL)),
+    weights=tuples(TENSOR_QUANT),
+    activations=tuples(TENSOR_QUANT),
+    seconds=POSITIVE,
+)
+STAGE = st.builds(
+    StageState, inputs=SHA256, outputs=st.dictionaries(NAME, SHA256, max_size=3), seconds=POSITIVE, said=TEXT
+)
+BUILD_STATE = st.builds(BuildState, stages=st.dictionaries(NAME, STAGE, max_size=3))
+
+
 RECORDS: dict[type, st.SearchStrategy[Any]] = {
     QuantGrid: GRID,
     QuantParams: PARAMS,
@@ -350,6 +448,12 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
     VerifyReport: VERIFY,
     Accuracy: accuracies(),
     Verdict: verdicts(),
+    LintReport: LINT,
+    ParityReport: PARITY_REPORT,
+    Engine: ENGINE,
+    Preprocess: PREPROCESS,
+    FineTuned: FINETUNED,
+    BuildState: BUILD_STATE,
 }
 SAVED = [cls for cls in RECORDS if any(one.name == "format" for one in dataclasses.fields(cls))]
 
@@ -400,3 +504,47 @@ def test_a_value_of_the_wrong_kind_is_named_with_what_was_found() -> None:
 def test_numbers_that_are_not_finite_are_never_written() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json(Policy(bits={}, objective=float("inf"), alpha=1.0))
+
+
+ABSOLUTE = NAME.map(lambda name: Path("/somewhere") / name)
+STEPS, RATE = optional(st.integers(1, 10**6)), optional(st.floats(1e-6, 10))
+CONFIG = st.builds(
+    Config,
+    model=NAME,
+    weights=optional(ABSOLUTE),
+    data=NAME,
+    classes=optional(ABSOLUTE),
+    target=st.sampled_from([None, "onnxruntime", "tensorrt", "reference"]),
+    bits=st.sets(st.integers(2, 8), min_size=1).map(lambda bits: tuple(sorted(bits))),
+    like=optional(st.just("w4a4")),
+    max_gbitops=optional(POSITIVE),
+    compression_ratio=optional(POSITIVE),
+    max_mib=optional(POSITIVE),
+    max_latency_ms=optional(POSITIVE),
+    min_speedup=optional(POSITIVE),
+    max_accuracy_drop=REAL,
+    pinned_bits=st.integers(2, 8),
+    alpha=POSITIVE,
+    outliers=st.sampled_from(["forbid", "repair", "keep"]),
+    engine=st.booleans(),
+    latency_seconds=POSITIVE,
+    seed=st.integers(0, 2**63 - 1),
+    out=NAME.map(Path),
+    training=st.builds(
+        Training,
+        batch_size=STEPS,
+        float_steps=STEPS,
+        float_lr=RATE,
+        joint_steps=STEPS,
+        joint_lr=RATE,
+        finetune_steps=STEPS,
+        finetune_lr=RATE,
+    ),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(config=CONFIG)
+def test_a_configuration_survives_its_file(tmp_path: Path, config: Config) -> None:
+    write_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
