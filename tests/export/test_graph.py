@@ -123,8 +123,15 @@ def test_a_layer_without_bias_gets_one_of_zeros() -> None:
     np.testing.assert_array_equal(constants(template.graph)[conv.input[2]], np.zeros(2))
 
 
-@pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT], ids=lambda target: target.name)
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("pool", "target"),
+    [
+        *((pool, ONNXRUNTIME) for pool in POOLS),
+        ("AdaptiveAvgPool2d", TENSORRT),
+        ("mean over height and width", TENSORRT),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_every_way_to_pool_the_whole_image_is_one_operator_and_the_float_model_is_torchs(
     pool: str, target: TargetSpec
 ) -> None:
