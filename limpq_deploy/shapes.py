@@ -1,0 +1,69 @@
+"""What each layer of a model computes and stores, without any importance: the second source beside a foreign file."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.indicators import Indicators, PinnedLayer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSize:
+    """One searched layer: ``macs`` for one image, ``num_weights`` without bias."""
+
+    name: str
+    macs: int
+    num_weights: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapesFile:
+    """A file that somebody writes by hand or from another tool: ``{"format": "limpq.shapes/1", "model", "layers":
+    [{"name", "macs", "num_weights"}], "pinned": [{..., "weight_bits", "act_bits"}]}``."""
+
+    model: str
+    layers: tuple[LayerSize, ...]
+    pinned: tuple[PinnedLayer, ...] = ()
+    source: Any = None
+    format: Literal["limpq.shapes/1"] = field(default="limpq.shapes/1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes:
+    """Searched and pinned layers of a model. ``origin``: the file's name, for errors; ``source``: what it says of
+    itself, kept in what is made from it."""
+
+    model: str
+    layers: tuple[LayerSize, ...]
+    pinned: tuple[PinnedLayer, ...]
+    origin: str
+    source: Any
+
+
+def load_shapes(path: Path) -> Shapes:
+    """Shapes from an indicators file or a ``limpq.shapes/1`` file. Raises RecordError."""
+    record = load_record(ShapesFile, path) if _is_shapes(path) else load_record(Indicators, path)
+    return Shapes(
+        model=record.model,
+        layers=tuple(
+            LayerSize(name=layer.name, macs=layer.macs, num_weights=layer.num_weights) for layer in record.layers
+        ),
+        pinned=record.pinned,
+        origin=str(path),
+        source={"file": path.name, "source": record.source},
+    )
+
+
+def _is_shapes(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RecordError(
+            f"cannot read {path}: {error.strerror}; expected a limpq.indicators/1 or limpq.shapes/1 file"
+        ) from error
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("format") == ShapesFile.__dataclass_fields__["format"].default
