@@ -13,6 +13,7 @@ from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.pipeline import Passed, Stage, Workspace
 from limpq_deploy.policy import Policy
+from limpq_deploy.progress import progress
 from limpq_deploy.stages.conclude import VERDICT, bundle_stage, report_stage, verdict_stage
 from limpq_deploy.stages.deploy import engine_stage, export_stage
 from limpq_deploy.stages.learn import (
@@ -86,7 +87,8 @@ def run_build(
     """
     start = time.perf_counter()
     subject = Subject(config)
-    subject.check(engine=until is None or until in ENGINE_STAGES)
+    with progress("checking inputs"):
+        subject.check(engine=until is None or until in ENGINE_STAGES)
     workspace = Workspace(config.out, say=say)
     with workspace.held(fresh=fresh):
         workspace.remove_leftovers((CONFIG,))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from limpq_deploy.calibration.errors import MissingExtra, ModelError
+from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError
 from limpq_deploy.calibration.files import replacing
 
 FORMAT = "limpq.checkpoint/1"
@@ -34,13 +34,17 @@ class CheckpointInfo:
 def save_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
     """Write all parameters and buffers of ``module``, whole or not at all."""
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError as error:
         raise _missing() from error
     metadata = {KEY: json.dumps({"format": FORMAT, **asdict(info)}, sort_keys=True)}
     tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # safetensors' own word for a full disk, among others
+            raise OutputError(f"cannot write {path}: {error}; choose a folder with free space") from error
 
 
 def load_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:

@@ -57,8 +57,8 @@ def main() -> None:
 
     \b
     Try it:          limpq-deploy build
-    Your own model:  limpq-deploy build --model package.module:factory --weights w.safetensors \\
-                         --data imagefolder:PATH --like w4a4 --out my-build
+    Your own model:  limpq-deploy build --model package.module:factory \\
+                         --weights FILE.safetensors --data imagefolder:PATH
     What works here: limpq-deploy doctor
     """
 
@@ -67,14 +67,15 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
     """Run the stages up to one of them, print the outcome, and exit with 3 when the verdict failed."""
     from limpq_deploy.config import make_config
     from limpq_deploy.extras import require_modules
+    from limpq_deploy.progress import progress
 
     file, fresh, as_json = options.pop("config"), options.pop("fresh"), options.pop("as_json")
     config = make_config(options, file)
     require_modules(("torch",), "training")
-    from limpq_deploy.build import run_build
-    from limpq_deploy.summary import summary
-
     try:
+        with progress("loading torch"):
+            from limpq_deploy.build import run_build
+            from limpq_deploy.summary import summary
         outcome = run_build(config, until=until, fresh=fresh, say=_say)
     except KeyboardInterrupt:
         click.echo("\nStopped. Finished stages are kept; the same command goes on from there.", err=True)
@@ -90,7 +91,7 @@ def _say(passed: "Passed") -> None:
     click.echo(stage_line(passed), err=True)
 
 
-@main.command()
+@main.command(short_help="All stages, from images to a measured bundle.")
 @build_options
 def build(**options: Any) -> None:
     """All stages: float model, indicators, policy, fine-tuning, export, engine, parity, accuracy, latency, verdict,
@@ -102,33 +103,33 @@ def build(**options: Any) -> None:
     \b
     limpq-deploy build
     limpq-deploy build --like w3a3 --compression-ratio 10
-    limpq-deploy build --model resnet20 --weights resnet20.safetensors --data imagefolder:cifar10
+    limpq-deploy build --model resnet20 --weights FILE --data imagefolder:PATH
     """
     _build(None, options)
 
 
-@main.command()
+@main.command(short_help="Stages up to the indicators.")
 @build_options
 def indicators(**options: Any) -> None:
     """Train the indicators (and the float model, without --weights) and stop: DIR/indicators.json."""
     _build("indicators", options)
 
 
-@main.command()
+@main.command(short_help="Stages up to fine-tuning.")
 @build_options
 def finetune(**options: Any) -> None:
     """Stages up to fine-tuning, and stop: DIR/finetuned.safetensors and DIR/finetuned.json."""
     _build("finetune", options)
 
 
-@main.command()
+@main.command(short_help="Stages up to the exported model.")
 @build_options
 def export(**options: Any) -> None:
     """Stages up to export, and stop: DIR/model.qdq.onnx. Needs no runtime."""
     _build("export", options)
 
 
-@main.command(name="compile")
+@main.command(name="compile", short_help="Stages up to the engine.")
 @build_options
 def compile_(**options: Any) -> None:
     """Stages up to the engine, and stop: DIR/engine.json, the precision in which each layer really runs."""
@@ -137,7 +138,7 @@ def compile_(**options: Any) -> None:
     _build("engine", options)
 
 
-@main.command()
+@main.command(short_help="One certified policy from an indicators file.")
 @click.argument("indicators_file", metavar="INDICATORS.json", type=FILE)
 @budget_options
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: policy.json]")
@@ -147,7 +148,7 @@ def search(indicators_file: Path, output: Path | None, as_json: bool, **options:
 
     \b
     limpq-deploy search indicators.json --like w4a4
-    limpq-deploy search indicators.json --max-gbitops 30 --max-mib 5 -o policy.json
+    limpq-deploy search indicators.json --max-gbitops 30 --max-mib 5
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.costs import budgets_from_options
@@ -167,7 +168,7 @@ def search(indicators_file: Path, output: Path | None, as_json: bool, **options:
     click.echo(f"{policy_table(policy, found)}\nwritten to {file}")
 
 
-@main.command()
+@main.command(short_help="Accuracy of an exported model on a data set.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
 @click.option("--data", required=True, metavar="SPEC", help=DATA_HELP)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
@@ -187,7 +188,7 @@ def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: in
     click.echo(f"top-1 {accuracy.top1:.2f} % ({accuracy.correct:,} of {accuracy.images:,} images of {split}){top5}")
 
 
-@main.command()
+@main.command(short_help="A build's integers compared again.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @json_option
 def parity(folder: Path, as_json: bool) -> None:
@@ -212,7 +213,7 @@ def parity(folder: Path, as_json: bool) -> None:
         sys.exit(VERDICT_FAILED)
 
 
-@main.command()
+@main.command(short_help="An ONNX file against a target's rules.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
 @click.option("--target", type=click.Choice(["onnxruntime", "tensorrt"]), required=True, help="Whose rules.")
 @json_option
@@ -233,7 +234,7 @@ def lint(model: Path, target: str, as_json: bool) -> None:
         sys.exit(VERDICT_FAILED)
 
 
-@main.command()
+@main.command(short_help="Latency of ONNX models, interleaved.")
 @click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True, type=FILE)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Images per call.")
 @click.option(
@@ -267,7 +268,7 @@ def bench(
     click.echo(latency_table(report))
 
 
-@main.command()
+@main.command(short_help="Check a bundle and replay its canaries.")
 @click.argument("bundle", metavar="BUNDLE", type=FILE)
 @click.option("--no-replay", is_flag=True, help="Check the files only; run nothing.")
 @json_option
@@ -291,7 +292,7 @@ def verify(bundle: Path, no_replay: bool, as_json: bool) -> None:
         sys.exit(VERDICT_FAILED)
 
 
-@main.command()
+@main.command(short_help="What is usable here, and why not.")
 @json_option
 def doctor(as_json: bool) -> None:
     """Which runtimes, devices and extras are usable here, and in a sentence why not."""

@@ -164,7 +164,7 @@ def load_config(path: Path) -> Config:
         if settings.pop("format") != FORMAT:
             raise KeyError("format")
         return _validated(settings)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} is not a {FORMAT} file; run the build again") from error
 
 

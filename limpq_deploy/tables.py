@@ -1,24 +1,25 @@
 """What commands print for people: short tables in plain text, as wide as the terminal."""
 
+from __future__ import annotations
+
 import io
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from limpq_deploy.doctor import Diagnosis
-from limpq_deploy.export.latency import LatencyReport
-from limpq_deploy.export.lint import LintReport
-from limpq_deploy.export.parity import ParityReport, TensorParity
-from limpq_deploy.export.verify import VerifyReport
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.pipeline import Passed
-from limpq_deploy.policy import Policy
+if TYPE_CHECKING:
+    from limpq_deploy.doctor import Diagnosis
+    from limpq_deploy.export.latency import LatencyReport
+    from limpq_deploy.export.lint import LintReport
+    from limpq_deploy.export.parity import ParityReport, TensorParity
+    from limpq_deploy.export.verify import VerifyReport
+    from limpq_deploy.indicators import Indicators
+    from limpq_deploy.pipeline import Passed
+    from limpq_deploy.policy import Policy
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
@@ -52,8 +53,10 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
     if policy.solver is not None:
         solver = policy.solver
         lines.append(
-            f"objective {policy.objective:.8f}, {solver.status}: no policy is below {solver.bound:.8f} "
-            f"(gap {solver.gap:.1e}); {1000 * solver.seconds:.0f} ms"
+            wrapped(
+                f"objective {policy.objective:.8f}, {solver.status}: no policy is below {solver.bound:.8f} "
+                f"(gap {solver.gap:.1e}); {1000 * solver.seconds:.0f} ms"
+            )
         )
     return "\n".join(lines)
 
@@ -142,6 +145,10 @@ def doctor_table(diagnosis: Diagnosis) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
     """A plain table; columns ``right`` are aligned right, the last one wraps."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, title in enumerate(header):
         drawn.add_column(title, justify="right" if index in set(right) else "left", no_wrap=index < len(header) - 1)

@@ -190,7 +190,7 @@ def uniform_stage(subject: Subject, folder: Path) -> Stage | None:
     pairs = compared_pairs(subject, folder)
     if pairs is None:
         return None
-    return _finetune_stage(subject, folder, pairs, _Names("uniform", "uniform beside it", UNIFORM, UNIFORM_RECORD))
+    return _finetune_stage(subject, folder, pairs, _Names("uniform", "uniform baseline", UNIFORM, UNIFORM_RECORD))
 
 
 def compared_pairs(subject: Subject, folder: Path) -> dict[str, BitPair] | None:

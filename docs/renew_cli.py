@@ -1,0 +1,49 @@
+"""Write docs/cli.md from the commands' own ``--help``: python docs/renew_cli.py"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from limpq_deploy.cli import main
+
+PAGE = Path(__file__).with_name("cli.md")
+
+INTRODUCTION = """# Command line
+
+Written by `python docs/renew_cli.py` from `--help`; do not edit.
+
+Every command takes `--json`: one JSON object on stdout, everything else on stderr. Where there is no terminal there
+are no progress bars; `NO_COLOR` switches colours off. No command needs a network.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | an error that you can act on, in one sentence: `Error: ...` |
+| 2 | wrong usage |
+| 3 | done, but the verdict failed |
+| 130 | stopped with Ctrl-C; finished stages are kept |
+
+A TOML file (`--config`) has the options' names as keys (`max_mib = 2.0`, `bits = [2, 4]`, `engine = false`), and a
+section `[training]` with `batch_size`, `float_steps`, `float_lr`, `joint_steps`, `joint_lr`, `finetune_steps`,
+`finetune_lr`.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    settings: dict[str, Any] = {**main.context_settings, "terminal_width": 100}
+    context = click.Context(main, info_name="limpq-deploy", **settings)
+    parts = [INTRODUCTION, _block("limpq-deploy", main.get_help(context))]
+    for name, command in sorted(main.commands.items()):
+        inner = click.Context(command, info_name=name, parent=context, terminal_width=100)
+        parts.append(_block(f"limpq-deploy {name}", command.get_help(inner)))
+    return "\n".join(parts)
+
+
+def _block(title: str, text: str) -> str:
+    return f"## {title}\n\n```text\n{text}\n```\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

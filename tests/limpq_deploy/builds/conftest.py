@@ -1,0 +1,100 @@
+"""One real build on the digits, made once a session with a few training steps; tests work on copies of it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+from limpq_deploy.cli import main
+
+SETTINGS = """
+like = "w5a5"
+max-accuracy-drop = 30.0  # a float model of 60 steps is no yardstick
+latency_seconds = 0.1
+[training]
+float-steps = 60
+joint_steps = 5
+finetune_steps = 40
+"""
+
+Command = Callable[..., Result]
+
+
+def limpq_deploy(*arguments: str | Path) -> Result:
+    """Run a command in this process. What it does not turn into an exit code is raised."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TOML file of the tiny build."""
+    file = tmp_path_factory.mktemp("settings") / "tiny.toml"
+    file.write_text(SETTINGS)
+    return file
+
+
+@pytest.fixture(scope="session")
+def _finished(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = limpq_deploy("build", "--config", settings, "--out", "out")
+    assert result.exit_code == 0, result.output
+    return folder / "out", result
+
+
+@pytest.fixture(scope="session")
+def finished(_finished: tuple[Path, Result]) -> Path:
+    """Directory of the finished build; only to be read."""
+    return _finished[0]
+
+
+@pytest.fixture(scope="session")
+def first_result(_finished: tuple[Path, Result]) -> Result:
+    """What that build printed."""
+    return _finished[1]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def copy(finished: Path, here: Path) -> Path:
+    """A copy of the finished build, ``out`` in the working directory, as the original was in its own."""
+    return Path(shutil.copytree(finished, here / "out"))
+
+
+@pytest.fixture
+def run() -> Command:
+    return limpq_deploy
+
+
+@pytest.fixture
+def refused() -> Callable[..., str]:
+    """Run a command that must fail: exit code 1, nothing on stdout, one sentence with these words; returns it."""
+
+    def check(*arguments: str | Path, words: tuple[str, ...]) -> str:
+        result = limpq_deploy(*arguments)
+        assert result.exit_code == 1, result.output
+        assert result.stdout == ""
+        lines = [line for line in result.stderr.splitlines() if not line.startswith(("+ ", "= "))]
+        assert len(lines) == 1, result.stderr
+        assert lines[0].startswith("Error: ")
+        for word in words:
+            assert word in lines[0]
+        return lines[0]
+
+    return check

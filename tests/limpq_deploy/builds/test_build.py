@@ -1,0 +1,202 @@
+"""A whole build: what it prints and leaves, what runs again when something changes, and its exit codes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.policy import Policy
+from limpq_deploy.verdict import Verdict
+
+Command = Callable[..., Result]
+
+STAGES = ["float", "indicators", "search", "finetune", "uniform", "export", "engine", "parity", "accuracy", "latency"]
+STAGES += ["verdict", "report", "bundle"]
+TRAINED = ["float", "indicators", "search", "finetune", "uniform"]
+
+
+def ran(result: Result) -> list[str]:
+    """Names of the stages that ran, by the JSON outcome."""
+    return [stage["name"] for stage in json.loads(result.stdout)["stages"] if stage["ran"]]
+
+
+def passed(result: Result) -> list[str]:
+    return [stage["name"] for stage in json.loads(result.stdout)["stages"]]
+
+
+def test_a_build_leaves_the_files_of_the_contract(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        *("indicators.json", "policy.json", "finetuned.safetensors", "finetuned.json", "model.qdq.onnx"),
+        *("parity.json", "latency.json", "verdict.json", "report.html", "bundle"),
+    }
+    assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp")]
+    verdict = load_record(Verdict, finished / "verdict.json")
+    assert verdict.passed
+    assert verdict.parity is not None
+    assert (verdict.parity.mismatches, verdict.parity.logits_bit_equal) == (0, True)
+    assert verdict.float_nodes == ()
+
+
+def test_the_policy_is_mixed_and_within_its_budget(finished: Path) -> None:
+    policy = load_record(Policy, finished / "policy.json")
+    indicators = load_record(Indicators, finished / "indicators.json")
+    assert len(set(policy.pairs().values())) > 1
+    used = sum(layer.macs * policy.bits[layer.name].weight * policy.bits[layer.name].act for layer in indicators.layers)
+    [cost] = policy.costs
+    assert (cost.used, cost.limit) == (used, 25 * sum(layer.macs for layer in indicators.layers))
+    assert used <= cost.limit
+
+
+def test_a_build_closes_with_one_screen_of_figures(first_result: Result, finished: Path) -> None:
+    text = first_result.stdout
+    policy = load_record(Policy, finished / "policy.json")
+    bits = policy.bits["layer1.conv1"]
+    expected = (
+        *("resnet8 for onnxruntime: passed", "mixed", "w5a5", "float", "nominal", "realised", "p50", "times as fast"),
+        *("codes differ", f"layer1.conv1 w{bits.weight}a{bits.act}", "conv1 w8a8*", "out/report.html", "out/bundle"),
+    )
+    for word in expected:
+        assert word in text
+    assert len(text.splitlines()) < 40
+    assert max(map(len, text.splitlines())) <= 140
+
+
+def test_a_log_has_one_plain_line_for_each_stage(first_result: Result) -> None:
+    lines = first_result.stderr.splitlines()
+    assert len(lines) == len(STAGES)
+    assert all(line.startswith("+ ") for line in lines)
+    assert "\x1b" not in first_result.output
+    assert "\r" not in first_result.output
+
+
+def test_a_second_build_does_nothing_and_says_so(run: Command, settings: Path, copy: Path) -> None:
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != "config.json"}
+    result = run("build", "--config", settings, "--out", "out", "--json")
+    assert result.exit_code == 0
+    assert passed(result) == STAGES
+    assert ran(result) == []
+    assert result.stderr.count("[unchanged]") == len(STAGES)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_json_is_one_object_and_all_else_goes_to_stderr(run: Command, settings: Path, copy: Path) -> None:
+    result = run("build", "--config", settings, "--out", "out", "--json")
+    assert len(result.stdout.splitlines()) == 1
+    outcome = json.loads(result.stdout)
+    assert outcome["verdict"]["format"] == "limpq.verdict/1"
+    assert outcome["stopped_after"] == "bundle"
+
+
+def test_a_new_budget_runs_from_the_search_on_and_trains_no_indicators(
+    run: Command, settings: Path, copy: Path
+) -> None:
+    result = run("build", "--config", settings, "--out", "out", "--like", "w3a3", "--no-engine", "--json")
+    assert result.exit_code == 0, result.output
+    assert ran(result) == ["search", "finetune", "uniform", "export"]
+    assert load_record(Policy, copy / "policy.json").costs[0].limit * 25 == 9 * budget_of_five_bits(copy)
+    outcome = json.loads(result.stdout)
+    assert outcome["verdict"] is None
+    assert "verdict.json" in outcome["outdated"]
+
+
+def budget_of_five_bits(copy: Path) -> int:
+    return 25 * sum(layer.macs for layer in load_record(Indicators, copy / "indicators.json").layers)
+
+
+def test_another_seed_changes_every_stage(run: Command, settings: Path, copy: Path) -> None:
+    float_before = (copy / "float.safetensors").read_bytes()
+    result = run("finetune", "--config", settings, "--out", "out", "--seed", "1", "--json")
+    assert ran(result) == ["float", "indicators", "search", "finetune"]
+    assert (copy / "float.safetensors").read_bytes() != float_before
+
+
+def test_fresh_does_all_again_and_equal_seeds_give_equal_files(run: Command, settings: Path, copy: Path) -> None:
+    names = ("float.safetensors", "joint.safetensors", "finetuned.safetensors", "uniform.safetensors", "model.qdq.onnx")
+    before = {name: (copy / name).read_bytes() for name in names}
+    bits = load_record(Policy, copy / "policy.json").bits
+    result = run("export", "--config", settings, "--out", "out", "--fresh", "--json")
+    assert ran(result) == [*TRAINED, "export"]
+    assert {name: (copy / name).read_bytes() for name in names} == before
+    assert load_record(Policy, copy / "policy.json").bits == bits
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "damage"),
+    [
+        ("indicators.json", "indicators", b'{"format": "limpq.indicators/1"}'),
+        ("policy.json", "search", b""),
+        ("finetuned.safetensors", "finetune", b"\x00" * 4096),
+    ],
+)
+def test_a_damaged_output_is_noticed_and_made_again(
+    run: Command, settings: Path, copy: Path, name: str, stage: str, damage: bytes
+) -> None:
+    model = (copy / "model.qdq.onnx").read_bytes()
+    (copy / name).write_bytes(damage)
+    result = run("build", "--config", settings, "--out", "out", "--json")
+    assert result.exit_code == 0, result.output
+    assert ran(result)[0] == stage
+    assert (copy / name).read_bytes() != damage
+    assert (copy / "model.qdq.onnx").read_bytes() == model
+
+
+def test_damaged_bookkeeping_costs_time_and_nothing_else(run: Command, settings: Path, copy: Path) -> None:
+    finetuned = (copy / "finetuned.safetensors").read_bytes()
+    (copy / "stages.json").write_text("{")
+    result = run("finetune", "--config", settings, "--out", "out", "--json")
+    assert ran(result) == ["float", "indicators", "search", "finetune"]
+    assert (copy / "finetuned.safetensors").read_bytes() == finetuned
+
+
+def test_a_failed_check_gives_exit_code_3_and_its_name_each_time(run: Command, settings: Path, copy: Path) -> None:
+    for stages in (["verdict", "report", "bundle"], []):
+        arguments = ("build", "--config", settings, "--out", "out", "--min-speedup", "1000")
+        result = run(*arguments, "--json")
+        assert result.exit_code == 3
+        assert ran(result) == stages
+        failed = [check["name"] for check in json.loads(result.stdout)["verdict"]["checks"] if not check["passed"]]
+        assert failed == ["speedup"]
+    printed = run(*arguments)
+    assert printed.exit_code == 3
+    assert "FAILED speedup" in printed.stdout
+
+
+def test_the_reference_target_stops_after_training_and_says_why(run: Command, settings: Path, copy: Path) -> None:
+    arguments = ("build", "--config", settings, "--out", "out", "--target", "reference")
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert passed(result) == TRAINED
+    assert "never exported" in json.loads(result.stdout)["why"]
+    assert "never exported" in " ".join(run(*arguments).stdout.split())
+
+
+def test_a_model_for_tensorrt_is_exported_where_there_is_no_tensorrt(run: Command, settings: Path, copy: Path) -> None:
+    result = run("build", "--config", settings, "--out", "out", "--target", "tensorrt", "--no-engine", "--json")
+    assert result.exit_code == 0, result.output
+    assert passed(result) == [*TRAINED, "export"]
+    assert (copy / "model.qdq.onnx").is_file()
+    assert run("lint", copy / "model.qdq.onnx", "--target", "tensorrt").exit_code == 0
+
+
+def test_the_users_weights_are_not_trained_again(run: Command, settings: Path, copy: Path, here: Path) -> None:
+    shutil.copy(copy / "float.safetensors", here / "mine.safetensors")
+    result = run("indicators", "--config", settings, "--out", "out2", "--weights", "mine.safetensors", "--json")
+    assert result.exit_code == 0, result.output
+    mine, trained = (json.loads((here / out / "float.json").read_text()) for out in ("out2", "out"))
+    assert mine["source"] == "mine.safetensors"
+    assert mine["top1"] == trained["top1"]
+    assert (here / "out2/float.safetensors").read_bytes() == (copy / "float.safetensors").read_bytes()
+
+
+def test_the_engine_can_be_compiled_alone(run: Command, settings: Path, copy: Path) -> None:
+    (copy / "engine.json").unlink()
+    result = run("compile", "--config", settings, "--out", "out", "--json")
+    assert result.exit_code == 0
+    assert ran(result) == ["engine"]
+    assert set(json.loads((copy / "engine.json").read_text())["layer_precision"].values()) == {"u8s8"}

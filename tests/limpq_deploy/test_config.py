@@ -1,0 +1,92 @@
+"""Settings: options over a file over defaults, checked, kept, and told as a command."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limpq_deploy.calibration.errors import RecordError, SettingError
+from limpq_deploy.cli import main
+from limpq_deploy.config import Config, Training, load_config, make_config, write_config
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('like = "w3a3"\nseed = 7\nbits = [2, 4]\n[training]\nfloat-steps = 9\n')
+    config = make_config({"seed": 8, "like": None}, file)
+    assert (config.like, config.seed, config.bits, config.model) == ("w3a3", 8, (2, 4), "resnet8")
+    assert config.training == Training(float_steps=9)
+
+
+def test_an_error_names_the_file_or_the_option_that_is_to_blame(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("seed = 1\n")
+    with pytest.raises(SettingError, match=r"^--pinned-bits is 1; expected 2 to 8$"):
+        make_config({"pinned_bits": 1}, file)
+    file.write_text("pinned-bits = 1\n")
+    with pytest.raises(RecordError, match=r"settings\.toml: pinned_bits is 1; expected 2 to 8$"):
+        make_config({"pinned_bits": 8}, file)
+
+
+def test_w4a4_is_the_budget_only_where_no_other_is_given() -> None:
+    assert Config().budget_like == "w4a4"
+    assert Config(max_mib=1.0).budget_like is None
+    assert Config(like="w3a3", max_mib=1.0).budget_like == "w3a3"
+
+
+configs = st.builds(
+    Config,
+    model=st.sampled_from(["resnet8", "my.module:factory"]),
+    weights=st.sampled_from([None, Path("/weights of mine.safetensors")]),
+    bits=st.sampled_from([(2, 3), (4,), (2, 3, 4, 5, 6)]),
+    like=st.sampled_from([None, "w3a4"]),
+    max_mib=st.none() | st.floats(0.01, 100),
+    target=st.sampled_from([None, "tensorrt"]),
+    alpha=st.floats(0, 10),
+    engine=st.booleans(),
+    seed=st.integers(0, 2**40),
+    training=st.builds(Training, float_steps=st.none() | st.integers(1, 10)),
+)
+
+
+@given(config=configs)
+def test_a_configuration_survives_its_file(config: Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("config") / "config.json"
+    write_config(config, file)
+    assert load_config(file) == config
+
+
+@given(config=configs)
+def test_the_command_asks_for_the_same_configuration(config: Config) -> None:
+    words = shlex.split(config.command_line(), comments=True)
+    assert words[:2] == ["limpq-deploy", "build"]
+    command = main.commands["build"]
+    with command.make_context("build", words[2:]) as context:
+        options = {key: value for key, value in context.params.items() if key not in ("config", "fresh", "as_json")}
+    assert make_config({**options, "training": config.training}) == config
+
+
+def test_files_of_the_user_are_kept_as_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_config(Config(weights=Path("w.safetensors"), data="imagefolder:images"), tmp_path / "config.json")
+    kept = load_config(tmp_path / "config.json")
+    assert kept.weights == tmp_path / "w.safetensors"
+    assert kept.data == f"imagefolder:{tmp_path / 'images'}"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "limpq.config/1", "seed": "x"}', '{"format": "other"}'])
+def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RecordError, match=r"is not a limpq\.config/1 file; run the build again"):
+        load_config(tmp_path / "config.json")
+
+
+def test_every_setting_is_an_option_of_build() -> None:
+    from dataclasses import fields
+
+    options = {parameter.name for parameter in main.commands["build"].params}
+    assert {field.name for field in fields(Config)} - {"training"} <= options
+    assert CliRunner().invoke(main, ["build", "--help"]).exit_code == 0

@@ -1,0 +1,128 @@
+"""Stages on disk, with stages that only copy numbers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limpq_deploy.calibration.errors import OutputError
+from limpq_deploy.calibration.files import write_text
+from limpq_deploy.pipeline import Passed, Stage, Workspace
+
+
+def workspace(folder: Path) -> Workspace:
+    return Workspace(folder, say=lambda passed: None)
+
+
+def writing(folder: Path, name: str, text: str, *, reads: tuple[str, ...] = (), inputs: Any = None) -> Stage:
+    """A stage that writes ``text`` and what it reads to ``<name>.txt``."""
+
+    def run(report: Callable[..., None]) -> str:
+        read = "".join((folder / file).read_text() for file in reads)
+        write_text(folder / f"{name}.txt", read + text)
+        return f"{name} says {text}"
+
+    return Stage(name=name, title=name, inputs={"text": inputs or text}, reads=reads, outputs=(f"{name}.txt",), run=run)
+
+
+def build(folder: Path, *stages: Stage, fresh: bool = False) -> list[Passed]:
+    space = workspace(folder)
+    with space.held(fresh=fresh):
+        for stage in stages:
+            space.run(stage)
+    return space.passed
+
+
+def ran(passed: list[Passed]) -> list[str]:
+    return [stage.name for stage in passed if stage.ran]
+
+
+def test_a_finished_stage_is_not_run_again_but_says_what_it_said(tmp_path: Path) -> None:
+    stages = (writing(tmp_path, "one", "1"), writing(tmp_path, "two", "2", reads=("one.txt",)))
+    assert ran(build(tmp_path, *stages)) == ["one", "two"]
+    again = build(tmp_path, *stages)
+    assert ran(again) == []
+    assert [stage.said for stage in again] == ["one says 1", "two says 2"]
+    assert ran(build(tmp_path, *stages, fresh=True)) == ["one", "two"]
+
+
+def test_a_stage_runs_again_when_its_input_or_what_it_reads_has_changed(tmp_path: Path) -> None:
+    two = writing(tmp_path, "two", "2", reads=("one.txt",))
+    build(tmp_path, writing(tmp_path, "one", "1"), two)
+    assert ran(build(tmp_path, writing(tmp_path, "one", "one"), two)) == ["one", "two"]
+    assert (tmp_path / "two.txt").read_text() == "one2"
+
+
+def test_a_stage_that_comes_to_the_same_result_stops_the_change_there(tmp_path: Path) -> None:
+    two = writing(tmp_path, "two", "2", reads=("one.txt",))
+    build(tmp_path, writing(tmp_path, "one", "1"), two)
+    assert ran(build(tmp_path, writing(tmp_path, "one", "1", inputs="another way"), two)) == ["one"]
+
+
+@pytest.mark.parametrize("damage", [None, "1 "])
+def test_a_missing_or_altered_output_is_made_again(tmp_path: Path, damage: str | None) -> None:
+    build(tmp_path, writing(tmp_path, "one", "1"))
+    (tmp_path / "one.txt").unlink()
+    if damage is not None:
+        (tmp_path / "one.txt").write_text(damage)
+    assert ran(build(tmp_path, writing(tmp_path, "one", "1"))) == ["one"]
+
+
+def test_a_stage_that_fails_is_not_recorded_and_keeps_the_earlier_ones(tmp_path: Path) -> None:
+    def fail(report: Callable[..., None]) -> str:
+        raise RuntimeError("broken")
+
+    one = writing(tmp_path, "one", "1")
+    broken = Stage(name="two", title="two", inputs={}, reads=(), outputs=("two.txt",), run=fail)
+    with pytest.raises(RuntimeError):
+        build(tmp_path, one, broken)
+    assert list(json.loads((tmp_path / "stages.json").read_text())["stages"]) == ["one"]
+    assert ran(build(tmp_path, one, writing(tmp_path, "two", "2"))) == ["two"]
+
+
+def test_only_one_build_holds_a_directory(tmp_path: Path) -> None:
+    with (
+        workspace(tmp_path).held(),
+        pytest.raises(OutputError, match="another build is running in"),
+        workspace(tmp_path).held(),
+    ):
+        pass
+    with workspace(tmp_path).held():
+        pass
+
+
+def test_leftovers_of_a_killed_stage_go_and_files_of_the_user_stay(tmp_path: Path) -> None:
+    (tmp_path / ".one.txt.k3j2h1.tmp").write_text("half")
+    (tmp_path / ".stages.json.k3j2h1.tmp").write_text("half")
+    (tmp_path / ".mine.tmp").write_text("mine")
+    build(tmp_path, writing(tmp_path, "one", "1"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".mine.tmp", "one.txt", "stages.json"]
+
+
+def test_files_of_an_earlier_build_are_named_once_something_before_them_changed(tmp_path: Path) -> None:
+    space = workspace(tmp_path)
+    with space.held():
+        space.run(writing(tmp_path, "one", "1"))
+        space.run(writing(tmp_path, "two", "2"))
+        assert space.outdated() == ()
+    space = workspace(tmp_path)
+    with space.held():
+        space.run(writing(tmp_path, "one", "1"))
+        assert space.outdated() == ()
+        space.run(writing(tmp_path, "one", "changed"))
+        assert space.outdated() == ("two.txt",)
+
+
+def test_a_folder_is_an_output_with_all_that_is_in_it(tmp_path: Path) -> None:
+    def run(report: Callable[..., None]) -> str:
+        (tmp_path / "folder/below").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder/below/file.txt").write_text("1")
+        return "done"
+
+    stage = Stage(name="one", title="one", inputs={}, reads=(), outputs=("folder",), run=run)
+    build(tmp_path, stage)
+    assert ran(build(tmp_path, stage)) == []
+    (tmp_path / "folder/below/file.txt").write_text("2")
+    assert ran(build(tmp_path, stage)) == ["one"]

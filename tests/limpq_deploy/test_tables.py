@@ -1,0 +1,67 @@
+"""What people read: widths, columns, and progress that is only drawn on a terminal."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from limpq_deploy.pipeline import Passed
+from limpq_deploy.tables import in_columns, stage_line, table, width, wrapped
+
+PROGRESS = """
+from limpq_deploy.progress import progress
+with progress("counting") as report:
+    for done in range(3):
+        report(done, 3, "a note")
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_fit_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert width() == columns
+    text = table(("name", "detail"), [("first", "word " * 60), ("second", "short")])
+    assert max(map(len, text.splitlines())) <= columns
+    assert "short" in text
+    sentence = wrapped("word " * 60)
+    assert max(map(len, sentence.splitlines())) <= columns
+    assert sentence.split() == ["word"] * 60
+
+
+def test_numbers_stand_under_each_other() -> None:
+    lines = table(("", "count"), [("a", "9"), ("b", "1,000")], right=(1,)).splitlines()
+    assert lines[-2].endswith("    9")
+    assert lines[-1].endswith("1,000")
+
+
+def test_entries_run_down_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    entries = [f"layer{number} w4a4" for number in range(7)]
+    lines = in_columns(entries).splitlines()
+    assert len(lines) == 2
+    assert lines[0].split("  ") == ["layer0 w4a4", "layer2 w4a4", "layer4 w4a4", "layer6 w4a4"]
+    assert in_columns([]) == ""
+
+
+def test_a_stage_is_one_line_in_a_log() -> None:
+    done = Passed(name="x", title="x", ran=True, seconds=1.25, said="word " * 40 + "end")
+    line = stage_line(done)
+    assert "\n" not in line
+    assert line.endswith("end [1.2 s]")
+    skipped = Passed(name="x", title="x", ran=False, seconds=1.25, said="said")
+    assert stage_line(skipped).endswith("said [unchanged]")
+
+
+def test_progress_is_drawn_on_a_terminal_and_nowhere_else() -> None:
+    piped = subprocess.run([sys.executable, "-c", PROGRESS], capture_output=True, text=True, check=True)
+    assert (piped.stdout, piped.stderr) == ("", "")
+    terminal, its_end = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    subprocess.run([sys.executable, "-c", PROGRESS], stderr=its_end, check=True, env=environment)
+    os.close(its_end)
+    drawn = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    assert "counting" in drawn
+    assert "a note" in drawn
