@@ -144,7 +144,7 @@ def load_layer_table(path: Path) -> LayerTable:
 
 
 def table_to_csv(table: LayerTable) -> str:
-    """Header, then one line per layer; an unknown figure is an empty cell."""
+    """Header, then one line per layer; an unknown figure is an empty cell. Names hold no control characters."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -167,7 +167,7 @@ def table_from_csv(text: str, origin: str) -> LayerTable:
             )
         rows = tuple(_row(cells, f"{origin}, line {reader.line_num}") for cells in reader)
     except csv.Error as error:
-        raise RecordError(f"{origin}, line {reader.line_num}: {error}; expected comma-separated values") from error
+        raise RecordError(f"{origin}: {error} after line {reader.line_num}; expected closed quotes") from error
     _check_rows(rows, origin)
     return LayerTable(layers=rows)
 

@@ -218,10 +218,13 @@ def test_plain_data_comes_back_as_it_was(content: object, protocol: int, tmp_pat
 def test_damaged_bytes_raise_one_sentence(data: bytes, cut: int, tmp_path_factory: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.pkl"
     path.write_bytes(pickle.dumps({"weight": {"a": {"2": 1.0}}})[:cut] + data)
+    said, found = "", None
     try:
         found = load_plain_pickle(path)
     except RecordError as error:
-        assert str(error).startswith(str(path))
+        said = str(error)
+    if said:
+        assert said.startswith(str(path))
     else:
         assert pickle.Unpickler(io.BytesIO(path.read_bytes())).load() == found
 
