@@ -39,11 +39,11 @@ def fake_quantize(x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid, *, elem
     """Quantize and dequantize, per tensor; gradients as in LSQ.
 
     d/dx = 1 inside the grid, 0 outside. d/ds = (round(v) - v) inside, qmin or qmax outside, v = x / s, times
-    ``lsq_grad_scale(elements, qmax)``. ``elements``: of a weight, all; of an activation, those of one image, so that the
-    batch size does not change how fast a scale learns (the authors count the batch). ``scale`` is a 0-d positive tensor.
+    ``lsq_grad_scale(elements, qmax)``. ``elements``: of a weight, all; of an activation, those of one image, so that
+    the batch size does not change how fast a scale learns (the authors count the batch). ``scale``: 0-d, positive.
     """
     gradient = lsq_grad_scale(elements, grid.qmax)
-    return _LsqFunction.apply(x, scale, grid.qmin, grid.qmax, gradient)  # type: ignore[no-any-return]
+    return _LsqFunction.apply(x, scale, grid.qmin, grid.qmax, gradient)
 
 
 def lsq_grad_scale(elements: int, qmax: int) -> float:

@@ -36,8 +36,8 @@ class _Python2Pickler(pickle._Pickler):
         self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)  # type: ignore[attr-defined]
         self.memoize(value)  # type: ignore[attr-defined]
 
-    dispatch[str] = _save_string
-    dispatch[bytes] = _save_string
+    dispatch[str] = _save_string  # type: ignore[assignment]
+    dispatch[bytes] = _save_string  # type: ignore[assignment]
 
 
 def _as_python2(value: object) -> bytes:
