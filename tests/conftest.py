@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch and NumPy are imported: several test processes share few cores, and spinning threads starve each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
