@@ -27,6 +27,7 @@ from limpq_deploy.stages.learn import (
 )
 from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
 from limpq_deploy.subject import Subject
+from limpq_deploy.training import settle_threads
 from limpq_deploy.verdict import Verdict
 
 CONFIG = "config.json"
@@ -89,6 +90,7 @@ def run_build(
     subject = Subject(config)
     with progress("checking inputs"):
         subject.check(engine=until is None or until in ENGINE_STAGES)
+    settle_threads(sum(layer.macs for layer in subject.placement.layers))
     workspace = Workspace(config.out, say=say)
     with workspace.held(fresh=fresh):
         workspace.remove_leftovers((CONFIG,))
