@@ -22,7 +22,6 @@ from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantLayer
 from limpq_deploy.settings import TrainSettings
 
-
 SHORT_STEP_MACS = 1_000_000_000
 """Multiply-accumulates of a forward pass over a batch below which a second thread gains nothing."""
 
