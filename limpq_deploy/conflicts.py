@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from limpq_deploy.blocks import build_program
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.front import Solve
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.infeasible import smallest_beside
 from limpq_deploy.outliers import OutlierMode, treat_outliers
-from limpq_deploy.program import build_program
-from limpq_deploy.search import TIME_LIMIT_S, _smallest_beside, search_policy
+from limpq_deploy.search import search_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,6 @@ def explain_conflict(
     alpha: float = 2.0,
     outliers: OutlierMode = "forbid",
     solve: Solve = search_policy,
-    time_limit_s: float | None = TIME_LIMIT_S,
 ) -> Conflict | None:
     """What is wrong with these budgets; None where a policy meets them all."""
     reason = _refusal(indicators, budgets, alpha, outliers, solve)
@@ -69,8 +69,8 @@ def explain_conflict(
         def total(cost: int, row: int = row, budget: Budget = budget) -> int:
             return cost * program.steps[row] + pinned_cost(budget.cost, indicators)
 
-        alone = total(program.smallest(row))
-        smallest = _smallest_beside(program, row, time_limit_s) if len(budgets) > 1 else program.smallest(row)
+        alone = total(program.least[row])
+        smallest = smallest_beside(program, row) if len(budgets) > 1 else program.least[row]
         beside = None if smallest is None else total(smallest)
         reaches.append(
             Reach(

@@ -9,6 +9,7 @@ EXTRAS = {
     "train": ("torch", "torchvision", "safetensors", "sklearn", "onnxscript"),
     "cpu": ("onnxruntime",),
     "gpu": ("tensorrt", "pycuda", "pynvml"),
+    "highs": ("highspy",),
 }
 """Extras and the modules that they bring."""
 

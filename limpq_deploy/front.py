@@ -11,7 +11,7 @@ from limpq_deploy.indicators import Indicators
 from limpq_deploy.objective import check_ties, objective_of
 from limpq_deploy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy import BudgetUse, Policy, SolverResult
-from limpq_deploy.search import search_policy
+from limpq_deploy.search import PolicySearch
 
 MAX_BUDGETS = 10_000
 
@@ -125,19 +125,21 @@ def sweep(
     budgets: Sequence[Budget] = (),
     alpha: float = 2.0,
     outliers: OutlierMode = "forbid",
-    solve: Solve = search_policy,
+    solve: Solve | None = None,
     progress: Progress | None = None,
 ) -> Front:
     """One search per limit in ``gbitops``; ``budgets`` hold at every one of them.
 
     Answers help each other: a policy stands for every limit that it meets, and a bound, which only grows as the limit
     shrinks, for every smaller limit. So the objective never grows with the budget, and gaps are at most those of the
-    single searches. Every point is checked again against all its budgets, in exact integers.
+    single searches. Every point is checked again against all its budgets, in exact integers. ``solve``: None takes one
+    that builds the program once.
 
     Raises SettingError where ``budgets`` limit BitOps too, and what ``solve`` raises except InfeasiblePolicy.
     """
     if any(isinstance(budget.cost, BitOps) for budget in budgets):
         raise SettingError("--like and --max-gbitops limit BitOps, which the sweep itself does; leave them away")
+    solve = PolicySearch() if solve is None else solve
     limits = sorted(set(gbitops))
     found: list[tuple[float, Policy]] = []
     infeasible = []

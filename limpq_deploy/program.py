@@ -1,178 +1,117 @@
 """The integer program of LIMPQ as blocks: pick one option of every block, at the least value, within every row.
 
-    minimise  sum_l alpha * I_w[l][w_l] + I_a[l][a_l]     subject to     sum_l cost_j(l, w_l, a_l) <= limit_j
+    minimise  sum_b value[b, x_b]     subject to     sum_b cost[j, b, x_b] <= limit[j]  for every row j
 
-A block is one layer, or the layers of one ``act_group``: they have one activation bit-width, whose indicator counts
-once. (Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise Importance, ECCV 2022.)
+A block is what is decided together: one layer, or the layers of one ``act_group``. Nothing here knows layers' costs or
+indicators; `blocks.build_program` does. B: block, N: option of any block (flat, block after block), M: row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import gcd
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from math import fsum
 
 import numpy as np
+from numpy.typing import NDArray
 
-from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.costs import Budget, pinned_cost
-from limpq_deploy.indicators import Indicators, LayerIndicators
-from limpq_deploy.outliers import Importance
-from limpq_deploy.pareto import undominated
-
-MAX_OPTIONS = 20_000
-"""Options of one block. A layer has at most (number of bits)^2; only an act_group of many unlike layers gets near."""
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 MAX_COST = 2**60
 """Largest cost of any policy, so that sums fit 64-bit integers."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """One way to quantize a block: its share of the objective, its cost in every row, and the (weight_bits, act_bits)
-    of its layers."""
-
-    value: float
-    costs: tuple[int, ...]
-    pairs: tuple[tuple[int, int], ...]
+Choice = tuple[int, ...]
+"""One option number per block, in the program's order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Block:
-    """Layers that are decided together; ``options`` by ascending value, none dominated by another."""
+    """Layers that are decided together, and their options (K).
 
-    layers: tuple[str, ...]
-    options: tuple[Option, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
-    """Blocks and limits, exact.
-
-    Every row is divided by the common divisor of its costs (``steps``) after the pinned layers' constant went to the
-    other side, so that neighbouring integers are as far apart as they can be beside a solver's tolerance.
+    ``value_K``: share of the objective; ``cost_MK``: share of every row; ``bits_KG2``: (weight_bits, act_bits) of each
+    of the G layers. Of equally good options an earlier one is preferred.
     """
 
-    blocks: tuple[Block, ...]
+    layers: tuple[str, ...]
+    value_K: Floats
+    cost_MK: Integers
+    bits_KG2: NDArray[np.int16]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """Blocks side by side, and the limits. Exact: costs and limits are integers.
+
+    ``start_B1``: where each block's options begin, and the end; ``bits``: as in `Block`, one array per block.
+    A row's costs are ``steps[j]`` times what stands here (and the pinned layers' constant is in the limit), so that
+    neighbouring integers are as far apart as they can be beside a solver's tolerance. Memory grows with the options.
+    """
+
+    layers: tuple[tuple[str, ...], ...]
+    start_B1: Integers
+    value_N: Floats
+    cost_MN: Integers
+    bits: tuple[NDArray[np.int16], ...]
     limits: tuple[int, ...]
     steps: tuple[int, ...]
 
-    def smallest(self, row: int) -> int:
-        """The least that any choice of options costs in a row."""
-        return sum(min(option.costs[row] for option in block.options) for block in self.blocks)
+    @classmethod
+    def of(cls, blocks: Sequence[Block], limits: Sequence[int], steps: Sequence[int] | None = None) -> "Program":
+        """The program of these blocks, each with at least one option."""
+        return cls(
+            layers=tuple(block.layers for block in blocks),
+            start_B1=np.cumsum([0] + [len(block.value_K) for block in blocks], dtype=np.int64),
+            value_N=np.concatenate([block.value_K for block in blocks]),
+            cost_MN=np.concatenate([block.cost_MK for block in blocks], axis=1),
+            bits=tuple(block.bits_KG2 for block in blocks),
+            limits=tuple(limits),
+            steps=tuple(steps) if steps is not None else (1,) * len(limits),
+        )
 
-    def costs(self, choice: Sequence[int]) -> tuple[int, ...]:
-        """Cost of a choice (one option number per block) in every row."""
-        chosen = [block.options[number].costs for block, number in zip(self.blocks, choice, strict=True)]
-        return tuple(sum(column) for column in zip(*chosen, strict=True))
+    @cached_property
+    def block_of(self) -> Integers:
+        """The block of every option."""
+        return np.repeat(np.arange(len(self.layers)), np.diff(self.start_B1))
 
-    def feasible(self, choice: Sequence[int]) -> bool:
+    @cached_property
+    def least(self) -> tuple[int, ...]:
+        """The least that any choice costs in each row."""
+        least_MB = np.minimum.reduceat(self.cost_MN, self.start_B1[:-1], axis=1)
+        return tuple(int(least) for least in least_MB.sum(axis=1))
+
+    def with_limits(self, limits: Sequence[int]) -> "Program":
+        """The same blocks with other right-hand sides."""
+        return replace(self, limits=tuple(limits))
+
+    def places(self, choice: Choice) -> Integers:
+        """Flat numbers of the chosen options."""
+        return self.start_B1[:-1] + np.asarray(choice, np.int64)
+
+    def value(self, choice: Choice) -> float:
+        """The objective, summed without rounding error."""
+        return fsum(self.value_N[self.places(choice)])
+
+    def costs(self, choice: Choice) -> tuple[int, ...]:
+        """Cost of a choice in every row, exact."""
+        return tuple(int(total) for total in self.cost_MN[:, self.places(choice)].sum(axis=1))
+
+    def feasible(self, choice: Choice) -> bool:
         return all(cost <= limit for cost, limit in zip(self.costs(choice), self.limits, strict=True))
 
+    def pairs(self, choice: Choice) -> dict[str, tuple[int, int]]:
+        """(weight_bits, act_bits) by layer, block after block."""
+        found: dict[str, tuple[int, int]] = {}
+        for layers, bits_KG2, number in zip(self.layers, self.bits, choice, strict=True):
+            for layer, (weight_bits, act_bits) in zip(layers, bits_KG2[number].tolist(), strict=True):
+                found[layer] = weight_bits, act_bits
+        return found
 
-def build_program(
-    indicators: Indicators, importance: Importance, budgets: Sequence[Budget], *, alpha: float
-) -> Program:
-    """The program of these indicators and budgets. Raises SettingError where costs are beyond all reason."""
-    raw = [
-        (tuple(layer.name for layer in layers), _block_options(layers, indicators.bits, importance, budgets, alpha))
-        for layers in _tied(indicators.layers)
-    ]
-    steps = [gcd(*(option.costs[row] for _, options in raw for option in options)) or 1 for row in range(len(budgets))]
-    limits = []
-    for row, budget in enumerate(budgets):
-        largest = sum(max(option.costs[row] for option in options) for _, options in raw)
-        if largest > MAX_COST:
-            raise _absurd()
-        limits.append(min(budget.limit - pinned_cost(budget.cost, indicators), largest) // steps[row])
-    blocks = tuple(
-        Block(
-            layers=names,
-            options=tuple(
-                Option(
-                    value=option.value,
-                    costs=tuple(cost // step for cost, step in zip(option.costs, steps, strict=True)),
-                    pairs=option.pairs,
-                )
-                for option in options
-            ),
-        )
-        for names, options in raw
-    )
-    return Program(blocks=blocks, limits=tuple(limits), steps=tuple(steps))
+    def options_of(self, block: int) -> range:
+        """Flat numbers of a block's options."""
+        start, end = self.start_B1[block : block + 2].tolist()
+        return range(start, end)
 
-
-def _worth_keeping(options: Sequence[Option]) -> list[Option]:
-    """Options that no other matches or beats, by ascending value.
-
-    Of options equal in value and costs, that with the larger min(w, a), then the larger weight bits, stays. Only
-    options that exclude each other and leave the rest of the program alone may be compared.
-    """
-    ranked = sorted(options, key=lambda option: [(-min(pair), -pair[0]) for pair in option.pairs])
-    if not all(cost <= MAX_COST for option in ranked for cost in option.costs):
-        raise _absurd()
-    kept = undominated(
-        np.array([option.value for option in ranked]), np.array([option.costs for option in ranked], np.int64)
-    )
-    return [ranked[index] for index in kept]
-
-
-def _absurd() -> SettingError:
-    return SettingError("a policy of these layers costs more than 2^60; their macs or num_weights must be wrong")
-
-
-def _tied(layers: Sequence[LayerIndicators]) -> list[list[LayerIndicators]]:
-    groups: dict[object, list[LayerIndicators]] = {}
-    for layer in layers:
-        key = (layer.name,) if layer.act_group is None else layer.act_group
-        groups.setdefault(key, []).append(layer)
-    return list(groups.values())
-
-
-def _block_options(
-    layers: Sequence[LayerIndicators],
-    bits: Sequence[int],
-    importance: Importance,
-    budgets: Sequence[Budget],
-    alpha: float,
-) -> list[Option]:
-    """Options of a block over all activation widths. Inside one width, the layers are joined one by one and what is
-    dominated is dropped on the way: partial options of one width have the same continuations."""
-    options: list[Option] = []
-    for act_bits, act_value in zip(bits, importance.act[layers[0].name], strict=True):
-        if act_value is None:
-            continue
-        joined = [Option(value=act_value, costs=(0,) * len(budgets), pairs=())]
-        for layer in layers:
-            own = _weight_options(layer, bits, act_bits, importance, budgets, alpha)
-            joined = _worth_keeping([_join(left, right) for left in joined for right in own])
-            if len(joined) > MAX_OPTIONS:
-                names = ", ".join(layer.name for layer in layers)
-                raise SettingError(f"act_group {layer.act_group!r} ties too many unlike layers ({names}); tie fewer")
-        options += joined
-    return _worth_keeping(options)
-
-
-def _weight_options(
-    layer: LayerIndicators,
-    bits: Sequence[int],
-    act_bits: int,
-    importance: Importance,
-    budgets: Sequence[Budget],
-    alpha: float,
-) -> list[Option]:
-    return [
-        Option(
-            value=alpha * value,
-            costs=tuple(budget.cost.of_layer(layer, weight_bits, act_bits) for budget in budgets),
-            pairs=((weight_bits, act_bits),),
-        )
-        for weight_bits, value in zip(bits, importance.weight[layer.name], strict=True)
-        if value is not None
-    ]
-
-
-def _join(left: Option, right: Option) -> Option:
-    return Option(
-        value=left.value + right.value,
-        costs=tuple(a + b for a, b in zip(left.costs, right.costs, strict=True)),
-        pairs=left.pairs + right.pairs,
-    )
+    def ranges(self) -> list[range]:
+        """Flat numbers of every block's options."""
+        return [range(start, end) for start, end in pairwise(self.start_B1.tolist())]

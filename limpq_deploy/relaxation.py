@@ -1,166 +1,134 @@
-"""A lower bound of the program, and a proof that no better policy exists. NumPy only; independent of the solver.
+"""A lower bound of the program: its Lagrangian dual, solved exactly. NumPy only.
 
-B: block, K: option (padded), M: row. Rows are divided by their limits.
+    L(p) = sum_b min_k (value[b, k] + p . cost[b, k]) - p . limit  <=  optimum, for all p >= 0   (Geoffrion, 1974)
+
+The best prices come from the simplex method on the dual's linear program (Dantzig and Wolfe, 1960): its columns are
+choices, and the next column is the choice that is best at the current prices. Only the basis, M + 1 columns, is kept.
+B: block, N: option, M: row. Inside, rows are divided by their limits.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from limpq_deploy.pareto import undominated
-from limpq_deploy.program import Program
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-MAX_LABELS = 50_000
-"""Partial policies kept per block in `prove`."""
+from limpq_deploy.program import Floats, Integers, Program
 
 ROUNDING = 1e-12
 """Relative allowance for sums of doubles in every bound; some hundred terms lose less than 1e-13."""
 
+TINY = 1e-300
+"""Allowance where every value is 0."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+MAX_ITERATIONS = 400
+"""Choices tried. Some twenty do for two rows; any prices give a valid bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Relaxation:
     """The best Lagrangian bound found.
 
-    L(p) = sum_b min_k (value[b, k] + p . cost[b, k]) - p . 1  <=  optimum, for all prices p >= 0   (Geoffrion, 1974)
+    ``prices_M``: value of one unit of each row, at least 0; ``reduced_N``: what an option adds to the bound, 0 for the
+    best of its block (``base_B``, flat numbers); ``allowance``: rounding error that the bound and every sum of reduced
+    values stay within.
+
+        value(x) = bound + allowance + sum reduced(x) + prices . (limits - costs(x))
     """
 
     bound: float
     prices_M: Floats
-    reduced_BK: Floats
-    """What option k of block b adds to the bound: 0 for the best one, infinite for padding."""
+    reduced_N: Floats
+    base_B: Integers
+    allowance: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    """Result of `prove`. ``better``: a choice below the incumbent's value, the best there is if ``complete``;
-    ``bound``: no policy has a value below it; ``complete``: nothing was left out, rounding apart."""
-
-    better: tuple[int, ...] | None
-    bound: float
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tables:
-    value_BK: Floats
-    cost_MBK: Integers
-    limits_M: Integers
-
-
-def relax(program: Program, *, iterations: int = 200) -> Relaxation:
-    """Maximise the Lagrangian bound over the prices by the ellipsoid method (Shor, 1977).
-
-    Any prices give a valid bound; the method only makes it a good one.
-    """
-    tables = _tables(program)
-    relative_MBK = tables.cost_MBK / np.maximum(tables.limits_M, 1)[:, None, None]
+def relax(program: Program, *, iterations: int = MAX_ITERATIONS) -> Relaxation:
+    """Maximise the Lagrangian bound over the prices."""
     rows = len(program.limits)
-    finite = np.where(np.isfinite(tables.value_BK), tables.value_BK, 0.0)
-    floor = float(tables.value_BK.min(axis=1).sum())
-    spread = float((finite.max(axis=1) - tables.value_BK.min(axis=1)).sum())
-    best, best_M = floor, np.zeros(rows)
-    prices_M: Floats = np.zeros(rows)
-    shape: Floats = np.eye(rows) * (10 * spread) ** 2
-    blocks = np.arange(len(program.blocks))
+    unit_M = np.maximum(np.array(program.limits, np.float64), 1.0)
+    limit_M = np.array(program.limits, np.float64) / unit_M
+    cost_MN = program.cost_MN / unit_M[:, None]
+    starts = program.start_B1[:-1]
+
+    def best_at(prices_M: Floats) -> tuple[float, Integers]:
+        priced_N = program.value_N + prices_M @ cost_MN
+        least_B = np.minimum.reduceat(priced_N, starts)
+        return float(least_B.sum() - prices_M @ limit_M), _first_least(program, priced_N, least_B)
+
+    prices_M = np.zeros(rows)
+    best, chosen_B = best_at(prices_M)
+    best_M = prices_M
+    spread = float((np.maximum.reduceat(program.value_N, starts) - program.value_N[chosen_B]).sum())
+    # Columns of the basis: a choice (costs, 1), the slack of a row (e_j, 0), or a breach of it (-e_j, 0) at `fine`.
+    fine = 100.0 * spread + TINY
+    load_M = cost_MN[:, chosen_B].sum(axis=1)
+    basis = np.zeros((rows + 1, rows + 1))
+    basis[:, 0] = [*load_M, 1.0]
+    paid = np.zeros(rows + 1)
+    paid[0] = program.value_N[chosen_B].sum()
+    for row in range(rows):
+        basis[row, row + 1] = 1.0 if load_M[row] <= limit_M[row] else -1.0
+        paid[row + 1] = 0.0 if load_M[row] <= limit_M[row] else fine
+    aim = np.array([*limit_M, 1.0])
+    tolerance = 1e-13 * (abs(best) + spread)
     for _ in range(iterations):
-        if prices_M.min() < 0:
-            downhill_M = np.zeros(rows)
-            downhill_M[prices_M.argmin()] = -1.0
+        inverse = _inverse(basis)
+        if inverse is None:
+            break
+        held = inverse @ aim
+        duals = paid @ inverse
+        prices_M = -duals[:rows]
+        worst = int(prices_M.argmin()) if rows else 0
+        if rows and prices_M[worst] < -tolerance:
+            entering, price = np.eye(rows + 1)[worst], 0.0
         else:
-            priced_BK = tables.value_BK + np.tensordot(prices_M, relative_MBK, 1)
-            choice_B = priced_BK.argmin(axis=1)
-            bound = float(priced_BK[blocks, choice_B].sum() - prices_M @ (tables.limits_M > 0))
+            prices_M = np.clip(prices_M, 0.0, fine)
+            bound, chosen_B = best_at(prices_M)
             if bound > best:
-                best, best_M = bound, prices_M.copy()
-            downhill_M = (tables.limits_M > 0) - relative_MBK[:, blocks, choice_B].sum(axis=1)
-        length = max(float(downhill_M @ shape @ downhill_M), 0.0) ** 0.5
-        if length <= 1e-12 * spread:
+                best, best_M = bound, prices_M
+            price = float(program.value_N[chosen_B].sum())
+            entering = np.array([*cost_MN[:, chosen_B].sum(axis=1), 1.0])
+            if price - duals @ entering > -tolerance:
+                break
+        column = inverse @ entering
+        leaving = _leaving(held, column)
+        if leaving is None:
             break
-        step_M: Floats = shape @ downhill_M / length
-        prices_M = prices_M - step_M / (rows + 1)
-        if rows == 1:
-            shape = shape / 4
-        else:
-            shape = rows**2 / (rows**2 - 1) * (shape - 2 / (rows + 1) * np.outer(step_M, step_M))
-    priced_BK = tables.value_BK + np.tensordot(best_M, relative_MBK, 1)
-    least_B = priced_BK.min(axis=1)
-    slack = ROUNDING * (abs(best) + float(best_M.sum()))
-    bound = max(floor, float(least_B.sum() - best_M @ (tables.limits_M > 0)) - slack)
-    return Relaxation(bound=bound, prices_M=best_M, reduced_BK=priced_BK - least_B[:, None])
+        basis[:, leaving], paid[leaving] = entering, price
+    priced_N = program.value_N + best_M @ cost_MN
+    least_B = np.minimum.reduceat(priced_N, starts)
+    size = abs(best) + float(np.abs(program.value_N[chosen_B]).sum()) + float(best_M.sum())
+    allowance = max(ROUNDING * size, TINY)
+    return Relaxation(
+        bound=float(least_B.sum() - best_M @ limit_M) - allowance,
+        prices_M=best_M / unit_M,
+        reduced_N=priced_N - least_B[program.block_of],
+        base_B=_first_least(program, priced_N, least_B),
+        allowance=allowance,
+    )
 
 
-def prove(program: Program, relaxation: Relaxation, incumbent: float | None, *, max_labels: int = MAX_LABELS) -> Proof:
-    """Enumerate every policy that could be better than ``incumbent`` (None: every feasible one).
-
-    Blocks are added one by one to partial policies ("labels"). A label goes when the relaxation shows that all its
-    continuations reach the incumbent's value, when it cannot stay within the limits (exact integers), or when another
-    label is at most as large in value and in every row. Beyond ``max_labels`` the least promising go too; the bound
-    then accounts for them.
-    """
-    tables = _tables(program)
-    ceiling = np.inf if incumbent is None else incumbent - ROUNDING * (abs(incumbent) + relaxation.prices_M.sum())
-    room = ceiling - relaxation.bound
-    live = [np.flatnonzero(reduced_K < room) for reduced_K in relaxation.reduced_BK]
-    order = sorted(range(len(live)), key=lambda block: -len(live[block]))
-    rest_MB = _least_rest(tables.cost_MBK, live, order) if all(len(options) for options in live) else None
-    reduced, value = np.zeros(1), np.zeros(1)
-    cost_LM = np.zeros((1, len(program.limits)), np.int64)
-    history: list[tuple[Integers, Integers]] = []
-    left_out = np.inf
-    for depth, block in enumerate(order):
-        options = live[block]
-        if rest_MB is None or len(value) == 0:
-            break
-        reduced = np.add.outer(reduced, relaxation.reduced_BK[block, options]).ravel()
-        value = np.add.outer(value, tables.value_BK[block, options]).ravel()
-        cost_LM = (cost_LM[:, None, :] + tables.cost_MBK[:, block, options].T[None]).reshape(-1, len(program.limits))
-        fits = (cost_LM + rest_MB[:, depth + 1] <= tables.limits_M).all(axis=1)
-        kept = np.flatnonzero(fits & (reduced < room))
-        kept = kept[undominated(value[kept], cost_LM[kept])]
-        if len(kept) > max_labels:
-            kept = kept[np.argsort(reduced[kept], kind="stable")]
-            left_out = min(left_out, float(reduced[kept[max_labels]]))
-            kept = kept[:max_labels]
-        history.append((kept // len(options), options[kept % len(options)]))
-        reduced, value, cost_LM = reduced[kept], value[kept], cost_LM[kept]
-    better = None
-    reached = ceiling
-    if rest_MB is not None and len(value) and value.min() < ceiling:
-        last = int(value.argmin())
-        better, reached = _trace(history, order, last), float(value[last])
-        reached -= ROUNDING * (abs(reached) + float(relaxation.prices_M.sum()))
-    all_of_it = bool(relaxation.bound + left_out >= reached)
-    bound = float(max(relaxation.bound, reached if all_of_it else relaxation.bound + left_out))
-    return Proof(better=better, bound=bound, complete=all_of_it)
+def _first_least(program: Program, priced_N: Floats, least_B: Floats) -> Integers:
+    """The first option of each block whose price is the least."""
+    at = np.flatnonzero(priced_N == least_B[program.block_of])
+    block = program.block_of[at]
+    first: Integers = at[np.concatenate([[True], block[1:] != block[:-1]])]
+    return first
 
 
-def _tables(program: Program) -> _Tables:
-    width = max(len(block.options) for block in program.blocks)
-    value_BK = np.full((len(program.blocks), width), np.inf)
-    cost_MBK = np.zeros((len(program.limits), len(program.blocks), width), np.int64)
-    for b, block in enumerate(program.blocks):
-        value_BK[b, : len(block.options)] = [option.value for option in block.options]
-        cost_MBK[:, b, : len(block.options)] = np.array([option.costs for option in block.options], np.int64).T
-    return _Tables(value_BK=value_BK, cost_MBK=cost_MBK, limits_M=np.array(program.limits, np.int64))
+def _inverse(basis: Floats) -> Floats | None:
+    try:
+        inverse = np.asarray(np.linalg.inv(basis), np.float64)
+    except np.linalg.LinAlgError:
+        return None
+    return inverse if np.isfinite(inverse).all() else None
 
 
-def _least_rest(cost_MBK: Integers, live: Sequence[Integers], order: Sequence[int]) -> Integers:
-    """[M, B + 1]: the least that the blocks from each depth on cost."""
-    least = [cost_MBK[:, block, live[block]].min(axis=1) for block in order]
-    rest = np.zeros((cost_MBK.shape[0], len(order) + 1), np.int64)
-    for depth in reversed(range(len(order))):
-        rest[:, depth] = rest[:, depth + 1] + least[depth]
-    return rest
-
-
-def _trace(history: Sequence[tuple[Integers, Integers]], order: Sequence[int], label: int) -> tuple[int, ...]:
-    choice = [0] * len(order)
-    for block, (parents, options) in zip(reversed(order), reversed(history), strict=True):
-        choice[block] = int(options[label])
-        label = int(parents[label])
-    return tuple(choice)
+def _leaving(held: Floats, column: Floats) -> int | None:
+    """The basic column that reaches 0 first as the entering one grows; None where none does."""
+    falls = column > 1e-12 * np.abs(column).max()
+    if not falls.any():
+        return None
+    ratios = np.where(falls, np.maximum(held, 0.0) / np.where(falls, column, 1.0), np.inf)
+    least = ratios.min()
+    ties = np.flatnonzero(ratios <= least + 1e-15)
+    return int(ties[column[ties].argmax()])

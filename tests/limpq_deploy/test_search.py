@@ -26,7 +26,8 @@ from limpq_deploy.costs import (
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy import Policy
-from limpq_deploy.search import search_policy
+from limpq_deploy.search import PolicySearch, search_policy
+from limpq_deploy.solvers import Solver
 
 
 def layer(name: str, weight: tuple[float, ...], act: tuple[float, ...], **more: object) -> LayerIndicators:
@@ -284,3 +285,65 @@ def test_importing_the_search_loads_no_torch_no_runtime_and_no_solver() -> None:
     script = "import sys, limpq_deploy.search; print([m for m in ('torch', 'onnxruntime', 'pulp') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("solver", ["auto", "own", "cbc", "highs"])
+def test_equal_optima_are_told_apart_alike_by_every_solver(solver: Solver) -> None:
+    """Nine layers alike: which of them get 4 bits is the documented rule's choice, not the solver's."""
+    if solver == "highs":
+        pytest.importorskip("highspy", reason="HiGHS is an optional extra")
+    indicators = model(*(layer(f"l{i}", (3.0, 1.0), (3.0, 1.0)) for i in range(9)))
+    policy = search_policy(indicators, [like_budget(indicators, 3, 3)], solver=solver)
+    # of 81 units, 2x2 takes 4, 4x2 (gains 4) takes 8, 4x4 (gains 6) takes 16: one 4x4 beside eight 4x2 takes 80
+    assert list(policy.pairs().values()) == [(4, 4)] + [(4, 2)] * 8
+
+
+def test_three_budgets_at_once_are_kept_exactly() -> None:
+    layers = [layer(f"l{i}", (9.0 - i, 3.0, 1.0), (5.0, 2.0 + i / 7, 1.0), macs=1009 + 31 * i) for i in range(4)]
+    indicators = model(*layers, bits=(2, 3, 4))
+    waste = Budget(cost=Waste(), limit=200, option="--waste 200", figure_unit="bits", multiplier=Fraction(1))
+    budgets = (like_budget(indicators, 3, 3), compression_budget(indicators, 10), waste)
+    best = brute_force(indicators, budgets, 2.0, "forbid")
+    assert best is not None
+    policy = search_policy(indicators, budgets)
+    assert policy.objective == pytest.approx(best[0], rel=1e-12)
+    assert len(policy.costs) == 3
+
+
+def test_searches_that_share_their_blocks_are_the_searches_of_each_budget() -> None:
+    layers = [layer(f"l{i}", (9.0 - i, 3.0, 1.0), (5.0, 2.0 + i / 7, 1.0), macs=1009 + 31 * i) for i in range(6)]
+    indicators = model(*layers, bits=(2, 3, 4))
+    shared = PolicySearch()
+    for gbitops in ("10000e-9", "40000e-9", "60000e-9", "90000e-9", "200000e-9"):
+        budgets = [gbitops_budget(gbitops)]
+        if gbitops == "10000e-9":
+            with pytest.raises(InfeasiblePolicy, match="--max-gbitops 10000e-9 allows"):
+                shared(indicators, budgets)
+            continue
+        found, alone = shared(indicators, budgets), search_policy(indicators, budgets)
+        assert (found.bits, found.objective, found.costs) == (alone.bits, alone.objective, alone.costs)
+
+
+def test_searches_that_differ_in_more_than_limits_share_nothing() -> None:
+    indicators = model(layer("a", (2.0, 1.0), (2.0, 1.5)), layer("b", (3.0, 1.0), (2.0, 1.0)))
+    shared = PolicySearch()
+    budgets = ([like_budget(indicators, 3, 3)], [compression_budget(indicators, 10)], [gbitops_budget("18000e-9")])
+    for alpha in (2.0, 0.0):
+        for some in budgets:
+            assert shared(indicators, some, alpha=alpha).bits == search_policy(indicators, some, alpha=alpha).bits
+    other = model(layer("a", (7.0, 1.0), (2.0, 1.0)))
+    assert shared(other, budgets[2]).bits == search_policy(other, budgets[2]).bits
+
+
+def test_the_search_needs_no_library_of_solvers() -> None:
+    script = (
+        "import sys; sys.modules['pulp'] = None\n"
+        "from limpq_deploy.costs import like_budget\n"
+        "from limpq_deploy.indicators import Indicators, LayerIndicators\n"
+        "from limpq_deploy.search import search_policy\n"
+        "layer = LayerIndicators(name='a', macs=1, num_weights=1, weight=(2.0, 1.0), act=(2.0, 1.0))\n"
+        "indicators = Indicators(model='m', bits=(2, 4), layers=(layer,))\n"
+        "print(search_policy(indicators, [like_budget(indicators, 4, 4)]).solver.status)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "optimal"

@@ -1,0 +1,215 @@
+"""Indicators and budgets become the blocks of the integer program.
+
+    minimise  sum_l alpha * I_w[l][w_l] + I_a[l][a_l]     subject to     sum_l cost_j(l, w_l, a_l) <= limit_j
+
+A block is one layer, or the layers of one ``act_group``: they have one activation bit-width, whose indicator counts
+once. (Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise Importance, ECCV 2022.)
+An entry without importance is forbidden, and has no option; an option that another of its block matches or beats in
+value and in every row is dropped. L: single layer, K: option, M: row, G: layer of a group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.costs import Budget, pinned_cost
+from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.outliers import Importance
+from limpq_deploy.pareto import undominated
+from limpq_deploy.program import MAX_COST, Block, Floats, Integers, Program
+
+MAX_OPTIONS = 20_000
+"""Options of one block. A layer has at most (number of bits)^2; only an act_group of many unlike layers gets near."""
+
+CHUNK = 2_000
+"""Layers whose options are compared at a time: bounds the memory of the comparison."""
+
+
+def build_program(
+    indicators: Indicators, importance: Importance, budgets: Sequence[Budget], *, alpha: float
+) -> Program:
+    """The program of these indicators and budgets. Raises SettingError where costs are beyond all reason."""
+    groups = _tied(indicators.layers)
+    singles = [layers[0] for layers in groups if len(layers) == 1]
+    made = iter(_single_blocks(singles, indicators.bits, importance, budgets, alpha))
+    blocks = [
+        next(made) if len(layers) == 1 else _tied_block(layers, indicators.bits, importance, budgets, alpha)
+        for layers in groups
+    ]
+    return _in_steps(Program.of(blocks, [0] * len(budgets)), indicators, budgets)
+
+
+def limits_of(program: Program, indicators: Indicators, budgets: Sequence[Budget]) -> tuple[int, ...]:
+    """Right-hand sides of a built program: the pinned layers' constant taken off, in steps of the rows' costs, rounded
+    down, and no larger than the dearest choice."""
+    largest_MB = np.maximum.reduceat(program.cost_MN, program.start_B1[:-1], axis=1)
+    free = [budget.limit - pinned_cost(budget.cost, indicators) for budget in budgets]
+    return tuple(
+        min(limit // step, sum(largest_B))
+        for limit, step, largest_B in zip(free, program.steps, largest_MB.tolist(), strict=True)
+    )
+
+
+def _tied(layers: Sequence[LayerIndicators]) -> list[list[LayerIndicators]]:
+    groups: dict[object, list[LayerIndicators]] = {}
+    for layer in layers:
+        key = (layer.name,) if layer.act_group is None else layer.act_group
+        groups.setdefault(key, []).append(layer)
+    return list(groups.values())
+
+
+def _in_steps(program: Program, indicators: Indicators, budgets: Sequence[Budget]) -> Program:
+    """Every row divided by the common divisor of its costs, and the limits."""
+    largest_MB = np.maximum.reduceat(program.cost_MN, program.start_B1[:-1], axis=1)
+    if any(sum(largest_B) > MAX_COST for largest_B in largest_MB.tolist()):
+        raise _absurd()
+    steps = np.maximum(np.gcd.reduce(program.cost_MN, axis=1), 1)
+    stepped = replace(program, cost_MN=program.cost_MN // steps[:, None], steps=tuple(steps.tolist()))
+    return stepped.with_limits(limits_of(stepped, indicators, budgets))
+
+
+def _preferred(bits: Sequence[int]) -> list[tuple[int, int]]:
+    """(weight_bits, act_bits), the ones preferred among equals first: larger min(w, a), then w, then a."""
+    return sorted(product(bits, bits), key=lambda pair: (-min(pair), -pair[0], -pair[1]))
+
+
+def _single_blocks(
+    layers: Sequence[LayerIndicators],
+    bits: Sequence[int],
+    importance: Importance,
+    budgets: Sequence[Budget],
+    alpha: float,
+) -> list[Block]:
+    pairs = _preferred(bits)
+    bits_K2 = np.array(pairs, np.int16)
+    at = {width: index for index, width in enumerate(bits)}
+    weight_K, act_K = np.array([[at[weight], at[act]] for weight, act in pairs]).T
+    blocks: list[Block] = []
+    for begin in range(0, len(layers), CHUNK):
+        chunk = layers[begin : begin + CHUNK]
+        weight_LW = _prices([importance.weight[layer.name] for layer in chunk])
+        act_LW = _prices([importance.act[layer.name] for layer in chunk])
+        value_LK = act_LW[:, act_K] + alpha * weight_LW[:, weight_K]
+        value_LK[np.isnan(value_LK)] = np.inf
+        cost_MLK = np.array([_costs(chunk, pairs, budget) for budget in budgets]).reshape(len(budgets), *value_LK.shape)
+        order_LK = np.lexsort((*cost_MLK[::-1], value_LK), axis=-1)
+        value_LK = np.take_along_axis(value_LK, order_LK, axis=-1)
+        cost_MLK = np.take_along_axis(cost_MLK, order_LK[None], axis=-1)
+        kept_LK = _unbeaten(cost_MLK) & (value_LK < np.inf)
+        for row, layer in enumerate(chunk):
+            kept = np.flatnonzero(kept_LK[row])
+            blocks.append(
+                Block(
+                    layers=(layer.name,),
+                    value_K=value_LK[row, kept],
+                    cost_MK=cost_MLK[:, row, kept],
+                    bits_KG2=bits_K2[order_LK[row, kept], None],
+                )
+            )
+    return blocks
+
+
+def _prices(entries: Sequence[tuple[float | None, ...]]) -> Floats:
+    """Not a number where an entry is forbidden."""
+    return np.array(entries, np.float64)
+
+
+def _costs(layers: Sequence[LayerIndicators], pairs: Sequence[tuple[int, int]], budget: Budget) -> Integers:
+    """Cost of every layer at every pair, flat. Raises SettingError beyond MAX_COST."""
+    of_layer = budget.cost.of_layer
+    try:
+        costs = np.array([of_layer(layer, *pair) for layer in layers for pair in pairs], np.int64)
+    except OverflowError as error:
+        raise _absurd() from error
+    if costs.size and costs.max() > MAX_COST:
+        raise _absurd()
+    return costs
+
+
+def _unbeaten(cost_MLK: Integers) -> NDArray[np.bool_]:
+    """[L, K]: no earlier option of the layer costs as little in every row. Options stand by ascending value."""
+    matched_LKK = np.ones((*cost_MLK.shape[1:], cost_MLK.shape[2]), bool)
+    for cost_LK in cost_MLK:
+        matched_LKK &= cost_LK[:, :, None] <= cost_LK[:, None, :]
+    earlier_KK = np.triu(np.ones(matched_LKK.shape[1:], bool), 1)
+    return np.asarray(~(matched_LKK & earlier_KK).any(axis=1))
+
+
+def _tied_block(
+    layers: Sequence[LayerIndicators],
+    bits: Sequence[int],
+    importance: Importance,
+    budgets: Sequence[Budget],
+    alpha: float,
+) -> Block:
+    """Options of a group over all activation widths. Inside one width, the layers are joined one by one and what is
+    dominated is dropped on the way: partial options of one width have the same continuations."""
+    widths = [
+        _one_width(layers, bits, act_bits, act_value, importance, budgets, alpha)
+        for act_bits, act_value in zip(bits, importance.act[layers[0].name], strict=True)
+        if act_value is not None
+    ]
+    joined = Block(
+        layers=tuple(layer.name for layer in layers),
+        value_K=np.concatenate([width.value_K for width in widths]),
+        cost_MK=np.concatenate([width.cost_MK for width in widths], axis=1),
+        bits_KG2=np.concatenate([width.bits_KG2 for width in widths]),
+    )
+    return _worth_keeping(joined)
+
+
+def _one_width(
+    layers: Sequence[LayerIndicators],
+    bits: Sequence[int],
+    act_bits: int,
+    act_value: float,
+    importance: Importance,
+    budgets: Sequence[Budget],
+    alpha: float,
+) -> Block:
+    joined = Block(
+        layers=(),
+        value_K=np.array([act_value]),
+        cost_MK=np.zeros((len(budgets), 1), np.int64),
+        bits_KG2=np.zeros((1, 0, 2), np.int16),
+    )
+    for layer in layers:
+        entries = zip(bits, importance.weight[layer.name], strict=True)
+        own = [(width, value) for width, value in entries if value is not None]
+        pairs = [(width, act_bits) for width, _ in own]
+        cost_MK = np.array([_costs([layer], pairs, budget) for budget in budgets])
+        if len(joined.value_K) * len(own) > MAX_OPTIONS * len(bits):
+            names = ", ".join(layer.name for layer in layers)
+            raise SettingError(f"act_group {layer.act_group!r} ties too many unlike layers ({names}); tie fewer")
+        pairs_KG2 = np.array(pairs, np.int16)[:, None]
+        before, count = len(joined.value_K), len(own)
+        joined = Block(
+            layers=(*joined.layers, layer.name),
+            value_K=np.add.outer(joined.value_K, alpha * np.array([value for _, value in own])).ravel(),
+            cost_MK=(joined.cost_MK[:, :, None] + cost_MK[:, None, :]).reshape(len(budgets), -1),
+            bits_KG2=np.concatenate(
+                [np.repeat(joined.bits_KG2, count, axis=0), np.tile(pairs_KG2, (before, 1, 1))], axis=1
+            ),
+        )
+        if joined.cost_MK.max(initial=0) > MAX_COST:
+            raise _absurd()
+        joined = _worth_keeping(joined)
+    return joined
+
+
+def _worth_keeping(block: Block) -> Block:
+    """The options that no other matches or beats, by ascending value. Of equal ones the preferred stays: layer by
+    layer that with the larger min(w, a), then w, then a."""
+    weight_GK, act_GK = block.bits_KG2.transpose(2, 1, 0)
+    keys = np.stack([-np.minimum(weight_GK, act_GK), -weight_GK, -act_GK], axis=1).reshape(-1, len(block.value_K))
+    order = np.lexsort(keys[::-1])
+    kept = order[undominated(block.value_K[order], block.cost_MK.T[order])]
+    return replace(block, value_K=block.value_K[kept], cost_MK=block.cost_MK[:, kept], bits_KG2=block.bits_KG2[kept])
+
+
+def _absurd() -> SettingError:
+    return SettingError("a policy of these layers costs more than 2^60; their macs or num_weights must be wrong")

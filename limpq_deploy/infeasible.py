@@ -1,0 +1,69 @@
+"""What to say where no policy meets the budgets: which of them, and how far each would have to go."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from limpq_deploy.costs import Budget, pinned_cost
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.outliers import OutlierReport
+from limpq_deploy.program import Program
+from limpq_deploy.solvers import solve_by
+
+
+def unreachable(
+    program: Program, indicators: Indicators, budgets: Sequence[Budget], report: OutlierReport
+) -> str | None:
+    """A sentence that names every budget which no policy meets, with the smallest reachable figure of each; None where
+    each can be met alone."""
+    problems = []
+    for row, budget in enumerate(budgets):
+        if program.least[row] > program.limits[row]:
+            figure = _figure(budget, indicators, program.least[row] * program.steps[row])
+            problems.append(
+                f"{budget.option} allows {budget.figure(budget.limit)}, and {_reachable(budget)} reachable is {figure}"
+            )
+    return f"no policy meets the budget: {'; '.join(problems)}; {_remedy(report)}" if problems else None
+
+
+def conflict(program: Program, indicators: Indicators, budgets: Sequence[Budget], report: OutlierReport) -> str:
+    """Budgets that can be met one by one but not together: how far each would have to go beside the others."""
+    options = " and ".join(budget.option for budget in budgets)
+    figures = []
+    for row, budget in enumerate(budgets):
+        smallest = smallest_beside(program, row)
+        if smallest is not None:
+            figure = _figure(budget, indicators, smallest * program.steps[row])
+            figures.append(f"with the rest kept, {_reachable(budget)} for {budget.option} is {figure}")
+    return f"{options} together: {'; '.join(figures) or 'nor all but one of them'}; {_remedy(report)}"
+
+
+def smallest_beside(program: Program, row: int) -> int | None:
+    """The least cost in one row among the policies that keep the other rows; None where none is found."""
+    others = [other for other in range(len(program.limits)) if other != row]
+    beside = replace(
+        program,
+        value_N=program.cost_MN[row] / max(program.limits[row], 1),
+        cost_MN=program.cost_MN[others],
+        limits=tuple(program.limits[other] for other in others),
+        steps=tuple(program.steps[other] for other in others),
+    )
+    choice = solve_by(beside, "auto").solution.choice
+    return None if choice is None else int(np.sum(program.cost_MN[row, program.places(choice)]))
+
+
+def _figure(budget: Budget, indicators: Indicators, searched: int) -> str:
+    return budget.figure(searched + pinned_cost(budget.cost, indicators))
+
+
+def _reachable(budget: Budget) -> str:
+    return "the largest" if budget.inverse else "the smallest"
+
+
+def _remedy(report: OutlierReport) -> str:
+    forbidden = sum(entry.used is None for entry in report.entries)
+    if not forbidden:
+        return "relax the budget or search smaller bits"
+    entries = "1 outlier entry is" if forbidden == 1 else f"{forbidden} outlier entries are"
+    return f"relax the budget or search smaller bits ({entries} forbidden; --outliers repair admits them)"

@@ -1,0 +1,74 @@
+"""Which solver answers: ours, CBC, HiGHS, or ours with CBC behind it. All answers are checked and proved alike."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.exact import Solution, solve
+from limpq_deploy.milp import Library, library_name, solve_milp
+from limpq_deploy.program import Program
+from limpq_deploy.relaxation import Relaxation, relax
+
+Solver = Literal["auto", "own", "cbc", "highs"]
+
+OWN = "limpq-deploy's exact search"
+
+GOOD_GAP = 1e-4
+"""Gap of an unproved answer of ours above which `auto` asks CBC too."""
+
+CBC_OPTIONS = 20_000
+"""Options above which CBC is not worth its time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solved:
+    """A solution and who found it."""
+
+    solution: Solution
+    name: str
+
+
+def check_solver(solver: str) -> None:
+    """Raises SettingError for a name that is not a solver's."""
+    if solver not in get_args(Solver):
+        raise SettingError(f"--solver {solver!r} is not known; expected one of {', '.join(get_args(Solver))}")
+
+
+def solve_by(
+    program: Program,
+    solver: Solver,
+    *,
+    gap: float = 0.0,
+    time_limit_s: float | None = None,
+    relaxation: Relaxation | None = None,
+) -> Solved:
+    """The best choice, checked in exact integers, with its proof.
+
+    ``auto`` is our own search, the fastest here by far (benchmarks/search.py), and CBC where ours reached its limit far
+    from a proof. A library's answer is never taken at its word: it becomes the incumbent of our own search, which
+    proves or replaces it; ties between equal optima are so broken alike, whoever found one. ``time_limit_s`` is the
+    libraries'.
+    """
+    relaxation = relaxation or relax(program)
+    if solver in ("cbc", "highs"):
+        return _proved(program, relaxation, solver, gap, time_limit_s)
+    own = solve(program, relaxation, gap=gap)
+    enough = own.complete or (own.choice is not None and own.gap(program.value(own.choice)) <= max(gap, GOOD_GAP))
+    if solver == "own" or enough or len(program.value_N) > CBC_OPTIONS:
+        return Solved(solution=own, name=OWN)
+    other = _proved(program, relaxation, "cbc", gap, time_limit_s)
+    if _value(program, other.solution) < _value(program, own) or other.solution.complete:
+        return other
+    return Solved(solution=own, name=OWN)
+
+
+def _proved(
+    program: Program, relaxation: Relaxation, library: Library, gap: float, time_limit_s: float | None
+) -> Solved:
+    answer = solve_milp(program, relaxation, library, time_limit_s=time_limit_s)
+    solution = solve(program, relaxation, incumbent=answer.choice, gap=gap)
+    return Solved(solution=solution, name=library_name(library))
+
+
+def _value(program: Program, solution: Solution) -> float:
+    return float("inf") if solution.choice is None else program.value(solution.choice)
