@@ -7,6 +7,8 @@ import pytest
 
 # Before torch and NumPy are imported: several test processes share few cores, and spinning threads starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tables fold at the terminal's width, and pytest's workers say another one than pytest itself.
+os.environ["COLUMNS"] = "110"
 
 GOLDEN = Path(__file__).parent / "golden"
 
