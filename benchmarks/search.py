@@ -1,98 +1,162 @@
-"""How long a certified policy search takes: building the program, solving it and proving the answer.
+"""How long a certified policy search takes, beside other solvers on the same instances in the same run.
 
-`resnet50_seconds`: the published ResNet-50 instance (W3A4 at compression ratio 12.2, 52 layers x 25 pairs), which must
-give the published objective. `resnet18_seconds`: ResNet-18 at 224x224, its true MACs and weights computed here from the
-architecture, with the published ResNet-50 indicators of the layers that have the same name (every searched layer of
-ResNet-18 has one), at W3A4 and compression ratio 10: the size of ResNet-18's search, not its published indicators,
-which do not exist.
+Every figure is wall time from indicators to policy: building the program, solving it and proving the answer.
+
+`resnet50_seconds`: the published ResNet-50 instance (W3A4 at compression ratio 12.2; 52 layers x 25 pairs), which must
+give the published objective. `resnet18_seconds`: ResNet-18's size at W3A4 and ratio 10. `front50_seconds`: ResNet-50 at
+50 BitOps budgets from 25 to 80 G beside the ratio of 12.2, all together (`front50_alone_seconds`: without the ratio).
+`layers10000_seconds`: 10,000 synthetic layers x 25 pairs, W3A4 and ratio 10.5. `memory_mib`: what a search of that kind
+allocates at its peak, by number of layers.
+`rivals`: {instance: {solver: `seconds` (median), `ratio` to ours, `above` (objective above the proved optimum), `kept`
+(its answer keeps the budgets, in exact integers)}}; seconds null where no proved answer came within the limit.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
-from pathlib import Path
+import tracemalloc
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
 
-from limpq_deploy.calibration.records import load_record
-from limpq_deploy.costs import budgets_from_options
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from search_instances import resnet18, resnet50, synthetic
+from search_rivals import ALPHA, RIVALS
+
+from limpq_deploy.costs import Budget, budgets_from_options, compression_budget, total_cost
+from limpq_deploy.front import parse_range, sweep
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.objective import objective_of
+from limpq_deploy.outliers import treat_outliers
 from limpq_deploy.policy import Policy
 from limpq_deploy.search import search_policy
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 PUBLISHED_OBJECTIVE = 4.61743923
+FRONT = "25:80:50"
+LIMIT_S = 60.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="5 runs of each instead of 20")
+    parser.add_argument("--quick", action="store_true", help="fewer runs, and no rivals beyond ResNet-50's size")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    runs = 5 if options.quick else 20
-    resnet50 = load_record(Indicators, GOLDEN / "resnet50_official_macs.indicators.json")
-    large = measure(resnet50, runs, like="w3a4", compression_ratio=12.2)
-    small = measure(resnet18(resnet50), runs, like="w3a4", compression_ratio=10)
-    if abs(large["policy"].objective - PUBLISHED_OBJECTIVE) > 1e-8:
-        raise SystemExit(f"the objective is {large['policy'].objective}, not the published {PUBLISHED_OBJECTIVE}")
-    result = {
-        "resnet50_seconds": statistics.median(large["seconds"]),
-        "resnet18_seconds": statistics.median(small["seconds"]),
-        "resnet50_gap": large["policy"].solver.gap,
-        "resnet18_gap": small["policy"].solver.gap,
-        "resnet50_raw_seconds": large["seconds"],
-        "resnet18_raw_seconds": small["seconds"],
+    result = measure(runs=20 if not options.quick else 9, rival_runs=3 if options.quick else 7, deep=not options.quick)
+    print(json.dumps(result) if options.json else json.dumps(result, indent=1))
+
+
+def measure(*, runs: int, rival_runs: int, deep: bool) -> dict[str, Any]:
+    large = resnet50()
+    small = resnet18(large)
+    huge = synthetic(10_000)
+    large_budgets = budgets_from_options(large, like="w3a4", compression_ratio="12.2")
+    small_budgets = budgets_from_options(small, like="w3a4", compression_ratio="10")
+    large_policy, large_raw = timed(lambda: search_policy(large, large_budgets, alpha=ALPHA), runs)
+    small_policy, small_raw = timed(lambda: search_policy(small, small_budgets, alpha=ALPHA), runs)
+    for policy in (large_policy, small_policy):
+        if policy.solver.status != "optimal":
+            raise SystemExit(f"{policy.model}: the answer is not proved optimal: {policy.solver}")
+    if abs(large_policy.objective - PUBLISHED_OBJECTIVE) > 1e-8:
+        raise SystemExit(f"the objective is {large_policy.objective}, not the published {PUBLISHED_OBJECTIVE}")
+    ratio = [compression_budget(large, "12.2")]
+    front, front_raw = timed(lambda: sweep(large, parse_range(FRONT), budgets=ratio), 3)
+    alone, alone_raw = timed(lambda: sweep(large, parse_range(FRONT)), 3)
+    huge_policy, huge_raw = timed(lambda: search_policy(huge, deep_budgets(huge)), 3)
+    instances = {"resnet50": (large, large_budgets), "resnet18": (small, small_budgets)}
+    rivals = {name: race(*instance, rival_runs) for name, instance in instances.items()}
+    if deep:
+        middle = synthetic(500)
+        rivals["layers500"] = race(middle, deep_budgets(middle), 1)
+    return {
+        "resnet50_seconds": statistics.median(large_raw),
+        "resnet18_seconds": statistics.median(small_raw),
+        "front50_seconds": statistics.median(front_raw),
+        "front50_worst_gap": front.worst_gap,
+        "layers10000_seconds": statistics.median(huge_raw),
+        "layers10000_gap": huge_policy.solver.gap,
+        "front50_alone_seconds": statistics.median(alone_raw),
+        "front50_alone_worst_gap": alone.worst_gap,
+        "resnet50_gap": large_policy.solver.gap,
+        "resnet18_gap": small_policy.solver.gap,
+        "resnet50_raw_seconds": large_raw,
+        "resnet18_raw_seconds": small_raw,
+        "front50_raw_seconds": front_raw,
+        "layers10000_raw_seconds": huge_raw,
+        "memory_mib": {layers: memory_mib(layers) for layers in (10_000, 20_000, 40_000)},
+        "rivals": rivals,
         "warm_up_runs": 1,
-        "solver": large["policy"].solver.name,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "machine": platform.machine(),
+        "versions": {name: installed(name) for name in ("numpy", "pulp", "highspy", "scipy")},
     }
-    print(json.dumps(result) if options.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
 
 
-def measure(indicators: Indicators, runs: int, *, like: str, compression_ratio: float) -> dict:
-    """Wall seconds of whole searches, raw, after one warm-up; and the policy. Raises SystemExit if one is unproved."""
-    budgets = budgets_from_options(indicators, like=like, compression_ratio=compression_ratio)
-    seconds: list[float] = []
-    policy: Policy = search_policy(indicators, budgets)
+def timed(run: Callable[[], Any], runs: int) -> tuple[Any, list[float]]:
+    """The answer and the wall seconds of each run, after one warm-up."""
+    answer = run()
+    seconds = []
     for _ in range(runs):
         started = time.perf_counter()
-        policy = search_policy(indicators, budgets)
+        answer = run()
         seconds.append(time.perf_counter() - started)
-    if policy.solver is None or policy.solver.status != "optimal":
-        raise SystemExit(f"{indicators.model}: the answer is not proved optimal: {policy.solver}")
-    return {"policy": policy, "seconds": seconds}
+    return answer, seconds
 
 
-def resnet18(resnet50: Indicators) -> Indicators:
-    """ResNet-18 (He et al., 2016; torchvision's layer names) with the indicators of ResNet-50's namesakes.
+def race(indicators: Indicators, budgets: Sequence[Budget], runs: int) -> dict[str, Any]:
+    """Every solver in turn, ``runs`` times, so that a busy moment of the machine hits all of them."""
+    importance = treat_outliers(indicators, "forbid")
+    best = search_policy(indicators, budgets, alpha=ALPHA)
+    seconds: dict[str, list[float]] = {name: [] for name in RIVALS}
+    answers = {}
+    for _ in range(runs):
+        for name, solve in RIVALS.items():
+            if name in answers and answers[name] is None:
+                continue  # too slow once: not again
+            started = time.perf_counter()
+            answers[name] = solve(indicators, budgets, LIMIT_S)
+            seconds[name].append(time.perf_counter() - started)
+    own = statistics.median(seconds["own"])
+    found: dict[str, Any] = {"bound": proved(best)}
+    for name, pairs in answers.items():
+        if pairs is None:
+            found[name] = {"seconds": None, "stopped_after": max(seconds[name])}
+            continue
+        median = statistics.median(seconds[name])
+        found[name] = {
+            "seconds": median,
+            "ratio": median / own,
+            "above": objective_of(indicators, importance, pairs, ALPHA, name) - best.objective,
+            "kept": all(total_cost(budget.cost, indicators, pairs) <= budget.limit for budget in budgets),
+        }
+    return found
 
-    MACs of a k x k convolution: out_size^2 * out_channels * in_channels * k^2.
-    """
-    namesakes = {layer.name: layer for layer in resnet50.layers}
-    layers = []
-    in_channels = 64
-    for stage, (channels, size) in enumerate([(64, 56), (128, 28), (256, 14), (512, 7)], start=1):
-        for block in (0, 1):
-            shapes = [("conv1", in_channels, 3), ("conv2", channels, 3)]
-            if in_channels != channels:
-                shapes.append(("downsample.0", in_channels, 1))
-            for name, inputs, kernel in shapes:
-                namesake = namesakes[f"layer{stage}.{block}.{name}"]
-                num_weights = channels * inputs * kernel**2
-                layers.append(
-                    LayerIndicators(
-                        name=namesake.name,
-                        macs=size**2 * num_weights,
-                        num_weights=num_weights,
-                        weight=namesake.weight,
-                        act=namesake.act,
-                    )
-                )
-            in_channels = channels
-    first = PinnedLayer(name="conv1", macs=112**2 * 64 * 3 * 49, num_weights=64 * 3 * 49, weight_bits=8, act_bits=8)
-    last = PinnedLayer(name="fc", macs=512_000, num_weights=512_000, weight_bits=8, act_bits=8)
-    return Indicators(model="resnet18", bits=resnet50.bits, layers=tuple(layers), pinned=(first, last))
+
+def proved(policy: Policy) -> float:
+    assert policy.solver is not None
+    return policy.solver.bound
+
+
+def deep_budgets(indicators: Indicators) -> tuple[Budget, ...]:
+    return budgets_from_options(indicators, like="w3a4", compression_ratio="10.5")
+
+
+def memory_mib(layers: int) -> float:
+    """Peak of what one search allocates, the indicators themselves apart."""
+    indicators = synthetic(layers)
+    tracemalloc.start()
+    search_policy(indicators, deep_budgets(indicators))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except ImportError:
+        return None
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def _proved(
 ) -> Solved:
     answer = solve_milp(program, relaxation, library, time_limit_s=time_limit_s)
     solution = solve(program, relaxation, incumbent=answer.choice, gap=gap)
-    return Solved(solution=solution, name=library_name(library))
+    word = ", whose word that it is optimal is unproved" if answer.finished and not solution.complete else ""
+    return Solved(solution=solution, name=library_name(library) + word)
 
 
 def _value(program: Program, solution: Solution) -> float:

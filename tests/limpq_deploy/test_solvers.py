@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy import exact
 from limpq_deploy.calibration.errors import MissingExtra, SettingError
 from limpq_deploy.milp import Library, solve_milp
 from limpq_deploy.program import Block, Program
@@ -67,6 +68,30 @@ def test_a_solver_is_named_in_the_certificate() -> None:
     program = Program.of([one], [1])
     assert "exact" in solve_by(program, "auto").name
     assert "CBC through PuLP" in solve_by(program, "cbc").name
+
+
+def test_where_ours_reaches_its_limit_cbc_is_asked_and_its_word_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fourteen blocks under three limits, and lists of two labels: far too short for a proof."""
+    rng = np.random.default_rng(3)
+    blocks = []
+    for index in range(14):
+        cost_MK = rng.integers(1, 1000, (3, 1)) * np.sort(rng.integers(2, 40, (3, 6)), axis=1)
+        bits_KG2 = np.array([[[k, k]] for k in range(6)], np.int16)
+        value_K = np.sort(rng.exponential(1.0, 6))[::-1].copy()
+        blocks.append(Block(layers=(f"l{index}",), value_K=value_K, cost_MK=cost_MK, bits_KG2=bits_KG2))
+    least_M, most_M = (sum(pick(block.cost_MK, axis=1) for block in blocks) for pick in (np.min, np.max))
+    program = Program.of(blocks, [int(limit) for limit in least_M + 0.4 * (most_M - least_M)])
+    best = solve_by(program, "own").solution.choice
+    assert best is not None
+    monkeypatch.setattr(exact, "MAX_LABELS", 2)
+    monkeypatch.setattr(exact, "FIRST_LABELS", 2)
+    alone, fallen_back = solve_by(program, "own"), solve_by(program, "auto")
+    assert not alone.solution.complete
+    assert not fallen_back.solution.complete
+    assert fallen_back.solution.choice == best
+    assert fallen_back.solution.bound < program.value(best)
+    assert "CBC" in fallen_back.name
+    assert "unproved" in fallen_back.name
 
 
 def test_an_unknown_solver_is_refused_with_the_known_ones() -> None:
