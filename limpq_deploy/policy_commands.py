@@ -1,0 +1,166 @@
+"""Commands around the search: fronts, differences, tables, the authors' indicators. Thin; heavy imports inside."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from limpq_deploy.options import FILE, budget_options, json_option
+
+
+@click.command(short_help="Policies for many budgets, each certified.")
+@click.argument("indicators_file", metavar="INDICATORS.json", type=FILE)
+@click.option("--gbitops", required=True, metavar="LO:HI:N", help="N budgets from LO to HI G BitOps, all layers.")
+@click.option("--gap", type=click.FloatRange(0, 1), default=0.0, help="Accept policies certified this close.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: front.json]")
+@click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
+@budget_options
+@json_option
+def sweep(
+    indicators_file: Path,
+    gbitops: str,
+    gap: float,
+    output: Path | None,
+    picture: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """A front: N BitOps budgets, the best policy for each, its bound, and which budgets cannot be met.
+
+    Size budgets hold for every point.
+
+    \b
+    limpq-deploy sweep indicators.json --gbitops 20:120:50
+    limpq-deploy sweep indicators.json --gbitops 20:120:50 --max-mib 8 --picture front.svg
+    """
+    from limpq_deploy.calibration.errors import SettingError
+    from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.costs import budgets_from_options
+    from limpq_deploy.front import parse_range
+    from limpq_deploy.front import sweep as front_of
+    from limpq_deploy.indicators import Indicators
+    from limpq_deploy.progress import progress
+    from limpq_deploy.search import PolicySearch
+
+    if options["like"] is not None or options["max_gbitops"] is not None:
+        raise SettingError("--gbitops already limits BitOps; leave --like and --max-gbitops away")
+    found = load_record(Indicators, indicators_file)
+    settings = {key: value for key in ("alpha", "outliers") if (value := options.pop(key)) is not None}
+    limited = any(value is not None for value in options.values())
+    budgets = budgets_from_options(found, **options) if limited else ()
+    with progress("budgets") as report:
+        front = front_of(
+            found, parse_range(gbitops), budgets=budgets, solve=PolicySearch(gap=gap), progress=report, **settings
+        )
+    file = output or Path("front.json")
+    write_record(front, file)
+    if picture is not None:
+        from limpq_deploy.front import uniform_points
+        from limpq_deploy.report.front_picture import write_front_picture
+
+        write_front_picture(front, picture, uniform=uniform_points(found, budgets=budgets, **settings))
+    if as_json:
+        click.echo(json.dumps(to_dict(front)))
+        return
+    from limpq_deploy.search_tables import front_table
+
+    drawn = f"\ndrawn in {picture}" if picture is not None else ""
+    click.echo(f"{front_table(front)}\nwritten to {file}{drawn}")
+
+
+@click.command(short_help="Two policies, layer by layer.")
+@click.argument("first", metavar="POLICY", type=FILE)
+@click.argument("second", metavar="POLICY", type=FILE)
+@click.option("--indicators", "indicators_file", type=FILE, metavar="FILE", help="Adds BitOps, sizes and objectives.")
+@click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: the policies' own]")
+@json_option
+def diff(first: Path, second: Path, indicators_file: Path | None, alpha: float | None, as_json: bool) -> None:
+    """Layers whose bits differ between two policies, and what that changes in all.
+
+    \b
+    limpq-deploy diff policy-a.json policy-b.json --indicators indicators.json
+    """
+    from limpq_deploy.calibration.records import load_record, to_dict
+    from limpq_deploy.indicators import Indicators
+    from limpq_deploy.policy import Policy
+    from limpq_deploy.policy_diff import diff_policies
+    from limpq_deploy.search_tables import diff_table
+
+    found = diff_policies(
+        load_record(Policy, first),
+        load_record(Policy, second),
+        indicators=load_record(Indicators, indicators_file) if indicators_file else None,
+        alpha=alpha,
+        names=(str(first), str(second)),
+    )
+    click.echo(json.dumps(to_dict(found)) if as_json else diff_table(found))
+
+
+@click.command(short_help="A policy as a table, or a table as a policy.")
+@click.argument("source", metavar="FILE", type=FILE)
+@click.option("--indicators", "indicators_file", type=FILE, required=True, metavar="FILE", help="Layers and costs.")
+@click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="Table (.csv, .json) or policy (.json).")
+@click.option("--alpha", type=float, default=2.0, show_default=True, help="Weight of weight indicators.")
+@json_option
+def table(source: Path, indicators_file: Path, output: Path, alpha: float, as_json: bool) -> None:
+    """Write a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
+
+    A table is checked against the indicators: every searched layer once, with known bits; its costs are counted again.
+
+    \b
+    limpq-deploy table policy.json --indicators indicators.json -o policy.csv
+    limpq-deploy table policy.csv --indicators indicators.json -o policy.json
+    """
+    from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.indicators import Indicators
+    from limpq_deploy.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
+    from limpq_deploy.policy import Policy
+
+    indicators = load_record(Indicators, indicators_file)
+    written: Any
+    if source.suffix.lower() == ".csv" or _format_of(source) != "limpq.policy/1":
+        written = policy_from_table(load_layer_table(source), indicators, alpha=alpha, origin=str(source))
+        write_record(written, output)
+    else:
+        written = layer_table(load_record(Policy, source), indicators)
+        write_layer_table(written, output)
+    click.echo(json.dumps(to_dict(written)) if as_json else f"written to {output}")
+
+
+@click.command(name="import", short_help="The LIMPQ authors' indicators as indicators.json.")
+@click.argument("pickle_file", metavar="INDICATORS.pkl", type=FILE)
+@click.option("--shapes", type=FILE, metavar="FILE", help="MACs and weight counts: limpq.shapes/1 or indicators.json.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: indicators.json]")
+@json_option
+def import_(pickle_file: Path, shapes: Path | None, output: Path | None, as_json: bool) -> None:
+    """Read the pickle that the authors' code writes, admitting only dicts, lists, strings and numbers: nothing is run.
+
+    It holds learned scales but neither MACs nor weight counts; --shapes gives them.
+    """
+    from limpq_deploy.authors_pickle import read_authors_pickle
+    from limpq_deploy.calibration.records import to_dict, write_record
+    from limpq_deploy.shapes import load_shapes
+
+    found = read_authors_pickle(pickle_file, load_shapes(shapes) if shapes else None)
+    file = output or Path("indicators.json")
+    write_record(found, file)
+    if as_json:
+        click.echo(json.dumps(to_dict(found)))
+        return
+    click.echo(f"{len(found.layers)} layers, bits {', '.join(map(str, found.bits))}\nwritten to {file}")
+
+
+def add_policy_commands(group: click.Group) -> None:
+    """Add the commands of this file to a group."""
+    for command in (sweep, diff, table, import_):
+        group.add_command(command)
+
+
+def _format_of(file: Path) -> str | None:
+    """The ``format`` of a JSON file; None where it has none or is no JSON."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found.get("format") if isinstance(found, dict) else None

@@ -1,0 +1,95 @@
+"""Commands around the search, run for real on the published indicators."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from limpq_deploy.cli import main
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+INDICATORS = str(GOLDEN / "resnet50_official_macs.indicators.json")
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("policy") / "policy.json"
+    found = run("search", INDICATORS, "--like", "w3a4", "--compression-ratio", "12.2", "-o", file)
+    assert found.exit_code == 0, found.output
+    return file
+
+
+def test_a_sweep_writes_every_budget_with_its_bound_and_draws_it(tmp_path: Path) -> None:
+    front, picture = tmp_path / "front.json", tmp_path / "front.svg"
+    found = run("sweep", INDICATORS, "--gbitops", "20:60:5", "-o", front, "--picture", picture, "--json")
+    assert found.exit_code == 0, found.output
+    written = json.loads(front.read_text())
+    assert json.loads(found.stdout) == written
+    assert written["format"] == "limpq.front/1"
+    assert [point["gbitops_limit"] for point in written["infeasible"]] == [20.0]
+    assert [point["gbitops_limit"] for point in written["points"]] == [30.0, 40.0, 50.0, 60.0]
+    for point in written["points"]:
+        assert point["solver"]["status"] == "optimal"
+        assert point["solver"]["bound"] <= point["policy"]["objective"]
+    assert picture.read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize("option", [("--like", "w4a4"), ("--max-gbitops", "30")])
+def test_a_sweep_refuses_a_second_limit_on_bitops(option: tuple[str, str], tmp_path: Path) -> None:
+    found = run("sweep", INDICATORS, "--gbitops", "20:60:5", *option, "-o", tmp_path / "front.json")
+    assert found.exit_code == 1
+    assert "--gbitops already limits BitOps" in found.output
+    assert not (tmp_path / "front.json").exists()
+
+
+def test_a_policy_goes_to_a_table_and_comes_back_the_same(policy: Path, tmp_path: Path) -> None:
+    csv, again = tmp_path / "policy.csv", tmp_path / "again.json"
+    assert run("table", policy, "--indicators", INDICATORS, "-o", csv).exit_code == 0
+    assert run("table", csv, "--indicators", INDICATORS, "-o", again).exit_code == 0
+    first, second = json.loads(policy.read_text()), json.loads(again.read_text())
+    assert second["bits"] == first["bits"]
+    assert second["objective"] == pytest.approx(first["objective"], rel=1e-12)
+
+
+def test_a_difference_names_the_layers(policy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    assert run("search", INDICATORS, "--like", "w3a3", "-o", other).exit_code == 0
+    found = run("diff", policy, other, "--indicators", INDICATORS, "--json")
+    assert found.exit_code == 0, found.output
+    assert "layer1.0.conv1" in {layer["name"] for layer in json.loads(found.stdout)["layers"]}
+    same = run("diff", policy, policy, "--json")
+    assert json.loads(same.stdout)["layers"] == []
+
+
+def test_a_search_explains_what_one_more_bit_buys_and_why_nothing_fits(tmp_path: Path) -> None:
+    file = tmp_path / "policy.json"
+    found = run("search", INDICATORS, "--like", "w4a4", "--explain", "--json", "-o", file)
+    assert found.exit_code == 0, found.output
+    explanation = json.loads(found.stdout)["explanation"]
+    assert explanation["budgets"][0]["shadow_price"] > 0
+    assert "explanation" not in json.loads(file.read_text())
+    refused = run("search", INDICATORS, "--like", "w2a2", "--compression-ratio", "30", "--explain", "-o", file)
+    assert refused.exit_code == 1
+    assert "cannot be met, even alone" in refused.output
+
+
+def test_every_solver_gives_the_published_objective(tmp_path: Path) -> None:
+    for solver in ("own", "cbc"):
+        words = ("--like", "w3a4", "--compression-ratio", "12.2", "--solver", solver)
+        found = run("search", INDICATORS, *words, "-o", tmp_path / "p.json", "--json")
+        assert json.loads(found.stdout)["objective"] == pytest.approx(4.61743923, abs=1e-8)
+
+
+def test_a_pickle_that_names_code_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    file = tmp_path / "indicators.pkl"
+    file.write_bytes(pickle.dumps({"weight": print}))
+    found = run("import", file, "-o", tmp_path / "indicators.json")
+    assert found.exit_code == 1
+    assert "print" in found.output
+    assert not (tmp_path / "indicators.json").exists()
