@@ -11,7 +11,8 @@ from limpq_deploy.options import FILE, budget_options, json_option
 
 @click.command(short_help="Policies for many budgets, each certified.")
 @click.argument("indicators_file", metavar="INDICATORS.json", type=FILE)
-@click.option("--gbitops", required=True, metavar="LO:HI:N", help="N budgets from LO to HI G BitOps, all layers.")
+@click.option("--gbitops", metavar="LO:HI:N", help="N budgets from LO to HI G BitOps, all layers.")
+@click.option("--all", "supported", is_flag=True, help="Every policy that is best at some price of BitOps instead.")
 @click.option("--gap", type=click.FloatRange(0, 1), default=0.0, help="Accept policies certified this close.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: front.json]")
 @click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
@@ -19,7 +20,8 @@ from limpq_deploy.options import FILE, budget_options, json_option
 @json_option
 def sweep(
     indicators_file: Path,
-    gbitops: str,
+    gbitops: str | None,
+    supported: bool,
     gap: float,
     output: Path | None,
     picture: Path | None,
@@ -28,11 +30,13 @@ def sweep(
 ) -> None:
     """A front: N BitOps budgets, the best policy for each, its bound, and which budgets cannot be met.
 
-    Size budgets hold for every point.
+    Size budgets hold for every point. With --all: every supported point of the front (the corners of its lower convex
+    hull and what lies on it), without asking for budgets.
 
     \b
     limpq-deploy sweep indicators.json --gbitops 20:120:50
     limpq-deploy sweep indicators.json --gbitops 20:120:50 --max-mib 8 --picture front.svg
+    limpq-deploy sweep indicators.json --all
     """
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
@@ -42,17 +46,24 @@ def sweep(
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.progress import progress
     from limpq_deploy.search import PolicySearch
+    from limpq_deploy.supported import supported_front
 
     if options["like"] is not None or options["max_gbitops"] is not None:
         raise SettingError("--gbitops already limits BitOps; leave --like and --max-gbitops away")
     found = load_record(Indicators, indicators_file)
     settings = {key: value for key in ("alpha", "outliers") if (value := options.pop(key)) is not None}
     limited = any(value is not None for value in options.values())
+    if supported and (gbitops is not None or limited):
+        raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
+    if gbitops is None and not supported:
+        raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
     budgets = budgets_from_options(found, **options) if limited else ()
-    with progress("budgets") as report:
-        front = front_of(
-            found, parse_range(gbitops), budgets=budgets, solve=PolicySearch(gap=gap), progress=report, **settings
-        )
+    if gbitops is None:
+        front = supported_front(found, **settings)
+    else:
+        with progress("budgets") as report:
+            solve = PolicySearch(gap=gap)
+            front = front_of(found, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:

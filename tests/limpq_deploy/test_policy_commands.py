@@ -40,6 +40,17 @@ def test_a_sweep_writes_every_budget_with_its_bound_and_draws_it(tmp_path: Path)
     assert picture.read_text().startswith("<svg")
 
 
+def test_all_supported_points_need_no_budgets_and_admit_none(tmp_path: Path) -> None:
+    found = run("sweep", INDICATORS, "--all", "-o", tmp_path / "front.json", "--json")
+    assert found.exit_code == 0, found.output
+    points = json.loads(found.stdout)["points"]
+    assert len(points) > 200
+    assert all(point["solver"]["gap"] < 1e-9 for point in points)
+    refused = run("sweep", INDICATORS, "--all", "--max-mib", "5", "-o", tmp_path / "other.json")
+    assert refused.exit_code == 1
+    assert run("sweep", INDICATORS).exit_code == 1
+
+
 @pytest.mark.parametrize("option", [("--like", "w4a4"), ("--max-gbitops", "30")])
 def test_a_sweep_refuses_a_second_limit_on_bitops(option: tuple[str, str], tmp_path: Path) -> None:
     found = run("sweep", INDICATORS, "--gbitops", "20:60:5", *option, "-o", tmp_path / "front.json")
