@@ -26,8 +26,10 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.config import Config, Training
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.finetuned import FineTuned
-from limpq_deploy.stages.deploy import PARITY
+from limpq_deploy.pipeline import Passed
 from limpq_deploy.stages.learn import FINETUNED_RECORD, UNIFORM_RECORD
+from limpq_deploy.stages.measure import PARITY
+from limpq_deploy.tables import stage_line
 from limpq_deploy.verdict import Verdict
 
 QUICK = Training(joint_steps=30, finetune_steps=40)
@@ -58,12 +60,17 @@ def main() -> None:
                 out=options.out / f"{'quick-' if options.quick else ''}{like}-seed{seed}",
                 training=QUICK if options.quick else Training(),
             )
-            measured = run_build(config)
+            measured = run_build(config, say=say)
             assert measured.verdict is not None
             result |= summary(config.out, measured.verdict)
             result["policies"] += policies(config, measured.verdict)
     result |= {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
+
+
+def say(passed: Passed) -> None:
+    """One line per stage on standard error."""
+    print(stage_line(passed), file=sys.stderr, flush=True)
 
 
 def prepare(out: Path) -> tuple[Path, Path]:
