@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
+
 from limpq_deploy.build import run_build
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.config import Config, Training
@@ -70,7 +72,7 @@ def main() -> None:
 
 def say(passed: Passed) -> None:
     """One line per stage on standard error."""
-    print(stage_line(passed), file=sys.stderr, flush=True)
+    click.echo(stage_line(passed), err=True)
 
 
 def prepare(out: Path) -> tuple[Path, Path]:
