@@ -2,19 +2,23 @@
 
     minimise  sum_l alpha * I_w[l][w_l] + I_a[l][a_l]     subject to     sum_l cost_j(l, w_l, a_l) <= limit_j
 
-A block is one layer, or the layers of one ``act_group``: they have one activation bit-width, whose indicator counts
-once. (Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise Importance, ECCV 2022.)
-An entry without importance is forbidden, and has no option; an option that another of its block matches or beats in
-value and in every row is dropped. L: single layer, K: option, M: row, G: layer of a group.
+(Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise Importance, ECCV 2022.)
+
+A block is one layer, or layers that are decided together (`admitted.components`): those of one ``act_group`` have one
+activation bit-width, whose indicator counts once; those of one ``tie`` share both. An entry without importance, or a
+pair that is not admitted, has no option; an option that another of its block matches or beats in value and in
+every row is dropped. L: single layer, K: option, M: row, G: layer of a group.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from math import fsum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from limpq_deploy.admitted import components, nothing_in_common, tie_classes
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators
@@ -32,8 +36,9 @@ CHUNK = 2_000
 def build_program(
     indicators: Indicators, importance: Importance, budgets: Sequence[Budget], *, alpha: float
 ) -> Program:
-    """The program of these indicators and budgets. Raises SettingError where costs are beyond all reason."""
-    groups = _tied(indicators.layers)
+    """The program of these indicators and budgets. Raises SettingError where costs are beyond all reason, and where no
+    bit-widths are left to a layer."""
+    groups = components(indicators.layers)
     singles = [layers[0] for layers in groups if len(layers) == 1]
     made = iter(_single_blocks(singles, indicators.bits, importance, budgets, alpha))
     blocks = [
@@ -52,14 +57,6 @@ def limits_of(program: Program, indicators: Indicators, budgets: Sequence[Budget
         min(limit // step, sum(largest_B))
         for limit, step, largest_B in zip(free, program.steps, largest_MB.tolist(), strict=True)
     )
-
-
-def _tied(layers: Sequence[LayerIndicators]) -> list[list[LayerIndicators]]:
-    groups: dict[object, list[LayerIndicators]] = {}
-    for layer in layers:
-        key = (layer.name,) if layer.act_group is None else layer.act_group
-        groups.setdefault(key, []).append(layer)
-    return list(groups.values())
 
 
 def _in_steps(program: Program, indicators: Indicators, budgets: Sequence[Budget]) -> Program:
@@ -95,6 +92,9 @@ def _single_blocks(
         act_LW = _prices([importance.act[layer.name] for layer in chunk])
         value_LK = act_LW[:, act_K] + alpha * weight_LW[:, weight_K]
         value_LK[np.isnan(value_LK)] = np.inf
+        for row, layer in enumerate(chunk):
+            if layer.name in importance.pairs:
+                value_LK[row, [pair not in importance.pairs[layer.name] for pair in pairs]] = np.inf
         cost_MLK = np.array([_costs(chunk, pairs, budget) for budget in budgets]).reshape(len(budgets), *value_LK.shape)
         order_LK = np.lexsort((*cost_MLK[::-1], value_LK), axis=-1)
         value_LK = np.take_along_axis(value_LK, order_LK, axis=-1)
@@ -102,6 +102,8 @@ def _single_blocks(
         kept_LK = _unbeaten(cost_MLK) & (value_LK < np.inf)
         for row, layer in enumerate(chunk):
             kept = np.flatnonzero(kept_LK[row])
+            if not len(kept):
+                raise nothing_in_common([layer])
             blocks.append(
                 Block(
                     layers=(layer.name,),
@@ -146,15 +148,20 @@ def _tied_block(
     budgets: Sequence[Budget],
     alpha: float,
 ) -> Block:
-    """Options of a group over all activation widths. Inside one width, the layers are joined one by one and what is
-    dominated is dropped on the way: partial options of one width have the same continuations."""
+    """Options of layers with one activation width, over all such widths. Inside one width, layers that share their
+    weight bits are joined one after another and what is dominated is dropped on the way: partial options of one width
+    have the same continuations."""
+    units = tie_classes(layers)
     widths = [
-        _one_width(layers, bits, act_bits, act_value, importance, budgets, alpha)
-        for act_bits, act_value in zip(bits, importance.act[layers[0].name], strict=True)
+        width
+        for act_bits, act_value in zip(bits, _act_values(layers, importance), strict=True)
         if act_value is not None
+        and (width := _one_width(units, bits, act_bits, act_value, importance, budgets, alpha)) is not None
     ]
+    if not widths:
+        raise nothing_in_common(layers)
     joined = Block(
-        layers=tuple(layer.name for layer in layers),
+        layers=widths[0].layers,
         value_K=np.concatenate([width.value_K for width in widths]),
         cost_MK=np.concatenate([width.cost_MK for width in widths], axis=1),
         bits_KG2=np.concatenate([width.bits_KG2 for width in widths]),
@@ -162,34 +169,47 @@ def _tied_block(
     return _worth_keeping(joined)
 
 
+def _act_values(layers: Sequence[LayerIndicators], importance: Importance) -> list[float | None]:
+    """Activation importance of these layers together, by width; that of an act_group counts once."""
+    leaders = {layer.act_group: layer.name for layer in reversed(layers)}
+    counts = [layer.act_group is None or leaders[layer.act_group] == layer.name for layer in layers]
+    by_width = zip(*(importance.act[layer.name] for layer in layers), strict=True)
+    return [
+        None if None in values else fsum(value or 0.0 for value, once in zip(values, counts, strict=True) if once)
+        for values in by_width
+    ]
+
+
 def _one_width(
-    layers: Sequence[LayerIndicators],
+    units: Sequence[Sequence[LayerIndicators]],
     bits: Sequence[int],
     act_bits: int,
     act_value: float,
     importance: Importance,
     budgets: Sequence[Budget],
     alpha: float,
-) -> Block:
+) -> Block | None:
+    """Options at one activation width; None where a unit has none. Layers of a unit have the same weight bits."""
     joined = Block(
         layers=(),
         value_K=np.array([act_value]),
         cost_MK=np.zeros((len(budgets), 1), np.int64),
         bits_KG2=np.zeros((1, 0, 2), np.int16),
     )
-    for layer in layers:
-        entries = zip(bits, importance.weight[layer.name], strict=True)
-        own = [(width, value) for width, value in entries if value is not None]
-        pairs = [(width, act_bits) for width, _ in own]
-        cost_MK = np.array([_costs([layer], pairs, budget) for budget in budgets])
+    for unit in units:
+        own = _unit_values(unit, bits, act_bits, importance)
+        if not own:
+            return None
+        pairs = [(width, act_bits) for width in own]
+        cost_MK = np.array([_together(unit, pairs, budget) for budget in budgets])
         if len(joined.value_K) * len(own) > MAX_OPTIONS * len(bits):
-            names = ", ".join(layer.name for layer in layers)
-            raise SettingError(f"act_group {layer.act_group!r} ties too many unlike layers ({names}); tie fewer")
-        pairs_KG2 = np.array(pairs, np.int16)[:, None]
+            names = ", ".join(layer.name for some in units for layer in some)
+            raise SettingError(f"too many unlike layers share one activation bit-width ({names}); tie fewer")
+        pairs_KG2 = np.repeat(np.array(pairs, np.int16)[:, None], len(unit), axis=1)
         before, count = len(joined.value_K), len(own)
         joined = Block(
-            layers=(*joined.layers, layer.name),
-            value_K=np.add.outer(joined.value_K, alpha * np.array([value for _, value in own])).ravel(),
+            layers=(*joined.layers, *(layer.name for layer in unit)),
+            value_K=np.add.outer(joined.value_K, alpha * np.array(list(own.values()))).ravel(),
             cost_MK=(joined.cost_MK[:, :, None] + cost_MK[:, None, :]).reshape(len(budgets), -1),
             bits_KG2=np.concatenate(
                 [np.repeat(joined.bits_KG2, count, axis=0), np.tile(pairs_KG2, (before, 1, 1))], axis=1
@@ -199,6 +219,28 @@ def _one_width(
             raise _absurd()
         joined = _worth_keeping(joined)
     return joined
+
+
+def _together(unit: Sequence[LayerIndicators], pairs: Sequence[tuple[int, int]], budget: Budget) -> Integers:
+    """Cost of all layers of a unit at every pair."""
+    cost_LK = _costs(unit, pairs, budget).reshape(len(unit), len(pairs))
+    if cost_LK.max(axis=1).sum(dtype=np.float64) > MAX_COST:
+        raise _absurd()
+    together: Integers = cost_LK.sum(axis=0)
+    return together
+
+
+def _unit_values(
+    unit: Sequence[LayerIndicators], bits: Sequence[int], act_bits: int, importance: Importance
+) -> dict[int, float]:
+    """Weight importance of a unit by the weight bits that all its layers may take beside ``act_bits``."""
+    values: dict[int, float] = {}
+    for place, width in enumerate(bits):
+        entries = [importance.weight[layer.name][place] for layer in unit]
+        admitted = [importance.pairs.get(layer.name) for layer in unit]
+        if None not in entries and all(pairs is None or (width, act_bits) in pairs for pairs in admitted):
+            values[width] = fsum(entry or 0.0 for entry in entries)
+    return values
 
 
 def _worth_keeping(block: Block) -> Block:

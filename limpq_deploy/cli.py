@@ -12,7 +12,7 @@ import click
 
 from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import LimpqError, SettingError
-from limpq_deploy.options import DATA_HELP, FILE, budget_options, build_options, json_option
+from limpq_deploy.options import DATA_HELP, FILE, budget_options, build_options, json_option, take_restrictions
 from limpq_deploy.policy_commands import add_policy_commands
 
 if TYPE_CHECKING:
@@ -160,15 +160,17 @@ def search(
     \b
     limpq-deploy search indicators.json --like w4a4
     limpq-deploy search indicators.json --max-gbitops 30 --max-mib 5
+    limpq-deploy search indicators.json --like w4a4 --min-bits 'layer4.*=3' --pin fc1=w6a6
     """
     from limpq_deploy.calibration.errors import InfeasiblePolicy
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.costs import budgets_from_options
     from limpq_deploy.explain import explain as explanation_of
     from limpq_deploy.indicators import Indicators
+    from limpq_deploy.restrictions import restrict
     from limpq_deploy.search import search_policy
 
-    found = load_record(Indicators, indicators_file)
+    found = restrict(load_record(Indicators, indicators_file), **take_restrictions(options))
     settings = {key: value for key in ("alpha", "outliers") if (value := options.pop(key)) is not None}
     budgets = budgets_from_options(found, **options)
     try:

@@ -20,6 +20,9 @@ KINDS = {"tuple_type": "a list", "dataclass_type": "a section with keys of its o
 
 POSITIVE = ("max_gbitops", "compression_ratio", "max_mib", "max_latency_ms", "min_speedup", "latency_seconds")
 
+REPEATED = ("min_bits", "pin", "tie")
+"""Options that are given once for every entry."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
@@ -51,7 +54,7 @@ class Config:
     ``target`` None: the one that this machine can run. Budgets may be combined; with none, ``like`` is w4a4.
     ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported.
     ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
-    calls of each model with each number of threads.
+    calls of each model with each number of threads. ``min_bits``, ``pin``, ``tie``: as in `restrictions.restrict`.
 
     Raises ValueError that begins with the field's name.
     """
@@ -68,6 +71,9 @@ class Config:
     max_mib: float | None = None
     max_latency_ms: float | None = None
     min_speedup: float | None = None
+    min_bits: tuple[str, ...] = ()
+    pin: tuple[str, ...] = ()
+    tie: tuple[str, ...] = ()
     max_accuracy_drop: float = 1.0
     pinned_bits: int = 8
     alpha: float = 2.0
@@ -109,6 +115,8 @@ class Config:
                 continue
             if field.name == "engine":
                 words.append("--no-engine")
+            elif field.name in REPEATED:
+                words += [word for one in value for word in (f"--{field.name.replace('_', '-')}", shlex.quote(one))]
             else:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 words += [f"--{field.name.replace('_', '-')}", shlex.quote(text)]

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, fsum
 from typing import Literal
 
+from limpq_deploy.admitted import components, tie_classes
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.costs import Budget, Pairs, pinned_cost, total_cost
 from limpq_deploy.front import Solve
@@ -119,19 +120,35 @@ def _steps(
     indicators: Indicators, importance: Importance, pairs: Pairs, budgets: Sequence[Budget], alpha: float
 ) -> Iterator[Step]:
     leaders = group_leaders(indicators)
+    units = {layer.name: unit for unit in tie_classes(indicators.layers) for layer in unit}
+    groups = {layer.name: group for group in components(indicators.layers) for layer in group}
     room = [budget.limit - total_cost(budget.cost, indicators, pairs) for budget in budgets]
     for layer in indicators.layers:
         weight_bits, act_bits = pairs[layer.name]
-        for to in _neighbours(indicators.bits, weight_bits):
-            changed = {layer.name: (to, act_bits)}
-            values = importance.weight[layer.name]
-            yield _step(indicators, "weight", (weight_bits, to), values, alpha, changed, pairs, budgets, room)
-        if leaders[layer.name] == layer.name:
-            tied = [name for name, leader in leaders.items() if leader == layer.name]
+        unit, group = [one.name for one in units[layer.name]], [one.name for one in groups[layer.name]]
+        if unit[0] == layer.name:
+            values = _together([importance.weight[name] for name in unit])
+            for to in _neighbours(indicators.bits, weight_bits):
+                changed = {name: (to, pairs[name][1]) for name in unit}
+                admitted = _admitted(values, changed, importance)
+                yield _step(indicators, "weight", (weight_bits, to), admitted, alpha, changed, pairs, budgets, room)
+        if group[0] == layer.name:
+            values = _together([importance.act[name] for name in group if leaders[name] == name])
             for to in _neighbours(indicators.bits, act_bits):
-                changed = {name: (pairs[name][0], to) for name in tied}
-                values = importance.act[layer.name]
-                yield _step(indicators, "act", (act_bits, to), values, 1.0, changed, pairs, budgets, room)
+                changed = {name: (pairs[name][0], to) for name in group}
+                admitted = _admitted(values, changed, importance)
+                yield _step(indicators, "act", (act_bits, to), admitted, 1.0, changed, pairs, budgets, room)
+
+
+def _together(entries: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Importance of several layers by width; None where one of them forbids it."""
+    return [None if None in values else fsum(value or 0.0 for value in values) for values in zip(*entries, strict=True)]
+
+
+def _admitted(values: Sequence[float | None], changed: Pairs, importance: Importance) -> Sequence[float | None]:
+    """The values, all forbidden where a changed layer may not take its pair."""
+    fits = all(name not in importance.pairs or pair in importance.pairs[name] for name, pair in changed.items())
+    return values if fits else [None] * len(values)
 
 
 def _step(

@@ -190,12 +190,15 @@ def uniform_points(
     outliers: OutlierMode = "forbid",
     budgets: Sequence[Budget] = (),
 ) -> tuple[UniformPoint, ...]:
-    """Uniform policies within ``budgets`` by ascending BitOps. Where outliers are forbidden, a uniform policy that
-    takes one is priced as learned: it can be run, though the search may not choose it."""
+    """Uniform policies that every layer may take, within ``budgets``, by ascending BitOps. Where outliers are
+    forbidden, a uniform policy that takes one is priced as learned: it can be run, though the search may not choose
+    it."""
     importance = treat_outliers(indicators, "keep" if outliers == "forbid" else outliers)
     points = []
     for weight_bits in indicators.bits:
         for act_bits in indicators.bits:
+            if any((weight_bits, act_bits) not in some for some in importance.pairs.values()):
+                continue
             pairs = uniform_pairs(indicators, weight_bits, act_bits)
             if all(total_cost(budget.cost, indicators, pairs) <= budget.limit for budget in budgets):
                 objective = objective_of(indicators, importance, pairs, alpha, f"w{weight_bits}a{act_bits}")

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+BitPair = tuple[int, int]
+"""(weight_bits, act_bits) of one layer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
@@ -20,7 +23,8 @@ class LayerIndicators:
     ``macs`` for one image; ``num_weights`` without bias; ``weight`` and ``act``: the learned scale for each entry of
     ``Indicators.bits``. ``act_group``: layers with one group read one tensor, take one activation bit-width, and their
     (equal) ``act`` counts once. ``weight_init`` and ``act_init``: the scales before training, so that what was learned
-    can be told from what was there.
+    can be told from what was there. ``act_elements``: elements of the tensor it reads, for one image. ``pairs``: the
+    only (weight_bits, act_bits) that it may take; None: all. ``tie``: layers of one tie share both bit-widths.
     """
 
     name: str
@@ -32,6 +36,9 @@ class LayerIndicators:
     weight_init: tuple[float, ...] | None = None
     act_init: tuple[float, ...] | None = None
     measures: dict[str, Measure] | None = None
+    act_elements: int | None = None
+    pairs: tuple[BitPair, ...] | None = None
+    tie: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +53,26 @@ class PinnedLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActMoment:
+    """The activations in memory while one step of the model runs, for one image.
+
+    ``fixed_bits``: bits of the tensors whose width no policy changes. ``tensors``: elements by the searched layer whose
+    activation bits are the tensor's width (of an act_group, its first layer).
+    """
+
+    name: str
+    fixed_bits: int
+    tensors: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Indicators:
-    """Importance indicators of a model. ``bits`` ascending; ``source`` says how they were made.
+    """Importance indicators of a model. ``bits`` ascending; ``source`` says how they were made; ``moments``: what is in
+    memory at every step, None where it was not recorded.
 
     Raises ValueError when a layer has another number of entries than there are bit-widths, when a number is negative or
-    not finite, when names repeat, or when layers of one ``act_group`` have different ``act``.
+    not finite, when names repeat, when layers of one ``act_group`` have different ``act`` or ``act_elements``, when
+    ``pairs`` holds no candidates, or when a moment names an unknown layer.
     """
 
     model: str
@@ -58,6 +80,7 @@ class Indicators:
     layers: tuple[LayerIndicators, ...]
     pinned: tuple[PinnedLayer, ...] = ()
     source: Any = None
+    moments: tuple[ActMoment, ...] | None = None
     format: Literal["limpq.indicators/1"] = field(default="limpq.indicators/1")
 
     def __post_init__(self) -> None:
@@ -68,15 +91,33 @@ class Indicators:
             if name in seen:
                 raise ValueError(f"layer {name!r} is listed twice")
             seen.add(name)
-        groups: dict[str, tuple[float, ...]] = {}
+        groups: dict[str, LayerIndicators] = {}
         for layer in self.layers:
             self._check(layer)
-            if layer.act_group is not None and groups.setdefault(layer.act_group, layer.act) != layer.act:
-                raise ValueError(f"layers of act_group {layer.act_group!r} have different act indicators")
+            if layer.act_group is not None:
+                first = groups.setdefault(layer.act_group, layer)
+                if first.act != layer.act:
+                    raise ValueError(f"layers of act_group {layer.act_group!r} have different act indicators")
+                if first.act_elements != layer.act_elements:
+                    raise ValueError(f"layers of act_group {layer.act_group!r} have different act_elements")
+        searched = {layer.name for layer in self.layers}
+        for moment in self.moments or ():
+            if min(moment.fixed_bits, *moment.tensors.values(), 0) < 0:
+                raise ValueError(f"moment {moment.name!r} has a negative size")
+            for name in moment.tensors:
+                if name not in searched:
+                    raise ValueError(f"moment {moment.name!r} names {name!r}, which is no searched layer")
 
     def _check(self, layer: LayerIndicators) -> None:
         if layer.macs < 0 or layer.num_weights < 0:
             raise ValueError(f"layer {layer.name!r} has negative macs or num_weights")
+        if layer.act_elements is not None and layer.act_elements < 0:
+            raise ValueError(f"layer {layer.name!r} has negative act_elements")
+        if layer.pairs is not None and not layer.pairs:
+            raise ValueError(f"layer {layer.name!r} has no pairs; leave the field away to admit all")
+        for pair in layer.pairs or ():
+            if pair[0] not in self.bits or pair[1] not in self.bits:
+                raise ValueError(f"layer {layer.name!r} admits w{pair[0]}a{pair[1]}; the bits are {list(self.bits)}")
         for kind, values in (("weight", layer.weight), ("act", layer.act)):
             if len(values) != len(self.bits):
                 raise ValueError(

@@ -35,6 +35,44 @@ def json_option(command: Command) -> Command:
     )
 
 
+def several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
+    """None where a repeatable option was not given, as for other options."""
+    return value or None
+
+
+RESTRICTIONS = ("min_bits", "pin", "tie")
+
+
+def take_restrictions(options: dict[str, Any]) -> dict[str, Any]:
+    """Move what `restrict` takes out of a command's options; those not given are left out."""
+    taken = {key: options.pop(key) for key in RESTRICTIONS}
+    return {key: value for key, value in taken.items() if value is not None}
+
+
+def restriction_options(command: Command) -> Command:
+    options = (
+        click.option(
+            "--min-bits",
+            multiple=True,
+            callback=several,
+            metavar="NAME=B",
+            help="At least B bits in these layers (NAME.weight=B, NAME.act=B: there only). Names may be patterns; "
+            "repeatable.",
+        ),
+        click.option(
+            "--pin", multiple=True, callback=several, metavar="NAME=wNaM", help="These bits, not searched; repeatable."
+        ),
+        click.option(
+            "--tie",
+            multiple=True,
+            callback=several,
+            metavar="NAME,..",
+            help="These layers share weight and activation bits; repeatable.",
+        ),
+    )
+    return with_options(options, command)
+
+
 def budget_options(command: Command) -> Command:
     options = (
         click.option("--like", metavar="wNaM", help="BitOps of a uniform policy over the searched layers, e.g. w4a4."),
@@ -43,6 +81,7 @@ def budget_options(command: Command) -> Command:
             "--compression-ratio", type=float, metavar="R", help="32-bit size of all weights / quantized size."
         ),
         click.option("--max-mib", type=float, metavar="M", help="Size of all weights in MiB (2^20 bytes)."),
+        restriction_options,
         click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2.0]"),
         click.option(
             "--outliers",

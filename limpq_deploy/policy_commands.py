@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from limpq_deploy.options import FILE, budget_options, json_option
+from limpq_deploy.options import FILE, budget_options, json_option, take_restrictions
 
 
 @click.command(short_help="Policies for many budgets, each certified.")
@@ -45,12 +45,13 @@ def sweep(
     from limpq_deploy.front import sweep as front_of
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.progress import progress
+    from limpq_deploy.restrictions import restrict
     from limpq_deploy.search import PolicySearch
     from limpq_deploy.supported import supported_front
 
     if options["like"] is not None or options["max_gbitops"] is not None:
         raise SettingError("--gbitops already limits BitOps; leave --like and --max-gbitops away")
-    found = load_record(Indicators, indicators_file)
+    found = restrict(load_record(Indicators, indicators_file), **take_restrictions(options))
     settings = {key: value for key in ("alpha", "outliers") if (value := options.pop(key)) is not None}
     limited = any(value is not None for value in options.values())
     if supported and (gbitops is not None or limited):

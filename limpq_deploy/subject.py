@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
-from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable
+from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
@@ -26,6 +26,7 @@ from limpq_deploy.models import MODELS, ModelInfo, create_model
 from limpq_deploy.models.weights import load_weights
 from limpq_deploy.placement import place
 from limpq_deploy.quantized import QuantizedModel, model_of_policy
+from limpq_deploy.restrictions import restrict
 from limpq_deploy.search import search_policy
 
 DEFAULT_TARGET = "onnxruntime"
@@ -49,7 +50,7 @@ class Subject:
         if engine and self.builds_engine:
             self.runtime()
         require_classes(self.dataset, self.info.num_classes)
-        indicators = _placeholder_indicators(self.placement, self.config.bits)
+        indicators = self.restricted(_placeholder_indicators(self.placement, self.config.bits))
         search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha)
 
     @cached_property
@@ -114,6 +115,18 @@ class Subject:
     @property
     def float_info(self) -> CheckpointInfo:
         return CheckpointInfo(kind="float", model=self.config.model)
+
+    def restricted(self, indicators: Indicators) -> Indicators:
+        """Indicators under the configuration's restrictions. Raises SettingError for a width that is not trained."""
+        config = self.config
+        restricted = restrict(indicators, min_bits=config.min_bits, pin=config.pin, tie=config.tie)
+        untrained = sorted(set(restricted.bits) - set(indicators.bits))
+        if untrained:
+            raise SettingError(
+                f"--pin asks for {untrained[0]} bits, which a build trains only where they are candidates; "
+                f"add {untrained[0]} to --bits"
+            )
+        return restricted
 
     def budgets(self, indicators: Indicators) -> tuple[Budget, ...]:
         config = self.config

@@ -148,7 +148,7 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
     def run(report: Report) -> str:
         indicators = load_record(Indicators, folder / INDICATORS)
         budgets = subject.budgets(indicators)
-        policy = search_policy(indicators, budgets, alpha=config.alpha, outliers=config.outliers)
+        policy = search_policy(subject.restricted(indicators), budgets, alpha=config.alpha, outliers=config.outliers)
         like = parse_like(config.budget_like) if config.budget_like is not None else None
         pair = uniform_policy_within(indicators, budgets, like)
         same = pair is not None and set(policy.pairs().values()) == {pair}
@@ -167,6 +167,9 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
             "max_gbitops": config.max_gbitops,
             "compression_ratio": config.compression_ratio,
             "max_mib": config.max_mib,
+            "min_bits": config.min_bits,
+            "pin": config.pin,
+            "tie": config.tie,
             "alpha": config.alpha,
             "outliers": config.outliers,
         },

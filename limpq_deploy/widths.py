@@ -1,0 +1,95 @@
+"""Bit-widths that no training has seen: indicators of 0 at 16 bits and above, else read off the learned ones."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import product
+from math import exp, log
+from typing import Any
+
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.indicators import Indicators, LayerIndicators
+
+LOSSLESS_BITS = 16
+"""From here on a width costs no accuracy that is worth counting."""
+
+
+def with_widths(indicators: Indicators, widths: Collection[int]) -> Indicators:
+    """Indicators that know these widths too. Layers go on choosing among the widths that they had.
+
+    An indicator at 16 bits and above is 0; one of another new width is `estimated` from the learned ones, and
+    ``source`` says so under ``extrapolated`` (layers keep no trace of their training: first values and rival measures
+    know the learned widths only). Raises SettingError for a width outside 1 to 32.
+    """
+    new = sorted(set(widths) - set(indicators.bits))
+    if not new:
+        return indicators
+    if not 1 <= new[0] <= new[-1] <= 32:
+        raise SettingError(f"a width of {new[0] if new[0] < 1 else new[-1]} bits makes no sense; expected 1 to 32")
+    bits = tuple(sorted({*indicators.bits, *new}))
+    before = tuple(product(indicators.bits, indicators.bits))
+    source = indicators.source
+    guessed = [width for width in new if width < LOSSLESS_BITS]
+    if guessed:
+        source = noted(source, "extrapolated", {"bits": guessed, "from_bits": list(_learned(indicators.bits))})
+    return replace(
+        indicators,
+        bits=bits,
+        layers=tuple(_wider(layer, indicators.bits, bits, layer.pairs or before) for layer in indicators.layers),
+        source=source,
+    )
+
+
+def estimated(bits: Sequence[int], values: Sequence[float], width: int) -> float:
+    """Indicator at a width that was not learned, from those that were (``bits`` ascending).
+
+    Between two learned widths: on the geometric line between them. Outside: on the geometric line fitted to all of them
+    by least squares, log s = a + b * bits, but no larger than the widest learned one (no smaller than the narrowest).
+    Zeros have no logarithm: with fewer than two other values, a bit less doubles the nearest value, as it does a step.
+    """
+    known = {bit: value for bit, value in zip(bits, values, strict=True) if bit < LOSSLESS_BITS}
+    if width >= LOSSLESS_BITS or not known:
+        return 0.0
+    below = [bit for bit in known if bit <= width]
+    above = [bit for bit in known if bit >= width]
+    if below and above:
+        low, high = known[below[-1]], known[above[0]]
+        if below[-1] == above[0] or low <= 0 or high <= 0:
+            return min(low, high)
+        share = (width - below[-1]) / (above[0] - below[-1])
+        return exp((1 - share) * log(low) + share * log(high))
+    nearest = below[-1] if below else above[0]
+    positive = {bit: log(value) for bit, value in known.items() if value > 0}
+    if len(positive) < 2 or known[nearest] <= 0:
+        return float(known[nearest] * 2.0 ** (nearest - width))
+    mean_bits, mean_log = (sum(some) / len(positive) for some in (positive, positive.values()))
+    slope = sum((bit - mean_bits) * (value - mean_log) for bit, value in positive.items())
+    slope /= sum((bit - mean_bits) ** 2 for bit in positive)
+    line = exp(min(mean_log + slope * (width - mean_bits), 600.0))
+    return min(line, known[nearest]) if below else max(line, known[nearest])
+
+
+def noted(source: Any, key: str, value: Any) -> dict[str, Any]:
+    """A source with one more fact; a source that is no object is kept as ``source``."""
+    return {**(source if isinstance(source, dict) else {"source": source}), key: value}
+
+
+def _learned(bits: Sequence[int]) -> tuple[int, ...]:
+    return tuple(width for width in bits if width < LOSSLESS_BITS)
+
+
+def _wider(
+    layer: LayerIndicators, before: tuple[int, ...], bits: tuple[int, ...], pairs: tuple[tuple[int, int], ...]
+) -> LayerIndicators:
+    def values(learned: tuple[float, ...]) -> tuple[float, ...]:
+        known = dict(zip(before, learned, strict=True))
+        return tuple(known[width] if width in known else estimated(before, learned, width) for width in bits)
+
+    return replace(
+        layer,
+        weight=values(layer.weight),
+        act=values(layer.act),
+        pairs=pairs,
+        weight_init=None,
+        act_init=None,
+        measures=None,
+    )

@@ -1,0 +1,133 @@
+"""The search under restrictions and several kinds of budgets against brute force on small random instances."""
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
+from limpq_deploy.costs import Budget, compression_budget, like_budget, total_cost
+from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.outliers import OutlierMode
+from limpq_deploy.search import search_policy
+
+Pairs = dict[str, tuple[int, int]]
+
+
+@st.composite
+def restricted_models(draw: st.DrawFn) -> Indicators:
+    """Up to four layers with random admitted pairs, ties, shared tensors, equal numbers and zeros."""
+    bits = draw(st.sampled_from([(4,), (2, 4), (2, 3, 8)]))
+    both = list(itertools.product(bits, bits))
+    numbers = st.sampled_from([0.0, 0.1, 0.2, 0.3, 1.0, 7.0])
+    importances = st.lists(numbers, min_size=len(bits), max_size=len(bits)).map(tuple)
+    shared, elements = draw(importances), draw(st.integers(0, 30))
+    some_pairs = st.sets(st.sampled_from(both), min_size=1).map(lambda some: tuple(sorted(some)))
+    layers = []
+    for index in range(draw(st.integers(1, 4))):
+        group = draw(st.sampled_from([None, None, "x"]))
+        layers.append(
+            LayerIndicators(
+                name=f"layer{index}",
+                macs=draw(st.sampled_from([0, 1, 7, 10, 1_000_003])),
+                num_weights=draw(st.sampled_from([0, 1, 9, 100])),
+                weight=draw(importances),
+                act=shared if group else draw(importances),
+                act_group=group,
+                act_elements=elements if group else draw(st.integers(0, 30)),
+                pairs=draw(st.none() | some_pairs),
+                tie=draw(st.sampled_from([None, None, "t", "u"])),
+            )
+        )
+    pinned = (PinnedLayer(name="stem", macs=5, num_weights=3, weight_bits=8, act_bits=8),)
+    return Indicators(model="random", bits=bits, layers=tuple(layers), pinned=pinned)
+
+
+@st.composite
+def some_budgets(draw: st.DrawFn, indicators: Indicators) -> tuple[Budget, ...]:
+    """One to three budgets of different kinds."""
+    made = [
+        like_budget(indicators, draw(st.integers(1, 8)), draw(st.integers(1, 8))),
+        compression_budget(indicators, draw(st.sampled_from(["4", "5", "6", "8", "9.5"]))),
+    ]
+    return tuple(draw(st.permutations(made))[: draw(st.integers(1, 3))])
+
+
+def admissible(indicators: Indicators, pairs: Pairs) -> bool:
+    groups: dict[str, int] = {}
+    ties: dict[str, tuple[int, int]] = {}
+    for layer in indicators.layers:
+        pair = pairs[layer.name]
+        if layer.pairs is not None and pair not in layer.pairs:
+            return False
+        if layer.act_group is not None and groups.setdefault(layer.act_group, pair[1]) != pair[1]:
+            return False
+        if layer.tie is not None and ties.setdefault(layer.tie, pair) != pair:
+            return False
+    return True
+
+
+def objective(indicators: Indicators, pairs: Pairs, alpha: float) -> float:
+    value = 0.0
+    groups = set()
+    for layer in indicators.layers:
+        weight_bits, act_bits = pairs[layer.name]
+        value += alpha * layer.weight[indicators.bits.index(weight_bits)]
+        if layer.act_group is None or layer.act_group not in groups:
+            value += layer.act[indicators.bits.index(act_bits)]
+        groups.add(layer.act_group)
+    return value
+
+
+def admissible_policies(indicators: Indicators) -> list[Pairs]:
+    """Every assignment that keeps pairs, ties and shared tensors."""
+    both = list(itertools.product(indicators.bits, indicators.bits))
+    names = [layer.name for layer in indicators.layers]
+    everything = (dict(zip(names, some, strict=True)) for some in itertools.product(both, repeat=len(names)))
+    return [pairs for pairs in everything if admissible(indicators, pairs)]
+
+
+def check_against_brute_force(indicators: Indicators, budgets: Sequence[Budget], alpha: float) -> None:
+    policies = admissible_policies(indicators)
+    if not policies:
+        with pytest.raises(SettingError, match="share bit-widths"):
+            search_policy(indicators, budgets, alpha=alpha, outliers="keep")
+        return
+    values = [
+        objective(indicators, pairs, alpha)
+        for pairs in policies
+        if all(total_cost(budget.cost, indicators, pairs) <= budget.limit for budget in budgets)
+    ]
+    if not values:
+        with pytest.raises(InfeasiblePolicy, match=r"reachable|with the rest kept|nor all but one"):
+            search_policy(indicators, budgets, alpha=alpha, outliers="keep")
+        return
+    policy = search_policy(indicators, budgets, alpha=alpha, outliers="keep")
+    assert policy.objective == pytest.approx(min(values), rel=1e-11, abs=1e-11)  # sums of a few doubles
+    assert admissible(indicators, policy.pairs())
+    assert policy.solver is not None
+    assert policy.solver.status == "optimal"
+    for budget, use in zip(budgets, policy.costs, strict=True):
+        assert use.used == total_cost(budget.cost, indicators, policy.pairs()) <= budget.limit == use.limit
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), alpha=st.sampled_from([0.0, 1.0, 2.0]))
+def test_the_restricted_search_equals_brute_force(data: st.DataObject, alpha: float) -> None:
+    indicators = data.draw(restricted_models())
+    check_against_brute_force(indicators, data.draw(some_budgets(indicators)), alpha)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), outliers=st.sampled_from(["forbid", "repair"]))
+def test_with_outliers_treated_there_is_an_admitted_policy_or_one_sentence(
+    data: st.DataObject, outliers: OutlierMode
+) -> None:
+    indicators = data.draw(restricted_models())
+    policy = None
+    with contextlib.suppress(InfeasiblePolicy, SettingError):  # any other error fails
+        policy = search_policy(indicators, data.draw(some_budgets(indicators)), outliers=outliers)
+    assert policy is None or admissible(indicators, policy.pairs())
