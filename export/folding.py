@@ -4,6 +4,10 @@ Weights below 7 bits are written as multiples of a power of two, in 7 bits: ``co
 same real weights, bit for bit. The bias is what gains: it is an integer of ``input scale * weight scale``, and with
 4-bit weights and activations that step can be as coarse as a whole step of the 8-bit output. Seven bits, because
 products of u8 with such weights never saturate, whatever the CPU.
+
+A channel that training has all but switched off (gamma 1e-9, beta not) is the other way round: its bias is beyond int32
+in steps of so small a scale. Its scale is made coarser by a power of two and its codes are rounded, to 0 where the
+channel is dead. What is lost is less than 2^-30 of the bias for each product.
 """
 
 from dataclasses import dataclass
@@ -16,6 +20,12 @@ from limpq_deploy.calibration.grid import QuantGrid
 
 WRITTEN_BITS = 7
 """Weights of fewer bits are written this wide."""
+
+LARGEST_BIAS = 2.0**30
+"""Largest bias code; the other half of int32 is left to the products."""
+
+SMALLEST_STEP = 2.0**-100
+"""Smallest step of an accumulator: float32 still holds it, and its ratio to the step of the output, with all bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +44,9 @@ class BatchNormParams:
 class IntegerLayer:
     """A layer's integers.
 
-    ``bits``: width of the grid; ``step``: the codes are multiples of it (a power of two, see above). ``codes`` int8,
-    OIHW or OI; ``scale`` float32 [O], so that real weight = codes * scale. ``bias_codes`` int32 [O] with ``bias_scale``
-    float32 [O] = float32(input scale * scale).
+    ``bits``: width of the grid; ``step``: the codes are multiples of it (a power of two, see above), but for channels
+    next to nothing. ``codes`` int8, OIHW or OI; ``scale`` float32 [O], so that real weight = codes * scale.
+    ``bias_codes`` int32 [O] with ``bias_scale`` float32 [O] = float32(input scale * scale).
     ``bias`` float64 [O]: the bias before rounding, for reports on what the rounding changed.
     """
 
@@ -64,7 +74,7 @@ def fold(
 
     ``scale[c] = weight_scale * |gamma[c]| / sqrt(var[c] + eps)``. A channel with gamma 0 gives its beta whatever comes
     in: zero codes at the layer's own scale. Raises ModelError for a scale that is not positive and finite, for codes
-    outside the grid, and for a bias that int32 cannot hold at its scale.
+    outside the grid, and for a bias that int32 cannot hold at the layer's own scale.
     """
     channels = codes.shape[0]
     _require_scale(name, "weight scale", weight_scale)
@@ -83,13 +93,17 @@ def fold(
     column = (slice(None),) + (None,) * (codes.ndim - 1)
     step = 2 ** max(WRITTEN_BITS - grid.bits, 0)
     signed_codes = codes * step * np.sign(factor).astype(np.int64)[column]
-    scale = (weight_scale / step * np.where(factor == 0, 1.0, np.abs(factor))).astype(np.float32)
-    bias_scale = np.float32(input_scale) * scale
-    if not (np.isfinite(real_bias).all() and np.isfinite(bias_scale).all() and (bias_scale > 0).all()):
-        raise ModelError(f"layer {name!r} has a scale or bias that is not positive and finite after folding BatchNorm")
-    bias_codes = np.rint(real_bias / bias_scale.astype(np.float64))
-    if np.abs(bias_codes).max(initial=0) >= 2**31:
+    own_scale = weight_scale / step
+    fine = own_scale * np.where(factor == 0, 1.0, np.abs(factor))
+    if not (np.isfinite(real_bias).all() and np.isfinite(fine).all()):
+        raise ModelError(f"layer {name!r} has a scale or bias that is not finite after folding BatchNorm")
+    if np.abs(real_bias).max(initial=0) > LARGEST_BIAS * input_scale * own_scale * max(1.0, np.abs(factor).max()):
         raise ModelError(f"layer {name!r} has a bias of {np.abs(real_bias).max():g}; int32 cannot hold it at its scale")
+    coarser = _powers_of_two(np.maximum(np.abs(real_bias) / LARGEST_BIAS, SMALLEST_STEP) / input_scale, fine)
+    signed_codes = np.rint(signed_codes / coarser[column])
+    scale = (fine * coarser).astype(np.float32)
+    bias_scale = np.float32(input_scale) * scale
+    bias_codes = np.rint(real_bias / bias_scale.astype(np.float64))
     return IntegerLayer(
         name=name,
         bits=grid.bits,
@@ -100,6 +114,12 @@ def fold(
         bias_scale=bias_scale,
         bias=real_bias,
     )
+
+
+def _powers_of_two(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The least 2^k, k >= 0, with ``found * 2^k >= wanted``; ``found`` may be next to 0, but is not 0."""
+    result: NDArray[np.float64] = 2.0 ** np.ceil(np.maximum(np.log2(wanted) - np.log2(found), 0))
+    return result
 
 
 def _require_scale(name: str, what: str, value: float) -> None:

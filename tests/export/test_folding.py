@@ -73,6 +73,21 @@ def test_a_bias_that_int32_cannot_hold_is_refused_by_name() -> None:
         folded(8, 0, bias=1e9, input_scale=1e-4)
 
 
+@pytest.mark.parametrize("gamma", [1e-6, 1e-9, -1e-12, 1e-30, 1e-200])
+def test_a_channel_next_to_nothing_keeps_its_bias_and_stays_within_int32(gamma: float) -> None:
+    """Pretrained networks have such channels: their weights vanish, their beta does not."""
+    layer = folded(4, 0, gamma=gamma, input_scale=0.01)
+    reach = np.abs(layer.codes.astype(np.int64)).sum(axis=(1, 2, 3)) * 255 + np.abs(layer.bias_codes.astype(np.int64))
+    assert (reach < 2**31).all()
+    assert (layer.scale > 0).all()
+    np.testing.assert_allclose(layer.bias_codes * layer.bias_scale.astype(np.float64), layer.bias, rtol=1e-6)
+
+
+def test_a_channel_that_is_only_small_keeps_its_codes() -> None:
+    small, plain = folded(4, 0, gamma=1e-4), folded(4, 0, gamma=1.0)
+    np.testing.assert_array_equal(small.codes, plain.codes)
+
+
 def test_codes_outside_the_grid_are_refused() -> None:
     with pytest.raises(ModelError, match="its 3-bit grid holds -4 to 3"):
         fold(
