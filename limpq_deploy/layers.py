@@ -121,9 +121,10 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
             f"the model cannot be traced: {str(error).splitlines()[0]}; "
             "its forward must not branch on tensor values (torch.fx explains which line)"
         ) from error
+    shapes = _Shapes(graph_module)
     try:
         with torch.no_grad():
-            ShapeProp(graph_module).propagate(torch.zeros(1, *input_shape))
+            shapes.propagate(torch.zeros(1, *input_shape))
     except Exception as error:
         raise ModelError(
             f"the model does not run on one image of {'x'.join(map(str, input_shape))}: {_first_line(error)}; "
@@ -132,12 +133,12 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
     finally:
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
-    kinds = {node.name: _kind(node, graph_module) for node in graph_module.graph.nodes}
+    kinds = {node.name: _kind(node, graph_module, shapes.global_pools) for node in graph_module.graph.nodes}
     traced = TracedModel(graph_module, kinds, (), input_shape)
     layers = tuple(_layer(node, traced) for node in graph_module.graph.nodes if kinds[node.name] == "layer")
     if not layers:
         raise ModelError("the model has no Conv2d or Linear layer; there is nothing to quantize")
-    names = [layer.name for layer in layers]
+    names = [str(node.target) for node in graph_module.graph.nodes if kinds[node.name] in ("layer", "batchnorm")]
     for name in names:
         if names.count(name) > 1:
             raise ModelError(f"layer {name!r} is called {names.count(name)} times; each call needs a module of its own")
@@ -149,47 +150,99 @@ def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:
     return [before for before in node.all_input_nodes if kinds[before.name] != "shape"]
 
 
-def _kind(node: fx.Node, graph_module: fx.GraphModule) -> Kind:
+class _Shapes(ShapeProp):
+    """Notes the shapes of all tensors; ``global_pools``: names of the pools that average each whole image."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.global_pools: set[str] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if _entry(n, self.module)[0] == "pool" and self._averages_images(n):
+            self.global_pools.add(n.name)
+        return result
+
+    def _averages_images(self, node: fx.Node) -> bool:
+        """Tried on random numbers, whatever the call looks like: a 7x7 pool of an 8x8 image gives 1x1, too."""
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        image = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
+        if image is None or image.dim() != 4:
+            return False
+        probe = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+        found = getattr(self, node.op)(
+            node.target,
+            tuple(probe if value is image else value for value in args),
+            {name: probe if value is image else value for name, value in kwargs.items()},
+        )
+        expected = probe.mean((2, 3))
+        whole = found.shape in (expected.shape, (*expected.shape, 1, 1))
+        return whole and torch.allclose(found.reshape(expected.shape), expected, atol=1e-5)
+
+
+def _entry(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]:
+    """The table's word for a call, and what to name it in a sentence."""
+    if node.op == "call_module":
+        module = graph_module.get_submodule(str(node.target))
+        return MODULE_KINDS.get(type(module)), f"{node.target} ({type(module).__name__})"
+    if node.op == "call_function":
+        described = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
+        return FUNCTION_KINDS.get(node.target), described  # type: ignore[arg-type]
+    return (METHOD_KINDS.get(str(node.target)) if node.op == "call_method" else None), str(node.target)
+
+
+def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -> Kind:
     if node.op == "placeholder":
         return "input"
     if node.op == "output":
         return "output"
     if not isinstance(node.meta.get("tensor_meta"), fx.passes.shape_prop.TensorMetadata):
         return "shape"
-    kind: Kind | None = None
-    described = str(node.target)
-    if node.op == "call_module":
-        module = graph_module.get_submodule(str(node.target))
-        kind = MODULE_KINDS.get(type(module))
-        described = f"{node.target} ({type(module).__name__})"
-        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-            raise ModelError(f"layer {node.target!r} pads with {module.padding_mode!r}; only zero padding is supported")
-    elif node.op == "call_function":
-        kind = FUNCTION_KINDS.get(node.target)  # type: ignore[arg-type]
-        described = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
-    elif node.op == "call_method":
-        kind = METHOD_KINDS.get(str(node.target))
+    kind, described = _entry(node, graph_module)
     if kind is None:
         raise ModelError(f"layer {described} has no integer form here; supported on the traced path: {SUPPORTED}")
-    if kind == "pool":
-        _require_global(node, described)
-    if kind == "batchnorm" and not _is_layer(node.all_input_nodes[0], graph_module):
-        raise ModelError(f"layer {described} does not follow a convolution; such a BatchNorm cannot be folded")
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        raise ModelError(f"layer {node.target!r} pads with {module.padding_mode!r}; only zero padding is supported")
+    if kind == "pool" and node.name not in global_pools:
+        shape = "x".join(map(str, node.meta["tensor_meta"].shape[2:])) or "vectors"
+        raise ModelError(
+            f"{described} pools to {shape}; only global average pools (1x1, over all pixels) are supported"
+        )
+    if kind == "batchnorm":
+        _require_foldable(node, described, graph_module)
     if node.target is F.pad and (node.kwargs.get("value") or (len(node.args) > 3 and node.args[3])):
         raise ModelError(f"{described} pads with a value other than 0; only zero padding is supported")
-    if kind == "add" and len([arg for arg in node.args if isinstance(arg, fx.Node)]) != 2:
-        raise ModelError(f"{described} adds a constant; only sums of two tensors are supported")
+    if kind == "add":
+        _require_sum(node, described)
     return kind
+
+
+def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModule) -> None:
+    if not _is_layer(node.all_input_nodes[0], graph_module):
+        raise ModelError(f"layer {described} does not follow a convolution; such a BatchNorm cannot be folded")
+    norm = graph_module.get_submodule(str(node.target))
+    if not (norm.affine and norm.track_running_stats):
+        raise ModelError(
+            f"layer {described} has affine={norm.affine} and track_running_stats={norm.track_running_stats}; "
+            "expected both, so that it can be folded"
+        )
+
+
+def _require_sum(node: fx.Node, described: str) -> None:
+    addends = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
+    if len(addends) != 2:
+        raise ModelError(f"{described} adds a constant; only sums of two tensors are supported")
+    if node.kwargs.get("alpha", 1) != 1:
+        raise ModelError(f"{described} adds {node.kwargs['alpha']} times a tensor; only plain sums are supported")
+    shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in addends if "tensor_meta" in value.meta]
+    if len(set(shapes)) != 1:
+        shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
+        raise ModelError(f"{described} adds tensors of {shown}; only sums of tensors of one shape are supported")
 
 
 def _is_layer(node: fx.Node, graph_module: fx.GraphModule) -> bool:
     return node.op == "call_module" and isinstance(graph_module.get_submodule(str(node.target)), nn.Conv2d | nn.Linear)
-
-
-def _require_global(node: fx.Node, described: str) -> None:
-    shape = node.meta["tensor_meta"].shape
-    if len(shape) == 4 and tuple(shape[2:]) != (1, 1):
-        raise ModelError(f"{described} pools to {shape[2]}x{shape[3]}; only global average pools (1x1) are supported")
 
 
 def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:

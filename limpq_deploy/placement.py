@@ -38,6 +38,8 @@ def place(traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: i
     For a target with ``single_q``, a tensor read by an Add or a pool (or by layers of different classes) is quantized
     once at ``carrier_bits``; searched layers re-quantize its codes, all with one shared quantizer.
     """
+    if target.clip == "integer":
+        _require_integer_form(traced)
     pinned = {traced.layers[0].name, traced.layers[-1].name}
     quantizers: list[ActQuantizer] = []
     inputs: dict[str, str] = {}
@@ -107,6 +109,53 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
             grouped.setdefault(edge.source, []).append(edge)
     order = [node.name for node in traced.graph_module.graph.nodes]
     return dict(sorted(grouped.items(), key=lambda item: order.index(item[0])))
+
+
+def _require_integer_form(traced: TracedModel) -> None:
+    """What a target that works on codes from first to last layer cannot execute, found before hours of training."""
+    for node in traced.graph_module.graph.nodes:
+        kind = traced.kinds[node.name]
+        before = _behind_identities(tensor_inputs(node, traced.kinds), traced)
+        if kind == "relu" and (
+            traced.kinds[before[0].name] not in ("layer", "batchnorm", "add", "relu")
+            or any(len(reader.users) > 1 for reader in node.all_input_nodes)
+        ):
+            raise ModelError(
+                f"{node.name} is no ReLU straight behind a convolution, linear layer, BatchNorm or sum that nothing "
+                "else reads; put it there (ReLU before MaxPool2d gives the same as after it)"
+            )
+        if kind == "through" and _ceils(node, traced):
+            raise ModelError(f"{node.name} pools with ceil_mode; give MaxPool2d an explicit padding instead")
+        if kind == "layer" and _is_linear(node, traced) and len(before[0].meta["tensor_meta"].shape) != 2:
+            raise ModelError(f"layer {node.target!r} reads more than one vector for an image; flatten its input")
+        if kind == "output" and (len(before) != 1 or not _is_linear(before[0], traced)):
+            raise ModelError(
+                f"the model ends with {', '.join(str(end.name) for end in before)}; expected one nn.Linear, whose "
+                "result is the logits (a 1x1 convolution behind a pool is the same as a linear layer)"
+            )
+
+
+def _behind_identities(tensors: list[fx.Node], traced: TracedModel) -> list[fx.Node]:
+    """The tensors themselves, where Identity and Dropout stand in between: those are not exported."""
+    found = []
+    for tensor in tensors:
+        while tensor.target is F.dropout or (
+            tensor.op == "call_module"
+            and isinstance(traced.graph_module.get_submodule(str(tensor.target)), nn.Identity | nn.Dropout)
+        ):
+            tensor = tensor_inputs(tensor, traced.kinds)[0]
+        found.append(tensor)
+    return found
+
+
+def _ceils(node: fx.Node, traced: TracedModel) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(traced.graph_module.get_submodule(str(node.target)), "ceil_mode", False))
+    return bool(node.kwargs.get("ceil_mode", False))
+
+
+def _is_linear(node: fx.Node, traced: TracedModel) -> bool:
+    return node.op == "call_module" and isinstance(traced.graph_module.get_submodule(str(node.target)), nn.Linear)
 
 
 def _quantized_addends(addends: list[fx.Node], traced: TracedModel, target: TargetSpec) -> list[fx.Node]:

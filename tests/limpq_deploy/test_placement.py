@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -181,16 +183,88 @@ def with_layer(module: nn.Module) -> nn.Module:
     [
         (nn.Sigmoid(), r"layer 1 \(Sigmoid\) has no integer form here; supported on the traced path: Conv2d"),
         (nn.AvgPool2d(2), r"1 \(AvgPool2d\) pools to 4x4; only global average pools"),
+        (nn.AvgPool2d(7), r"1 \(AvgPool2d\) pools to 1x1; only global average pools \(1x1, over all pixels\)"),
+        (nn.BatchNorm2d(2, affine=False), r"1 \(BatchNorm2d\) has affine=False and track_running_stats=True"),
+        (nn.BatchNorm2d(2, track_running_stats=False), "has affine=True and track_running_stats=False; expected both"),
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(2)), r"1.1 \(BatchNorm2d\) does not follow a convolution"),
         (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), r"'1' pads with 'circular'; only zero padding"),
     ],
-    ids=["sigmoid", "local pool", "batchnorm after relu", "circular padding"],
+    ids=[
+        *("sigmoid", "local pool", "pool of a part", "batchnorm without gamma", "batchnorm without statistics"),
+        *("batchnorm after relu", "circular padding"),
+    ],
 )
 def test_a_layer_without_an_integer_form_is_named_in_a_sentence(module: nn.Module, sentence: str) -> None:
     model = with_layer(module)
     model(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ModelError, match=sentence):
         trace(model.eval(), (1, 8, 8))
+
+
+class Tail(nn.Module):
+    """conv - BatchNorm, then what a test gives, which must end with three numbers for each image."""
+
+    def __init__(self, tail: Callable[["Tail", torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.norm = nn.BatchNorm2d(2)
+        self.b = nn.Conv2d(2, 2, 3, padding=1)
+        self.wide = nn.Conv2d(2, 3, 1)
+        self.c = nn.Linear(2, 3)
+        self.d = nn.Linear(2, 3)
+        self.drop = nn.Dropout(0.5)
+        self.tail = tail
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.tail(self, self.norm(self.a(x)))
+
+
+def logits(model: Tail, x: torch.Tensor) -> torch.Tensor:
+    return model.c(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("tail", "sentence"),
+    [
+        (lambda m, x: logits(m, torch.add(m.b(x), x, alpha=2)), "adds 2 times a tensor; only plain sums"),
+        (lambda m, x: logits(m, x + x.mean((2, 3), keepdim=True)), "adds tensors of 2x8x8 and 2x1x1"),
+        (lambda m, x: logits(m, m.norm(m.b(x))), "layer 'norm' is called 2 times"),
+        (lambda m, x: m.c(x.mean(1)[:, 0, :2]), "mean pools to 8; only global average pools"),
+    ],
+    ids=["weighted sum", "sum of two shapes", "shared batchnorm", "mean over channels"],
+)
+def test_an_operator_in_a_form_that_is_not_supported_is_refused_for_every_target(
+    tail: Callable[[Tail, torch.Tensor], torch.Tensor], sentence: str
+) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        trace(Tail(tail).eval(), (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("tail", "sentence"),
+    [
+        (lambda m, x: logits(m, torch.relu(F.max_pool2d(m.b(x), 2))), "ReLU before MaxPool2d gives the same"),
+        (lambda m, x: logits(m, torch.relu(x) + x), "that nothing else reads"),
+        (lambda m, x: logits(m, F.max_pool2d(torch.relu(x), 3, 2, ceil_mode=True)), "pools with ceil_mode"),
+        (lambda m, x: m.c(x.mean((2, 3))) + m.d(x.mean((2, 3))), "the model ends with add; expected one nn.Linear"),
+        (lambda m, x: m.wide(x).mean((2, 3)), "the model ends with mean; expected one nn.Linear"),
+        (lambda m, x: m.c(x[:, :, :, :2]), "layer 'c' reads more than one vector for an image"),
+    ],
+    ids=["relu after pool", "relu beside sum", "ceil mode", "sum of logits", "pool of logits", "linear on maps"],
+)
+def test_what_cannot_run_in_integers_is_refused_before_training(
+    tail: Callable[[Tail, torch.Tensor], torch.Tensor], sentence: str
+) -> None:
+    """Each of these was found only by the parity check, behind all training."""
+    traced = trace(Tail(tail).eval(), (1, 8, 8))
+    place(traced, REFERENCE, model="tail")
+    with pytest.raises(ModelError, match=sentence):
+        place(traced, ONNXRUNTIME, model="tail")
+
+
+def test_dropout_between_layer_and_relu_and_behind_the_logits_is_no_obstacle() -> None:
+    model = Tail(lambda m, x: m.drop(logits(m, torch.relu(m.drop(m.b(x))))))
+    place(trace(model.eval(), (1, 8, 8)), ONNXRUNTIME, model="tail")
 
 
 class OwnPad(nn.Module):
