@@ -18,7 +18,13 @@ DEFAULT_LIKE = "w4a4"
 KINDS = {"tuple_type": "a list", "dataclass_type": "a section with keys of its own"}
 """What pydantic calls by a Python name."""
 
-POSITIVE = ("max_gbitops", "compression_ratio", "max_mib", "max_latency_ms", "min_speedup", "latency_seconds")
+BUDGETS = (
+    *("like", "max_gbitops", "compression_ratio", "max_mib"),
+    *("max_avg_weight_bits", "max_avg_act_bits", "max_act_mib", "latency_table"),
+)
+"""Settings any of which limits a policy."""
+
+POSITIVE = (*BUDGETS[1:-1], "max_latency_ms", "min_speedup", "latency_seconds")
 
 REPEATED = ("min_bits", "pin", "tie")
 """Options that are given once for every entry."""
@@ -52,7 +58,8 @@ class Config:
     """Settings of one build; each field is an option of ``limpq-deploy build`` and a key of its TOML file.
 
     ``target`` None: the one that this machine can run. Budgets may be combined; with none, ``like`` is w4a4.
-    ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported.
+    ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported. With a
+    ``latency_table``, the search keeps ``max_latency_ms`` too.
     ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
     calls of each model with each number of threads. ``min_bits``, ``pin``, ``tie``: as in `restrictions.restrict`.
 
@@ -69,6 +76,10 @@ class Config:
     max_gbitops: float | None = None
     compression_ratio: float | None = None
     max_mib: float | None = None
+    max_avg_weight_bits: float | None = None
+    max_avg_act_bits: float | None = None
+    max_act_mib: float | None = None
+    latency_table: Path | None = None
     max_latency_ms: float | None = None
     min_speedup: float | None = None
     min_bits: tuple[str, ...] = ()
@@ -126,8 +137,7 @@ class Config:
     @property
     def budget_like(self) -> str | None:
         """``like``, or the default where no budget at all is given."""
-        given = (self.like, self.max_gbitops, self.compression_ratio, self.max_mib)
-        return DEFAULT_LIKE if all(value is None for value in given) else self.like
+        return DEFAULT_LIKE if all(getattr(self, name) is None for name in BUDGETS) else self.like
 
 
 def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
@@ -160,6 +170,7 @@ def write_config(config: Config, path: Path) -> None:
         config,
         weights=config.weights and config.weights.absolute(),
         classes=config.classes and config.classes.absolute(),
+        latency_table=config.latency_table and config.latency_table.absolute(),
         data=f"{kind}:{Path(place).expanduser().absolute()}" if kind in ("imagefolder", "cifar10") else config.data,
     )
     write_text(path, json.dumps({"format": FORMAT, **asdict(settled)}, indent=1, default=str) + "\n")

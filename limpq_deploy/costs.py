@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 from typing import Protocol
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.latency_table import LatencyTable
 from limpq_deploy.export.targets import TargetSpec
 from limpq_deploy.indicators import Indicators
 
@@ -23,13 +26,16 @@ class LayerShape(Protocol):
     """What a cost reads of a layer: multiply-accumulates for one image, and weights without the bias."""
 
     @property
+    def name(self) -> str: ...
+    @property
     def macs(self) -> int: ...
     @property
     def num_weights(self) -> int: ...
 
 
 class Cost(Protocol):
-    """A cost that adds up over layers. ``pinned``: whether pinned layers count, as a constant."""
+    """A cost that adds up over layers. ``pinned``: whether pinned layers count, as a constant. A cost may have a
+    ``constant`` of its own, which counts besides (an int, in its unit)."""
 
     @property
     def name(self) -> str: ...
@@ -104,6 +110,17 @@ class Budget:
         return f"{value.normalize():f} {self.figure_unit}"
 
 
+def positive(option: str, value: Number) -> Fraction:
+    """An option's value, exact. Raises SettingError unless it is a number above 0."""
+    try:
+        number = Fraction(str(value))
+    except (ValueError, ZeroDivisionError) as error:
+        raise SettingError(f"{option} {value!r} is not a number; expected one above 0") from error
+    if number <= 0:
+        raise SettingError(f"{option} is {value}; expected a number above 0")
+    return number
+
+
 def parse_like(text: str) -> tuple[int, int]:
     """``"w4a4"`` -> (4, 4). Raises SettingError."""
     match = re.fullmatch(r"w(\d{1,2})a(\d{1,2})", text.strip().lower())
@@ -127,7 +144,7 @@ def like_budget(indicators: Indicators, weight_bits: int, act_bits: int) -> Budg
 
 def gbitops_budget(gbitops: Number) -> Budget:
     """BitOps of all layers, pinned included; 1 G = 1e9."""
-    limit = floor(_positive("--max-gbitops", gbitops) * 10**9)
+    limit = floor(positive("--max-gbitops", gbitops) * 10**9)
     return Budget(
         cost=BitOps(pinned=True),
         limit=limit,
@@ -143,7 +160,7 @@ def compression_budget(indicators: Indicators, ratio: Number) -> Budget:
     float_bits = 32 * (searched + sum(layer.num_weights for layer in indicators.pinned))
     return Budget(
         cost=WeightSize(),
-        limit=floor(float_bits / _positive("--compression-ratio", ratio)),
+        limit=floor(float_bits / positive("--compression-ratio", ratio)),
         option=f"--compression-ratio {ratio}",
         figure_unit="times smaller",
         multiplier=Fraction(float_bits),
@@ -155,7 +172,7 @@ def mib_budget(mib: Number) -> Budget:
     """Size of all weights, pinned included; 1 MiB = 2^20 bytes."""
     return Budget(
         cost=WeightSize(),
-        limit=floor(_positive("--max-mib", mib) * 2**23),
+        limit=floor(positive("--max-mib", mib) * 2**23),
         option=f"--max-mib {mib}",
         figure_unit="MiB",
         multiplier=Fraction(1, 2**23),
@@ -169,13 +186,27 @@ def budgets_from_options(
     max_gbitops: Number | None = None,
     compression_ratio: Number | None = None,
     max_mib: Number | None = None,
+    max_avg_weight_bits: Number | None = None,
+    max_avg_act_bits: Number | None = None,
+    max_act_mib: Number | None = None,
+    latency_table: Path | None = None,
+    max_latency_ms: Number | None = None,
 ) -> tuple[Budget, ...]:
-    """The command line's budgets. Raises SettingError for a wrong value, for two of one kind, and for none at all."""
+    """The command line's budgets; reads the latency table. Raises SettingError for a wrong value, for two of one kind,
+    and for none at all, RecordError and ModelError where the table or the indicators lack what a budget needs."""
+    # These build on this file.
+    from limpq_deploy.act_costs import act_bits_budget, act_memory_budgets, weight_bits_budget
+    from limpq_deploy.latency_cost import latency_budget
+
     if like is not None and max_gbitops is not None:
         raise SettingError("--like and --max-gbitops both limit BitOps; give one of them")
     if compression_ratio is not None and max_mib is not None:
         raise SettingError("--compression-ratio and --max-mib both limit the size; give one of them")
-    budgets = []
+    if max_latency_ms is not None and latency_table is None:
+        raise SettingError("--max-latency-ms needs the times of this model's layers; give --latency-table FILE.json")
+    if latency_table is not None and max_latency_ms is None:
+        raise SettingError("--latency-table limits nothing by itself; give --max-latency-ms too")
+    budgets: list[Budget] = []
     if like is not None:
         budgets.append(like_budget(indicators, *parse_like(like)))
     if max_gbitops is not None:
@@ -184,6 +215,14 @@ def budgets_from_options(
         budgets.append(compression_budget(indicators, compression_ratio))
     if max_mib is not None:
         budgets.append(mib_budget(max_mib))
+    if max_avg_weight_bits is not None:
+        budgets.append(weight_bits_budget(indicators, max_avg_weight_bits))
+    if max_avg_act_bits is not None:
+        budgets.append(act_bits_budget(indicators, max_avg_act_bits))
+    if max_act_mib is not None:
+        budgets.extend(act_memory_budgets(indicators, max_act_mib))
+    if latency_table is not None and max_latency_ms is not None:
+        budgets.append(latency_budget(indicators, load_record(LatencyTable, latency_table), max_latency_ms))
     check_budgets(budgets)
     return tuple(budgets)
 
@@ -193,15 +232,16 @@ def check_budgets(budgets: Sequence[Budget]) -> None:
     if not budgets:
         raise SettingError(
             "no budget was given, so the widest bits everywhere would win; "
-            "give --like, --max-gbitops, --compression-ratio or --max-mib"
+            "give one, such as --like, --max-gbitops, --compression-ratio or --max-mib"
         )
 
 
 def pinned_cost(cost: Cost, indicators: Indicators) -> int:
-    """The constant part of a cost: that of the pinned layers, 0 where they do not count."""
+    """The constant part of a cost: its own, and that of the pinned layers where they count."""
+    own: int = getattr(cost, "constant", 0)
     if not cost.pinned:
-        return 0
-    return sum(cost.of_layer(layer, layer.weight_bits, layer.act_bits) for layer in indicators.pinned)
+        return own
+    return own + sum(cost.of_layer(layer, layer.weight_bits, layer.act_bits) for layer in indicators.pinned)
 
 
 def total_cost(cost: Cost, indicators: Indicators, pairs: Pairs) -> int:
@@ -242,13 +282,3 @@ def uniform_policy_within(
         return like
     fitting = [(w, a) for w in bits for a in bits if fits((w, a))]
     return max(fitting, key=lambda pair: (pair[0] * pair[1], min(pair), pair[0]), default=None)
-
-
-def _positive(option: str, value: Number) -> Fraction:
-    try:
-        number = Fraction(str(value))
-    except (ValueError, ZeroDivisionError) as error:
-        raise SettingError(f"{option} {value!r} is not a number; expected one above 0") from error
-    if number <= 0:
-        raise SettingError(f"{option} is {value}; expected a number above 0")
-    return number

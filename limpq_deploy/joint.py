@@ -17,6 +17,7 @@ from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.layers import TracedModel
+from limpq_deploy.lifetimes import with_memory
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import LearnedScales, QuantizedModel, joint_model
 from limpq_deploy.settings import JointSettings
@@ -66,7 +67,7 @@ def train_indicators(
     source = _source(model, bits, settings, seed, history)
     for warning in source["warnings"]:
         log.warning(warning)
-    return read_indicators(model, bits, source), model
+    return with_memory(read_indicators(model, bits, source), traced, placement), model
 
 
 def uniform(placement: Placement, width: int) -> dict[str, BitPair]:

@@ -81,6 +81,24 @@ def budget_options(command: Command) -> Command:
             "--compression-ratio", type=float, metavar="R", help="32-bit size of all weights / quantized size."
         ),
         click.option("--max-mib", type=float, metavar="M", help="Size of all weights in MiB (2^20 bytes)."),
+        click.option(
+            "--max-avg-weight-bits", type=float, metavar="B", help="Bits of a weight on average, searched layers."
+        ),
+        click.option(
+            "--max-avg-act-bits", type=float, metavar="B", help="Bits of an activation on average, searched layers."
+        ),
+        click.option(
+            "--max-act-mib", type=float, metavar="M", help="Activations in memory at any moment, one image, in MiB."
+        ),
+        click.option(
+            "--latency-table", type=FILE, metavar="FILE.json", help="Measured times of layers, for --max-latency-ms."
+        ),
+        click.option(
+            "--max-latency-ms",
+            type=float,
+            metavar="T",
+            help="A budget with --latency-table. In a build, a check too: p50 of one image, default threads.",
+        ),
         restriction_options,
         click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2.0]"),
         click.option(
@@ -108,7 +126,6 @@ def build_options(command: Command) -> Command:
         ),
         click.option("--bits", type=BitList(), metavar="2,3,..", help="Candidate bit-widths.  [default: 2,3,4,5,6]"),
         budget_options,
-        click.option("--max-latency-ms", type=float, metavar="T", help="Check: p50 of one image, default threads."),
         click.option("--min-speedup", type=float, metavar="X", help="Check: times as fast as the float model."),
         click.option(
             "--max-accuracy-drop", type=float, metavar="P", help="Check: points of top-1 below float.  [default: 1.0]"

@@ -22,6 +22,7 @@ from limpq_deploy.export.targets import TargetSpec, target_named
 from limpq_deploy.extras import require_modules
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.layers import TracedModel, trace
+from limpq_deploy.lifetimes import with_memory
 from limpq_deploy.models import MODELS, ModelInfo, create_model
 from limpq_deploy.models.weights import load_weights
 from limpq_deploy.placement import place
@@ -50,7 +51,9 @@ class Subject:
         if engine and self.builds_engine:
             self.runtime()
         require_classes(self.dataset, self.info.num_classes)
-        indicators = self.restricted(_placeholder_indicators(self.placement, self.config.bits))
+        indicators = self.restricted(
+            with_memory(_placeholder_indicators(self.placement, self.config.bits), self._shapes, self.placement)
+        )
         search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha)
 
     @cached_property
@@ -99,9 +102,14 @@ class Subject:
         return self._created[0]
 
     @cached_property
+    def _shapes(self) -> TracedModel:
+        """The traced model, whatever its weights."""
+        return trace(self.model, self.preprocess.shape)
+
+    @cached_property
     def placement(self) -> Placement:
         return place(
-            trace(self.model, self.preprocess.shape),
+            self._shapes,
             self.target,
             model=self.config.model,
             pinned_bits=self.config.pinned_bits,
@@ -136,6 +144,11 @@ class Subject:
             max_gbitops=config.max_gbitops,
             compression_ratio=config.compression_ratio,
             max_mib=config.max_mib,
+            max_avg_weight_bits=config.max_avg_weight_bits,
+            max_avg_act_bits=config.max_avg_act_bits,
+            max_act_mib=config.max_act_mib,
+            latency_table=config.latency_table,
+            max_latency_ms=config.max_latency_ms if config.latency_table is not None else None,
         )
 
     def model_digest(self) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from limpq_deploy.calibration.datasets import require_classes
+from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
 from limpq_deploy.config import Training
@@ -147,8 +148,9 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
 
     def run(report: Report) -> str:
         indicators = load_record(Indicators, folder / INDICATORS)
-        budgets = subject.budgets(indicators)
-        policy = search_policy(subject.restricted(indicators), budgets, alpha=config.alpha, outliers=config.outliers)
+        restricted = subject.restricted(indicators)
+        budgets = subject.budgets(restricted)
+        policy = search_policy(restricted, budgets, alpha=config.alpha, outliers=config.outliers)
         like = parse_like(config.budget_like) if config.budget_like is not None else None
         pair = uniform_policy_within(indicators, budgets, like)
         same = pair is not None and set(policy.pairs().values()) == {pair}
@@ -167,6 +169,11 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
             "max_gbitops": config.max_gbitops,
             "compression_ratio": config.compression_ratio,
             "max_mib": config.max_mib,
+            "max_avg_weight_bits": config.max_avg_weight_bits,
+            "max_avg_act_bits": config.max_avg_act_bits,
+            "max_act_mib": config.max_act_mib,
+            "latency_table": sha256_of(config.latency_table) if config.latency_table is not None else None,
+            "max_latency_ms": config.max_latency_ms if config.latency_table is not None else None,
             "min_bits": config.min_bits,
             "pin": config.pin,
             "tie": config.tie,

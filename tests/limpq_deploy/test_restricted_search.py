@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.act_costs import ActMemory, act_bits_budget, act_memory_budgets, weight_bits_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.costs import Budget, compression_budget, like_budget, total_cost
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.export.latency_table import LatencyTable, PartTime
+from limpq_deploy.indicators import ActMoment, Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.latency_cost import latency_budget
 from limpq_deploy.outliers import OutlierMode
 from limpq_deploy.search import search_policy
 
@@ -43,17 +46,42 @@ def restricted_models(draw: st.DrawFn) -> Indicators:
             )
         )
     pinned = (PinnedLayer(name="stem", macs=5, num_weights=3, weight_bits=8, act_bits=8),)
-    return Indicators(model="random", bits=bits, layers=tuple(layers), pinned=pinned)
+    names = st.sampled_from([layer.name for layer in layers])
+    moments = st.builds(
+        ActMoment,
+        name=st.sampled_from(["m", "n"]),
+        fixed_bits=st.integers(0, 40),
+        tensors=st.dictionaries(names, st.integers(0, 30)),
+    )
+    return Indicators(
+        model="random",
+        bits=bits,
+        layers=tuple(layers),
+        pinned=pinned,
+        moments=tuple(draw(st.lists(moments, min_size=1, max_size=4))),
+    )
 
 
 @st.composite
 def some_budgets(draw: st.DrawFn, indicators: Indicators) -> tuple[Budget, ...]:
-    """One to three budgets of different kinds."""
-    made = [
-        like_budget(indicators, draw(st.integers(1, 8)), draw(st.integers(1, 8))),
-        compression_budget(indicators, draw(st.sampled_from(["4", "5", "6", "8", "9.5"]))),
+    """One to three kinds of budgets; activation memory brings one for each of some moments."""
+    average = st.floats(1, 9)
+    times = [
+        PartTime(layers=(layer,), weight_bits=weight_bits, act_bits=act_bits, ms=draw(st.integers(0, 9)) / 8)
+        for layer in [*(one.name for one in indicators.layers), *(one.name for one in indicators.pinned)]
+        for weight_bits, act_bits in draw(st.sampled_from([[(8, 8)], [(4, 4), (8, 8)], [(2, 2), (4, 8), (8, 8)]]))
     ]
-    return tuple(draw(st.permutations(made))[: draw(st.integers(1, 3))])
+    table = LatencyTable(model="random", device="none", times=tuple(times), other_ms=0.125)
+    made = (
+        lambda: [like_budget(indicators, draw(st.integers(1, 8)), draw(st.integers(1, 8)))],
+        lambda: [compression_budget(indicators, draw(st.sampled_from(["4", "5", "6", "8", "9.5"])))],
+        lambda: [weight_bits_budget(indicators, draw(average))],
+        lambda: [act_bits_budget(indicators, draw(average))],
+        lambda: act_memory_budgets(indicators, draw(st.integers(1, 800)) / 2**23),
+        lambda: [latency_budget(indicators, table, draw(st.integers(1, 30)) / 8)],
+    )
+    kinds = draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique=True))
+    return tuple(budget for make in kinds for budget in make())
 
 
 def admissible(indicators: Indicators, pairs: Pairs) -> bool:
@@ -82,6 +110,14 @@ def objective(indicators: Indicators, pairs: Pairs, alpha: float) -> float:
     return value
 
 
+def peak(indicators: Indicators, pairs: Pairs) -> int:
+    """Bits of activations at the worst of all moments."""
+    return max(
+        moment.fixed_bits + sum(elements * pairs[name][1] for name, elements in moment.tensors.items())
+        for moment in indicators.moments or ()
+    )
+
+
 def admissible_policies(indicators: Indicators) -> list[Pairs]:
     """Every assignment that keeps pairs, ties and shared tensors."""
     both = list(itertools.product(indicators.bits, indicators.bits))
@@ -92,6 +128,7 @@ def admissible_policies(indicators: Indicators) -> list[Pairs]:
 
 def check_against_brute_force(indicators: Indicators, budgets: Sequence[Budget], alpha: float) -> None:
     policies = admissible_policies(indicators)
+    limit = next((budget.limit for budget in budgets if isinstance(budget.cost, ActMemory)), None)
     if not policies:
         with pytest.raises(SettingError, match="share bit-widths"):
             search_policy(indicators, budgets, alpha=alpha, outliers="keep")
@@ -100,6 +137,7 @@ def check_against_brute_force(indicators: Indicators, budgets: Sequence[Budget],
         objective(indicators, pairs, alpha)
         for pairs in policies
         if all(total_cost(budget.cost, indicators, pairs) <= budget.limit for budget in budgets)
+        and (limit is None or peak(indicators, pairs) <= limit)
     ]
     if not values:
         with pytest.raises(InfeasiblePolicy, match=r"reachable|with the rest kept|nor all but one"):
@@ -108,6 +146,7 @@ def check_against_brute_force(indicators: Indicators, budgets: Sequence[Budget],
     policy = search_policy(indicators, budgets, alpha=alpha, outliers="keep")
     assert policy.objective == pytest.approx(min(values), rel=1e-11, abs=1e-11)  # sums of a few doubles
     assert admissible(indicators, policy.pairs())
+    assert limit is None or peak(indicators, policy.pairs()) <= limit
     assert policy.solver is not None
     assert policy.solver.status == "optimal"
     for budget, use in zip(budgets, policy.costs, strict=True):
@@ -118,7 +157,11 @@ def check_against_brute_force(indicators: Indicators, budgets: Sequence[Budget],
 @given(data=st.data(), alpha=st.sampled_from([0.0, 1.0, 2.0]))
 def test_the_restricted_search_equals_brute_force(data: st.DataObject, alpha: float) -> None:
     indicators = data.draw(restricted_models())
-    check_against_brute_force(indicators, data.draw(some_budgets(indicators)), alpha)
+    try:
+        budgets = data.draw(some_budgets(indicators))
+    except SettingError:  # a latency table asks what layers may take
+        budgets = (like_budget(indicators, 4, 4),)
+    check_against_brute_force(indicators, budgets, alpha)
 
 
 @settings(max_examples=80, deadline=None)
