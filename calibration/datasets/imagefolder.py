@@ -46,7 +46,9 @@ def open_imagefolder(root: Path, preprocess: Preprocess | None, classes_file: Pa
         raise DataError(f"data folder {root} does not exist; expected a folder with train/<class>/<image> and test/")
     if preprocess is None:
         raise DataError(
-            f"the size and normalisation of the images in {root} are not known; give the model a 'preprocess' attribute"
+            f"the size and normalisation of the images in {root} are not known; give the model a "
+            "'preprocess' attribute: model.preprocess = Preprocess(height=224, width=224, mean=(...), std=(...)), from "
+            "limpq_deploy.calibration.datasets"
         )
     try:
         found = {name: list(_files(root / name)) for name in SPLITS if (root / name).is_dir()}

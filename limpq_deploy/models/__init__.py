@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limpq_deploy.calibration.datasets.cifar10 import PREPROCESS as CIFAR_PREPROCESS
 from limpq_deploy.calibration.datasets.digits import PREPROCESS as DIGITS_PREPROCESS
@@ -54,7 +56,8 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
     ``num_classes`` (otherwise the outputs of its last nn.Linear). ModelError where that is not what it returns.
     """
     if name not in MODELS and (name.startswith(("torchvision/", "timm/")) or not is_factory_name(name)):
-        raise ModelError(f"unknown model {name!r}; expected {FORMS} (which may return a model of any library)")
+        hint = f"; did you mean {':'.join(name.rsplit('.', 1))!r}?" if _is_dotted(name) else ""
+        raise ModelError(f"unknown model {name!r}; expected {FORMS} (which may return a model of any library){hint}")
     try:
         import torch  # noqa: F401  its absence is told apart from a broken module of the user's
     except ImportError as error:
@@ -71,7 +74,14 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
 def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
     from torch import nn
 
-    model = load_factory(name, ModelError)()
+    factory = load_factory(name, ModelError)
+    needed = _needed_arguments(factory)
+    if needed:
+        raise ModelError(
+            f"{name!r} cannot be called without {', '.join(needed)}; expected a function without arguments: write one "
+            "that fills them in"
+        )
+    model = factory()
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name!r} returned a {type(model).__name__}; expected a torch.nn.Module")
     preprocess = getattr(model, "preprocess", None)
@@ -84,6 +94,19 @@ def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
     if num_classes not in (None, found):
         raise ModelError(f"the model of {name!r} has {found} classes; expected {num_classes}")
     return model, ModelInfo(name=name, num_classes=found, preprocess=preprocess, factory=name)
+
+
+def _is_dotted(name: str) -> bool:
+    return "." in name and all(part.isidentifier() for part in name.split("."))
+
+
+def _needed_arguments(factory: Callable[..., Any]) -> list[str]:
+    """Names of the arguments without a default; none where Python cannot tell."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _count_classes(name: str, model: nn.Module) -> int:

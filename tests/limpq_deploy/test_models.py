@@ -62,6 +62,11 @@ def test_an_unknown_model_lists_the_names(name: str) -> None:
         create_model(name)
 
 
+def test_a_dot_in_the_place_of_the_colon_is_seen() -> None:
+    with pytest.raises(ModelError, match=r"did you mean 'my.models:factory'\?"):
+        create_model("my.models.factory")
+
+
 FACTORIES = """
 import torch
 from torch import nn
@@ -78,6 +83,9 @@ def with_attributes():
 
 def countless():
     return nn.Conv2d(1, 3, 1)
+
+def sized(num_classes, width=8):
+    return nn.Linear(width, num_classes)
 
 def wrong():
     return "resnet"
@@ -118,6 +126,7 @@ def test_a_users_model_may_say_its_classes_and_preprocessing(user_module: str) -
         ("wrong", "returned a str; expected a torch.nn.Module"),
         ("wrong_preprocess", "'preprocess' of type tuple"),
         ("absent", "nothing of that name"),
+        ("sized", "cannot be called without num_classes; expected a function without arguments"),
     ],
 )
 def test_a_factory_that_gives_something_else_is_named(user_module: str, name: str, says: str) -> None:

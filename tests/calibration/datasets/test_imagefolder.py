@@ -128,7 +128,7 @@ def test_a_folder_without_splits_or_images_says_what_was_expected(tmp_path: Path
 
 
 def test_an_unknown_input_size_is_asked_for(tree: Path) -> None:
-    with pytest.raises(DataError, match="give the model a 'preprocess' attribute"):
+    with pytest.raises(DataError, match=r"'preprocess' attribute: model\.preprocess = Preprocess"):
         open_dataset(f"imagefolder:{tree}")
 
 
