@@ -61,7 +61,8 @@ class Config:
     ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported. With a
     ``latency_table``, the search keeps ``max_latency_ms`` too.
     ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
-    calls of each model with each number of threads. ``min_bits``, ``pin``, ``tie``: as in `restrictions.restrict`.
+    calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``, ``tie``: as in
+    `restrictions.restrict`.
 
     Raises ValueError that begins with the field's name.
     """
@@ -82,6 +83,7 @@ class Config:
     latency_table: Path | None = None
     max_latency_ms: float | None = None
     min_speedup: float | None = None
+    space: str | None = None
     min_bits: tuple[str, ...] = ()
     pin: tuple[str, ...] = ()
     tie: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ def several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
     return value or None
 
 
-RESTRICTIONS = ("min_bits", "pin", "tie")
+RESTRICTIONS = ("space", "min_bits", "pin", "tie")
 
 
 def take_restrictions(options: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +51,11 @@ def take_restrictions(options: dict[str, Any]) -> dict[str, Any]:
 
 def restriction_options(command: Command) -> Command:
     options = (
+        click.option(
+            "--space",
+            metavar="SPACE",
+            help="Pairs to choose from: w*a8 (weights only), w8a* (activations only), native:TARGET.  [default: w*a*]",
+        ),
         click.option(
             "--min-bits",
             multiple=True,

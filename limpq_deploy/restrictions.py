@@ -1,4 +1,4 @@
-"""What the user forbids a search: lower bounds, pinned layers and tied layers, by name or glob pattern.
+"""What the user forbids a search: a space of pairs, lower bounds, pinned and tied layers, by name or glob pattern.
 
 A restriction becomes part of the indicators (`LayerIndicators.pairs` and ``tie``), so that everything that reads them,
 search, fronts, prices and conflicts, keeps it. A pinned layer stays a searched layer, with one pair to choose from:
@@ -15,24 +15,32 @@ from itertools import product
 from limpq_deploy.admitted import admitted_pairs, components, tie_classes
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.indicators import BitPair, Indicators, LayerIndicators
+from limpq_deploy.spaces import in_space
 from limpq_deploy.widths import with_widths
 
 TENSORS: tuple[str, ...] = ("weight", "act")
 
 
 def restrict(
-    indicators: Indicators, *, min_bits: Sequence[str] = (), pin: Sequence[str] = (), tie: Sequence[str] = ()
+    indicators: Indicators,
+    *,
+    space: str | None = None,
+    min_bits: Sequence[str] = (),
+    pin: Sequence[str] = (),
+    tie: Sequence[str] = (),
 ) -> Indicators:
     """Indicators under the user's restrictions.
 
-    ``min_bits``: ``NAME=4`` (weight and activation), ``NAME.weight=4``, ``NAME.act=4``. ``pin``: ``NAME=w8a8``; of
-    several for one layer the last holds, and lower bounds do not touch a pinned layer. ``tie``: names, separated by
-    commas, of layers that share weight and activation bits. A NAME may be a glob pattern (``layer1.*``), of which ``*``
-    matches dots too. Pins at widths that were not learned get an indicator as `widths.with_widths` says.
+    ``space``: as in `spaces.in_space`. ``min_bits``: ``NAME=4`` (weight and activation), ``NAME.weight=4``,
+    ``NAME.act=4``. ``pin``: ``NAME=w8a8``; of several for one layer the last holds, and lower bounds do not touch a
+    pinned layer. ``tie``: names, separated by commas, of layers that share weight and activation bits. A NAME may be a
+    glob pattern (``layer1.*``), of which ``*`` matches dots too. Pins at widths that were not learned get an indicator
+    as `widths.with_widths` says.
 
     Raises SettingError for text that is not understood, a name that matches no searched layer (with near ones), a bound
     that no candidate meets, ties that overlap, and restrictions that leave a layer nothing.
     """
+    indicators = in_space(indicators, space)
     if not (min_bits or pin or tie):
         return indicators
     ties = _ties(indicators, tie)

@@ -127,12 +127,13 @@ class Subject:
     def restricted(self, indicators: Indicators) -> Indicators:
         """Indicators under the configuration's restrictions. Raises SettingError for a width that is not trained."""
         config = self.config
-        restricted = restrict(indicators, min_bits=config.min_bits, pin=config.pin, tie=config.tie)
+        restricted = restrict(indicators, space=config.space, min_bits=config.min_bits, pin=config.pin, tie=config.tie)
         untrained = sorted(set(restricted.bits) - set(indicators.bits))
         if untrained:
+            remedy = "ask `search` on an indicators file" if untrained[0] > 8 else f"add {untrained[0]} to --bits"
             raise SettingError(
-                f"--pin asks for {untrained[0]} bits, which a build trains only where they are candidates; "
-                f"add {untrained[0]} to --bits"
+                f"--pin or --space asks for {untrained[0]} bits, and a build can only take what it trains, candidates "
+                f"of 2 to 8 bits; {remedy}"
             )
         return restricted
 

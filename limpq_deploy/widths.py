@@ -7,7 +7,7 @@ from math import exp, log
 from typing import Any
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.indicators import BitPair, Indicators, LayerIndicators
 
 LOSSLESS_BITS = 16
 """From here on a width costs no accuracy that is worth counting."""
@@ -27,16 +27,26 @@ def with_widths(indicators: Indicators, widths: Collection[int]) -> Indicators:
         raise SettingError(f"a width of {new[0] if new[0] < 1 else new[-1]} bits makes no sense; expected 1 to 32")
     bits = tuple(sorted({*indicators.bits, *new}))
     before = tuple(product(indicators.bits, indicators.bits))
+    guesses = guessed_widths(indicators)
+    learned = [width for width in indicators.bits if width < LOSSLESS_BITS and width not in guesses]
+    guesses = sorted({*guesses, *(width for width in new if width < LOSSLESS_BITS)})
     source = indicators.source
-    guessed = [width for width in new if width < LOSSLESS_BITS]
-    if guessed:
-        source = noted(source, "extrapolated", {"bits": guessed, "from_bits": list(_learned(indicators.bits))})
+    if guesses:
+        source = noted(source, "extrapolated", {"bits": guesses, "from_bits": learned})
     return replace(
         indicators,
         bits=bits,
-        layers=tuple(_wider(layer, indicators.bits, bits, layer.pairs or before) for layer in indicators.layers),
+        layers=tuple(
+            _wider(layer, indicators.bits, learned, bits, layer.pairs or before) for layer in indicators.layers
+        ),
         source=source,
     )
+
+
+def guessed_widths(indicators: Indicators) -> list[int]:
+    """Widths whose indicators are no training's, as ``source`` says."""
+    note = indicators.source.get("extrapolated") if isinstance(indicators.source, dict) else None
+    return [int(width) for width in note["bits"]] if isinstance(note, dict) and "bits" in note else []
 
 
 def estimated(bits: Sequence[int], values: Sequence[float], width: int) -> float:
@@ -46,9 +56,9 @@ def estimated(bits: Sequence[int], values: Sequence[float], width: int) -> float
     by least squares, log s = a + b * bits, but no larger than the widest learned one (no smaller than the narrowest).
     Zeros have no logarithm: with fewer than two other values, a bit less doubles the nearest value, as it does a step.
     """
-    known = {bit: value for bit, value in zip(bits, values, strict=True) if bit < LOSSLESS_BITS}
-    if width >= LOSSLESS_BITS or not known:
+    if width >= LOSSLESS_BITS or not bits:
         return 0.0
+    known = dict(zip(bits, values, strict=True))
     below = [bit for bit in known if bit <= width]
     above = [bit for bit in known if bit >= width]
     if below and above:
@@ -73,16 +83,17 @@ def noted(source: Any, key: str, value: Any) -> dict[str, Any]:
     return {**(source if isinstance(source, dict) else {"source": source}), key: value}
 
 
-def _learned(bits: Sequence[int]) -> tuple[int, ...]:
-    return tuple(width for width in bits if width < LOSSLESS_BITS)
-
-
 def _wider(
-    layer: LayerIndicators, before: tuple[int, ...], bits: tuple[int, ...], pairs: tuple[tuple[int, int], ...]
+    layer: LayerIndicators,
+    before: tuple[int, ...],
+    learned: Sequence[int],
+    bits: tuple[int, ...],
+    pairs: tuple[BitPair, ...],
 ) -> LayerIndicators:
-    def values(learned: tuple[float, ...]) -> tuple[float, ...]:
-        known = dict(zip(before, learned, strict=True))
-        return tuple(known[width] if width in known else estimated(before, learned, width) for width in bits)
+    def values(entries: tuple[float, ...]) -> tuple[float, ...]:
+        known = dict(zip(before, entries, strict=True))
+        seen = [known[width] for width in learned]
+        return tuple(known[width] if width in known else estimated(learned, seen, width) for width in bits)
 
     return replace(
         layer,

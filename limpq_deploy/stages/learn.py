@@ -174,6 +174,7 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
             "max_act_mib": config.max_act_mib,
             "latency_table": sha256_of(config.latency_table) if config.latency_table is not None else None,
             "max_latency_ms": config.max_latency_ms if config.latency_table is not None else None,
+            "space": config.space,
             "min_bits": config.min_bits,
             "pin": config.pin,
             "tie": config.tie,

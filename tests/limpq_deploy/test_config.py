@@ -45,6 +45,7 @@ configs = st.builds(
     like=st.sampled_from([None, "w3a4"]),
     max_mib=st.none() | st.floats(0.01, 100),
     target=st.sampled_from([None, "tensorrt"]),
+    space=st.sampled_from([None, "w*a8"]),
     pin=st.lists(st.sampled_from(["a=w4a4", "layer1.*=w8a8"])).map(tuple),
     tie=st.sampled_from([(), ("a,b", "layer1.*")]),
     alpha=st.floats(0, 10),

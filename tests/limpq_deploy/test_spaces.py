@@ -1,0 +1,155 @@
+"""Search spaces and indicators at widths that no training saw."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limpq_deploy.admitted import admitted_pairs
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.costs import budgets_from_options, like_budget
+from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.restrictions import restrict
+from limpq_deploy.search import search_policy
+from limpq_deploy.spaces import in_space
+from limpq_deploy.widths import estimated, with_widths
+
+HALVING = (8.0, 4.0, 2.0)
+LAYERS = tuple(
+    LayerIndicators(name=name, macs=macs, num_weights=10, weight=HALVING, act=(3.0, 2.0, 1.0))
+    for name, macs in (("a", 1000), ("b", 3000))
+)
+MODEL = Indicators(model="small", bits=(2, 3, 4), layers=LAYERS, source={"method": "by hand"})
+
+
+def test_all_candidates_with_all_candidates_is_the_default() -> None:
+    assert in_space(MODEL, None) is MODEL
+    assert in_space(MODEL, "w*a*") is MODEL
+
+
+def test_weights_only_keeps_activations_at_one_width() -> None:
+    indicators = in_space(MODEL, "w*a8")
+    assert admitted_pairs(indicators)["a"] == {(2, 8), (3, 8), (4, 8)}
+    policy = search_policy(indicators, budgets_from_options(indicators, max_avg_weight_bits=3))
+    assert {act for _, act in policy.pairs().values()} == {8}
+    assert policy.source["space"] == "w*a8"
+    assert policy.source["method"] == "by hand"
+    assert policy.source["extrapolated"] == {"bits": [8], "from_bits": [2, 3, 4]}
+
+
+def test_float_activations_cost_nothing_in_importance_and_32_bits_in_bitops() -> None:
+    indicators = in_space(MODEL, "w*a32")
+    policy = search_policy(indicators, [like_budget(indicators, 3, 32)])
+    assert policy.objective == 2 * sum(
+        dict(zip((2, 3, 4), HALVING, strict=True))[w] for w, _ in policy.pairs().values()
+    )
+    assert policy.costs[0].used == sum(
+        {"a": 1000, "b": 3000}[name] * weight * 32 for name, (weight, _) in policy.pairs().items()
+    )
+    assert "extrapolated" not in policy.source
+
+
+def test_activations_only_keeps_weights_at_one_width() -> None:
+    assert admitted_pairs(in_space(MODEL, "w4a*"))["b"] == {(4, 2), (4, 3), (4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("target", "pairs"), [("tensorrt", {(8, 8), (16, 16), (32, 32)}), ("onnxruntime", {(8, 8), (32, 32)})]
+)
+def test_native_pairs_are_those_of_the_target(target: str, pairs: set[tuple[int, int]]) -> None:
+    assert admitted_pairs(in_space(MODEL, f"native:{target}")) == {"a": pairs, "b": pairs}
+
+
+def test_among_native_pairs_the_layer_that_matters_most_per_bitop_stays_wide() -> None:
+    indicators = in_space(MODEL, "native:tensorrt")
+    limit = 1000 * 16 * 16 + 3000 * 8 * 8
+    budget = replace(like_budget(indicators, 16, 16), limit=limit)
+    policy = search_policy(indicators, [budget])
+    assert policy.pairs() == {"a": (16, 16), "b": (8, 8)}
+    assert policy.objective == pytest.approx(2 * 0.125 + estimated((2, 3, 4), (3.0, 2.0, 1.0), 8))
+
+
+def test_a_learned_8_bit_indicator_is_taken_as_it_is_and_nothing_is_marked() -> None:
+    eight = Indicators(
+        model="small", bits=(4, 8), layers=tuple(replace(one, weight=(2.0, 0.7), act=(2.0, 0.6)) for one in LAYERS)
+    )
+    indicators = in_space(eight, "native:onnxruntime")
+    assert indicators.layers[0].weight == (2.0, 0.7, 0.0)
+    assert indicators.source == {"source": None, "space": "native:onnxruntime"}
+
+
+def test_restrictions_narrow_a_space_further() -> None:
+    indicators = restrict(MODEL, space="w*a8", min_bits=["a.weight=3"], pin=["b=w6a6"])
+    assert admitted_pairs(indicators) == {"a": frozenset({(3, 8), (4, 8)}), "b": frozenset({(6, 6)})}
+    assert indicators.source["extrapolated"] == {"bits": [6, 8], "from_bits": [2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        ("w4a4", "expected w"),
+        ("weights", "expected w"),
+        ("w*a0", "expected w"),
+        ("w*a64", "expected w"),
+        ("native:abacus", "names no target; expected one of onnxruntime, tensorrt"),
+        ("native:reference", "executes floats only"),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_one_sentence(space: str, sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        in_space(MODEL, space)
+
+
+def test_a_file_that_admits_nothing_native_is_told_which_layer() -> None:
+    narrow = replace(MODEL, layers=(replace(LAYERS[0], pairs=((2, 2),)), LAYERS[1]))
+    with pytest.raises(SettingError, match="layer 'a' may take no pair of --space native:onnxruntime"):
+        in_space(narrow, "native:onnxruntime")
+
+
+def test_an_indicator_that_halves_with_every_bit_goes_on_halving() -> None:
+    assert estimated((2, 3, 4), HALVING, 8) == pytest.approx(0.125)
+    assert estimated((2, 3, 4), HALVING, 1) == pytest.approx(16.0)
+    assert estimated((2, 4), (8.0, 2.0), 3) == pytest.approx(4.0)
+
+
+def test_one_learned_width_is_enough_and_zeros_stay_zeros() -> None:
+    assert estimated((4,), (2.0,), 8) == pytest.approx(0.125)
+    assert estimated((4,), (0.0,), 8) == 0.0
+    assert estimated((2, 4), (1.0, 0.0), 8) == 0.0
+    assert estimated((), (), 8) == 0.0
+
+
+@given(
+    values=st.lists(st.floats(0, 1e6), min_size=3, max_size=3),
+    width=st.integers(1, 32),
+)
+def test_an_estimate_is_finite_and_lies_on_the_right_side_of_what_was_learned(values: list[float], width: int) -> None:
+    bits = (2, 4, 6)
+    found = estimated(bits, values, width)
+    assert 0 <= found < float("inf")
+    if width > 6:
+        assert found <= values[-1]
+    if width < 2:
+        assert found >= values[0]
+    if width in bits:
+        assert found == values[bits.index(width)]
+
+
+@given(widths=st.lists(st.lists(st.integers(1, 32), max_size=3), max_size=3))
+def test_widths_asked_for_one_after_another_or_at_once_are_the_same(widths: list[list[int]]) -> None:
+    step_by_step = MODEL
+    for some in widths:
+        step_by_step = with_widths(step_by_step, some)
+    at_once = with_widths(MODEL, {width for some in widths for width in some})
+    assert step_by_step.bits == at_once.bits
+    assert [one.weight for one in step_by_step.layers] == [one.weight for one in at_once.layers]
+    assert step_by_step.source == at_once.source
+    both = set(product(MODEL.bits, MODEL.bits))
+    assert all(one.pairs is None or set(one.pairs) == both for one in at_once.layers)
+
+
+def test_a_width_beyond_all_reason_is_refused() -> None:
+    with pytest.raises(SettingError, match="a width of 40 bits makes no sense"):
+        with_widths(MODEL, [40])
