@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from limpq_deploy.calibration.datasets import Preprocess, open_dataset, require_classes
-from limpq_deploy.calibration.errors import ModelError, RecordError
+from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
+from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.evaluate import Accuracy, evaluate
 from limpq_deploy.export.environment import read_environment
@@ -22,10 +23,18 @@ from limpq_deploy.progress import Report, progress
 PREPROCESS_KEY = "limpq.preprocess"
 """Metadata of an exported model: how its input is made from an image, as JSON."""
 
+CLASSES_KEY = "limpq.classes"
+"""Metadata of an exported model: its class names in the order of the outputs, as a JSON list."""
+
 
 def evaluate_model(model: Path, data: str, *, split: str, classes: Path | None, batch: int) -> Accuracy:
-    """Top-1 and top-5 of an ONNX file on ONNX Runtime, its images prepared as its own metadata says."""
-    dataset = open_dataset(data, read_preprocess(model), classes, needs=(split,))
+    """Top-1 and top-5 of an ONNX file on ONNX Runtime, its images prepared as its own metadata says.
+
+    Raises DataError where the data's classes are not those, in that order, that the model says it knows.
+    """
+    texts = _metadata(model)
+    dataset = open_dataset(data, _preprocess(model, texts), classes, needs=(split,))
+    _require_same_classes(model, texts, dataset)
     session = runtime_named("onnxruntime").load(model)
     images = dataset.split(split)
     with progress(f"evaluating on {split}") as report:
@@ -38,8 +47,7 @@ def evaluate_model(model: Path, data: str, *, split: str, classes: Path | None, 
     return found.accuracy
 
 
-def read_preprocess(model: Path) -> Preprocess | None:
-    """The preprocessing an exported model carries; None for a file that is not ours (the data set's own is used)."""
+def _metadata(model: Path) -> dict[str, str]:
     try:
         loaded = onnx.load(model, load_external_data=False)
     except OSError as error:
@@ -48,13 +56,32 @@ def read_preprocess(model: Path) -> Preprocess | None:
         raise ModelError(
             f"{model} is not an ONNX file ({type(error).__name__}); it is damaged or of another kind"
         ) from error
-    texts = {entry.key: entry.value for entry in loaded.metadata_props}
+    return {entry.key: entry.value for entry in loaded.metadata_props}
+
+
+def _preprocess(model: Path, texts: dict[str, str]) -> Preprocess | None:
+    """The preprocessing that an exported model carries; None for a file of others: the data set's own is used."""
     if PREPROCESS_KEY not in texts:
         return None
     try:
         return from_json(Preprocess, texts[PREPROCESS_KEY], f"{model}, {PREPROCESS_KEY}")
-    except (RecordError, json.JSONDecodeError) as error:
+    except RecordError as error:
         raise ModelError(str(error)) from error
+
+
+def _require_same_classes(model: Path, texts: dict[str, str], dataset: DataSet) -> None:
+    try:
+        known = json.loads(texts.get(CLASSES_KEY, "null"))
+    except ValueError as error:
+        raise ModelError(f"{model} has damaged metadata {CLASSES_KEY}; export it again") from error
+    if known is None or known == list(dataset.classes):
+        return
+    pairs = enumerate(zip_longest(known, dataset.classes))
+    number, (mine, theirs) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    raise DataError(
+        f"class {number} of {model} is {mine!r}, of data set {dataset.name!r} it is {theirs!r}; expected the same "
+        "classes in the same order: give --classes with the model's names, or other data"
+    )
 
 
 def bench_models(models: Sequence[Path], *, batch: int, threads: int | None, seconds: float) -> LatencyReport:

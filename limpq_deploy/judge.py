@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from limpq_deploy.export.latency import LatencyReport, LatencySeries
+from limpq_deploy.export.latency import LatencyReport, LatencySeries, Threads
 from limpq_deploy.policy import BudgetUse
 from limpq_deploy.verdict import (
     AccuracyResult,
@@ -262,11 +262,17 @@ def _latency_notes(result: LatencyResult | None) -> tuple[str, ...]:
     if result is None:
         return ()
     return tuple(
-        f"With {gain.threads} threads at batch {gain.batch} the mixed engine is slower than float "
+        f"With {_threads(gain.threads)} at batch {gain.batch} the mixed engine is slower than float "
         f"({gain.ratio:.2f} times its speed): quantization does not pay here."
         for gain in result.speedups
         if gain.over == FLOAT and gain.high < 1
     )
+
+
+def _threads(count: Threads) -> str:
+    if count == "default":
+        return "the runtime's default threads"
+    return "one thread" if count == 1 else f"{count} threads"
 
 
 def _doubtful(*series: LatencySeries) -> str:

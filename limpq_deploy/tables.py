@@ -85,12 +85,13 @@ def lint_table(report: LintReport) -> str:
         wrapped(f"{finding.node}: breaks the rule that {finding.rule}; {finding.consequence}; {finding.remedy}")
         for finding in report.findings
     ]
-    lines.append(f"{len(report.findings)} findings" if report.findings else "no findings: every rule is kept")
+    kept = "every rule is kept" if report.optimized else "of the rules that can be checked without the runtime"
+    lines.append(f"{len(report.findings)} findings" if report.findings else f"no findings: {kept}")
     return "\n".join(lines)
 
 
 def latency_table(report: LatencyReport) -> str:
-    """Percentiles of every series, and every doubt."""
+    """Every doubt once, with the series that it is about; then percentiles of every series."""
     rows = [
         (
             series.name,
@@ -103,14 +104,14 @@ def latency_table(report: LatencyReport) -> str:
         )
         for series in report.series
     ]
-    lines = [
+    doubts: dict[str, list[str]] = {}
+    for series in report.series:
+        for doubt in series.doubts:
+            doubts.setdefault(doubt, []).append(f"{series.name} (threads {series.threads})")
+    lines = [wrapped(f"doubtful: {', '.join(names)}: {doubt}") for doubt, names in doubts.items()]
+    lines.append(
         table(("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "samples"), rows, right=(1, 2, 3, 4, 5, 6))
-    ]
-    lines += [
-        wrapped(f"doubtful: {series.name}, threads {series.threads}: {doubt}")
-        for series in report.series
-        for doubt in series.doubts
-    ]
+    )
     return "\n".join(lines)
 
 

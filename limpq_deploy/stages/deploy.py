@@ -14,7 +14,7 @@ from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint import LintReport, lint
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.export.qdq import build_qdq, strip_markers
-from limpq_deploy.inspect_model import PREPROCESS_KEY
+from limpq_deploy.inspect_model import CLASSES_KEY, PREPROCESS_KEY
 from limpq_deploy.integers import integer_model
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.pipeline import Stage
@@ -55,7 +55,7 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
         template = export_template(marked, placement.input_shape, placement.spec.opset)
         metadata = {
             PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
-            "limpq.classes": json.dumps(list(subject.dataset.classes)),
+            CLASSES_KEY: json.dumps(list(subject.dataset.classes)),
             "limpq.model": subject.config.model,
         }
         float_model = strip_markers(template)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from limpq_deploy.calibration.records import from_json, load_record
 from limpq_deploy.export.lint import LintReport
@@ -76,6 +77,15 @@ def test_evaluate_refuses_what_is_no_model_or_no_data(refused: Refused, finished
     refused("evaluate", model, "--data", "imagefolder:absent", words=("data folder absent does not exist",))
     refused("evaluate", settings, "--data", "digits", words=("tiny.toml is not an ONNX file",))
     refused("evaluate", "absent.onnx", "--data", "digits", words=("cannot read absent.onnx",))
+
+
+def test_evaluate_refuses_classes_that_the_model_does_not_know(refused: Refused, finished: Path, here: Path) -> None:
+    for number in range(10):
+        folder = here / "animals" / "test" / f"animal{number}"
+        folder.mkdir(parents=True)
+        Image.new("L", (16, 16)).save(folder / "1.png")
+    words = ("class 0 of", "is '0', of data set", "it is 'animal0'", "--classes")
+    refused("evaluate", finished / "model.qdq.onnx", "--data", "imagefolder:animals", words=words)
 
 
 def test_lint_passes_the_engine_and_names_every_float_node_of_the_float_model(run: Command, finished: Path) -> None:
