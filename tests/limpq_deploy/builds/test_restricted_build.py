@@ -1,0 +1,66 @@
+"""Restrictions and budgets of the search, kept by a real build up to its policy."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from limpq_deploy.act_costs import ActMemory
+from limpq_deploy.build import run_build
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.config import Config, Training
+from limpq_deploy.costs import total_cost
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.pipeline import Passed
+from limpq_deploy.policy import Policy
+
+CONFIG = Config(
+    bits=(2, 4, 8),
+    like="w5a5",
+    max_act_mib=0.02,
+    max_avg_weight_bits=6.0,
+    min_bits=("layer1.*=4", "layer3.conv2.act=8"),
+    pin=("layer2.conv1=w8a8",),
+    tie=("layer1.conv1,layer1.conv2",),
+    training=Training(float_steps=2, joint_steps=2),
+)
+
+
+def silent(passed: Passed) -> None:
+    """Nothing to see here."""
+
+
+def test_a_build_learns_sizes_and_moments_and_keeps_what_it_was_told(tmp_path: Path) -> None:
+    out = tmp_path / "build"
+    run_build(replace(CONFIG, out=out), until="search", say=silent)
+    indicators = load_record(Indicators, out / "indicators.json")
+    assert all(layer.act_elements for layer in indicators.layers)
+    policy = load_record(Policy, out / "policy.json")
+    pairs = policy.pairs()
+    assert pairs["layer2.conv1"] == (8, 8)
+    assert pairs["layer1.conv1"] == pairs["layer1.conv2"]
+    assert min(pairs["layer1.conv1"]) >= 4
+    assert pairs["layer3.conv2"][1] == 8
+    weights = {layer.name: layer.num_weights for layer in indicators.layers}
+    assert sum(weights[name] * pair[0] for name, pair in pairs.items()) <= 6 * sum(weights.values())
+    assert indicators.moments is not None
+    for moment in indicators.moments:
+        assert total_cost(ActMemory(moment=moment), indicators, pairs) <= 0.02 * 2**23
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"pin": ("layer2.conv1=w7a7",)}, "asks for 7 bits, .* add 7 to --bits"),
+        ({"space": "native:onnxruntime"}, "asks for 32 bits, .* ask `search` on an indicators file"),
+        ({"tie": ("layer9.*,layer1.*",)}, "--tie 'layer9.*' matches no searched layer of 'resnet8'"),
+    ],
+)
+def test_what_a_build_cannot_keep_is_said_before_it_trains(
+    tmp_path: Path, change: dict[str, object], sentence: str
+) -> None:
+    out = tmp_path / "build"
+    with pytest.raises(SettingError, match=sentence):
+        run_build(replace(CONFIG, out=out, **change), say=silent)  # type: ignore[arg-type]
+    assert not out.exists()
