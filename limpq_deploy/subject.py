@@ -51,10 +51,23 @@ class Subject:
         if engine and self.builds_engine:
             self.runtime()
         require_classes(self.dataset, self.info.num_classes)
+        self._check_training()
         indicators = self.restricted(
             with_memory(_placeholder_indicators(self.placement, self.config.bits), self._shapes, self.placement)
         )
         search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha)
+
+    def _check_training(self) -> None:
+        """Refuse settings that would have no effect."""
+        training, images = self.config.training, len(self.dataset.split("train"))
+        if training.batch_size is not None and training.batch_size > images:
+            raise SettingError(
+                f"training.batch_size is {training.batch_size}, and {self.dataset.name!r} has {images} training images "
+                "only; choose a smaller batch"
+            )
+        for name in ("float_steps", "float_lr"):
+            if self.config.weights is not None and getattr(training, name) is not None:
+                raise SettingError(f"training.{name} has no effect, as --weights are given; leave one of them away")
 
     @cached_property
     def target(self) -> TargetSpec:
@@ -153,12 +166,14 @@ class Subject:
         )
 
     def model_digest(self) -> dict[str, str | None]:
-        """What the float model depends on, besides data and seed: name, weights, and the source of a user's own."""
+        """What the float model depends on, besides data and seed: name, weights, and the source and structure of a
+        user's own."""
         weights = self.config.weights
         return {
             "model": self.config.model,
             "weights": sha256_of(weights) if weights is not None else None,
             "source": None if self.config.model in MODELS else _source_digest(self.config.model),
+            "structure": None if self.config.model in MODELS else _structure_digest(self._shapes),
         }
 
     def quantized(self, traced: TracedModel, policy: dict[str, BitPair]) -> QuantizedModel:
@@ -202,6 +217,13 @@ def _placeholder_indicators(placement: Placement, bits: tuple[int, ...]) -> Indi
             for layer in placement.pinned
         ),
     )
+
+
+def _structure_digest(traced: TracedModel) -> str:
+    """What the factory's own file may not show, such as a change in a module that it imports."""
+    called = sorted({str(node.target) for node in traced.graph_module.graph.nodes if node.op == "call_module"})
+    modules = [f"{name}: {traced.graph_module.get_submodule(name)!r}" for name in called]
+    return hashlib.sha256("\n".join([traced.graph_module.code, *modules]).encode()).hexdigest()
 
 
 def _source_digest(name: str) -> str:

@@ -32,7 +32,7 @@ from limpq_deploy.stages.deploy import (
     runtime_inputs,
 )
 from limpq_deploy.stages.learn import COMPARISON, INDICATORS, PLACEMENT, POLICY, Comparison
-from limpq_deploy.stages.measure import ACCURACY, LATENCY, PARITY, Measured
+from limpq_deploy.stages.measure import ACCURACY, LATENCY, PARITY, PARITY_IMAGES, Measured
 from limpq_deploy.subject import Subject
 from limpq_deploy.verdict import (
     FLOAT_BITS,
@@ -78,7 +78,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
             layer_parity=_layer_parity(parity),
             float_nodes=load_record(LintReport, folder / LINT).float_compute,
             latency=load_record(LatencyReport, folder / LATENCY),
-            notes=(*parity.notes, *_warnings(load_record(Indicators, folder / INDICATORS))),
+            notes=(*_parity_notes(parity), *_warnings(load_record(Indicators, folder / INDICATORS))),
         )
         write_record(verdict, folder / VERDICT)
         failed = [check.name for check in verdict.checks if not check.passed]
@@ -252,6 +252,21 @@ def _layer_parity(report: ParityReport) -> LayerParity | None:
         top1_agreement=report.top1_agreement,
         disagreements=len(report.disagreements),
     )
+
+
+def _parity_notes(parity: ParityReport) -> tuple[str, ...]:
+    """What limits the comparison: few images, tensors that the runtime does not compute, kernels chosen."""
+    notes = []
+    if parity.images < PARITY_IMAGES:
+        notes.append(
+            f"Parity was shown on {parity.images} images, all that the test split has; {PARITY_IMAGES} are usual here."
+        )
+    if parity.unwatched:
+        notes.append(
+            f"{len(parity.unwatched)} code tensors are not computed by the runtime's graph and were not compared: "
+            f"{', '.join(list(parity.unwatched)[:5])}."
+        )
+    return (*notes, *parity.notes)
 
 
 def _warnings(indicators: Indicators) -> tuple[str, ...]:

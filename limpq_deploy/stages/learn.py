@@ -23,7 +23,7 @@ from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quantized import QuantizedModel, inherit, joint_model, model_of_policy
 from limpq_deploy.search import search_policy
-from limpq_deploy.settings import TrainSettings, finetune_settings, float_settings, joint_settings
+from limpq_deploy.settings import FinetuneSettings, TrainSettings, finetune_settings, float_settings, joint_settings
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import top1
 
@@ -290,6 +290,8 @@ def _settings(defaults: S, training: Training, steps: int | None, rate: float | 
         changes["batch_size"] = training.batch_size
     if steps is not None:
         changes |= {"steps": steps, "warmup_steps": steps // 20}
+        if isinstance(defaults, FinetuneSettings):
+            changes["candidates"] = min(defaults.candidates, steps)
     if rate is not None:
         changes["learning_rate"] = rate
     return replace(defaults, **changes)

@@ -1,0 +1,54 @@
+"""What a build is about is digested whole, and settings without effect are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.config import Config, Training
+from limpq_deploy.subject import Subject
+
+MODEL = """
+from torch import nn
+from blocks_of_{name} import block
+from limpq_deploy.calibration.datasets import Preprocess
+
+def make():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), block(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(4, 10))
+    model.preprocess = Preprocess(height=16, width=16, mean=(0.3,), std=(0.35,), channels=1)
+    return model
+"""
+
+
+def structure(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, block: str) -> str | None:
+    (folder / f"model_{name}.py").write_text(MODEL.format(name=name))
+    (folder / f"blocks_of_{name}.py").write_text(f"from torch import nn\ndef block():\n    return {block}\n")
+    monkeypatch.syspath_prepend(folder)
+    return Subject(Config(model=f"model_{name}:make")).model_digest()["structure"]
+
+
+def test_a_change_in_a_module_that_the_model_imports_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = structure(tmp_path, "a", monkeypatch, "nn.Conv2d(4, 4, 3)")
+    same = structure(tmp_path, "b", monkeypatch, "nn.Conv2d(4, 4, 3)")
+    other = structure(tmp_path, "c", monkeypatch, "nn.Conv2d(4, 4, 3, padding=1)")
+    assert first is not None
+    assert first == same
+    assert first != other
+
+
+def test_a_batch_larger_than_the_training_split_is_refused() -> None:
+    config = Config(training=Training(batch_size=5000))
+    with pytest.raises(SettingError, match="batch_size is 5000, and 'digits' has 1078 training images"):
+        Subject(config).check(engine=False)
+
+
+def test_lengths_of_float_training_beside_weights_are_refused(tmp_path: Path) -> None:
+    from limpq_deploy.checkpoints import CheckpointInfo, save_module
+    from limpq_deploy.models import create_model
+
+    model, _ = create_model("resnet8")
+    save_module(tmp_path / "w.safetensors", model, CheckpointInfo(kind="float", model="resnet8"))
+    config = Config(weights=tmp_path / "w.safetensors", training=Training(float_steps=10))
+    with pytest.raises(SettingError, match="float_steps has no effect, as --weights are given"):
+        Subject(config).check(engine=False)
