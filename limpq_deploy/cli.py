@@ -190,11 +190,12 @@ def search(
         extra = {"explanation": to_dict(explanation)} if explanation is not None else {}
         click.echo(json.dumps({**to_dict(policy), **extra}))
         return
-    from limpq_deploy.search_tables import explanation_table
     from limpq_deploy.tables import policy_table
 
     click.echo(f"{policy_table(policy, found)}\nwritten to {file}")
     if explanation is not None:
+        from limpq_deploy.search_tables import explanation_table
+
         click.echo(f"\n{explanation_table(explanation)}")
 
 

@@ -89,7 +89,7 @@ def explanation_table(explanation: Explanation) -> str:
     limits = [f"of {budget.option}" for budget in prices]
     lines.append(table(("layer", "", "bits", "fits", "objective", *limits), steps, right=range(4, 5 + len(limits))))
     if any(len(step.layers) > 1 for step in explanation.steps):
-        lines.append("+N: layers that read the same tensor change with it")
+        lines.append("+N: layers that share these bits change with it")
     return "\n".join(lines)
 
 

@@ -2,15 +2,20 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.admitted import admitted_pairs
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.cli import main
 from limpq_deploy.costs import budgets_from_options, like_budget
-from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.indicators import ActMoment, Indicators, LayerIndicators
+from limpq_deploy.policy import Policy
 from limpq_deploy.restrictions import restrict
 from limpq_deploy.search import search_policy
 from limpq_deploy.spaces import in_space
@@ -100,6 +105,20 @@ def test_restrictions_narrow_a_space_further() -> None:
 def test_a_space_that_makes_no_sense_is_one_sentence(space: str, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         in_space(MODEL, space)
+
+
+def test_space_and_the_newer_budgets_are_options_of_search(tmp_path: Path) -> None:
+    file, found = tmp_path / "indicators.json", tmp_path / "policy.json"
+    moment = ActMoment(name="b", fixed_bits=8, tensors={"a": 10, "b": 10})
+    sized = tuple(replace(layer, act_elements=10) for layer in LAYERS)
+    write_record(replace(MODEL, layers=sized, moments=(moment,)), file)
+    words = ["search", str(file), "--space", "w3a*", "--max-avg-act-bits", "3.5", "--max-avg-weight-bits", "3"]
+    done = CliRunner().invoke(main, [*words, "--max-act-mib", "0.0000075", "-o", str(found), "--json"])
+    assert done.exit_code == 0, done.output
+    policy = load_record(Policy, found)
+    assert policy.pairs() == {"a": (3, 3), "b": (3, 2)}  # of equally good ones, the first layer is wide
+    assert [use.name for use in policy.costs] == ["weight_bits_searched", "act_bits_searched", "act_memory at b"]
+    assert policy.costs[-1].used == 8 + 10 * (2 + 3) <= policy.costs[-1].limit == 62
 
 
 def test_a_file_that_admits_nothing_native_is_told_which_layer() -> None:
