@@ -2,7 +2,7 @@
 
 A restriction becomes part of the indicators (`LayerIndicators.pairs` and ``tie``), so that everything that reads them,
 search, fronts, prices and conflicts, keeps it. A pinned layer stays a searched layer, with one pair to choose from:
-it counts in every budget as before.
+it counts in every budget as before. ``source``, and so the policy's, names what was asked.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from limpq_deploy.admitted import admitted_pairs, components, tie_classes
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.indicators import BitPair, Indicators, LayerIndicators
 from limpq_deploy.spaces import in_space
-from limpq_deploy.widths import with_widths
+from limpq_deploy.widths import noted, with_widths
 
 TENSORS: tuple[str, ...] = ("weight", "act")
 
@@ -54,7 +54,12 @@ def restrict(
         else _bounded(layer, bounds.get(layer.name, (0, 0)), indicators.bits)
         for layer in wider.layers
     ]
-    restricted = replace(wider, layers=tuple(_as_pinned_neighbours(layers, pinned)))
+    given = {"min_bits": list(min_bits), "pin": list(pin), "tie": list(tie)}
+    restricted = replace(
+        wider,
+        layers=tuple(_as_pinned_neighbours(layers, pinned)),
+        source=noted(wider.source, "restrictions", {name: texts for name, texts in given.items() if texts}),
+    )
     admitted_pairs(restricted)
     return restricted
 

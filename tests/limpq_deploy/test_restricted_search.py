@@ -16,6 +16,7 @@ from limpq_deploy.indicators import ActMoment, Indicators, LayerIndicators, Pinn
 from limpq_deploy.latency_cost import latency_budget
 from limpq_deploy.outliers import OutlierMode
 from limpq_deploy.search import search_policy
+from limpq_deploy.solvers import Solver
 
 Pairs = dict[str, tuple[int, int]]
 
@@ -126,7 +127,9 @@ def admissible_policies(indicators: Indicators) -> list[Pairs]:
     return [pairs for pairs in everything if admissible(indicators, pairs)]
 
 
-def check_against_brute_force(indicators: Indicators, budgets: Sequence[Budget], alpha: float) -> None:
+def check_against_brute_force(
+    indicators: Indicators, budgets: Sequence[Budget], alpha: float, solver: Solver = "auto"
+) -> None:
     policies = admissible_policies(indicators)
     limit = next((budget.limit for budget in budgets if isinstance(budget.cost, ActMemory)), None)
     if not policies:
@@ -143,7 +146,7 @@ def check_against_brute_force(indicators: Indicators, budgets: Sequence[Budget],
         with pytest.raises(InfeasiblePolicy, match=r"reachable|with the rest kept|nor all but one"):
             search_policy(indicators, budgets, alpha=alpha, outliers="keep")
         return
-    policy = search_policy(indicators, budgets, alpha=alpha, outliers="keep")
+    policy = search_policy(indicators, budgets, alpha=alpha, outliers="keep", solver=solver)
     assert policy.objective == pytest.approx(min(values), rel=1e-11, abs=1e-11)  # sums of a few doubles
     assert admissible(indicators, policy.pairs())
     assert limit is None or peak(indicators, policy.pairs()) <= limit
@@ -162,6 +165,14 @@ def test_the_restricted_search_equals_brute_force(data: st.DataObject, alpha: fl
     except SettingError:  # a latency table asks what layers may take
         budgets = (like_budget(indicators, 4, 4),)
     check_against_brute_force(indicators, budgets, alpha)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_another_solver_ends_there_too(data: st.DataObject) -> None:
+    indicators = data.draw(restricted_models())
+    budgets = (*act_memory_budgets(indicators, data.draw(st.integers(100, 800)) / 2**23), like_budget(indicators, 4, 4))
+    check_against_brute_force(indicators, budgets, 2.0, "cbc")
 
 
 @settings(max_examples=80, deadline=None)

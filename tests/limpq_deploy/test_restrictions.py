@@ -63,6 +63,12 @@ def test_a_lower_bound_of_an_activation_holds_for_all_that_read_the_tensor() -> 
     assert {act for _, act in admitted["stage1.shortcut"]} == {6}
 
 
+def test_the_policy_tells_what_was_asked() -> None:
+    indicators = restrict(MODEL, min_bits=["stage2.*=4"], tie=["stage1.*"])
+    policy = search_policy(indicators, [like_budget(indicators, 4, 4)])
+    assert policy.source == {"source": None, "restrictions": {"min_bits": ["stage2.*=4"], "tie": ["stage1.*"]}}
+
+
 def test_the_highest_of_several_bounds_holds() -> None:
     admitted = admitted_pairs(restrict(MODEL, min_bits=["*=4", "stage2.*.weight=6", "stage2.*=2"]))
     assert admitted["stage2.conv1"] == {(6, 4), (6, 6)}
