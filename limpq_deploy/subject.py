@@ -58,16 +58,13 @@ class Subject:
         search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha)
 
     def _check_training(self) -> None:
-        """Refuse settings that would have no effect."""
+        """Refuse a batch that would silently be smaller than asked for."""
         training, images = self.config.training, len(self.dataset.split("train"))
         if training.batch_size is not None and training.batch_size > images:
             raise SettingError(
                 f"training.batch_size is {training.batch_size}, and {self.dataset.name!r} has {images} training images "
                 "only; choose a smaller batch"
             )
-        for name in ("float_steps", "float_lr"):
-            if self.config.weights is not None and getattr(training, name) is not None:
-                raise SettingError(f"training.{name} has no effect, as --weights are given; leave one of them away")
 
     @cached_property
     def target(self) -> TargetSpec:

@@ -82,7 +82,9 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
         save_module(folder / FLOAT, subject.model, subject.float_info)
         source = "trained here" if config.weights is None else config.weights.name
         write_record(FloatModel(source=source, top1=found), folder / FLOAT_RECORD)
-        return f"top-1 {found.test:.2f} % on test ({source})"
+        unused = [name for name in ("float_steps", "float_lr") if getattr(config.training, name) is not None]
+        ignored = f"; {' and '.join(unused)} without effect" if config.weights is not None and unused else ""
+        return f"top-1 {found.test:.2f} % on test ({source}{ignored})"
 
     return Stage(
         name="float",

@@ -41,14 +41,3 @@ def test_a_batch_larger_than_the_training_split_is_refused() -> None:
     config = Config(training=Training(batch_size=5000))
     with pytest.raises(SettingError, match="batch_size is 5000, and 'digits' has 1078 training images"):
         Subject(config).check(engine=False)
-
-
-def test_lengths_of_float_training_beside_weights_are_refused(tmp_path: Path) -> None:
-    from limpq_deploy.checkpoints import CheckpointInfo, save_module
-    from limpq_deploy.models import create_model
-
-    model, _ = create_model("resnet8")
-    save_module(tmp_path / "w.safetensors", model, CheckpointInfo(kind="float", model="resnet8"))
-    config = Config(weights=tmp_path / "w.safetensors", training=Training(float_steps=10))
-    with pytest.raises(SettingError, match="float_steps has no effect, as --weights are given"):
-        Subject(config).check(engine=False)

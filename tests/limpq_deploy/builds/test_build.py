@@ -190,6 +190,7 @@ def test_the_users_weights_are_not_trained_again(run: Command, settings: Path, c
     assert result.exit_code == 0, result.output
     mine, trained = (json.loads((here / out / "float.json").read_text()) for out in ("out2", "out"))
     assert mine["source"] == "mine.safetensors"
+    assert "float_steps without effect" in result.stderr
     assert mine["top1"] == trained["top1"]
     assert (here / "out2/float.safetensors").read_bytes() == (copy / "float.safetensors").read_bytes()
 
