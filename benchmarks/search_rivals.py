@@ -11,11 +11,11 @@ import numpy as np
 from limpq_deploy.blocks import build_program
 from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.milp import Library, solve_milp
 from limpq_deploy.outliers import treat_outliers
-from limpq_deploy.program import Program
-from limpq_deploy.relaxation import relax
 from limpq_deploy.search import search_policy
+from limpq_deploy.solver.milp import Library, solve_milp
+from limpq_deploy.solver.program import Program
+from limpq_deploy.solver.relaxation import relax
 
 Pairs = dict[str, tuple[int, int]]
 Rival = Callable[[Indicators, Sequence[Budget], float], Pairs | None]

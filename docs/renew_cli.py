@@ -1,5 +1,6 @@
 """Write docs/cli.md from the commands' own ``--help``: python docs/renew_cli.py"""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,4 +47,7 @@ def _block(title: str, text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    if "--print" in sys.argv:
+        sys.stdout.write(page())
+    else:
+        PAGE.write_text(page(), encoding="utf-8")

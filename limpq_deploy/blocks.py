@@ -23,8 +23,8 @@ from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.outliers import Importance
-from limpq_deploy.pareto import undominated
-from limpq_deploy.program import MAX_COST, Block, Floats, Integers, Program
+from limpq_deploy.solver.pareto import undominated
+from limpq_deploy.solver.program import MAX_COST, Block, Floats, Integers, Program
 
 MAX_OPTIONS = 20_000
 """Options of one block. A layer has at most (number of bits)^2; only an act_group of many unlike layers gets near."""

@@ -13,7 +13,6 @@ from typing import Protocol
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.latency_table import LatencyTable
-from limpq_deploy.export.targets import TargetSpec
 from limpq_deploy.indicators import Indicators
 
 Pairs = Mapping[str, tuple[int, int]]
@@ -248,15 +247,6 @@ def total_cost(cost: Cost, indicators: Indicators, pairs: Pairs) -> int:
     """Cost of a whole policy in the cost's unit. Raises KeyError for a searched layer without an entry."""
     searched = sum(cost.of_layer(layer, *pairs[layer.name]) for layer in indicators.layers)
     return searched + pinned_cost(cost, indicators)
-
-
-def realised_bitops(indicators: Indicators, pairs: Pairs, target: TargetSpec) -> int:
-    """BitOps of all layers at the bit-widths that the target's hardware executes, pinned layers included."""
-    cost = BitOps(pinned=True)
-    searched = sum(cost.of_layer(layer, *target.realised_pair(*pairs[layer.name])) for layer in indicators.layers)
-    return searched + sum(
-        cost.of_layer(layer, *target.realised_pair(layer.weight_bits, layer.act_bits)) for layer in indicators.pinned
-    )
 
 
 def uniform_pairs(indicators: Indicators, weight_bits: int, act_bits: int) -> dict[str, tuple[int, int]]:

@@ -8,8 +8,8 @@ import numpy as np
 from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.outliers import OutlierReport
-from limpq_deploy.program import Program
-from limpq_deploy.solvers import solve_by
+from limpq_deploy.solver.program import Program
+from limpq_deploy.solver.solvers import solve_by
 
 
 def unreachable(

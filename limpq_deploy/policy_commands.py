@@ -126,7 +126,7 @@ def table(source: Path, indicators_file: Path, output: Path, alpha: float, as_js
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.indicators import Indicators
-    from limpq_deploy.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
+    from limpq_deploy.interchange.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
     from limpq_deploy.policy import Policy
 
     indicators = load_record(Indicators, indicators_file)
@@ -150,9 +150,9 @@ def import_(pickle_file: Path, shapes: Path | None, output: Path | None, as_json
 
     It holds learned scales but neither MACs nor weight counts; --shapes gives them.
     """
-    from limpq_deploy.authors_pickle import read_authors_pickle
     from limpq_deploy.calibration.records import to_dict, write_record
-    from limpq_deploy.shapes import load_shapes
+    from limpq_deploy.interchange.authors_pickle import read_authors_pickle
+    from limpq_deploy.interchange.shapes import load_shapes
 
     found = read_authors_pickle(pickle_file, load_shapes(shapes) if shapes else None)
     file = output or Path("indicators.json")

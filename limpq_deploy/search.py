@@ -11,8 +11,8 @@ from limpq_deploy.indicators import Indicators
 from limpq_deploy.infeasible import conflict, unreachable
 from limpq_deploy.outliers import Importance, OutlierMode, treat_outliers
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
-from limpq_deploy.program import Choice, Program
-from limpq_deploy.solvers import Solver, check_solver, solve_by
+from limpq_deploy.solver.program import Choice, Program
+from limpq_deploy.solver.solvers import Solver, check_solver, solve_by
 
 TIME_LIMIT_S = 60.0
 """For a library's solver. What it found by then is used, and proved as far as can be."""
@@ -31,7 +31,7 @@ def search_policy(
     """The policy of least total importance within the budgets.
 
     ``alpha`` weighs weights against activations; 2 is the paper's value for ResNet-50 (``alpha * I_w + I_a``).
-    The budgets are checked again in exact integers, and the optimum is proved by our own search (`exact.solve`),
+    The budgets are checked again in exact integers, and the optimum is proved by our own search (`solver.exact.solve`),
     whichever ``solver`` found it. One thread, no random numbers. Among policies of equal objective (1e-12, relative),
     the one with the least cost under the first budget is taken, then under the next ones; then, layer by layer (an
     act_group stands where its first layer does), the larger min(w, a), then w, then a: so the same input gives the same

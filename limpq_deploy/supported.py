@@ -19,7 +19,7 @@ from limpq_deploy.indicators import Indicators
 from limpq_deploy.objective import objective_of
 from limpq_deploy.outliers import OutlierMode, OutlierReport, treat_outliers
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
-from limpq_deploy.program import Program
+from limpq_deploy.solver.program import Program
 
 ROUNDING = 1e-12
 """Relative allowance for rounding in a bound."""

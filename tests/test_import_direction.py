@@ -32,7 +32,7 @@ LIGHT = (
     "limpq_deploy.indicators",
     "limpq_deploy.judge",
     "limpq_deploy.policy",
-    "limpq_deploy.program",
+    "limpq_deploy.solver.program",
     "limpq_deploy.verdict",
     "limpq_deploy.calibration.records",
     "limpq_deploy.calibration.datasets",

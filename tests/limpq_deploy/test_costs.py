@@ -15,12 +15,10 @@ from limpq_deploy.costs import (
     like_budget,
     mib_budget,
     parse_like,
-    realised_bitops,
     total_cost,
     uniform_pairs,
     uniform_policy_within,
 )
-from limpq_deploy.export.targets import ONNXRUNTIME, REFERENCE, TENSORRT
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 
 
@@ -114,13 +112,6 @@ def test_a_figure_typed_as_the_limit_admits_the_cost_it_tells(used: int) -> None
 def test_a_figure_is_within_six_digits_of_the_cost(used: int) -> None:
     told = Fraction(gbitops_budget(1).figure(used).split()[0]) * 10**9
     assert 0 <= told / used - 1 <= Fraction(1, 10**5)
-
-
-def test_realised_bitops_are_those_of_the_pair_that_the_hardware_has() -> None:
-    pairs = {"a": (2, 4), "b": (4, 8)}
-    assert realised_bitops(two_layers(), pairs, ONNXRUNTIME) == 157 * 64
-    assert realised_bitops(two_layers(), pairs, TENSORRT) == 157 * 64
-    assert realised_bitops(two_layers(), pairs, REFERENCE) == 157 * 32 * 32
 
 
 def test_the_like_policy_is_the_one_to_compare_with_where_it_fits() -> None:

@@ -16,7 +16,7 @@ from limpq_deploy.indicators import ActMoment, Indicators, LayerIndicators, Pinn
 from limpq_deploy.latency_cost import latency_budget
 from limpq_deploy.outliers import OutlierMode
 from limpq_deploy.search import search_policy
-from limpq_deploy.solvers import Solver
+from limpq_deploy.solver.solvers import Solver
 
 Pairs = dict[str, tuple[int, int]]
 

@@ -27,7 +27,7 @@ from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy import Policy
 from limpq_deploy.search import PolicySearch, search_policy
-from limpq_deploy.solvers import Solver
+from limpq_deploy.solver.solvers import Solver
 
 
 def layer(name: str, weight: tuple[float, ...], act: tuple[float, ...], **more: object) -> LayerIndicators:

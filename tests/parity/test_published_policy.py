@@ -8,13 +8,13 @@ import pytest
 from limpq_deploy.blocks import build_program
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.costs import BitOps, budgets_from_options, total_cost
-from limpq_deploy.exact import solve
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.outliers import treat_outliers
 from limpq_deploy.policy import Policy
-from limpq_deploy.relaxation import relax
 from limpq_deploy.search import search_policy
-from limpq_deploy.solvers import Solver
+from limpq_deploy.solver.exact import solve
+from limpq_deploy.solver.relaxation import relax
+from limpq_deploy.solver.solvers import Solver
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

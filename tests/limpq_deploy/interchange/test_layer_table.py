@@ -11,7 +11,7 @@ from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, Record
 from limpq_deploy.calibration.records import from_json, load_record, to_json
 from limpq_deploy.costs import budgets_from_options, like_budget
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.layer_table import (
+from limpq_deploy.interchange.layer_table import (
     LayerTable,
     TableRow,
     layer_table,
@@ -23,7 +23,7 @@ from limpq_deploy.layer_table import (
 )
 from limpq_deploy.policy import LayerBits, Policy
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 SMALL = Indicators(
     model="small",

@@ -4,7 +4,7 @@ from limpq_deploy.blocks import build_program, limits_of
 from limpq_deploy.costs import BitOps, Budget, LayerShape, compression_budget, like_budget, total_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.outliers import treat_outliers
-from limpq_deploy.program import Program
+from limpq_deploy.solver.program import Program
 
 
 def layer(name: str, *, group: str | None = None, macs: int = 6, num_weights: int = 10) -> LayerIndicators:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from limpq_deploy.program import Block, Program
-from limpq_deploy.relaxation import relax
+from limpq_deploy.solver.program import Block, Program
+from limpq_deploy.solver.relaxation import relax
 
 
 def random_program(seed: int, *, blocks: int, options: int, rows: int, tightness: float = 0.4) -> Program:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limpq_deploy.core import Core, core_of
-from limpq_deploy.join import Joined, join
-from limpq_deploy.labels import Growing, Labels
-from limpq_deploy.program import Choice, Program
-from limpq_deploy.relaxation import Relaxation
+from limpq_deploy.solver.core import Core, core_of
+from limpq_deploy.solver.join import Joined, join
+from limpq_deploy.solver.labels import Growing, Labels
+from limpq_deploy.solver.program import Choice, Program
+from limpq_deploy.solver.relaxation import Relaxation
 
 FIRST_LABELS = 1_000
 MAX_LABELS = 500_000

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.exact import Solution, solve
-from limpq_deploy.milp import Library, library_name, solve_milp
-from limpq_deploy.program import Program
-from limpq_deploy.relaxation import Relaxation, relax
+from limpq_deploy.solver.exact import Solution, solve
+from limpq_deploy.solver.milp import Library, library_name, solve_milp
+from limpq_deploy.solver.program import Program
+from limpq_deploy.solver.relaxation import Relaxation, relax
 
 Solver = Literal["auto", "own", "cbc", "highs"]
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.indicators import Indicators, LayerIndicators
-from limpq_deploy.shapes import Shapes
+from limpq_deploy.interchange.shapes import Shapes
 
 MAX_BYTES = 4 * 2**20
 """ResNet-50 takes about 10 KiB."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limpq_deploy.labels import Labels
-from limpq_deploy.program import Floats, Integers
+from limpq_deploy.solver.labels import Labels
+from limpq_deploy.solver.program import Floats, Integers
 
 CHUNK = 1 << 18
 """Pairs of labels looked at together."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.extras import require_modules
-from limpq_deploy.program import Choice, Program
-from limpq_deploy.relaxation import Relaxation
+from limpq_deploy.solver.program import Choice, Program
+from limpq_deploy.solver.relaxation import Relaxation
 
 Library = Literal["cbc", "highs"]
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy import exact
 from limpq_deploy.calibration.errors import MissingExtra, SettingError
-from limpq_deploy.milp import Library, solve_milp
-from limpq_deploy.program import Block, Program
-from limpq_deploy.relaxation import relax
-from limpq_deploy.solvers import check_solver, solve_by
+from limpq_deploy.solver import exact
+from limpq_deploy.solver.milp import Library, solve_milp
+from limpq_deploy.solver.program import Block, Program
+from limpq_deploy.solver.relaxation import relax
+from limpq_deploy.solver.solvers import check_solver, solve_by
 
 LIBRARIES: list[Library] = ["cbc", "highs"] if find_spec("highspy") else ["cbc"]
 
