@@ -105,7 +105,7 @@ def _chart(series: tuple[LatencySeries, ...]) -> tuple[RowChart, str | None]:
             f"{plural(len(slow), 'call')} of {total:,} took longer than the axis shows, "
             f"the slowest {milliseconds(max(slow))}."
         )
-    chart = RowChart(rows=rows, axis=scale.axis(tick_text(scale, " ms")), axis_name="milliseconds per call")
+    chart = RowChart(rows=rows, axis=scale.axis(tick_text(scale)), axis_name="milliseconds per call")
     return chart, beyond
 
 
