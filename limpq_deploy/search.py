@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from math import fsum, isfinite
+from math import isfinite
 
 from limpq_deploy.blocks import build_program, limits_of
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
 from limpq_deploy.costs import Budget, Cost, check_budgets, total_cost
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.infeasible import conflict, unreachable
+from limpq_deploy.objective import objective_of
 from limpq_deploy.outliers import Importance, OutlierMode, treat_outliers
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.solver.program import Choice, Program
@@ -73,7 +74,7 @@ class PolicySearch:
             found = "no policy meets" if solution.complete else "no policy was found that meets"
             raise InfeasiblePolicy(f"{found} {conflict(program, indicators, budgets, importance.outliers)}")
         pairs = _pairs(indicators, program, solution.choice)
-        objective = _objective(indicators, importance, pairs, alpha)
+        objective = objective_of(indicators, importance, pairs, alpha, "the policy found")
         bound = min(solution.bound, objective)
         return Policy(
             bits={layer: LayerBits(weight=weight, act=act) for layer, (weight, act) in pairs.items()},
@@ -119,26 +120,6 @@ def _pairs(indicators: Indicators, program: Program, choice: Choice) -> dict[str
     """(weight_bits, act_bits) by layer, in the model's order."""
     chosen = program.pairs(choice)
     return {layer.name: chosen[layer.name] for layer in indicators.layers}
-
-
-def _objective(
-    indicators: Indicators, importance: Importance, pairs: dict[str, tuple[int, int]], alpha: float
-) -> float:
-    """The objective recomputed from the importance itself, an act_group's indicator once."""
-    at = {width: index for index, width in enumerate(indicators.bits)}
-    terms: list[float] = []
-    groups: set[str] = set()
-    for layer in indicators.layers:
-        weight, act = importance.weight[layer.name], importance.act[layer.name]
-        weight_value, act_value = weight[at[pairs[layer.name][0]]], act[at[pairs[layer.name][1]]]
-        assert weight_value is not None, "a forbidden entry was chosen"
-        assert act_value is not None, "a forbidden entry was chosen"
-        terms.append(alpha * weight_value)
-        if layer.act_group is None or layer.act_group not in groups:
-            terms.append(act_value)
-        if layer.act_group is not None:
-            groups.add(layer.act_group)
-    return fsum(terms)
 
 
 def _use(budget: Budget, indicators: Indicators, pairs: dict[str, tuple[int, int]]) -> BudgetUse:
