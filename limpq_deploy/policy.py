@@ -53,6 +53,10 @@ class Policy:
     source: Any = None
     format: Literal["limpq.policy/1"] = field(default="limpq.policy/1")
 
+    def is_everywhere(self, bits: int) -> bool:
+        """Whether every weight and activation has this width: at the widest candidate, no budget limits anything."""
+        return all((layer.weight, layer.act) == (bits, bits) for layer in self.bits.values())
+
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name, as `Placement` takes them."""
         return {name: (bits.weight, bits.act) for name, bits in self.bits.items()}

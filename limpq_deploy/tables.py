@@ -58,6 +58,10 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
                 f"(gap {solver.gap:.1e}); {1000 * solver.seconds:.0f} ms"
             )
         )
+    if policy.is_everywhere(indicators.bits[-1]):
+        lines.append(
+            wrapped(f"The budget limits nothing: every layer takes the widest candidate, {indicators.bits[-1]} bits.")
+        )
     return "\n".join(lines)
 
 

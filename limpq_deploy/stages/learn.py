@@ -161,7 +161,8 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         assert policy.solver is not None
         used = ", ".join(f"{cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
         beside = "no uniform policy fits" if pair is None else f"beside w{pair[0]}a{pair[1]}"
-        return f"{policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms; {used}; {beside}"
+        idle = "; the budget limits nothing" if policy.is_everywhere(indicators.bits[-1]) else ""
+        return f"{policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms; {used}; {beside}{idle}"
 
     return Stage(
         name="search",

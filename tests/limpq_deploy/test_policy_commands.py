@@ -90,6 +90,12 @@ def test_a_search_explains_what_one_more_bit_buys_and_why_nothing_fits(tmp_path:
     assert "cannot be met, even alone" in refused.output
 
 
+def test_a_budget_that_limits_nothing_is_told(tmp_path: Path) -> None:
+    words = ("search", INDICATORS, "-o", tmp_path / "p.json", "--outliers", "keep")
+    assert "The budget limits nothing" in run(*words, "--like", "w8a8").output
+    assert "The budget limits nothing" not in run(*words, "--like", "w4a4").output
+
+
 def test_every_solver_gives_the_published_objective(tmp_path: Path) -> None:
     for solver in ("own", "cbc"):
         words = ("--like", "w3a4", "--compression-ratio", "12.2", "--solver", solver)
