@@ -59,9 +59,7 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
             )
         )
     if policy.is_everywhere(indicators.bits[-1]):
-        lines.append(
-            wrapped(f"The budget limits nothing: every layer takes the widest candidate, {indicators.bits[-1]} bits.")
-        )
+        lines.append(f"The budget limits nothing: every layer takes the widest candidate, {indicators.bits[-1]} bits.")
     return "\n".join(lines)
 
 

@@ -91,7 +91,7 @@ def test_a_search_explains_what_one_more_bit_buys_and_why_nothing_fits(tmp_path:
 
 
 def test_a_budget_that_limits_nothing_is_told(tmp_path: Path) -> None:
-    words = ("search", INDICATORS, "-o", tmp_path / "p.json", "--outliers", "keep")
+    words = ("search", INDICATORS, "-o", tmp_path / "p.json")
     assert "The budget limits nothing" in run(*words, "--like", "w8a8").output
     assert "The budget limits nothing" not in run(*words, "--like", "w4a4").output
 
