@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from limpq_deploy.calibration.records import write_record
 from limpq_deploy.cli import main
+from limpq_deploy.indicators import Indicators, LayerIndicators
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 INDICATORS = str(GOLDEN / "resnet50_official_macs.indicators.json")
@@ -91,9 +93,14 @@ def test_a_search_explains_what_one_more_bit_buys_and_why_nothing_fits(tmp_path:
 
 
 def test_a_budget_that_limits_nothing_is_told(tmp_path: Path) -> None:
-    words = ("search", INDICATORS, "-o", tmp_path / "p.json")
-    assert "The budget limits nothing" in run(*words, "--like", "w8a8").output
-    assert "The budget limits nothing" not in run(*words, "--like", "w4a4").output
+    layers = [
+        LayerIndicators(name=name, macs=100, num_weights=10, weight=(0.4, 0.2, 0.1), act=(0.8, 0.4, 0.2))
+        for name in "ab"
+    ]
+    file = tmp_path / "indicators.json"
+    write_record(Indicators(model="two", bits=(2, 4, 6), layers=tuple(layers)), file)
+    assert "The budget limits nothing" in run("search", file, "--like", "w8a8", "-o", tmp_path / "p.json").output
+    assert "The budget limits nothing" not in run("search", file, "--like", "w4a4", "-o", tmp_path / "p.json").output
 
 
 def test_every_solver_gives_the_published_objective(tmp_path: Path) -> None:
