@@ -1,5 +1,9 @@
 """Data sets of the user: ``module:factory``."""
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 from limpq_deploy.calibration.datasets.base import DataSet
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import DataError
@@ -20,7 +24,13 @@ def open_custom(name: str, preprocess: Preprocess | None) -> DataSet:
 
     Images that do not fit in memory: ``Split(labels=..., read=..., preprocess=...)``.
     """
-    dataset = load_factory(name, DataError)(preprocess)
+    factory = load_factory(name, DataError)
+    if not _takes_one(factory):
+        raise DataError(
+            f"{name!r} cannot be called with one argument; expected a function of the model's preprocessing (which may be "
+            "None) that returns a DataSet"
+        )
+    dataset = factory(preprocess)
     if not isinstance(dataset, DataSet):
         missing = [part for part in ("classes", "split", "digest") if not hasattr(dataset, part)]
         lacks = f", without {' and '.join(missing)}" if missing else ""
@@ -28,3 +38,16 @@ def open_custom(name: str, preprocess: Preprocess | None) -> DataSet:
             f"{name!r} returned a {type(dataset).__name__}{lacks}; expected a limpq_deploy.calibration.datasets.DataSet"
         )
     return dataset
+
+
+def _takes_one(factory: Callable[..., Any]) -> bool:
+    """Whether a call with one positional argument binds; taken for granted where Python cannot tell."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True

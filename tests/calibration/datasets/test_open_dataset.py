@@ -80,6 +80,9 @@ class Torchlike:
 def almost(preprocess):
     return Torchlike()
 
+def forgetful():
+    return None
+
 number = 3
 """
 
@@ -105,6 +108,7 @@ def test_a_factory_in_the_current_folder_is_found(user_module: str) -> None:
     [
         ("listing", "returned a list, without classes and split and digest; expected a .*DataSet"),
         ("almost", "returned a Torchlike, without digest; expected a .*DataSet"),
+        ("forgetful", "cannot be called with one argument; expected a function of the model's preprocessing"),
         ("absent", "nothing of that name"),
         ("number", "has a int"),
     ],
