@@ -27,8 +27,8 @@ def open_custom(name: str, preprocess: Preprocess | None) -> DataSet:
     factory = load_factory(name, DataError)
     if not _takes_one(factory):
         raise DataError(
-            f"{name!r} cannot be called with one argument; expected a function of the model's preprocessing (which may be "
-            "None) that returns a DataSet"
+            f"{name!r} cannot be called with one argument; expected a function of the model's preprocessing "
+            "(which may be None) that returns a DataSet"
         )
     dataset = factory(preprocess)
     if not isinstance(dataset, DataSet):
