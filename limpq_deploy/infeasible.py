@@ -24,7 +24,7 @@ def unreachable(
             problems.append(
                 f"{budget.option} allows {budget.figure(budget.limit)}, and {_reachable(budget)} reachable is {figure}"
             )
-    return f"no policy meets the budget: {'; '.join(problems)}; {_remedy(report)}" if problems else None
+    return f"no policy meets the budget: {'; '.join(problems)}; {_remedy(indicators, report)}" if problems else None
 
 
 def conflict(program: Program, indicators: Indicators, budgets: Sequence[Budget], report: OutlierReport) -> str:
@@ -36,7 +36,7 @@ def conflict(program: Program, indicators: Indicators, budgets: Sequence[Budget]
         if smallest is not None:
             figure = _figure(budget, indicators, smallest * program.steps[row])
             figures.append(f"with the rest kept, {_reachable(budget)} for {budget.option} is {figure}")
-    return f"{options} together: {'; '.join(figures) or 'nor all but one of them'}; {_remedy(report)}"
+    return f"{options} together: {'; '.join(figures) or 'nor all but one of them'}; {_remedy(indicators, report)}"
 
 
 def smallest_beside(program: Program, row: int) -> int | None:
@@ -61,9 +61,16 @@ def _reachable(budget: Budget) -> str:
     return "the largest" if budget.inverse else "the smallest"
 
 
-def _remedy(report: OutlierReport) -> str:
+def _remedy(indicators: Indicators, report: OutlierReport) -> str:
+    """What to change; what keeps layers from smaller bits is named beside it."""
+    reasons = []
     forbidden = sum(entry.used is None for entry in report.entries)
-    if not forbidden:
-        return "relax the budget or search smaller bits"
-    entries = "1 outlier entry is" if forbidden == 1 else f"{forbidden} outlier entries are"
-    return f"relax the budget or search smaller bits ({entries} forbidden; --outliers repair admits them)"
+    if forbidden:
+        entries = "1 outlier entry is" if forbidden == 1 else f"{forbidden} outlier entries are"
+        reasons.append(f"{entries} forbidden; --outliers repair admits them")
+    restricted = [layer.name for layer in indicators.layers if layer.pairs is not None]
+    if restricted:
+        shown = ", ".join(restricted[:3]) + (", ..." if len(restricted) > 3 else "")
+        what = "1 layer is" if len(restricted) == 1 else f"{len(restricted)} layers are"
+        reasons.append(f"{what} restricted by pins, lower bounds or the search space: {shown}")
+    return "relax the budget or search smaller bits" + (f" ({'; '.join(reasons)})" if reasons else "")

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from limpq_deploy.admitted import admitted_pairs, components
-from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli import main
 from limpq_deploy.costs import like_budget, total_cost
@@ -200,6 +200,12 @@ def test_restrictions_survive_json() -> None:
 def test_what_cannot_be_is_one_clear_sentence(restrictions: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         restrict(MODEL, **restrictions)
+
+
+def test_a_budget_that_pins_put_out_of_reach_names_the_restricted_layers() -> None:
+    sentence = r"the smallest reachable is .*\(2 layers are restricted by pins, lower bounds or the search space: stage"
+    with pytest.raises(InfeasiblePolicy, match=sentence):
+        searched("w2a2", pin=["stage1.conv2=w6a6"], min_bits=["stage2.conv1=4"])
 
 
 def test_layers_of_one_tensor_that_a_file_lets_share_nothing_are_named() -> None:
