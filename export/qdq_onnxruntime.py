@@ -59,16 +59,18 @@ class OnnxRuntimeDialect(Dialect):
         grid = params.grid
         zero = self.spec.zero_point(signed=grid.signed)
         low, high = grid.qmin + zero, grid.qmax + zero
+        code = np.dtype(self.spec.act_container)
+        widest = np.iinfo(code)
         scale = self.constant(f"{name}_scale", np.array(params.scale[0], np.float32))
-        zero_point = self.constant(f"{name}_zero_point", np.array(zero, np.uint8))
+        zero_point = self.constant(f"{name}_zero_point", np.array(zero, code))
         codes = f"{name}_codes{suffix}"
-        if (low, high) == (0, 255):
+        if (low, high) == (widest.min, widest.max):
             self.add("QuantizeLinear", [real, scale, zero_point], codes)
         else:
             wide = self.add("QuantizeLinear", [real, scale, zero_point], f"{name}_wide{suffix}")
             bounds = [
-                self.constant(f"{name}_qmin", np.array(low, np.uint8)),
-                self.constant(f"{name}_qmax", np.array(high, np.uint8)),
+                self.constant(f"{name}_qmin", np.array(low, code)),
+                self.constant(f"{name}_qmax", np.array(high, code)),
             ]
             self.add("Clip", [wide, *bounds], codes)
         self.codes[result] = _Codes(tensor=codes, scale=scale, zero_point=zero_point, params=params)

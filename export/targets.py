@@ -21,7 +21,8 @@ class TargetSpec:
     exactly one Q; readers with narrower grids re-quantize its codes.
     ``bias``: type in which a layer's bias is executed: rounded to the accumulator's grid, or as it is.
     ``native_pairs``: (weight, activation) bits that the hardware executes; a layer runs in the smallest pair that holds
-    it. Last pair: float. ``exportable``: False for a placement that is trained, never deployed.
+    it. Last pair: float. ``float_type``: of layers left in float (no dialect leaves any yet). ``opset``: of the file.
+    ``exportable``: False for a placement that is trained, never deployed.
     """
 
     name: str

@@ -18,8 +18,8 @@ from limpq_deploy.verdict import (
     outcome_of,
 )
 
-MIXED, FLOAT, UNIFORM8 = "mixed", "float", "uniform8"
-"""Names of the latency series."""
+MIXED, FLOAT = "mixed", "float"
+"""Names of the latency series that limits are about."""
 
 Finding = Check | NotMeasured
 
