@@ -5,7 +5,7 @@ Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise 
 
 import logging
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.lifetimes import with_memory
+from limpq_deploy.losses import Pass
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import LearnedScales, QuantizedModel, joint_model
 from limpq_deploy.settings import JointSettings
@@ -59,7 +60,7 @@ def train_indicators(
         augment=dataset.augment,
         passes=(
             *(_uniform_pass(model, width) for width in bits),
-            lambda: model.set_bits(random_widths(placement, bits, rng)),
+            Pass(name="random", choose=lambda: model.set_bits(random_widths(placement, bits, rng))),
         ),
         report=report,
     )
@@ -183,9 +184,9 @@ def _mean(losses: Iterable[float]) -> float:
     return round(statistics.fmean(losses), 6)
 
 
-def _uniform_pass(model: QuantizedModel, width: int) -> Callable[[], None]:
+def _uniform_pass(model: QuantizedModel, width: int) -> Pass:
     policy = uniform(model.placement, width)
-    return lambda: model.set_bits(policy)
+    return Pass(name=str(width), choose=lambda: model.set_bits(policy))
 
 
 def _first_images(split: Split, images: int, seed: int) -> torch.Tensor:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.evaluate import evaluate
 from limpq_deploy.fake_quant import LearnedScales
+from limpq_deploy.losses import Pass, cross_entropy
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantLayer
 from limpq_deploy.settings import TrainSettings
@@ -42,16 +42,15 @@ def train(
     *,
     seed: int,
     augment: Augment | None = None,
-    passes: Sequence[Callable[[], None]] = (lambda: None,),
+    passes: Sequence[Pass] = (Pass(),),
     after_step: Callable[[int], None] | None = None,
     report: Report = silent,
 ) -> History:
     """Train ``model`` in place on batches of ``split`` and leave it in evaluation mode.
 
-    In a step every entry of ``passes`` is called (it chooses bit-widths) and followed by a forward and a backward pass
-    on the same batch; the gradients add up, then comes one optimizer step. Gradient values are clipped; a parameter
-    whose gradient is all zero is left alone in that step, momentum included. ``after_step`` gets the number of steps
-    done.
+    In a step every one of ``passes`` goes forward and back on the same batch, each with its own loss; the gradients add
+    up, then comes one optimizer step. Gradient values are clipped; a parameter whose gradient is all zero is left alone
+    in that step, momentum included. ``after_step`` gets the number of steps done.
 
     ``seed`` settles order, augmentation and dropout: two runs on one machine with one number of threads give equal
     losses, bit by bit.
@@ -135,17 +134,18 @@ def _accumulate(
     model: nn.Module,
     images_NCHW: torch.Tensor,
     labels: torch.Tensor,
-    passes: Sequence[Callable[[], None]],
+    passes: Sequence[Pass],
     settings: TrainSettings,
     step: int,
 ) -> tuple[tuple[float, ...], int]:
     """Gradients of all passes, added up; the losses, and how many images all passes together classified rightly."""
     losses: list[float] = []
     correct = 0
-    for choose in passes:
-        choose()
+    usual = cross_entropy(settings.label_smoothing)
+    for one in passes:
+        one.choose()
         logits = model(images_NCHW)
-        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        loss = (one.loss or usual)(logits, labels, images_NCHW)
         value = loss.item()
         if not math.isfinite(value):
             raise ModelError(
