@@ -12,7 +12,15 @@ import click
 
 from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import LimpqError, SettingError
-from limpq_deploy.options import DATA_HELP, FILE, budget_options, build_options, json_option, take_restrictions
+from limpq_deploy.options import (
+    DATA_HELP,
+    FILE,
+    SOLVERS,
+    budget_options,
+    build_options,
+    json_option,
+    take_restrictions,
+)
 from limpq_deploy.policy_commands import add_policy_commands
 
 if TYPE_CHECKING:
@@ -144,7 +152,7 @@ def compile_(**options: Any) -> None:
 @budget_options
 @click.option(
     "--solver",
-    type=click.Choice(["auto", "own", "cbc", "highs"]),
+    type=click.Choice(SOLVERS),
     default="auto",
     show_default=True,
     help="Who finds the policy; all are proved by our own search.",

@@ -62,7 +62,7 @@ class Config:
     ``latency_table``, the search keeps ``max_latency_ms`` too.
     ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
     calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``, ``tie``: as in
-    `restrictions.restrict`.
+    `restrictions.restrict`. ``solver``: who finds the policy, as in `search.search_policy`.
 
     Raises ValueError that begins with the field's name.
     """
@@ -91,6 +91,7 @@ class Config:
     pinned_bits: int = 8
     alpha: float = 2.0
     outliers: Literal["forbid", "repair", "keep"] = "forbid"
+    solver: Literal["auto", "own", "cbc", "highs"] = "auto"
     engine: bool = True
     latency_seconds: float = 1.5
     seed: int = 0

@@ -10,6 +10,7 @@ from math import floor
 from pathlib import Path
 from typing import Protocol
 
+from limpq_deploy.admitted import admitted_pairs
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.latency_table import LatencyTable
@@ -257,13 +258,17 @@ def uniform_pairs(indicators: Indicators, weight_bits: int, act_bits: int) -> di
 def uniform_policy_within(
     indicators: Indicators, budgets: Sequence[Budget], like: tuple[int, int] | None = None
 ) -> tuple[int, int] | None:
-    """The uniform (weight_bits, act_bits) to compare a mixed policy with at the same budgets.
+    """The uniform (weight_bits, act_bits) to compare a mixed policy with at the same budgets and restrictions.
 
-    ``like``, when both its widths are candidates (others were never trained) and every budget holds; else the candidate
-    pair with the most BitOps that meets every budget (ties: larger min(w, a), then larger w); None when none does.
+    ``like``, when both its widths are candidates (others were never trained), every layer may take it and every budget
+    holds; else such a candidate pair with the most BitOps (ties: larger min(w, a), then larger w); None where there is
+    none. Raises SettingError where layers that share bit-widths have no pair in common.
     """
+    admitted = admitted_pairs(indicators).values()
 
     def fits(pair: tuple[int, int]) -> bool:
+        if any(pair not in some for some in admitted):
+            return False
         pairs = uniform_pairs(indicators, *pair)
         return all(total_cost(budget.cost, indicators, pairs) <= budget.limit for budget in budgets)
 

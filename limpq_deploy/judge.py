@@ -249,7 +249,7 @@ def _accuracy_notes(accuracy: AccuracyResult | None) -> tuple[str, ...]:
     if accuracy is None:
         return ()
     if accuracy.uniform_bits is None:
-        return ("No uniform policy keeps the budgets, so there is none to compare the mixed policy with.",)
+        return ("No uniform policy keeps the budgets and restrictions, so there is none to compare with.",)
     if accuracy.against_uniform is None or accuracy.against_uniform.points >= 0:
         return ()
     return (

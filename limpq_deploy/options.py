@@ -12,6 +12,8 @@ Command = Callable[..., Any]
 FILE = click.Path(path_type=Path)
 
 TARGETS = ("onnxruntime", "tensorrt", "reference")
+SOLVERS = ("auto", "own", "cbc", "highs")
+
 DATA_HELP = "digits, imagefolder:PATH, cifar10:PATH or module:factory."
 
 
@@ -131,6 +133,11 @@ def build_options(command: Command) -> Command:
         ),
         click.option("--bits", type=BitList(), metavar="2,3,..", help="Candidate bit-widths.  [default: 2,3,4,5,6]"),
         budget_options,
+        click.option(
+            "--solver",
+            type=click.Choice(SOLVERS),
+            help="Who finds the policy; all are proved by our own search.  [default: auto]",
+        ),
         click.option("--min-speedup", type=float, metavar="X", help="Check: times as fast as the float model."),
         click.option(
             "--max-accuracy-drop", type=float, metavar="P", help="Check: points of top-1 below float.  [default: 1.0]"

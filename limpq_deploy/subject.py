@@ -55,7 +55,7 @@ class Subject:
         indicators = self.restricted(
             with_memory(_placeholder_indicators(self.placement, self.config.bits), self._shapes, self.placement)
         )
-        search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha)
+        search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha, solver=self.config.solver)
 
     def _check_training(self) -> None:
         """Refuse a batch that would silently be smaller than asked for."""

@@ -65,7 +65,7 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
         missing = (
             f"The uniform policy {result.uniform_bits} within the same budget was not measured."
             if result.uniform_bits
-            else "No uniform policy keeps the budgets, so there is none to compare with."
+            else "No uniform policy keeps the budgets and restrictions, so there is none to compare with."
         )
     return AccuracySection(
         chart=_chart(rows),

@@ -47,19 +47,33 @@ class FloatModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The uniform (weight, activation) bits within the same budgets, to set beside the policy.
+    """The uniform (weight, activation) bits within the same budgets and restrictions, to set beside the policy.
 
-    ``pair`` None: no uniform policy keeps the budgets. ``same``: the policy is that uniform one.
+    ``pair`` None: no uniform policy keeps them. ``same``: the policy is that uniform one. ``unrestricted``: where the
+    restrictions alone (lower bounds, pins, the search space) leave none, the pair within the budgets alone.
     """
 
     pair: BitPair | None
     same: bool
+    unrestricted: BitPair | None = None
     format: Literal["limpq.comparison/1"] = field(default="limpq.comparison/1")
 
     @property
     def bits(self) -> str | None:
         """``w4a4``."""
-        return None if self.pair is None else f"w{self.pair[0]}a{self.pair[1]}"
+        return None if self.pair is None else _text(self.pair)
+
+    def sentence(self) -> str:
+        """What the policy is set beside, or why nothing."""
+        if self.pair is not None:
+            return f"beside {_text(self.pair)}"
+        if self.unrestricted is not None:
+            return f"no uniform policy keeps the restrictions ({_text(self.unrestricted)} keeps the budgets alone)"
+        return "no uniform policy fits"
+
+
+def _text(pair: BitPair) -> str:
+    return f"w{pair[0]}a{pair[1]}"
 
 
 def float_stage(subject: Subject, folder: Path) -> Stage:
@@ -152,17 +166,20 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         indicators = load_record(Indicators, folder / INDICATORS)
         restricted = subject.restricted(indicators)
         budgets = subject.budgets(restricted)
-        policy = search_policy(restricted, budgets, alpha=config.alpha, outliers=config.outliers)
+        policy = search_policy(restricted, budgets, alpha=config.alpha, outliers=config.outliers, solver=config.solver)
         like = parse_like(config.budget_like) if config.budget_like is not None else None
-        pair = uniform_policy_within(indicators, budgets, like)
-        same = pair is not None and set(policy.pairs().values()) == {pair}
+        pair = uniform_policy_within(restricted, budgets, like)
+        comparison = Comparison(
+            pair=pair,
+            same=pair is not None and set(policy.pairs().values()) == {pair},
+            unrestricted=uniform_policy_within(indicators, budgets, like) if pair is None else None,
+        )
         write_record(policy, folder / POLICY)
-        write_record(Comparison(pair=pair, same=same), folder / COMPARISON)
+        write_record(comparison, folder / COMPARISON)
         assert policy.solver is not None
         used = ", ".join(f"{cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
-        beside = "no uniform policy fits" if pair is None else f"beside w{pair[0]}a{pair[1]}"
         idle = "; the budget limits nothing" if policy.is_everywhere(indicators.bits[-1]) else ""
-        return f"{policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms; {used}; {beside}{idle}"
+        return f"{policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms; {used}; {comparison.sentence()}{idle}"
 
     return Stage(
         name="search",
@@ -183,6 +200,7 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
             "tie": config.tie,
             "alpha": config.alpha,
             "outliers": config.outliers,
+            "solver": config.solver,
         },
         reads=(INDICATORS,),
         outputs=(POLICY, COMPARISON),

@@ -49,6 +49,7 @@ configs = st.builds(
     pin=st.lists(st.sampled_from(["a=w4a4", "layer1.*=w8a8"])).map(tuple),
     tie=st.sampled_from([(), ("a,b", "layer1.*")]),
     alpha=st.floats(0, 10),
+    solver=st.sampled_from(["auto", "own", "cbc", "highs"]),
     engine=st.booleans(),
     seed=st.integers(0, 2**40),
     training=st.builds(Training, float_steps=st.none() | st.integers(1, 10)),

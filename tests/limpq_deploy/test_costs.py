@@ -20,6 +20,7 @@ from limpq_deploy.costs import (
     uniform_policy_within,
 )
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.restrictions import restrict
 
 
 def two_layers(bits: tuple[int, ...] = (2, 4, 8)) -> Indicators:
@@ -140,6 +141,15 @@ def test_equal_bitops_go_to_the_larger_minimum_then_to_the_weights() -> None:
 def test_no_uniform_policy_may_fit() -> None:
     indicators = two_layers()
     assert uniform_policy_within(indicators, [like_budget(indicators, 1, 2)], like=(1, 2)) is None
+
+
+def test_a_uniform_policy_to_compare_with_keeps_lower_bounds_pins_and_spaces() -> None:
+    indicators, budgets = two_layers(), [like_budget(two_layers(), 4, 4)]
+    bounded = restrict(indicators, min_bits=["a.weight=4"])
+    assert uniform_policy_within(bounded, [like_budget(indicators, 2, 8)]) == (4, 4)  # 2 x 8 breaks the bound
+    assert uniform_policy_within(restrict(indicators, space="w*a8"), budgets, like=(4, 4)) == (2, 8)
+    assert uniform_policy_within(restrict(indicators, pin=["b=w8a2"]), budgets, like=(4, 4)) == (8, 2)
+    assert uniform_policy_within(restrict(indicators, pin=["b=w8a2", "a=w2a2"]), budgets) is None
 
 
 def test_uniform_pairs_cover_every_searched_layer() -> None:

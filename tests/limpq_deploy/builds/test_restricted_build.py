@@ -14,6 +14,7 @@ from limpq_deploy.costs import total_cost
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.pipeline import Passed
 from limpq_deploy.policy import Policy
+from limpq_deploy.stages.learn import Comparison
 
 CONFIG = Config(
     bits=(2, 4, 8),
@@ -23,6 +24,7 @@ CONFIG = Config(
     min_bits=("layer1.*=4", "layer3.conv2.act=8"),
     pin=("layer2.conv1=w8a8",),
     tie=("layer1.conv1,layer1.conv2",),
+    solver="cbc",
     training=Training(float_steps=2, joint_steps=2),
 )
 
@@ -37,6 +39,11 @@ def test_a_build_learns_sizes_and_moments_and_keeps_what_it_was_told(tmp_path: P
     indicators = load_record(Indicators, out / "indicators.json")
     assert all(layer.act_elements for layer in indicators.layers)
     policy = load_record(Policy, out / "policy.json")
+    assert policy.solver is not None
+    assert policy.solver.name.startswith("CBC")
+    assert policy.solver.status == "optimal"
+    comparison = load_record(Comparison, out / "comparison.json")
+    assert (comparison.pair, comparison.unrestricted) == (None, (4, 4))  # a pin of w8a8 leaves w8a8, which is too dear
     pairs = policy.pairs()
     assert pairs["layer2.conv1"] == (8, 8)
     assert pairs["layer1.conv1"] == pairs["layer1.conv2"]

@@ -43,7 +43,12 @@ RESULT = st.builds(
 )
 RECORDS: dict[type, st.SearchStrategy[Any]] = {
     FloatModel: st.builds(FloatModel, source=st.text(max_size=20), top1=st.builds(Top1, val=REAL, test=REAL)),
-    Comparison: st.builds(Comparison, pair=st.none() | st.tuples(BITS, BITS), same=st.booleans()),
+    Comparison: st.builds(
+        Comparison,
+        pair=st.none() | st.tuples(BITS, BITS),
+        same=st.booleans(),
+        unrestricted=st.none() | st.tuples(BITS, BITS),
+    ),
     Measured: st.builds(Measured, accuracy=RESULT),
 }
 
@@ -62,3 +67,10 @@ def test_a_stages_record_survives_json_and_no_other_format_is_taken_for_it(cls: 
 def test_uniform_bits_are_named_as_the_command_line_names_them() -> None:
     assert Comparison(pair=(4, 3), same=False).bits == "w4a3"
     assert Comparison(pair=None, same=False).bits is None
+
+
+def test_a_comparison_says_whether_budgets_or_restrictions_leave_no_uniform_policy() -> None:
+    assert Comparison(pair=(4, 3), same=False).sentence() == "beside w4a3"
+    assert Comparison(pair=None, same=False).sentence() == "no uniform policy fits"
+    kept = Comparison(pair=None, same=False, unrestricted=(4, 4)).sentence()
+    assert kept == "no uniform policy keeps the restrictions (w4a4 keeps the budgets alone)"
