@@ -51,15 +51,15 @@ class QuantLayer(nn.Module):
         self.bits = bits
         self.scales = LearnedScales(grids)
         self.active: int | None = None
-        self._apply_weight = _application(layer)
+        self.apply_weight = _application(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.active is None:
-            return self._apply_weight(x, self.weight, self.bias)
+            return self.apply_weight(x, self.weight, self.bias)
         index = self.bits.index(self.active)
         grid = self.scales.grids[index]
         weight = fake_quantize(self.weight, self.scales.scale(index), grid, elements=self.weight.numel())
-        return self._apply_weight(x, weight, self.bias)
+        return self.apply_weight(x, weight, self.bias)
 
     def active_scale(self) -> float:
         """Weight scale at the active width."""
