@@ -1,0 +1,117 @@
+"""``fisher``: squared gradient times quantization error, from one forward and one backward pass per batch."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from limpq_deploy.fake_quant import fake_quantize
+from limpq_deploy.importance.divergence import Table
+from limpq_deploy.importance.variants import TensorAt
+from limpq_deploy.quantized import ActFakeQuant, QuantizedModel, QuantLayer
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a module saw in one forward pass, call by call."""
+
+    inputs: list[torch.Tensor] = field(default_factory=list)
+    outputs: list[torch.Tensor] = field(default_factory=list)
+
+
+def add_fisher(
+    model: QuantizedModel,
+    images_NCHW: torch.Tensor,
+    tensors: Sequence[TensorAt],
+    bits: Sequence[int],
+    *,
+    generator: torch.Generator,
+    table: Table,
+) -> None:
+    """Add one batch's sum over its images to the table; the model's active widths are the reference.
+
+    fisher(t, b) = sum_images (g . (Q_b(v) - Q_ref(v)))^2,  g = d(-log p[y]) / d(tensor), y drawn from the model's own p
+
+    so that the mean over images estimates ``d F d``, with F the Fisher information and d the quantization error: twice
+    the second-order term of ``kl``. A weight's product is taken at its layer's output, image by image:
+    ``(dL/dz) . layer(x, Q_b(w) - Q_ref(w))``. BatchNorm uses its running statistics, or images would not stand alone.
+    """
+    seen = {tensor: _Seen() for tensor in tensors}
+    was_training = model.training
+    model.eval()
+    try:
+        with _watched(model, seen):
+            log_p = F.log_softmax(model(images_NCHW).double(), dim=1)
+        drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)
+        outputs = [output for one in seen.values() for output in one.outputs]
+        found = iter(torch.autograd.grad(-log_p.gather(1, drawn).sum(), outputs, allow_unused=True))
+    finally:
+        model.train(was_training)
+    with torch.no_grad():
+        for tensor, one in seen.items():
+            gradients = [next(found) for _ in one.outputs]
+            for width in bits:
+                per_image = torch.zeros(len(images_NCHW), dtype=torch.float64, device=log_p.device)
+                for value, output, gradient in zip(one.inputs, one.outputs, gradients, strict=True):
+                    if gradient is not None:
+                        error = _error(model, tensor, width, value, output)
+                        per_image += (gradient.double() * error).flatten(1).sum(1)
+                table[tensor, width] = table.get((tensor, width), 0.0) + per_image.square().sum().item()
+
+
+@contextlib.contextmanager
+def _watched(model: QuantizedModel, seen: dict[TensorAt, _Seen]) -> Iterator[None]:
+    def keep(one: _Seen) -> Any:
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            # A quantizer that passes its input through gives the input itself; the gradient must be of this use alone.
+            kept = output.view_as(output)
+            if not kept.requires_grad:
+                kept.requires_grad_()
+            one.inputs.append(inputs[0].detach())
+            one.outputs.append(kept)
+            return kept
+
+        return hook
+
+    handles = [_module(model, tensor).register_forward_hook(keep(one)) for tensor, one in seen.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _module(model: QuantizedModel, tensor: TensorAt) -> ActFakeQuant | QuantLayer:
+    return model.act_quantizer(tensor.name) if tensor.kind == "act" else model.quant_layer(tensor.name)
+
+
+def _error(
+    model: QuantizedModel, tensor: TensorAt, width: int, value: torch.Tensor, output: torch.Tensor
+) -> torch.Tensor:
+    """What the width changes: at the quantizer's output, or at the layer's."""
+    if tensor.kind == "act":
+        return _act_at(model.act_quantizer(tensor.name), value, width) - output
+    layer = model.quant_layer(tensor.name)
+    assert layer.active is not None
+    change = _weight_at(layer, width) - _weight_at(layer, layer.active)
+    return layer.apply_weight(value, change, None)
+
+
+def _act_at(quantizer: ActFakeQuant, value: torch.Tensor, width: int) -> torch.Tensor:
+    before = quantizer.active
+    quantizer.active = width
+    try:
+        result: torch.Tensor = quantizer.forward(value)
+    finally:
+        quantizer.active = before
+    return result
+
+
+def _weight_at(layer: QuantLayer, width: int) -> torch.Tensor:
+    index = layer.bits.index(width)
+    return fake_quantize(
+        layer.weight, layer.scales.scale(index), layer.scales.grids[index], elements=layer.weight.numel()
+    )

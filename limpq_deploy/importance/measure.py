@@ -1,0 +1,63 @@
+"""All rival measures of a jointly trained network, on a few hundred images, into its indicators."""
+
+from dataclasses import replace
+
+import torch
+
+from limpq_deploy.calibration.datasets import Split
+from limpq_deploy.importance.divergence import Table, add_divergence
+from limpq_deploy.importance.fisher import add_fisher
+from limpq_deploy.importance.variants import TensorAt, batch_statistics, searched_tensors
+from limpq_deploy.indicators import Indicators, LayerIndicators, Measure
+from limpq_deploy.progress import Report, silent
+from limpq_deploy.quantized import QuantizedModel
+
+BATCH = 128
+"""Images at once: BatchNorm takes its statistics from them."""
+
+
+def measured(
+    indicators: Indicators,
+    model: QuantizedModel,
+    split: Split,
+    *,
+    images: int = 512,
+    seed: int = 0,
+    report: Report = silent,
+) -> Indicators:
+    """Indicators with ``kl``, ``loss`` and ``fisher`` of every searched layer, each a mean over some ``images``.
+
+    The reference is the widest candidate everywhere, whose measures are 0; the model is left at it. ``kl`` and
+    ``fisher`` take no labels. ``loss`` may fall by chance where a width does no harm; such entries are 0.
+    """
+    bits = indicators.bits
+    model.set_bits({layer.name: (bits[-1], bits[-1]) for layer in model.placement.searched})
+    tensors, below = searched_tensors(model.placement), bits[:-1]
+    tables: dict[str, Table] = {"kl": {}, "loss": {}, "fisher": {}}
+    generator = torch.Generator().manual_seed(seed)
+    size = min(BATCH, images, len(split))
+    count = min(images, len(split)) // size
+    for number, (batch, targets) in zip(range(count), split.batches(size, shuffle=(seed, 0)), strict=False):
+        device = next(model.parameters()).device
+        images_NCHW, labels = torch.from_numpy(batch).to(device), torch.from_numpy(targets).to(device)
+        add_fisher(model, images_NCHW, tensors, below, generator=generator, table=tables["fisher"])
+        with batch_statistics(model):
+            add_divergence(model, images_NCHW, labels, tensors, below, kl=tables["kl"], loss=tables["loss"])
+        report(number + 1, count, f"{len(tensors)} tensors x {len(below)} bit-widths")
+    return replace(
+        indicators,
+        layers=tuple(_with_measures(layer, model, tables, bits, size * count) for layer in indicators.layers),
+    )
+
+
+def _with_measures(
+    layer: LayerIndicators, model: QuantizedModel, tables: dict[str, Table], bits: tuple[int, ...], images: int
+) -> LayerIndicators:
+    weight = TensorAt("weight", layer.name)
+    act = TensorAt("act", model.placement.layer(layer.name).input)
+
+    def means(table: Table, tensor: TensorAt) -> tuple[float, ...]:
+        return (*(max(table[tensor, width], 0.0) / images for width in bits[:-1]), 0.0)
+
+    found = {name: Measure(weight=means(table, weight), act=means(table, act)) for name, table in tables.items()}
+    return replace(layer, measures={**(layer.measures or {}), **found})
