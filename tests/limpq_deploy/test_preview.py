@@ -1,0 +1,61 @@
+import torch
+
+from limpq_deploy.calibration.datasets import DataSet
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.layers import TracedModel
+from limpq_deploy.preview import preview
+from limpq_deploy.quantized import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.training import settle_batchnorm, top1
+
+BITS = (2, 3, 6)
+
+
+def joint(tiny: tuple[TracedModel, Placement], data: DataSet) -> QuantizedModel:
+    model = joint_model(*tiny, BITS)
+    model.initialise_scales(torch.from_numpy(next(data.split("train").batches(64))[0]))
+    return model
+
+
+def test_a_preview_is_the_policys_model_before_its_first_fine_tuning_step(
+    tiny: tuple[TracedModel, Placement], few_digits: DataSet
+) -> None:
+    trained = joint(tiny, few_digits)
+    policy = {layer.name: (2, 3) for layer in tiny[1].searched}
+    found = preview(
+        trained, policy, train=few_digits.split("train"), held=few_digits.split("val"), batchnorm_images=256, seed=4
+    )
+    model = model_of_policy(*tiny, policy)
+    inherit(model, trained)
+    settled = settle_batchnorm(model, few_digits.split("train"), images=256, seed=4)
+    assert (found.images, found.batchnorm_images) == (60, settled)
+    assert found.top1 == top1(model, few_digits.split("val"))
+
+
+def test_a_preview_changes_neither_weights_nor_statistics_and_repeats(
+    tiny: tuple[TracedModel, Placement], few_digits: DataSet
+) -> None:
+    trained = joint(tiny, few_digits)
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    policy = {layer.name: (3, 2) for layer in tiny[1].searched}
+    first, second = (
+        preview(trained, policy, train=few_digits.split("train"), held=few_digits.split("val")) for _ in range(2)
+    )
+    assert first == second
+    assert all(torch.equal(before[name], tensor) for name, tensor in trained.state_dict().items())
+
+
+def test_statistics_come_from_the_training_images_not_from_the_joint_networks(
+    tiny: tuple[TracedModel, Placement], few_digits: DataSet
+) -> None:
+    trained = joint(tiny, few_digits)
+    policy = {layer.name: (3, 3) for layer in tiny[1].searched}
+
+    def look() -> float:
+        return preview(
+            trained, policy, train=few_digits.split("train"), held=few_digits.split("val"), batchnorm_images=256
+        ).loss
+
+    before = look()
+    with torch.no_grad():
+        trained.batchnorm("bn2").running_mean.fill_(100.0)
+    assert look() == before
