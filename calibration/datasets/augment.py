@@ -8,6 +8,19 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moves:
+    """Of each image of a batch [N]: the crop's corner in the padded image, in pixels, and whether it is mirrored."""
+
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+
+    def part(self, chosen: slice) -> "Moves":
+        """Those of some images."""
+        return Moves(top=self.top[chosen], left=self.left[chosen], mirrored=self.mirrored[chosen])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Augment:
     """Random crop out of an image padded with ``pad`` black pixels on every side, then a mirror image for half.
 
@@ -23,13 +36,19 @@ class Augment:
 
     def apply(self, images_NCHW: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Augmented copies, shape unchanged; the same ``rng`` state gives the same batch."""
+        return self.moved(images_NCHW, self.draw(len(images_NCHW), rng))
+
+    def draw(self, num: int, rng: np.random.Generator) -> Moves:
+        """What happens to each of ``num`` images."""
+        top, left = rng.integers(0, 2 * self.pad + 1, (2, num))
+        return Moves(top=top, left=left, mirrored=rng.random(num) < 0.5 if self.flip else np.zeros(num, np.bool_))
+
+    def moved(self, images_NCHW: NDArray[np.uint8], moves: Moves) -> NDArray[np.uint8]:
+        """Copies to which this has happened, shape unchanged."""
         num, _, height, width = images_NCHW.shape
         sides = (self.pad, self.pad)
         padded = np.pad(images_NCHW, ((0, 0), (0, 0), sides, sides))
         windows = sliding_window_view(padded, (height, width), axis=(2, 3))
-        top, left = rng.integers(0, 2 * self.pad + 1, (2, num))
-        crops = windows[np.arange(num), :, top, left]
-        if self.flip:
-            mirrored = rng.random(num) < 0.5
-            crops[mirrored] = crops[mirrored, :, :, ::-1]
+        crops = windows[np.arange(num), :, moves.top, moves.left]
+        crops[moves.mirrored] = crops[moves.mirrored, :, :, ::-1]
         return crops

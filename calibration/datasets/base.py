@@ -23,6 +23,8 @@ the decoder. With 32x32 files two threads took twice as long as one."""
 
 SPLITS = ("train", "val", "test")
 
+ALL = slice(None)
+
 
 class Split:
     """Labelled images of one split, read when asked for.
@@ -49,6 +51,7 @@ class Split:
         capacity = min(len(self.labels), cache_bytes // int(np.prod(preprocess.shape)))
         self._cache = np.empty((capacity, *preprocess.shape), np.uint8)
         self._cached = np.zeros(len(self.labels), np.bool_)
+        self._remembers = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,18 +99,41 @@ class Split:
             for index in range(len(self._cache), len(self)):
                 self._glance(index)
 
+    def order(self, shuffle: int | Sequence[int] | None) -> NDArray[np.int64]:
+        """Indices of all images in the order in which `batches` shows them."""
+        return np.arange(len(self)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(self))
+
+    def load(
+        self,
+        indices: NDArray[np.int64],
+        *,
+        augment: Augment | None = None,
+        seed: int | Sequence[int] | None = None,
+        part: slice = ALL,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(images_NCHW, labels_N) of these images, augmented as ``seed`` says; only ``part`` of the batch is read.
+
+        An image of a part is the image that it would be in the whole batch.
+        """
+        chosen = indices[part]
+        images = self._images(chosen)
+        if augment is not None:
+            moves = augment.draw(len(indices), np.random.default_rng(seed))
+            images = augment.moved(images, moves.part(part))
+        return self.preprocess.normalise(images), self.labels[chosen]
+
+    def keep_no_more(self) -> None:
+        """Keep no further images in memory: for a process that sees a part of them, beside others."""
+        self._remembers = False
+
     def _batches(
         self, batch_size: int, shuffle: int | Sequence[int] | None, augment: Augment | None, drop_last: bool
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        rng = np.random.default_rng(shuffle)
-        order = np.arange(len(self)) if shuffle is None else rng.permutation(len(self))
+        order = self.order(shuffle)
         end = len(self) - len(self) % batch_size if drop_last else len(self)
         for start in range(0, end, batch_size):
-            indices = order[start : start + batch_size]
-            images = self._images(indices)
-            if augment is not None:
-                images = augment.apply(images, rng)
-            yield self.preprocess.normalise(images), self.labels[indices]
+            seed = None if shuffle is None else batch_seed(shuffle, start)
+            yield self.load(order[start : start + batch_size], augment=augment, seed=seed)
 
     def _images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         cached = self._cached[indices]
@@ -118,6 +144,8 @@ class Split:
         missing = np.flatnonzero(~cached)
         for position, image in zip(missing, self._fitted(indices[missing]), strict=True):
             out[position] = image
+        if not self._remembers:
+            return out
         kept = missing[indices[missing] < len(self._cache)]
         self._cache[indices[kept]] = out[kept]
         self._cached[indices[kept]] = True
@@ -139,7 +167,8 @@ class DataSet:
 
     ``classes``: names in the order of the model's outputs. ``splits``: some of ``train``, ``val`` and ``test``.
     ``fingerprint``: any text that changes when the images or labels change (`digest_of_arrays` makes one).
-    ``augment``: what training does to this kind of image unless told otherwise.
+    ``augment``: what training does to this kind of image unless told otherwise. ``val_held_out``: ``val`` is a part of
+    what others call the training images, so that weights from elsewhere may have been trained on it.
 
     Raises DataError for repeated class names, an empty or unknown split, or a label without a class.
     """
@@ -149,6 +178,7 @@ class DataSet:
     splits: Mapping[str, Split]
     fingerprint: str
     augment: Augment | None = None
+    val_held_out: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:
@@ -184,6 +214,14 @@ class DataSet:
             digest.update(json.dumps(about).encode() + split.labels.tobytes())
         digest.update(json.dumps([self.classes, self.fingerprint]).encode())
         return digest.hexdigest()
+
+
+def batch_seed(shuffle: int | Sequence[int], start: int) -> tuple[int, ...]:
+    """Seed of the augmentation of the batch that begins at position ``start`` of an epoch's order.
+
+    A batch needs no other batch: an epoch can be entered anywhere, and read by several processes.
+    """
+    return (*((shuffle,) if isinstance(shuffle, int) else shuffle), 1, start)
 
 
 def split_of_arrays(images: NDArray[np.uint8], labels: ArrayLike, preprocess: Preprocess) -> Split:

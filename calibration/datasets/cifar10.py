@@ -67,6 +67,7 @@ def open_cifar10(root: Path, preprocess: Preprocess | None, md5: Mapping[str, st
         },
         fingerprint=" ".join(md5.values()),
         augment=Augment(pad=4, flip=True),
+        val_held_out=True,
     )
 
 

@@ -66,7 +66,8 @@ def open_imagefolder(root: Path, preprocess: Preprocess | None, classes_file: Pa
     else:
         classes = _listed_classes(root, found, classes_file)
     splits = {name: _split(files, classes, preprocess) for name, files in found.items()}
-    if "train" in splits and "val" not in splits:
+    held_out = "train" in splits and "val" not in splits
+    if held_out:
         splits["train"], splits["val"] = hold_out(splits["train"])
     return DataSet(
         name=f"imagefolder:{root}",
@@ -74,6 +75,7 @@ def open_imagefolder(root: Path, preprocess: Preprocess | None, classes_file: Pa
         splits=splits,
         fingerprint=_fingerprint(root, found),
         augment=Augment(pad=min(preprocess.height, preprocess.width) // 8, flip=True),
+        val_held_out=held_out,
     )
 
 

@@ -16,6 +16,7 @@ from limpq_deploy.calibration.datasets import (
     require_classes,
     split_of_arrays,
 )
+from limpq_deploy.calibration.datasets.base import batch_seed
 from limpq_deploy.calibration.errors import DataError
 
 PIXEL = Preprocess(height=1, width=1, mean=(0.0,), std=(1 / 255,), channels=1)
@@ -171,3 +172,35 @@ def test_a_class_count_mismatch_says_both_numbers() -> None:
     require_classes(dataset, 3)
     with pytest.raises(DataError, match="has 3 classes, the model has 10"):
         require_classes(dataset, 10)
+
+
+def _noise(num: int) -> Split:
+    images = np.random.default_rng(0).integers(0, 256, (num, 6, 6), dtype=np.uint8)
+    return split_of_arrays(images, np.arange(num), Preprocess(height=6, width=6, mean=(0.0,), std=(1.0,), channels=1))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_parts_of_a_batch_are_the_whole_batch_whoever_reads_them(parts: int) -> None:
+    split, augment = _noise(10), Augment(pad=2, flip=True)
+    order = split.order((3, 1))
+    for start, (images, labels) in zip((0, 4), split.batches(4, shuffle=(3, 1), augment=augment), strict=False):
+        seed = batch_seed((3, 1), start)
+        for rank in range(parts):
+            share = slice(rank, None, parts)
+            read = split.load(order[start : start + 4], augment=augment, seed=seed, part=share)
+            np.testing.assert_array_equal(read[0], images[share])
+            np.testing.assert_array_equal(read[1], labels[share])
+
+
+def test_a_split_that_keeps_no_more_reads_what_it_does_not_have() -> None:
+    reads: list[int] = []
+
+    def read(index: int) -> np.ndarray:
+        reads.append(index)
+        return np.full((1, 1), index, np.uint8)
+
+    split = Split(labels=np.zeros(3), read=read, preprocess=PIXEL)
+    split.load(np.array([1]))
+    split.keep_no_more()
+    assert _seen(split) == _seen(split) == [0, 1, 2]
+    assert reads == [1, 0, 2, 0, 2]

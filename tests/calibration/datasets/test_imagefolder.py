@@ -43,6 +43,7 @@ def test_classes_are_sorted_folders_and_the_last_tenth_of_train_validates(tree: 
     assert pets.classes == ("cat", "dog")
     assert _levels(pets, "train") == [*range(10, 19), *range(110, 119)]
     assert _levels(pets, "val") == [19, 119]
+    assert pets.val_held_out
     assert _levels(pets, "test") == [10, 11, 110, 111]
     assert pets.split("test").labels.tolist() == [0, 0, 1, 1]
 
@@ -53,6 +54,7 @@ def test_a_val_folder_is_used_and_leaves_train_whole(tree: Path) -> None:
     pets = _open(tree)
     assert len(pets.split("train")) == 20
     assert _levels(pets, "val") == [1, 2]
+    assert not pets.val_held_out
 
 
 def test_only_the_splits_that_are_needed_must_exist(tree: Path) -> None:
