@@ -20,9 +20,11 @@ class ActQuantizer:
     """One activation quantizer.
 
     ``name``: its marker in graphs and its key in checkpoints. ``tensor``: node of the traced graph that makes the float
-    tensor. ``signed``: the tensor has negative values. ``bits``: fixed width, or None where the policy decides (all
-    ``layers`` share the choice). ``layers``: layers whose input this is. ``parent``: quantizer whose codes this one
-    re-quantizes; None when it reads the float tensor. A float tensor has exactly one quantizer with ``parent`` None.
+    tensor. ``signed``: the tensor has negative values; ``offset``: few and small ones, so that an offset grid serves
+    it. ``bound``: value at which the tensor's own operation cuts (6 behind a ReLU6); None where it does not. ``bits``:
+    fixed width, or None where the policy decides (all ``layers`` share the choice). ``layers``: layers whose input this
+    is. ``parent``: quantizer whose codes this one re-quantizes; None when it reads the float tensor. A float tensor has
+    exactly one quantizer with ``parent`` None.
     """
 
     name: str
@@ -31,6 +33,8 @@ class ActQuantizer:
     bits: int | None
     layers: tuple[str, ...] = ()
     parent: str | None = None
+    offset: bool = False
+    bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,7 @@ class Placement:
             parent = grids.get(quantizer.parent) if quantizer.parent else None
             if parent is not None and bits >= parent.bits:
                 continue
-            grids[quantizer.name] = self.spec.act_grid(bits, signed=quantizer.signed)
+            grids[quantizer.name] = self.spec.act_grid(bits, signed=quantizer.signed, offset=quantizer.offset)
         return grids
 
     def _policy_bits(self, quantizer: ActQuantizer, policy: Mapping[str, BitPair]) -> int:

@@ -49,6 +49,8 @@ class Dialect(ABC):
                 self._marker(node)
             elif name is not None:
                 self._layer(node, name)
+            elif self._is_bounded_relu(node):
+                self.bounded_relu(node)
             elif node.op_type in CODE_MOVERS and self.params_of(node.input[0]) is not None:
                 self.move(node)
             else:
@@ -80,6 +82,10 @@ class Dialect(ABC):
     @abstractmethod
     def real(self, tensor: str) -> str:
         """The tensor of the written graph that holds a template tensor as reals."""
+
+    def bounded_relu(self, node: onnx.NodeProto) -> None:
+        """A ReLU6, which the template has as a Clip of reals between 0 and its bound."""
+        self.copy(node, [self.real(tensor) for tensor in node.input])
 
     def finish(self) -> None:
         """Write what is left when all nodes are done."""
@@ -135,7 +141,7 @@ class Dialect(ABC):
         """The template's node with other inputs; ``name`` None keeps its own, where that is free."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        copy.name = self._unique_name(node) if name is None else name
+        copy.name = self.unique_name(node) if name is None else name
         copy.input[:] = inputs
         self.nodes.append(copy)
 
@@ -154,9 +160,13 @@ class Dialect(ABC):
             return None
         return node.input[1].removesuffix(".weight")
 
-    def _unique_name(self, node: onnx.NodeProto) -> str:
+    def unique_name(self, node: onnx.NodeProto) -> str:
         taken = {other.name for other in self.nodes} | self.layers.keys()
         return node.name if node.name and node.name not in taken else f"{node.output[0]}_{node.op_type.lower()}"
+
+    def _is_bounded_relu(self, node: onnx.NodeProto) -> bool:
+        bounds = [self.fixed.get(name) for name in node.input[1:]]
+        return node.op_type == "Clip" and bounds[0] is not None and not np.any(bounds[0])
 
     def _require_all(self) -> None:
         wanted = [quantizer.name for quantizer in self.placement.quantizers if quantizer.name in self.acts]

@@ -6,8 +6,10 @@ Each marker with a grid becomes
 
 A marker that re-quantizes codes reads them through ``DequantizeLinear -> LeakyRelu(alpha = 1)``: that is the identity,
 and ONNX Runtime turns the chain into one table of 256 entries (QLinearLeakyRelu); without the LeakyRelu the same codes
-come out of two float nodes. MaxPool, Slice, Pad, Flatten and the like run on codes, between Clip and DequantizeLinear.
-Weights are int8 with one scale per output channel, biases int32 at scale ``input scale * weight scale``.
+come out of two float nodes. A ReLU6 becomes a Relu, and its upper end a Clip on the codes: rounding keeps order, so
+``round(min(x, 6) / s) = min(round(x / s), round(6 / s))``, whatever the scale. MaxPool, Slice, Pad, Flatten and the
+like run on codes, between Clip and DequantizeLinear. Weights are int8 with one scale per output channel, biases int32
+at scale ``input scale * weight scale``.
 """
 
 from dataclasses import dataclass
@@ -57,8 +59,8 @@ class OnnxRuntimeDialect(Dialect):
         if source in self.codes:
             real = self.add("LeakyRelu", [self.real(source)], f"{name}_table{suffix}", alpha=1.0)
         grid = params.grid
-        zero = self.spec.zero_point(signed=grid.signed)
-        low, high = grid.qmin + zero, grid.qmax + zero
+        zero = self.spec.zero_point(signed=grid.signed, offset=grid.offset)
+        low, high = grid.qmin + zero, self._highest(name, params) + zero
         code = np.dtype(self.spec.act_container)
         widest = np.iinfo(code)
         scale = self.constant(f"{name}_scale", np.array(params.scale[0], np.float32))
@@ -74,6 +76,9 @@ class OnnxRuntimeDialect(Dialect):
             ]
             self.add("Clip", [wide, *bounds], codes)
         self.codes[result] = _Codes(tensor=codes, scale=scale, zero_point=zero_point, params=params)
+
+    def bounded_relu(self, node: onnx.NodeProto) -> None:
+        self.add("Relu", [self.real(node.input[0])], node.output[0], name=self.unique_name(node))
 
     def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
         return (
@@ -114,6 +119,13 @@ class OnnxRuntimeDialect(Dialect):
         outputs = {output.name for output in self.template.graph.output}
         for name in sorted(outputs & self.codes.keys()):
             self.add("Identity", [self.real(name)], name, name=f"{name}_identity")
+
+    def _highest(self, name: str, params: QuantParams) -> int:
+        """The largest code; that of the tensor's own bound where it has one that is smaller."""
+        bound = self.placement.quantizer(name).bound
+        if bound is None:
+            return params.grid.qmax
+        return min(params.grid.qmax, int(np.rint(np.float32(bound) / np.float32(params.scale[0]))))
 
     def _dequantized_constant(self, name: str, codes: NDArray[Any], scale: NDArray[np.float32]) -> str:
         inputs = [self.constant(f"{name}_codes", codes), self.constant(f"{name}_scale", scale)]

@@ -12,17 +12,18 @@ class TargetSpec:
     """A runtime's integer dialect.
 
     ``act_container``: type that holds activation codes. ``signed_zero_point``: container code of real 0 for a tensor
-    with negative values (a tensor without them has zero-point 0). ``unsigned_acts``: whether codes above 127 exist,
-    that is, whether 8 bits after a ReLU give 0..255 (True) or 0..127 (False).
-    ``clip``: how a grid below 8 bits is cut: on the integer codes after Q, on the floats before it, or not exported.
-    ``add_inputs``: which inputs of a residual Add carry a quantizer. ``pools``: whether a global pool's input does.
-    ``carrier_bits``: width at which such tensors travel.
-    ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor takes
-    exactly one Q; readers with narrower grids re-quantize its codes.
-    ``bias``: type in which a layer's bias is executed: rounded to the accumulator's grid, or as it is.
-    ``native_pairs``: (weight, activation) bits that the hardware executes; a layer runs in the smallest pair that holds
-    it. Last pair: float. ``float_type``: of layers left in float (no dialect leaves any yet). ``opset``: of the file.
-    ``exportable``: False for a placement that is trained, never deployed.
+    with negative values (a tensor without them has zero-point 0). ``offset_zero_point``: the same for a tensor whose
+    negative values are few and small (behind a SiLU); None where the hardware knows no such grid and takes a signed
+    one. ``unsigned_acts``: whether codes above 127 exist, that is, whether 8 bits after a ReLU give 0..255 (True) or
+    0..127 (False). ``clip``: how a grid below 8 bits is cut: on the integer codes after Q, on the floats before it, or
+    not exported. ``add_inputs``: which inputs of a residual Add carry a quantizer; with "all", those of products,
+    concatenations and gates (sigmoid) do too. ``pools``: whether a global pool's input does. ``carrier_bits``: width at
+    which such tensors travel. ``shared_inputs``: layers that read one tensor share one activation quantizer.
+    ``single_q``: a float tensor takes exactly one Q; readers with narrower grids re-quantize its codes. ``bias``: type
+    in which a layer's bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight,
+    activation) bits that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float.
+    ``float_type``: of layers left in float (no dialect leaves any yet). ``opset``: of the file. ``exportable``: False
+    for a placement that is trained, never deployed.
     """
 
     name: str
@@ -30,6 +31,7 @@ class TargetSpec:
     runtime: str | None
     act_container: Literal["uint8", "int8"]
     signed_zero_point: int
+    offset_zero_point: int | None
     unsigned_acts: bool
     clip: Literal["integer", "float", "none"]
     add_inputs: Literal["all", "identity", "none"]
@@ -47,14 +49,16 @@ class TargetSpec:
         """Grid of a weight; symmetric at 8 bits, so that a negative BatchNorm gamma can flip the codes' sign."""
         return QuantGrid(bits=bits, signed=True, narrow=self.exportable and bits == 8)
 
-    def act_grid(self, bits: int, *, signed: bool) -> QuantGrid:
+    def act_grid(self, bits: int, *, signed: bool, offset: bool = False) -> QuantGrid:
         """Grid of an activation; 8 unsigned bits become 0..127 where the container has no codes above."""
         if not signed and bits == 8 and not self.unsigned_acts:
             return QuantGrid(bits=7, signed=False)
-        return QuantGrid(bits=bits, signed=signed)
+        return QuantGrid(bits=bits, signed=signed, offset=offset and self.offset_zero_point is not None)
 
-    def zero_point(self, *, signed: bool) -> int:
+    def zero_point(self, *, signed: bool, offset: bool = False) -> int:
         """Container code of real 0."""
+        if offset and self.offset_zero_point is not None:
+            return self.offset_zero_point
         return self.signed_zero_point if signed else 0
 
     def realised_pair(self, weight_bits: int, act_bits: int) -> tuple[int, int]:
@@ -71,6 +75,7 @@ ONNXRUNTIME = TargetSpec(
     runtime="onnxruntime",
     act_container="uint8",
     signed_zero_point=128,
+    offset_zero_point=16,
     unsigned_acts=True,
     clip="integer",
     add_inputs="all",
@@ -91,6 +96,7 @@ TENSORRT = TargetSpec(
     runtime="tensorrt",
     act_container="int8",
     signed_zero_point=0,
+    offset_zero_point=None,
     unsigned_acts=False,
     clip="float",
     add_inputs="identity",
@@ -111,6 +117,7 @@ REFERENCE = TargetSpec(
     runtime=None,
     act_container="uint8",
     signed_zero_point=128,
+    offset_zero_point=16,
     unsigned_acts=True,
     clip="none",
     add_inputs="none",

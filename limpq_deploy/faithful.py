@@ -163,7 +163,10 @@ def _feeds(
 ) -> dict[str, _FedQuantizer]:
     return {
         quantizer.name: _FedQuantizer(
-            quantizer.name, acts[quantizer.name], placement.spec.zero_point(signed=quantizer.signed), counts
+            quantizer.name,
+            acts[quantizer.name],
+            placement.spec.zero_point(signed=quantizer.signed, offset=quantizer.offset),
+            counts,
         )
         for quantizer in placement.quantizers
         if quantizer.name in acts

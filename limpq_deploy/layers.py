@@ -3,8 +3,6 @@
 Shapes: images NCHW; MACs are counted from output shapes, for one image.
 """
 
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,54 +12,12 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.canonical import canonicalise
+from limpq_deploy.operations import SUPPORTED, Kind, operation, relu_bounds
+from limpq_deploy.tracing import symbolic_trace, written_at
 
-Kind = Literal["input", "layer", "batchnorm", "relu", "add", "pool", "through", "shape", "output"]
-
-MODULE_KINDS: dict[type[nn.Module], Kind] = {
-    nn.Conv2d: "layer",
-    nn.Linear: "layer",
-    nn.BatchNorm2d: "batchnorm",
-    nn.ReLU: "relu",
-    nn.AdaptiveAvgPool2d: "pool",
-    nn.AvgPool2d: "pool",
-    nn.MaxPool2d: "through",
-    nn.Flatten: "through",
-    nn.Identity: "through",
-    nn.Dropout: "through",
-    nn.ZeroPad2d: "through",
-}
-FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
-    operator.add: "add",
-    operator.iadd: "add",
-    torch.add: "add",
-    F.relu: "relu",
-    torch.relu: "relu",
-    torch.flatten: "through",
-    operator.getitem: "through",
-    F.pad: "through",
-    F.max_pool2d: "through",
-    torch.max_pool2d: "through",
-    F.dropout: "through",
-    F.adaptive_avg_pool2d: "pool",
-    F.avg_pool2d: "pool",
-    torch.mean: "pool",
-    getattr: "shape",
-}
-METHOD_KINDS: dict[str, Kind] = {
-    "add": "add",
-    "add_": "add",
-    "relu": "relu",
-    "relu_": "relu",
-    "flatten": "through",
-    "view": "through",
-    "reshape": "through",
-    "mean": "pool",
-    "size": "shape",
-}
-SUPPORTED = (
-    "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, add, global average pool, MaxPool2d, Flatten, "
-    "slice, zero pad"
-)
+Lowest = Literal["zero", "near", "free"]
+"""Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +52,24 @@ class TracedModel:
             node = tensor_inputs(node, self.kinds)[0]
         return node
 
-    def non_negative(self, node: fx.Node) -> bool:
-        """Whether this tensor has no negative values, by construction."""
-        kind = self.kinds[node.name]
-        if kind == "relu":
-            return True
-        if kind in ("through", "pool", "add"):
-            return all(self.non_negative(before) for before in tensor_inputs(node, self.kinds))
-        return False
+    def lowest(self, node: fx.Node) -> Lowest:
+        """What negative values this tensor has, by construction."""
+        kind, before = self.kinds[node.name], tensor_inputs(node, self.kinds)
+        if kind in ("relu", "gate"):
+            return "zero"
+        if kind == "mul":
+            gates = [tensor for tensor in before if self.kinds[self.source(tensor).name] == "gate"]
+            before = [tensor for tensor in before if tensor not in gates] or before
+            if any(gate.all_input_nodes[0] in before for gate in gates):
+                return "near"
+        found = {self.lowest(tensor) for tensor in before}
+        if kind in ("through", "pool", "concat") or (kind == "mul" and len(before) == 1):
+            return next(lowest for lowest in ("free", "near", "zero") if lowest in found)
+        return "zero" if kind in ("add", "mul") and found == {"zero"} else "free"
+
+    def bound(self, node: fx.Node) -> float | None:
+        """Upper bound of a tensor's values that its own operation cuts at (ReLU6); None where it has none."""
+        return relu_bounds(node, self.graph_module)[1] if self.kinds[node.name] == "relu" else None
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
@@ -114,13 +80,8 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
     """
     was_training = model.training
     model.eval()
-    try:
-        graph_module = fx.symbolic_trace(model)
-    except Exception as error:
-        raise ModelError(
-            f"the model cannot be traced: {str(error).splitlines()[0]}; "
-            "its forward must not branch on tensor values (torch.fx explains which line)"
-        ) from error
+    graph_module = symbolic_trace(model)
+    canonicalise(graph_module)
     shapes = _Shapes(graph_module)
     try:
         with torch.no_grad():
@@ -159,7 +120,7 @@ class _Shapes(ShapeProp):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if _entry(n, self.module)[0] == "pool" and self._averages_images(n):
+        if operation(n, self.module)[0] == "pool" and self._averages_images(n):
             self.global_pools.add(n.name)
         return result
 
@@ -180,17 +141,6 @@ class _Shapes(ShapeProp):
         return whole and torch.allclose(found.reshape(expected.shape), expected, atol=1e-5)
 
 
-def _entry(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]:
-    """The table's word for a call, and what to name it in a sentence."""
-    if node.op == "call_module":
-        module = graph_module.get_submodule(str(node.target))
-        return MODULE_KINDS.get(type(module)), f"{node.target} ({type(module).__name__})"
-    if node.op == "call_function":
-        described = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
-        return FUNCTION_KINDS.get(node.target), described  # type: ignore[arg-type]
-    return (METHOD_KINDS.get(str(node.target)) if node.op == "call_method" else None), str(node.target)
-
-
 def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -> Kind:
     if node.op == "placeholder":
         return "input"
@@ -198,9 +148,11 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
         return "output"
     if not isinstance(node.meta.get("tensor_meta"), fx.passes.shape_prop.TensorMetadata):
         return "shape"
-    kind, described = _entry(node, graph_module)
+    kind, described = operation(node, graph_module)
     if kind is None:
-        raise ModelError(f"layer {described} has no integer form here; supported on the traced path: {SUPPORTED}")
+        raise ModelError(
+            f"layer {described}{written_at(node)} has no integer form here; supported on the traced path: {SUPPORTED}"
+        )
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         raise ModelError(f"layer {node.target!r} pads with {module.padding_mode!r}; only zero padding is supported")
@@ -213,8 +165,14 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
         _require_foldable(node, described, graph_module)
     if node.target is F.pad and (node.kwargs.get("value") or (len(node.args) > 3 and node.args[3])):
         raise ModelError(f"{described} pads with a value other than 0; only zero padding is supported")
+    if kind == "relu" and relu_bounds(node, graph_module)[0] != 0:
+        raise ModelError(f"{described} cuts at {relu_bounds(node, graph_module)[0]:g}; only a cut at 0 is supported")
     if kind == "add":
         _require_sum(node, described)
+    if kind == "mul":
+        _require_product(node, described)
+    if kind == "concat" and _dim(node) == 0:
+        raise ModelError(f"{described} concatenates images; only tensors of one image can be concatenated")
     return kind
 
 
@@ -239,6 +197,28 @@ def _require_sum(node: fx.Node, described: str) -> None:
     if len(set(shapes)) != 1:
         shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
         raise ModelError(f"{described} adds tensors of {shown}; only sums of tensors of one shape are supported")
+
+
+def _require_product(node: fx.Node, described: str) -> None:
+    """Two tensors of one shape, or one of them a number for each channel."""
+    factors = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
+    if len(factors) != 2:
+        raise ModelError(f"{described}{written_at(node)} multiplies by a constant; put it into the weights of a layer")
+    shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in factors if "tensor_meta" in value.meta]
+    whole = max(shapes)
+    if len(shapes) != 2 or any(shape not in (whole, (whole[0],) + (1,) * (len(whole) - 1)) for shape in shapes):
+        shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
+        raise ModelError(
+            f"{described}{written_at(node)} multiplies tensors of {shown}; expected one shape, or one number for each "
+            "channel"
+        )
+
+
+def _dim(node: fx.Node) -> int:
+    """Axis of a concatenation, from 0."""
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    assert isinstance(given, int)
+    return given % len(node.meta["tensor_meta"].shape)
 
 
 def _is_layer(node: fx.Node, graph_module: fx.GraphModule) -> bool:

@@ -6,7 +6,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import fx, nn
@@ -16,6 +16,10 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.export.targets import TargetSpec
 from limpq_deploy.layers import LayerSpec, TracedModel, tensor_inputs
+from limpq_deploy.operations import does_nothing
+
+ELEMENTWISE = ("mul", "concat", "gate")
+"""Kinds whose inputs carry quantizers where those of all Adds do."""
 
 QUANTIZERS = "quantizers"
 """Submodule of the placed graph that holds the activation quantizers by name."""
@@ -28,7 +32,7 @@ class Edge:
     consumer: str
     reads: str
     source: str
-    role: Literal["layer", "add", "pool"]
+    role: Literal["layer", "add", "mul", "concat", "gate", "pool"]
     layer: str | None = None
 
 
@@ -44,8 +48,10 @@ def place(traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: i
     quantizers: list[ActQuantizer] = []
     inputs: dict[str, str] = {}
     for source, edges in edges_by_source(traced, target).items():
-        signed = not traced.non_negative(traced.node(source))
-        for quantizer in _quantizers_of(source, edges, signed, target, pinned, pinned_bits):
+        node = traced.node(source)
+        lowest, bound = traced.lowest(node), traced.bound(node)
+        for quantizer in _quantizers_of(source, edges, target, pinned, pinned_bits):
+            quantizer = replace(quantizer, signed=lowest != "zero", offset=lowest == "near", bound=bound)
             quantizers.append(quantizer)
             inputs.update(dict.fromkeys(quantizer.layers, quantizer.name))
     return Placement(
@@ -89,12 +95,12 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
     specs = {layer.name: layer for layer in traced.layers}
     for node in traced.graph_module.graph.nodes:
         kind = traced.kinds[node.name]
-        before = tensor_inputs(node, traced.kinds) if kind in ("layer", "add", "pool") else []
+        before = tensor_inputs(node, traced.kinds) if kind in ("layer", "add", "pool", *ELEMENTWISE) else []
         if kind == "add":
             if len(before) == 1:
                 raise ModelError(f"{node.name} adds a tensor to itself; only sums of two tensors are supported")
             before = _quantized_addends(before, traced, target)
-        elif kind == "pool" and not target.pools:
+        elif (kind == "pool" and not target.pools) or (kind in ELEMENTWISE and target.add_inputs != "all"):
             before = []
         for tensor in before:
             own_pad = kind == "layer" and not target.single_q
@@ -117,12 +123,12 @@ def _require_integer_form(traced: TracedModel) -> None:
         kind = traced.kinds[node.name]
         before = _behind_identities(tensor_inputs(node, traced.kinds), traced)
         if kind == "relu" and (
-            traced.kinds[before[0].name] not in ("layer", "batchnorm", "add", "relu")
+            traced.kinds[before[0].name] not in ("layer", "batchnorm", "add", "mul", "relu")
             or any(len(reader.users) > 1 for reader in node.all_input_nodes)
         ):
             raise ModelError(
-                f"{node.name} is no ReLU straight behind a convolution, linear layer, BatchNorm or sum that nothing "
-                "else reads; put it there (ReLU before MaxPool2d gives the same as after it)"
+                f"{node.name} is no ReLU straight behind a convolution, linear layer, BatchNorm, sum or product that "
+                "nothing else reads; put it there"
             )
         if kind == "through" and _ceils(node, traced):
             raise ModelError(f"{node.name} pools with ceil_mode; give MaxPool2d an explicit padding instead")
@@ -139,10 +145,7 @@ def _behind_identities(tensors: list[fx.Node], traced: TracedModel) -> list[fx.N
     """The tensors themselves, where Identity and Dropout stand in between: those are not exported."""
     found = []
     for tensor in tensors:
-        while tensor.target is F.dropout or (
-            tensor.op == "call_module"
-            and isinstance(traced.graph_module.get_submodule(str(tensor.target)), nn.Identity | nn.Dropout)
-        ):
+        while does_nothing(tensor, traced.graph_module):
             tensor = tensor_inputs(tensor, traced.kinds)[0]
         found.append(tensor)
     return found
@@ -183,7 +186,7 @@ def _pads(node: fx.Node, traced: TracedModel) -> bool:
 
 
 def _quantizers_of(
-    source: str, edges: list[Edge], signed: bool, target: TargetSpec, pinned: set[str], pinned_bits: int
+    source: str, edges: list[Edge], target: TargetSpec, pinned: set[str], pinned_bits: int
 ) -> list[ActQuantizer]:
     layers = [edge.layer for edge in edges if edge.layer is not None]
     layers = list(dict.fromkeys(layers))
@@ -193,9 +196,7 @@ def _quantizers_of(
     carrier = target.carrier_bits
 
     def quantizer(suffix: str, bits: int | None, readers: tuple[str, ...], parent: str | None = None) -> ActQuantizer:
-        return ActQuantizer(
-            name=source + suffix, tensor=source, signed=signed, bits=bits, layers=readers, parent=parent
-        )
+        return ActQuantizer(name=source + suffix, tensor=source, signed=True, bits=bits, layers=readers, parent=parent)
 
     if not target.shared_inputs:
         return [

@@ -127,7 +127,8 @@ class QuantizedModel(nn.Module):
 
         def make(quantizer: ActQuantizer) -> ActFakeQuant:
             bits = (quantizer.bits,) if quantizer.bits is not None else candidates[quantizer.layers[0]][1]
-            return ActFakeQuant(quantizer, bits, tuple(spec.act_grid(b, signed=quantizer.signed) for b in bits))
+            grids = (spec.act_grid(b, signed=quantizer.signed, offset=quantizer.offset) for b in bits)
+            return ActFakeQuant(quantizer, bits, tuple(grids))
 
         self.graph = with_quantizers(traced, placement, make)
         for layer in placement.layers:
@@ -178,7 +179,11 @@ class QuantizedModel(nn.Module):
         def look(name: str, values: torch.Tensor) -> None:
             module = quantizers[name]
             first = least_squares if module.placed.bits is not None or len(module.bits) == 1 else lsq_mean_abs
-            module.scales.initialise([first(values, grid) for grid in module.scales.grids])
+            bound = module.placed.bound
+            scales = [first(values, grid) for grid in module.scales.grids]
+            if bound is not None:  # codes beyond what a ReLU6 lets through would never be used
+                scales = [min(s, bound / grid.qmax) for s, grid in zip(scales, module.scales.grids, strict=True)]
+            module.scales.initialise(scales)
 
         was_training = self.training
         self.eval()

@@ -23,7 +23,7 @@ from limpq_deploy.extras import require_modules
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.lifetimes import with_memory
-from limpq_deploy.models import MODELS, ModelInfo, create_model
+from limpq_deploy.models import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.models.weights import load_weights
 from limpq_deploy.placement import place
 from limpq_deploy.quantized import QuantizedModel, model_of_policy
@@ -85,8 +85,8 @@ class Subject:
 
     @cached_property
     def dataset(self) -> DataSet:
-        preprocess = MODELS[self.config.model].preprocess if self.config.model in MODELS else self.info.preprocess
-        return open_dataset(self.config.data, preprocess, self.config.classes)
+        known = known_info(self.config.model)
+        return open_dataset(self.config.data, (known or self.info).preprocess, self.config.classes)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -98,9 +98,11 @@ class Subject:
 
     @cached_property
     def _created(self) -> tuple[nn.Module, ModelInfo]:
-        """The model with the user's weights or fresh ones; a fresh built-in model takes the data's classes."""
+        """The model with the user's weights or fresh ones; a model of a library takes the data's classes, and so does a
+        fresh built-in one."""
         torch.manual_seed(self.config.seed)
-        adapts = self.config.model in MODELS and self.config.weights is None
+        known = self.config.model in MODELS
+        adapts = self.config.weights is None if known else known_info(self.config.model) is not None
         model, info = create_model(self.config.model, len(self.dataset.classes) if adapts else None)
         if self.config.weights is not None:
             load_weights(model, self.config.weights)
@@ -169,7 +171,7 @@ class Subject:
         return {
             "model": self.config.model,
             "weights": sha256_of(weights) if weights is not None else None,
-            "source": None if self.config.model in MODELS else _source_digest(self.config.model),
+            "source": _source_digest(self.config.model) if known_info(self.config.model) is None else None,
             "structure": None if self.config.model in MODELS else _structure_digest(self._shapes),
         }
 

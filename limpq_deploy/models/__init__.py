@@ -45,17 +45,35 @@ MODELS = {
     "resnet56": _builtin("resnet56", "resnet_cifar", CIFAR_PREPROCESS),
 }
 
-FORMS = f"{', '.join(MODELS)} or package.module:factory"
+LIBRARIES = ("torchvision", "timm")
+"""Libraries whose classifiers are made by name, ``torchvision/mobilenet_v2``; see `limpq_deploy.models.torchvision`."""
+
+FORMS = f"{', '.join(MODELS)}, torchvision/NAME, timm/NAME or package.module:factory"
+
+
+def known_info(name: str) -> ModelInfo | None:
+    """What is known of a model by its name alone: of the built-in ones and of the libraries' (1000 classes, and the
+    preprocessing of the published weights); None for a user's factory. Raises ModelError for a name that the library
+    does not know, MissingExtra where the library is not installed."""
+    if name in MODELS or not _in_library(name):
+        return MODELS.get(name)
+    from limpq_deploy.models import torchvision
+
+    library, _, model = name.partition("/")
+    preprocess = torchvision.timm_preprocess if library == "timm" else torchvision.torchvision_preprocess
+    factory = f"limpq_deploy.models.torchvision:{library}_model"
+    return ModelInfo(name=name, num_classes=1000, preprocess=preprocess(model), factory=factory)
 
 
 def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, ModelInfo]:
     """A model with fresh weights (torch's global generator seeds them), and what is known of it.
 
-    ``num_classes`` changes the number of outputs of a built-in model. ``package.module:factory`` is a function of the
-    user's without arguments that returns an nn.Module; the module may carry a ``preprocess`` (a `Preprocess`) and a
-    ``num_classes`` (otherwise the outputs of its last nn.Linear). ModelError where that is not what it returns.
+    ``num_classes`` changes the number of outputs of a built-in model and of ``torchvision/NAME`` and ``timm/NAME``.
+    ``package.module:factory`` is a function of the user's without arguments that returns an nn.Module; the module may
+    carry a ``preprocess`` (a `Preprocess`) and a ``num_classes`` (otherwise the outputs of its last nn.Linear).
+    ModelError where that is not what it returns.
     """
-    if name not in MODELS and (name.startswith(("torchvision/", "timm/")) or not is_factory_name(name)):
+    if name not in MODELS and not _in_library(name) and not is_factory_name(name):
         hint = f"; did you mean {':'.join(name.rsplit('.', 1))!r}?" if _is_dotted(name) else ""
         raise ModelError(f"unknown model {name!r}; expected {FORMS} (which may return a model of any library){hint}")
     try:
@@ -64,11 +82,15 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
         raise MissingExtra(
             "models are made with torch, which is not installed; run: pip install 'limpq-deploy[train]'"
         ) from error
-    if name in MODELS:
-        info = MODELS[name] if num_classes is None else replace(MODELS[name], num_classes=num_classes)
-        module, _, function = info.factory.partition(":")
-        return getattr(importlib.import_module(module), function)(num_classes=info.num_classes), info
-    return _custom(name, num_classes)
+    info = known_info(name)
+    if info is None:
+        return _custom(name, num_classes)
+    if num_classes is not None:
+        info = replace(info, num_classes=num_classes)
+    module, _, function = info.factory.partition(":")
+    make = getattr(importlib.import_module(module), function)
+    named = (name.partition("/")[2],) if _in_library(name) else ()
+    return make(*named, num_classes=info.num_classes), info
 
 
 def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
@@ -94,6 +116,10 @@ def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
     if num_classes not in (None, found):
         raise ModelError(f"the model of {name!r} has {found} classes; expected {num_classes}")
     return model, ModelInfo(name=name, num_classes=found, preprocess=preprocess, factory=name)
+
+
+def _in_library(name: str) -> bool:
+    return name.partition("/")[0] in LIBRARIES and "/" in name
 
 
 def _is_dotted(name: str) -> bool:

@@ -56,7 +56,7 @@ def test_the_number_of_classes_can_be_chosen() -> None:
     assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "torchvision/resnet18", "timm/resnet18.a1_in1k", "resnet 8:x"])
+@pytest.mark.parametrize("name", ["resnet18", "torch-vision/resnet18", "hub/resnet18.a1_in1k", "resnet 8:x"])
 def test_an_unknown_model_lists_the_names(name: str) -> None:
     with pytest.raises(ModelError, match=r"unknown model .* expected resnet8, .* or package.module:factory"):
         create_model(name)

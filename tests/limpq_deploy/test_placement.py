@@ -181,7 +181,8 @@ def with_layer(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        (nn.Sigmoid(), r"layer 1 \(Sigmoid\) has no integer form here; supported on the traced path: Conv2d"),
+        (nn.Tanh(), r"layer 1 \(Tanh\) \(.*\) has no integer form here; supported on the traced path: Conv2d"),
+        (nn.Hardtanh(), r"1 \(Hardtanh\) cuts at -1; only a cut at 0"),
         (nn.AvgPool2d(2), r"1 \(AvgPool2d\) pools to 4x4; only global average pools"),
         (nn.AvgPool2d(7), r"1 \(AvgPool2d\) pools to 1x1; only global average pools \(1x1, over all pixels\)"),
         (nn.BatchNorm2d(2, affine=False), r"1 \(BatchNorm2d\) has affine=False and track_running_stats=True"),
@@ -190,7 +191,14 @@ def with_layer(module: nn.Module) -> nn.Module:
         (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), r"'1' pads with 'circular'; only zero padding"),
     ],
     ids=[
-        *("sigmoid", "local pool", "pool of a part", "batchnorm without gamma", "batchnorm without statistics"),
+        *(
+            "tanh",
+            "cut below zero",
+            "local pool",
+            "pool of a part",
+            "batchnorm without gamma",
+            "batchnorm without statistics",
+        ),
         *("batchnorm after relu", "circular padding"),
     ],
 )
@@ -243,14 +251,14 @@ def test_an_operator_in_a_form_that_is_not_supported_is_refused_for_every_target
 @pytest.mark.parametrize(
     ("tail", "sentence"),
     [
-        (lambda m, x: logits(m, torch.relu(F.max_pool2d(m.b(x), 2))), "ReLU before MaxPool2d gives the same"),
+        (lambda m, x: logits(m, torch.relu(m.b(x)[:, :, ::2])), "is no ReLU straight behind a convolution"),
         (lambda m, x: logits(m, torch.relu(x) + x), "that nothing else reads"),
         (lambda m, x: logits(m, F.max_pool2d(torch.relu(x), 3, 2, ceil_mode=True)), "pools with ceil_mode"),
         (lambda m, x: m.c(x.mean((2, 3))) + m.d(x.mean((2, 3))), "the model ends with add; expected one nn.Linear"),
         (lambda m, x: m.wide(x).mean((2, 3)), "the model ends with mean; expected one nn.Linear"),
         (lambda m, x: m.c(x[:, :, :, :2]), "layer 'c' reads more than one vector for an image"),
     ],
-    ids=["relu after pool", "relu beside sum", "ceil mode", "sum of logits", "pool of logits", "linear on maps"],
+    ids=["relu after slice", "relu beside sum", "ceil mode", "sum of logits", "pool of logits", "linear on maps"],
 )
 def test_what_cannot_run_in_integers_is_refused_before_training(
     tail: Callable[[Tail, torch.Tensor], torch.Tensor], sentence: str

@@ -1,0 +1,84 @@
+"""A traced graph rewritten with fewer operations, all with the same results.
+
+    SiLU(x)      = x * sigmoid(x)
+    Hardswish(x) = x * hardsigmoid(x)
+    ReLU(MaxPool(x)) = MaxPool(ReLU(x)), so that the ReLU stands behind its layer
+
+The first two are what a runtime without a kernel for them executes: a product of two quantized tensors, the second one
+a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
+"""
+
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from limpq_deploy.operations import operation
+
+GATES: dict[object, Callable[..., torch.Tensor]] = {
+    nn.SiLU: torch.sigmoid,
+    F.silu: torch.sigmoid,
+    nn.Hardswish: F.hardsigmoid,
+    F.hardswish: F.hardsigmoid,
+}
+"""The gate of each self-gated activation."""
+
+MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
+
+
+def canonicalise(graph_module: fx.GraphModule) -> None:
+    """Rewrite a traced graph in place."""
+    for node in list(graph_module.graph.nodes):
+        gate = GATES.get(_called(node, graph_module))
+        if gate is not None:
+            _write_product(node, gate)
+    for node in list(graph_module.graph.nodes):
+        if operation(node, graph_module)[0] == "relu":
+            _move_before_pools(node, graph_module)
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def _called(node: fx.Node, graph_module: nn.Module) -> object:
+    if node.op == "call_module":
+        return type(graph_module.get_submodule(str(node.target)))
+    return node.target if node.op == "call_function" else None
+
+
+def _write_product(node: fx.Node, gate: Callable[..., torch.Tensor]) -> None:
+    source = node.all_input_nodes[0]
+    graph = node.graph
+    with graph.inserting_before(node):
+        gated = graph.create_node("call_function", gate, (source,), name=f"{node.name}_gate")
+        product = graph.create_node("call_function", operator.mul, (source, gated), name=f"{node.name}_product")
+    node.replace_all_uses_with(product)
+    graph.erase_node(node)
+
+
+def _move_before_pools(relu: fx.Node, graph_module: nn.Module) -> None:
+    """Exchange a ReLU with the max pools before it that nothing else reads."""
+    first = last = relu.all_input_nodes[0]
+    while _is_max_pool(first, graph_module) and len(first.users) == 1:
+        first = first.all_input_nodes[0]
+    if first is last:
+        return
+    pool = next(node for node in _chain(last, first))
+    relu.replace_all_uses_with(last)
+    relu.replace_input_with(last, first)
+    pool.replace_input_with(first, relu)
+    pool.prepend(relu)
+
+
+def _chain(last: fx.Node, first: fx.Node) -> list[fx.Node]:
+    """Pools from ``first`` (which is none of them) to ``last``, the earliest first."""
+    pools = [last]
+    while pools[0].all_input_nodes[0] is not first:
+        pools.insert(0, pools[0].all_input_nodes[0])
+    return pools
+
+
+def _is_max_pool(node: fx.Node, graph_module: nn.Module) -> bool:
+    called = _called(node, graph_module)
+    return called is nn.MaxPool2d or called in MAX_POOLS

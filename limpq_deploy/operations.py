@@ -1,0 +1,118 @@
+"""What each module and function of a traced graph is to a quantizer: the one table of supported operations."""
+
+import operator
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+Kind = Literal[
+    "input", "layer", "batchnorm", "relu", "gate", "add", "mul", "concat", "pool", "through", "shape", "output"
+]
+"""``relu``: cut at 0, and at an upper bound where it has one (ReLU6). ``gate``: a function of single values, from 0 to
+1. ``through``: moves or chooses values, so that it acts on codes as it acts on reals."""
+
+MODULE_KINDS: dict[type[nn.Module], Kind] = {
+    nn.Conv2d: "layer",
+    nn.Linear: "layer",
+    nn.BatchNorm2d: "batchnorm",
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu",
+    nn.Hardtanh: "relu",
+    nn.Sigmoid: "gate",
+    nn.Hardsigmoid: "gate",
+    nn.AdaptiveAvgPool2d: "pool",
+    nn.AvgPool2d: "pool",
+    nn.MaxPool2d: "through",
+    nn.Flatten: "through",
+    nn.Identity: "through",
+    nn.Dropout: "through",
+    nn.Dropout2d: "through",
+    nn.ZeroPad2d: "through",
+}
+FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    operator.mul: "mul",
+    operator.imul: "mul",
+    torch.mul: "mul",
+    torch.cat: "concat",
+    torch.concat: "concat",
+    F.relu: "relu",
+    torch.relu: "relu",
+    F.relu6: "relu",
+    F.hardtanh: "relu",
+    torch.sigmoid: "gate",
+    F.sigmoid: "gate",
+    F.hardsigmoid: "gate",
+    torch.flatten: "through",
+    operator.getitem: "through",
+    F.pad: "through",
+    F.max_pool2d: "through",
+    torch.max_pool2d: "through",
+    F.dropout: "through",
+    F.adaptive_avg_pool2d: "pool",
+    F.avg_pool2d: "pool",
+    torch.mean: "pool",
+    getattr: "shape",
+}
+METHOD_KINDS: dict[str, Kind] = {
+    "add": "add",
+    "add_": "add",
+    "mul": "mul",
+    "mul_": "mul",
+    "relu": "relu",
+    "relu_": "relu",
+    "sigmoid": "gate",
+    "flatten": "through",
+    "view": "through",
+    "reshape": "through",
+    "mean": "pool",
+    "size": "shape",
+}
+SUPPORTED = (
+    "Conv2d (depthwise and grouped too), Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, "
+    "Sigmoid, Hardsigmoid, add, multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
+)
+RANDOM_DEPTH = "stochastic_depth"
+"""torchvision's function that drops whole branches in training; a traced model is in evaluation mode, where it does
+nothing."""
+
+
+def operation(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]:
+    """The table's word for a call, None where it has none, and what to name it in a sentence."""
+    if node.op == "call_module":
+        module = graph_module.get_submodule(str(node.target))
+        return MODULE_KINDS.get(type(module)), f"{node.target} ({type(module).__name__})"
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", str(node.target))
+        kind = "through" if name == RANDOM_DEPTH else FUNCTION_KINDS.get(node.target)  # type: ignore[arg-type]
+        return kind, f"{node.name} ({name})"
+    return (METHOD_KINDS.get(str(node.target)) if node.op == "call_method" else None), str(node.target)
+
+
+def does_nothing(node: fx.Node, graph_module: nn.Module) -> bool:
+    """Whether a call hands its input on unchanged: Identity, and what only training does."""
+    if node.op == "call_module":
+        return isinstance(graph_module.get_submodule(str(node.target)), nn.Identity | nn.Dropout | nn.Dropout2d)
+    return node.target is F.dropout or getattr(node.target, "__name__", "") == RANDOM_DEPTH
+
+
+def relu_bounds(node: fx.Node, graph_module: nn.Module) -> tuple[float, float | None]:
+    """Where a ``relu`` cuts: below at (0 but for a Hardtanh of the user's), above at (None: nowhere)."""
+    if node.op == "call_module":
+        module = graph_module.get_submodule(str(node.target))
+        return (module.min_val, module.max_val) if isinstance(module, nn.Hardtanh) else (0.0, None)
+    if node.target is F.relu6:
+        return 0.0, 6.0
+    if node.target is F.hardtanh:
+        given = [*node.args[1:3], *([None] * (3 - len(node.args)))]
+        low, high = (
+            node.kwargs.get(name, default) if value is None else value
+            for value, name, default in zip(given, ("min_val", "max_val"), (-1.0, 1.0), strict=True)
+        )
+        return float(low), float(high)  # type: ignore[arg-type]
+    return 0.0, None
