@@ -11,10 +11,9 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> i
     """Replace running statistics by those of ``batches`` of images_NCHW; returns the number of images.
 
     They become the average of the batches' means and (unbiased) variances, each weighted with its number of images.
-    Every module with ``running_mean`` and ``momentum`` counts as BatchNorm. The rest of the model stays in evaluation
-    mode; all modes and momenta are put back.
+    The rest of the model stays in evaluation mode; all modes and momenta are put back.
     """
-    norms: list[Any] = [m for m in model.modules() if hasattr(m, "running_mean") and hasattr(m, "momentum")]
+    norms = batchnorms(model)
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     model.eval()
@@ -34,3 +33,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> i
         for module, training in modes:
             module.training = training
     return images
+
+
+def batchnorms(model: nn.Module) -> list[Any]:
+    """Every module with ``running_mean`` and ``momentum`` counts as BatchNorm."""
+    return [module for module in model.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")]

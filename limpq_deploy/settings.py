@@ -1,8 +1,11 @@
 """How long and how fast each kind of training goes, scaled to the number of training images. No torch here."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from limpq_deploy.calibration.errors import SettingError
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +16,12 @@ class TrainSettings:
     ``momentum``). ``scale_learning_rate``: of quantizer scales (Adam on their logarithm, so that 0.01 moves a scale by
     about 1 % in a step). Both rise linearly during ``warmup_steps`` and fall as a cosine to 0. ``weight_decay``:
     of layer weights only. ``gradient_clip``: largest absolute gradient value. ``augment``: whether images are augmented
-    as the data set says. Raises SettingError for values that make no sense.
+    as the data set says. ``data_fraction``: share of the images that is used, drawn once.
+
+    ``accumulate``: a batch goes through the model in so many parts, to save memory. ``precision``: of convolutions and
+    matrix products; quantizers compute in float32 throughout. ``channels_last``: how images lie in memory; changes
+    speed and last bits. ``freeze_batchnorm``: normalise with the statistics as they are, and leave them.
+    Raises SettingError for values that make no sense.
     """
 
     steps: int
@@ -26,6 +34,11 @@ class TrainSettings:
     momentum: float = 0.9
     gradient_clip: float = 1.0
     augment: bool = True
+    data_fraction: float = 1.0
+    accumulate: int = 1
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    freeze_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "steps", self.steps, "at least 1")
@@ -37,6 +50,8 @@ class TrainSettings:
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 or more and below 1")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more and below 1")
         _require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "above 0")
+        _require(0 < self.data_fraction <= 1, "data_fraction", self.data_fraction, "above 0, at most 1")
+        _require(1 <= self.accumulate <= self.batch_size, "accumulate", self.accumulate, f"1 to {self.batch_size}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +79,25 @@ class JointSettings(TrainSettings):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneSettings(TrainSettings):
     """Training at fixed bit-widths. ``candidates``: checkpoints tried on the validation split, evenly spaced, the last
-    step among them. ``batchnorm_images``: images for the statistics of each."""
+    step among them. ``batchnorm_images``: images for the statistics of each.
+
+    ``distill``: share of the loss that comes from the float model's logits (0: labels alone, 1: no labels), softened
+    by ``temperature``. ``ema``: what is tried is a moving average with this decay, such as 0.999; 0: no average.
+    """
 
     candidates: int = 4
     batchnorm_images: int = 6000
+    distill: float = 0.0
+    temperature: float = 1.0
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         TrainSettings.__post_init__(self)
         _require(1 <= self.candidates <= self.steps, "candidates", self.candidates, f"1 to {self.steps}")
         _require(self.batchnorm_images >= 2, "batchnorm_images", self.batchnorm_images, "at least 2")
+        _require(0 <= self.distill <= 1, "distill", self.distill, "0 to 1")
+        _require(self.temperature > 0, "temperature", self.temperature, "above 0")
+        _require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
 
 
 def float_settings(num_images: int) -> FloatSettings:

@@ -1,0 +1,82 @@
+"""Accuracy of a torch model and statistics of its BatchNorms, alone or with the processes that train together."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
+from limpq_deploy.calibration.datasets import Split
+from limpq_deploy.evaluate import evaluate
+from limpq_deploy.training.device import device_of
+from limpq_deploy.training.processes import add_up, count, rank
+
+
+def predictor(model: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Images NCHW -> logits, both NumPy, by the model in evaluation mode; what `evaluate` takes."""
+
+    def predict(images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            logits: torch.Tensor = model(torch.from_numpy(images_NCHW).to(device_of(model)))
+        return logits.cpu().numpy()
+
+    model.eval()
+    return predict
+
+
+def top1(model: nn.Module, split: Split) -> float:
+    """Top-1 in percent; leaves the model in evaluation mode."""
+    return evaluate(predictor(model), split.batches(250)).accuracy.top1
+
+
+def top1_together(model: nn.Module, split: Split) -> float:
+    """The same in every process, each of which looks at a share of the images."""
+    if count() == 1:
+        return top1(model, split)
+    mine = np.arange(rank(), len(split), count())
+    batches = (split.load(mine[start : start + 250]) for start in range(0, len(mine), 250))
+    correct = evaluate(predictor(model), batches).accuracy.correct if len(mine) else 0
+    total = torch.tensor([correct], dtype=torch.int64, device=device_of(model))
+    add_up([total])
+    return 100 * int(total) / len(split)
+
+
+def settle_batchnorm(model: nn.Module, split: Split, *, images: int, seed: int) -> int:
+    """Re-estimate BatchNorm statistics on about ``images`` training images, not augmented; returns how many."""
+    size = min(128, len(split), images)
+    return _settle(model, split, size, range(images // size), seed)
+
+
+def settle_batchnorm_together(model: nn.Module, split: Split, *, images: int, seed: int) -> int:
+    """The same in every process, each of which looks at a share of the batches."""
+    if count() == 1:
+        return settle_batchnorm(model, split, images=images, seed=seed)
+    size = min(128, len(split), images)
+    seen = _settle(model, split, size, range(rank(), images // size, count()), seed)
+    total = torch.tensor([seen], dtype=torch.int64, device=device_of(model))
+    add_up([total])
+    average_statistics(model, seen / int(total))
+    return int(total)
+
+
+def average_statistics(model: nn.Module, weight: float) -> None:
+    """Replace BatchNorm statistics by their weighted sum over the processes."""
+    if count() == 1:
+        return
+    found = [buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    for buffer in found:
+        buffer.mul_(weight)
+    add_up(found)
+
+
+def _settle(model: nn.Module, split: Split, size: int, numbers: range, seed: int) -> int:
+    order, device = split.order((seed, 0)), device_of(model)
+    most = len(split) // size
+
+    def batch(number: int) -> torch.Tensor:
+        images_NCHW, _ = split.load(order[number * size : (number + 1) * size])
+        return torch.from_numpy(images_NCHW).to(device)
+
+    return reestimate_batchnorm(model, (batch(number) for number in numbers if number < most))
