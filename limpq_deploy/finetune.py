@@ -1,18 +1,25 @@
 """Fine-tuning at the chosen bit-widths: LSQ scales and weights learn together (Esser et al., LSQ, ICLR 2020)."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
+from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
+from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.params import QuantParams, TensorQuant
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetuned import Candidate, FineTuned, Top1
+from limpq_deploy.losses import Loss, Pass, Teacher, cross_entropy, distilled
 from limpq_deploy.policy import LayerBits
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantizedModel
 from limpq_deploy.settings import FinetuneSettings
-from limpq_deploy.training import settle_batchnorm, top1, train
+from limpq_deploy.training import WeightAverage, on_device, settle_batchnorm_together, top1_together, train
+from limpq_deploy.training.device import usual_layout
+from limpq_deploy.training.execution import ALONE, Execution
 
 
 def finetune(
@@ -23,38 +30,51 @@ def finetune(
     settings: FinetuneSettings,
     seed: int,
     float_top1: Top1,
+    teacher: nn.Module | None = None,
+    foreign_weights: bool = False,
     report: Report = silent,
+    execution: Execution = ALONE,
 ) -> FineTuned:
     """Train a `model_of_policy` in place and leave it at its best checkpoint, in evaluation mode.
 
-    Candidates are the model as it came and ``settings.candidates`` checkpoints. Each gets BatchNorm statistics
-    re-estimated on training images, then is measured on the validation split; the best one wins, the later one among
-    equals. The test split is looked at once, at the end. ``float_top1``: of the float model, for the record.
+    Candidates are the model as it came and ``settings.candidates`` checkpoints (of the moving average, with
+    ``settings.ema``). Each gets BatchNorm statistics re-estimated on training images, then is measured on the
+    validation split; the best one wins, the later one among equals. The test split is looked at once, at the end.
+    ``float_top1``: of the float model, for the record. ``teacher``: the float model, which ``settings.distill`` needs.
+    ``foreign_weights``: the float weights were not trained here, so that nobody knows which images they have seen.
+    Raises SettingError for distillation without a teacher, and what `train` raises.
     """
+    if settings.distill > 0 and teacher is None:
+        raise SettingError(
+            f"distill is {settings.distill:g} and there is no float model to learn from; give its weights"
+        )
     model.set_bits(policy)
-    split, val = dataset.split("train"), dataset.split("val")
-    tried: list[Candidate] = []
-    best: tuple[Candidate, dict[str, torch.Tensor]] | None = None
+    split = dataset.split("train")
+    with on_device(model, teacher if settings.distill > 0 else None):
+        average = WeightAverage(model, settings.ema) if settings.ema > 0 else None
+        candidates = _Candidates(model, dataset, settings, seed, average)
+        candidates.consider(0)
+        due = candidate_steps(settings)
 
-    def consider(step: int) -> None:
-        nonlocal best
-        settle_batchnorm(model, split, images=settings.batchnorm_images, seed=seed)
-        candidate = Candidate(step=step, val=top1(model, val))
-        tried.append(candidate)
-        if best is None or candidate.val >= best[0].val:
-            best = candidate, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        def after_step(step: int) -> None:
+            if step in due:
+                candidates.consider(step)
 
-    due = candidate_steps(settings)
-
-    def after_step(step: int) -> None:
-        if step in due:
-            consider(step)
-
-    consider(0)
-    history = train(model, split, settings, seed=seed, augment=dataset.augment, after_step=after_step, report=report)
-    assert best is not None
-    chosen, state = best
-    model.load_state_dict(state)
+        history = train(
+            model,
+            split,
+            settings,
+            seed=seed,
+            augment=dataset.augment,
+            passes=(Pass(name="train", loss=_loss(settings, teacher)),),
+            after_step=after_step,
+            report=report,
+            execution=execution,
+            average=average,
+            remember={"candidates": candidates},
+        )
+        chosen = candidates.take_best()
+        test = top1_together(model, dataset.split("test"))
     weights, activations = tensor_quants(model, policy)
     return FineTuned(
         model=model.placement.model,
@@ -64,13 +84,80 @@ def finetune(
         settings=settings,
         epochs=round(history.images / len(split), 3),
         float_top1=float_top1,
-        top1=Top1(val=chosen.val, test=top1(model, dataset.split("test"))),
+        top1=Top1(val=chosen.val, test=test),
         chosen_step=chosen.step,
-        candidates=tuple(tried),
+        candidates=tuple(candidates.tried),
+        val_may_be_seen=foreign_weights and dataset.val_held_out,
         weights=weights,
         activations=activations,
         seconds=round(history.seconds, 3),
     )
+
+
+class _Candidates:
+    """Checkpoints tried so far, and the tensors of the best of them."""
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        dataset: DataSet,
+        settings: FinetuneSettings,
+        seed: int,
+        average: WeightAverage | None,
+    ) -> None:
+        self._model, self._dataset, self._settings, self._seed = model, dataset, settings, seed
+        self._average = average
+        self.tried: list[Candidate] = []
+        self._best: Candidate | None = None
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def consider(self, step: int) -> None:
+        """Measure the model, or its average, after ``step`` steps, and keep it if none was better."""
+        split, val = self._dataset.split("train"), self._dataset.split("val")
+        with usual_layout(self._model), _averaged(self._model, self._average):
+            settle_batchnorm_together(self._model, split, images=self._settings.batchnorm_images, seed=self._seed)
+            candidate = Candidate(step=step, val=top1_together(self._model, val))
+            self.tried.append(candidate)
+            if self._best is None or candidate.val >= self._best.val:
+                self._best = candidate
+                self._tensors = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+
+    def take_best(self) -> Candidate:
+        """Leave the model at the best candidate."""
+        assert self._best is not None
+        self._model.load_state_dict(self._tensors)
+        return self._best
+
+    def state(self) -> tuple[dict[str, torch.Tensor], Any]:
+        assert self._best is not None
+        tried = [[candidate.step, candidate.val] for candidate in self.tried]
+        return self._tensors, {"tried": tried, "best": self.tried.index(self._best)}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], facts: Any) -> None:
+        self.tried = [Candidate(step=step, val=val) for step, val in facts["tried"]]
+        self._best = self.tried[facts["best"]]
+        self._tensors = dict(tensors)
+
+
+@contextlib.contextmanager
+def _averaged(model: QuantizedModel, average: WeightAverage | None) -> Iterator[None]:
+    """Within it the parameters are the averages; BatchNorm statistics made under them are not left behind."""
+    if average is None:
+        yield
+        return
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with average.in_place():
+        yield
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+def _loss(settings: FinetuneSettings, teacher: nn.Module | None) -> Loss | None:
+    if settings.distill == 0:
+        return None
+    assert teacher is not None
+    own = cross_entropy(settings.label_smoothing)
+    return distilled(Teacher(teacher.eval()), own, weight=settings.distill, temperature=settings.temperature)
 
 
 def candidate_steps(settings: FinetuneSettings) -> frozenset[int]:

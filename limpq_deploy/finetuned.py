@@ -32,6 +32,8 @@ class FineTuned:
     ``bits``: of the searched layers. ``float_top1``: the float model it came from. ``top1``: the quantized model at
     ``chosen_step``. ``weights``: per-tensor grid and scale by layer, before BatchNorm is folded in.
     ``activations``: by quantizer. ``epochs``: passes over the train split. ``seconds``: wall time of training alone.
+    ``val_may_be_seen``: the validation images, which chose the checkpoint, are a part of what others train on, and the
+    float weights came from elsewhere: accuracy on them may flatter. The test split chose nothing.
     """
 
     model: str
@@ -47,6 +49,7 @@ class FineTuned:
     weights: tuple[TensorQuant, ...]
     activations: tuple[TensorQuant, ...]
     seconds: float
+    val_may_be_seen: bool = False
     format: Literal["limpq.finetuned/1"] = field(default="limpq.finetuned/1")
 
     def pairs(self) -> dict[str, tuple[int, int]]:

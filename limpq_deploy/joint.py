@@ -22,7 +22,8 @@ from limpq_deploy.losses import Pass
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import LearnedScales, QuantizedModel, joint_model
 from limpq_deploy.settings import JointSettings
-from limpq_deploy.training import History, train
+from limpq_deploy.training import GeneratorState, History, train
+from limpq_deploy.training.execution import ALONE, Execution
 
 LEAST_MOVEMENT = 0.02
 """Scales that moved less than this share of themselves say more about their first values than about importance."""
@@ -39,6 +40,7 @@ def train_indicators(
     settings: JointSettings,
     seed: int,
     report: Report = silent,
+    execution: Execution = ALONE,
 ) -> tuple[Indicators, QuantizedModel]:
     """Learn the scales of every candidate width together; returns them and the jointly trained model.
 
@@ -63,6 +65,8 @@ def train_indicators(
             Pass(name="random", choose=lambda: model.set_bits(random_widths(placement, bits, rng))),
         ),
         report=report,
+        execution=execution,
+        remember={"widths": GeneratorState(rng)},
     )
     model.set_bits(uniform(placement, bits[-1]))
     source = _source(model, bits, settings, seed, history)

@@ -77,7 +77,7 @@ def distilled(teacher: Teacher, own: Loss, *, weight: float, temperature: float)
     """
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, images_NCHW: torch.Tensor) -> torch.Tensor:
-        target = F.log_softmax(teacher.logits(images_NCHW) / temperature, dim=1)
+        target = F.log_softmax(teacher.logits(images_NCHW).to(logits.dtype) / temperature, dim=1)
         student = F.log_softmax(logits / temperature, dim=1)
         divergence = F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
         if weight == 1:

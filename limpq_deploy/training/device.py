@@ -53,6 +53,19 @@ def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
             _lay_out(model, torch.contiguous_format)
 
 
+@contextlib.contextmanager
+def usual_layout(model: nn.Module) -> Iterator[None]:
+    """Within it weights lie in memory as they do when the model is used: sums then have the same last bits."""
+    laid_out = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    for parameter in laid_out:
+        parameter.data = parameter.data.contiguous()
+    try:
+        yield
+    finally:
+        for parameter in laid_out:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def require_precision(precision: str) -> None:
     """Raise SettingError for a number format that is slow or unknown here.
 
