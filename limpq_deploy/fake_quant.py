@@ -1,49 +1,87 @@
 """The LSQ operator: fake quantization with a learned scale (Esser et al., LSQ, ICLR 2020)."""
 
 import math
+import os
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.lsq_kernel import kernel
+
+LOG_LIMIT = 60.0
+"""A scale lies within e^-60 and e^60: float32 holds it and its inverse, and both gradients stay finite."""
+
+COMPILED = os.environ.get("LIMPQ_LSQ") == "compiled"
+"""Whether torch.compile fuses the operator where the C kernel does not run; see docs/adr/0010."""
 
 
 class _LsqFunction(torch.autograd.Function):
-    """Forward ``round(clip(x / s)) * s``. One tensor is saved, ``x / s``: the mask of both gradients comes from it,
-    unrounded, as in the paper (torch's own learnable fake-quantize masks the rounded value)."""
+    """Forward ``round(clip(x / s)) * s``. Saved are ``x``, which the operation that made it mostly keeps anyway, and
+    ``s``: backward divides again, and masks by the unrounded value, as in the paper (torch's own learnable
+    fake-quantize masks the rounded value)."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int, gradient: float) -> torch.Tensor:
-        steps = x / scale
-        ctx.save_for_backward(steps)
-        ctx.grid = qmin, qmax, gradient
-        return steps.clamp(qmin, qmax).round_().mul_(scale)
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        scale: torch.Tensor,
+        grid: QuantGrid,
+        axis: int | None,
+        damping: float,
+        overwrite: bool,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.settings = grid, axis, damping, overwrite
+        native = kernel() if _suits_kernel(x, scale) else None
+        if native is not None:
+            return native.forward(x, scale, grid, axis)
+        return _operation(_forward)(x, _along(scale, x, axis), grid.qmin, grid.qmax)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        (grad,) = grad_outputs
-        (steps,) = ctx.saved_tensors
-        qmin, qmax, gradient = ctx.grid
-        clipped = steps.clamp(qmin, qmax)
-        inside = clipped == steps
-        grad_x = grad * inside if ctx.needs_input_grad[0] else None
-        grad_scale = None
-        if ctx.needs_input_grad[1]:
-            slope = clipped.round_().sub_(steps * inside)
-            grad_scale = torch.dot(grad.reshape(-1), slope.reshape(-1)).mul_(gradient)
-        return grad_x, grad_scale, None, None, None
+        (upstream,) = grad_outputs
+        x, scale = ctx.saved_tensors
+        grid, axis, damping, overwrite = ctx.settings
+        native = kernel() if _suits_kernel(x, scale) and upstream.dtype == x.dtype else None
+        if native is not None:
+            grad_x, grad_scale = native.backward(x, upstream, scale, grid, axis, overwrite=overwrite)
+        else:
+            grad_x, slope = _operation(_backward)(x, _along(scale, x, axis), upstream, grid.qmin, grid.qmax)
+            others = [dim for dim in range(x.dim()) if dim != axis]
+            grad_scale = slope.sum(others) if others else slope
+        return grad_x, grad_scale.mul_(damping), None, None, None, None
 
 
-def fake_quantize(x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid, *, elements: int) -> torch.Tensor:
-    """Quantize and dequantize, per tensor; gradients as in LSQ.
+def fake_quantize(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    grid: QuantGrid,
+    *,
+    elements: int,
+    axis: int | None = None,
+    overwrite: bool = False,
+) -> torch.Tensor:
+    """Quantize and dequantize; gradients as in LSQ.
 
     d/dx = 1 inside the grid, 0 outside. d/ds = (round(v) - v) inside, qmin or qmax outside, v = x / s, times
     ``lsq_grad_scale(elements, qmax)``. ``elements``: of a weight, all; of an activation, those of one image, so that
-    the batch size does not change how fast a scale learns (the authors count the batch). ``scale``: 0-d, positive.
+    the batch size does not change how fast a scale learns (the authors count the batch). ``scale``: positive; 0-d, or
+    one for each index of ``axis`` (then ``elements`` are those of one index).
+
+    Half precision is quantized in float32, which is the result's type. The result lies in memory as ``x`` does, where
+    that is without gaps. ``overwrite``: the caller is sure that nothing else reads the gradient of the result, and the
+    gradient of ``x`` may take its memory (a weight that one convolution reads).
     """
-    gradient = lsq_grad_scale(elements, grid.qmax)
-    return _LsqFunction.apply(x, scale, grid.qmin, grid.qmax, gradient)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    damping = lsq_grad_scale(elements, grid.qmax)
+    found: torch.Tensor = _LsqFunction.apply(x, scale, grid, axis, damping, overwrite)
+    return found
 
 
 def lsq_grad_scale(elements: int, qmax: int) -> float:
@@ -59,9 +97,10 @@ def quantize(x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid) -> torch.Ten
 class LearnedScales(nn.Module):
     """One learned scale for each of several grids of one tensor.
 
-    The parameter is ``log_scale`` [len(grids)], ``scale = exp(log_scale)``: a scale is positive whatever the optimizer
-    does, and a step is relative, so that large and small scales learn at one pace (Jain et al., TQT, MLSys 2020, learn
-    log2). ``first`` keeps the scales before training.
+    The parameter is ``log_scale`` [len(grids)], ``scale = exp(log_scale)``, the logarithm held within `LOG_LIMIT`: a
+    scale is positive and finite whatever the optimizer does, and a step is relative, so that large and small scales
+    learn at one pace (Jain et al., TQT, MLSys 2020, learn log2). ``first`` keeps the scales before training.
+    `require_finite_gradients` keeps NaN out.
     """
 
     log_scale: nn.Parameter
@@ -81,4 +120,55 @@ class LearnedScales(nn.Module):
 
     def scale(self, index: int) -> torch.Tensor:
         """The 0-d scale of one grid."""
-        return self.log_scale[index].exp()
+        return self.log_scale[index].clamp(-LOG_LIMIT, LOG_LIMIT).exp()
+
+    def values(self) -> list[float]:
+        """All scales as they are now."""
+        return self.log_scale.detach().clamp(-LOG_LIMIT, LOG_LIMIT).exp().tolist()
+
+
+def require_finite_gradients(model: nn.Module) -> None:
+    """Raise ModelError that names the first quantizer (in the model's order) whose scale has a gradient that is not
+    finite: one optimizer step with it would make the scale NaN for ever. One reduction over all of them."""
+    named = [
+        (name, module.log_scale.grad)
+        for name, module in model.named_modules()
+        if isinstance(module, LearnedScales) and module.log_scale.grad is not None
+    ]
+    if not named or bool(torch.cat([grad for _, grad in named]).isfinite().all()):
+        return
+    name, grad = next((name, grad) for name, grad in named if not grad.isfinite().all())
+    quantizer = name.removeprefix("graph.").removesuffix(".scales")
+    raise ModelError(
+        f"the gradient of the scale of {quantizer!r} became {grad[~grad.isfinite()][0].item()}; lower the learning "
+        "rates, or look for weights and images that are not finite"
+    )
+
+
+def _suits_kernel(x: torch.Tensor, scale: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and scale.dtype == x.dtype
+
+
+def _along(scale: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """The scale, in a shape that broadcasts along ``axis``."""
+    return scale if axis is None else scale.view([-1 if dim == axis else 1 for dim in range(x.dim())])
+
+
+def _forward(x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
+    return (x / scale).clamp_(qmin, qmax).round_().mul_(scale)
+
+
+def _backward(
+    x: torch.Tensor, scale: torch.Tensor, upstream: torch.Tensor, qmin: int, qmax: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """d/dx, and per element d/ds before damping and summation."""
+    steps = x / scale
+    clipped = steps.clamp(qmin, qmax)
+    inside = clipped == steps
+    grad = upstream * inside
+    return grad, upstream * (clipped.round() - steps * inside)
+
+
+@cache
+def _operation(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True) if COMPILED else function

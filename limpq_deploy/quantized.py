@@ -58,7 +58,8 @@ class QuantLayer(nn.Module):
             return self.apply_weight(x, self.weight, self.bias)
         index = self.bits.index(self.active)
         grid = self.scales.grids[index]
-        weight = fake_quantize(self.weight, self.scales.scale(index), grid, elements=self.weight.numel())
+        scale, elements = self.scales.scale(index), self.weight.numel()
+        weight = fake_quantize(self.weight, scale, grid, elements=elements, overwrite=True)
         return self.apply_weight(x, weight, self.bias)
 
     def active_scale(self) -> float:
