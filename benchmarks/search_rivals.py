@@ -110,7 +110,7 @@ RIVALS: dict[str, Rival] = {
 
 def _library(indicators: Indicators, budgets: Sequence[Budget], limit_s: float, library: Library) -> Pairs | None:
     program = _program(indicators, budgets)
-    answer = solve_milp(program, relax(program), library, time_limit_s=limit_s)
+    answer = solve_milp(program, relax(program).bound, library, time_limit_s=limit_s)
     return program.pairs(answer.choice) if answer.choice is not None and answer.finished else None
 
 

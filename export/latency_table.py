@@ -16,22 +16,46 @@ class PartTime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyTable:
-    """Times of all parts of a model on one device. ``other_ms``: what no layer accounts for. ``environment``: device,
-    driver, clocks and versions, as the measurement wrote them.
+class Conversion:
+    """Time of handing a tensor from a layer that runs at one precision to a layer that runs at another, for one image:
+    ``ms + ns_per_element * elements / 10^6`` ms.
 
-    Raises ValueError where a time is negative or not finite, a part is measured twice at one precision, or a layer
-    stands in two different parts.
+    ``before`` and ``after``: measured (weight_bits, act_bits) of the two. ``producer`` and ``consumer``: the one edge
+    that was measured; both None: every edge that has no entry of its own for these precisions.
+    """
+
+    before: tuple[int, int]
+    after: tuple[int, int]
+    ms: float = 0.0
+    ns_per_element: float = 0.0
+    producer: str | None = None
+    consumer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyTable:
+    """Times of all parts of a model on one device. ``other_ms``: what no layer accounts for. ``conversions``: between
+    neighbours of different precision; what is not listed takes no time. ``environment``: device, driver, clocks and
+    versions, as the measurement wrote them.
+
+    Raises ValueError where a time is negative or not finite, a part is measured twice at one precision, a layer stands
+    in two different parts, or a conversion is listed twice, names one end of an edge only, or leads from or to a
+    precision at which nothing is measured.
     """
 
     model: str
     device: str
     times: tuple[PartTime, ...]
     other_ms: float = 0.0
+    conversions: tuple[Conversion, ...] = ()
     environment: Any = None
     format: Literal["limpq.latency-table/1"] = field(default="limpq.latency-table/1")
 
     def __post_init__(self) -> None:
+        self._check_times()
+        self._check_conversions()
+
+    def _check_times(self) -> None:
         part_of: dict[str, tuple[str, ...]] = {}
         seen = set()
         if not (isfinite(self.other_ms) and self.other_ms >= 0):
@@ -51,3 +75,28 @@ class LatencyTable:
             for layer in time.layers:
                 if part_of.setdefault(layer, time.layers) != time.layers:
                     raise ValueError(f"layer {layer!r} stands in two parts: [{part}] and [{', '.join(part_of[layer])}]")
+
+    def _check_conversions(self) -> None:
+        measured = {(time.weight_bits, time.act_bits) for time in self.times}
+        seen = set()
+        for one in self.conversions:
+            change = f"the conversion from w{one.before[0]}a{one.before[1]} to w{one.after[0]}a{one.after[1]}"
+            edge = (one.producer, one.consumer)
+            if None in edge and edge != (None, None):
+                raise ValueError(
+                    f"{change} names {one.producer or one.consumer!r} alone; expected both ends or neither"
+                )
+            if not all(isfinite(time) and time >= 0 for time in (one.ms, one.ns_per_element)):
+                raise ValueError(
+                    f"{change} takes {one.ms} ms and {one.ns_per_element} ns per element; expected 0 or above"
+                )
+            if one.before == one.after:
+                raise ValueError(f"{change} converts nothing; leave it away")
+            for pair in (one.before, one.after):
+                if pair not in measured:
+                    raise ValueError(f"{change}: nothing is measured at w{pair[0]}a{pair[1]}")
+            if (*edge, one.before, one.after) in seen:
+                raise ValueError(
+                    f"{change} is listed twice for {' -> '.join(map(str, edge)) if edge[0] else 'all edges'}"
+                )
+            seen.add((*edge, one.before, one.after))

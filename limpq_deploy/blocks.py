@@ -6,8 +6,9 @@
 
 A block is one layer, or layers that are decided together (`admitted.components`): those of one ``act_group`` have one
 activation bit-width, whose indicator counts once; those of one ``tie`` share both. An entry without importance, or a
-pair that is not admitted, has no option; an option that another of its block matches or beats in value and in
-every row is dropped. L: single layer, K: option, M: row, G: layer of a group.
+pair that is not admitted, has no option; an option that another of its block matches or beats in value and in every
+row is dropped, unless the two differ in what neighbours pay beside them (`pair_tables`). L: single layer, K: option,
+M: row, G: layer of a group.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.outliers import Importance
+from limpq_deploy.pair_tables import Classes, class_columns, handover_classes, with_handovers
 from limpq_deploy.solver.pareto import undominated
 from limpq_deploy.solver.program import MAX_COST, Block, Floats, Integers, Program
 
@@ -40,32 +42,36 @@ def build_program(
     bit-widths are left to a layer."""
     groups = components(indicators.layers)
     singles = [layers[0] for layers in groups if len(layers) == 1]
-    made = iter(_single_blocks(singles, indicators.bits, importance, budgets, alpha))
+    classes = handover_classes(indicators, budgets)
+    made = iter(_single_blocks(singles, indicators.bits, importance, budgets, alpha, classes))
     blocks = [
-        next(made) if len(layers) == 1 else _tied_block(layers, indicators.bits, importance, budgets, alpha)
+        next(made) if len(layers) == 1 else _tied_block(layers, indicators.bits, importance, budgets, alpha, classes)
         for layers in groups
     ]
-    return _in_steps(Program.of(blocks, [0] * len(budgets)), indicators, budgets)
+    return _in_steps(with_handovers(blocks, classes, budgets), indicators, budgets)
 
 
 def limits_of(program: Program, indicators: Indicators, budgets: Sequence[Budget]) -> tuple[int, ...]:
     """Right-hand sides of a built program: the pinned layers' constant taken off, in steps of the rows' costs, rounded
     down, and no larger than the dearest choice."""
-    largest_MB = np.maximum.reduceat(program.cost_MN, program.start_B1[:-1], axis=1)
     free = [budget.limit - pinned_cost(budget.cost, indicators) for budget in budgets]
-    return tuple(
-        min(limit // step, sum(largest_B))
-        for limit, step, largest_B in zip(free, program.steps, largest_MB.tolist(), strict=True)
-    )
+    return tuple(min(limit // step, most) for limit, step, most in zip(free, program.steps, program.most, strict=True))
 
 
 def _in_steps(program: Program, indicators: Indicators, budgets: Sequence[Budget]) -> Program:
     """Every row divided by the common divisor of its costs, and the limits."""
-    largest_MB = np.maximum.reduceat(program.cost_MN, program.start_B1[:-1], axis=1)
-    if any(sum(largest_B) > MAX_COST for largest_B in largest_MB.tolist()):
+    if any(most > MAX_COST for most in program.most):
         raise _absurd()
-    steps = np.maximum(np.gcd.reduce(program.cost_MN, axis=1), 1)
-    stepped = replace(program, cost_MN=program.cost_MN // steps[:, None], steps=tuple(steps.tolist()))
+    steps = np.gcd.reduce(program.cost_MN, axis=1)
+    for pair in program.tables:
+        steps[pair.row] = np.gcd(steps[pair.row], np.gcd.reduce(pair.cost_CD, axis=None))
+    steps = np.maximum(steps, 1)
+    stepped = replace(
+        program,
+        cost_MN=program.cost_MN // steps[:, None],
+        steps=tuple(steps.tolist()),
+        tables=tuple(replace(pair, cost_CD=pair.cost_CD // steps[pair.row]) for pair in program.tables),
+    )
     return stepped.with_limits(limits_of(stepped, indicators, budgets))
 
 
@@ -80,6 +86,7 @@ def _single_blocks(
     importance: Importance,
     budgets: Sequence[Budget],
     alpha: float,
+    classes: Classes,
 ) -> list[Block]:
     pairs = _preferred(bits)
     bits_K2 = np.array(pairs, np.int16)
@@ -96,10 +103,14 @@ def _single_blocks(
             if layer.name in importance.pairs:
                 value_LK[row, [pair not in importance.pairs[layer.name] for pair in pairs]] = np.inf
         cost_MLK = np.array([_costs(chunk, pairs, budget) for budget in budgets]).reshape(len(budgets), *value_LK.shape)
+        class_LK = np.array(
+            [[classes[one.name][pair] if one.name in classes else 0 for pair in pairs] for one in chunk]
+        )
         order_LK = np.lexsort((*cost_MLK[::-1], value_LK), axis=-1)
         value_LK = np.take_along_axis(value_LK, order_LK, axis=-1)
         cost_MLK = np.take_along_axis(cost_MLK, order_LK[None], axis=-1)
-        kept_LK = _unbeaten(cost_MLK) & (value_LK < np.inf)
+        class_LK = np.take_along_axis(class_LK, order_LK, axis=-1)
+        kept_LK = _unbeaten(cost_MLK, class_LK) & (value_LK < np.inf)
         for row, layer in enumerate(chunk):
             kept = np.flatnonzero(kept_LK[row])
             if not len(kept):
@@ -132,9 +143,10 @@ def _costs(layers: Sequence[LayerIndicators], pairs: Sequence[tuple[int, int]], 
     return costs
 
 
-def _unbeaten(cost_MLK: Integers) -> NDArray[np.bool_]:
-    """[L, K]: no earlier option of the layer costs as little in every row. Options stand by ascending value."""
-    matched_LKK = np.ones((*cost_MLK.shape[1:], cost_MLK.shape[2]), bool)
+def _unbeaten(cost_MLK: Integers, class_LK: Integers) -> NDArray[np.bool_]:
+    """[L, K]: no earlier option of the layer and of its class costs as little in every row. Options stand by ascending
+    value."""
+    matched_LKK = class_LK[:, :, None] == class_LK[:, None, :]
     for cost_LK in cost_MLK:
         matched_LKK &= cost_LK[:, :, None] <= cost_LK[:, None, :]
     earlier_KK = np.triu(np.ones(matched_LKK.shape[1:], bool), 1)
@@ -147,6 +159,7 @@ def _tied_block(
     importance: Importance,
     budgets: Sequence[Budget],
     alpha: float,
+    classes: Classes,
 ) -> Block:
     """Options of layers with one activation width, over all such widths. Inside one width, layers that share their
     weight bits are joined one after another and what is dominated is dropped on the way: partial options of one width
@@ -156,7 +169,7 @@ def _tied_block(
         width
         for act_bits, act_value in zip(bits, _act_values(layers, importance), strict=True)
         if act_value is not None
-        and (width := _one_width(units, bits, act_bits, act_value, importance, budgets, alpha)) is not None
+        and (width := _one_width(units, bits, act_bits, act_value, importance, budgets, alpha, classes)) is not None
     ]
     if not widths:
         raise nothing_in_common(layers)
@@ -166,7 +179,7 @@ def _tied_block(
         cost_MK=np.concatenate([width.cost_MK for width in widths], axis=1),
         bits_KG2=np.concatenate([width.bits_KG2 for width in widths]),
     )
-    return _worth_keeping(joined)
+    return _worth_keeping(joined, classes)
 
 
 def _act_values(layers: Sequence[LayerIndicators], importance: Importance) -> list[float | None]:
@@ -188,6 +201,7 @@ def _one_width(
     importance: Importance,
     budgets: Sequence[Budget],
     alpha: float,
+    classes: Classes,
 ) -> Block | None:
     """Options at one activation width; None where a unit has none. Layers of a unit have the same weight bits."""
     joined = Block(
@@ -217,7 +231,7 @@ def _one_width(
         )
         if joined.cost_MK.max(initial=0) > MAX_COST:
             raise _absurd()
-        joined = _worth_keeping(joined)
+        joined = _worth_keeping(joined, classes)
     return joined
 
 
@@ -243,13 +257,15 @@ def _unit_values(
     return values
 
 
-def _worth_keeping(block: Block) -> Block:
-    """The options that no other matches or beats, by ascending value. Of equal ones the preferred stays: layer by
-    layer that with the larger min(w, a), then w, then a."""
+def _worth_keeping(block: Block, classes: Classes) -> Block:
+    """The options that no other of their class matches or beats, by ascending value. Of equal ones the preferred stays:
+    layer by layer that with the larger min(w, a), then w, then a."""
     weight_GK, act_GK = block.bits_KG2.transpose(2, 1, 0)
     keys = np.stack([-np.minimum(weight_GK, act_GK), -weight_GK, -act_GK], axis=1).reshape(-1, len(block.value_K))
     order = np.lexsort(keys[::-1])
-    kept = order[undominated(block.value_K[order], block.cost_MK.T[order])]
+    columns_KC = class_columns(classes, block.layers, block.bits_KG2)
+    apart_KM = np.concatenate([block.cost_MK.T, columns_KC, -columns_KC], axis=1)
+    kept = order[undominated(block.value_K[order], apart_KM[order])]
     return replace(block, value_K=block.value_K[kept], cost_MK=block.cost_MK[:, kept], bits_KG2=block.bits_KG2[kept])
 
 

@@ -9,7 +9,7 @@ from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.front import Solve
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.infeasible import smallest_beside
+from limpq_deploy.infeasible import smallest_alone, smallest_beside
 from limpq_deploy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.search import search_policy
 
@@ -69,8 +69,9 @@ def explain_conflict(
         def total(cost: int, row: int = row, budget: Budget = budget) -> int:
             return cost * program.steps[row] + pinned_cost(budget.cost, indicators)
 
-        alone = total(program.least[row])
-        smallest = smallest_beside(program, row) if len(budgets) > 1 else program.least[row]
+        least = smallest_alone(program, row)
+        alone = total(least)
+        smallest = smallest_beside(program, row) if len(budgets) > 1 else least
         beside = None if smallest is None else total(smallest)
         reaches.append(
             Reach(

@@ -2,7 +2,7 @@
 them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
@@ -14,7 +14,7 @@ from limpq_deploy.admitted import admitted_pairs
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.latency_table import LatencyTable
-from limpq_deploy.indicators import Indicators
+from limpq_deploy.indicators import BitPair, Indicators
 
 Pairs = Mapping[str, tuple[int, int]]
 """(weight_bits, act_bits) by layer name, as `Policy.pairs` gives them."""
@@ -33,9 +33,21 @@ class LayerShape(Protocol):
     def num_weights(self) -> int: ...
 
 
+class Handover(Protocol):
+    """What a cost takes between two searched layers, by the bits of both. ``precision``: a name for everything that it
+    reads of one end's bits; pairs of one precision cost the same."""
+
+    @property
+    def before(self) -> str: ...
+    @property
+    def after(self) -> str: ...
+    def precision(self, layer: str, pair: BitPair) -> Hashable: ...
+    def between(self, before: BitPair, after: BitPair) -> int: ...
+
+
 class Cost(Protocol):
     """A cost that adds up over layers. ``pinned``: whether pinned layers count, as a constant. A cost may have a
-    ``constant`` of its own, which counts besides (an int, in its unit)."""
+    ``constant`` of its own, which counts besides (an int, in its unit), and ``handovers`` between its layers."""
 
     @property
     def name(self) -> str: ...
@@ -244,10 +256,32 @@ def pinned_cost(cost: Cost, indicators: Indicators) -> int:
     return own + sum(cost.of_layer(layer, layer.weight_bits, layer.act_bits) for layer in indicators.pinned)
 
 
+def handovers_of(cost: Cost) -> Sequence[Handover]:
+    """What a cost takes between layers; nothing for most costs."""
+    found: Sequence[Handover] = getattr(cost, "handovers", ())
+    return found
+
+
 def total_cost(cost: Cost, indicators: Indicators, pairs: Pairs) -> int:
     """Cost of a whole policy in the cost's unit. Raises KeyError for a searched layer without an entry."""
     searched = sum(cost.of_layer(layer, *pairs[layer.name]) for layer in indicators.layers)
-    return searched + pinned_cost(cost, indicators)
+    between = sum(one.between(pairs[one.before], pairs[one.after]) for one in handovers_of(cost))
+    return searched + between + pinned_cost(cost, indicators)
+
+
+def cost_change(cost: Cost, indicators: Indicators, pairs: Pairs, changed: Pairs) -> int:
+    """What a cost gains when some layers of a policy take other bits, their handovers included."""
+    alone = sum(
+        cost.of_layer(layer, *changed[layer.name]) - cost.of_layer(layer, *pairs[layer.name])
+        for layer in indicators.layers
+        if layer.name in changed
+    )
+    after = {**pairs, **changed} if handovers_of(cost) else pairs
+    return alone + sum(
+        one.between(after[one.before], after[one.after]) - one.between(pairs[one.before], pairs[one.after])
+        for one in handovers_of(cost)
+        if one.before in changed or one.after in changed
+    )
 
 
 def uniform_pairs(indicators: Indicators, weight_bits: int, act_bits: int) -> dict[str, tuple[int, int]]:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import product
 from math import ceil, floor, fsum
 from typing import Literal
 
 from limpq_deploy.admitted import components, tie_classes
 from limpq_deploy.calibration.errors import InfeasiblePolicy
-from limpq_deploy.costs import Budget, Pairs, pinned_cost, total_cost
+from limpq_deploy.costs import Budget, Pairs, cost_change, handovers_of, pinned_cost, total_cost
 from limpq_deploy.front import Solve
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.objective import group_leaders, objective_of
@@ -70,9 +71,21 @@ class BudgetPrice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandoverUse:
+    """What a budget's cost takes between two layers of the policy, such as a conversion between their precisions."""
+
+    budget: str
+    before: str
+    after: str
+    used: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Budgets and single steps around a policy. ``objective``: the policy's, recomputed; ``best``: what the search
-    finds for these budgets, the same for an optimal policy."""
+    finds for these budgets, the same for an optimal policy. ``handovers``: what is paid between searched layers, the
+    dearest first."""
 
     objective: float
     best: float
@@ -80,6 +93,7 @@ class Explanation:
     outliers: OutlierMode
     budgets: tuple[BudgetPrice, ...]
     steps: tuple[Step, ...]
+    handovers: tuple[HandoverUse, ...] = ()
     format: Literal["limpq.explanation/1"] = field(default="limpq.explanation/1")
 
     @property
@@ -113,6 +127,7 @@ def explain(
         outliers=mode,
         budgets=tuple(_price(policy, indicators, budgets, row, best, mode, solve) for row in range(len(budgets))),
         steps=tuple(_steps(indicators, importance, pairs, budgets, policy.alpha)),
+        handovers=_handovers(pairs, budgets),
     )
 
 
@@ -140,6 +155,16 @@ def _steps(
                 yield _step(indicators, "act", (act_bits, to), admitted, 1.0, changed, pairs, budgets, room)
 
 
+def _handovers(pairs: Pairs, budgets: Sequence[Budget]) -> tuple[HandoverUse, ...]:
+    uses = [
+        HandoverUse(budget=budget.cost.name, before=one.before, after=one.after, used=used, unit=budget.cost.unit)
+        for budget in budgets
+        for one in handovers_of(budget.cost)
+        if (used := one.between(pairs[one.before], pairs[one.after]))
+    ]
+    return tuple(sorted(uses, key=lambda use: -use.used))
+
+
 def _together(entries: Sequence[Sequence[float | None]]) -> list[float | None]:
     """Importance of several layers by width; None where one of them forbids it."""
     return [None if None in values else fsum(value or 0.0 for value in values) for values in zip(*entries, strict=True)]
@@ -164,14 +189,7 @@ def _step(
 ) -> Step:
     before, after = (values[indicators.bits.index(bits)] for bits in widths)
     objective = None if before is None or after is None else factor * (after - before)
-    sizes = [layer for layer in indicators.layers if layer.name in changed]
-    costs = tuple(
-        sum(
-            budget.cost.of_layer(layer, *changed[layer.name]) - budget.cost.of_layer(layer, *pairs[layer.name])
-            for layer in sizes
-        )
-        for budget in budgets
-    )
+    costs = tuple(cost_change(budget.cost, indicators, pairs, changed) for budget in budgets)
     return Step(
         layer=next(iter(changed)),
         layers=tuple(changed),
@@ -243,8 +261,9 @@ def _price(
 
 def _beyond(budget: Budget, indicators: Indicators) -> int:
     """A limit that every policy keeps."""
-    dearest = sum(
-        max(budget.cost.of_layer(layer, w, a) for w in indicators.bits for a in indicators.bits)
-        for layer in indicators.layers
+    both = tuple(product(indicators.bits, indicators.bits))
+    dearest = sum(max(budget.cost.of_layer(layer, *pair) for pair in both) for layer in indicators.layers)
+    dearest += sum(
+        max(one.between(before, after) for before in both for after in both) for one in handovers_of(budget.cost)
     )
     return max(budget.limit, dearest + pinned_cost(budget.cost, indicators))

@@ -25,6 +25,7 @@ class LayerIndicators:
     (equal) ``act`` counts once. ``weight_init`` and ``act_init``: the scales before training, so that what was learned
     can be told from what was there. ``act_elements``: elements of the tensor it reads, for one image. ``pairs``: the
     only (weight_bits, act_bits) that it may take; None: all. ``tie``: layers of one tie share both bit-widths.
+    ``kind``: what it computes; None where it was not recorded.
     """
 
     name: str
@@ -39,6 +40,7 @@ class LayerIndicators:
     act_elements: int | None = None
     pairs: tuple[BitPair, ...] | None = None
     tie: str | None = None
+    kind: Literal["conv", "linear"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,19 @@ class PinnedLayer:
     num_weights: int
     weight_bits: int
     act_bits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerEdge:
+    """A tensor that one layer hands to another, pinned ones included; ``elements`` of it, for one image.
+
+    What stands between them (BatchNorm, ReLU, pools, moves) belongs to the ``producer``; a sum belongs to that of its
+    layers which runs last, and is an edge from the other.
+    """
+
+    producer: str
+    consumer: str
+    elements: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +83,11 @@ class ActMoment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indicators:
     """Importance indicators of a model. ``bits`` ascending; ``source`` says how they were made; ``moments``: what is in
-    memory at every step, None where it was not recorded.
+    memory at every step; ``edges``: which layer's tensor each layer reads; None where these were not recorded.
 
     Raises ValueError when a layer has another number of entries than there are bit-widths, when a number is negative or
     not finite, when names repeat, when layers of one ``act_group`` have different ``act`` or ``act_elements``, when
-    ``pairs`` holds no candidates, or when a moment names an unknown layer.
+    ``pairs`` holds no candidates, when a moment or an edge names an unknown layer, or when an edge is listed twice.
     """
 
     model: str
@@ -81,6 +96,7 @@ class Indicators:
     pinned: tuple[PinnedLayer, ...] = ()
     source: Any = None
     moments: tuple[ActMoment, ...] | None = None
+    edges: tuple[LayerEdge, ...] | None = None
     format: Literal["limpq.indicators/1"] = field(default="limpq.indicators/1")
 
     def __post_init__(self) -> None:
@@ -107,6 +123,22 @@ class Indicators:
             for name in moment.tensors:
                 if name not in searched:
                     raise ValueError(f"moment {moment.name!r} names {name!r}, which is no searched layer")
+
+        self._check_edges(seen)
+
+    def _check_edges(self, names: set[str]) -> None:
+        seen = set()
+        for edge in self.edges or ():
+            ends = (edge.producer, edge.consumer)
+            for name in ends:
+                if name not in names:
+                    raise ValueError(f"the edge {' -> '.join(ends)} names {name!r}, which is no layer of the model")
+            if ends in seen or edge.producer == edge.consumer or edge.elements < 0:
+                raise ValueError(
+                    f"the edge {' -> '.join(ends)} with {edge.elements} elements makes no sense; expected two layers, "
+                    "once, and 0 elements or more"
+                )
+            seen.add(ends)
 
     def _check(self, layer: LayerIndicators) -> None:
         if layer.macs < 0 or layer.num_weights < 0:

@@ -1,26 +1,32 @@
 """What to say where no policy meets the budgets: which of them, and how far each would have to go."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-
-import numpy as np
 
 from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.outliers import OutlierReport
 from limpq_deploy.solver.program import Program
 from limpq_deploy.solver.solvers import solve_by
+from limpq_deploy.solver.splits import with_row_as_objective
 
 
 def unreachable(
-    program: Program, indicators: Indicators, budgets: Sequence[Budget], report: OutlierReport
+    program: Program,
+    indicators: Indicators,
+    budgets: Sequence[Budget],
+    report: OutlierReport,
+    *,
+    searching: bool = False,
 ) -> str | None:
     """A sentence that names every budget which no policy meets, with the smallest reachable figure of each; None where
-    each can be met alone."""
+    each can be met alone. Where layers cost something together (conversions), a search finds out: without ``searching``
+    only budgets are named that are missed by far."""
     problems = []
     for row, budget in enumerate(budgets):
-        if program.least[row] > program.limits[row]:
-            figure = _figure(budget, indicators, program.least[row] * program.steps[row])
+        far = program.least[row] > program.limits[row]
+        least = smallest_alone(program, row) if far or searching else program.least[row]
+        if least > program.limits[row]:
+            figure = _figure(budget, indicators, least * program.steps[row])
             problems.append(
                 f"{budget.option} allows {budget.figure(budget.limit)}, and {_reachable(budget)} reachable is {figure}"
             )
@@ -41,16 +47,17 @@ def conflict(program: Program, indicators: Indicators, budgets: Sequence[Budget]
 
 def smallest_beside(program: Program, row: int) -> int | None:
     """The least cost in one row among the policies that keep the other rows; None where none is found."""
-    others = [other for other in range(len(program.limits)) if other != row]
-    beside = replace(
-        program,
-        value_N=program.cost_MN[row] / max(program.limits[row], 1),
-        cost_MN=program.cost_MN[others],
-        limits=tuple(program.limits[other] for other in others),
-        steps=tuple(program.steps[other] for other in others),
-    )
-    choice = solve_by(beside, "auto").solution.choice
-    return None if choice is None else int(np.sum(program.cost_MN[row, program.places(choice)]))
+    choice = solve_by(with_row_as_objective(program, row), "auto").solution.choice
+    return None if choice is None else program.costs(choice)[row]
+
+
+def smallest_alone(program: Program, row: int) -> int:
+    """The least cost in one row that any policy reaches."""
+    if not any(table.row == row for table in program.tables):
+        return program.least[row]
+    smallest = smallest_beside(program.with_limits(program.most), row)
+    assert smallest is not None, "every policy keeps the largest limits"
+    return smallest
 
 
 def _figure(budget: Budget, indicators: Indicators, searched: int) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.edges import with_edges
 from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.layers import TracedModel
@@ -72,7 +73,7 @@ def train_indicators(
     source = _source(model, bits, settings, seed, history)
     for warning in source["warnings"]:
         log.warning(warning)
-    return with_memory(read_indicators(model, bits, source), traced, placement), model
+    return with_edges(with_memory(read_indicators(model, bits, source), traced, placement), traced), model
 
 
 def uniform(placement: Placement, width: int) -> dict[str, BitPair]:
@@ -119,6 +120,7 @@ def _layer(model: QuantizedModel, layer: LayerPlacement, bits: tuple[int, ...]) 
         act_group=model.placement.act_group(layer),
         weight_init=tuple(weights.first.tolist()),
         act_init=tuple(first for first, _ in acts),
+        kind=layer.kind,
     )
 
 

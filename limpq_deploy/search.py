@@ -71,6 +71,9 @@ class PolicySearch:
         solved = solve_by(program, self._solver, gap=self._gap, time_limit_s=self._time_limit_s)
         solution = solved.solution
         if solution.choice is None:
+            reason = unreachable(program, indicators, budgets, importance.outliers, searching=True)
+            if reason is not None:
+                raise InfeasiblePolicy(reason)
             found = "no policy meets" if solution.complete else "no policy was found that meets"
             raise InfeasiblePolicy(f"{found} {conflict(program, indicators, budgets, importance.outliers)}")
         pairs = _pairs(indicators, program, solution.choice)

@@ -90,6 +90,10 @@ def explanation_table(explanation: Explanation) -> str:
     lines.append(table(("layer", "", "bits", "fits", "objective", *limits), steps, right=range(4, 5 + len(limits))))
     if any(len(step.layers) > 1 for step in explanation.steps):
         lines.append("+N: layers that share these bits change with it")
+    if explanation.handovers:
+        told = ", ".join(f"{use.before} -> {use.after} {use.used:,} {use.unit}" for use in explanation.handovers[:8])
+        more = f" and {len(explanation.handovers) - 8} more" if len(explanation.handovers) > 8 else ""
+        lines.append(wrapped(f"paid between layers of different precision: {told}{more}"))
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import Config
 from limpq_deploy.costs import Budget, budgets_from_options
+from limpq_deploy.edges import with_edges
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
@@ -52,9 +53,8 @@ class Subject:
             self.runtime()
         require_classes(self.dataset, self.info.num_classes)
         self._check_training()
-        indicators = self.restricted(
-            with_memory(_placeholder_indicators(self.placement, self.config.bits), self._shapes, self.placement)
-        )
+        untrained = _placeholder_indicators(self.placement, self.config.bits)
+        indicators = self.restricted(with_edges(with_memory(untrained, self._shapes, self.placement), self._shapes))
         search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha, solver=self.config.solver)
 
     def _check_training(self) -> None:
@@ -202,6 +202,7 @@ def _placeholder_indicators(placement: Placement, bits: tuple[int, ...]) -> Indi
                 weight=values,
                 act=values,
                 act_group=placement.act_group(layer),
+                kind=layer.kind,
             )
             for layer in placement.searched
         ),

@@ -28,7 +28,7 @@ from limpq_deploy.export.stability import latency_stats
 from limpq_deploy.export.targets import TARGETS, TargetSpec
 from limpq_deploy.export.verify import CanaryReport, VerifyReport
 from limpq_deploy.finetuned import Candidate, FineTuned, Top1
-from limpq_deploy.indicators import Indicators, LayerIndicators, Measure, PinnedLayer
+from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, Measure, PinnedLayer
 from limpq_deploy.pipeline import BuildState, StageState
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.settings import FinetuneSettings
@@ -143,6 +143,7 @@ def indicators(draw: st.DrawFn) -> Indicators:
                 weight_init=optional(row),
                 act_init=optional(row),
                 measures=measures,
+                kind=st.sampled_from([None, "conv", "linear"]),
             )
         )
         for name in names
@@ -155,8 +156,14 @@ def indicators(draw: st.DrawFn) -> Indicators:
         weight_bits=st.just(8),
         act_bits=st.just(8),
     )
+    ends = [LayerEdge(producer=names[0], consumer=name, elements=draw(COUNT)) for name in names[1:]]
     return Indicators(
-        model=draw(TEXT), bits=bits, layers=layers, pinned=draw(tuples(pinned, max_size=1)), source=draw(optional(JSON))
+        model=draw(TEXT),
+        bits=bits,
+        layers=layers,
+        pinned=draw(tuples(pinned, max_size=1)),
+        source=draw(optional(JSON)),
+        edges=draw(st.sampled_from([None, (), tuple(ends)])),
     )
 
 

@@ -55,8 +55,11 @@ def solve(
     incumbent: Choice | None = None,
     gap: float = 0.0,
     max_labels: int | None = None,
+    below: float = np.inf,
 ) -> Solution:
     """The best choice, proved, unless more than ``max_labels`` partial choices would have to be listed.
+
+    Only choices of a value up to ``below`` are looked for: a complete search without a choice says there are none.
 
     Among choices within the relaxation's allowance (1e-12, relative) of the best: the least cost in the first row, then
     in the next ones; then, block by block, the larger min(w, a), then w, then a of its layers. An incumbent changes the
@@ -64,10 +67,13 @@ def solve(
     """
     tie = relaxation.allowance
     most_labels = max_labels or max(FIRST_LABELS, min(MAX_LABELS, MAX_WORK // len(program.layers)))
-    limit, reached, choice = np.inf, 0.0, None
+    assert not program.tables, "branch.PairSearch is for these"
+    limit, reached, choice = below - relaxation.bound + 3 * tie, 0.0, None
+    if limit <= 0:
+        return Solution(choice=None, bound=relaxation.bound, complete=True)
     if incumbent is not None and program.feasible(incumbent):
         choice = incumbent
-        limit = program.value(incumbent) - relaxation.bound + 3 * tie
+        limit = min(limit, program.value(incumbent) - relaxation.bound + 3 * tie)
     guess = _first_room(relaxation)
     labels = min(FIRST_LABELS, most_labels)
     while True:

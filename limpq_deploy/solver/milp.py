@@ -9,8 +9,7 @@ import numpy as np
 
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.extras import require_modules
-from limpq_deploy.solver.program import Choice, Program
-from limpq_deploy.solver.relaxation import Relaxation
+from limpq_deploy.solver.program import Choice, PairTable, Program
 
 Library = Literal["cbc", "highs"]
 
@@ -28,10 +27,8 @@ class Answer:
     finished: bool
 
 
-def solve_milp(
-    program: Program, relaxation: Relaxation, library: Library, *, time_limit_s: float | None = None
-) -> Answer:
-    """Ask a library for the optimum at gap 0, one thread.
+def solve_milp(program: Program, bound: float, library: Library, *, time_limit_s: float | None = None) -> Answer:
+    """Ask a library for the optimum at gap 0, one thread. ``bound``: any good lower bound; it scales the objective.
 
     Rows are divided by their limits; the right-hand side stands half a step above the limit, so that a tolerance
     smaller than half a step changes nothing (the caller checks in integers all the same). Raises MissingExtra where
@@ -42,7 +39,7 @@ def solve_milp(
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="limpq-milp-") as folder:
         warnings.simplefilter("ignore", DeprecationWarning)  # of PuLP 4's new names, which PuLP 2.9 does not have
         solver = _cbc(time_limit_s) if library == "cbc" else _highs(time_limit_s)
-        problem, picks = _model(program, relaxation)
+        problem, picks = _model(program, bound)
         solver.tmpDir = folder
         try:
             status = problem.solve(solver)
@@ -66,25 +63,63 @@ def _slice(options: range) -> slice:
     return slice(options.start, options.stop)
 
 
-def _model(program: Program, relaxation: Relaxation) -> tuple[Any, list[Any]]:
+def _model(program: Program, bound: float) -> tuple[Any, list[Any]]:
     """The PuLP problem, and its binary variables by flat option number."""
     import pulp
 
     least_B = np.minimum.reduceat(program.value_N, program.start_B1[:-1])
     floor = float(least_B.sum())
-    scale = SCALE / max(relaxation.bound - floor, 1e-6 * abs(floor), 1e-30)
+    scale = SCALE / max(bound - floor, 1e-6 * abs(floor), 1e-30)
     problem = pulp.LpProblem("limpq", pulp.LpMinimize)
     picks = [pulp.LpVariable(f"x{number}", cat=pulp.LpBinary) for number in range(len(program.value_N))]
     prices = ((program.value_N - least_B[program.block_of]) * scale).tolist()
-    problem += pulp.LpAffineExpression(zip(picks, prices, strict=True))
+    both, links = _both_taken(program, picks)
+    more = [(taken, cost * scale) for table, taken, cost in both if table.row is None]
+    problem += pulp.LpAffineExpression([*zip(picks, prices, strict=True), *more])
     for options in program.ranges():
         problem += pulp.LpAffineExpression([(picks[number], 1) for number in options]) == 1
-    for cost_N, limit in zip(program.cost_MN, program.limits, strict=True):
+    for expression in links:
+        problem += expression == 0
+    for row, (cost_N, limit) in enumerate(zip(program.cost_MN, program.limits, strict=True)):
         unit = max(limit, 1)
         terms = [(pick, cost / unit) for pick, cost in zip(picks, cost_N.tolist(), strict=True) if cost]
+        terms += [(taken, cost / unit) for table, taken, cost in both if table.row == row and cost]
         if terms:
             problem += pulp.LpAffineExpression(terms) <= (limit + 0.5) / unit
     return problem, picks
+
+
+def _both_taken(program: Program, picks: list[Any]) -> tuple[list[tuple[PairTable, Any, float]], list[Any]]:
+    """For every pair of blocks and every two of their classes, a variable that is 1 where both are taken, and its cost;
+    and the expressions that must be 0 for that.
+
+        sum_d y[c, d] = sum of x over the options of class c     (and so for d; Adams and Johnson, 1994)
+
+    is as tight as a linear description of one pair can be; y are integers where x are, and need not be declared so.
+    """
+    import pulp
+
+    if not program.tables:
+        return [], []
+    assert program.class_N is not None
+    of_class: dict[tuple[int, int], list[Any]] = {}
+    for pick, block, number in zip(picks, program.block_of.tolist(), program.class_N.tolist(), strict=True):
+        of_class.setdefault((block, number), []).append(pick)
+    both, links = [], []
+    for number, table in enumerate(program.tables):
+        names = np.array(
+            [
+                [pulp.LpVariable(f"y{number}_{c}_{d}", lowBound=0) for d in range(table.cost_CD.shape[1])]
+                for c in range(table.cost_CD.shape[0])
+            ],
+            dtype=object,
+        )
+        both += [(table, taken, float(cost)) for taken, cost in zip(names.flat, table.cost_CD.flat, strict=True)]
+        for block, rows in ((table.first, names), (table.second, names.T)):
+            for c, row in enumerate(rows):
+                parts = [(pick, -1) for pick in of_class[block, c]]
+                links.append(pulp.LpAffineExpression([*((taken, 1) for taken in row), *parts]))
+    return both, links
 
 
 def _cbc(time_limit_s: float | None) -> Any:

@@ -2,8 +2,10 @@
 
     minimise  sum_b value[b, x_b]     subject to     sum_b cost[j, b, x_b] <= limit[j]  for every row j
 
-A block is what is decided together: one layer, or the layers of one ``act_group``. Nothing here knows layers' costs or
-indicators; `blocks.build_program` does. B: block, N: option of any block (flat, block after block), M: row.
+A block is what is decided together: one layer, or the layers of one ``act_group``. Two blocks may also cost something
+together (`PairTable`), by the classes of their options: conversions between neighbours. Nothing here knows layers'
+costs or indicators; `blocks.build_program` does. B: block, N: option of any block (flat, block after block), M: row,
+C, D: classes of the options of two blocks.
 """
 
 from collections.abc import Sequence
@@ -39,6 +41,17 @@ class Block:
     bits_KG2: NDArray[np.int16]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairTable:
+    """What two blocks take together, besides their own costs, by the classes of their options: integers of at least 0
+    in ``row``, or, where ``row`` is None, a share of the objective."""
+
+    row: int | None
+    first: int
+    second: int
+    cost_CD: Floats | Integers
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
     """Blocks side by side, and the limits. Exact: costs and limits are integers.
@@ -46,6 +59,8 @@ class Program:
     ``start_B1``: where each block's options begin, and the end; ``bits``: as in `Block`, one array per block.
     A row's costs are ``steps[j]`` times what stands here (and the pinned layers' constant is in the limit), so that
     neighbouring integers are as far apart as they can be beside a solver's tolerance. Memory grows with the options.
+    ``tables``: at most one of a row and two blocks; ``class_N``: the class of each option in its block, counted
+    from 0 without gaps, where there are tables.
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -55,6 +70,8 @@ class Program:
     bits: tuple[NDArray[np.int16], ...]
     limits: tuple[int, ...]
     steps: tuple[int, ...]
+    tables: tuple[PairTable, ...] = ()
+    class_N: Integers | None = None
 
     @classmethod
     def of(cls, blocks: Sequence[Block], limits: Sequence[int], steps: Sequence[int] | None = None) -> "Program":
@@ -76,9 +93,28 @@ class Program:
 
     @cached_property
     def least(self) -> tuple[int, ...]:
-        """The least that any choice costs in each row."""
+        """What no choice goes below in each row; where no pairs count in it, the least that any choice costs."""
         least_MB = np.minimum.reduceat(self.cost_MN, self.start_B1[:-1], axis=1)
-        return tuple(int(least) for least in least_MB.sum(axis=1))
+        together = [sum(int(pair.cost_CD.min()) for pair in self.tables if pair.row == row) for row in range(self.rows)]
+        return tuple(int(least) + more for least, more in zip(least_MB.sum(axis=1), together, strict=True))
+
+    @cached_property
+    def most(self) -> tuple[int, ...]:
+        """What no choice exceeds in each row."""
+        most_MB = np.maximum.reduceat(self.cost_MN, self.start_B1[:-1], axis=1)
+        together = [sum(int(pair.cost_CD.max()) for pair in self.tables if pair.row == row) for row in range(self.rows)]
+        return tuple(sum(most_B) + more for most_B, more in zip(most_MB.tolist(), together, strict=True))
+
+    @property
+    def rows(self) -> int:
+        return len(self.cost_MN)
+
+    @cached_property
+    def class_counts(self) -> Integers:
+        """How many classes the options of each block have."""
+        assert self.class_N is not None
+        counts: Integers = np.maximum.reduceat(self.class_N, self.start_B1[:-1]) + 1
+        return counts
 
     def with_limits(self, limits: Sequence[int]) -> "Program":
         """The same blocks with other right-hand sides."""
@@ -90,11 +126,20 @@ class Program:
 
     def value(self, choice: Choice) -> float:
         """The objective, summed without rounding error."""
-        return fsum(self.value_N[self.places(choice)])
+        return fsum([*self.value_N[self.places(choice)], *self._together(choice, None)])
 
     def costs(self, choice: Choice) -> tuple[int, ...]:
         """Cost of a choice in every row, exact."""
-        return tuple(int(total) for total in self.cost_MN[:, self.places(choice)].sum(axis=1))
+        alone_M = self.cost_MN[:, self.places(choice)].sum(axis=1)
+        return tuple(int(alone) + int(sum(self._together(choice, row))) for row, alone in enumerate(alone_M))
+
+    def _together(self, choice: Choice, row: int | None) -> list[float]:
+        """What pairs of blocks take in a row, or of the objective."""
+        if not self.tables:
+            return []
+        assert self.class_N is not None
+        class_B = self.class_N[self.places(choice)]
+        return [pair.cost_CD[class_B[pair.first], class_B[pair.second]] for pair in self.tables if pair.row == row]
 
     def feasible(self, choice: Choice) -> bool:
         return all(cost <= limit for cost, limit in zip(self.costs(choice), self.limits, strict=True))

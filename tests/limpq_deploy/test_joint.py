@@ -86,6 +86,9 @@ def test_indicators_list_layers_groups_and_pinned_layers_and_survive_json(tiny: 
         ("linear", 8, 8),
     ]
     assert from_json(Indicators, to_json(indicators), "here") == dataclasses.replace(indicators)
+    assert [layer.kind for layer in indicators.layers] == ["conv"] * len(indicators.layers)
+    assert indicators.edges is not None
+    assert [(edge.producer, edge.consumer) for edge in indicators.edges][:2] == [("conv1", "conv2"), ("conv2", "conv3")]
 
 
 def test_the_reference_target_ties_nothing(tiny_model: nn.Module, few_digits: DataSet) -> None:

@@ -9,12 +9,16 @@ from click.testing import CliRunner
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
 from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli import main
+from limpq_deploy.conflicts import explain_conflict
 from limpq_deploy.costs import budgets_from_options, total_cost, uniform_pairs
-from limpq_deploy.export.latency_table import LatencyTable, PartTime
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.explain import explain
+from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
+from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
 from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.policy import LayerBits
 from limpq_deploy.restrictions import restrict
 from limpq_deploy.search import search_policy
+from limpq_deploy.search_tables import explanation_table
 
 
 def layer(name: str) -> LayerIndicators:
@@ -124,8 +128,100 @@ def test_a_table_of_nonsense_is_refused(times: tuple[PartTime, ...], sentence: s
         LatencyTable(model="small", device="a device", times=times)
 
 
-def test_a_table_survives_json() -> None:
-    assert from_json(LatencyTable, to_json(TABLE), "here") == TABLE
+CHAIN = replace(
+    MODEL,
+    edges=(
+        LayerEdge(producer="stem", consumer="a", elements=40),
+        LayerEdge(producer="a", consumer="b", elements=1000),
+    ),
+)
+CONVERTED = replace(
+    TABLE,
+    conversions=(
+        Conversion(before=(4, 4), after=(8, 8), ms=0.01, ns_per_element=20),
+        Conversion(before=(8, 8), after=(4, 4), ms=0.25),
+        Conversion(before=(8, 8), after=(4, 4), ms=0.05, producer="stem", consumer="a"),
+    ),
+)
+
+
+def test_neighbours_of_different_precision_pay_for_the_conversion_between_them() -> None:
+    budget = latency_budget(CHAIN, CONVERTED, 2)
+
+    def ns(a: tuple[int, int], b: tuple[int, int]) -> int:
+        return total_cost(budget.cost, CHAIN, {"a": a, "b": b})
+
+    assert ns((8, 8), (8, 8)) == 1_350_000
+    assert ns((4, 4), (8, 8)) == 1_250_000 + 10_000 + 20 * 1000 + 50_000  # the stem runs at 8 bits: an edge of its own
+    assert ns((8, 8), (2, 2)) == 1_250_000 + 250_000
+    assert ns((4, 4), (2, 2)) == 1_150_000 + 50_000
+    assert ns((4, 4), (4, 8)) == 1_200_000 + 50_000  # w4a4 -> w4a8 is not listed
+
+
+def test_a_conversion_can_change_the_policy() -> None:
+    free = search_policy(CHAIN, [latency_budget(CHAIN, TABLE, "1.26")])
+    assert free.pairs() == {"a": (8, 8), "b": (4, 4)}
+    policy = search_policy(CHAIN, [latency_budget(CHAIN, CONVERTED, "1.26")])
+    assert policy.pairs() == {"a": (4, 4), "b": (4, 8)}
+    assert policy.costs[0].used == 1_250_000
+    assert policy.solver is not None
+    assert policy.solver.status == "optimal"
+
+
+def test_conversions_count_in_what_is_reachable() -> None:
+    table = replace(CONVERTED, times=(*TABLE.times[:-3], *part("b", w8a8=0.3)))
+    with pytest.raises(
+        InfeasiblePolicy, match=r"1\.17 allows 1\.17 ms, and the smallest reachable is 1\.23 ms"
+    ) as raised:
+        search_policy(CHAIN, [latency_budget(CHAIN, table, "1.17")])
+    assert "together" not in str(raised.value)
+    conflict = explain_conflict(CHAIN, [latency_budget(CHAIN, table, "1.17")])
+    assert conflict is not None
+    assert conflict.budgets[0].alone == 1_230_000
+    assert search_policy(CHAIN, [latency_budget(CHAIN, table, "1.23")]).costs[0].used == 1_230_000
+
+
+def test_an_explanation_prices_steps_with_their_conversions_and_lists_them() -> None:
+    budgets = [latency_budget(CHAIN, CONVERTED, "1.3")]
+    policy = replace(
+        search_policy(CHAIN, budgets), bits={"a": LayerBits(weight=8, act=8), "b": LayerBits(weight=4, act=4)}
+    )
+    found = explain(policy, CHAIN, budgets)
+    (paid,) = found.handovers
+    assert (paid.before, paid.after, paid.used) == ("a", "b", 250_000)
+    assert "paid between layers of different precision: a -> b 250,000 ns" in explanation_table(found)
+    step = next(one for one in found.steps if (one.layer, one.tensor, one.to_bits) == ("b", "weight", 8))
+    assert step.costs == (100_000 - 250_000,)  # b at w8a4 runs at w8a8, as a does
+
+
+def test_conversions_need_edges_and_only_those_of_the_model() -> None:
+    with pytest.raises(ModelError, match="conversions, which need 'edges' in the indicators of 'small'"):
+        latency_budget(MODEL, CONVERTED, 1)
+    other = replace(CONVERTED, conversions=(Conversion(before=(4, 4), after=(8, 8), ms=1, producer="b", consumer="a"),))
+    with pytest.raises(ModelError, match="from 'b' to 'a', which is no edge"):
+        latency_budget(CHAIN, other, 1)
+
+
+@pytest.mark.parametrize(
+    ("conversion", "sentence"),
+    [
+        (Conversion(before=(4, 4), after=(4, 4), ms=1.0), "from w4a4 to w4a4 converts nothing"),
+        (Conversion(before=(4, 4), after=(3, 3), ms=1.0), "nothing is measured at w3a3"),
+        (Conversion(before=(4, 4), after=(8, 8), ms=-1.0), "takes -1.0 ms and 0.0 ns per element"),
+        (Conversion(before=(4, 4), after=(8, 8), ns_per_element=float("nan")), "and nan ns per element"),
+        (Conversion(before=(4, 4), after=(8, 8), producer="a"), "names 'a' alone"),
+        (CONVERTED.conversions[0], "listed twice for all edges"),
+        (CONVERTED.conversions[2], "listed twice for stem -> a"),
+    ],
+)
+def test_a_conversion_of_nonsense_is_refused(conversion: Conversion, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(CONVERTED, conversions=(*CONVERTED.conversions, conversion))
+
+
+@pytest.mark.parametrize("table", [TABLE, CONVERTED])
+def test_a_table_survives_json(table: LatencyTable) -> None:
+    assert from_json(LatencyTable, to_json(table), "here") == table
 
 
 def test_a_table_and_a_limit_need_each_other(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from limpq_deploy.act_costs import ActMemory, act_bits_budget, act_memory_budgets, weight_bits_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.costs import Budget, compression_budget, like_budget, total_cost
-from limpq_deploy.export.latency_table import LatencyTable, PartTime
-from limpq_deploy.indicators import ActMoment, Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
+from limpq_deploy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
+from limpq_deploy.latency_cost import Latency, latency_budget
 from limpq_deploy.outliers import OutlierMode
 from limpq_deploy.search import search_policy
 from limpq_deploy.solver.solvers import Solver
@@ -54,12 +54,46 @@ def restricted_models(draw: st.DrawFn) -> Indicators:
         fixed_bits=st.integers(0, 40),
         tensors=st.dictionaries(names, st.integers(0, 30)),
     )
+    ends = st.permutations(["stem", *(layer.name for layer in layers)]).map(lambda some: (some[0], some[1]))
+    edges = [
+        LayerEdge(producer=before, consumer=after, elements=draw(st.integers(0, 30)))
+        for before, after in draw(st.lists(ends, unique=True, max_size=5))
+    ]
     return Indicators(
         model="random",
         bits=bits,
         layers=tuple(layers),
         pinned=pinned,
         moments=tuple(draw(st.lists(moments, min_size=1, max_size=4))),
+        edges=tuple(edges),
+    )
+
+
+@st.composite
+def tables(draw: st.DrawFn, indicators: Indicators) -> LatencyTable:
+    """Every layer at some precisions, and conversions between some of them."""
+    times = [
+        PartTime(layers=(layer,), weight_bits=weight_bits, act_bits=act_bits, ms=draw(st.integers(0, 9)) / 8)
+        for layer in [*(one.name for one in indicators.layers), *(one.name for one in indicators.pinned)]
+        for weight_bits, act_bits in draw(st.sampled_from([[(8, 8)], [(4, 4), (8, 8)], [(2, 2), (4, 8), (8, 8)]]))
+    ]
+    measured = sorted({(time.weight_bits, time.act_bits) for time in times})
+    edges = [(None, None), *((edge.producer, edge.consumer) for edge in indicators.edges or ())]
+    conversions = {
+        (edge, before, after): Conversion(
+            before=before,
+            after=after,
+            ms=draw(st.sampled_from([0.0, 0.125, 0.5, 3.0])),
+            ns_per_element=draw(st.sampled_from([0.0, 2500.0])),
+            producer=edge[0],
+            consumer=edge[1],
+        )
+        for edge in draw(st.lists(st.sampled_from(edges), max_size=4))
+        for before, after in itertools.permutations(measured, 2)
+        if draw(st.booleans())
+    }
+    return LatencyTable(
+        model="random", device="none", times=tuple(times), other_ms=0.125, conversions=tuple(conversions.values())
     )
 
 
@@ -67,12 +101,7 @@ def restricted_models(draw: st.DrawFn) -> Indicators:
 def some_budgets(draw: st.DrawFn, indicators: Indicators) -> tuple[Budget, ...]:
     """One to three kinds of budgets; activation memory brings one for each of some moments."""
     average = st.floats(1, 9)
-    times = [
-        PartTime(layers=(layer,), weight_bits=weight_bits, act_bits=act_bits, ms=draw(st.integers(0, 9)) / 8)
-        for layer in [*(one.name for one in indicators.layers), *(one.name for one in indicators.pinned)]
-        for weight_bits, act_bits in draw(st.sampled_from([[(8, 8)], [(4, 4), (8, 8)], [(2, 2), (4, 8), (8, 8)]]))
-    ]
-    table = LatencyTable(model="random", device="none", times=tuple(times), other_ms=0.125)
+    table = draw(tables(indicators))
     made = (
         lambda: [like_budget(indicators, draw(st.integers(1, 8)), draw(st.integers(1, 8)))],
         lambda: [compression_budget(indicators, draw(st.sampled_from(["4", "5", "6", "8", "9.5"])))],
@@ -117,6 +146,34 @@ def peak(indicators: Indicators, pairs: Pairs) -> int:
         moment.fixed_bits + sum(elements * pairs[name][1] for name, elements in moment.tensors.items())
         for moment in indicators.moments or ()
     )
+
+
+def latency(indicators: Indicators, table: LatencyTable, pairs: Pairs) -> int:
+    """Nanoseconds of a policy, straight from the table and the edges."""
+    whole = {**pairs, **{layer.name: (layer.weight_bits, layer.act_bits) for layer in indicators.pinned}}
+    runs_at, total = {}, table.other_ms
+    for name, pair in whole.items():
+        held = [
+            one
+            for one in table.times
+            if one.layers == (name,) and one.weight_bits >= pair[0] and one.act_bits >= pair[1]
+        ]
+        part = min(held, key=lambda one: (one.weight_bits * one.act_bits, one.weight_bits))
+        runs_at[name] = (part.weight_bits, part.act_bits)
+        total += part.ms
+    ns = round(total * 10**6)
+    for edge in indicators.edges or ():
+        for ends in ((edge.producer, edge.consumer), (None, None)):
+            found = [
+                one
+                for one in table.conversions
+                if (one.producer, one.consumer) == ends
+                and (one.before, one.after) == (runs_at[edge.producer], runs_at[edge.consumer])
+            ]
+            if found:
+                ns += round(found[0].ms * 10**6 + found[0].ns_per_element * edge.elements)
+                break
+    return ns
 
 
 def admissible_policies(indicators: Indicators) -> list[Pairs]:
@@ -165,6 +222,24 @@ def test_the_restricted_search_equals_brute_force(data: st.DataObject, alpha: fl
     except SettingError:  # a latency table asks what layers may take
         budgets = (like_budget(indicators, 4, 4),)
     check_against_brute_force(indicators, budgets, alpha)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), solver=st.sampled_from(["auto", "auto", "auto", "cbc"]))
+def test_latency_with_conversions_equals_brute_force(data: st.DataObject, solver: Solver) -> None:
+    """One to three other constraints beside, pinned neighbours, ties, shared tensors."""
+    indicators = data.draw(restricted_models())
+    table = data.draw(tables(indicators))
+    try:
+        budget = latency_budget(indicators, table, data.draw(st.integers(1, 48)) / 8)
+        others = data.draw(
+            some_budgets(indicators).filter(lambda some: not any(isinstance(one.cost, Latency) for one in some))
+        )
+    except SettingError:  # layers that share bit-widths have none in common
+        return
+    for pairs in admissible_policies(indicators)[:20]:
+        assert total_cost(budget.cost, indicators, pairs) == latency(indicators, table, pairs)
+    check_against_brute_force(indicators, (budget, *others), 2.0, solver)
 
 
 @settings(max_examples=25, deadline=None)

@@ -41,7 +41,7 @@ def programs(draw: st.DrawFn) -> Program:
 def test_a_library_by_itself_finds_no_better_optimum_than_ours(library: Library, program: Program) -> None:
     relaxation = relax(program)
     own = solve_by(program, "own", relaxation=relaxation).solution
-    answer = solve_milp(program, relaxation, library)
+    answer = solve_milp(program, relaxation.bound, library)
     assert own.complete
     assert answer.finished
     assert own.choice is not None
@@ -57,7 +57,7 @@ def test_no_solver_has_an_answer_where_there_is_none() -> None:
     program = Program.of([one], [0, 0])
     assert solve_by(program, "own").solution.complete
     for library in LIBRARIES:
-        assert solve_milp(program, relax(program), library).choice is None
+        assert solve_milp(program, relax(program).bound, library).choice is None
         assert solve_by(program, library).solution == solve_by(program, "own").solution
 
 
