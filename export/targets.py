@@ -23,7 +23,8 @@ class TargetSpec:
     in which a layer's bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight,
     activation) bits that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float.
     ``float_type``: of layers left in float (no dialect leaves any yet). ``opset``: of the file. ``exportable``: False
-    for a placement that is trained, never deployed.
+    for a placement that is trained, never deployed. ``linear_pairs``: pairs that linear layers alone may take besides
+    (weights stored narrow, computed as wide as activations); they are searched, and not exported yet.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TargetSpec:
     float_type: Literal["float32", "float16"]
     opset: int
     exportable: bool
+    linear_pairs: tuple[tuple[int, int], ...] = ()
 
     def weight_grid(self, bits: int) -> QuantGrid:
         """Grid of a weight; symmetric at 8 bits, so that a negative BatchNorm gamma can flip the codes' sign."""
@@ -109,6 +111,7 @@ TENSORRT = TargetSpec(
     float_type="float16",
     opset=17,
     exportable=True,
+    linear_pairs=((4, 16),),
 )
 
 REFERENCE = TargetSpec(

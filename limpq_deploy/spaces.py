@@ -3,7 +3,8 @@
     w*a*            every candidate for weights, every candidate for activations
     w*a8, w*a32     weights only, activations at one width (32: float)
     w8a*            activations only
-    native:TARGET   the pairs that a target's hardware executes (`TargetSpec.native_pairs`)
+    native:TARGET   the pairs that a target's hardware executes (`TargetSpec.native_pairs`; linear layers have
+                    ``linear_pairs`` besides, where the indicators record what is a linear layer)
 
 Widths that were not learned get an indicator as `widths.with_widths` says: 0 at 16 bits and above, else extrapolated,
 and told so in the policy's source.
@@ -17,7 +18,7 @@ from itertools import product
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.export.targets import TARGETS
 from limpq_deploy.indicators import BitPair, Indicators, LayerIndicators
-from limpq_deploy.widths import noted, with_widths
+from limpq_deploy.widths import SPACE_NOTE, noted, with_widths
 
 NATIVE = "native:"
 FORMS = "w*a*, w*aN, wNa* with 1 to 32 bits, or native:TARGET"
@@ -32,8 +33,7 @@ def in_space(indicators: Indicators, space: str | None) -> Indicators:
     if space is None:
         return indicators
     if space.startswith(NATIVE):
-        pairs = _native_pairs(space.removeprefix(NATIVE))
-        return _narrowed(indicators, space, {bits for pair in pairs for bits in pair}, lambda layer: pairs)
+        return _native(indicators, space)
     match = re.fullmatch(r"w(\*|\d{1,2})a(\*|\d{1,2})", space)
     fixed = [int(text) for text in match.groups() if text != "*"] if match is not None else []
     if match is None or len(fixed) > 1 or not all(1 <= bits <= 32 for bits in fixed):
@@ -49,13 +49,27 @@ def in_space(indicators: Indicators, space: str | None) -> Indicators:
     )
 
 
-def _native_pairs(target: str) -> list[BitPair]:
+def _native(indicators: Indicators, space: str) -> Indicators:
+    """Every layer with the pairs that a target has for its kind."""
+    target = space.removeprefix(NATIVE)
     if target not in TARGETS:
-        raise SettingError(f"--space {NATIVE}{target} names no target; expected one of {', '.join(TARGETS)}")
-    pairs = TARGETS[target].native_pairs
-    if len(pairs) < 2:
-        raise SettingError(f"--space {NATIVE}{target} leaves nothing to choose: this target executes floats only")
-    return list(pairs)
+        raise SettingError(f"--space {space} names no target; expected one of {', '.join(TARGETS)}")
+    spec = TARGETS[target]
+    if len(spec.native_pairs) < 2:
+        raise SettingError(f"--space {space} leaves nothing to choose: this target executes floats only")
+    for_linear = (*spec.native_pairs, *spec.linear_pairs)
+    offered = {layer.name: for_linear if layer.kind == "linear" else spec.native_pairs for layer in indicators.layers}
+    widths = {bits for pairs in offered.values() for pair in pairs for bits in pair}
+    found = _narrowed(indicators, space, widths, lambda layer: list(offered[layer.name]))
+    unknown = [layer.name for layer in indicators.layers if layer.kind is None]
+    if not (unknown and spec.linear_pairs):
+        return found
+    pairs = " and ".join(f"w{weight_bits}a{act_bits}" for weight_bits, act_bits in spec.linear_pairs)
+    note = (
+        f"{pairs} is for linear layers, and the indicators do not say which of {len(unknown)} layers are: none was "
+        "offered it; renew the indicators with `limpq-deploy indicators --fresh`"
+    )
+    return replace(found, source=noted(found.source, SPACE_NOTE, note))
 
 
 def _narrowed(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from limpq_deploy.widths import source_notes
+
 if TYPE_CHECKING:
     from limpq_deploy.doctor import Diagnosis
     from limpq_deploy.export.latency import LatencyReport
@@ -60,6 +62,7 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
         )
     if policy.is_everywhere(indicators.bits[-1]):
         lines.append(f"The budget limits nothing: every layer takes the widest candidate, {indicators.bits[-1]} bits.")
+    lines += [wrapped(note) for note in source_notes(policy.source)]
     return "\n".join(lines)
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.indicators import BitPair, Indicators, LayerIndicators
 
+SPACE_NOTE = "space_note"
+"""Key of a source under which a search space says what it could not know."""
+
 LOSSLESS_BITS = 16
 """From here on a width costs no accuracy that is worth counting."""
 
@@ -47,6 +50,17 @@ def guessed_widths(indicators: Indicators) -> list[int]:
     """Widths whose indicators are no training's, as ``source`` says."""
     note = indicators.source.get("extrapolated") if isinstance(indicators.source, dict) else None
     return [int(width) for width in note["bits"]] if isinstance(note, dict) and "bits" in note else []
+
+
+def source_notes(source: Any) -> list[str]:
+    """What a source says of indicators that no training gave, in sentences for people."""
+    found = source if isinstance(source, dict) else {}
+    notes = [found[SPACE_NOTE]] if isinstance(found.get(SPACE_NOTE), str) else []
+    guessed = found.get("extrapolated")
+    if isinstance(guessed, dict) and guessed.get("bits"):
+        bits, learned = (", ".join(map(str, guessed.get(key) or ())) for key in ("bits", "from_bits"))
+        notes.append(f"no importance was learned at {bits} bits: it is extrapolated from {learned or 'nothing'} bits")
+    return notes
 
 
 def estimated(bits: Sequence[int], values: Sequence[float], width: int) -> float:

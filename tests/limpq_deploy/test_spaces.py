@@ -19,7 +19,7 @@ from limpq_deploy.policy import Policy
 from limpq_deploy.restrictions import restrict
 from limpq_deploy.search import search_policy
 from limpq_deploy.spaces import in_space
-from limpq_deploy.widths import estimated, with_widths
+from limpq_deploy.widths import estimated, source_notes, with_widths
 
 HALVING = (8.0, 4.0, 2.0)
 LAYERS = tuple(
@@ -65,6 +65,34 @@ def test_activations_only_keeps_weights_at_one_width() -> None:
 )
 def test_native_pairs_are_those_of_the_target(target: str, pairs: set[tuple[int, int]]) -> None:
     assert admitted_pairs(in_space(MODEL, f"native:{target}")) == {"a": pairs, "b": pairs}
+
+
+KINDS = replace(MODEL, layers=(replace(LAYERS[0], kind="conv"), replace(LAYERS[1], kind="linear")))
+
+
+def test_weight_only_pairs_of_a_target_are_for_linear_layers() -> None:
+    native = {(8, 8), (16, 16), (32, 32)}
+    indicators = in_space(KINDS, "native:tensorrt")
+    assert admitted_pairs(indicators) == {"a": native, "b": native | {(4, 16)}}
+    assert "space_note" not in indicators.source
+    assert admitted_pairs(in_space(KINDS, "native:onnxruntime"))["b"] == {(8, 8), (32, 32)}
+    assert in_space(KINDS, "native:tensorrt").layers[1].act[-2:] == (0.0, 0.0)
+    policy = search_policy(indicators, budgets_from_options(indicators, max_avg_weight_bits=6))
+    assert policy.pairs() == {"a": (8, 8), "b": (4, 16)}  # of 20 weights, 10 at 8 and 10 at 4 bits
+    assert policy.objective == pytest.approx(2 * 0.125 + estimated((2, 3, 4), (3.0, 2.0, 1.0), 8) + 2 * 2.0)
+
+
+def test_a_file_without_kinds_is_read_and_the_space_says_what_it_does_not_know(tmp_path: Path) -> None:
+    indicators = in_space(MODEL, "native:tensorrt")
+    (note,) = [one for one in source_notes(indicators.source) if "w4a16" in one]
+    assert "do not say which of 2 layers are" in note
+    write_record(MODEL, tmp_path / "indicators.json")
+    words = ["search", str(tmp_path / "indicators.json"), "--space", "native:tensorrt", "--like", "w16a16"]
+    done = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "policy.json")])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert note in said
+    assert "no importance was learned at 8 bits: it is extrapolated from 2, 3, 4 bits" in said
 
 
 def test_among_native_pairs_the_layer_that_matters_most_per_bitop_stays_wide() -> None:
