@@ -115,7 +115,7 @@ def _layer(model: QuantizedModel, layer: LayerPlacement, bits: tuple[int, ...]) 
         name=layer.name,
         macs=layer.macs,
         num_weights=layer.num_weights,
-        weight=tuple(weights.log_scale.detach().exp().tolist()),
+        weight=tuple(weights.values()),
         act=tuple(now for _, now in acts),
         act_group=model.placement.act_group(layer),
         weight_init=tuple(weights.first.tolist()),

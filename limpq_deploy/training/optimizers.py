@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from limpq_deploy.fake_quant import LearnedScales
+from limpq_deploy.fake_quant import LearnedScales, require_finite_gradients
 from limpq_deploy.quantized import QuantLayer
 from limpq_deploy.settings import TrainSettings
 
@@ -20,7 +20,7 @@ class Optimizers:
     """
 
     def __init__(self, model: nn.Module, settings: TrainSettings) -> None:
-        self._settings = settings
+        self._model, self._settings = model, settings
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.each = _optimizers(model, settings)
         self._highest = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.each]
@@ -35,11 +35,17 @@ class Optimizers:
         return factor
 
     def step(self, scaler: torch.amp.GradScaler) -> None:
-        """Clip gradient values, leave out parameters whose gradient is all zero, and step."""
+        """Clip gradient values, leave out parameters whose gradient is all zero, and step.
+
+        Raises ModelError that names the quantizer where the gradient of a scale is not finite (with a loss scaler, such
+        steps are part of finding its scale, and left out).
+        """
         live = [optimizer for optimizer in self.each if _has_gradients(optimizer)]
         for optimizer in live:
             if scaler.is_enabled():
                 scaler.unscale_(optimizer)
+        if not scaler.is_enabled():
+            require_finite_gradients(self._model)
         nn.utils.clip_grad_value_(self.parameters, self._settings.gradient_clip)
         _forget_zero_gradients(self.parameters)
         for optimizer in live:
@@ -83,8 +89,15 @@ def _optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.O
 
 def _forget_zero_gradients(parameters: Sequence[nn.Parameter]) -> None:
     for parameter in parameters:
-        if parameter.grad is not None and not parameter.grad.any():
+        if parameter.grad is not None and not _any(parameter.grad):
             parameter.grad = None
+
+
+def _any(grad: torch.Tensor) -> bool:
+    """Whether a gradient has an entry other than 0. On a CPU, whose `any` is slow, a few entries mostly answer."""
+    if grad.device.type == "cpu" and grad.numel() > 4096 and bool(grad[:1].any()):
+        return True
+    return bool(grad.any())
 
 
 def _has_gradients(optimizer: torch.optim.Optimizer) -> bool:

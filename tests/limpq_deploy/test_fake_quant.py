@@ -6,9 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.fake_quant import LearnedScales, fake_quantize, lsq_grad_scale, quantize
+from limpq_deploy.fake_quant import (
+    LearnedScales,
+    fake_quantize,
+    lsq_grad_scale,
+    quantize,
+    require_finite_gradients,
+)
 
 grids = st.builds(QuantGrid, bits=st.integers(2, 8), signed=st.booleans())
 powers_of_two = st.integers(-8, 4).map(lambda exponent: 2.0**exponent)
@@ -106,6 +114,80 @@ def test_a_scale_stays_positive_whatever_the_optimizer_does(gradient: float, rat
     scale = scales.scale(0).item()
     assert scale > 0
     assert math.isfinite(scale)
+
+
+@settings(deadline=None)
+@given(step=st.floats(-1e6, 1e6))
+def test_a_scale_and_its_gradients_stay_finite_however_far_the_logarithm_goes(step: float) -> None:
+    scales = LearnedScales((QuantGrid(bits=8, signed=True),))
+    with torch.no_grad():
+        scales.log_scale.add_(step)
+    scale = scales.scale(0)
+    x = torch.tensor([-3.0, 0.0, 1e-9, 7.0], requires_grad=True)
+    fake_quantize(x, scale, scales.grids[0], elements=4).sum().backward()
+    assert 0 < scale.item() < math.inf
+    assert scales.values() == [scale.item()]
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert scales.log_scale.grad is not None
+    assert scales.log_scale.grad.isfinite().all()
+
+
+def test_a_gradient_that_is_not_finite_is_refused_with_the_quantizers_name() -> None:
+    grid = QuantGrid(bits=4, signed=True)
+    scales = {name: LearnedScales((grid,)) for name in ("a", "b")}
+    model = nn.ModuleDict(scales)
+    for name, value in (("a", 2.0), ("b", math.nan)):
+        fake_quantize(torch.tensor([1.0, value]), scales[name].scale(0), grid, elements=2).sum().backward()
+    with pytest.raises(ModelError, match="gradient of the scale of 'b' became nan"):
+        require_finite_gradients(model)
+    scales["b"].zero_grad()
+    require_finite_gradients(model)
+
+
+@pytest.mark.parametrize("type_", [torch.float16, torch.bfloat16])
+def test_half_precision_is_quantized_in_float32(type_: torch.dtype) -> None:
+    x = torch.randn(50, generator=torch.Generator().manual_seed(0)).to(type_).requires_grad_()
+    scale = torch.tensor(0.1)
+    out = fake_quantize(x, scale, QuantGrid(bits=4, signed=True), elements=50)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, fake_quantize(x.detach().float(), scale, QuantGrid(bits=4, signed=True), elements=50))
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == type_
+
+
+@settings(deadline=None)
+@given(steps=quarter_steps, grid=grids, axis=st.integers(0, 2))
+def test_per_channel_gradients_are_the_closed_form_of_every_channel(
+    steps: NDArray[np.float64], grid: QuantGrid, axis: int
+) -> None:
+    whole = np.moveaxis(np.stack([steps, steps[::-1] / 2, steps * 3])[:, None], 0, axis)
+    scale = np.array([0.5, 0.25, 4.0])
+    shape = [-1 if dim == axis else 1 for dim in range(3)]
+    x = torch.tensor(whole * scale.reshape(shape), requires_grad=True)
+    s = torch.tensor(scale, requires_grad=True)
+    upstream = np.cos(np.arange(whole.size)).reshape(whole.shape)
+
+    out = fake_quantize(x, s, grid, elements=len(steps), axis=axis)
+    out.backward(torch.tensor(upstream))
+
+    assert x.grad is not None
+    assert s.grad is not None
+    for channel in range(3):
+        grad_x, grad_s = closed_form(np.take(whole, channel, axis), np.take(upstream, channel, axis), grid)
+        np.testing.assert_array_equal(np.take(x.grad.numpy(), channel, axis), grad_x)
+        damped = grad_s * lsq_grad_scale(len(steps), grid.qmax)
+        # Both sum the same float64 terms, in another order.
+        assert s.grad[channel].item() == pytest.approx(damped, rel=1e-12, abs=1e-9)
+
+
+def test_channels_last_stays_channels_last_forward_and_back() -> None:
+    x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
+    out = fake_quantize(x, torch.tensor(0.1), QuantGrid(bits=4, signed=True), elements=60)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    assert grad.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_scales_start_where_they_are_told_and_remember_it() -> None:

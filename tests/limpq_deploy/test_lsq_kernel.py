@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy import fake_quant, lsq_kernel
+from limpq_deploy import fake_quant
 from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.fake_quant import fake_quantize
 from limpq_deploy.lsq_kernel import ROW, Kernel, load_kernel
