@@ -1,6 +1,7 @@
 """The quantized torch model: layers, activation quantizers and switchable BatchNorm, for one or several bit-widths."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.calibration.observe import observe_inputs
 from limpq_deploy.calibration.ranges import least_squares, lsq_mean_abs, three_sigma
+from limpq_deploy.common_part import CommonOnce, CommonPart, common_part
 from limpq_deploy.export.placement import ActQuantizer, BitPair, LayerPlacement, Placement
 from limpq_deploy.fake_quant import LearnedScales, fake_quantize, quantize
 from limpq_deploy.layers import TracedModel
@@ -134,10 +136,28 @@ class QuantizedModel(nn.Module):
         self.graph = with_quantizers(traced, placement, make)
         for layer in placement.layers:
             self._replace_layer(layer, candidates)
+        self._common: CommonPart | None = None
+        self._once: CommonOnce | None = None
         self.set_float()
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        return self.graph(images_NCHW)
+        return self.graph(images_NCHW) if self._once is None else self._once(images_NCHW)
+
+    @contextlib.contextmanager
+    def passes_over_one_batch(self) -> Iterator[None]:
+        """Within it every forward pass is over one batch (the same tensor), and what no bit-width changes is computed
+        once for all of them (see `common_part`); gradients are complete when it ends."""
+        if self._common is None:
+            self._common = common_part(self.graph, _switches)
+        if self._common is None:
+            yield
+            return
+        self._once = self._common.once()
+        try:
+            yield
+            self._once.backward()
+        finally:
+            self._once = None
 
     def quant_layer(self, name: str) -> QuantLayer:
         module = self.graph.get_submodule(name)
@@ -207,6 +227,11 @@ class QuantizedModel(nn.Module):
             norm = self.graph.get_submodule(layer.batchnorm)
             assert isinstance(norm, nn.BatchNorm2d)
             self.graph.set_submodule(layer.batchnorm, SwitchableBatchNorm(norm, bits))
+
+
+def _switches(module: nn.Module) -> bool:
+    """Whether a module computes something else at another bit-width."""
+    return isinstance(module, ActFakeQuant | QuantLayer | SwitchableBatchNorm) and len(module.bits) > 1
 
 
 def joint_model(traced: TracedModel, placement: Placement, bits: tuple[int, ...]) -> QuantizedModel:

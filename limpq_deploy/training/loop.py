@@ -17,6 +17,7 @@ from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.losses import Pass, cross_entropy
 from limpq_deploy.progress import Report, silent
+from limpq_deploy.quantized import QuantizedModel
 from limpq_deploy.settings import TrainSettings
 from limpq_deploy.training import processes
 from limpq_deploy.training.accuracy import average_statistics
@@ -170,16 +171,17 @@ class _Training:
         torch.manual_seed(_step_seed(self.seed, self.done))
         micro = self._micro_batches(images_NCHW, labels)
         told = torch.zeros(2, len(self.passes), dtype=torch.float64, device=self.device)
-        for index, one in enumerate(self.passes):
-            one.choose()
-            for images, wanted in micro:
-                with autocast(self.settings.precision, self.device):
-                    logits = self.model(images)
-                    loss = (one.loss or self.usual)(logits.float(), wanted, images)
-                part = loss * (len(wanted) / self.batches.size)
-                self.scaler.scale(part).backward()
-                told[0, index] += part.detach()
-                told[1, index] += (logits.detach().argmax(1) == wanted).sum()
+        with self._over_one_batch(len(micro)):
+            for index, one in enumerate(self.passes):
+                one.choose()
+                for images, wanted in micro:
+                    with autocast(self.settings.precision, self.device):
+                        logits = self.model(images)
+                        loss = (one.loss or self.usual)(logits.float(), wanted, images)
+                    part = loss * (len(wanted) / self.batches.size)
+                    self.scaler.scale(part).backward()
+                    told[0, index] += part.detach()
+                    told[1, index] += (logits.detach().argmax(1) == wanted).sum()
         processes.add_up([told])
         losses = told[0].tolist()
         for loss in losses:
@@ -191,6 +193,12 @@ class _Training:
                 )
         self._add_up_gradients()
         return tuple(losses), tuple(int(right) for right in told[1].tolist())
+
+    def _over_one_batch(self, parts: int) -> contextlib.AbstractContextManager[None]:
+        """What several passes over one whole batch have in common is computed once."""
+        if isinstance(self.model, QuantizedModel) and len(self.passes) > 1 and parts == 1:
+            return self.model.passes_over_one_batch()
+        return contextlib.nullcontext()
 
     def _micro_batches(self, images_NCHW: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
         if self.settings.channels_last:
