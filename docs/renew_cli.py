@@ -1,12 +1,15 @@
 """Write docs/cli.md from the commands' own ``--help``: python docs/renew_cli.py"""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import click
 
 from limpq_deploy.cli import main
+from limpq_deploy.recipe import Training
 
 PAGE = Path(__file__).with_name("cli.md")
 
@@ -26,8 +29,9 @@ are no progress bars; `NO_COLOR` switches colours off. No command needs a networ
 | 130 | stopped with Ctrl-C; finished stages are kept |
 
 A TOML file (`--config`) has the options' names as keys (`max_mib = 2.0`, `bits = [2, 4]`, `engine = false`), and a
-section `[training]` with `batch_size`, `float_steps`, `float_lr`, `joint_steps`, `joint_lr`, `finetune_steps`,
-`finetune_lr`.
+section `[training]` with
+{training}.
+What they mean: `limpq_deploy.recipe.Training`, and docs/training.md.
 """
 
 
@@ -35,7 +39,9 @@ def page() -> str:
     """The whole page as Markdown."""
     settings: dict[str, Any] = {**main.context_settings, "terminal_width": 100}
     context = click.Context(main, info_name="limpq-deploy", **settings)
-    parts = [INTRODUCTION, _block("limpq-deploy", main.get_help(context))]
+    keys = ", ".join(f"`{field.name}`" for field in fields(Training))
+    introduction = INTRODUCTION.replace("{training}", fill(keys, 118))
+    parts = [introduction, _block("limpq-deploy", main.get_help(context))]
     for name, command in sorted(main.commands.items()):
         inner = click.Context(command, info_name=name, parent=context, terminal_width=100)
         parts.append(_block(f"limpq-deploy {name}", command.get_help(inner)))

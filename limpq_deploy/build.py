@@ -13,7 +13,7 @@ from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.pipeline import Passed, Stage, Workspace
 from limpq_deploy.policy import Policy
-from limpq_deploy.progress import progress
+from limpq_deploy.progress import progress, silent
 from limpq_deploy.stages.conclude import VERDICT, bundle_stage, report_stage, verdict_stage
 from limpq_deploy.stages.deploy import engine_stage, export_stage
 from limpq_deploy.stages.learn import (
@@ -28,6 +28,7 @@ from limpq_deploy.stages.learn import (
 from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import settle_threads
+from limpq_deploy.training.processes import agree, joined
 from limpq_deploy.verdict import Verdict
 
 CONFIG = "config.json"
@@ -84,6 +85,7 @@ def run_build(
     """Run all stages that are not done yet, up to ``until`` (a stage's name; None: all that the target allows).
 
     Inputs are checked before the first stage, and before anything is written. ``say`` is called after each stage.
+    Where torchrun started several processes, the others call `help_build`.
     Raises the errors of the stages; what finished stays.
     """
     start = time.perf_counter()
@@ -91,11 +93,12 @@ def run_build(
     with progress("checking inputs"):
         subject.check(engine=until is None or until in ENGINE_STAGES)
     settle_threads(sum(layer.macs for layer in subject.placement.layers))
-    workspace = Workspace(config.out, say=say)
-    with workspace.held(fresh=fresh):
+    workspace = Workspace(config.out, say=say, tell=agree)
+    with joined(), workspace.held(fresh=fresh):
         workspace.remove_leftovers((CONFIG,))
         write_config(config, config.out / CONFIG)
         for make in _stages(subject):
+            agree(True)  # files of the stages before are there
             stage = make(subject, config.out)
             if stage is None:
                 continue
@@ -113,6 +116,22 @@ def run_build(
             policy=load_record(Policy, config.out / POLICY) if "search" in names else None,
             verdict=load_record(Verdict, config.out / VERDICT) if "verdict" in names else None,
         )
+
+
+def help_build(config: Config, *, until: str | None = None) -> None:
+    """Train beside the process that builds, which decides, writes and speaks: torchrun started both."""
+    subject = Subject(config)
+    settle_threads(sum(layer.macs for layer in subject.placement.layers))
+    with joined():
+        for make in _stages(subject):
+            agree(True)
+            stage = make(subject, config.out)
+            if stage is None:
+                continue
+            if stage.together and agree(False):
+                stage.run(silent)
+            if stage.name == until:
+                break
 
 
 def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityReport:

@@ -83,8 +83,12 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
     require_modules(("torch",), "training")
     try:
         with progress("loading torch"):
-            from limpq_deploy.build import run_build
+            from limpq_deploy.build import help_build, run_build
             from limpq_deploy.summary import summary
+            from limpq_deploy.training.processes import follows
+        if follows():
+            help_build(config, until=until)
+            return
         outcome = run_build(config, until=until, fresh=fresh, say=_say)
     except KeyboardInterrupt:
         click.echo("\nStopped. Finished stages are kept; the same command goes on from there.", err=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
+from limpq_deploy.recipe import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
 
@@ -26,31 +27,11 @@ BUDGETS = (
 
 POSITIVE = (*BUDGETS[1:-1], "max_latency_ms", "min_speedup", "latency_seconds")
 
+TRAINING_OPTIONS = ("joint_epochs", "finetune_epochs", "distill", "ema", "precision", "workers")
+"""Keys of ``[training]`` that are options of ``build`` too."""
+
 REPEATED = ("min_bits", "pin", "tie")
 """Options that are given once for every entry."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """Lengths and learning rates that replace the defaults (`settings`); None keeps what suits the number of images.
-
-    ``float_steps``: only where no weights are given. ``*_steps``: optimizer steps of ``batch_size`` images; ``*_lr``:
-    the highest learning rate of weights.
-    """
-
-    batch_size: int | None = None
-    float_steps: int | None = None
-    float_lr: float | None = None
-    joint_steps: int | None = None
-    joint_lr: float | None = None
-    finetune_steps: int | None = None
-    finetune_lr: float | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{field.name} is {value}; expected a number above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +77,7 @@ class Config:
     latency_seconds: float = 1.5
     seed: int = 0
     out: Path = Path("limpq-build")
-    training: Training = Training()
+    training: Training = AS_SUITS
 
     def __post_init__(self) -> None:
         if not self.bits or list(self.bits) != sorted(set(self.bits)) or not all(2 <= bits <= 8 for bits in self.bits):
@@ -120,7 +101,7 @@ class Config:
     def command_line(self) -> str:
         """The command that asks for this build: every setting that is not the default.
 
-        Settings of ``[training]`` have no option; they are named in a comment.
+        Settings of ``[training]`` that have no option are named in a comment.
         """
         words = ["limpq-deploy", "build"]
         for field in fields(self):
@@ -134,13 +115,22 @@ class Config:
             else:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 words += [f"--{field.name.replace('_', '-')}", shlex.quote(text)]
-        training = [f"{key} = {value}" for key, value in asdict(self.training).items() if value is not None]
+        given = self.training.given()
+        for name in TRAINING_OPTIONS:
+            if name in given:
+                words += [f"--{name.replace('_', '-')}", str(given[name])]
+        training = [f"{key} = {toml(value)}" for key, value in given.items() if key not in TRAINING_OPTIONS]
         return " ".join(words) + (f"  # [training] {', '.join(training)}" if training else "")
 
     @property
     def budget_like(self) -> str | None:
         """``like``, or the default where no budget at all is given."""
         return DEFAULT_LIKE if all(getattr(self, name) is None for name in BUDGETS) else self.like
+
+
+def toml(value: Any) -> str:
+    """A plain value as TOML writes it."""
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value)
 
 
 def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
@@ -155,11 +145,16 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
             _validated(settings)
         except _Invalid as error:
             raise RecordError(f"{file}: {error.key}{error.message}") from error
-    settings.update({key: value for key, value in options.items() if value is not None})
+    given = {key: value for key, value in options.items() if value is not None}
+    training = {key: given.pop(key) for key in TRAINING_OPTIONS if key in given}
+    settings.update(given)
+    if training:
+        known = settings.get("training", {})
+        settings["training"] = {**(known.given() if isinstance(known, Training) else known), **training}
     try:
         return _validated(settings)
     except _Invalid as error:
-        key, _, rest = f"{error.key}{error.message}".partition(" ")
+        key, _, rest = f"{error.key}{error.message}".removeprefix("training.").partition(" ")
         raise SettingError(f"--{key.replace('_', '-')} {rest}") from error
 
 

@@ -117,6 +117,25 @@ def budget_options(command: Command) -> Command:
     return with_options(options, command)
 
 
+def training_options(command: Command) -> Command:
+    options = (
+        click.option("--joint-epochs", type=float, metavar="E", help="Passes over the images for the indicators."),
+        click.option("--finetune-epochs", type=float, metavar="E", help="Passes over the images in fine-tuning."),
+        click.option(
+            "--distill",
+            type=float,
+            metavar="SHARE",
+            help="Share of fine-tuning's loss from the float model's logits; 1: no labels.  [default: 0]",
+        ),
+        click.option(
+            "--ema", type=float, metavar="D", help="Fine-tuned weights are a moving average of decay D, e.g. 0.999."
+        ),
+        click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of training.  [default: fp32]"),
+        click.option("--workers", type=int, metavar="N", help="Processes that read images ahead.  [default: 0]"),
+    )
+    return with_options(options, command)
+
+
 def build_options(command: Command) -> Command:
     options = (
         click.option("--config", type=FILE, metavar="FILE.toml", help="Settings by these names; options win."),
@@ -144,6 +163,7 @@ def build_options(command: Command) -> Command:
         ),
         click.option("--latency-seconds", type=float, metavar="S", help="Timed per model and threads.  [default: 1.5]"),
         click.option("--pinned-bits", type=int, metavar="B", help="Bits of the first and last layer.  [default: 8]"),
+        training_options,
         click.option("--no-engine", "engine", flag_value=False, default=None, help="Stop after export."),
         click.option("--seed", type=int, metavar="N", help="Of training and of data order.  [default: 0]"),
         click.option("--out", type=FILE, metavar="DIR", help="Output folder.  [default: limpq-build]"),

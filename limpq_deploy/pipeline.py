@@ -1,7 +1,7 @@
 """Stages on disk: digests, resume, one build at a time.
 
 A stage is done when its inputs have the digest they had when it ran and its outputs are the files it wrote. What was
-killed in between was never recorded, and is done again whole.
+killed in between was never recorded, and is done again: a training from its last checkpoint, everything else whole.
 """
 
 import contextlib
@@ -48,7 +48,8 @@ class Stage:
     """One step. ``inputs``: everything that its result depends on, JSON-able; ``reads``: files of earlier stages.
 
     ``outputs``: files (or folders) that it writes, relative to the directory. ``run`` gets a progress report and
-    returns one line for people.
+    returns one line for people. ``checkpoint``: a file that a killed run leaves for the next one. ``together``: all
+    processes that torchrun started run it, of which the first writes.
     """
 
     name: str
@@ -57,6 +58,8 @@ class Stage:
     reads: tuple[str, ...]
     outputs: tuple[str, ...]
     run: Callable[[Report], str]
+    checkpoint: str | None = None
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +76,14 @@ class Passed:
 class Workspace:
     """An output directory, held by one build at a time. ``passed``: the stages gone through so far."""
 
-    def __init__(self, folder: Path, *, say: Callable[[Passed], None]) -> None:
-        """``say`` is called after each stage."""
+    def __init__(
+        self, folder: Path, *, say: Callable[[Passed], None], tell: Callable[[bool], object] = lambda runs: None
+    ) -> None:
+        """``say`` is called after each stage; ``tell`` before each that all processes take part in: whether it runs."""
         self.folder = folder
         self.say = say
+        self.tell = tell
+        self._fresh = False
         self.state = BuildState(stages={})
         self.passed: list[Passed] = []
 
@@ -92,6 +99,7 @@ class Workspace:
                     f"another build is running in {self.folder}; wait for it to end, or choose another --out"
                 ) from error
             self.remove_leftovers((STATE,))
+            self._fresh = fresh
             if not fresh:
                 self.state = self._load()
             yield
@@ -102,10 +110,15 @@ class Workspace:
         """Run a stage unless it is done (``again``: even then); returns whether it ran."""
         digest = self._digest(stage)
         done = self.state.stages.get(stage.name)
-        if not again and done is not None and done.inputs == digest and self._outputs_stand(done):
+        stands = not again and done is not None and done.inputs == digest and self._outputs_stand(done)
+        if not stands:
+            self._clear(stage, checkpoint=self._fresh or again)
+        if stage.together:
+            self.tell(not stands)
+        if stands:
+            assert done is not None
             self._pass(stage, done, ran=False)
             return False
-        self.remove_leftovers(stage.outputs)
         self._record({name: state for name, state in self.state.stages.items() if name != stage.name})
         start = time.perf_counter()
         with progress(stage.title) as report:
@@ -114,6 +127,7 @@ class Workspace:
         outputs = {name: _digest_of(self.folder / name) for name in stage.outputs}
         state = StageState(inputs=digest, outputs=outputs, seconds=seconds, said=said)
         self._record({**self.state.stages, stage.name: state})
+        self._clear(stage, checkpoint=True)
         self._pass(stage, state, ran=True)
         return True
 
@@ -133,6 +147,14 @@ class Workspace:
             for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
                 if left.is_file():
                     left.unlink(missing_ok=True)
+
+    def _clear(self, stage: Stage, *, checkpoint: bool) -> None:
+        """Remove what a killed run of a stage left, with ``checkpoint`` that too."""
+        self.remove_leftovers(stage.outputs)
+        if stage.checkpoint is not None:
+            self.remove_leftovers((stage.checkpoint,))
+            if checkpoint:
+                (self.folder / stage.checkpoint).unlink(missing_ok=True)
 
     def _open_lock(self) -> int:
         try:

@@ -5,6 +5,9 @@ from typing import Literal
 
 from limpq_deploy.calibration.errors import SettingError
 
+BATCH_SIZE = 64
+"""Images of an optimizer step, over all processes."""
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -100,12 +103,12 @@ class FinetuneSettings(TrainSettings):
         _require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
 
 
-def float_settings(num_images: int) -> FloatSettings:
+def float_settings(num_images: int, batch_size: int = BATCH_SIZE) -> FloatSettings:
     """20 epochs of ``num_images``, but 300 to 20,000 steps."""
-    steps = _steps(20, num_images, least=300, most=20_000)
+    steps = _steps(20, num_images, batch_size, least=300, most=20_000)
     return FloatSettings(
         steps=steps,
-        batch_size=64,
+        batch_size=batch_size,
         learning_rate=0.1,
         scale_learning_rate=0.01,
         warmup_steps=steps // 20,
@@ -114,12 +117,12 @@ def float_settings(num_images: int) -> FloatSettings:
     )
 
 
-def joint_settings(num_images: int) -> JointSettings:
+def joint_settings(num_images: int, batch_size: int = BATCH_SIZE) -> JointSettings:
     """One epoch, but 150 to 20,000 steps. Weights learn as in the paper (SGD at 0.01)."""
-    steps = _steps(1, num_images, least=150, most=20_000)
+    steps = _steps(1, num_images, batch_size, least=150, most=20_000)
     return JointSettings(
         steps=steps,
-        batch_size=64,
+        batch_size=batch_size,
         learning_rate=0.01,
         scale_learning_rate=0.02,
         warmup_steps=steps // 20,
@@ -128,12 +131,12 @@ def joint_settings(num_images: int) -> JointSettings:
     )
 
 
-def finetune_settings(num_images: int) -> FinetuneSettings:
+def finetune_settings(num_images: int, batch_size: int = BATCH_SIZE) -> FinetuneSettings:
     """Three epochs, but 200 to 60,000 steps, with the paper's learning rate (SGD at 0.04)."""
-    steps = _steps(3, num_images, least=200, most=60_000)
+    steps = _steps(3, num_images, batch_size, least=200, most=60_000)
     return FinetuneSettings(
         steps=steps,
-        batch_size=64,
+        batch_size=batch_size,
         learning_rate=0.04,
         scale_learning_rate=0.005,
         warmup_steps=steps // 20,
@@ -142,8 +145,8 @@ def finetune_settings(num_images: int) -> FinetuneSettings:
     )
 
 
-def _steps(epochs: int, num_images: int, *, least: int, most: int) -> int:
-    return min(max(epochs * num_images // 64, least), most)
+def _steps(epochs: int, num_images: int, batch_size: int, *, least: int, most: int) -> int:
+    return min(max(epochs * num_images // batch_size, least), most)
 
 
 def _require(holds: bool, name: str, found: float, expected: str) -> None:

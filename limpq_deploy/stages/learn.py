@@ -1,15 +1,14 @@
 """Stages that train: float model, indicators, policy, fine-tuning."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from limpq_deploy.calibration.datasets import require_classes
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
-from limpq_deploy.config import Training
 from limpq_deploy.costs import parse_like, uniform_policy_within
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetune import finetune
@@ -22,18 +21,18 @@ from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quantized import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.recipe import finetune_recipe, float_recipe, joint_recipe
 from limpq_deploy.search import search_policy
-from limpq_deploy.settings import FinetuneSettings, TrainSettings, finetune_settings, float_settings, joint_settings
+from limpq_deploy.stages.training import checkpoint_of, prepare, training_inputs
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import top1
+from limpq_deploy.training.processes import leads
 
 FLOAT, FLOAT_RECORD = "float.safetensors", "float.json"
 JOINT, INDICATORS, PLACEMENT = "joint.safetensors", "indicators.json", "placement.json"
 POLICY, COMPARISON = "policy.json", "comparison.json"
 FINETUNED, FINETUNED_RECORD = "finetuned.safetensors", "finetuned.json"
 UNIFORM, UNIFORM_RECORD = "uniform.safetensors", "uniform.json"
-
-S = TypeVar("S", bound=TrainSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,51 +79,62 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
     """The user's weights, or a brief training from fresh ones."""
     config = subject.config
     dataset = subject.dataset
-    settings = _settings(
-        float_settings(len(dataset.split("train"))),
-        config.training,
-        config.training.float_steps,
-        config.training.float_lr,
-    )
+    settings = float_recipe(config.training, len(dataset.split("train")))
+
+    inputs = {
+        **subject.model_digest(),
+        "data": dataset.digest(),
+        "training": training_inputs(subject, settings) if config.weights is None else None,
+    }
 
     def run(report: Report) -> str:
-        dataset.check()
+        if leads():
+            dataset.check()
         require_classes(dataset, subject.info.num_classes)
+        resumed = ""
         if config.weights is None:
-            train_float(subject.model, dataset, settings=settings, seed=config.seed, report=report)
+            execution, resumed = prepare(subject, folder, "float", inputs, ())
+            train_float(subject.model, dataset, settings=settings, seed=config.seed, report=report, execution=execution)
+        if not leads():
+            return ""
         found = Top1(val=top1(subject.model, dataset.split("val")), test=top1(subject.model, dataset.split("test")))
         save_module(folder / FLOAT, subject.model, subject.float_info)
         source = "trained here" if config.weights is None else config.weights.name
         write_record(FloatModel(source=source, top1=found), folder / FLOAT_RECORD)
-        unused = [name for name in ("float_steps", "float_lr") if getattr(config.training, name) is not None]
+        unused = [
+            name for name in ("float_steps", "float_epochs", "float_lr") if getattr(config.training, name) is not None
+        ]
         ignored = f"; {' and '.join(unused)} without effect" if config.weights is not None and unused else ""
-        return f"top-1 {found.test:.2f} % on test ({source}{ignored})"
+        return f"top-1 {found.test:.2f} % on test ({source}{ignored}){resumed}"
 
     return Stage(
         name="float",
         title="float model",
-        inputs={
-            **subject.model_digest(),
-            "data": dataset.digest(),
-            "training": _training_inputs(subject, settings) if config.weights is None else None,
-        },
+        inputs=inputs,
         reads=(),
         outputs=(FLOAT, FLOAT_RECORD),
         run=run,
+        checkpoint=checkpoint_of("float"),
+        together=True,
     )
 
 
 def indicators_stage(subject: Subject, folder: Path) -> Stage:
     """Joint training of all bit-widths."""
     config = subject.config
-    settings = _settings(
-        joint_settings(len(subject.dataset.split("train"))),
-        config.training,
-        config.training.joint_steps,
-        config.training.joint_lr,
-    )
+    settings = joint_recipe(config.training, len(subject.dataset.split("train")))
+
+    inputs = {
+        **subject.model_digest(),
+        "data": subject.dataset.digest(),
+        "placement": to_dict(subject.placement),
+        "bits": config.bits,
+        "training": training_inputs(subject, settings),
+    }
+    reads = (FLOAT,)
 
     def run(report: Report) -> str:
+        execution, resumed = prepare(subject, folder, "indicators", inputs, reads)
         indicators, model = train_indicators(
             subject.traced(folder / FLOAT),
             subject.placement,
@@ -133,28 +143,29 @@ def indicators_stage(subject: Subject, folder: Path) -> Stage:
             settings=settings,
             seed=config.seed,
             report=report,
+            execution=execution,
         )
+        if not leads():
+            return ""
         save_module(folder / JOINT, model, _joint_info(subject))
         write_record(subject.placement, folder / PLACEMENT)
         write_record(indicators, folder / INDICATORS)
         source = indicators.source
         moved = f"scales moved {source['median_weight_movement']:.0%} (weights), {source['median_act_movement']:.0%}"
         warnings = "".join(f"; warning: {warning}" for warning in source["warnings"])
-        return f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved} (activations){warnings}"
+        return (
+            f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved} (activations){resumed}{warnings}"
+        )
 
     return Stage(
         name="indicators",
         title="indicators",
-        inputs={
-            **subject.model_digest(),
-            "data": subject.dataset.digest(),
-            "placement": to_dict(subject.placement),
-            "bits": config.bits,
-            "training": _training_inputs(subject, settings),
-        },
-        reads=(FLOAT,),
+        inputs=inputs,
+        reads=reads,
         outputs=(JOINT, PLACEMENT, INDICATORS),
         run=run,
+        checkpoint=checkpoint_of("indicators"),
+        together=True,
     )
 
 
@@ -252,14 +263,19 @@ class _Names:
 
 def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], names: _Names) -> Stage:
     config = subject.config
-    settings = _settings(
-        finetune_settings(len(subject.dataset.split("train"))),
-        config.training,
-        config.training.finetune_steps,
-        config.training.finetune_lr,
-    )
+    settings = finetune_recipe(config.training, len(subject.dataset.split("train")))
+
+    inputs = {
+        **subject.model_digest(),
+        "pairs": pairs,
+        "data": subject.dataset.digest(),
+        "bits": config.bits,
+        "training": training_inputs(subject, settings),
+    }
+    reads = (FLOAT, FLOAT_RECORD, JOINT, PLACEMENT)
 
     def run(report: Report) -> str:
+        execution, resumed = prepare(subject, folder, names.stage, inputs, reads)
         traced = subject.traced(folder / FLOAT)
         joint = joint_model(traced, subject.placement, config.bits)
         load_module(folder / JOINT, joint, _joint_info(subject))
@@ -272,50 +288,27 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
             settings=settings,
             seed=config.seed,
             float_top1=load_record(FloatModel, folder / FLOAT_RECORD).top1,
+            teacher=traced.graph_module,
+            foreign_weights=config.weights is not None,
             report=report,
+            execution=execution,
         )
+        if not leads():
+            return ""
         save_module(folder / names.checkpoint, model, _finetuned_info(subject, pairs))
         write_record(found, folder / names.record)
-        return f"top-1 {found.top1.test:.2f} % on test ({found.epochs:.1f} epochs)"
+        return f"top-1 {found.top1.test:.2f} % on test ({found.epochs:.1f} epochs){resumed}"
 
     return Stage(
         name=names.stage,
         title=names.title,
-        inputs={
-            **subject.model_digest(),
-            "pairs": pairs,
-            "data": subject.dataset.digest(),
-            "bits": config.bits,
-            "training": _training_inputs(subject, settings),
-        },
-        reads=(FLOAT, FLOAT_RECORD, JOINT, PLACEMENT),
+        inputs=inputs,
+        reads=reads,
         outputs=(names.checkpoint, names.record),
         run=run,
+        checkpoint=checkpoint_of(names.stage),
+        together=True,
     )
-
-
-def _training_inputs(subject: Subject, settings: TrainSettings) -> dict[str, Any]:
-    """What a training depends on beside model and data."""
-    augment = subject.dataset.augment
-    return {
-        "settings": asdict(settings),
-        "seed": subject.config.seed,
-        "augment": None if augment is None else to_dict(augment),
-    }
-
-
-def _settings(defaults: S, training: Training, steps: int | None, rate: float | None) -> S:
-    """Defaults for this data set, with the user's own lengths and rates."""
-    changes: dict[str, Any] = {}
-    if training.batch_size is not None:
-        changes["batch_size"] = training.batch_size
-    if steps is not None:
-        changes |= {"steps": steps, "warmup_steps": steps // 20}
-        if isinstance(defaults, FinetuneSettings):
-            changes["candidates"] = min(defaults.candidates, steps)
-    if rate is not None:
-        changes["learning_rate"] = rate
-    return replace(defaults, **changes)
 
 
 def _joint_info(subject: Subject) -> CheckpointInfo:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+EVERY_MINUTES = 2.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -18,7 +20,7 @@ class Checkpoint:
     path: Path
     identity: Mapping[str, Any]
     every_steps: int | None = None
-    every_minutes: float = 2.0
+    every_minutes: float = EVERY_MINUTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ class _Training:
         interruption: Interruption | None,
     ) -> History:
         steps = self.settings.steps
-        leads = processes.rank() == 0
+        leads = processes.leads()
         parts = self._parts(average, remember)
         saver = Saver(execution.checkpoint, parts, interruption)
         names = [one.name for one in self.passes]

@@ -29,6 +29,11 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
+def leads() -> bool:
+    """Whether this process writes files and decides."""
+    return rank() == 0
+
+
 def count() -> int:
     """Number of processes that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.config import Config, Training
+from limpq_deploy.config import Config
+from limpq_deploy.recipe import Training
 from limpq_deploy.subject import Subject
 
 MODEL = """
