@@ -39,9 +39,39 @@ class SolverResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyCandidate:
+    """A policy that competed, by its preview: the jointly trained network at these bits, BatchNorm estimated anew.
+
+    ``importance``: the measure of its program, with ``alpha`` and ``outliers``; all None for a uniform policy. ``top1``
+    in percent and ``loss`` (mean cross-entropy) on held-out training images.
+    """
+
+    name: str
+    bits: dict[str, LayerBits]
+    top1: float
+    loss: float
+    importance: str | None = None
+    alpha: float | None = None
+    outliers: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tournament:
+    """Candidates for one set of budgets, best first; ``chosen`` names the one that became the policy and ``why`` says
+    so in a sentence. ``images`` were classified, ``batchnorm_images`` gave BatchNorm its statistics."""
+
+    candidates: tuple[PolicyCandidate, ...]
+    chosen: str
+    why: str
+    images: int
+    batchnorm_images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Bit-widths of the searched layers, by qualified module name; ``objective`` as in the program, with ``alpha``, on
-    the indicators as used; ``outliers``: what was done to them before."""
+    the indicators as used; ``importance``: the measure that they are (None: an older file's learned scales);
+    ``outliers``: what was done to them before; ``tournament``: the policies that it was chosen from, if it was."""
 
     bits: dict[str, LayerBits]
     objective: float
@@ -50,6 +80,8 @@ class Policy:
     solver: SolverResult | None = None
     outliers: OutlierReport | None = None
     model: str | None = None
+    importance: str | None = None
+    tournament: Tournament | None = None
     source: Any = None
     format: Literal["limpq.policy/1"] = field(default="limpq.policy/1")
 

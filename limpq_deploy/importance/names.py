@@ -54,6 +54,11 @@ def carried(indicators: Indicators) -> tuple[str, ...]:
     )
 
 
+def default_measure(indicators: Indicators) -> str:
+    """The measure to search with where none is asked for: ``kl`` where the indicators carry it, else the scales."""
+    return "kl" if "kl" in carried(indicators) else SCALE
+
+
 def _read(layer: LayerIndicators, name: str, indicators: Indicators) -> LayerIndicators:
     found = (layer.measures or {}).get(name)
     if found is None:
