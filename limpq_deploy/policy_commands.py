@@ -118,7 +118,8 @@ def diff(first: Path, second: Path, indicators_file: Path | None, alpha: float |
 def table(source: Path, indicators_file: Path, output: Path, alpha: float, as_json: bool) -> None:
     """Write a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
 
-    A table is checked against the indicators: every searched layer once, with known bits; its costs are counted again.
+    A table is checked against the indicators: every searched layer once; its costs are counted again. Bits need not be
+    candidates; where no importance was learned, an extrapolated one is taken, and told.
 
     \b
     limpq-deploy table policy.json --indicators indicators.json -o policy.csv
@@ -128,16 +129,19 @@ def table(source: Path, indicators_file: Path, output: Path, alpha: float, as_js
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.interchange.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
     from limpq_deploy.policy import Policy
+    from limpq_deploy.widths import source_notes
 
     indicators = load_record(Indicators, indicators_file)
     written: Any
     if source.suffix.lower() == ".csv" or _format_of(source) != "limpq.policy/1":
         written = policy_from_table(load_layer_table(source), indicators, alpha=alpha, origin=str(source))
         write_record(written, output)
+        notes = source_notes(written.source)
     else:
         written = layer_table(load_record(Policy, source), indicators)
         write_layer_table(written, output)
-    click.echo(json.dumps(to_dict(written)) if as_json else f"written to {output}")
+        notes = []
+    click.echo(json.dumps(to_dict(written)) if as_json else "\n".join([*notes, f"written to {output}"]))
 
 
 @click.command(name="import", short_help="The LIMPQ authors' indicators as indicators.json.")

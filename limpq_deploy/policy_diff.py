@@ -9,6 +9,7 @@ from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.objective import check_covers, terms_of
 from limpq_deploy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy import LayerBits, Policy
+from limpq_deploy.widths import guessed_note, knowing
 
 COSTS: tuple[Cost, Cost] = (BitOps(pinned=True), WeightSize())
 
@@ -77,10 +78,11 @@ def diff_policies(
 ) -> PolicyDiff:
     """Compare two policies.
 
-    With ``indicators``, both must cover its searched layers (ModelError); totals are exact. The objective is computed
-    for both with one ``alpha`` (default: the policies', where it is the same) and one treatment of ``outliers``
-    (default: repair where both were searched so, else the learned values as they are, which equal the forbidding
-    search's on every entry that it admits).
+    With ``indicators``, both must cover its searched layers (ModelError); totals are exact. Bits need not be
+    candidates: costs are known at any, and where no importance was learned a note says that objectives are estimates.
+    The objective is computed for both with one ``alpha`` (default: the policies', where it is the same) and one
+    treatment of ``outliers`` (default: repair where both were searched so, else the learned values as they are, which
+    equal the forbidding search's on every entry that it admits).
     """
     before, after = first.pairs(), second.pairs()
     both = [name for name in before if name in after]
@@ -101,6 +103,7 @@ def diff_policies(
             notes.append("objectives as the files record them; give the indicators for BitOps and size")
     else:
         outliers = outliers or _mode(first, second)
+        indicators = knowing(indicators, before, after)
         for pairs, name in ((before, names[0]), (after, names[1])):
             check_covers(indicators, pairs, name)
         totals += [_total(cost, indicators, before, after) for cost in COSTS]
@@ -113,6 +116,8 @@ def diff_policies(
             )
             values = [fsum(value for both in side.values() for value in both) for side in terms]
             totals.append(TotalChange(name="objective", unit="", before=values[0], after=values[1]))
+            guessed = guessed_note(indicators, before, after)
+            notes += [guessed] if guessed is not None else []
         sizes = {layer.name: layer for layer in indicators.layers}
         changes = {name: _priced(change, sizes[name], terms) for name, change in changes.items()}
     return PolicyDiff(

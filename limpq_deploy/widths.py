@@ -1,6 +1,6 @@
 """Bit-widths that no training has seen: indicators of 0 at 16 bits and above, else read off the learned ones."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import exp, log
@@ -43,6 +43,28 @@ def with_widths(indicators: Indicators, widths: Collection[int]) -> Indicators:
             _wider(layer, indicators.bits, learned, bits, layer.pairs or before) for layer in indicators.layers
         ),
         source=source,
+    )
+
+
+def knowing(indicators: Indicators, *policies: Mapping[str, BitPair]) -> Indicators:
+    """Indicators with an entry at every width of given policies, so that they can be priced: as `with_widths`, but a
+    layer that could take every pair still can."""
+    wider = with_widths(indicators, {width for pairs in policies for pair in pairs.values() for width in pair})
+    before = {layer.name: layer.pairs for layer in indicators.layers}
+    return replace(wider, layers=tuple(replace(layer, pairs=before[layer.name]) for layer in wider.layers))
+
+
+def guessed_note(indicators: Indicators, *policies: Mapping[str, BitPair]) -> str | None:
+    """Which importance these policies take that no training gave; None where all of it was learned, or is 0 by its
+    width."""
+    used = {width for pairs in policies for pair in pairs.values() for width in pair}
+    guessed = [width for width in guessed_widths(indicators) if width in used]
+    if not guessed:
+        return None
+    learned = [width for width in indicators.bits if width < LOSSLESS_BITS and width not in guessed_widths(indicators)]
+    missing, known = (", ".join(map(str, widths)) for widths in (guessed, learned))
+    return (
+        f"no importance was learned at {missing} bits: objectives are estimates, extrapolated from {known or 'no'} bits"
     )
 
 

@@ -15,6 +15,7 @@ from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.objective import objective_of
 from limpq_deploy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy
+from limpq_deploy.widths import knowing
 
 COLUMNS = ("name", "weight_bits", "act_bits", "macs", "num_weights", "bitops_share", "pinned")
 REQUIRED = COLUMNS[:3]
@@ -88,9 +89,10 @@ def policy_from_table(
 ) -> Policy:
     """The policy of a table, checked against the indicators; objective and costs are computed anew.
 
-    Pinned layers may be left out. Raises ModelError where a searched layer is missing or unknown, where bits are no
-    candidates, forbidden, or differ between tied layers, and where MACs, weight counts or pinned bits are not those of
-    the indicators; InfeasiblePolicy where a budget is exceeded.
+    Pinned layers may be left out. Bits need not be candidates: where no importance was learned the objective takes an
+    extrapolated one, and ``source`` says so (`widths.with_widths`). Raises ModelError where a searched layer is missing
+    or unknown, where bits are forbidden, or differ between tied layers, and where MACs, weight counts or pinned bits
+    are not those of the indicators; InfeasiblePolicy where a budget is exceeded.
     """
     pinned = {layer.name: layer for layer in indicators.pinned}
     sizes = {layer.name: layer for layer in indicators.layers}
@@ -108,6 +110,7 @@ def policy_from_table(
         if row.name in sizes:
             _check_size(row, sizes[row.name].macs, sizes[row.name].num_weights, origin)
         pairs[row.name] = (row.weight_bits, row.act_bits)
+    indicators = knowing(indicators, pairs)
     importance = treat_outliers(indicators, outliers)
     objective = objective_of(indicators, importance, pairs, alpha, origin)
     return Policy(

@@ -80,6 +80,21 @@ def test_a_difference_names_the_layers(policy: Path, tmp_path: Path) -> None:
     assert json.loads(same.stdout)["layers"] == []
 
 
+def test_uniform_8_bits_can_be_compared_and_made_a_table(policy: Path, tmp_path: Path) -> None:
+    csv, wide = tmp_path / "policy.csv", tmp_path / "w8a8.csv"
+    assert run("table", policy, "--indicators", INDICATORS, "-o", csv).exit_code == 0
+    header, *lines = csv.read_text().splitlines()
+    bare = [",".join((line.split(",")[0], "8", "8")) for line in lines]
+    wide.write_text("\n".join((",".join(header.split(",")[:3]), *bare)))
+    made = run("table", wide, "--indicators", INDICATORS, "-o", tmp_path / "w8a8.json")
+    assert made.exit_code == 0, made.output
+    assert "no importance was learned at 8 bits" in made.output
+    found = run("diff", policy, tmp_path / "w8a8.json", "--indicators", INDICATORS)
+    assert found.exit_code == 0, found.output
+    assert "objectives are estimates" in found.output
+    assert run("table", tmp_path / "w8a8.json", "--indicators", INDICATORS, "-o", wide).exit_code == 0
+
+
 def test_a_search_explains_what_one_more_bit_buys_and_why_nothing_fits(tmp_path: Path) -> None:
     file = tmp_path / "policy.json"
     found = run("search", INDICATORS, "--like", "w4a4", "--explain", "--json", "-o", file)

@@ -98,6 +98,23 @@ def test_layers_of_one_policy_only_are_named_and_indicators_must_cover_both() ->
         diff_policies(longer, shorter, indicators=SMALL, names=("old.json", "new.json"))
 
 
+def test_widths_that_were_not_learned_are_counted_and_the_missing_importance_is_told() -> None:
+    diff = diff_policies(policy((8, 8), (8, 8)), policy((4, 4), (4, 4)), indicators=SMALL)
+    assert [(total.name, total.before, total.after) for total in diff.totals[:2]] == [
+        ("bitops", 400 * 64 + 3200, 400 * 16 + 3200),
+        ("size", 40 * 8 + 32, 40 * 4 + 32),
+    ]
+    assert diff.notes == ("no importance was learned at 8 bits: objectives are estimates, extrapolated from 2, 4 bits",)
+    assert 0 < diff.totals[2].before < diff.totals[2].after
+    assert "no importance was learned at 8 bits" in diff_table(diff)
+
+
+def test_at_16_bits_and_above_importance_is_known_to_be_0() -> None:
+    diff = diff_policies(policy((16, 16), (32, 16)), policy((4, 4), (4, 4)), indicators=SMALL)
+    assert (diff.totals[2].before, diff.totals[2].after) == (0.0, 2 * 3.0 + 4.0)
+    assert diff.notes == ()
+
+
 def test_equal_policies_have_no_lines() -> None:
     one = policy((4, 2), (2, 2))
     diff = diff_policies(one, one, indicators=SMALL, names=("x", "y"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError
+from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError, SettingError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
 from limpq_deploy.costs import budgets_from_options, like_budget
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
@@ -117,12 +117,23 @@ def test_objective_and_costs_are_computed_and_not_believed() -> None:
     assert policy_from_table(layer_table(POLICY), SMALL, alpha=0.0).objective == 5.0
 
 
+def test_a_table_at_widths_that_were_not_learned_is_priced_with_a_marked_estimate() -> None:
+    table = table_from_csv(csv_of("a,3,16", "b,16,16"), "here")
+    found = policy_from_table(table, SMALL, budgets=[like_budget(SMALL, 16, 16)])
+    assert found.costs[0].used == 300 * 3 * 16 + 100 * 16 * 16
+    assert found.objective == pytest.approx(2 * 6**0.5)  # 3 bits: between 3 at 2 and 2 at 4; 16 bits cost nothing
+    assert found.source["extrapolated"] == {"bits": [3], "from_bits": [2, 4, 8]}
+    wide = policy_from_table(table_from_csv(csv_of("a,16,16", "b,16,16"), "here"), SMALL)
+    assert (wide.objective, wide.source) == (0.0, None)
+    with pytest.raises(SettingError, match="a width of 99 bits makes no sense"):
+        policy_from_table(table_from_csv(csv_of("a,99,2", "b,2,2"), "here"), SMALL)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["a,4,2"], r"here does not fit .*2 searched layers: no entry for 'b'"),
         (["a,4,2", "b,2,2", "c,2,2"], r"unknown 'c'"),
-        (["a,4,2", "b,3,2"], r"gives layer 'b' 3 weight bits; the indicators of 'small' know 2, 4, 8"),
         (["a,4,2", "b,2,4"], r"'a' 2 and 'b' 4 activation bits, but both read the tensor 'x'"),
         (["a,4,2", "b,4,2"], r"'b' 4 weight bits, an outlier entry that the indicators forbid"),
         (["a,4,2", "b,2,2", "stem,4,8"], r"gives 'stem' w4a8; the indicators of 'small' pin it to w8a8"),
