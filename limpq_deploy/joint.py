@@ -61,10 +61,7 @@ def train_indicators(
         settings,
         seed=seed,
         augment=dataset.augment,
-        passes=(
-            *(_uniform_pass(model, width) for width in bits),
-            Pass(name="random", choose=lambda: model.set_bits(random_widths(placement, bits, rng))),
-        ),
+        passes=joint_passes(model, bits, rng),
         report=report,
         execution=execution,
         remember={"widths": GeneratorState(rng)},
@@ -74,6 +71,15 @@ def train_indicators(
     for warning in source["warnings"]:
         log.warning(warning)
     return with_edges(with_memory(read_indicators(model, bits, source), traced, placement), traced), model
+
+
+def joint_passes(model: QuantizedModel, bits: tuple[int, ...], rng: np.random.Generator) -> tuple[Pass, ...]:
+    """The passes of a step: one at every width of ``bits``, and one with widths that ``rng`` draws."""
+    placement = model.placement
+    return (
+        *(_uniform_pass(model, width) for width in bits),
+        Pass(name="random", choose=lambda: model.set_bits(random_widths(placement, bits, rng))),
+    )
 
 
 def uniform(placement: Placement, width: int) -> dict[str, BitPair]:

@@ -1,0 +1,294 @@
+"""A joint training step (five bit-widths and a random one: six passes) beside an FP32 step of the same ResNet-18.
+
+Batch 16 at 64 and 96 px, bits 2,3,4,5,6, steps of all kinds taken in turn within one process; a figure is the ratio of
+medians. The FP32 step is plain torch (forward, cross entropy, backward, SGD with momentum); ours is the product's own
+loop, with clipping, both optimizers and all checks; the authors' way is their quantizer written from its description
+(floats that stand for boolean masks, per-tensor scales, elements counted over the batch) with nothing shared between
+passes.
+
+`ratio_to_fp32`: joint step / FP32 step in the same memory format, 64 px, quantizers placed as in the paper.
+`ratio_to_floor`: that over six, the passes. `authors_ratio_to_fp32`: the same for the authors' way. `sizes`: per size
+and variant the same figures and the raw samples in ms; `onnxruntime` is our step with the quantizers of that target,
+`eager` ours without the compiled kernel. `cpu_ratio`: of processor time, which other programs on the machine disturb
+less. `peak_memory_ratio`: highest resident memory of a step above that of the process before it made a model, joint
+over FP32, each in a process of its own (64 px). `load`: of the machine before and after.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from limpq_deploy import fake_quant, quantized
+from limpq_deploy.calibration.datasets import Split
+from limpq_deploy.calibration.datasets.preprocess import Preprocess
+from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.export.targets import ONNXRUNTIME, REFERENCE, TargetSpec
+from limpq_deploy.joint import joint_passes
+from limpq_deploy.layers import trace
+from limpq_deploy.lsq_kernel import kernel
+from limpq_deploy.models import create_model
+from limpq_deploy.placement import place
+from limpq_deploy.quantized import QuantizedModel, joint_model
+from limpq_deploy.settings import JointSettings
+from limpq_deploy.training.loop import _Training  # a step by itself: `train` takes them all
+
+BITS = (2, 3, 4, 5, 6)
+BATCH = 16
+SETTINGS = JointSettings(
+    steps=1000,
+    batch_size=BATCH,
+    learning_rate=0.01,
+    scale_learning_rate=0.02,
+    warmup_steps=10,
+    weight_decay=2.5e-5,
+    label_smoothing=0.1,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="64 px only, fewer steps")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--peak", choices=["fp32", "joint", "authors"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak is not None:
+        print(json.dumps({"bytes": peak_bytes(options.peak)}))
+        return
+    result = measure(sizes=[64] if options.quick else [64, 96], rounds=5 if options.quick else 11)
+    print(json.dumps(result) if options.json else json.dumps(result, indent=1))
+
+
+def measure(*, sizes: list[int], rounds: int) -> dict[str, Any]:
+    load = [os.getloadavg()[0]]
+    measured = {str(size): ratios(race(size, rounds)) for size in sizes}
+    memory = {kind: in_own_process(kind) for kind in ("fp32", "joint", "authors")}
+    first = measured["64"]
+    return {
+        "ratio_to_fp32": first["ours"]["ratio"],
+        "ratio_to_floor": first["ours"]["ratio"] / (len(BITS) + 1),
+        "authors_ratio_to_fp32": first["authors"]["ratio"],
+        "peak_memory_ratio": memory["joint"] / memory["fp32"],
+        "authors_peak_memory_ratio": memory["authors"] / memory["fp32"],
+        "peak_memory_mib": {kind: round(found / 2**20, 1) for kind, found in memory.items()},
+        "sizes": measured,
+        "batch": BATCH,
+        "passes": len(BITS) + 1,
+        "kernel": kernel() is not None,
+        "machine": {
+            "processor": processor(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "load": [*load, os.getloadavg()[0]],
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def race(size: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """(wall ms, processor ms) of every step of every variant, taken in turn."""
+    images, labels = batch(size)
+    last = images.contiguous(memory_format=torch.channels_last)
+    steps: dict[str, Callable[[], None]] = {
+        "fp32": fp32_step(size, images, labels),
+        "fp32_channels_last": fp32_step(size, last, labels),
+        "ours": joint_step(size, images, labels, REFERENCE),
+        "ours_channels_last": joint_step(size, last, labels, REFERENCE),
+        "onnxruntime": joint_step(size, images, labels, ONNXRUNTIME),
+        "eager": without_kernel(joint_step(size, images, labels, REFERENCE)),
+        "authors": authors_step(size, images, labels),
+    }
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            # An FP32 step is short: as many of them as a joint step has passes.
+            for _ in range(len(BITS) + 1 if name.startswith("fp32") else 1):
+                wall, processor_time = time.perf_counter(), time.process_time()
+                step()
+                taken = (time.perf_counter() - wall) * 1e3, (time.process_time() - processor_time) * 1e3
+                if number:  # the first round warms up
+                    samples[name].append(taken)
+    return samples
+
+
+def ratios(samples: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    medians = {
+        name: [statistics.median(column) for column in zip(*taken, strict=True)] for name, taken in samples.items()
+    }
+    found: dict[str, Any] = {}
+    for name, taken in samples.items():
+        wall, cpu = medians["fp32_channels_last" if name.endswith("channels_last") else "fp32"]
+        found[name] = {
+            "median_ms": round(medians[name][0], 2),
+            "ratio": medians[name][0] / wall,
+            "cpu_ratio": medians[name][1] / cpu,
+            "samples_ms": [round(one, 2) for one, _ in taken],
+        }
+    return found
+
+
+def network(size: int) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("torchvision/resnet18")[0]
+
+
+def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(BATCH, 3, size, size, generator=generator), torch.randint(1000, (BATCH,), generator=generator)
+
+
+def fp32_step(size: int, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    model = network(size).train()
+    if images.is_contiguous(memory_format=torch.channels_last):
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2.5e-5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
+        optimizer.step()
+
+    return step
+
+
+def quantized_network(size: int, images: torch.Tensor, target: TargetSpec) -> QuantizedModel:
+    traced = trace(network(size), (3, size, size))
+    model = joint_model(traced, place(traced, target, model="resnet18"), BITS)
+    model.initialise_scales(images)
+    if images.is_contiguous(memory_format=torch.channels_last):
+        model = model.to(memory_format=torch.channels_last)
+    return model.train()
+
+
+def joint_step(size: int, images: torch.Tensor, labels: torch.Tensor, target: TargetSpec) -> Callable[[], None]:
+    """A step of the product's own loop."""
+    model = quantized_network(size, images, target)
+    training = _Training(
+        model,
+        labels_only(size, labels),
+        SETTINGS,
+        seed=0,
+        augment=None,
+        passes=joint_passes(model, BITS, np.random.default_rng(0)),
+        device=torch.device("cpu"),
+    )
+
+    def step() -> None:
+        training.optimizers.begin(SETTINGS.warmup_steps)
+        training._gradients(images, labels)
+        training.optimizers.step(training.scaler)
+
+    return step
+
+
+def without_kernel(step: Callable[[], None]) -> Callable[[], None]:
+    def eager() -> None:
+        with mock.patch.object(fake_quant, "kernel", return_value=None):
+            step()
+
+    return eager
+
+
+def authors_step(size: int, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    """Six whole passes with the authors' quantizer, then clipping and SGD for all parameters."""
+    model = quantized_network(size, images, REFERENCE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2.5e-5)
+    passes = joint_passes(model, BITS, np.random.default_rng(0))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with mock.patch.object(quantized, "fake_quantize", authors_fake_quantize):
+            for one in passes:
+                one.choose()
+                F.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
+        parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        nn.utils.clip_grad_value_(parameters, 1.0)
+        for parameter in parameters:
+            if not bool((parameter.grad != 0).any()):
+                parameter.grad = None
+        optimizer.step()
+
+    return step
+
+
+def authors_fake_quantize(
+    x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid, *, elements: int, overwrite: bool = False
+) -> torch.Tensor:
+    """LSQ as `limpq.md` describes the authors' quantizer; elements are counted over the batch, ``elements`` unused."""
+    result: torch.Tensor = _AuthorsLsq.apply(x, scale, grid.qmin, grid.qmax, 1 / (x.numel() * grid.qmax) ** 0.5)
+    return result
+
+
+class _AuthorsLsq(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int, damping: float) -> torch.Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.settings = qmin, qmax, damping
+        return (x / scale).clamp(qmin, qmax).round() * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        (upstream,) = grad_outputs
+        x, scale = ctx.saved_tensors
+        qmin, qmax, damping = ctx.settings
+        steps = x / scale
+        below, above = (steps < qmin).float(), (steps > qmax).float()
+        inside = 1.0 - below - above
+        slope = below * qmin + above * qmax + inside * (steps.round() - steps)
+        return inside * upstream, (slope * upstream * damping).sum().reshape(scale.shape), None, None, None
+
+
+def labels_only(size: int, labels: torch.Tensor) -> Split:
+    """A split of a batch's length; the benchmark hands its images to the loop itself."""
+    preprocess = Preprocess(height=size, width=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Split(labels=labels.numpy(), read=lambda index: np.zeros((size, size, 3), np.uint8), preprocess=preprocess)
+
+
+def in_own_process(kind: str) -> int:
+    done = subprocess.run([sys.executable, __file__, "--peak", kind], capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout)["bytes"])
+
+
+def peak_bytes(kind: str) -> int:
+    """Highest resident memory during three steps at 64 px, above what the process held before it made a model."""
+    images, labels = batch(64)
+    kernel()
+    before = resident("VmRSS")
+    if kind == "fp32":
+        step = fp32_step(64, images, labels)
+    elif kind == "joint":
+        step = joint_step(64, images, labels, REFERENCE)
+    else:
+        step = authors_step(64, images, labels)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    for _ in range(3):
+        step()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+if __name__ == "__main__":
+    main()
