@@ -183,7 +183,7 @@ def joint_step(size: int, images: torch.Tensor, labels: torch.Tensor, target: Ta
         SETTINGS,
         seed=0,
         augment=None,
-        passes=joint_passes(model, BITS, np.random.default_rng(0)),
+        passes=joint_passes(model, BITS, np.random.default_rng(0), SETTINGS),
         device=torch.device("cpu"),
     )
 
@@ -207,7 +207,7 @@ def authors_step(size: int, images: torch.Tensor, labels: torch.Tensor) -> Calla
     """Six whole passes with the authors' quantizer, then clipping and SGD for all parameters."""
     model = quantized_network(size, images, REFERENCE)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2.5e-5)
-    passes = joint_passes(model, BITS, np.random.default_rng(0))
+    passes = joint_passes(model, BITS, np.random.default_rng(0), SETTINGS)
 
     def step() -> None:
         optimizer.zero_grad()

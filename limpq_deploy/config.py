@@ -27,7 +27,10 @@ BUDGETS = (
 
 POSITIVE = (*BUDGETS[1:-1], "max_latency_ms", "min_speedup", "latency_seconds")
 
-TRAINING_OPTIONS = ("joint_epochs", "finetune_epochs", "distill", "ema", "precision", "workers")
+TRAINING_OPTIONS = (
+    *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill", "stop_early"),
+    *("finetune_epochs", "distill", "ema", "precision", "workers"),
+)
 """Keys of ``[training]`` that are options of ``build`` too."""
 
 REPEATED = ("min_bits", "pin", "tie")
@@ -118,7 +121,8 @@ class Config:
         given = self.training.given()
         for name in TRAINING_OPTIONS:
             if name in given:
-                words += [f"--{name.replace('_', '-')}", str(given[name])]
+                flag = f"--{name.replace('_', '-')}"
+                words += [flag] * given[name] if isinstance(given[name], bool) else [flag, str(given[name])]
         training = [f"{key} = {toml(value)}" for key, value in given.items() if key not in TRAINING_OPTIONS]
         return " ".join(words) + (f"  # [training] {', '.join(training)}" if training else "")
 

@@ -3,9 +3,10 @@
 Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise Importance, ECCV 2022.
 """
 
+import contextlib
 import logging
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,20 +15,28 @@ import torch
 
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.convergence import (
+    EARLIEST,
+    KEY,
+    LEAST_MOVEMENT,
+    REGRET,
+    Snapshots,
+    as_json,
+    due,
+    spread,
+    stability_at_uniform,
+)
 from limpq_deploy.edges import with_edges
 from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.lifetimes import with_memory
-from limpq_deploy.losses import Pass
+from limpq_deploy.losses import Loss, Pass, Teacher, cross_entropy, distilled, teaching
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import LearnedScales, QuantizedModel, joint_model
 from limpq_deploy.settings import JointSettings
 from limpq_deploy.training import GeneratorState, History, train
 from limpq_deploy.training.execution import ALONE, Execution
-
-LEAST_MOVEMENT = 0.02
-"""Scales that moved less than this share of themselves say more about their first values than about importance."""
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +56,9 @@ def train_indicators(
 
     A step runs the batch once at every width of ``bits``, the same in all searched layers (weight = activation bits),
     and once with a width drawn for each layer; layers that share an activation quantizer draw one width together.
-    ``Indicators.source`` keeps settings, losses, how far scales moved, and ``warnings``. ``traced`` stays as it was.
+    ``Indicators.source`` keeps settings, losses, how far scales moved and whether the policy stands (`convergence`),
+    and ``warnings``. ``traced`` stays as it was. Where the placement gives activations one width, only weights are
+    searched.
     Raises SettingError for widths that do not ascend or lie outside 2 to 8, ModelError when a loss is not finite.
     """
     _require_bits(bits)
@@ -55,30 +66,51 @@ def train_indicators(
     split = dataset.split("train")
     model.initialise_scales(_first_images(split, settings.first_images, seed))
     rng = np.random.default_rng((seed, len(bits)))
-    history = train(
-        model,
-        split,
-        settings,
-        seed=seed,
-        augment=dataset.augment,
-        passes=joint_passes(model, bits, rng),
-        report=report,
-        execution=execution,
-        remember={"widths": GeneratorState(rng)},
-    )
+    passes = joint_passes(model, bits, rng, settings)
+    snapshots = Snapshots()
+
+    def settled(step: int) -> bool:
+        """Take a snapshot where one is due; whether training may end here."""
+        if due(step, settings.steps):
+            snapshots.take(step, read_indicators(model, bits))
+            return settings.stop_early and step >= EARLIEST * settings.steps and _stands(model, bits, snapshots, step)
+        return False
+
+    with _weights_frozen(model, settings.freeze_weights):
+        history = train(
+            model,
+            split,
+            settings,
+            seed=seed,
+            augment=dataset.augment,
+            passes=passes,
+            after_step=settled,
+            report=report,
+            execution=execution,
+            remember={"widths": GeneratorState(rng), "snapshots": snapshots},
+        )
     model.set_bits(uniform(placement, bits[-1]))
-    source = _source(model, bits, settings, seed, history)
+    source = _source(model, bits, settings, seed, history, [one.name for one in passes], snapshots)
     for warning in source["warnings"]:
         log.warning(warning)
     return with_edges(with_memory(read_indicators(model, bits, source), traced, placement), traced), model
 
 
-def joint_passes(model: QuantizedModel, bits: tuple[int, ...], rng: np.random.Generator) -> tuple[Pass, ...]:
-    """The passes of a step: one at every width of ``bits``, and one with widths that ``rng`` draws."""
+def joint_passes(
+    model: QuantizedModel, bits: tuple[int, ...], rng: np.random.Generator, settings: JointSettings
+) -> tuple[Pass, ...]:
+    """The passes of a step: one at every width of ``bits``, and one with widths that ``rng`` draws. In in-place
+    distillation the highest width comes first and teaches the others, which see no labels."""
     placement = model.placement
+    first: Loss | None = None
+    others: Loss | None = None
+    if settings.inplace_distill:
+        teacher, own = Teacher(), cross_entropy(settings.label_smoothing)
+        first, others = teaching(teacher, own), distilled(teacher, own, weight=1.0, temperature=1.0)
+    widths = bits[::-1] if settings.inplace_distill else bits
     return (
-        *(_uniform_pass(model, width) for width in bits),
-        Pass(name="random", choose=lambda: model.set_bits(random_widths(placement, bits, rng))),
+        *(_uniform_pass(model, width, first if width == widths[0] else others) for width in widths),
+        Pass(name="random", choose=lambda: model.set_bits(random_widths(placement, bits, rng)), loss=others),
     )
 
 
@@ -152,11 +184,16 @@ def _pinned(placement: Placement, layer: LayerPlacement) -> PinnedLayer:
 
 
 def _source(
-    model: QuantizedModel, bits: tuple[int, ...], settings: JointSettings, seed: int, history: History
+    model: QuantizedModel,
+    bits: tuple[int, ...],
+    settings: JointSettings,
+    seed: int,
+    history: History,
+    passes: Sequence[str],
+    snapshots: Snapshots,
 ) -> dict[str, Any]:
-    placement = model.placement
-    weight = median_movement(model.quant_layer(layer.name).scales for layer in placement.searched)
-    act = median_movement(model.act_quantizer(name).scales for name in {layer.input for layer in placement.searched})
+    weight, act = _movements(model)
+    steps = len(history.losses)
     warnings = []
     if act < LEAST_MOVEMENT:
         warnings.append(
@@ -164,14 +201,23 @@ def _source(
             f"{100 * LEAST_MOVEMENT:g} %: these indicators mostly repeat the sizes of tensors; train longer or raise "
             f"scale_learning_rate (now {settings.scale_learning_rate:g})"
         )
+    indicators, earlier = read_indicators(model, bits), snapshots.last_part(steps)
+    policies = stability_at_uniform(indicators, earlier) if earlier else {}
+    unsettled = {like: one for like, one in policies.items() if not one.stands}
+    if unsettled:
+        like, worst = max(unsettled.items(), key=lambda item: max(item[1].regret))
+        warnings.append(
+            f"the policy has not settled: at the BitOps of {like}, {worst.sentence()}, more than "
+            f"{100 * REGRET:g} %; train longer (--joint-epochs)"
+        )
     columns = list(zip(*history.losses, strict=True))
-    passes = [*map(str, bits), "random"]
     return {
         "method": "limpq joint training",
-        "target": placement.target,
+        "target": model.placement.target,
         "settings": asdict(settings),
         "seed": seed,
-        "steps": len(history.losses),
+        "steps": steps,
+        "stopped_early": steps < settings.steps,
         "images": history.images,
         "seconds": round(history.seconds, 3),
         "loss": {
@@ -180,8 +226,22 @@ def _source(
         },
         "median_weight_movement": weight,
         "median_act_movement": act,
+        "convergence": {
+            "policies": {like: one.as_json() for like, one in policies.items()},
+            "layers": spread(indicators, earlier),
+        },
+        KEY: as_json(earlier),
         "warnings": warnings,
     }
+
+
+def _movements(model: QuantizedModel) -> tuple[float, float]:
+    """Median movement of the searched layers' weight scales, and of the scales of what they read."""
+    placement = model.placement
+    return (
+        median_movement(model.quant_layer(layer.name).scales for layer in placement.searched),
+        median_movement(model.act_quantizer(name).scales for name in {layer.input for layer in placement.searched}),
+    )
 
 
 def median_movement(scales: Iterable[LearnedScales]) -> float:
@@ -196,9 +256,32 @@ def _mean(losses: Iterable[float]) -> float:
     return round(statistics.fmean(losses), 6)
 
 
-def _uniform_pass(model: QuantizedModel, width: int) -> Pass:
+def _uniform_pass(model: QuantizedModel, width: int, loss: Loss | None) -> Pass:
     policy = uniform(model.placement, width)
-    return Pass(name=str(width), choose=lambda: model.set_bits(policy))
+    return Pass(name=str(width), choose=lambda: model.set_bits(policy), loss=loss)
+
+
+@contextlib.contextmanager
+def _weights_frozen(model: QuantizedModel, frozen: bool) -> Iterator[None]:
+    """Within it weights and biases of layers do not learn, where that is wanted."""
+    layers = [model.quant_layer(layer.name) for layer in model.placement.layers] if frozen else []
+    parameters = [one for layer in layers for one in (layer.weight, layer.bias) if one is not None]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _stands(model: QuantizedModel, bits: tuple[int, ...], snapshots: Snapshots, step: int) -> bool:
+    """Whether scales have moved and the policies of the last part of training are as good as the present one."""
+    earlier = snapshots.last_part(step)
+    if len(earlier) < 2 or min(_movements(model)) < LEAST_MOVEMENT:
+        return False
+    found = stability_at_uniform(read_indicators(model, bits), earlier)
+    return bool(found) and all(one.stands for one in found.values())
 
 
 def _first_images(split: Split, images: int, seed: int) -> torch.Tensor:

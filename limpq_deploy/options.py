@@ -120,6 +120,27 @@ def budget_options(command: Command) -> Command:
 def training_options(command: Command) -> Command:
     options = (
         click.option("--joint-epochs", type=float, metavar="E", help="Passes over the images for the indicators."),
+        click.option(
+            "--data-fraction",
+            type=float,
+            metavar="F",
+            help="Share of the training images that the indicators see.  [default: 1.0]",
+        ),
+        click.option(
+            "--freeze-weights", is_flag=True, default=None, help="For the indicators, learn scales and BatchNorm only."
+        ),
+        click.option(
+            "--inplace-distill",
+            is_flag=True,
+            default=None,
+            help="In joint training the highest bit-width teaches the others.",
+        ),
+        click.option(
+            "--stop-early",
+            is_flag=True,
+            default=None,
+            help="End joint training once scales have moved and the policy stands.",
+        ),
         click.option("--finetune-epochs", type=float, metavar="E", help="Passes over the images in fine-tuning."),
         click.option(
             "--distill",

@@ -26,7 +26,8 @@ class Training:
 
     ``float_*``: only where no weights are given. ``*_steps``: optimizer steps of ``batch_size`` images, over all
     processes; ``*_epochs``: the same in passes over the training images. ``*_lr``: the highest learning rate of
-    weights. ``data_fraction``: share of the training images that joint training sees. ``warmup``: share of the steps.
+    weights. ``data_fraction``: share of the training images that joint training sees. ``freeze_weights``,
+    ``inplace_distill``, ``stop_early``: of joint training (`JointSettings`). ``warmup``: share of the steps.
     ``distill``, ``temperature``, ``ema``: of fine-tuning (`FinetuneSettings`). ``accumulate``, ``precision``,
     ``channels_last``, ``freeze_batchnorm``, ``label_smoothing``: of every training (`TrainSettings`).
 
@@ -45,6 +46,9 @@ class Training:
     finetune_epochs: float | None = None
     finetune_lr: float | None = None
     data_fraction: float | None = None
+    freeze_weights: bool | None = None
+    inplace_distill: bool | None = None
+    stop_early: bool | None = None
     label_smoothing: float | None = None
     warmup: float | None = None
     distill: float | None = None
@@ -101,7 +105,10 @@ def float_recipe(training: Training, images: int) -> FloatSettings:
 def joint_recipe(training: Training, images: int) -> JointSettings:
     """Joint training; ``data_fraction`` of the images make its epochs."""
     fraction = training.data_fraction or 1.0
-    defaults = replace(joint_settings(round(images * fraction), _batch(training)), data_fraction=fraction)
+    given = training.given()
+    chosen = {name: given[name] for name in ("freeze_weights", "inplace_distill", "stop_early") if name in given}
+    defaults = joint_settings(round(images * fraction), _batch(training))
+    defaults = replace(defaults, data_fraction=fraction, **chosen)
     return _recipe(defaults, training, round(images * fraction), "joint")
 
 

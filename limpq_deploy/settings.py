@@ -70,9 +70,17 @@ class FloatSettings(TrainSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointSettings(TrainSettings):
-    """Joint training of all bit-widths. ``first_images``: images that give the activation scales their first values."""
+    """Joint training of all bit-widths. ``first_images``: images that give the activation scales their first values.
+
+    ``freeze_weights``: weights and biases of layers stay as they are; scales and BatchNorm learn. ``inplace_distill``:
+    the pass at the highest width learns from the labels, and its logits teach the others (Yu and Huang, Universally
+    Slimmable Networks, ICCV 2019). ``stop_early``: end once scales have moved and the policy stands (`convergence`).
+    """
 
     first_images: int = 256
+    freeze_weights: bool = False
+    inplace_distill: bool = False
+    stop_early: bool = False
 
     def __post_init__(self) -> None:
         TrainSettings.__post_init__(self)

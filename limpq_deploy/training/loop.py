@@ -50,7 +50,7 @@ def train(
     seed: int,
     augment: Augment | None = None,
     passes: Sequence[Pass] = (Pass(),),
-    after_step: Callable[[int], None] | None = None,
+    after_step: Callable[[int], bool | None] | None = None,
     report: Report = silent,
     execution: Execution = ALONE,
     average: WeightAverage | None = None,
@@ -60,7 +60,8 @@ def train(
 
     In a step every one of ``passes`` goes forward and back on the same batch, each with its own loss; the gradients add
     up, then comes one optimizer step. Gradient values are clipped; a parameter whose gradient is all zero is left alone
-    in that step, momentum included. ``after_step`` gets the number of steps done. ``average`` follows every step.
+    in that step, momentum included. ``after_step`` gets the number of steps done; where it returns True, training ends
+    there. ``average`` follows every step.
 
     A batch is shared by the processes that torchrun started and cut into ``settings.accumulate`` parts; BatchNorm, in
     training, sees one such part at a time, everything else the whole batch.
@@ -106,7 +107,7 @@ class _Training:
 
     def run(
         self,
-        after_step: Callable[[int], None] | None,
+        after_step: Callable[[int], bool | None] | None,
         report: Report,
         execution: Execution,
         average: WeightAverage | None,
@@ -137,14 +138,17 @@ class _Training:
                 self.done += 1
                 self.losses.append(losses)
                 watch.step(self.done, losses, correct, self.batches.size, rate)
+                ended = self.done == steps
                 if after_step is not None:
-                    after_step(self.done)
+                    ended = bool(after_step(self.done)) or ended
                     self._train_mode()
                 self.seconds = time.perf_counter() - start
                 if leads:
-                    saver.after_step(self.done, last=self.done == steps, seconds=self.seconds)
+                    saver.after_step(self.done, last=ended, seconds=self.seconds)
                 if interruption is not None:
                     interruption.act()
+                if ended:
+                    break
         average_statistics(self.model, 1 / processes.count())
         self.model.eval()
         return History(losses=tuple(self.losses), images=self.done * self.batches.size, seconds=self.seconds)
