@@ -18,81 +18,11 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export import reference_ops as ops
 from limpq_deploy.export.onnx_files import attribute, constants, load_model
 from limpq_deploy.export.reference_moves import MOVES
+from limpq_deploy.export.reference_tables import TABLES
+from limpq_deploy.export.reference_values import LAZY, Accumulator, Dequantized, Joined, Mean, Product, Sum, Table
 from limpq_deploy.export.watching import code_tensors
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Dequantized:
-    """Codes with the meaning ``(code - zero_point) * scale``."""
-
-    codes: Array
-    scale: np.float32
-    zero_point: int
-
-    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
-        return _Table(self.codes, ops.all_values(self.scale, self.zero_point, self.codes.dtype)).quantized(
-            scale, zero_point, dtype
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A function of single codes: the real value for each of the 256."""
-
-    codes: Array
-    values: NDArray[np.float32]
-
-    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
-        return ops.quantize(self.values, scale, zero_point, dtype)[ops.byte(self.codes)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Accumulator:
-    """Integer sums of products with a scale per channel along ``axis``."""
-
-    sums: Array
-    scale: NDArray[np.float32]
-    axis: int
-    relu: bool = False
-
-    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
-        _require_absorbed(self.relu, zero_point, dtype)
-        return ops.requantize(self.sums, self.scale, scale, zero_point, dtype, self.axis)
-
-    def real(self) -> NDArray[np.float32]:
-        values = ops.real(self.sums, self.scale, self.axis)
-        return np.maximum(values, np.float32(0)) if self.relu else values
-
-
-@dataclass(frozen=True, slots=True)
-class _Sum:
-    """Two dequantized tensors of one shape, to be added."""
-
-    first: _Dequantized
-    second: _Dequantized
-    relu: bool = False
-
-    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
-        _require_absorbed(self.relu, zero_point, dtype)
-        inputs = [(entry.scale, entry.zero_point, entry.codes.dtype) for entry in (self.first, self.second)]
-        table = ops.add_table(inputs[0], inputs[1], (scale, zero_point, dtype))
-        index = ops.byte(self.first.codes).astype(np.uint16) << 8 | ops.byte(self.second.codes)
-        return table.reshape(-1)[index]
-
-
-@dataclass(frozen=True, slots=True)
-class _Mean:
-    """A global average of a dequantized tensor."""
-
-    source: _Dequantized
-
-    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
-        return ops.mean_codes(self.source.codes, self.source.scale, self.source.zero_point, scale, zero_point, dtype)
-
-
-_LAZY = (_Dequantized, _Table, _Accumulator, _Sum, _Mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +72,9 @@ class IntegerReference:
                 if self._last_use[name] == index and name != output and name not in self._fixed:
                     values.pop(name, None)
         logits = values[output]
-        if isinstance(logits, _Dequantized):
+        if isinstance(logits, Dequantized):
             logits = ops.dequantize(logits.codes, logits.scale, logits.zero_point)
-        return (logits.real() if isinstance(logits, _Accumulator) else logits), kept
+        return (logits.real() if isinstance(logits, Accumulator) else logits), kept
 
     def _execute(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
         special = _SPECIAL.get(node.op_type)
@@ -153,7 +83,7 @@ class IntegerReference:
         move = MOVES.get(node.op_type)
         if move is None:
             raise _outside(node, f"it executes {', '.join(sorted({*_SPECIAL, *MOVES}))}")
-        if any(isinstance(value, _LAZY) for value in inputs):
+        if any(isinstance(value, LAZY) for value in inputs):
             raise _outside(node, "such a node has to work on codes, between QuantizeLinear and DequantizeLinear")
         return move(node, inputs)
 
@@ -161,14 +91,14 @@ class IntegerReference:
         value, scale, zero_point = inputs[0], _scalar(node, inputs[1]), inputs[2]
         arguments = np.float32(scale), int(zero_point), zero_point.dtype
         try:
-            return value.quantized(*arguments) if isinstance(value, _LAZY) else ops.quantize(value, *arguments)
+            return value.quantized(*arguments) if isinstance(value, LAZY) else ops.quantize(value, *arguments)
         except ValueError as error:
             raise _outside(node, str(error)) from error
 
-    def _dequantize(self, node: onnx.NodeProto, inputs: list[Any]) -> _Dequantized:
-        return _Dequantized(inputs[0], np.float32(_scalar(node, inputs[1])), int(inputs[2]))
+    def _dequantize(self, node: onnx.NodeProto, inputs: list[Any]) -> Dequantized:
+        return Dequantized(inputs[0], np.float32(_scalar(node, inputs[1])), int(inputs[2]))
 
-    def _conv(self, node: onnx.NodeProto, inputs: list[Any]) -> _Accumulator:
+    def _conv(self, node: onnx.NodeProto, inputs: list[Any]) -> Accumulator:
         layer, source = self._layers[node.output[0]], inputs[0]
         sums = ops.convolve(
             source.codes,
@@ -180,39 +110,51 @@ class IntegerReference:
             dilations=attribute(node, "dilations", [1, 1]),
             groups=attribute(node, "group", 1),
         )
-        return _Accumulator(sums, layer.scale, 1)
+        return Accumulator(sums, layer.scale, 1)
 
-    def _gemm(self, node: onnx.NodeProto, inputs: list[Any]) -> _Accumulator:
+    def _gemm(self, node: onnx.NodeProto, inputs: list[Any]) -> Accumulator:
         layer, source = self._layers[node.output[0]], inputs[0]
         dtype = layer.weight.dtype
         rows = source.codes.astype(dtype) - dtype.type(source.zero_point)
-        return _Accumulator(rows @ layer.weight.T + layer.bias.astype(dtype), layer.scale, 1)
+        return Accumulator(rows @ layer.weight.T + layer.bias.astype(dtype), layer.scale, 1)
 
-    def _add(self, node: onnx.NodeProto, inputs: list[Any]) -> _Sum:
+    def _add(self, node: onnx.NodeProto, inputs: list[Any]) -> Sum:
         first, second = inputs
-        if not (isinstance(first, _Dequantized) and isinstance(second, _Dequantized)):
+        if not (isinstance(first, Dequantized) and isinstance(second, Dequantized)):
             raise _outside(node, "both inputs of an Add have to come from DequantizeLinear")
         if first.codes.shape != second.codes.shape:
             raise _outside(node, "the inputs of an Add need one shape")
-        return _Sum(first, second)
+        return Sum(first, second)
+
+    def _mul(self, node: onnx.NodeProto, inputs: list[Any]) -> Product:
+        first, second = inputs
+        if not (isinstance(first, Dequantized) and isinstance(second, Dequantized)):
+            raise _outside(node, "both inputs of a Mul have to come from DequantizeLinear")
+        return Product(first, second)
+
+    def _concat(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        if not any(isinstance(value, LAZY) for value in inputs):
+            return MOVES["Concat"](node, inputs)
+        if not all(isinstance(value, Dequantized) for value in inputs):
+            raise _outside(node, "all inputs of a Concat of reals have to come from DequantizeLinear")
+        return Joined(tuple(inputs), attribute(node, "axis", 0))
 
     def _relu(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
-        if not isinstance(inputs[0], _Accumulator | _Sum):
-            raise _outside(node, "a Relu has to follow a Conv, Gemm or Add")
+        if not isinstance(inputs[0], Accumulator | Sum | Product):
+            raise _outside(node, "a Relu has to follow a Conv, Gemm, Add or Mul")
         return replace(inputs[0], relu=True)
 
-    def _leaky_relu(self, node: onnx.NodeProto, inputs: list[Any]) -> _Table:
+    def _table(self, node: onnx.NodeProto, inputs: list[Any]) -> Table:
         source = inputs[0]
-        if not isinstance(source, _Dequantized):
-            raise _outside(node, "a LeakyRelu has to follow a DequantizeLinear")
-        alpha = np.float32(attribute(node, "alpha", 0.01))
+        if not isinstance(source, Dequantized):
+            raise _outside(node, f"a {node.op_type} has to follow a DequantizeLinear")
         values = ops.all_values(source.scale, source.zero_point, source.codes.dtype)
-        return _Table(source.codes, np.where(values >= 0, values, values * alpha))
+        return Table(source.codes, TABLES[node.op_type](node, values))
 
-    def _mean(self, node: onnx.NodeProto, inputs: list[Any]) -> _Mean:
-        if not isinstance(inputs[0], _Dequantized):
+    def _mean(self, node: onnx.NodeProto, inputs: list[Any]) -> Mean:
+        if not isinstance(inputs[0], Dequantized):
             raise _outside(node, "a global pool has to follow a DequantizeLinear")
-        return _Mean(inputs[0])
+        return Mean(inputs[0])
 
     def _layer(self, node: onnx.NodeProto) -> _Layer:
         """The integers of a Conv or Gemm, read from the DequantizeLinear nodes of its three inputs."""
@@ -262,7 +204,9 @@ _SPECIAL: Mapping[str, Callable[[IntegerReference, onnx.NodeProto, list[Any]], A
     "Gemm": IntegerReference._gemm,
     "Add": IntegerReference._add,
     "Relu": IntegerReference._relu,
-    "LeakyRelu": IntegerReference._leaky_relu,
+    "Mul": IntegerReference._mul,
+    "Concat": IntegerReference._concat,
+    **dict.fromkeys(TABLES, IntegerReference._table),
     "GlobalAveragePool": IntegerReference._mean,
 }
 
@@ -270,11 +214,6 @@ _SPECIAL: Mapping[str, Callable[[IntegerReference, onnx.NodeProto, list[Any]], A
 def _outside(node: onnx.NodeProto, why: str) -> ModelError:
     name = node.name or (node.output[0] if node.output else "")
     return ModelError(f"the integer reference cannot execute node {name!r} ({node.op_type}): {why}")
-
-
-def _require_absorbed(relu: bool, zero_point: int, dtype: ops.CodeType) -> None:
-    if relu and zero_point != np.iinfo(dtype).min:
-        raise ValueError("behind a Relu the zero-point has to be the lowest code, so that the clamp is the Relu")
 
 
 def _scalar(node: onnx.NodeProto, value: Array) -> float:

@@ -135,13 +135,29 @@ def add_table(
     return to_codes(total, 0, type_c)
 
 
-def fma(factor: Floats, other: np.float32, addend: Floats) -> Floats:
+def product_table(
+    first: tuple[np.float32, int, CodeType],
+    second: tuple[np.float32, int, CodeType],
+    out: tuple[np.float32, int, CodeType],
+) -> Codes:
+    """All results of a quantized product, [256, 256] by the two inputs' codes as unsigned bytes.
+
+    round(float32((a - zA) * (b - zB)) * r + zC) with r = sA * sB / sC, in float32; the product of codes is exact.
+    (scale, zero-point, dtype) of each tensor.
+    """
+    (scale_a, zero_a, type_a), (scale_b, zero_b, type_b), (scale_c, zero_c, type_c) = first, second, out
+    ratio = np.float32(np.float32(scale_a * scale_b) / scale_c)
+    products = (_all_codes(type_a) - np.float32(zero_a))[:, None] * (_all_codes(type_b) - np.float32(zero_b))
+    return to_codes(products * ratio + np.float32(zero_c), 0, type_c)
+
+
+def fma(factor: Floats, other: Floats | np.float32, addend: Floats) -> Floats:
     """float32(factor * other + addend), rounded once.
 
     The product is exact in float64; the sum is rounded to odd there (from the error of the sum, Knuth's TwoSum), which
     makes the second rounding, to float32, the correct one.
     """
-    product = factor.astype(np.float64) * np.float64(other)
+    product = factor.astype(np.float64) * np.asarray(other, np.float64)
     wide = addend.astype(np.float64)
     total = np.asarray(product + wide)
     rest = total - product

@@ -123,7 +123,8 @@ def _layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     file is axis ``back[i]`` here."""
     back: dict[str, tuple[int, ...]] = {}
     for node in model.graph.node:
-        before = back.get(node.input[0], NCHW) if node.input else NCHW
+        first = 2 if node.op_type == "QLinearConcat" else 0  # behind the scale and zero-point of its result
+        before = back.get(node.input[first], NCHW) if node.input else NCHW
         if node.op_type == "Transpose":
             order = attribute(node, "perm")
             known = isinstance(order, list) and len(order) == 4

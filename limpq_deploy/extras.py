@@ -7,6 +7,7 @@ from limpq_deploy.calibration.errors import MissingExtra
 
 EXTRAS = {
     "train": ("torch", "torchvision", "safetensors", "sklearn", "onnxscript"),
+    "timm": ("timm",),
     "cpu": ("onnxruntime",),
     "gpu": ("tensorrt", "pycuda", "pynvml"),
     "highs": ("highspy",),

@@ -16,6 +16,7 @@ from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import Config
 from limpq_deploy.costs import Budget, budgets_from_options
 from limpq_deploy.edges import with_edges
+from limpq_deploy.equalise import equalise_channels
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
@@ -128,9 +129,11 @@ class Subject:
         )
 
     def traced(self, weights: Path) -> TracedModel:
-        """The traced float model with the float stage's weights."""
+        """The traced float model with the float stage's weights, its channels equalised where that is needed."""
         load_module(weights, self.model, self.float_info)
-        return trace(self.model.eval(), self.preprocess.shape)
+        traced = trace(self.model.eval(), self.preprocess.shape)
+        equalise_channels(traced)
+        return traced
 
     @property
     def float_info(self) -> CheckpointInfo:

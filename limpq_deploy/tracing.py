@@ -1,5 +1,5 @@
-"""torch.fx with two additions: calls remember the line of the user's that made them, and timm's fused BatchNorm
-modules come apart into a plain BatchNorm and an activation."""
+"""torch.fx with two additions: calls remember the line of the user's that made them, and timm's own modules become
+plain ones: its fused BatchNorm comes apart into a BatchNorm2d and an activation, its Linear is an nn.Linear."""
 
 import traceback
 from pathlib import Path
@@ -28,7 +28,10 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
         ) from error
     graph_module = fx.GraphModule(tracer.root, graph)
     for name in tracer.fused:
-        graph_module.set_submodule(name, _plain(graph_module.get_submodule(name)))
+        _take_apart(graph_module, name)
+    for name in tracer.linears:
+        graph_module.set_submodule(name, _plain_linear(graph_module.get_submodule(name)))
+    graph_module.recompile()
     return graph_module
 
 
@@ -37,18 +40,25 @@ def written_at(node: fx.Node) -> str:
     found = [line for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File ")]
     for line in reversed(found):
         path, number = line.split('"')[1], line.split("line ")[1].split(",")[0]
-        if not _is_torch(path):
+        if not _is_machinery(path):
             return f" ({Path(path).name}:{number})"
     return ""
 
 
 class _Tracer(fx.Tracer):
-    """``fused``: names of modules that are a BatchNorm2d with an activation behind it."""
+    """``fused``: names of modules that are a BatchNorm2d with an activation behind it; ``linears``: timm's own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.record_stack_traces = True
         self.fused: list[str] = []
+        self.linears: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, nn.Linear) and type(m).__module__ == "timm.layers.linear":
+            self.linears.append(module_qualified_name)
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not _is_fused(m):
@@ -71,8 +81,19 @@ def _is_fused(module: nn.Module) -> bool:
     )
 
 
-def _plain(fused: nn.Module) -> nn.BatchNorm2d:
-    """A BatchNorm2d with the parameters, statistics and children of a fused one."""
+def _take_apart(graph_module: fx.GraphModule, name: str) -> None:
+    """A plain BatchNorm2d in place of a fused module, whose parts move beside it: ``bn1.act`` becomes ``bn1_act``."""
+    fused = graph_module.get_submodule(name)
+    for part, module in fused.named_children():
+        for node in graph_module.graph.nodes:
+            if node.op == "call_module" and node.target == f"{name}.{part}":
+                graph_module.add_submodule(f"{name}_{part}", module)
+                node.target = f"{name}_{part}"
+    graph_module.set_submodule(name, _plain_norm(fused))
+
+
+def _plain_norm(fused: nn.Module) -> nn.BatchNorm2d:
+    """A BatchNorm2d with the parameters and statistics of a fused one."""
     assert isinstance(fused, nn.BatchNorm2d)
     plain = nn.BatchNorm2d(
         fused.num_features,
@@ -83,18 +104,23 @@ def _plain(fused: nn.Module) -> nn.BatchNorm2d:
     ).train(fused.training)
     plain.weight, plain.bias = fused.weight, fused.bias
     plain._buffers.update(fused._buffers)
-    for name, child in fused.named_children():
-        plain.add_module(name, child)
+    return plain
+
+
+def _plain_linear(layer: nn.Module) -> nn.Linear:
+    assert isinstance(layer, nn.Linear)
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None).train(layer.training)
+    plain.weight, plain.bias = layer.weight, layer.bias
     return plain
 
 
 def _line(frames: traceback.StackSummary) -> str:
-    """The innermost line that is not torch's, nor this module's."""
+    """The innermost line that is neither torch's nor this module's."""
     for frame in reversed(frames):
-        if not _is_torch(frame.filename) and Path(frame.filename) != Path(__file__):
+        if not _is_machinery(frame.filename):
             return f" ({Path(frame.filename).name}:{frame.lineno})"
     return ""
 
 
-def _is_torch(path: str) -> bool:
-    return Path(path).is_relative_to(TORCH)
+def _is_machinery(path: str) -> bool:
+    return Path(path).is_relative_to(TORCH) or Path(path) == Path(__file__)

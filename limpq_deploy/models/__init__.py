@@ -32,9 +32,14 @@ class ModelInfo:
     factory: str
 
 
-def _builtin(name: str, module: str, preprocess: Preprocess) -> ModelInfo:
+IMAGENET_PREPROCESS = Preprocess(
+    height=224, width=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
+
+
+def _builtin(name: str, module: str, preprocess: Preprocess, num_classes: int = 10) -> ModelInfo:
     factory = f"limpq_deploy.models.{module}:{name}"
-    return ModelInfo(name=name, num_classes=10, preprocess=preprocess, factory=factory)
+    return ModelInfo(name=name, num_classes=num_classes, preprocess=preprocess, factory=factory)
 
 
 MODELS = {
@@ -43,6 +48,7 @@ MODELS = {
     "resnet32": _builtin("resnet32", "resnet_cifar", CIFAR_PREPROCESS),
     "resnet44": _builtin("resnet44", "resnet_cifar", CIFAR_PREPROCESS),
     "resnet56": _builtin("resnet56", "resnet_cifar", CIFAR_PREPROCESS),
+    "mobilenet_v1": _builtin("mobilenet_v1", "mobilenet_v1", IMAGENET_PREPROCESS, 1000),
 }
 
 LIBRARIES = ("torchvision", "timm")

@@ -103,7 +103,7 @@ def _timm() -> Any:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise MissingExtra(
-            "models named timm/... need timm, which is not installed; run: pip install 'limpq-deploy[train,timm]'"
+            "models named timm/... need timm, which is not installed; run: pip install 'limpq-deploy[timm]'"
         ) from error
 
 

@@ -1,0 +1,121 @@
+"""What a tensor of a Q/DQ graph is before a QuantizeLinear says what it becomes.
+
+Each has ``quantized(scale, zero_point, dtype)``: its codes, by the arithmetic of `reference_ops`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.export import reference_ops as ops
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantized:
+    """Codes with the meaning ``(code - zero_point) * scale``."""
+
+    codes: Array
+    scale: np.float32
+    zero_point: int
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        return Table(self.codes, ops.all_values(self.scale, self.zero_point, self.codes.dtype)).quantized(
+            scale, zero_point, dtype
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A function of single codes: the real value for each of the 256."""
+
+    codes: Array
+    values: NDArray[np.float32]
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        return ops.quantize(self.values, scale, zero_point, dtype)[ops.byte(self.codes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulator:
+    """Integer sums of products with a scale per channel along ``axis``."""
+
+    sums: Array
+    scale: NDArray[np.float32]
+    axis: int
+    relu: bool = False
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        _require_absorbed(self.relu, zero_point, dtype)
+        return ops.requantize(self.sums, self.scale, scale, zero_point, dtype, self.axis)
+
+    def real(self) -> NDArray[np.float32]:
+        values = ops.real(self.sums, self.scale, self.axis)
+        return np.maximum(values, np.float32(0)) if self.relu else values
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Two dequantized tensors of one shape, to be added."""
+
+    first: Dequantized
+    second: Dequantized
+    relu: bool = False
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        _require_absorbed(self.relu, zero_point, dtype)
+        inputs = [(entry.scale, entry.zero_point, entry.codes.dtype) for entry in (self.first, self.second)]
+        table = ops.add_table(inputs[0], inputs[1], (scale, zero_point, dtype))
+        return _looked_up(table, self.first.codes, self.second.codes)
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A global average of a dequantized tensor."""
+
+    source: Dequantized
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        return ops.mean_codes(self.source.codes, self.source.scale, self.source.zero_point, scale, zero_point, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Two dequantized tensors to be multiplied, of one shape or with one number for each channel in one of them."""
+
+    first: Dequantized
+    second: Dequantized
+    relu: bool = False
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        _require_absorbed(self.relu, zero_point, dtype)
+        inputs = [(entry.scale, entry.zero_point, entry.codes.dtype) for entry in (self.first, self.second)]
+        table = ops.product_table(inputs[0], inputs[1], (scale, zero_point, dtype))
+        return _looked_up(table, self.first.codes, self.second.codes)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Dequantized tensors one behind the other along an axis."""
+
+    parts: tuple[Dequantized, ...]
+    axis: int
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        return np.concatenate([part.quantized(scale, zero_point, dtype) for part in self.parts], axis=self.axis)
+
+
+LAZY = (Dequantized, Table, Accumulator, Sum, Mean, Product, Joined)
+
+
+def _looked_up(table: Array, first: Array, second: Array) -> Array:
+    """Entries of a table [256, 256] for each pair of codes."""
+    return table.reshape(-1)[ops.byte(first).astype(np.uint16) << 8 | ops.byte(second)]
+
+
+def _require_absorbed(relu: bool, zero_point: int, dtype: ops.CodeType) -> None:
+    if relu and zero_point != np.iinfo(dtype).min:
+        raise ValueError("behind a Relu the zero-point has to be the lowest code, so that the clamp is the Relu")

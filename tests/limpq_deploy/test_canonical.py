@@ -1,0 +1,83 @@
+"""Traced graphs with fewer operations and the same results."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from limpq_deploy.canonical import canonicalise
+from limpq_deploy.layers import trace
+from limpq_deploy.tracing import symbolic_trace
+
+
+class Net(nn.Module):
+    """A convolution, one activation, a pool and a linear layer."""
+
+    def __init__(self, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.activation = activation
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.activation(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "gate"),
+    [
+        (nn.SiLU(), "sigmoid"),
+        (F.silu, "sigmoid"),
+        (nn.Hardswish(inplace=True), "hardsigmoid"),
+        (F.hardswish, "hardsigmoid"),
+    ],
+    ids=["SiLU", "silu", "Hardswish", "hardswish"],
+)
+def test_a_self_gated_activation_becomes_a_product_with_its_gate(
+    activation: Callable[[torch.Tensor], torch.Tensor], gate: str
+) -> None:
+    model = Net(activation).eval()
+    traced = trace(model, (3, 8, 8))
+    assert [node.name for node in traced.graph_module.graph.nodes if traced.kinds[node.name] in ("gate", "mul")] == [
+        node.name for node in traced.graph_module.graph.nodes if node.name.endswith(("_gate", "_product"))
+    ]
+    (gated,) = (node for node in traced.graph_module.graph.nodes if traced.kinds[node.name] == "gate")
+    assert getattr(gated.target, "__name__", "") == gate
+    images = 10 * torch.randn(2, 3, 8, 8)
+    # hardswish in one go and in two differ by the rounding of a division by 6
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("pools", [1, 2])
+@pytest.mark.parametrize("relu", [nn.ReLU(), nn.ReLU6(), F.relu], ids=["ReLU", "ReLU6", "relu"])
+def test_a_relu_behind_max_pools_moves_before_them(relu: Callable[[torch.Tensor], torch.Tensor], pools: int) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.MaxPool2d(2)
+            self.relu = relu
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(pools):
+                x = self.pool(x)
+            return self.relu(x)
+
+    model = Net(Pooled()).eval()
+    traced = trace(model, (3, 8, 8))
+    kinds = [traced.kinds[node.name] for node in traced.graph_module.graph.nodes]
+    assert kinds == ["input", "layer", "relu", *["through"] * pools, "pool", "layer", "output"]
+    images = 10 * torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+
+
+def test_a_relu_stays_behind_a_pool_that_something_else_reads() -> None:
+    class Both(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            pooled = F.max_pool2d(x, 2)
+            return torch.relu(pooled) + pooled
+
+    graph_module = symbolic_trace(Both())
+    canonicalise(graph_module)
+    assert [node.name for node in graph_module.graph.nodes] == ["x", "max_pool2d", "relu", "add", "output"]

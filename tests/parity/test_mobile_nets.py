@@ -1,0 +1,184 @@
+"""Depthwise convolutions, ReLU6, self-gated activations, squeeze-and-excitation and concatenation, from torch to ONNX
+Runtime: everything in integers, every code equal to the integer reference's, each layer faithful to the trained one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+from torch import Tensor, nn  # noqa: E402
+
+from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm  # noqa: E402
+from limpq_deploy.export.lint import LintReport, lint  # noqa: E402
+from limpq_deploy.export.onnx_files import constants  # noqa: E402
+from limpq_deploy.export.parity import ParityReport, compare_runtime  # noqa: E402
+from limpq_deploy.export.placement import Placement  # noqa: E402
+from limpq_deploy.export.qdq import build_qdq  # noqa: E402
+from limpq_deploy.export.reference import IntegerReference  # noqa: E402
+from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
+from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT  # noqa: E402
+from limpq_deploy.faithful import Fed, TrainedParity, compare_trained  # noqa: E402
+from limpq_deploy.integers import integer_model  # noqa: E402
+from limpq_deploy.layers import trace  # noqa: E402
+from limpq_deploy.models import create_model  # noqa: E402
+from limpq_deploy.placement import place, with_quantizers  # noqa: E402
+from limpq_deploy.quantized import SwitchableBatchNorm, model_of_policy  # noqa: E402
+
+SHAPE = (3, 16, 16)
+
+
+def conv(channels_in: int, channels: int, kernel: int = 1, *, groups: int = 1, stride: int = 1) -> nn.Sequential:
+    layer = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(channels))
+
+
+class Excitation(nn.Module):
+    """Squeeze-and-excitation: a pool, two 1x1 convolutions, a gate, and a product with one number per channel."""
+
+    def __init__(self, channels: int, gate: nn.Module) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc1, self.relu, self.fc2 = nn.Conv2d(channels, 4, 1), nn.ReLU(), nn.Conv2d(4, channels, 1)
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.fc2(self.relu(self.fc1(self.pool(x)))))
+
+
+class MobileNet(nn.Module):
+    """A stem, an inverted residual with squeeze-and-excitation, a max pool before its activation, and a concatenation
+    of an activated and a linear branch."""
+
+    def __init__(self, activation: Callable[[], nn.Module], gate: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.stem, self.act0 = conv(3, 8, 3, stride=2), activation()
+        self.expand, self.act1 = conv(8, 16), activation()
+        self.depthwise, self.act2 = conv(16, 16, 3, groups=16), activation()
+        self.excite = Excitation(16, gate())
+        self.project = conv(16, 8)
+        self.pool, self.act3 = nn.MaxPool2d(2), nn.ReLU6()
+        self.left, self.act4 = conv(8, 6), activation()
+        self.right = conv(8, 6, 3)
+        self.head, self.act5 = conv(12, 16), activation()
+        self.linear = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act0(self.stem(x))
+        y = self.excite(self.act2(self.depthwise(self.act1(self.expand(x)))))
+        x = self.act3(self.pool(x + self.project(y)))
+        x = torch.cat([self.act4(self.left(x)), self.right(x)], dim=1)
+        return self.linear(self.act5(self.head(x)).mean((2, 3)))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "ReLU6": lambda: MobileNet(nn.ReLU6, nn.Sigmoid),
+    "Hardswish": lambda: MobileNet(nn.Hardswish, nn.Hardsigmoid),
+    "SiLU": lambda: MobileNet(nn.SiLU, nn.Sigmoid),
+}
+
+
+def exported(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    path: Path,
+    pair: tuple[int, int] | None,
+    stretched: float = 1.0,
+) -> tuple[ParityReport, TrainedParity, LintReport, Placement]:
+    """Export at random bits (or one pair), scales ``stretched``, and compare: runtime, reference, trained model."""
+    random = np.random.default_rng(0)
+    traced = trace(model.eval(), shape)
+    placement = place(traced, ONNXRUNTIME, model="mobile")
+    act_bits = {layer.input: int(random.integers(2, 9)) for layer in placement.searched}
+    policy = {layer.name: pair or (int(random.integers(3, 9)), act_bits[layer.input]) for layer in placement.searched}
+    quantized = model_of_policy(traced, placement, policy)
+    images = torch.from_numpy(random.normal(0, 1, (16, *shape)).astype(np.float32))
+    quantized.set_float()
+    for module in quantized.modules():
+        if isinstance(module, SwitchableBatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        quantized.train()(images)
+    quantized.initialise_scales(images)
+    with torch.no_grad():
+        for quantizer in placement.quantizers:
+            quantized.act_quantizer(quantizer.name).scales.log_scale.add_(float(np.log(stretched)))
+    quantized.set_bits(policy)
+    layers, acts = integer_model(quantized.eval(), policy)
+    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
+    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
+    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    onnx.save(build_qdq(template, placement, layers, acts, {}), path)
+    batches = [random.normal(0, spread, (8, *shape)).astype(np.float32) for spread in (1, 100)]
+    report = compare_runtime(path, batches, runtime_named("onnxruntime"), threads=1)
+    reference = IntegerReference(path)
+    fed = []
+    for batch in batches:
+        logits, codes = reference.run(batch, keep=reference.code_tensors)
+        fed.append(Fed(images_NCHW=batch, codes=codes, logits=logits))
+    trained = compare_trained(traced, quantized, layers, acts, fed)
+    return report, trained, lint(path, ONNXRUNTIME), placement
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_mobile_net_runs_in_integers_and_equals_the_reference(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    report, trained, linted, placement = exported(NETS[name](), SHAPE, tmp_path / "model.onnx", None)
+    assert report.exact
+    assert not report.unwatched
+    assert linted.passed
+    assert linted.float_compute == ()
+    # a Hardsigmoid has no kernel on codes: it, and its Q and DQ, are the only float nodes
+    assert bool(linted.float_nodes) == (name == "Hardswish")
+    assert all("ardsigmoid" in node or "dequantized" in node for node in linted.float_nodes)
+    steps = [entry.max_lsb for entry in trained.faithful]
+    assert len(steps) >= len(placement.layers)
+    assert max(steps) <= 1
+
+
+def test_a_relu6_is_cut_on_codes_where_its_scale_reaches_beyond_6(tmp_path: Path) -> None:
+    """Scales twice as large as they start, as training may make them: 8-bit codes then stop at round(6 / scale)."""
+    torch.manual_seed(0)
+    path = tmp_path / "model.onnx"
+    report, trained, linted, placement = exported(NETS["ReLU6"](), SHAPE, path, (8, 8), stretched=2.0)
+    assert report.exact
+    assert linted.float_nodes == ()
+    assert max(entry.max_lsb for entry in trained.faithful) <= 1
+    reference = IntegerReference(path)
+    images = np.random.default_rng(1).normal(0, 100, (8, *SHAPE)).astype(np.float32)
+    _, codes = reference.run(images, keep=reference.code_tensors)
+    scales = constants(onnx.load(path).graph)
+    cut = 0
+    for quantizer in placement.quantizers:
+        if quantizer.bound is not None and quantizer.parent is None:
+            end = round(6 / float(scales[f"{quantizer.name}_scale"]))
+            assert codes[f"{quantizer.name}_codes"].max() == min(end, 255)
+            cut += end < 255
+    assert cut >= 3
+
+
+def test_squeeze_and_excitation_stays_in_floats_between_tensorrts_quantizers() -> None:
+    placement = place(trace(NETS["SiLU"](), SHAPE), TENSORRT, model="mobile")
+    on_layers = {name for quantizer in placement.quantizers for name in quantizer.layers}
+    assert on_layers == {layer.name for layer in placement.layers}
+    assert [quantizer.name for quantizer in placement.quantizers if not quantizer.layers] == ["act0_product_carrier"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenet_v1", *(f"torchvision/{name}" for name in ("mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0"))],
+)
+def test_whole_published_networks_run_in_integers(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, _ = create_model(name)
+    report, trained, linted, _ = exported(model, (3, 64, 64), tmp_path / "model.onnx", None)
+    assert report.exact
+    assert not report.unwatched
+    assert linted.float_compute == ()
+    assert max(entry.max_lsb for entry in trained.faithful) <= 1
