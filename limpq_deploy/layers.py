@@ -151,7 +151,7 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
     kind, described = operation(node, graph_module)
     if kind is None:
         raise ModelError(
-            f"layer {described}{written_at(node)} has no integer form here; supported on the traced path: {SUPPORTED}"
+            f"layer {described} has no integer form here{written_at(node)}; supported on the traced path: {SUPPORTED}"
         )
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":

@@ -42,7 +42,7 @@ class Upsampling(nn.Module):
 def test_a_transposed_convolution_is_refused_with_its_line() -> None:
     line = Upsampling.forward.__code__.co_firstlineno + 1
     with pytest.raises(
-        ModelError, match=rf"layer up \(ConvTranspose2d\) \(test_tracing.py:{line}\) has no integer form"
+        ModelError, match=rf"layer up \(ConvTranspose2d\) has no integer form here \(test_tracing.py:{line}\)"
     ):
         trace(Upsampling().eval(), (3, 4, 4))
 
