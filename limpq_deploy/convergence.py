@@ -23,7 +23,7 @@ CHECKS = 20
 LAST_PART = 0.3
 """Share of the training whose snapshots are compared with its end."""
 
-EARLIEST = 0.3
+EARLIEST = 0.5
 """Share of the planned steps before which a training is not stopped early."""
 
 REGRET = 0.01
@@ -65,6 +65,10 @@ class Stability:
 
     def as_json(self) -> dict[str, list[float]]:
         return {"steps": list(self.steps), "changed": list(self.changed), "regret": list(self.regret)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Stability":
+        return cls(steps=tuple(found["steps"]), changed=tuple(found["changed"]), regret=tuple(found["regret"]))
 
     def sentence(self) -> str:
         """``policy since step 700: 4 % of layers changed, regret 0.2 %``."""
@@ -108,6 +112,21 @@ def due(step: int, steps: int) -> bool:
     return step == steps or step % max(1, steps // CHECKS) == 0
 
 
+def snapshots_of(indicators: Indicators) -> list[Snapshot]:
+    """Those of the last part of the training that made these indicators; none where it recorded none."""
+    found = indicators.source.get(KEY) if isinstance(indicators.source, dict) else None
+    return from_json(found or [])
+
+
+def convergence_sentence(source: Any) -> str:
+    """What a joint training says of its policies in one line; empty where it recorded nothing."""
+    policies = source.get("convergence", {}).get("policies", {}) if isinstance(source, dict) else {}
+    if not policies:
+        return ""
+    like, worst = max(policies.items(), key=lambda item: max(item[1]["regret"]))
+    return f"{Stability.from_json(worst).sentence()} at the BitOps of {like}"
+
+
 def at_snapshot(indicators: Indicators, snapshot: Snapshot) -> Indicators:
     """Indicators with the scales of an earlier step."""
     return replace(
@@ -119,24 +138,27 @@ def at_snapshot(indicators: Indicators, snapshot: Snapshot) -> Indicators:
     )
 
 
-def stability(indicators: Indicators, earlier: Sequence[Snapshot], find: Find, *, alpha: float) -> Stability:
-    """What ``find`` makes of the final scales and of earlier ones; objectives with ``repair``ed scales, under which
-    every policy has one."""
+def stability(
+    indicators: Indicators, earlier: Sequence[tuple[int, Indicators]], find: Find, *, alpha: float
+) -> Stability:
+    """What ``find`` makes of the final indicators and of earlier ones (with their steps); objectives with ``repair``ed
+    scales, under which every policy has one."""
     final = find(indicators)
     importance = treat_outliers(indicators, "repair")
     least = objective_of(indicators, importance, final, alpha, "the final policy")
     changed, regret = [], []
-    for snapshot in earlier:
-        policy = find(at_snapshot(indicators, snapshot))
+    for _, before in earlier:
+        policy = find(before)
         changed.append(sum(policy[name] != pair for name, pair in final.items()) / len(final))
         value = objective_of(indicators, importance, policy, alpha, "an earlier policy")
         regret.append(max(0.0, value / least - 1) if least > 0 else 0.0)
-    return Stability(steps=tuple(one.step for one in earlier), changed=tuple(changed), regret=tuple(regret))
+    return Stability(steps=tuple(step for step, _ in earlier), changed=tuple(changed), regret=tuple(regret))
 
 
 def stability_at_uniform(indicators: Indicators, earlier: Sequence[Snapshot]) -> dict[str, Stability]:
     """At the BitOps of the uniform policies between the narrowest and the widest: what can be said before anybody has
     set a budget. Budgets that nothing meets are left out."""
+    before = [(one.step, at_snapshot(indicators, one)) for one in earlier]
     found = {}
     for weight_bits, act_bits in _middle_pairs(indicators):
         budget = like_budget(indicators, weight_bits, act_bits)
@@ -145,7 +167,7 @@ def stability_at_uniform(indicators: Indicators, earlier: Sequence[Snapshot]) ->
             return search_policy(scales, [budget], alpha=ALPHA, outliers="repair", solver="own").pairs()
 
         try:
-            found[f"w{weight_bits}a{act_bits}"] = stability(indicators, earlier, find, alpha=ALPHA)
+            found[f"w{weight_bits}a{act_bits}"] = stability(indicators, before, find, alpha=ALPHA)
         except LimpqError:
             continue
     return found

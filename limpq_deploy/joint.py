@@ -278,7 +278,7 @@ def _weights_frozen(model: QuantizedModel, frozen: bool) -> Iterator[None]:
 def _stands(model: QuantizedModel, bits: tuple[int, ...], snapshots: Snapshots, step: int) -> bool:
     """Whether scales have moved and the policies of the last part of training are as good as the present one."""
     earlier = snapshots.last_part(step)
-    if len(earlier) < 2 or min(_movements(model)) < LEAST_MOVEMENT:
+    if not earlier or min(_movements(model)) < LEAST_MOVEMENT:
         return False
     found = stability_at_uniform(read_indicators(model, bits), earlier)
     return bool(found) and all(one.stands for one in found.values())

@@ -1,6 +1,6 @@
 """Stages that train: float model, indicators, policy, fine-tuning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,8 @@ from limpq_deploy.calibration.datasets import require_classes
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
-from limpq_deploy.costs import parse_like, uniform_policy_within
+from limpq_deploy.convergence import at_snapshot, convergence_sentence, snapshots_of, stability
+from limpq_deploy.costs import Budget, parse_like, uniform_policy_within
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetune import finetune
 from limpq_deploy.finetuned import Top1
@@ -152,10 +153,12 @@ def indicators_stage(subject: Subject, folder: Path) -> Stage:
         write_record(indicators, folder / INDICATORS)
         source = indicators.source
         moved = f"scales moved {source['median_weight_movement']:.0%} (weights), {source['median_act_movement']:.0%}"
-        warnings = "".join(f"; warning: {warning}" for warning in source["warnings"])
-        return (
-            f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved} (activations){resumed}{warnings}"
-        )
+        settled = convergence_sentence(source)
+        notes = [note for note in (settled, *(f"warning: {warning}" for warning in source["warnings"])) if note]
+        if source["stopped_early"]:
+            notes.insert(0, f"stopped after {source['steps']} of {settings.steps} steps")
+        noted = "".join(f"; {note}" for note in notes)
+        return f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved} (activations){resumed}{noted}"
 
     return Stage(
         name="indicators",
@@ -190,7 +193,11 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         assert policy.solver is not None
         used = ", ".join(f"{cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
         idle = "; the budget limits nothing" if policy.is_everywhere(indicators.bits[-1]) else ""
-        return f"{policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms; {used}; {comparison.sentence()}{idle}"
+        settled = _settled(subject, indicators, budgets)
+        return (
+            f"{policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms; {used}; "
+            f"{comparison.sentence()}{idle}{settled}"
+        )
 
     return Stage(
         name="search",
@@ -217,6 +224,21 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         outputs=(POLICY, COMPARISON),
         run=run,
     )
+
+
+def _settled(subject: Subject, indicators: Indicators, budgets: Sequence[Budget]) -> str:
+    """Whether the learned scales of earlier steps give a policy of another worth at this build's budgets."""
+    config, snapshots = subject.config, snapshots_of(indicators)
+    if not snapshots:
+        return ""
+
+    def find(scales: Indicators) -> Mapping[str, BitPair]:
+        return search_policy(scales, budgets, alpha=config.alpha, outliers="repair", solver="own").pairs()
+
+    earlier = [(one.step, subject.restricted(at_snapshot(indicators, one))) for one in snapshots]
+    found = stability(subject.restricted(indicators), earlier, find, alpha=config.alpha)
+    warning = "" if found.stands else "; warning: the policy has not settled, train longer (--joint-epochs)"
+    return f"; {found.sentence()}{warning}"
 
 
 def finetune_stage(subject: Subject, folder: Path) -> Stage:

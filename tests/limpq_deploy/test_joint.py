@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from limpq_deploy import convergence
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.grid import QuantGrid
@@ -14,10 +15,10 @@ from limpq_deploy.export.placement import Placement
 from limpq_deploy.export.targets import ONNXRUNTIME, REFERENCE
 from limpq_deploy.fake_quant import LearnedScales
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.joint import median_movement, random_widths, train_indicators
+from limpq_deploy.joint import joint_passes, median_movement, random_widths, train_indicators
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.placement import place
-from limpq_deploy.quantized import QuantizedModel
+from limpq_deploy.quantized import QuantizedModel, joint_model
 from limpq_deploy.settings import JointSettings
 
 Tiny = tuple[TracedModel, Placement]
@@ -128,6 +129,66 @@ def test_where_a_requantizer_does_nothing_the_parents_scale_is_the_indicator(few
     assert layer.act == (model.act_quantizer("relu_layers").scales.scale(0).item(), parent.scale(0).item())
     assert layer.act_init is not None
     assert layer.act_init[1] == parent.first[0].item()
+
+
+def test_frozen_weights_stay_and_scales_and_batchnorm_learn(tiny: Tiny, few_digits: DataSet) -> None:
+    indicators, model = learn(tiny, few_digits, freeze_weights=True)
+    before = tiny[0].graph_module
+    for layer in tiny[1].layers:
+        found = model.quant_layer(layer.name)
+        assert torch.equal(found.weight, before.get_submodule(layer.name).weight)  # type: ignore[arg-type]
+        assert found.weight.requires_grad
+    assert indicators.source["median_weight_movement"] > 0.02
+    assert not torch.equal(model.batchnorm("bn2").weight[0], before.get_submodule("bn2").weight)  # type: ignore[arg-type]
+
+
+def test_in_place_distillation_starts_with_the_highest_width_whose_logits_teach_the_rest(
+    tiny: Tiny, few_digits: DataSet
+) -> None:
+    model = joint_model(*tiny, BITS)
+    passes = joint_passes(model, BITS, np.random.default_rng(0), dataclasses.replace(SHORT, inplace_distill=True))
+    assert [one.name for one in passes] == ["6", "3", "2", "random"]
+    images, labels = torch.zeros(2, 1, 16, 16), torch.tensor([0, 1])
+    teacher, student = torch.randn(2, 10), torch.randn(2, 10, requires_grad=True)
+    losses = [one.loss for one in passes]
+    assert losses[0] is not None
+    assert losses[1] is not None
+    smoothed = nn.functional.cross_entropy(teacher, labels, label_smoothing=SHORT.label_smoothing)
+    assert losses[0](teacher, labels, images).item() == pytest.approx(smoothed.item())
+    losses[1](student, labels, images).backward()
+    expected = (student.softmax(1) - teacher.softmax(1)) / 2
+    torch.testing.assert_close(student.grad, expected.detach())
+
+    indicators, _ = learn(tiny, few_digits, inplace_distill=True)
+    assert list(indicators.source["loss"]) == ["6", "3", "2", "random"]
+    assert indicators.source["median_act_movement"] > 0.02
+
+
+def test_training_stops_early_only_once_scales_have_moved_and_the_policy_stands(
+    tiny: Tiny, few_digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convergence, "REGRET", 1e9)
+    moved, _ = learn(tiny, few_digits, steps=20, stop_early=True)
+    assert moved.source["stopped_early"]
+    assert moved.source["steps"] == 10
+    still, _ = learn(tiny, few_digits, steps=20, stop_early=True, scale_learning_rate=1e-6)
+    assert not still.source["stopped_early"]
+    monkeypatch.setattr(convergence, "REGRET", -1.0)
+    unsettled, _ = learn(tiny, few_digits, steps=20, stop_early=True)
+    assert unsettled.source["steps"] == 20
+
+
+def test_the_record_says_how_scales_moved_and_whether_the_policy_stood(tiny: Tiny, few_digits: DataSet) -> None:
+    indicators, _ = learn(tiny, few_digits, steps=20)
+    found = indicators.source["convergence"]
+    assert list(found["policies"]) == ["w3a3"]
+    assert found["policies"]["w3a3"]["steps"] == [14, 15, 16, 17, 18, 19]
+    assert [one["step"] for one in indicators.source["snapshots"]] == [14, 15, 16, 17, 18, 19]
+    layer = indicators.layers[0]
+    assert layer.weight_init is not None
+    moved = [now / first - 1 for now, first in zip(layer.weight, layer.weight_init, strict=True)]
+    assert found["layers"]["conv2"]["weight_moved"] == pytest.approx(moved, abs=1e-4)
+    assert min(found["layers"]["conv2"]["act_swing"]) > 0
 
 
 def test_movement_is_relative_and_looks_at_the_middle() -> None:
