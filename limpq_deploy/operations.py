@@ -73,7 +73,10 @@ METHOD_KINDS: dict[str, Kind] = {
     "mean": "pool",
     "size": "shape",
 }
-SUPPORTED = "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
+    "multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
+)
 RANDOM_DEPTH = "stochastic_depth"
 """torchvision's function that drops whole branches in training; a traced model is in evaluation mode, where it does
 nothing."""
