@@ -29,7 +29,7 @@ from limpq_deploy.config import Config, Training
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.finetuned import FineTuned
 from limpq_deploy.pipeline import Passed
-from limpq_deploy.stages.learn import FINETUNED_RECORD, UNIFORM_RECORD
+from limpq_deploy.stages.files import FINETUNED_RECORD, UNIFORM_RECORD
 from limpq_deploy.stages.measure import PARITY
 from limpq_deploy.tables import stage_line
 from limpq_deploy.verdict import Verdict

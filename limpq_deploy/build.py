@@ -14,24 +14,16 @@ from limpq_deploy.export.placement import Placement
 from limpq_deploy.pipeline import Passed, Stage, Workspace
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import progress, silent
+from limpq_deploy.stages.choose import search_stage
 from limpq_deploy.stages.conclude import VERDICT, bundle_stage, report_stage, verdict_stage
 from limpq_deploy.stages.deploy import engine_stage, export_stage
-from limpq_deploy.stages.learn import (
-    PLACEMENT,
-    POLICY,
-    finetune_stage,
-    float_stage,
-    indicators_stage,
-    search_stage,
-    uniform_stage,
-)
+from limpq_deploy.stages.files import CONFIG, PLACEMENT, POLICY
+from limpq_deploy.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
 from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import settle_threads
 from limpq_deploy.training.processes import agree, joined
 from limpq_deploy.verdict import Verdict
-
-CONFIG = "config.json"
 
 MakeStage = Callable[[Subject, Path], Stage | None]
 

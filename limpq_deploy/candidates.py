@@ -1,6 +1,6 @@
-"""The policies that compete for one set of budgets: one for each importance measure and setting, and the uniform one."""
+"""The policies that compete for the same budgets: one for each importance measure and setting, and the uniform one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from limpq_deploy.costs import Budget, total_cost, uniform_pairs
@@ -10,6 +10,9 @@ from limpq_deploy.objective import objective_of
 from limpq_deploy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.search import PolicySearch
+
+Admit = Callable[[Indicators], Indicators]
+"""What restricts a search: lower bounds, pins, ties and spaces put on indicators."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +67,34 @@ def recipes(
     return tuple(found)
 
 
-def find(indicators: Indicators, budgets: Sequence[Budget], recipe: Recipe, *, solve: PolicySearch) -> Policy:
+def find(
+    indicators: Indicators,
+    budgets: Sequence[Budget],
+    recipe: Recipe,
+    *,
+    solve: PolicySearch,
+    admit: Admit = lambda indicators: indicators,
+) -> Policy:
     """The certified policy of one recipe. Raises as `search_policy` and `read_by` do."""
-    read = read_by(indicators, recipe.importance)
+    read = admit(read_by(indicators, recipe.importance))
     policy = solve(read, budgets, alpha=recipe.alpha, outliers=recipe.outliers)
     return replace(policy, importance=recipe.importance)
 
 
-def uniform_candidate(pair: BitPair, indicators: Indicators, budgets: Sequence[Budget], beside: Policy) -> Policy:
+def uniform_candidate(
+    pair: BitPair,
+    indicators: Indicators,
+    budgets: Sequence[Budget],
+    beside: Policy,
+    *,
+    admit: Admit = lambda indicators: indicators,
+) -> Policy:
     """The uniform policy as a candidate, its objective that of the program which found ``beside``: not optimal there,
     and said to be so."""
     pairs = uniform_pairs(indicators, *pair)
     assert beside.importance is not None
     assert beside.solver is not None
-    read = read_by(indicators, beside.importance)
+    read = admit(read_by(indicators, beside.importance))
     importance = treat_outliers(read, "repair")  # an entry that was forbidden has its price here
     objective = objective_of(read, importance, pairs, beside.alpha, "the uniform policy")
     bound = min(beside.solver.bound, objective)

@@ -15,13 +15,11 @@ from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.options import (
     DATA_HELP,
     FILE,
-    SOLVERS,
-    budget_options,
     build_options,
     json_option,
-    take_restrictions,
 )
 from limpq_deploy.policy_commands import add_policy_commands
+from limpq_deploy.search_commands import preview, search
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline import Passed
@@ -151,66 +149,8 @@ def compile_(**options: Any) -> None:
     _build("engine", options)
 
 
-@main.command(short_help="One certified policy from an indicators file.")
-@click.argument("indicators_file", metavar="INDICATORS.json", type=FILE)
-@budget_options
-@click.option(
-    "--solver",
-    type=click.Choice(SOLVERS),
-    default="auto",
-    show_default=True,
-    help="Who finds the policy; all are proved by our own search.",
-)
-@click.option("--explain", is_flag=True, help="Say what one more bit buys, what limits bind, or why nothing fits.")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: policy.json]")
-@json_option
-def search(
-    indicators_file: Path, solver: Any, explain: bool, output: Path | None, as_json: bool, **options: Any
-) -> None:
-    """One certified policy from an indicators file, in milliseconds; needs neither torch nor a runtime.
-
-    \b
-    limpq-deploy search indicators.json --like w4a4
-    limpq-deploy search indicators.json --max-gbitops 30 --max-mib 5
-    limpq-deploy search indicators.json --like w4a4 --min-bits 'layer4.*=3' --pin fc1=w6a6
-    """
-    from limpq_deploy.calibration.errors import InfeasiblePolicy
-    from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.costs import budgets_from_options
-    from limpq_deploy.explain import explain as explanation_of
-    from limpq_deploy.indicators import Indicators
-    from limpq_deploy.restrictions import restrict
-    from limpq_deploy.search import search_policy
-
-    found = restrict(load_record(Indicators, indicators_file), **take_restrictions(options))
-    settings = {key: value for key in ("alpha", "outliers") if (value := options.pop(key)) is not None}
-    budgets = budgets_from_options(found, **options)
-    try:
-        policy = search_policy(found, budgets, solver=solver, **settings)
-    except InfeasiblePolicy:
-        if explain:
-            from limpq_deploy.conflicts import explain_conflict
-            from limpq_deploy.search_tables import conflict_table
-
-            conflict = explain_conflict(found, budgets, **settings)
-            click.echo(conflict_table(conflict) if conflict else "", err=True)
-        raise
-    file = output or Path("policy.json")
-    write_record(policy, file)
-    explanation = explanation_of(policy, found, budgets) if explain else None
-    if as_json:
-        extra = {"explanation": to_dict(explanation)} if explanation is not None else {}
-        click.echo(json.dumps({**to_dict(policy), **extra}))
-        return
-    from limpq_deploy.tables import policy_table
-
-    click.echo(f"{policy_table(policy, found)}\nwritten to {file}")
-    if explanation is not None:
-        from limpq_deploy.search_tables import explanation_table
-
-        click.echo(f"\n{explanation_table(explanation)}")
-
-
+main.add_command(search)
+main.add_command(preview)
 add_policy_commands(main)
 
 

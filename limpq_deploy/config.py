@@ -46,7 +46,9 @@ class Config:
     ``latency_table``, the search keeps ``max_latency_ms`` too.
     ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
     calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``, ``tie``: as in
-    `restrictions.restrict`. ``solver``: who finds the policy, as in `search.search_policy`.
+    `restrictions.restrict`. ``solver``: who finds the policy, as in `search.search_policy`. ``importance`` None: the
+    programs of all measures and the uniform policy compete by preview; ``alpha`` and ``outliers`` None: as suits the
+    measure.
 
     Raises ValueError that begins with the field's name.
     """
@@ -73,8 +75,9 @@ class Config:
     tie: tuple[str, ...] = ()
     max_accuracy_drop: float = 1.0
     pinned_bits: int = 8
-    alpha: float = 2.0
-    outliers: Literal["forbid", "repair", "keep"] = "forbid"
+    importance: Literal["scale", "kl", "loss", "fisher"] | None = None
+    alpha: float | None = None
+    outliers: Literal["forbid", "repair", "keep"] | None = None
     solver: Literal["auto", "own", "cbc", "highs"] = "auto"
     engine: bool = True
     latency_seconds: float = 1.5
@@ -94,7 +97,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; expected a number above 0")
-        if not 0 <= self.alpha < float("inf"):
+        if self.alpha is not None and not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha is {self.alpha}; expected 0 or above")
         if not isfinite(self.max_accuracy_drop):
             raise ValueError(f"max_accuracy_drop is {self.max_accuracy_drop}; expected points of top-1, such as 1.0")

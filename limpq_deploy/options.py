@@ -12,6 +12,7 @@ Command = Callable[..., Any]
 FILE = click.Path(path_type=Path)
 
 TARGETS = ("onnxruntime", "tensorrt", "reference")
+MEASURES = ("scale", "kl", "loss", "fisher")
 SOLVERS = ("auto", "own", "cbc", "highs")
 
 DATA_HELP = "digits, imagefolder:PATH, cifar10:PATH or module:factory."
@@ -49,6 +50,11 @@ def take_restrictions(options: dict[str, Any]) -> dict[str, Any]:
     """Move what `restrict` takes out of a command's options; those not given are left out."""
     taken = {key: options.pop(key) for key in RESTRICTIONS}
     return {key: value for key, value in taken.items() if value is not None}
+
+
+def take_recipe(options: dict[str, Any]) -> dict[str, Any]:
+    """Move what `candidates.one_recipe` takes out of a command's options."""
+    return {key: options.pop(key) for key in ("importance", "alpha", "outliers")}
 
 
 def restriction_options(command: Command) -> Command:
@@ -107,11 +113,20 @@ def budget_options(command: Command) -> Command:
             help="A budget with --latency-table. In a build, a check too: p50 of one image, default threads.",
         ),
         restriction_options,
-        click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2.0]"),
+        click.option(
+            "--importance",
+            type=click.Choice(MEASURES),
+            help="Measure of importance. [default: in a build, the one whose policy previews best; else kl where the "
+            "indicators have it, else scale]",
+        ),
+        click.option(
+            "--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2 for scale, else 1]"
+        ),
         click.option(
             "--outliers",
             type=click.Choice(["forbid", "repair", "keep"]),
-            help="Indicators that grow with the bits: forbid the entry, smooth it, or keep it.  [default: forbid]",
+            help="Indicators that grow with the bits: forbid the entry, smooth it, or keep it.  [default: forbid for "
+            "scale, else repair]",
         ),
     )
     return with_options(options, command)

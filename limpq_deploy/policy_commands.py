@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from limpq_deploy.options import FILE, budget_options, json_option, take_restrictions
+from limpq_deploy.options import FILE, budget_options, json_option, take_recipe, take_restrictions
 
 
 @click.command(short_help="Policies for many budgets, each certified.")
@@ -40,9 +40,11 @@ def sweep(
     """
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.candidates import one_recipe
     from limpq_deploy.costs import budgets_from_options
     from limpq_deploy.front import parse_range
     from limpq_deploy.front import sweep as front_of
+    from limpq_deploy.importance.names import read_by
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.progress import progress
     from limpq_deploy.restrictions import restrict
@@ -51,8 +53,10 @@ def sweep(
 
     if options["like"] is not None or options["max_gbitops"] is not None:
         raise SettingError("--gbitops already limits BitOps; leave --like and --max-gbitops away")
-    found = restrict(load_record(Indicators, indicators_file), **take_restrictions(options))
-    settings = {key: value for key in ("alpha", "outliers") if (value := options.pop(key)) is not None}
+    carried = load_record(Indicators, indicators_file)
+    recipe = one_recipe(carried, **take_recipe(options))
+    found = restrict(read_by(carried, recipe.importance), **take_restrictions(options))
+    settings: dict[str, Any] = {"alpha": recipe.alpha, "outliers": recipe.outliers}
     limited = any(value is not None for value in options.values())
     if supported and (gbitops is not None or limited):
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")

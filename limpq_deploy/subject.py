@@ -2,13 +2,15 @@
 
 import hashlib
 import inspect
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
+from limpq_deploy.calibration.datasets import DataSet, Preprocess, hold_out, open_dataset, require_classes
 from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import load_factory
 from limpq_deploy.calibration.files import sha256_of
@@ -34,6 +36,9 @@ from limpq_deploy.search import search_policy
 
 DEFAULT_TARGET = "onnxruntime"
 
+HELD_OUT_IMAGES = 2000
+"""At most so many of the held-out training images are looked at."""
+
 
 class Subject:
     """Model, data, target and placement of one configuration; each is made once, when it is first asked for."""
@@ -56,7 +61,7 @@ class Subject:
         self._check_training()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
         indicators = self.restricted(with_edges(with_memory(untrained, self._shapes, self.placement), self._shapes))
-        search_policy(indicators, self.budgets(indicators), alpha=self.config.alpha, solver=self.config.solver)
+        search_policy(indicators, self.budgets(indicators), solver=self.config.solver)
 
     def _check_training(self) -> None:
         """Refuse a batch that would silently be smaller than asked for."""
@@ -88,6 +93,16 @@ class Subject:
     def dataset(self) -> DataSet:
         known = known_info(self.config.model)
         return open_dataset(self.config.data, (known or self.info).preprocess, self.config.classes)
+
+    @cached_property
+    def joint_data(self) -> DataSet:
+        """What joint training sees: ``train`` less its held-out part, which is ``val`` here. Importance is measured and
+        policies are previewed on the held-out part, so that ``val`` and ``test`` stay fresh for what comes after.
+        """
+        train, held = hold_out(self.dataset.split("train"))
+        order = np.random.default_rng(self.config.seed).permutation(len(held))
+        held = held.subset(np.sort(order[:HELD_OUT_IMAGES]))
+        return replace(self.dataset, splits={"train": train, "val": held})
 
     @property
     def preprocess(self) -> Preprocess:

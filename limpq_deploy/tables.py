@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from limpq_deploy.export.verify import VerifyReport
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.pipeline import Passed
-    from limpq_deploy.policy import Policy
+    from limpq_deploy.policy import LayerBits, Policy, Tournament
+    from limpq_deploy.preview import Preview
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
@@ -147,6 +148,27 @@ def doctor_table(diagnosis: Diagnosis) -> str:
     return "\n".join(
         (wrapped(machine), "", drawn, *(("", *map(wrapped, diagnosis.advice)) if diagnosis.advice else ()))
     )
+
+
+def tournament_table(tournament: Tournament) -> str:
+    """The candidates by their previews, best first, and why the first was taken."""
+    rows = [(f"{one.loss:.4f}", f"{one.top1:.2f} %", one.name, _bits(one.bits)) for one in tournament.candidates]
+    head = f"preview on {tournament.images:,} held-out training images, BatchNorm from {tournament.batchnorm_images:,}"
+    drawn = table(("loss", "top-1", "candidate", "weight/activation bits"), rows, right=(0, 1))
+    return f"{head}\n{drawn}\n{wrapped(tournament.why)}"
+
+
+def preview_table(previews: Mapping[str, Preview]) -> str:
+    """Previews of policies, in the order given."""
+    rows = [(f"{found.loss:.4f}", f"{found.top1:.2f} %", name) for name, found in previews.items()]
+    drawn = table(("loss", "top-1", "policy"), rows, right=(0, 1))
+    found = next(iter(previews.values()))
+    images = f"{found.images:,} held-out training images, BatchNorm from {found.batchnorm_images:,}"
+    return f"{drawn}\non {images}; not fine-tuned"
+
+
+def _bits(bits: Mapping[str, LayerBits]) -> str:
+    return " ".join(f"{one.weight}/{one.act}" for one in bits.values())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
-from limpq_deploy.candidates import Recipe, find, uniform_candidate
+from limpq_deploy.candidates import Admit, Recipe, find, uniform_candidate
 from limpq_deploy.costs import Budget
 from limpq_deploy.indicators import BitPair, Indicators
 from limpq_deploy.policy import Policy, PolicyCandidate, Tournament
@@ -31,14 +31,15 @@ def hold_tournament(
     *,
     uniform: BitPair | None,
     solve: PolicySearch | None = None,
+    admit: Admit = lambda indicators: indicators,
     report: Report = silent,
 ) -> Policy:
     """The policy whose preview has the least loss; ``Policy.tournament`` records all, best first.
 
     Every recipe's certified policy competes, and ``uniform`` where there is one. A policy that several recipes find is
-    previewed once. Raises InfeasiblePolicy where no recipe finds a policy.
+    previewed once. ``admit`` puts restrictions on indicators. Raises InfeasiblePolicy where no recipe finds a policy.
     """
-    entries = _entries(indicators, budgets, recipes, uniform, solve or PolicySearch())
+    entries = _entries(indicators, budgets, recipes, uniform, solve or PolicySearch(), admit)
     seen: list[tuple[Preview, _Entry]] = []
     for number, entry in enumerate(entries):
         report(number, len(entries), entry.name)
@@ -63,19 +64,20 @@ def _entries(
     recipes: Sequence[Recipe],
     uniform: BitPair | None,
     solve: PolicySearch,
+    admit: Admit,
 ) -> list[_Entry]:
     found: list[_Entry] = []
     problem: InfeasiblePolicy | None = None
     for recipe in recipes:
         try:
-            found.append(_Entry(recipe.title, recipe, find(indicators, budgets, recipe, solve=solve)))
+            found.append(_Entry(recipe.title, recipe, find(indicators, budgets, recipe, solve=solve, admit=admit)))
         except InfeasiblePolicy as error:
             problem = error
     if not found:
         assert problem is not None
         raise problem
     if uniform is not None:
-        policy = uniform_candidate(uniform, indicators, budgets, found[0].policy)
+        policy = uniform_candidate(uniform, indicators, budgets, found[0].policy, admit=admit)
         found.insert(0, _Entry(f"uniform w{uniform[0]}a{uniform[1]}", None, policy))
     distinct: dict[tuple[tuple[str, BitPair], ...], _Entry] = {}
     for entry in found:

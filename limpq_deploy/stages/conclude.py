@@ -23,6 +23,7 @@ from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
+from limpq_deploy.stages.choose import Comparison
 from limpq_deploy.stages.deploy import (
     ENGINE,
     FLOAT_MODEL,
@@ -31,7 +32,7 @@ from limpq_deploy.stages.deploy import (
     UNIFORM8_MODEL,
     runtime_inputs,
 )
-from limpq_deploy.stages.learn import COMPARISON, INDICATORS, PLACEMENT, POLICY, Comparison
+from limpq_deploy.stages.files import COMPARISON, INDICATORS, PLACEMENT, POLICY
 from limpq_deploy.stages.measure import ACCURACY, LATENCY, PARITY, PARITY_IMAGES, Measured
 from limpq_deploy.subject import Subject
 from limpq_deploy.verdict import (
@@ -218,7 +219,7 @@ def _uniform_policy(subject: Subject, comparison: Comparison) -> Policy | None:
     return Policy(
         bits={layer.name: LayerBits(weight=weight, act=act) for layer in subject.placement.searched},
         objective=0.0,
-        alpha=subject.config.alpha,
+        alpha=1.0,
     )
 
 

@@ -22,16 +22,9 @@ from limpq_deploy.placement import with_quantizers
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quantized import QuantizedModel
-from limpq_deploy.stages.learn import (
-    COMPARISON,
-    FINETUNED,
-    FLOAT,
-    POLICY,
-    UNIFORM,
-    Comparison,
-    compared_pairs,
-    load_finetuned,
-)
+from limpq_deploy.stages.choose import Comparison, compared_pairs
+from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, POLICY, UNIFORM
+from limpq_deploy.stages.learn import load_finetuned
 from limpq_deploy.subject import Subject
 
 MODEL, LINT, ENGINE = "model.qdq.onnx", "lint.json", "engine.json"

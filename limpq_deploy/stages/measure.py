@@ -20,8 +20,10 @@ from limpq_deploy.integers import integer_model
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
+from limpq_deploy.stages.choose import Comparison
 from limpq_deploy.stages.deploy import FLOAT_MODEL, MODEL, UNIFORM8_MODEL, exported_files, runtime_inputs
-from limpq_deploy.stages.learn import COMPARISON, FINETUNED, FLOAT, POLICY, Comparison, load_finetuned
+from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, POLICY
+from limpq_deploy.stages.learn import load_finetuned
 from limpq_deploy.subject import Subject
 from limpq_deploy.verdict import AccuracyResult
 

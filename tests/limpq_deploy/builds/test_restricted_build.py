@@ -14,7 +14,7 @@ from limpq_deploy.costs import total_cost
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.pipeline import Passed
 from limpq_deploy.policy import Policy
-from limpq_deploy.stages.learn import Comparison
+from limpq_deploy.stages.choose import Comparison
 
 CONFIG = Config(
     bits=(2, 4, 8),

@@ -1,0 +1,157 @@
+"""The commands that choose a policy: search, and preview. Thin; heavy imports inside."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from limpq_deploy.options import FILE, SOLVERS, budget_options, json_option, take_recipe, take_restrictions
+
+
+@click.command(short_help="One certified policy from an indicators file.")
+@click.argument("indicators_file", metavar="INDICATORS.json", type=FILE)
+@budget_options
+@click.option(
+    "--solver",
+    type=click.Choice(SOLVERS),
+    default="auto",
+    show_default=True,
+    help="Who finds the policy; all are proved by our own search.",
+)
+@click.option("--explain", is_flag=True, help="Say what one more bit buys, what limits bind, or why nothing fits.")
+@click.option(
+    "--preview",
+    "build",
+    type=FILE,
+    metavar="DIR",
+    help="Let the policies of all measures, and the uniform one, compete on this build's joint network (needs torch).",
+)
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: policy.json]")
+@json_option
+def search(
+    indicators_file: Path,
+    solver: Any,
+    explain: bool,
+    build: Path | None,
+    output: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """One certified policy from an indicators file, in milliseconds; needs neither torch nor a runtime.
+
+    \b
+    limpq-deploy search indicators.json --like w4a4
+    limpq-deploy search indicators.json --max-gbitops 30 --max-mib 5
+    limpq-deploy search indicators.json --like w4a4 --min-bits 'layer4.*=3' --pin fc1=w6a6
+    limpq-deploy search limpq-build/indicators.json --like w3a3 --preview limpq-build
+    """
+    from limpq_deploy.calibration.errors import InfeasiblePolicy
+    from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.candidates import find, one_recipe, recipes
+    from limpq_deploy.costs import budgets_from_options, parse_like, uniform_policy_within
+    from limpq_deploy.explain import explain as explanation_of
+    from limpq_deploy.importance.names import read_by
+    from limpq_deploy.indicators import Indicators
+    from limpq_deploy.restrictions import restrict
+    from limpq_deploy.search import PolicySearch
+
+    carried = load_record(Indicators, indicators_file)
+    asked = take_recipe(options)
+    restrictions = take_restrictions(options)
+
+    def admit(indicators: Indicators) -> Indicators:
+        return restrict(indicators, **restrictions)
+
+    recipe = one_recipe(carried, **asked)
+    found = admit(read_by(carried, recipe.importance))
+    like = options["like"]
+    budgets = budgets_from_options(found, **options)
+    solve = PolicySearch(solver=solver)
+    try:
+        if build is None:
+            policy = find(carried, budgets, recipe, solve=solve, admit=admit)
+        else:
+            from limpq_deploy.progress import progress
+            from limpq_deploy.stages.previewer import open_previewer
+            from limpq_deploy.tournament import hold_tournament
+
+            uniform = uniform_policy_within(found, budgets, parse_like(like) if like is not None else None)
+            with progress("previews") as report:
+                policy = hold_tournament(
+                    carried,
+                    budgets,
+                    recipes(carried, **asked),
+                    open_previewer(build, carried),
+                    uniform=uniform,
+                    solve=solve,
+                    admit=admit,
+                    report=report,
+                )
+    except InfeasiblePolicy:
+        if explain:
+            from limpq_deploy.conflicts import explain_conflict
+            from limpq_deploy.search_tables import conflict_table
+
+            conflict = explain_conflict(found, budgets, alpha=recipe.alpha, outliers=recipe.outliers)
+            click.echo(conflict_table(conflict) if conflict else "", err=True)
+        raise
+    file = output or Path("policy.json")
+    write_record(policy, file)
+    read = admit(read_by(carried, policy.importance or recipe.importance))
+    explanation = explanation_of(policy, read, budgets) if explain else None
+    if as_json:
+        extra = {"explanation": to_dict(explanation)} if explanation is not None else {}
+        click.echo(json.dumps({**to_dict(policy), **extra}))
+        return
+    from limpq_deploy.tables import policy_table, tournament_table
+
+    click.echo(f"{policy_table(policy, read)}\nwritten to {file}")
+    if policy.tournament is not None:
+        click.echo(f"\n{tournament_table(policy.tournament)}")
+    if explanation is not None:
+        from limpq_deploy.search_tables import explanation_table
+
+        click.echo(f"\n{explanation_table(explanation)}")
+
+
+@click.command(short_help="Accuracy of a policy without fine-tuning it, in seconds.")
+@click.argument("policies", metavar="POLICY.json...", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--build",
+    type=FILE,
+    default=Path("limpq-build"),
+    show_default=True,
+    metavar="DIR",
+    help="The build whose jointly trained network is asked.",
+)
+@json_option
+def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
+    """Accuracy of policies straight from a build's jointly trained network, BatchNorm estimated anew; nothing is
+    trained. On held-out training images, so that validation and test stay fresh.
+
+    \b
+    limpq-deploy preview policy.json
+    limpq-deploy preview a.json b.json --build limpq-build
+    """
+    from limpq_deploy.calibration.records import load_record, to_dict
+    from limpq_deploy.extras import require_modules
+    from limpq_deploy.policy import Policy
+
+    pairs = {str(file): load_record(Policy, file).pairs() for file in policies}
+    require_modules(("torch", "safetensors"), "previews")
+    from limpq_deploy.progress import progress
+    from limpq_deploy.stages.previewer import open_previewer
+
+    look = open_previewer(build)
+    seen = {}
+    with progress("previews") as report:
+        for number, (name, bits) in enumerate(pairs.items()):
+            report(number, len(pairs), name)
+            seen[name] = look(bits, origin=name)
+    if as_json:
+        click.echo(json.dumps({name: to_dict(found) for name, found in seen.items()}))
+        return
+    from limpq_deploy.tables import preview_table
+
+    click.echo(preview_table(seen))

@@ -1,0 +1,157 @@
+"""The stage that chooses the policy, and what it is set beside."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.candidates import find, one_recipe, recipes
+from limpq_deploy.convergence import at_snapshot, snapshots_of, stability
+from limpq_deploy.costs import Budget, parse_like, uniform_policy_within
+from limpq_deploy.export.placement import BitPair
+from limpq_deploy.importance.names import MEASURES, SCALE
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.policy import Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.search import PolicySearch, search_policy
+from limpq_deploy.stages.files import COMPARISON, FLOAT, INDICATORS, JOINT, POLICY
+from limpq_deploy.stages.previewer import Previewer
+from limpq_deploy.subject import Subject
+from limpq_deploy.tournament import hold_tournament
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The uniform (weight, activation) bits within the same budgets and restrictions, to set beside the policy.
+
+    ``pair`` None: no uniform policy keeps them. ``same``: the policy is that uniform one. ``unrestricted``: where the
+    restrictions alone (lower bounds, pins, the search space) leave none, the pair within the budgets alone.
+    """
+
+    pair: BitPair | None
+    same: bool
+    unrestricted: BitPair | None = None
+    format: Literal["limpq.comparison/1"] = field(default="limpq.comparison/1")
+
+    @property
+    def bits(self) -> str | None:
+        """``w4a4``."""
+        return None if self.pair is None else _text(self.pair)
+
+    def sentence(self) -> str:
+        """What the policy is set beside, or why nothing."""
+        if self.pair is not None:
+            return f"beside {_text(self.pair)}"
+        if self.unrestricted is not None:
+            return f"no uniform policy keeps the restrictions ({_text(self.unrestricted)} keeps the budgets alone)"
+        return "no uniform policy fits"
+
+
+def _text(pair: BitPair) -> str:
+    return f"w{pair[0]}a{pair[1]}"
+
+
+def search_stage(subject: Subject, folder: Path) -> Stage:
+    """The policy: the best of a tournament, or one program's where ``importance`` names its measure."""
+    config = subject.config
+
+    def run(report: Report) -> str:
+        indicators = load_record(Indicators, folder / INDICATORS)
+        restricted = subject.restricted(indicators)
+        budgets = subject.budgets(restricted)
+        like = parse_like(config.budget_like) if config.budget_like is not None else None
+        pair = uniform_policy_within(restricted, budgets, like)
+        policy = _choose(subject, folder, indicators, budgets, pair, report)
+        comparison = Comparison(
+            pair=pair,
+            same=pair is not None and set(policy.pairs().values()) == {pair},
+            unrestricted=uniform_policy_within(indicators, budgets, like) if pair is None else None,
+        )
+        write_record(policy, folder / POLICY)
+        write_record(comparison, folder / COMPARISON)
+        assert policy.solver is not None
+        used = ", ".join(f"{cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
+        idle = "; the budget limits nothing" if policy.is_everywhere(indicators.bits[-1]) else ""
+        how = f"{policy.importance}, {policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms"
+        if policy.tournament is not None:
+            how = policy.tournament.why
+        return f"{how}; {used}; {comparison.sentence()}{idle}{_settled(subject, indicators, budgets)}"
+
+    return Stage(
+        name="search",
+        title="policy",
+        inputs={
+            "like": config.budget_like,
+            "max_gbitops": config.max_gbitops,
+            "compression_ratio": config.compression_ratio,
+            "max_mib": config.max_mib,
+            "max_avg_weight_bits": config.max_avg_weight_bits,
+            "max_avg_act_bits": config.max_avg_act_bits,
+            "max_act_mib": config.max_act_mib,
+            "latency_table": sha256_of(config.latency_table) if config.latency_table is not None else None,
+            "max_latency_ms": config.max_latency_ms if config.latency_table is not None else None,
+            "space": config.space,
+            "min_bits": config.min_bits,
+            "pin": config.pin,
+            "tie": config.tie,
+            "importance": config.importance,
+            "alpha": config.alpha,
+            "outliers": config.outliers,
+            "solver": config.solver,
+        },
+        reads=(INDICATORS,) if config.importance is not None else (INDICATORS, FLOAT, JOINT),
+        outputs=(POLICY, COMPARISON),
+        run=run,
+    )
+
+
+def compared_pairs(subject: Subject, folder: Path) -> dict[str, BitPair] | None:
+    """Bits of the uniform policy that is trained for comparison; None where there is none of its own."""
+    comparison = load_record(Comparison, folder / COMPARISON)
+    if comparison.pair is None or comparison.same:
+        return None
+    return {layer.name: comparison.pair for layer in subject.placement.searched}
+
+
+def _choose(
+    subject: Subject,
+    folder: Path,
+    indicators: Indicators,
+    budgets: tuple[Budget, ...],
+    uniform: BitPair | None,
+    report: Report,
+) -> Policy:
+    config = subject.config
+    solve = PolicySearch(solver=config.solver)
+    if config.importance is not None:
+        recipe = one_recipe(indicators, importance=config.importance, alpha=config.alpha, outliers=config.outliers)
+        return find(indicators, budgets, recipe, solve=solve, admit=subject.restricted)
+    return hold_tournament(
+        indicators,
+        budgets,
+        recipes(indicators, alpha=config.alpha, outliers=config.outliers),
+        Previewer(subject, folder),
+        uniform=uniform,
+        solve=solve,
+        admit=subject.restricted,
+        report=report,
+    )
+
+
+def _settled(subject: Subject, indicators: Indicators, budgets: tuple[Budget, ...]) -> str:
+    """Whether the learned scales of earlier steps give a policy of another worth at this build's budgets."""
+    snapshots = snapshots_of(indicators)
+    if not snapshots:
+        return ""
+    alpha = MEASURES[SCALE].alpha
+
+    def find_by_scales(scales: Indicators) -> Mapping[str, BitPair]:
+        return search_policy(scales, budgets, alpha=alpha, outliers="repair", solver="own").pairs()
+
+    earlier = [(one.step, subject.restricted(at_snapshot(indicators, one))) for one in snapshots]
+    found = stability(subject.restricted(indicators), earlier, find_by_scales, alpha=alpha)
+    warning = "" if found.stands else "; warning: the scales have not settled, train longer (--joint-epochs)"
+    return f"; the scales' {found.sentence()}{warning}"

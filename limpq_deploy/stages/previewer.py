@@ -1,0 +1,73 @@
+"""The jointly trained network of a build, and previews of policies on it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.checkpoints import CheckpointInfo, load_module
+from limpq_deploy.config import load_config
+from limpq_deploy.export.placement import BitPair
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.layers import TracedModel
+from limpq_deploy.objective import check_covers, check_ties
+from limpq_deploy.preview import Preview, preview
+from limpq_deploy.quantized import QuantizedModel, joint_model
+from limpq_deploy.stages.files import CONFIG, FLOAT, INDICATORS, JOINT
+from limpq_deploy.subject import Subject
+
+
+class Previewer:
+    """Previews of policies; call it with the bits of every searched layer.
+
+    Raises RecordError where the folder's networks are missing or of another configuration.
+    """
+
+    def __init__(self, subject: Subject, folder: Path) -> None:
+        self._indicators = load_record(Indicators, folder / INDICATORS)
+        self._joint = load_joint(subject, subject.traced(folder / FLOAT), folder)
+        self._data = subject.joint_data
+        self._seed = subject.config.seed
+
+    def __call__(self, policy: Mapping[str, BitPair], *, origin: str = "the policy") -> Preview:
+        """Raises ModelError where the policy is not of these layers, or at widths that were not trained."""
+        check_covers(self._indicators, policy, origin)
+        check_ties(self._indicators, policy, origin)
+        return preview(
+            self._joint, policy, train=self._data.split("train"), held=self._data.split("val"), seed=self._seed
+        )
+
+
+def open_previewer(folder: Path, indicators: Indicators | None = None) -> Previewer:
+    """Previews on a finished (or interrupted) build, from its own configuration.
+
+    Raises RecordError for a folder without indicators and joint network, or where ``indicators`` are not the build's.
+    """
+    for name in (CONFIG, JOINT, INDICATORS):
+        if not (folder / name).is_file():
+            raise RecordError(
+                f"{folder} has no {name}; expected the --out of a build that came as far as its indicators "
+                "(`limpq-deploy indicators` makes one)"
+            )
+    subject = Subject(replace(load_config(folder / CONFIG), out=folder))
+    if indicators is not None:
+        own = load_record(Indicators, folder / INDICATORS)
+        if (own.bits, own.layers) != (indicators.bits, indicators.layers):
+            raise RecordError(
+                f"the indicators are not those of {folder}; give {folder / INDICATORS}, or the build that made them"
+            )
+    return Previewer(subject, folder)
+
+
+def load_joint(subject: Subject, traced: TracedModel, folder: Path) -> QuantizedModel:
+    """The jointly trained network from its checkpoint."""
+    joint = joint_model(traced, subject.placement, subject.config.bits)
+    load_module(folder / JOINT, joint, joint_info(subject))
+    return joint
+
+
+def joint_info(subject: Subject) -> CheckpointInfo:
+    """What the joint network's checkpoint says of itself."""
+    config = subject.config
+    return CheckpointInfo(kind="joint", model=config.model, target=subject.target.name, bits=config.bits)
