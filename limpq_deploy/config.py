@@ -46,9 +46,10 @@ class Config:
     ``latency_table``, the search keeps ``max_latency_ms`` too.
     ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
     calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``, ``tie``: as in
-    `restrictions.restrict`. ``solver``: who finds the policy, as in `search.search_policy`. ``importance`` None: the
-    programs of all measures and the uniform policy compete by preview; ``alpha`` and ``outliers`` None: as suits the
-    measure.
+    `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``; then weights
+    alone are learned and searched (the paper's Table 5), and the default budget is w4aB. ``solver``: who finds the
+    policy, as in `search.search_policy`. ``importance`` None: the programs of all measures and the uniform policy
+    compete by preview; ``alpha`` and ``outliers`` None: as suits the measure.
 
     Raises ValueError that begins with the field's name.
     """
@@ -75,6 +76,7 @@ class Config:
     tie: tuple[str, ...] = ()
     max_accuracy_drop: float = 1.0
     pinned_bits: int = 8
+    act_bits: int | None = None
     importance: Literal["scale", "kl", "loss", "fisher"] | None = None
     alpha: float | None = None
     outliers: Literal["forbid", "repair", "keep"] | None = None
@@ -93,6 +95,14 @@ class Config:
             )
         if not 2 <= self.pinned_bits <= 8:
             raise ValueError(f"pinned_bits is {self.pinned_bits}; expected 2 to 8")
+        if self.act_bits is not None and self.act_bits not in self.bits:
+            shown = ",".join(map(str, sorted({*self.bits, self.act_bits})))
+            hint = (
+                f"which bits does not list; give --bits {shown}"
+                if 2 <= self.act_bits <= 8
+                else "expected 2 to 8: activations left in float are not exported"
+            )
+            raise ValueError(f"act_bits is {self.act_bits}, {hint}")
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -132,7 +142,9 @@ class Config:
     @property
     def budget_like(self) -> str | None:
         """``like``, or the default where no budget at all is given."""
-        return DEFAULT_LIKE if all(getattr(self, name) is None for name in BUDGETS) else self.like
+        if any(getattr(self, name) is not None for name in BUDGETS):
+            return self.like
+        return DEFAULT_LIKE if self.act_bits is None else f"w4a{self.act_bits}"
 
 
 def toml(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Indicators: learned scales read as the importance of every layer at every bit-width. No torch here."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 BitPair = tuple[int, int]
@@ -159,3 +159,9 @@ class Indicators:
             for bits, value in zip(self.bits, values, strict=True):
                 if not (math.isfinite(value) and value >= 0):
                     raise ValueError(f"layer {layer.name!r} has a {kind} indicator of {value} at {bits} bits")
+
+
+def weights_only(indicators: Indicators, act_bits: int) -> Indicators:
+    """Indicators whose layers choose weight bits alone: all read activations of ``act_bits`` (one of the bits)."""
+    pairs = tuple((bits, act_bits) for bits in indicators.bits)
+    return replace(indicators, layers=tuple(replace(layer, pairs=pairs) for layer in indicators.layers))

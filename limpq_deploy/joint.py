@@ -8,6 +8,7 @@ import logging
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,13 @@ from limpq_deploy.convergence import (
 )
 from limpq_deploy.edges import with_edges
 from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.lifetimes import with_memory
 from limpq_deploy.losses import Loss, Pass, Teacher, cross_entropy, distilled, teaching
+from limpq_deploy.objective import group_leaders
 from limpq_deploy.progress import Report, silent
-from limpq_deploy.quantized import LearnedScales, QuantizedModel, joint_model
+from limpq_deploy.quantized import QuantizedModel, joint_model
 from limpq_deploy.settings import JointSettings
 from limpq_deploy.training import GeneratorState, History, train
 from limpq_deploy.training.execution import ALONE, Execution
@@ -122,28 +124,34 @@ def uniform(placement: Placement, width: int) -> dict[str, BitPair]:
 def random_widths(placement: Placement, bits: tuple[int, ...], rng: np.random.Generator) -> dict[str, BitPair]:
     """A width for every searched layer, its weight and activation alike.
 
-    One draw per activation quantizer: layers that read the same quantizer get the same width.
+    One draw per activation quantizer: layers that read the same quantizer get the same width. Where activations have
+    one width, every layer draws its own.
     """
     drawn: dict[str, int] = {}
     for layer in placement.searched:
-        if layer.input not in drawn:
-            drawn[layer.input] = bits[int(rng.integers(len(bits)))]
-    return {layer.name: (drawn[layer.input], drawn[layer.input]) for layer in placement.searched}
+        drawer = layer.input if placement.quantizer(layer.input).bits is None else layer.name
+        if drawer not in drawn:
+            drawn[drawer] = bits[int(rng.integers(len(bits)))]
+        drawn[layer.name] = drawn[drawer]
+    return {layer.name: (drawn[layer.name], drawn[layer.name]) for layer in placement.searched}
 
 
 def read_indicators(model: QuantizedModel, bits: tuple[int, ...], source: Any = None) -> Indicators:
     """The learned scales of a joint model as indicators.
 
-    Where an activation re-quantizer does nothing (as wide as its parent, or wider) the parent's scale is read.
+    Where an activation re-quantizer does nothing (as wide as its parent, or wider) the parent's scale is read. Where
+    activations have one width, layers may take no other; the rest of ``act`` doubles with every bit less.
     """
     placement = model.placement
-    return Indicators(
+    found = Indicators(
         model=placement.model,
         bits=bits,
         layers=tuple(_layer(model, layer, bits) for layer in placement.searched),
         pinned=tuple(_pinned(placement, layer) for layer in placement.pinned),
         source=source,
     )
+    act_bits = {placement.quantizer(layer.input).bits for layer in placement.searched} - {None}
+    return weights_only(found, act_bits.pop()) if act_bits else found
 
 
 def _layer(model: QuantizedModel, layer: LayerPlacement, bits: tuple[int, ...]) -> LayerIndicators:
@@ -165,6 +173,9 @@ def _layer(model: QuantizedModel, layer: LayerPlacement, bits: tuple[int, ...]) 
 def _act_scales(model: QuantizedModel, name: str, width: int) -> tuple[float, float]:
     """First and learned scale of the codes that a layer reads at this width."""
     quantizer = model.act_quantizer(name)
+    only = quantizer.placed.bits
+    if only is not None and width != only:
+        return tuple(scale * 2.0 ** (only - width) for scale in _act_scales(model, name, only))  # type: ignore[return-value]
     if quantizer.identity_from is not None and width >= quantizer.identity_from:
         parent = quantizer.placed.parent
         assert parent is not None
@@ -192,7 +203,8 @@ def _source(
     passes: Sequence[str],
     snapshots: Snapshots,
 ) -> dict[str, Any]:
-    weight, act = _movements(model)
+    indicators = read_indicators(model, bits)
+    weight, act = movements(indicators)
     steps = len(history.losses)
     warnings = []
     if act < LEAST_MOVEMENT:
@@ -201,7 +213,7 @@ def _source(
             f"{100 * LEAST_MOVEMENT:g} %: these indicators mostly repeat the sizes of tensors; train longer or raise "
             f"scale_learning_rate (now {settings.scale_learning_rate:g})"
         )
-    indicators, earlier = read_indicators(model, bits), snapshots.last_part(steps)
+    earlier = snapshots.last_part(steps)
     policies = stability_at_uniform(indicators, earlier) if earlier else {}
     unsettled = {like: one for like, one in policies.items() if not one.stands}
     if unsettled:
@@ -235,21 +247,21 @@ def _source(
     }
 
 
-def _movements(model: QuantizedModel) -> tuple[float, float]:
-    """Median movement of the searched layers' weight scales, and of the scales of what they read."""
-    placement = model.placement
-    return (
-        median_movement(model.quant_layer(layer.name).scales for layer in placement.searched),
-        median_movement(model.act_quantizer(name).scales for name in {layer.input for layer in placement.searched}),
-    )
-
-
-def median_movement(scales: Iterable[LearnedScales]) -> float:
-    """Median of ``|s / s_first - 1|`` over all grids of these quantizers; 0 where there are none."""
-    shares: list[float] = []
-    for learned in scales:
-        shares += (learned.log_scale.detach().exp() / learned.first - 1).abs().tolist()
-    return statistics.median(shares) if shares else 0.0
+def movements(indicators: Indicators) -> tuple[float, float]:
+    """Median of ``|s / s_first - 1|`` over the layers and widths that may be taken, of weights and of activations."""
+    shares: tuple[list[float], list[float]] = [], []
+    leaders = group_leaders(indicators)
+    for layer in indicators.layers:
+        taken = product(indicators.bits, indicators.bits) if layer.pairs is None else layer.pairs
+        for which, widths in enumerate(zip(*taken, strict=True)):
+            if which == 1 and leaders[layer.name] != layer.name:
+                continue  # a shared scale counts once
+            now, first = (layer.weight, layer.weight_init) if which == 0 else (layer.act, layer.act_init)
+            assert first is not None
+            for index in sorted({indicators.bits.index(width) for width in widths}):
+                shares[which].append(abs(now[index] / first[index] - 1))
+    weight, act = (statistics.median(some) if some else 0.0 for some in shares)
+    return weight, act
 
 
 def _mean(losses: Iterable[float]) -> float:
@@ -277,10 +289,10 @@ def _weights_frozen(model: QuantizedModel, frozen: bool) -> Iterator[None]:
 
 def _stands(model: QuantizedModel, bits: tuple[int, ...], snapshots: Snapshots, step: int) -> bool:
     """Whether scales have moved and the policies of the last part of training are as good as the present one."""
-    earlier = snapshots.last_part(step)
-    if not earlier or min(_movements(model)) < LEAST_MOVEMENT:
+    earlier, indicators = snapshots.last_part(step), read_indicators(model, bits)
+    if not earlier or min(movements(indicators)) < LEAST_MOVEMENT:
         return False
-    found = stability_at_uniform(read_indicators(model, bits), earlier)
+    found = stability_at_uniform(indicators, earlier)
     return bool(found) and all(one.stands for one in found.values())
 
 

@@ -198,6 +198,12 @@ def build_options(command: Command) -> Command:
             "--max-accuracy-drop", type=float, metavar="P", help="Check: points of top-1 below float.  [default: 1.0]"
         ),
         click.option("--latency-seconds", type=float, metavar="S", help="Timed per model and threads.  [default: 1.5]"),
+        click.option(
+            "--act-bits",
+            type=int,
+            metavar="B",
+            help="Search weights only; activations of searched layers have B bits, one of --bits.",
+        ),
         click.option("--pinned-bits", type=int, metavar="B", help="Bits of the first and last layer.  [default: 8]"),
         training_options,
         click.option("--no-engine", "engine", flag_value=False, default=None, help="Stop after export."),

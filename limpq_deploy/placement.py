@@ -36,8 +36,11 @@ class Edge:
     layer: str | None = None
 
 
-def place(traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: int = 8) -> Placement:
+def place(
+    traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: int = 8, act_bits: int | None = None
+) -> Placement:
     """Decide the quantizers of a traced model. The first and the last layer are pinned at ``pinned_bits``.
+    ``act_bits``: the one width of what searched layers read, so that weights alone are searched; None: searched too.
 
     For a target with ``single_q``, a tensor read by an Add or a pool (or by layers of different classes) is quantized
     once at ``carrier_bits``; searched layers re-quantize its codes, all with one shared quantizer.
@@ -51,7 +54,8 @@ def place(traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: i
         node = traced.node(source)
         lowest, bound = traced.lowest(node), traced.bound(node)
         for quantizer in _quantizers_of(source, edges, target, pinned, pinned_bits):
-            quantizer = replace(quantizer, signed=lowest != "zero", offset=lowest == "near", bound=bound)
+            bits = act_bits if quantizer.bits is None else quantizer.bits
+            quantizer = replace(quantizer, bits=bits, signed=lowest != "zero", offset=lowest == "near", bound=bound)
             quantizers.append(quantizer)
             inputs.update(dict.fromkeys(quantizer.layers, quantizer.name))
     return Placement(

@@ -24,7 +24,7 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec, target_named
 from limpq_deploy.extras import require_modules
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.lifetimes import with_memory
 from limpq_deploy.models import MODELS, ModelInfo, create_model, known_info
@@ -60,6 +60,8 @@ class Subject:
         require_classes(self.dataset, self.info.num_classes)
         self._check_training()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
+        if self.config.act_bits is not None:
+            untrained = weights_only(untrained, self.config.act_bits)
         indicators = self.restricted(with_edges(with_memory(untrained, self._shapes, self.placement), self._shapes))
         search_policy(indicators, self.budgets(indicators), solver=self.config.solver)
 
@@ -141,6 +143,7 @@ class Subject:
             self.target,
             model=self.config.model,
             pinned_bits=self.config.pinned_bits,
+            act_bits=self.config.act_bits,
         )
 
     def traced(self, weights: Path) -> TracedModel:

@@ -57,7 +57,8 @@ def _with_measures(
     act = TensorAt("act", model.placement.layer(layer.name).input)
 
     def means(table: Table, tensor: TensorAt) -> tuple[float, ...]:
-        return (*(max(table[tensor, width], 0.0) / images for width in bits[:-1]), 0.0)
+        # Activations of a single width are not measured: no policy can change them.
+        return (*(max(table.get((tensor, width), 0.0), 0.0) / images for width in bits[:-1]), 0.0)
 
     found = {name: Measure(weight=means(table, weight), act=means(table, act)) for name, table in tables.items()}
     return replace(layer, measures={**(layer.measures or {}), **found})

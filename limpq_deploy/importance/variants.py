@@ -23,9 +23,11 @@ class TensorAt:
 
 
 def searched_tensors(placement: Placement) -> tuple[TensorAt, ...]:
-    """Weights and inputs of the searched layers; a quantizer that several layers read comes once."""
+    """Weights and inputs of the searched layers; a quantizer that several layers read comes once, one of a single width
+    not at all."""
     weights = [TensorAt("weight", layer.name) for layer in placement.searched]
-    acts = dict.fromkeys(layer.input for layer in placement.searched)
+    inputs = dict.fromkeys(layer.input for layer in placement.searched)
+    acts = [name for name in inputs if placement.quantizer(name).bits is None]
     return (*weights, *(TensorAt("act", name) for name in acts))
 
 

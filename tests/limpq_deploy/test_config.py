@@ -94,3 +94,20 @@ def test_every_setting_is_an_option_of_build() -> None:
     options = {parameter.name for parameter in main.commands["build"].params}
     assert {field.name for field in fields(Config)} - {"training"} <= options
     assert CliRunner().invoke(main, ["build", "--help"]).exit_code == 0
+
+
+def test_one_activation_width_is_among_the_bits_and_sets_the_default_budget() -> None:
+    config = make_config({"act_bits": 8, "bits": (2, 4, 8)})
+    assert config.budget_like == "w4a8"
+    assert "--act-bits 8" in config.command_line()
+    assert make_config({"act_bits": 8, "bits": (2, 4, 8), "max_mib": 1.0}).budget_like is None
+    with pytest.raises(SettingError, match="--act-bits is 8, which bits does not list; give --bits 2,3,4,5,6,8"):
+        make_config({"act_bits": 8})
+    with pytest.raises(SettingError, match="--act-bits is 32, expected 2 to 8: activations left in float are not"):
+        make_config({"act_bits": 32})
+
+
+def test_flags_of_training_are_options_without_a_value() -> None:
+    config = make_config({"freeze_weights": True, "data_fraction": 0.5})
+    assert config.training.freeze_weights is True
+    assert config.command_line() == "limpq-deploy build --data-fraction 0.5 --freeze-weights"

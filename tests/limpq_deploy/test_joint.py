@@ -9,13 +9,11 @@ from torch import nn
 from limpq_deploy import convergence
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.export.targets import ONNXRUNTIME, REFERENCE
-from limpq_deploy.fake_quant import LearnedScales
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.joint import joint_passes, median_movement, random_widths, train_indicators
+from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.joint import joint_passes, movements, random_widths, train_indicators
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.placement import place
 from limpq_deploy.quantized import QuantizedModel, joint_model
@@ -191,13 +189,43 @@ def test_the_record_says_how_scales_moved_and_whether_the_policy_stood(tiny: Tin
     assert min(found["layers"]["conv2"]["act_swing"]) > 0
 
 
-def test_movement_is_relative_and_looks_at_the_middle() -> None:
-    scales = LearnedScales(tuple(QuantGrid(bits=bits, signed=True) for bits in (2, 3, 4)))
-    scales.initialise([1.0, 10.0, 0.1])
-    with torch.no_grad():
-        scales.log_scale.copy_(torch.tensor([1.1, 5.0, 0.1]).log())
-    # exp and log in float32.
-    assert median_movement([scales]) == pytest.approx(0.1, rel=1e-4)
+def test_movement_is_relative_looks_at_the_middle_and_counts_a_shared_scale_once() -> None:
+    def layer(name: str, act: tuple[float, ...], group: str | None = None) -> LayerIndicators:
+        first = (1.0, 10.0, 0.1)
+        return LayerIndicators(
+            name=name,
+            macs=1,
+            num_weights=1,
+            weight=(1.1, 5.0, 0.1),
+            act=act,
+            weight_init=first,
+            act_init=first,
+            act_group=group,
+        )
+
+    shared = (3.0, 30.0, 0.3)
+    layers = (layer("a", shared, "g"), layer("b", shared, "g"), layer("c", shared, "g"), layer("d", (1.0, 10.0, 0.1)))
+    both = movements(Indicators(model="m", bits=(2, 3, 4), layers=layers))
+    assert both == pytest.approx((0.1, 1.0))
+    narrowed = dataclasses.replace(layers[0], pairs=((3, 2),))
+    assert movements(Indicators(model="m", bits=(2, 3, 4), layers=(narrowed,))) == pytest.approx((0.5, 2.0))
+
+
+def test_with_one_activation_width_weights_alone_are_learned_and_searched(
+    tiny_model: nn.Module, few_digits: DataSet
+) -> None:
+    traced = trace(tiny_model, (1, 16, 16))
+    placement = place(traced, ONNXRUNTIME, model="tiny", act_bits=6)
+    indicators, model = learn((traced, placement), few_digits)
+    for layer in indicators.layers:
+        assert layer.pairs == ((2, 6), (3, 6), (6, 6))
+        assert layer.act[0] == pytest.approx(16 * layer.act[2])
+        assert layer.act_init is not None
+        assert layer.act[2] != pytest.approx(layer.act_init[2], rel=1e-3)
+    assert model.act_quantizer(placement.layer("conv3").input).bits == (6,)
+    assert indicators.source["warnings"] == [] or "settled" in indicators.source["warnings"][0]
+    draws = [random_widths(placement, BITS, np.random.default_rng(seed)) for seed in range(20)]
+    assert any(draw["conv2"] != draw["shortcut"] for draw in draws)
 
 
 @pytest.mark.parametrize("bits", [(), (4, 2), (2, 2), (1, 4), (4, 9)])

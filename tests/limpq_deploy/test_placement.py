@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -299,3 +300,14 @@ def test_tensorrt_quantizes_before_a_layers_own_padding() -> None:
     assert [user.target for user in readers["quantizers.relu"]] == ["pad"]
     image = torch.randn(2, 1, 8, 8)
     assert torch.equal(graph(image), traced.graph_module(image))
+
+
+@pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT, REFERENCE], ids=lambda target: target.name)
+def test_one_activation_width_replaces_the_choice_and_nothing_else(target: TargetSpec) -> None:
+    traced = trace(Identity(), (1, 8, 8))
+    searched, fixed = (place(traced, target, model="m", act_bits=bits) for bits in (None, 6))
+    assert any(quantizer.bits is None for quantizer in searched.quantizers)
+    for before, after in zip(searched.quantizers, fixed.quantizers, strict=True):
+        assert after == (replace(before, bits=6) if before.bits is None else before)
+    policy = {layer.name: (2, 6) for layer in fixed.searched}
+    assert fixed.act_grids(policy)[fixed.layer("b").input].bits == 6

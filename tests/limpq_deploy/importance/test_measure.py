@@ -14,6 +14,7 @@ from limpq_deploy.importance.variants import TensorAt, batch_statistics, searche
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.joint import read_indicators
 from limpq_deploy.layers import TracedModel
+from limpq_deploy.placement import place
 from limpq_deploy.quantized import QuantizedModel, joint_model
 
 BITS = (2, 3, 6)
@@ -111,3 +112,12 @@ def test_measures_survive_json_and_repeat(tiny: Tiny, few_digits: DataSet) -> No
     assert from_json(Indicators, to_json(first), origin="test") == first
     assert all(parameter.grad is None for parameter in model.parameters()), "measuring leaves no gradients behind"
     assert dataclasses.replace(first.layers[0], measures=None) == dataclasses.replace(again.layers[0], measures=None)
+
+
+def test_activations_of_a_single_width_are_not_measured(tiny: Tiny, few_digits: DataSet) -> None:
+    placement = place(tiny[0], tiny[1].spec, model="tiny", act_bits=6)
+    indicators, _ = measure((tiny[0], placement), few_digits)
+    for layer in indicators.layers:
+        assert layer.measures is not None
+        assert layer.measures["kl"].act == (0.0, 0.0, 0.0)
+        assert layer.measures["kl"].weight[0] > 0
