@@ -4,6 +4,7 @@ Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise 
 """
 
 import contextlib
+import copy
 import logging
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import SettingError
@@ -38,6 +40,7 @@ from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantizedModel, joint_model
 from limpq_deploy.settings import JointSettings
 from limpq_deploy.training import GeneratorState, History, train
+from limpq_deploy.training.device import on_device
 from limpq_deploy.training.execution import ALONE, Execution
 
 log = logging.getLogger(__name__)
@@ -68,7 +71,8 @@ def train_indicators(
     split = dataset.split("train")
     model.initialise_scales(_first_images(split, settings.first_images, seed))
     rng = np.random.default_rng((seed, len(bits)))
-    passes = joint_passes(model, bits, rng, settings)
+    teacher = copy.deepcopy(traced.graph_module).eval() if settings.distill else None
+    passes = joint_passes(model, bits, rng, settings, teacher)
     snapshots = Snapshots()
 
     def settled(step: int) -> bool:
@@ -78,7 +82,7 @@ def train_indicators(
             return settings.stop_early and step >= EARLIEST * settings.steps and _stands(model, bits, snapshots, step)
         return False
 
-    with _weights_frozen(model, settings.freeze_weights):
+    with _weights_frozen(model, settings.freeze_weights), on_device(teacher):
         history = train(
             model,
             split,
@@ -99,16 +103,25 @@ def train_indicators(
 
 
 def joint_passes(
-    model: QuantizedModel, bits: tuple[int, ...], rng: np.random.Generator, settings: JointSettings
+    model: QuantizedModel,
+    bits: tuple[int, ...],
+    rng: np.random.Generator,
+    settings: JointSettings,
+    float_model: nn.Module | None = None,
 ) -> tuple[Pass, ...]:
-    """The passes of a step: one at every width of ``bits``, and one with widths that ``rng`` draws. In in-place
-    distillation the highest width comes first and teaches the others, which see no labels."""
+    """The passes of a step: one at every width of ``bits``, and one with widths that ``rng`` draws. With
+    ``settings.distill`` the ``float_model`` teaches all of them. In in-place distillation the highest width comes first
+    and teaches the others, which see no labels."""
     placement = model.placement
     first: Loss | None = None
     others: Loss | None = None
     if settings.inplace_distill:
         teacher, own = Teacher(), cross_entropy(settings.label_smoothing)
         first, others = teaching(teacher, own), distilled(teacher, own, weight=1.0, temperature=1.0)
+    elif settings.distill:
+        assert float_model is not None
+        own = cross_entropy(settings.label_smoothing)
+        first = others = distilled(Teacher(float_model), own, weight=settings.distill, temperature=1.0)
     widths = bits[::-1] if settings.inplace_distill else bits
     return (
         *(_uniform_pass(model, width, first if width == widths[0] else others) for width in widths),
@@ -150,7 +163,8 @@ def read_indicators(model: QuantizedModel, bits: tuple[int, ...], source: Any = 
         pinned=tuple(_pinned(placement, layer) for layer in placement.pinned),
         source=source,
     )
-    act_bits = {placement.quantizer(layer.input).bits for layer in placement.searched} - {None}
+    inputs = [placement.quantizer(layer.input).bits for layer in placement.searched]
+    act_bits = {width for width in inputs if width is not None}
     return weights_only(found, act_bits.pop()) if act_bits else found
 
 

@@ -161,7 +161,8 @@ def training_options(command: Command) -> Command:
             "--distill",
             type=float,
             metavar="SHARE",
-            help="Share of fine-tuning's loss from the float model's logits; 1: no labels.  [default: 0]",
+            help="Share of the loss from the float model's logits, joint training and fine-tuning; 0: labels alone.  "
+            "[default: 1]",
         ),
         click.option(
             "--ema", type=float, metavar="D", help="Fine-tuned weights are a moving average of decay D, e.g. 0.999."

@@ -12,6 +12,7 @@ from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.quantized import QuantizedModel
 from limpq_deploy.training import settle_batchnorm
+from limpq_deploy.training.device import on_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,10 @@ def preview(
     ``train`` gives the statistics, ``held`` (images that joint training has not seen) is classified. Seconds where
     fine-tuning takes minutes or days; what fine-tuning would repair, it cannot know.
     """
-    with _statistics_kept(joint):
+    with on_device(joint) as device, _statistics_kept(joint):
         joint.set_bits(policy)
         settled = settle_batchnorm(joint, train, images=min(batchnorm_images, len(train)), seed=seed)
         correct, loss, images = 0, 0.0, 0
-        device = next(joint.parameters()).device
         with torch.no_grad():
             for batch, targets in held.batches(250):
                 labels = torch.from_numpy(targets).to(device)

@@ -17,6 +17,7 @@ from limpq_deploy.settings import (
 
 S = TypeVar("S", bound=TrainSettings)
 
+JOINT_ONLY = ("freeze_weights", "inplace_distill", "stop_early")
 MAY_BE_ZERO = ("label_smoothing", "warmup", "distill", "ema", "workers")
 
 
@@ -28,7 +29,8 @@ class Training:
     processes; ``*_epochs``: the same in passes over the training images. ``*_lr``: the highest learning rate of
     weights. ``data_fraction``: share of the training images that joint training sees. ``freeze_weights``,
     ``inplace_distill``, ``stop_early``: of joint training (`JointSettings`). ``warmup``: share of the steps.
-    ``distill``, ``temperature``, ``ema``: of fine-tuning (`FinetuneSettings`). ``accumulate``, ``precision``,
+    ``distill``: share of the float model's logits in joint training and fine-tuning. ``temperature``, ``ema``: of
+    fine-tuning (`FinetuneSettings`). ``accumulate``, ``precision``,
     ``channels_last``, ``freeze_batchnorm``, ``label_smoothing``: of every training (`TrainSettings`).
 
     ``workers``: processes that read images ahead. ``log``: JSON lines in ``training/``. ``tensorboard``: event files
@@ -85,7 +87,7 @@ class Training:
         for kind in ("float", "joint", "finetune"):
             if getattr(self, f"{kind}_steps") is not None and getattr(self, f"{kind}_epochs") is not None:
                 raise ValueError(f"{kind}_epochs and {kind}_steps both say how long to train; give one of them")
-        if self.temperature is not None and not self.distill:
+        if self.temperature is not None and self.distill == 0:
             raise ValueError("temperature has no effect without distill; give distill = 1.0 or so")
 
     def given(self) -> dict[str, Any]:
@@ -106,7 +108,9 @@ def joint_recipe(training: Training, images: int) -> JointSettings:
     """Joint training; ``data_fraction`` of the images make its epochs."""
     fraction = training.data_fraction or 1.0
     given = training.given()
-    chosen = {name: given[name] for name in ("freeze_weights", "inplace_distill", "stop_early") if name in given}
+    chosen = {name: given[name] for name in ("distill", *JOINT_ONLY) if name in given}
+    if training.inplace_distill:
+        chosen.setdefault("distill", 0.0)
     defaults = joint_settings(round(images * fraction), _batch(training))
     defaults = replace(defaults, data_fraction=fraction, **chosen)
     return _recipe(defaults, training, round(images * fraction), "joint")

@@ -11,6 +11,7 @@ from limpq_deploy.importance.variants import TensorAt, batch_statistics, searche
 from limpq_deploy.indicators import Indicators, LayerIndicators, Measure
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantizedModel
+from limpq_deploy.training.device import on_device
 
 BATCH = 128
 """Images at once: BatchNorm takes its statistics from them."""
@@ -37,13 +38,13 @@ def measured(
     generator = torch.Generator().manual_seed(seed)
     size = min(BATCH, images, len(split))
     count = min(images, len(split)) // size
-    for number, (batch, targets) in zip(range(count), split.batches(size, shuffle=(seed, 0)), strict=False):
-        device = next(model.parameters()).device
-        images_NCHW, labels = torch.from_numpy(batch).to(device), torch.from_numpy(targets).to(device)
-        add_fisher(model, images_NCHW, tensors, below, generator=generator, table=tables["fisher"])
-        with batch_statistics(model):
-            add_divergence(model, images_NCHW, labels, tensors, below, kl=tables["kl"], loss=tables["loss"])
-        report(number + 1, count, f"{len(tensors)} tensors x {len(below)} bit-widths")
+    with on_device(model) as device:
+        for number, (batch, targets) in zip(range(count), split.batches(size, shuffle=(seed, 0)), strict=False):
+            images_NCHW, labels = torch.from_numpy(batch).to(device), torch.from_numpy(targets).to(device)
+            add_fisher(model, images_NCHW, tensors, below, generator=generator, table=tables["fisher"])
+            with batch_statistics(model):
+                add_divergence(model, images_NCHW, labels, tensors, below, kl=tables["kl"], loss=tables["loss"])
+            report(number + 1, count, f"{len(tensors)} tensors x {len(below)} bit-widths")
     return replace(
         indicators,
         layers=tuple(_with_measures(layer, model, tables, bits, size * count) for layer in indicators.layers),

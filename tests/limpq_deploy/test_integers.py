@@ -48,7 +48,7 @@ def test_integers_give_what_the_trained_layer_and_its_batchnorm_give(model: Quan
         * torch.from_numpy(integers.scale.astype(np.float64))[(slice(None),) + (None,) * (integers.codes.ndim - 1)]
     )
     bias = torch.from_numpy(integers.bias_codes * integers.bias_scale.astype(np.float64))
-    executed = layer._apply_weight(codes.double() * act.scale[0], weight, bias)
+    executed = layer.apply_weight(codes.double() * act.scale[0], weight, bias)
 
     # The bias is rounded to half a step of its int32 grid; scales are float32.
     tolerance = 0.5 * float(integers.bias_scale.max()) + 1e-5 * float(trained.detach().abs().max())
