@@ -29,6 +29,7 @@ from limpq_deploy.training.interruption import Interruption
 from limpq_deploy.training.optimizers import Optimizers
 from limpq_deploy.training.resume import ModuleState, OptimizerState, Saver, ScalerState
 from limpq_deploy.training.state import Stateful
+from limpq_deploy.training.synced import synced_batchnorm
 from limpq_deploy.training.watch import Watch
 
 
@@ -63,8 +64,8 @@ def train(
     in that step, momentum included. ``after_step`` gets the number of steps done; where it returns True, training ends
     there. ``average`` follows every step.
 
-    A batch is shared by the processes that torchrun started and cut into ``settings.accumulate`` parts; BatchNorm, in
-    training, sees one such part at a time, everything else the whole batch.
+    A batch is shared by the processes that torchrun started: a step is the same however many there are. Each share is
+    cut into ``settings.accumulate`` parts; BatchNorm sees one part of every process at a time.
 
     ``seed`` settles order, augmentation and dropout: two runs on one machine with one number of threads give equal
     losses, bit by bit. So does a training that was killed and goes on from ``execution.checkpoint``, where ``remember``
@@ -180,7 +181,8 @@ class _Training:
                 one.choose()
                 for images, wanted in micro:
                     with autocast(self.settings.precision, self.device):
-                        logits = self.model(images)
+                        with synced_batchnorm():
+                            logits = self.model(images)
                         loss = (one.loss or self.usual)(logits.float(), wanted, images)
                     part = loss * (len(wanted) / self.batches.size)
                     self.scaler.scale(part).backward()

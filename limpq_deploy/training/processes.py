@@ -1,8 +1,8 @@
 """Several processes that train one model: torchrun starts them, each takes its share of every batch.
 
 Gradients are added up once per step, after all passes, in one message: with n + 1 passes per step that is one exchange
-where DistributedDataParallel would have n + 1, and a step is the same as that of one process with the whole batch but
-for BatchNorm, whose statistics in training are those of a process's own share.
+where DistributedDataParallel would have n + 1. BatchNorm normalises over the shares of all (`synced`), so that a step
+is the step of one process with the whole batch, whatever the number of processes.
 """
 
 import contextlib
@@ -56,7 +56,15 @@ def joined() -> Iterator[None]:
                 f"--nproc-per-node {gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES="
             )
         torch.cuda.set_device(local)
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
+    store, number, size = next(distributed.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # what died left its addresses in the same store
+    distributed.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=distributed.PrefixStore(f"limpq-{attempt}", store),
+        rank=number,
+        world_size=size,
+        timeout=WAIT,
+    )
     try:
         yield
     finally:
@@ -77,7 +85,7 @@ def share(tensors: Sequence[torch.Tensor]) -> None:
     """Replace each tensor by the first process's."""
     if count() > 1:
         for tensor in tensors:
-            distributed.broadcast(tensor, 0)
+            distributed.broadcast(tensor.detach(), 0)
 
 
 def agree(decision: bool) -> bool:

@@ -1,0 +1,205 @@
+"""Trainings that tests run in processes of their own: python scenario.py NAME FOLDER, under torchrun or not."""
+
+import dataclasses
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limpq_deploy.calibration.datasets import Augment, DataSet, open_dataset
+from limpq_deploy.checkpoints import CheckpointInfo, load_module
+from limpq_deploy.export.targets import ONNXRUNTIME
+from limpq_deploy.finetune import finetune
+from limpq_deploy.finetuned import Top1
+from limpq_deploy.float_training import train_float
+from limpq_deploy.joint import train_indicators
+from limpq_deploy.layers import TracedModel, trace
+from limpq_deploy.losses import Pass
+from limpq_deploy.models import create_model
+from limpq_deploy.placement import place
+from limpq_deploy.quantized import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.settings import FinetuneSettings, JointSettings, TrainSettings, float_settings
+from limpq_deploy.training import Checkpoint, Execution, settle_batchnorm_together, top1_together, train
+from limpq_deploy.training.processes import add_up, count, joined, leads, rank
+from limpq_deploy.training.synced import synced_batchnorm
+
+FLOAT = CheckpointInfo(kind="float", model="resnet8")
+BITS = (2, 4)
+POLICY_BITS = (4, 2)
+
+
+def few_digits() -> DataSet:
+    digits = open_dataset("digits")
+    sizes = {"train": 256, "val": 60, "test": 60}
+    return DataSet(
+        name="few digits",
+        classes=digits.classes,
+        splits={name: digits.split(name).subset(range(size)) for name, size in sizes.items()},
+        fingerprint=digits.fingerprint,
+        augment=Augment(pad=1, flip=False),
+    )
+
+
+def float_model(data: DataSet, steps: int = 60) -> nn.Module:
+    """A ResNet-8 that knows a little."""
+    torch.manual_seed(0)
+    model, _ = create_model("resnet8", 10)
+    settings = dataclasses.replace(float_settings(len(data.split("train"))), steps=steps, warmup_steps=5)
+    train_float(model, data, settings=settings, seed=0)
+    return model
+
+
+def traced_model(folder: Path) -> TracedModel:
+    """The float model that the test has put beside the folder."""
+    model, _ = create_model("resnet8", 10)
+    load_module(folder.parent / "float.safetensors", model, FLOAT)
+    return trace(model.eval(), (1, 16, 16))
+
+
+def gradients(folder: Path) -> dict[str, Any]:
+    """Gradients of every scale and weight after one joint step, BatchNorm statistics frozen, nothing clipped."""
+    traced, dataset = traced_model(folder), few_digits()
+    model = joint_model(traced, place(traced, ONNXRUNTIME, model="resnet8"), BITS)
+    split = dataset.split("train")
+    model.initialise_scales(torch.from_numpy(next(split.batches(64))[0]))
+    settings = TrainSettings(
+        steps=1,
+        batch_size=63,  # shares of 32 and 31 images
+        learning_rate=1e-9,
+        scale_learning_rate=1e-9,
+        warmup_steps=0,
+        weight_decay=0.0,
+        label_smoothing=0.1,
+        gradient_clip=1e9,
+        accumulate=3,
+        freeze_batchnorm=True,
+    )
+    passes = [Pass(name=str(bits), choose=partial(_uniform, model, bits)) for bits in BITS]
+    history = train(model, split, settings, seed=0, augment=dataset.augment, passes=passes)
+    found = {name: p.grad.flatten().tolist() for name, p in model.named_parameters() if p.grad is not None}
+    return {"gradients": found, "losses": history.losses}
+
+
+def indicators(folder: Path) -> dict[str, Any]:
+    """Indicators after 50 steps, BatchNorm statistics live."""
+    return _indicators(folder, freeze_batchnorm=False)
+
+
+def frozen_indicators(folder: Path) -> dict[str, Any]:
+    """Indicators after 50 steps, BatchNorm statistics as in the float model."""
+    return _indicators(folder, freeze_batchnorm=True)
+
+
+def _indicators(folder: Path, *, freeze_batchnorm: bool) -> dict[str, Any]:
+    traced = traced_model(folder)
+    settings = JointSettings(
+        steps=50,
+        batch_size=32,
+        learning_rate=0.01,
+        scale_learning_rate=0.02,
+        warmup_steps=2,
+        weight_decay=2.5e-5,
+        label_smoothing=0.1,
+        freeze_batchnorm=freeze_batchnorm,
+    )
+    found, _ = train_indicators(
+        traced, place(traced, ONNXRUNTIME, model="resnet8"), few_digits(), bits=BITS, settings=settings, seed=0
+    )
+    return {layer.name: [*layer.weight, *layer.act] for layer in found.layers}
+
+
+def batchnorm(folder: Path) -> dict[str, Any]:
+    """One BatchNorm on ten images, forward and back: gradients, statistics, and this process's share of the outputs."""
+    generator = torch.Generator().manual_seed(0)
+    images = 5 + 3 * torch.randn(10, 3, 4, 4, generator=generator)
+    weights = torch.randn(10, 3, 4, 4, generator=generator)
+    part = slice(rank(), None, count())
+    norm, mine = nn.BatchNorm2d(3), images[part].clone().requires_grad_()
+    with synced_batchnorm():
+        out = norm(mine)
+    (out * weights[part]).sum().backward()
+    assert mine.grad is not None
+    assert norm.weight.grad is not None
+    assert norm.bias.grad is not None
+    add_up([norm.weight.grad, norm.bias.grad])
+    tensors = {
+        "out": out.detach()[:5],
+        "grad": mine.grad[:5],
+        "weight": norm.weight.grad,
+        "bias": norm.bias.grad,
+        "mean": norm.running_mean,
+        "var": norm.running_var,
+    }
+    return {name: tensor.tolist() for name, tensor in tensors.items() if tensor is not None}
+
+
+def tuned(folder: Path) -> dict[str, Any]:
+    """A fine-tuning with all that has a state: candidates, an average, a teacher."""
+    traced, dataset = traced_model(folder), few_digits()
+    placement = place(traced, ONNXRUNTIME, model="resnet8")
+    joint = joint_model(traced, placement, BITS)
+    joint.initialise_scales(torch.from_numpy(next(dataset.split("train").batches(64))[0]))
+    policy = {layer.name: POLICY_BITS for layer in placement.searched}
+    model = model_of_policy(traced, placement, policy)
+    inherit(model, joint)
+    settings = FinetuneSettings(
+        steps=50,
+        batch_size=32,
+        learning_rate=0.02,
+        scale_learning_rate=0.005,
+        warmup_steps=2,
+        weight_decay=2.5e-5,
+        label_smoothing=0.1,
+        candidates=10,
+        batchnorm_images=128,
+        distill=0.5,
+        temperature=2.0,
+        ema=0.9,
+    )
+    record = finetune(
+        model,
+        policy,
+        dataset,
+        settings=settings,
+        seed=0,
+        float_top1=Top1(val=0.0, test=0.0),
+        teacher=traced.graph_module,
+        execution=Execution(
+            checkpoint=Checkpoint(path=folder / "state.safetensors", identity={"model": "resnet8"}, every_steps=4),
+            log=folder / "log.jsonl",
+        ),
+    )
+    tensors = {name: tensor.flatten().tolist() for name, tensor in model.state_dict().items()}
+    tried = [[candidate.step, candidate.val] for candidate in record.candidates]
+    return {"tensors": tensors, "tried": tried, "top1": [record.top1.val, record.top1.test]}
+
+
+def accuracy(folder: Path) -> dict[str, Any]:
+    """Statistics re-estimated and accuracy measured with shares of the images."""
+    traced, dataset = traced_model(folder), few_digits()
+    model = traced.graph_module
+    seen = settle_batchnorm_together(model, dataset.split("train"), images=256, seed=0)
+    found = top1_together(model, dataset.split("val").subset(range(59)))
+    return {"seen": seen, "top1": found, "var": model.get_buffer("bn1.running_var").tolist()}
+
+
+def _uniform(model: QuantizedModel, bits: int) -> None:
+    model.set_bits({layer.name: (bits, bits) for layer in model.placement.searched})
+
+
+def main(names: str, folder: Path) -> None:
+    """Run scenarios, comma-separated, and write what they found to ``NAME.json``."""
+    torch.set_num_threads(1)
+    with joined():
+        for name in names.split(","):
+            found = globals()[name](folder)
+            if leads():
+                (folder / f"{name}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
