@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 
 from limpq_deploy.solver.exact import Solution, solve
-from limpq_deploy.solver.program import Choice, Integers, Program
+from limpq_deploy.solver.program import Choice, Floats, Integers, Program
 from limpq_deploy.solver.relaxation import Relaxation, relax
 from limpq_deploy.solver.splits import Bools, Halves, PairProgram
 
@@ -23,14 +23,23 @@ MAX_NODES = 1_000
 
 MAX_WORK = 100_000
 
-NODE_LABELS = 60_000
+NODE_LABELS = 20_000
 """Labels per half in the search of a node that can still be divided."""
 
-ROOT_ROUNDS = 4
-"""Prices and halves found in turn, before the first branching."""
+STEERED_ROUNDS, ROOT_ROUNDS = 6, 10
+"""Prices and halves found in turn before the first branching; at first with limits tightened."""
+
+SHARES = (1.0, 0.5, 0.25, 0.1, 0.03)
+"""Of what a choice takes too much, by which limits are tightened: the first that leaves any choice."""
 
 SWEEPS = 3
-"""Passes over all pairs, each time."""
+"""Passes over pairs, each time."""
+
+REPAIRS = 4
+"""Times that limits are tightened by what a choice takes too much."""
+
+REPAIR_GAP, REPAIR_LABELS = 1e-4, 5_000
+"""How well a repaired choice is searched for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +58,19 @@ class PairSearch:
 
     def __init__(self, program: Program) -> None:
         self.whole, self.pairs = program, PairProgram(program)
-        halves, open_S = self.pairs.zero_halves(), self.pairs.all_open()
-        prices_M = np.zeros(program.rows)
-        for _ in range(ROOT_ROUNDS):
-            halves = self.pairs.refined(halves, open_S, prices_M, SWEEPS)
-            self.root = self.node(halves, open_S)
-            prices_M = self.root.relaxation.prices_M
+        self.near = [
+            [number for number, table in enumerate(program.tables) if block in (table.first, table.second)]
+            for block in range(len(program.layers))
+        ]
+        self.root = self.node(self.pairs.zero_halves(), self.pairs.all_open())
+        node = self.root
+        for round_ in range(ROOT_ROUNDS):
+            if max(self.pairs.lacks_at(node.halves, self.whole_choice(node, None))) <= 0:
+                break  # the relaxation's best options pay all of their conversions
+            prices_M = self.steered(node) if round_ < STEERED_ROUNDS else node.relaxation.prices_M
+            node = self.node(self.pairs.refined(node.halves, node.open_S, prices_M, SWEEPS), node.open_S)
+            if node.relaxation.bound > self.root.relaxation.bound:
+                self.root = node
 
     @property
     def bound(self) -> float:
@@ -92,13 +108,42 @@ class PairSearch:
         program, flat_N = self.pairs.relaxed(halves, open_S)
         return Node(open_S=open_S, halves=halves, program=program, flat_N=flat_N, relaxation=relax(program))
 
+    def steered(self, node: Node) -> Floats:
+        """Prices half way to those of limits that are tightened by what the relaxation's best options take beyond the
+        halves: where conversions cost nothing yet, the relaxation does not see that they will."""
+        choice = self.whole_choice(node, None)
+        if max(self.pairs.lacks_at(node.halves, choice)) <= 0:
+            return node.relaxation.prices_M
+        dearest = float(np.maximum.reduceat(node.program.value_N, node.program.start_B1[:-1]).sum())
+        for share in SHARES:
+            tight = relax(self.tightened(node, choice, share))
+            if tight.bound <= dearest:
+                return (node.relaxation.prices_M + tight.prices_M) / 2
+        return node.relaxation.prices_M  # no choice keeps even limits tightened a little
+
+    def tightened(self, node: Node, choice: Choice, share: float = 1.0) -> Program:
+        """A node's program, its limits less a share of what a choice takes beyond the halves."""
+        lack_M = [0] * self.whole.rows
+        for lack, table in zip(self.pairs.lacks_at(node.halves, choice), self.whole.tables, strict=True):
+            if table.row is not None:
+                lack_M[table.row] += int(lack)
+        limits = zip(node.program.limits, lack_M, strict=True)
+        return node.program.with_limits([limit - int(share * lack) for limit, lack in limits])
+
+    def whole_choice(self, node: Node, choice: Choice | None) -> Choice:
+        """A node's choice, or its relaxation's best options, in the whole program's numbers."""
+        flat_B = node.relaxation.base_B if choice is None else node.program.places(choice)
+        return tuple((node.flat_N[flat_B] - self.whole.start_B1[:-1]).tolist())
+
     def children(self, node: Node, block: int, taken: int) -> Iterator[Node]:
-        """Two nodes: the block takes this class, or another one."""
-        at = self.pairs.slots(block)
+        """Two nodes: the block takes this class, or another one. Halves are renewed near it."""
+        at, prices_M = self.pairs.slots(block), self.steered(node)
+        ends = {end for number in self.near[block] for end in self.pairs.ends(number)}
+        near = list(dict.fromkeys([*self.near[block], *(number for end in sorted(ends) for number in self.near[end])]))
         for same in (True, False):
             open_S = node.open_S.copy()
             open_S[at] &= (np.arange(at.stop - at.start) == taken) == same
-            yield self.node(self.pairs.refined(node.halves, open_S, node.relaxation.prices_M, SWEEPS), open_S)
+            yield self.node(self.pairs.refined(node.halves, open_S, prices_M, SWEEPS, near), open_S)
 
     def only(self, class_B: Integers) -> Node:
         """The node of exactly these classes, where every pair is told whole."""
@@ -156,10 +201,12 @@ class _Run:
         if solution.complete and solution.choice is None:
             return []
         bound = max(bound, solution.bound)
-        choice = self._whole(node, solution.choice)
-        kept = solution.choice is not None and self._offer(choice)
+        choice = self.search.whole_choice(node, solution.choice)
+        kept = self._offer(choice)
         if kept and solution.complete and self._value_lack(node, choice) <= self.tie:
             return []
+        if not kept:
+            self._repair(node, choice)
         self._try_classes_of(choice)
         block = self.search.to_split(node, choice)
         if block is None:
@@ -179,11 +226,6 @@ class _Run:
 
         return min(self.found, key=rule, default=self.given)
 
-    def _whole(self, node: Node, choice: Choice | None) -> Choice:
-        """A node's choice, or that of its relaxation where it has none, in the whole program's numbers."""
-        flat_B = node.relaxation.base_B if choice is None else node.program.places(choice)
-        return tuple((node.flat_N[flat_B] - self.whole.start_B1[:-1]).tolist())
-
     def _offer(self, choice: Choice) -> bool:
         """Note a choice; False where it breaks a limit."""
         if not self.whole.feasible(choice):
@@ -197,6 +239,21 @@ class _Run:
         lacks = zip(self.search.pairs.lacks_at(node.halves, choice), self.whole.tables, strict=True)
         return sum(lack for lack, table in lacks if table.row is None)
 
+    def _repair(self, node: Node, choice: Choice) -> None:
+        """Limits tightened by what a choice takes too much, until one keeps the true limits."""
+        for _ in range(REPAIRS):
+            program = self.search.tightened(node, choice)
+            relaxation = relax(program)
+            if relaxation.bound > self.ceiling:
+                return
+            found = solve(program, relaxation, gap=REPAIR_GAP, max_labels=REPAIR_LABELS).choice
+            if found is None:
+                return
+            choice = self.search.whole_choice(node, found)
+            if self._offer(choice):
+                self._try_classes_of(choice)
+                return
+
     def _try_classes_of(self, choice: Choice) -> None:
         """The best choice with exactly these classes keeps the limits and is often one of the best."""
         class_B = self.search.pairs.classes(choice)
@@ -207,4 +264,4 @@ class _Run:
         if node.relaxation.bound <= self.ceiling:
             solution = solve(node.program, node.relaxation, below=self.value, max_labels=NODE_LABELS)
             if solution.choice is not None:
-                self._offer(self._whole(node, solution.choice))
+                self._offer(self.search.whole_choice(node, solution.choice))

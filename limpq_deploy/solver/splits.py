@@ -8,6 +8,7 @@ given prices come from passing messages along the pairs (max-product linear prog
 rounded down to integers, so that the relaxation is exact arithmetic. B: block, N: option, M: row, C, D: classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,8 +45,20 @@ class PairProgram:
     def zero_halves(self) -> list[Halves]:
         return [(np.zeros_like(pair.cost_CD[:, 0]), np.zeros_like(pair.cost_CD[0])) for pair in self.program.tables]
 
-    def refined(self, halves: list[Halves], open_S: Bools, prices_M: Floats, sweeps: int) -> list[Halves]:
-        """Halves that bound at least as well at these prices, or nearly so; valid at any."""
+    def ends(self, number: int) -> tuple[int, int]:
+        """The two blocks of a pair."""
+        return self.program.tables[number].first, self.program.tables[number].second
+
+    def refined(
+        self,
+        halves: list[Halves],
+        open_S: Bools,
+        prices_M: Floats,
+        sweeps: int,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Halves]:
+        """Halves that bound at least as well at these prices, or nearly so; valid at any. ``numbers``: of the pairs to
+        renew; None: all."""
         program = self.program
         halves = list(halves)
         priced_S = np.minimum.reduceat((program.value_N + prices_M @ program.cost_MN)[self._by_slot], self._slot_starts)
@@ -54,7 +67,8 @@ class PairProgram:
             priced_S[self.slots(pair.first)] += weight * first_C
             priced_S[self.slots(pair.second)] += weight * second_D
         for _ in range(sweeps):
-            for number, pair in enumerate(program.tables):
+            for number in range(len(halves)) if numbers is None else numbers:
+                pair = program.tables[number]
                 weight = _weight(pair, prices_M)
                 at_first, at_second = self.slots(pair.first), self.slots(pair.second)
                 open_C, open_D = open_S[at_first], open_S[at_second]

@@ -224,7 +224,7 @@ def test_the_restricted_search_equals_brute_force(data: st.DataObject, alpha: fl
     check_against_brute_force(indicators, budgets, alpha)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), solver=st.sampled_from(["auto", "auto", "auto", "cbc"]))
 def test_latency_with_conversions_equals_brute_force(data: st.DataObject, solver: Solver) -> None:
     """One to three other constraints beside, pinned neighbours, ties, shared tensors."""
