@@ -22,8 +22,9 @@ class TrainSettings:
     as the data set says. ``data_fraction``: share of the images that is used, drawn once.
 
     ``accumulate``: a batch goes through the model in so many parts, to save memory. ``precision``: of convolutions and
-    matrix products; quantizers compute in float32 throughout. ``channels_last``: how images lie in memory; changes
-    speed and last bits. ``freeze_batchnorm``: normalise with the statistics as they are, and leave them.
+    matrix products; quantizers compute in float32 throughout. ``channels_last``: how images and weights lie in memory
+    (a step took 0.68 to 0.91 of the time, one of ResNet-18 with 8 images 1.07; sums change in their last bits).
+    ``freeze_batchnorm``: normalise with the statistics as they are, and leave them.
     Raises SettingError for values that make no sense.
     """
 
@@ -40,7 +41,7 @@ class TrainSettings:
     data_fraction: float = 1.0
     accumulate: int = 1
     precision: Precision = "fp32"
-    channels_last: bool = False
+    channels_last: bool = True
     freeze_batchnorm: bool = False
 
     def __post_init__(self) -> None:

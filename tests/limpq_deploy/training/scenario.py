@@ -138,8 +138,10 @@ def batchnorm(folder: Path) -> dict[str, Any]:
 
 
 def tuned(folder: Path) -> dict[str, Any]:
-    """A fine-tuning with all that has a state: candidates, an average, a teacher."""
-    traced, dataset = traced_model(folder), few_digits()
+    """A fine-tuning of fresh weights with all that has a state: candidates, an average, a teacher."""
+    torch.manual_seed(0)
+    fresh, _ = create_model("resnet8", 10)
+    traced, dataset = trace(fresh.eval(), (1, 16, 16)), few_digits()
     placement = place(traced, ONNXRUNTIME, model="resnet8")
     joint = joint_model(traced, placement, BITS)
     joint.initialise_scales(torch.from_numpy(next(dataset.split("train").batches(64))[0]))
@@ -147,14 +149,14 @@ def tuned(folder: Path) -> dict[str, Any]:
     model = model_of_policy(traced, placement, policy)
     inherit(model, joint)
     settings = FinetuneSettings(
-        steps=50,
+        steps=30,
         batch_size=32,
         learning_rate=0.02,
         scale_learning_rate=0.005,
         warmup_steps=2,
         weight_decay=2.5e-5,
         label_smoothing=0.1,
-        candidates=10,
+        candidates=5,
         batchnorm_images=128,
         distill=0.5,
         temperature=2.0,
