@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.export.markers import MARKER_DOMAIN, MARKER_OP, is_marker
 from limpq_deploy.export.opsets import lower_opset
+from limpq_deploy.export.pools import write_ceil_padding
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -85,6 +86,7 @@ def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], 
     model = program.model_proto
     _with_biases(model)
     _with_global_pools(model)
+    write_ceil_padding(model)
     lower_opset(model, opset)
     return model
 

@@ -134,8 +134,6 @@ def _require_integer_form(traced: TracedModel) -> None:
                 f"{node.name} is no ReLU straight behind a convolution, linear layer, BatchNorm, sum or product that "
                 "nothing else reads; put it there"
             )
-        if kind == "through" and _ceils(node, traced):
-            raise ModelError(f"{node.name} pools with ceil_mode; give MaxPool2d an explicit padding instead")
         if kind == "layer" and _is_linear(node, traced) and len(before[0].meta["tensor_meta"].shape) != 2:
             raise ModelError(f"layer {node.target!r} reads more than one vector for an image; flatten its input")
         if kind == "output" and (len(before) != 1 or not _is_linear(before[0], traced)):
@@ -153,12 +151,6 @@ def _behind_identities(tensors: list[fx.Node], traced: TracedModel) -> list[fx.N
             tensor = tensor_inputs(tensor, traced.kinds)[0]
         found.append(tensor)
     return found
-
-
-def _ceils(node: fx.Node, traced: TracedModel) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(traced.graph_module.get_submodule(str(node.target)), "ceil_mode", False))
-    return bool(node.kwargs.get("ceil_mode", False))
 
 
 def _is_linear(node: fx.Node, traced: TracedModel) -> bool:

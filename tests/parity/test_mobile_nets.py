@@ -62,7 +62,7 @@ class MobileNet(nn.Module):
         self.depthwise, self.act2 = conv(16, 16, 3, groups=16), activation()
         self.excite = Excitation(16, gate())
         self.project = conv(16, 8)
-        self.pool, self.act3 = nn.MaxPool2d(2), nn.ReLU6()
+        self.pool, self.act3 = nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU6()
         self.left, self.act4 = conv(8, 6), activation()
         self.right = conv(8, 6, 3)
         self.head, self.act5 = conv(12, 16), activation()
@@ -172,7 +172,10 @@ def test_squeeze_and_excitation_stays_in_floats_between_tensorrts_quantizers() -
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["mobilenet_v1", *(f"torchvision/{name}" for name in ("mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0"))],
+    [
+        "mobilenet_v1",
+        *(f"torchvision/{name}" for name in ("mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "googlenet")),
+    ],
 )
 def test_whole_published_networks_run_in_integers(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
