@@ -31,8 +31,11 @@ from limpq_deploy.models import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.models.weights import load_weights
 from limpq_deploy.placement import place
 from limpq_deploy.quantized import QuantizedModel, model_of_policy
+from limpq_deploy.recipe import finetune_recipe, float_recipe, joint_recipe
 from limpq_deploy.restrictions import restrict
 from limpq_deploy.search import search_policy
+from limpq_deploy.training.device import require_precision
+from limpq_deploy.training.watch import require_tensorboard
 
 DEFAULT_TARGET = "onnxruntime"
 
@@ -66,8 +69,13 @@ class Subject:
         search_policy(indicators, self.budgets(indicators), solver=self.config.solver)
 
     def _check_training(self) -> None:
-        """Refuse a batch that would silently be smaller than asked for."""
+        """Refuse settings that make no sense together, a precision that is missing here, and a batch that would
+        silently be smaller than asked for."""
         training, images = self.config.training, len(self.dataset.split("train"))
+        for recipe in (float_recipe, joint_recipe, finetune_recipe):
+            require_precision(recipe(training, images).precision)
+        if training.tensorboard:
+            require_tensorboard()
         if training.batch_size is not None and training.batch_size > images:
             raise SettingError(
                 f"training.batch_size is {training.batch_size}, and {self.dataset.name!r} has {images} training images "
