@@ -5,8 +5,10 @@ Every figure is wall time from indicators to policy: building the program, solvi
 `resnet50_seconds`: the published ResNet-50 instance (W3A4 at compression ratio 12.2; 52 layers x 25 pairs), which must
 give the published objective. `resnet18_seconds`: ResNet-18's size at W3A4 and ratio 10. `front50_seconds`: ResNet-50 at
 50 BitOps budgets from 25 to 80 G beside the ratio of 12.2, all together (`front50_alone_seconds`: without the ratio).
-`layers10000_seconds`: 10,000 synthetic layers x 25 pairs, W3A4 and ratio 10.5. `memory_mib`: what a search of that kind
-allocates at its peak, by number of layers.
+`conversions_seconds`: ResNet-50 within W4A4's BitOps and 1.6 ms of a made-up latency table whose conversions between
+neighbours of different precision count. `layers10000_seconds`: 10,000 synthetic layers x 25 pairs, W3A4 and ratio 10.5.
+`memory_mib`: what a search of that kind allocates at its peak, by number of layers. `load_average`: at the start; with
+more running processes than cores every wall time is longer, ratios less so.
 `rivals`: {instance: {solver: `seconds` (median), `ratio` to ours, `above` (objective above the proved optimum), `kept`
 (its answer keeps the budgets, in exact integers)}}; seconds null where no proved answer came within the limit.
 """
@@ -22,12 +24,13 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from search_instances import resnet18, resnet50, synthetic
+from search_instances import resnet18, resnet50, synthetic, with_conversions
 from search_rivals import ALPHA, RIVALS
 
 from limpq_deploy.costs import Budget, budgets_from_options, compression_budget, total_cost
 from limpq_deploy.front import parse_range, sweep
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.latency_cost import latency_budget
 from limpq_deploy.objective import objective_of
 from limpq_deploy.outliers import treat_outliers
 from limpq_deploy.policy import Policy
@@ -48,6 +51,7 @@ def main() -> None:
 
 
 def measure(*, runs: int, rival_runs: int, deep: bool) -> dict[str, Any]:
+    load = os.getloadavg()
     large = resnet50()
     small = resnet18(large)
     huge = synthetic(10_000)
@@ -63,9 +67,13 @@ def measure(*, runs: int, rival_runs: int, deep: bool) -> dict[str, Any]:
     ratio = [compression_budget(large, "12.2")]
     front, front_raw = timed(lambda: sweep(large, parse_range(FRONT), budgets=ratio), 3)
     alone, alone_raw = timed(lambda: sweep(large, parse_range(FRONT)), 3)
+    edged, table = with_conversions(large)
+    edged_budgets = (latency_budget(edged, table, "1.6"), *budgets_from_options(edged, like="w4a4"))
+    edged_policy, edged_raw = timed(lambda: search_policy(edged, edged_budgets, alpha=ALPHA), 5)
     huge_policy, huge_raw = timed(lambda: search_policy(huge, deep_budgets(huge)), 3)
     instances = {"resnet50": (large, large_budgets), "resnet18": (small, small_budgets)}
     rivals = {name: race(*instance, rival_runs) for name, instance in instances.items()}
+    rivals["conversions"] = race(edged, edged_budgets, rival_runs, names=("own", "cbc", "highs"))
     if deep:
         middle = synthetic(500)
         rivals["layers500"] = race(middle, deep_budgets(middle), 1)
@@ -76,6 +84,9 @@ def measure(*, runs: int, rival_runs: int, deep: bool) -> dict[str, Any]:
         "front50_worst_gap": front.worst_gap,
         "layers10000_seconds": statistics.median(huge_raw),
         "layers10000_gap": huge_policy.solver.gap,
+        "conversions_seconds": statistics.median(edged_raw),
+        "conversions_gap": edged_policy.solver.gap,
+        "conversions_raw_seconds": edged_raw,
         "front50_alone_seconds": statistics.median(alone_raw),
         "front50_alone_worst_gap": alone.worst_gap,
         "resnet50_gap": large_policy.solver.gap,
@@ -87,6 +98,7 @@ def measure(*, runs: int, rival_runs: int, deep: bool) -> dict[str, Any]:
         "memory_mib": {layers: memory_mib(layers) for layers in (10_000, 20_000, 40_000)},
         "rivals": rivals,
         "warm_up_runs": 1,
+        "load_average": load,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in ("numpy", "pulp", "highspy", "scipy")},
@@ -104,18 +116,20 @@ def timed(run: Callable[[], Any], runs: int) -> tuple[Any, list[float]]:
     return answer, seconds
 
 
-def race(indicators: Indicators, budgets: Sequence[Budget], runs: int) -> dict[str, Any]:
+def race(
+    indicators: Indicators, budgets: Sequence[Budget], runs: int, names: Sequence[str] = tuple(RIVALS)
+) -> dict[str, Any]:
     """Every solver in turn, ``runs`` times, so that a busy moment of the machine hits all of them."""
     importance = treat_outliers(indicators, "forbid")
     best = search_policy(indicators, budgets, alpha=ALPHA)
-    seconds: dict[str, list[float]] = {name: [] for name in RIVALS}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     answers = {}
     for _ in range(runs):
-        for name, solve in RIVALS.items():
+        for name in names:
             if name in answers and answers[name] is None:
                 continue  # too slow once: not again
             started = time.perf_counter()
-            answers[name] = solve(indicators, budgets, LIMIT_S)
+            answers[name] = RIVALS[name](indicators, budgets, LIMIT_S)
             seconds[name].append(time.perf_counter() - started)
     own = statistics.median(seconds["own"])
     found: dict[str, Any] = {"bound": proved(best)}

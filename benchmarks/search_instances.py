@@ -1,11 +1,14 @@
 """Instances of the search benchmark: ResNet-50's published one, ResNet-18's size, and synthetic nets of any depth."""
 
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
+from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 
@@ -45,6 +48,53 @@ def resnet18(published: Indicators) -> Indicators:
     first = PinnedLayer(name="conv1", macs=112**2 * 64 * 3 * 49, num_weights=64 * 3 * 49, weight_bits=8, act_bits=8)
     last = PinnedLayer(name="fc", macs=512_000, num_weights=512_000, weight_bits=8, act_bits=8)
     return Indicators(model="resnet18", bits=published.bits, layers=tuple(layers), pinned=(first, last))
+
+
+def with_conversions(published: Indicators) -> tuple[Indicators, LatencyTable]:
+    """ResNet-50 with its edges, and a made-up device: 2e12 MACs a second at w8a8, three precisions, conversions of 2 us
+    and 20 to 30 ps per element, about a tensor's way through memory at 100 GB/s. Nothing here was measured."""
+    edges = []
+    stream, size, channels = "conv1", 56, 64
+    for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], start=1):
+        for block in range(blocks):
+            inputs, half = size**2 * channels, 2 if block == 0 and stage > 1 else 1
+            name = f"layer{stage}.{block}"
+            first, second, third = (f"{name}.conv{number}" for number in (1, 2, 3))
+            edges += [(stream, first, inputs), (first, second, size**2 * width)]
+            size, channels = size // half, 4 * width
+            edges.append((second, third, size**2 * width))
+            maker = f"{name}.downsample.0" if block == 0 else third
+            if block == 0:
+                edges += [(stream, maker, inputs), (third, maker, size**2 * channels)]
+            else:
+                edges.append((stream, maker, inputs))
+            stream = maker
+    edges.append((stream, "fc", 2048))
+    rng = np.random.default_rng(0)
+    times = [
+        PartTime(layers=(layer.name,), weight_bits=w, act_bits=a, ms=layer.macs / 2e9 * share * rng.uniform(0.9, 1.1))
+        for layer in (*published.layers, *published.pinned)
+        for w, a, share in ((4, 4, 0.6), (4, 8, 0.85), (8, 8, 1.0))
+    ]
+    conversions = [
+        Conversion(before=before, after=after, ms=0.002, ns_per_element=0.02 if before < after else 0.03)
+        for before, after in permutations([(4, 4), (4, 8), (8, 8)], 2)
+        if before[1] != after[1]
+    ]
+    known = {layer.name for layer in (*published.layers, *published.pinned)}
+    return (
+        replace(
+            published,
+            edges=tuple(
+                LayerEdge(producer=producer, consumer=consumer, elements=elements)
+                for producer, consumer, elements in edges
+                if producer in known and consumer in known
+            ),
+        ),
+        LatencyTable(
+            model="resnet50", device="made up", times=tuple(times), conversions=tuple(conversions), other_ms=0.1
+        ),
+    )
 
 
 def synthetic(num_layers: int, seed: int = 0) -> Indicators:

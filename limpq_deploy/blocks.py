@@ -103,9 +103,10 @@ def _single_blocks(
             if layer.name in importance.pairs:
                 value_LK[row, [pair not in importance.pairs[layer.name] for pair in pairs]] = np.inf
         cost_MLK = np.array([_costs(chunk, pairs, budget) for budget in budgets]).reshape(len(budgets), *value_LK.shape)
-        class_LK = np.array(
-            [[classes[one.name][pair] if one.name in classes else 0 for pair in pairs] for one in chunk]
-        )
+        class_LK = np.zeros(value_LK.shape, np.int64)
+        for row, layer in enumerate(chunk):
+            if layer.name in classes:
+                class_LK[row] = [classes[layer.name][pair] for pair in pairs]
         order_LK = np.lexsort((*cost_MLK[::-1], value_LK), axis=-1)
         value_LK = np.take_along_axis(value_LK, order_LK, axis=-1)
         cost_MLK = np.take_along_axis(cost_MLK, order_LK[None], axis=-1)
