@@ -15,6 +15,7 @@ from limpq_deploy.export.targets import TargetSpec
 
 LAYERS = ("Conv", "Gemm")
 QDQ = ("QuantizeLinear", "DequantizeLinear")
+ADD_RULE = "both inputs of an Add are quantized"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Finding:
 
 
 def onnxruntime_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
-    """One quantizer on each float tensor, and on both inputs of an Add."""
+    """One quantizer on each float tensor, on both inputs of an Add, and on all inputs of a Mul or Concat or on none."""
     producers = _producers(model)
     seen: dict[str, str] = {}
     for node in model.graph.node:
@@ -41,15 +42,19 @@ def onnxruntime_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator
                     consequence=f"it follows {first!r} on {node.input[0]!r}; that tensor's producer stays float",
                     remedy="quantize once and re-quantize from its DequantizeLinear",
                 )
-        if node.op_type == "Add":
-            for tensor in node.input:
-                if _op(producers.get(tensor)) != "DequantizeLinear":
-                    yield Finding(
-                        node=_name(node),
-                        rule="both inputs of an Add are quantized",
-                        consequence=f"input {tensor!r} is float, so this Add and the convolution before it stay float",
-                        remedy="put a quantizer on that input",
-                    )
+        if node.op_type in ("Add", "Mul", "Concat"):
+            bare = [tensor for tensor in node.input if _op(producers.get(tensor)) != "DequantizeLinear"]
+            if node.op_type != "Add" and len(bare) == len(node.input):
+                continue  # arithmetic on shapes, or a float part of the model
+            for tensor in bare:
+                yield Finding(
+                    node=_name(node),
+                    rule=ADD_RULE
+                    if node.op_type == "Add"
+                    else f"all inputs of a {node.op_type} are quantized, or none",
+                    consequence=f"input {tensor!r} is float, so this {node.op_type} and the layer before it stay float",
+                    remedy="put a quantizer on that input",
+                )
 
 
 def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:

@@ -39,6 +39,8 @@ class TinyNet:
         self.layers: dict[str, IntegerLayer] = {}
         self.acts: dict[str, QuantParams] = {}
         self.input = Tensor("images", 3)
+        self.dead = 0.0
+        """Share of channels whose gamma is 0."""
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         if name not in {tensor.name for tensor in self.initializers}:
@@ -56,6 +58,8 @@ class TinyNet:
         bits: int,
         *,
         signed: bool = False,
+        offset: bool = False,
+        bound: float | None = None,
         parent: str | None = None,
         spread: float = 3.0,
     ) -> Tensor:
@@ -66,9 +70,12 @@ class TinyNet:
         self.nodes.append(helper.make_node("Quantizer", [source.name], [output], domain="limpq", name=output))
         self.nodes[-1].attribute.append(helper.make_attribute("name", name))
         if name not in known:
-            self.quantizers.append(ActQuantizer(name=name, tensor=source.name, signed=signed, bits=bits, parent=parent))
+            quantizer = ActQuantizer(
+                name=name, tensor=source.name, signed=signed, bits=bits, parent=parent, offset=offset, bound=bound
+            )
+            self.quantizers.append(quantizer)
             if parent is None or bits < self.acts[parent].grid.bits:
-                grid = self.target.act_grid(bits, signed=signed)
+                grid = self.target.act_grid(bits, signed=signed, offset=offset)
                 scale = spread * (0.7 + 0.6 * self.random.random()) / grid.qmax
                 self.acts[name] = QuantParams(grid=grid, scale=(float(np.float32(scale)),))
         return Tensor(output, source.channels, name if name in self.acts else parent)
@@ -86,6 +93,8 @@ class TinyNet:
             var=self.random.uniform(0.5, 1.5, channels),
             eps=1e-5,
         )
+        if self.dead:
+            statistics.gamma[self.random.random(channels) < self.dead] = 0.0
         folded = fold(
             name=name,
             codes=codes,

@@ -174,3 +174,19 @@ def test_the_report_says_that_the_runtime_did_not_look_and_counts_the_file_as_wr
     assert "TensorRT is not available here" in (report.unavailable or "")
     assert (report.op_counts["Conv"], report.op_counts["Add"]) == (4, 2)
     assert report.float_compute == ()
+
+
+@pytest.mark.parametrize("op", ["Mul", "Concat"])
+def test_a_product_or_concatenation_is_quantized_on_all_inputs_or_on_none(tiny_net: Any, op: str) -> None:
+    net = tiny_net(5)
+    images = net.quantize(net.input, "images", 8, signed=True)
+    left = net.quantize(net.conv(images, "left", 8), "left.carrier", 8)
+    right = net.conv(images, "right", 8)
+    attributes = {"axis": 1} if op == "Concat" else {}
+    net.node(op, [left.name, right.name], "both", **attributes)
+    left.name = "both"
+    left.channels = 16 if op == "Concat" else 8
+    flat = net.flatten(net.quantize(net.mean(net.quantize(left, "both.carrier", 8), "pool"), "pool.out", 8), "flat")
+    (finding,) = static_findings(net.qdq(net.gemm(flat, "head", 10)), ONNXRUNTIME)
+    assert finding.rule == f"all inputs of a {op} are quantized, or none"
+    assert finding.consequence == f"input 'right_relu' is float, so this {op} and the layer before it stay float"
