@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.lint import lint  # noqa: E402
-from limpq_deploy.export.parity import compare_runtime  # noqa: E402
-from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
-from limpq_deploy.export.targets import ONNXRUNTIME  # noqa: E402
+from limpq_deploy.export.lint import lint
+from limpq_deploy.export.parity import compare_runtime
+from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.targets import ONNXRUNTIME
 
 STEPS = ("conv", "depthwise", "relu6", "add", "concat", "swish", "excite", "pool")
 
 
 class RandomNet:
-    """Grows a `TinyNet` step by step. Between steps there is one tensor of codes at 8 bits, `stream`; layers re-quantize
-    it at bits of their own."""
+    """Grows a `TinyNet` step by step. Between steps there is one tensor of codes at 8 bits, `stream`; layers
+    re-quantize it at bits of their own."""
 
     def __init__(self, tiny_net: Any, seed: int) -> None:
         self.net = tiny_net(seed)
