@@ -226,7 +226,7 @@ def authors_step(size: int, images: torch.Tensor, labels: torch.Tensor) -> Calla
 
 
 def authors_fake_quantize(
-    x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid, *, elements: int, overwrite: bool = False
+    x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid, *, elements: int, **_: bool
 ) -> torch.Tensor:
     """LSQ as `limpq.md` describes the authors' quantizer; elements are counted over the batch, ``elements`` unused."""
     result: torch.Tensor = _AuthorsLsq.apply(x, scale, grid.qmin, grid.qmax, 1 / (x.numel() * grid.qmax) ** 0.5)

@@ -34,9 +34,11 @@ class _LsqFunction(torch.autograd.Function):
         axis: int | None,
         damping: float,
         overwrite: bool,
+        gather: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, scale)
         ctx.settings = grid, axis, damping, overwrite
+        ctx.leaf = x if gather and x.is_leaf and x.requires_grad else None
         native = kernel() if _suits_kernel(x, scale) else None
         if native is not None:
             return native.forward(x, scale, grid, axis)
@@ -49,12 +51,17 @@ class _LsqFunction(torch.autograd.Function):
         grid, axis, damping, overwrite = ctx.settings
         native = kernel() if _suits_kernel(x, scale) and upstream.dtype == x.dtype else None
         if native is not None:
-            grad_x, grad_scale = native.backward(x, upstream, scale, grid, axis, overwrite=overwrite)
+            into = None if ctx.leaf is None else ctx.leaf.grad
+            if into is not None and into.stride() == x.stride():
+                _, grad_scale = native.backward(x, upstream, scale, grid, axis, overwrite=overwrite, into=into)
+                grad_x = None
+            else:
+                grad_x, grad_scale = native.backward(x, upstream, scale, grid, axis, overwrite=overwrite)
         else:
             grad_x, slope = _operation(_backward)(x, _along(scale, x, axis), upstream, grid.qmin, grid.qmax)
             others = [dim for dim in range(x.dim()) if dim != axis]
             grad_scale = slope.sum(others) if others else slope
-        return grad_x, grad_scale.mul_(damping), None, None, None, None
+        return grad_x, grad_scale.mul_(damping), None, None, None, None, None
 
 
 def fake_quantize(
@@ -65,6 +72,7 @@ def fake_quantize(
     elements: int,
     axis: int | None = None,
     overwrite: bool = False,
+    gather: bool = False,
 ) -> torch.Tensor:
     """Quantize and dequantize; gradients as in LSQ.
 
@@ -75,12 +83,13 @@ def fake_quantize(
 
     Half precision is quantized in float32, which is the result's type. The result lies in memory as ``x`` does, where
     that is without gaps. ``overwrite``: the caller is sure that nothing else reads the gradient of the result, and the
-    gradient of ``x`` may take its memory (a weight that one convolution reads).
+    gradient of ``x`` may take its memory (a weight that one convolution reads). ``gather``: where ``x`` is a parameter
+    that has a gradient already, this one may be added to it directly, unseen by autograd (and by hooks on ``x``).
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     damping = lsq_grad_scale(elements, grid.qmax)
-    found: torch.Tensor = _LsqFunction.apply(x, scale, grid, axis, damping, overwrite)
+    found: torch.Tensor = _LsqFunction.apply(x, scale, grid, axis, damping, overwrite, gather)
     return found
 
 

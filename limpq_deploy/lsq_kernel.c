@@ -17,9 +17,9 @@
         return c > qmax ? qmax : c;                                                                                    \
     }                                                                                                                  \
                                                                                                                        \
-    static inline REAL slope_##SUFFIX(REAL v, REAL upstream, REAL qmin, REAL qmax, REAL *grad) {                       \
+    static inline REAL slope_##SUFFIX(REAL v, REAL upstream, REAL qmin, REAL qmax, REAL *grad, int add) {              \
         REAL c = clip_##SUFFIX(v, qmin, qmax);                                                                         \
-        *grad = c == v ? upstream : (REAL)0;                                                                           \
+        *grad = (c == v ? upstream : (REAL)0) + (add ? *grad : (REAL)0);                                               \
         return upstream * (RINT(c) - (c == v ? v : (REAL)0));                                                          \
     }                                                                                                                  \
                                                                                                                        \
@@ -35,9 +35,9 @@
         }                                                                                                              \
     }                                                                                                                  \
                                                                                                                        \
-    /* grad may be upstream itself. */                                                                                 \
-    void backward_##SUFFIX(const REAL *x, const REAL *upstream, REAL *grad, double *sums, int64_t n, int64_t row,      \
-                           const REAL *scales, int64_t channels, REAL qmin, REAL qmax) {                               \
+    static inline void rows_##SUFFIX(const REAL *x, const REAL *upstream, REAL *grad, double *sums, int64_t n,         \
+                                     int64_t row, const REAL *scales, int64_t channels, REAL qmin, REAL qmax,          \
+                                     int add) {                                                                        \
         int64_t rows = (n + row - 1) / row;                                                                            \
         _Pragma("omp parallel for schedule(static) if (rows > FEW)")                                                   \
         for (int64_t r = 0; r < rows; r++) {                                                                           \
@@ -48,13 +48,22 @@
             int64_t i = r * row;                                                                                       \
             for (; i + LANES <= end; i += LANES)                                                                       \
                 for (int k = 0; k < LANES; k++)                                                                        \
-                    parts[k] += slope_##SUFFIX(x[i + k] / scale, upstream[i + k], qmin, qmax, grad + i + k);           \
+                    parts[k] += slope_##SUFFIX(x[i + k] / scale, upstream[i + k], qmin, qmax, grad + i + k, add);      \
             for (; i < end; i++)                                                                                       \
-                sum += slope_##SUFFIX(x[i] / scale, upstream[i], qmin, qmax, grad + i);                                \
+                sum += slope_##SUFFIX(x[i] / scale, upstream[i], qmin, qmax, grad + i, add);                           \
             for (int k = 0; k < LANES; k++)                                                                            \
                 sum += parts[k];                                                                                       \
             sums[r] = sum;                                                                                             \
         }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* grad may be upstream itself; add: it is added to what grad holds. */                                            \
+    void backward_##SUFFIX(const REAL *x, const REAL *upstream, REAL *grad, double *sums, int64_t n, int64_t row,      \
+                           const REAL *scales, int64_t channels, REAL qmin, REAL qmax, int add) {                      \
+        if (add)                                                                                                       \
+            rows_##SUFFIX(x, upstream, grad, sums, n, row, scales, channels, qmin, qmax, 1);                           \
+        else                                                                                                           \
+            rows_##SUFFIX(x, upstream, grad, sums, n, row, scales, channels, qmin, qmax, 0);                           \
     }
 
 DEFINE(float, f32, rintf)

@@ -68,12 +68,14 @@ class Kernel:
         axis: int | None,
         *,
         overwrite: bool,
+        into: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(d/dx, d/ds before its damping); ``overwrite``: d/dx may take the place of ``upstream``."""
+        """(d/dx, d/ds before its damping). ``overwrite``: d/dx may take the place of ``upstream``. ``into``: it is
+        added to this tensor, laid out as ``x``, which is returned."""
         x = dense(x, axis)
         if upstream.stride() != x.stride():
             upstream, overwrite = torch.empty_like(x).copy_(upstream), True
-        grad = upstream if overwrite else torch.empty_like(x)
+        grad = into if into is not None else upstream if overwrite else torch.empty_like(x)
         row, channels = _rows(x, axis)
         sums = torch.empty(-(-x.numel() // row), dtype=torch.float64)
         function = self.library.backward_f32 if x.dtype == torch.float32 else self.library.backward_f64
@@ -89,6 +91,7 @@ class Kernel:
             channels,
             float(grid.qmin),
             float(grid.qmax),
+            into is not None,
         )
         return grad, sums.view(-1, channels).sum(0).to(scale.dtype).view(scale.shape)
 
@@ -109,8 +112,9 @@ def _rows(x: torch.Tensor, axis: int | None) -> tuple[int, int]:
 
 @functools.cache
 def kernel() -> Kernel | None:
-    """The compiled operator, or None; LIMPQ_LSQ=eager leaves it out, and a log line at level DEBUG says why not."""
-    if os.environ.get("LIMPQ_LSQ") == "eager":
+    """The compiled operator, or None; a log line at level DEBUG says why not. LIMPQ_LSQ=eager or =compiled leaves it
+    out, for torch's operations one by one or fused by torch.compile."""
+    if os.environ.get("LIMPQ_LSQ") in ("eager", "compiled"):
         return None
     try:
         return load_kernel(cache_folder())
@@ -184,7 +188,7 @@ def _declared(library: Any) -> Any:
     for suffix, real in (("f32", ctypes.c_float), ("f64", ctypes.c_double)):
         forward, backward = library[f"forward_{suffix}"], library[f"backward_{suffix}"]
         forward.argtypes = [pointer, pointer, integer, integer, pointer, integer, real, real]
-        backward.argtypes = [pointer] * 4 + [integer, integer, pointer, integer, real, real]
+        backward.argtypes = [pointer] * 4 + [integer, integer, pointer, integer, real, real, ctypes.c_int]
         forward.restype = backward.restype = None
         setattr(library, f"forward_{suffix}", forward)
         setattr(library, f"backward_{suffix}", backward)
@@ -198,8 +202,10 @@ def _computes(found: Kernel) -> bool:
     grad, slope = found.backward(x, torch.ones_like(x), scale, grid, None, overwrite=False)
     expected = torch.tensor([-2.0, -2.0, -1.5, 0.0, 1.0, 1.5, 1.5, 1.5]).repeat(5)
     inside = torch.tensor([0.0, 1, 1, 1, 1, 1, 0, 0]).repeat(5)
+    again, _ = found.backward(x, torch.ones_like(x), scale, grid, None, overwrite=False, into=torch.ones_like(x))
     return (
         torch.equal(found.forward(x, scale, grid, None), expected)
         and torch.equal(grad, inside)
+        and torch.equal(again, inside + 1)
         and abs(slope.item() - 5 * (-4 - 0.4 - 0.5 + 0.5 + 3 + 3)) < 1e-4
     )

@@ -53,6 +53,7 @@ class QuantLayer(nn.Module):
         self.bits = bits
         self.scales = LearnedScales(grids)
         self.active: int | None = None
+        self.gathers_gradients = False
         self.apply_weight = _application(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,7 +62,9 @@ class QuantLayer(nn.Module):
         index = self.bits.index(self.active)
         grid = self.scales.grids[index]
         scale, elements = self.scales.scale(index), self.weight.numel()
-        weight = fake_quantize(self.weight, scale, grid, elements=elements, overwrite=True)
+        weight = fake_quantize(
+            self.weight, scale, grid, elements=elements, overwrite=True, gather=self.gathers_gradients
+        )
         return self.apply_weight(x, weight, self.bias)
 
     def active_scale(self) -> float:
@@ -146,18 +149,22 @@ class QuantizedModel(nn.Module):
     @contextlib.contextmanager
     def passes_over_one_batch(self) -> Iterator[None]:
         """Within it every forward pass is over one batch (the same tensor), and what no bit-width changes is computed
-        once for all of them (see `common_part`); gradients are complete when it ends."""
+        once for all of them (see `common_part`); gradients are complete when it ends. Those of weights may be added up
+        unseen by autograd, in one pass over memory less."""
         if self._common is None:
             self._common = common_part(self.graph, _switches)
-        if self._common is None:
-            yield
-            return
-        self._once = self._common.once()
+        layers = [self.quant_layer(layer.name) for layer in self.placement.layers]
+        self._once = None if self._common is None else self._common.once()
         try:
+            for layer in layers:
+                layer.gathers_gradients = True
             yield
-            self._once.backward()
+            if self._once is not None:
+                self._once.backward()
         finally:
             self._once = None
+            for layer in layers:
+                layer.gathers_gradients = False
 
     def quant_layer(self, name: str) -> QuantLayer:
         module = self.graph.get_submodule(name)

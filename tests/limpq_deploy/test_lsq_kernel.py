@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from limpq_deploy import fake_quant
 from limpq_deploy.calibration.grid import QuantGrid
@@ -94,6 +95,22 @@ def test_the_gradient_takes_the_place_of_the_upstream_one_only_where_that_is_all
     over, _ = compiled.backward(x, upstream, torch.tensor(0.3), GRID, None, overwrite=True)
     assert over is upstream
     assert torch.equal(over, grad)
+
+
+@pytest.mark.parametrize("found", ["compiled", "eager"])
+def test_a_gathered_gradient_is_the_sum_over_passes(compiled: Kernel, found: str) -> None:
+    x = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for gather in (False, True):
+        weight = nn.Parameter(x.clone())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fake_quant, "kernel", lambda: compiled if found == "compiled" else None)
+            for scale in (0.1, 0.3, 0.5):
+                out = fake_quantize(weight, torch.tensor(scale), GRID, elements=50, overwrite=True, gather=gather)
+                (out * x).sum().backward()
+        assert weight.grad is not None
+        grads.append(weight.grad)
+    assert torch.equal(*grads)
 
 
 def test_a_tensor_with_gaps_and_an_expanded_gradient_are_handled(compiled: Kernel) -> None:
