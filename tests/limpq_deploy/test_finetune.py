@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.datasets import DataSet
+from limpq_deploy.calibration.datasets import DataSet, Split
+from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
 from limpq_deploy.export.placement import Placement
@@ -118,6 +119,65 @@ def test_the_record_says_what_was_done(tiny: Tiny, few_digits: DataSet) -> None:
     assert (record.model, record.target, record.seed, record.float_top1) == ("tiny", "onnxruntime", 0, FLOAT_TOP1)
     assert record.epochs == pytest.approx(3 * 32 / 256)
     assert record.pairs() == POLICY
+
+
+def test_the_float_model_teaches_without_labels(tiny: Tiny, few_digits: DataSet) -> None:
+    """With the whole loss from the teacher, wrong labels change nothing; without a teacher there is a sentence."""
+    split = few_digits.split("train")
+    wrong = Split(
+        labels=(split.labels + 1) % 10,
+        read=lambda index: split._read(index),
+        preprocess=split.preprocess,
+    )
+    mislabelled = DataSet(
+        name="wrong",
+        classes=few_digits.classes,
+        splits={**few_digits.splits, "train": wrong},
+        fingerprint="wrong",
+        augment=few_digits.augment,
+    )
+    teacher = tiny[0].graph_module
+    states = []
+    for data in (few_digits, mislabelled):
+        model = start(tiny, few_digits)
+        settings = dataclasses.replace(SHORT, distill=1.0, temperature=2.0)
+        finetune(model, POLICY, data, settings=settings, seed=0, float_top1=FLOAT_TOP1, teacher=teacher)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    with pytest.raises(SettingError, match="distill is 1 and there is no float model to learn from"):
+        tuned(tiny, few_digits, distill=1.0)
+
+
+def test_a_teacher_stays_as_it_was(tiny: Tiny, few_digits: DataSet) -> None:
+    teacher = tiny[0].graph_module
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    model, settings = start(tiny, few_digits), dataclasses.replace(SHORT, distill=0.5, steps=3)
+    finetune(model, POLICY, few_digits, settings=settings, seed=0, float_top1=FLOAT_TOP1, teacher=teacher)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_with_an_average_what_is_kept_is_the_average_and_its_own_statistics(tiny: Tiny, few_digits: DataSet) -> None:
+    plain, averaged = tuned(tiny, few_digits), tuned(tiny, few_digits, ema=0.5)
+    first = start(tiny, few_digits).quant_layer("conv2").weight
+    moved = [(model.quant_layer("conv2").weight - first).norm().item() for _, model in (plain, averaged)]
+    assert plain[0].chosen_step == averaged[0].chosen_step == 9
+    assert 0 < moved[1] < moved[0]  # an average lags behind
+    assert top1(averaged[1], few_digits.split("val")) == averaged[0].top1.val
+
+
+def test_the_record_says_when_the_float_weights_may_have_seen_the_validation_images(
+    tiny: Tiny, few_digits: DataSet
+) -> None:
+    held_out = dataclasses.replace(few_digits, val_held_out=True)
+    settings = dataclasses.replace(SHORT, steps=3)
+    seen = [
+        finetune(
+            start(tiny, data), POLICY, data, settings=settings, seed=0, float_top1=FLOAT_TOP1, foreign_weights=foreign
+        ).val_may_be_seen
+        for data, foreign in ((held_out, True), (held_out, False), (few_digits, True))
+    ]
+    assert seen == [True, False, False]
 
 
 def test_candidates_are_evenly_spaced_and_end_with_the_last_step() -> None:

@@ -100,6 +100,7 @@ SAMPLES: dict[str, Any] = {
     "inplace_distill": True,
     "stop_early": True,
 }
+RECIPES = (float_recipe, joint_recipe, finetune_recipe)
 RUNNING = {"workers", "log", "tensorboard", "checkpoint_minutes", "checkpoint_steps"}
 """Keys that change how a training runs, not what comes of it."""
 
@@ -107,6 +108,4 @@ RUNNING = {"workers", "log", "tensorboard", "checkpoint_minutes", "checkpoint_st
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Training) if field.name not in RUNNING])
 def test_a_key_of_the_section_has_an_effect(name: str) -> None:
     said = Training(**{name: SAMPLES.get(name, 7 if name.endswith("_steps") else 0.3)})
-    assert any(
-        recipe(said, 6400) != recipe(Training(), 6400) for recipe in (float_recipe, joint_recipe, finetune_recipe)
-    )
+    assert any(recipe(said, 6400) != recipe(Training(), 6400) for recipe in RECIPES)
