@@ -8,10 +8,12 @@ import pytest
 from limpq_deploy.act_costs import ActMemory
 from limpq_deploy.build import run_build
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.calibration.records import load_record
+from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.config import Config, Training
-from limpq_deploy.costs import total_cost
+from limpq_deploy.costs import handovers_of, total_cost
+from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.latency_cost import latency_budget
 from limpq_deploy.pipeline import Passed
 from limpq_deploy.policy import Policy
 from limpq_deploy.stages.choose import Comparison
@@ -29,15 +31,30 @@ CONFIG = Config(
 )
 
 
+def latency_table() -> LatencyTable:
+    """0.2 ms at 8 bits, half of it at 4; 0.05 ms for a change of precision between any two neighbours."""
+    blocks = ("layer1", "layer2", "layer3")
+    names = ["conv1", *(f"{block}.conv{number}" for block in blocks for number in (1, 2)), "linear"]
+    names += [f"{block}.downsample.0" for block in blocks[1:]]
+    times = [
+        PartTime(layers=(name,), weight_bits=bits, act_bits=bits, ms=bits / 40) for name in names for bits in (4, 8)
+    ]
+    changes = [Conversion(before=(one, one), after=(12 - one, 12 - one), ms=0.05) for one in (4, 8)]
+    return LatencyTable(model="resnet8", device="made up", times=tuple(times), conversions=tuple(changes))
+
+
 def silent(passed: Passed) -> None:
     """Nothing to see here."""
 
 
 def test_a_build_learns_sizes_and_moments_and_keeps_what_it_was_told(tmp_path: Path) -> None:
-    out = tmp_path / "build"
-    run_build(replace(CONFIG, out=out), until="search", say=silent)
+    out, times = tmp_path / "build", tmp_path / "times.json"
+    table = latency_table()
+    write_record(table, times)
+    run_build(replace(CONFIG, out=out, latency_table=times, max_latency_ms=2.1), until="search", say=silent)
     indicators = load_record(Indicators, out / "indicators.json")
     assert all(layer.act_elements for layer in indicators.layers)
+    assert {layer.kind for layer in indicators.layers} == {"conv"}
     policy = load_record(Policy, out / "policy.json")
     assert policy.solver is not None
     assert policy.solver.name.startswith("CBC")
@@ -49,6 +66,13 @@ def test_a_build_learns_sizes_and_moments_and_keeps_what_it_was_told(tmp_path: P
     assert pairs["layer1.conv1"] == pairs["layer1.conv2"]
     assert min(pairs["layer1.conv1"]) >= 4
     assert pairs["layer3.conv2"][1] == 8
+    latency = latency_budget(indicators, table, 2.1).cost
+    (used,) = (cost.used for cost in policy.costs if cost.name == "latency")
+    assert used == total_cost(latency, indicators, pairs) <= 2_100_000
+    assert len(handovers_of(latency)) == sum(
+        not {edge.producer, edge.consumer} & {layer.name for layer in indicators.pinned}
+        for edge in indicators.edges or ()
+    )
     weights = {layer.name: layer.num_weights for layer in indicators.layers}
     assert sum(weights[name] * pair[0] for name, pair in pairs.items()) <= 6 * sum(weights.values())
     assert indicators.moments is not None
