@@ -77,13 +77,14 @@ def test_a_model_is_measured_in_the_layout_in_which_it_is_used(tiny_model: nn.Mo
 
 
 def test_accumulating_gives_the_gradients_of_the_whole_batch(few_digits: DataSet) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    linear = nn.Linear(256, 10)
+    model = nn.Sequential(nn.Flatten(), linear)
     first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weights = []
     for parts in (1, 3):  # 32 images in parts of 11, 11 and 10
         model.load_state_dict(first)
         train(model, few_digits.split("train"), dataclasses.replace(SHORT, accumulate=parts), seed=0)
-        weights.append(model[1].weight.detach().clone())
+        weights.append(linear.weight.detach().clone())
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-5, atol=1e-7)
     assert not torch.equal(weights[0], first["1.weight"])
 
