@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from limpq_deploy.options import FILE, budget_options, json_option, take_recipe, take_restrictions
+from limpq_deploy.options import FILE, SOLVERS, budget_options, json_option, take_recipe, take_restrictions
 
 
 @click.command(short_help="Policies for many budgets, each certified.")
@@ -14,6 +14,7 @@ from limpq_deploy.options import FILE, budget_options, json_option, take_recipe,
 @click.option("--gbitops", metavar="LO:HI:N", help="N budgets from LO to HI G BitOps, all layers.")
 @click.option("--all", "supported", is_flag=True, help="Every policy that is best at some price of BitOps instead.")
 @click.option("--gap", type=click.FloatRange(0, 1), default=0.0, help="Accept policies certified this close.")
+@click.option("--solver", type=click.Choice(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: front.json]")
 @click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
 @budget_options
@@ -23,6 +24,7 @@ def sweep(
     gbitops: str | None,
     supported: bool,
     gap: float,
+    solver: Any,
     output: Path | None,
     picture: Path | None,
     as_json: bool,
@@ -60,6 +62,8 @@ def sweep(
     limited = any(value is not None for value in options.values())
     if supported and (gbitops is not None or limited):
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
+    if supported and solver is not None:
+        raise SettingError("--all reads its points off the layers' own hulls and asks no solver; leave --solver away")
     if gbitops is None and not supported:
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
     budgets = budgets_from_options(found, **options) if limited else ()
@@ -67,7 +71,7 @@ def sweep(
         front = supported_front(found, **settings)
     else:
         with progress("budgets") as report:
-            solve = PolicySearch(gap=gap)
+            solve = PolicySearch(solver=solver or "auto", gap=gap)
             front = front_of(found, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
     file = output or Path("front.json")
     write_record(front, file)

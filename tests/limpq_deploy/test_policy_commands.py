@@ -51,6 +51,18 @@ def test_all_supported_points_need_no_budgets_and_admit_none(tmp_path: Path) -> 
     refused = run("sweep", INDICATORS, "--all", "--max-mib", "5", "-o", tmp_path / "other.json")
     assert refused.exit_code == 1
     assert run("sweep", INDICATORS).exit_code == 1
+    solved = run("sweep", INDICATORS, "--all", "--solver", "cbc", "-o", tmp_path / "other.json")
+    assert solved.exit_code == 1
+    assert "asks no solver" in solved.output
+
+
+def test_a_sweep_names_the_solver_that_it_was_told_to_ask(tmp_path: Path) -> None:
+    front = tmp_path / "front.json"
+    found = run("sweep", INDICATORS, "--gbitops", "40:50:2", "--solver", "cbc", "-o", front)
+    assert found.exit_code == 0, found.output
+    points = json.loads(front.read_text())["points"]
+    assert all(point["solver"]["name"].startswith("CBC") for point in points)
+    assert all(point["solver"]["status"] == "optimal" for point in points)
 
 
 @pytest.mark.parametrize("option", [("--like", "w4a4"), ("--max-gbitops", "30")])
