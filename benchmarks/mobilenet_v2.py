@@ -1,0 +1,99 @@
+"""MobileNetV2 on the shared ImageNet sample: indicators of depthwise and pointwise layers, W8A8 and mixed bits, parity.
+
+Needs the shared data (LIMPQ_SHARED, or ../shared beside the checkout). Images: `test` is ilsvrc_val-dev (650 images of
+469 classes), `val` imagenette_val (600 of 10), 227x227, centre crop. Training images are imagenette_train (1,500 of 10
+classes), so labels play no part: fine-tuning learns from the logits of the float model, and BatchNorm statistics stay.
+The joint training is short, on smaller images, with weights frozen. Accuracies are those of the exported files on ONNX
+Runtime.
+
+Keys: ``float``; ``models``: name, gbitops (224 px, all layers), fine-tuning steps, top-1 on both splits.
+``indicators``: by bit-width the medians of learned weight and activation scales of depthwise and pointwise layers, and
+of the paper's first weight scales where channels are not equalised; their ratios; how many depthwise layers have a
+larger weight scale than the median pointwise one. ``parity``: integer reference against ONNX Runtime code by code, and
+the trained model layer by layer. ``reference``: top-1 of the integer reference on `test`, and images that the exported
+file and another execution put into different classes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mobilenet_v2_bench import Bench, Extent
+
+from limpq_deploy.costs import BitOps, like_budget, total_cost
+from limpq_deploy.joint import uniform
+from limpq_deploy.search import search_policy
+
+FULL = Extent(joint_steps=40, joint_batch=8, size=96, steps=24, batch=16, images=None, parity=16)
+QUICK = Extent(joint_steps=4, joint_batch=8, size=64, steps=2, batch=8, images=100, parity=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few steps and images, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument(
+        "--like", default="w6a6", help="budget of the mixed policy and its uniform rival (default: w6a6)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("limpq-build-mobilenet-v2"), help="images and files")
+    options = parser.parse_args()
+    result = measure(QUICK if options.quick else FULL, options.like, options.out)
+    result |= {"quick": options.quick, "python": platform.python_version(), "machine": platform.machine()}
+    result |= {"cpus": os.cpu_count(), "load": os.getloadavg()}
+    print(json.dumps(result) if options.json else json.dumps(result, indent=1))
+
+
+def measure(extent: Extent, like: str, out: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    images, classes, weights = prepare(out)
+    bench = Bench(extent, images, classes, weights, out)
+    say("indicators", started)
+    indicators = bench.indicators()
+    result: dict[str, Any] = {"indicators": bench.contrast(indicators), "models": []}
+    result["float"] = bench.accuracies(bench.float_file)
+    weight, act = (int(part) for part in like[1:].split("a"))
+    policy = search_policy(indicators, [like_budget(indicators, weight, act)]).pairs()
+    eight, same = uniform(bench.placement, 8), {layer.name: (weight, act) for layer in bench.placement.searched}
+    for name, pairs, steps in (
+        ("w8a8 without training", eight, 0),
+        ("w8a8", eight, extent.steps),
+        (f"mixed within {like}", policy, extent.steps),
+        (f"uniform {like}", same, extent.steps),
+    ):
+        say(name, started)
+        model = bench.trained(pairs, steps)
+        path = bench.export(name, model, pairs)
+        result["models"].append(
+            {"name": name, "gbitops": total_cost(BitOps(pinned=True), indicators, pairs) / 1e9, "steps": steps}
+            | bench.accuracies(path)
+        )
+        if name == "w8a8":
+            say("parity", started)
+            result |= bench.parity(path, model, pairs)
+    return result | {"like": like, "seconds": round(time.perf_counter() - started)}
+
+
+def say(what: str, started: float) -> None:
+    print(f"{time.perf_counter() - started:6.0f} s  {what}", file=sys.stderr, flush=True)
+
+
+def prepare(out: Path) -> tuple[Path, Path, Path]:
+    """Unpack the images once; returns their folder, the class list and the weights file."""
+    shared = Path(os.environ.get("LIMPQ_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    script = shared / "data" / "unpack.py"
+    if not script.is_file():
+        sys.exit(f"no shared data: set LIMPQ_SHARED to its folder ({script} does not exist)")
+    images = out / "images"
+    subprocess.run([sys.executable, script, "imagenet", images], check=True, stdout=sys.stderr)
+    data = shared / "data"
+    return images, data / "imagenet" / "wnids.json", data / "weights" / "mobilenet_v2-imagenet.safetensors"
+
+
+if __name__ == "__main__":
+    main()
