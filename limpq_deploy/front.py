@@ -28,13 +28,23 @@ class Solve(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PointPreview:
+    """Accuracy without fine-tuning: ``top1`` in percent and mean cross-entropy ``loss`` on held-out training images."""
+
+    top1: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FrontPoint:
     """The best policy known within ``gbitops_limit`` (1 G = 1e9, pinned layers included). ``solver``: as in the policy;
-    its bound holds for every policy within the limit."""
+    its bound holds for every policy within the limit. ``preview``: where it was asked for, on a build's joint network.
+    """
 
     gbitops_limit: float
     policy: Policy
     solver: SolverResult
+    preview: PointPreview | None = None
 
     @property
     def bitops(self) -> int:

@@ -1,12 +1,13 @@
 """Commands around the search: fronts, differences, tables, the authors' indicators. Thin; heavy imports inside."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from limpq_deploy.options import FILE, SOLVERS, budget_options, json_option, take_recipe, take_restrictions
+from limpq_deploy.options import FILE, MEASURES, SOLVERS, budget_options, json_option, take_recipe, take_restrictions
 
 
 @click.command(short_help="Policies for many budgets, each certified.")
@@ -17,6 +18,13 @@ from limpq_deploy.options import FILE, SOLVERS, budget_options, json_option, tak
 @click.option("--solver", type=click.Choice(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: front.json]")
 @click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
+@click.option(
+    "--preview",
+    "build",
+    type=FILE,
+    metavar="DIR",
+    help="Add each policy's accuracy on this build's joint network, without fine-tuning (needs torch).",
+)
 @budget_options
 @json_option
 def sweep(
@@ -27,6 +35,7 @@ def sweep(
     solver: Any,
     output: Path | None,
     picture: Path | None,
+    build: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -73,6 +82,11 @@ def sweep(
         with progress("budgets") as report:
             solve = PolicySearch(solver=solver or "auto", gap=gap)
             front = front_of(found, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
+    if build is not None:
+        from limpq_deploy.stages.previewer import open_previewer, with_previews
+
+        with progress("previews") as report:
+            front = with_previews(front, open_previewer(build, carried), report)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
@@ -93,24 +107,39 @@ def sweep(
 @click.argument("first", metavar="POLICY", type=FILE)
 @click.argument("second", metavar="POLICY", type=FILE)
 @click.option("--indicators", "indicators_file", type=FILE, metavar="FILE", help="Adds BitOps, sizes and objectives.")
+@click.option(
+    "--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: the policies' own]"
+)
 @click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: the policies' own]")
 @json_option
-def diff(first: Path, second: Path, indicators_file: Path | None, alpha: float | None, as_json: bool) -> None:
+def diff(
+    first: Path,
+    second: Path,
+    indicators_file: Path | None,
+    importance: str | None,
+    alpha: float | None,
+    as_json: bool,
+) -> None:
     """Layers whose bits differ between two policies, and what that changes in all.
 
     \b
     limpq-deploy diff policy-a.json policy-b.json --indicators indicators.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict
+    from limpq_deploy.importance.names import SCALE, read_by
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.policy import Policy
     from limpq_deploy.policy_diff import diff_policies
     from limpq_deploy.search_tables import diff_table
 
+    policies = load_record(Policy, first), load_record(Policy, second)
+    indicators = load_record(Indicators, indicators_file) if indicators_file else None
+    if indicators is not None:
+        own = {policy.importance or SCALE for policy in policies}
+        indicators = read_by(indicators, importance or (own.pop() if len(own) == 1 else SCALE))
     found = diff_policies(
-        load_record(Policy, first),
-        load_record(Policy, second),
-        indicators=load_record(Indicators, indicators_file) if indicators_file else None,
+        *policies,
+        indicators=indicators,
         alpha=alpha,
         names=(str(first), str(second)),
     )
@@ -121,9 +150,17 @@ def diff(first: Path, second: Path, indicators_file: Path | None, alpha: float |
 @click.argument("source", metavar="FILE", type=FILE)
 @click.option("--indicators", "indicators_file", type=FILE, required=True, metavar="FILE", help="Layers and costs.")
 @click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="Table (.csv, .json) or policy (.json).")
-@click.option("--alpha", type=float, default=2.0, show_default=True, help="Weight of weight indicators.")
+@click.option("--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: as search]")
+@click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2 for scale, else 1]")
 @json_option
-def table(source: Path, indicators_file: Path, output: Path, alpha: float, as_json: bool) -> None:
+def table(
+    source: Path,
+    indicators_file: Path,
+    output: Path,
+    importance: str | None,
+    alpha: float | None,
+    as_json: bool,
+) -> None:
     """Write a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
 
     A table is checked against the indicators: every searched layer once; its costs are counted again. Bits need not be
@@ -134,6 +171,8 @@ def table(source: Path, indicators_file: Path, output: Path, alpha: float, as_js
     limpq-deploy table policy.csv --indicators indicators.json -o policy.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.candidates import one_recipe
+    from limpq_deploy.importance.names import read_by
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.interchange.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
     from limpq_deploy.policy import Policy
@@ -142,7 +181,10 @@ def table(source: Path, indicators_file: Path, output: Path, alpha: float, as_js
     indicators = load_record(Indicators, indicators_file)
     written: Any
     if source.suffix.lower() == ".csv" or _format_of(source) != "limpq.policy/1":
-        written = policy_from_table(load_layer_table(source), indicators, alpha=alpha, origin=str(source))
+        recipe = one_recipe(indicators, importance=importance, alpha=alpha)
+        read = read_by(indicators, recipe.importance)
+        written = policy_from_table(load_layer_table(source), read, alpha=recipe.alpha, origin=str(source))
+        written = replace(written, importance=recipe.importance)
         write_record(written, output)
         notes = source_notes(written.source)
     else:

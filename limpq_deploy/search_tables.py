@@ -45,11 +45,14 @@ def front_table(front: Front) -> str:
             f"{point.solver.gap:.1e}",
             point.solver.status,
             f"{1000 * point.solver.seconds:.0f} ms",
+            *((f"{point.preview.top1:.2f} %", f"{point.preview.loss:.4f}") if point.preview is not None else ()),
         )
         for point in front.points
     ]
-    header = ("limit, G BitOps", "used", "objective", "proven bound", "gap", "status", "time")
-    lines = [table(header, rows, right=(0, 1, 2, 3, 4, 6))] if rows else ["no budget is met by any policy"]
+    header: tuple[str, ...] = ("limit, G BitOps", "used", "objective", "proven bound", "gap", "status", "time")
+    if any(point.preview is not None for point in front.points):
+        header += ("preview", "loss")
+    lines = [table(header, rows, right=(0, 1, 2, 3, 4, 6, 7, 8))] if rows else ["no budget is met by any policy"]
     if front.dominated:
         limits = ", ".join(f"{budget.gbitops_limit:g}" for budget in front.dominated)
         lines.append(wrapped(f"no better than a smaller budget: {limits}"))

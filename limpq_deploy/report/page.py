@@ -11,6 +11,7 @@ from markupsafe import Markup
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.report import figures
 from limpq_deploy.report.accuracy import accuracy_section
+from limpq_deploy.report.candidates import candidates_section
 from limpq_deploy.report.costs import costs_section, model_name, ratio_text
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.latency import latency_section, threads_text
@@ -39,6 +40,7 @@ def render_report(inputs: ReportInputs) -> str:
             accuracy=accuracy_section(inputs),
             costs=costs_section(inputs),
             layers=layers_section(inputs),
+            candidates=candidates_section(inputs),
             scales=scales_section(inputs),
             latency=latency_section(inputs),
             parity=parity_section(inputs),

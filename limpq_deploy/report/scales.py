@@ -7,6 +7,7 @@ from statistics import median
 
 from markupsafe import Markup
 
+from limpq_deploy.importance.names import SCALE
 from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
@@ -103,7 +104,8 @@ def scales_section(inputs: ReportInputs) -> ScalesSection | None:
             text=lambda value: f"moved {percent(value, 1)}",
             label="How far each scale moved from its first value, by layer and bit-width.",
         )
-    report = inputs.policy.outliers
+    by_scale = inputs.policy.importance in (None, SCALE)
+    report = inputs.policy.outliers if by_scale else None  # of another measure's numbers otherwise
     return ScalesSection(
         bits=indicators.bits,
         learned=learned,

@@ -9,10 +9,12 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import load_config
 from limpq_deploy.export.placement import BitPair
+from limpq_deploy.front import Front, PointPreview
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.objective import check_covers, check_ties
 from limpq_deploy.preview import Preview, preview
+from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantizedModel, joint_model
 from limpq_deploy.stages.files import CONFIG, FLOAT, INDICATORS, JOINT
 from limpq_deploy.subject import Subject
@@ -58,6 +60,21 @@ def open_previewer(folder: Path, indicators: Indicators | None = None) -> Previe
                 f"the indicators are not those of {folder}; give {folder / INDICATORS}, or the build that made them"
             )
     return Previewer(subject, folder)
+
+
+def with_previews(front: Front, look: Previewer, report: Report = silent) -> Front:
+    """A front whose points carry their previews; previews of equal policies are made once."""
+    seen: dict[tuple[tuple[str, BitPair], ...], PointPreview] = {}
+    points = []
+    for number, point in enumerate(front.points):
+        report(number, len(front.points), f"{point.gbitops_limit:g} G BitOps")
+        pairs = point.policy.pairs()
+        key = tuple(pairs.items())
+        if key not in seen:
+            found = look(pairs)
+            seen[key] = PointPreview(top1=found.top1, loss=found.loss)
+        points.append(replace(point, preview=seen[key]))
+    return replace(front, points=tuple(points))
 
 
 def load_joint(subject: Subject, traced: TracedModel, folder: Path) -> QuantizedModel:
