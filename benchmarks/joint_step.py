@@ -45,6 +45,7 @@ from limpq_deploy.placement import place
 from limpq_deploy.quantized import QuantizedModel, joint_model
 from limpq_deploy.settings import JointSettings
 from limpq_deploy.training.loop import _Training  # a step by itself: `train` takes them all
+from limpq_deploy.training.memory import freed_memory_kept
 
 BITS = (2, 3, 4, 5, 6)
 BATCH = 16
@@ -74,7 +75,8 @@ def main() -> None:
 
 def measure(*, sizes: list[int], rounds: int) -> dict[str, Any]:
     load = [os.getloadavg()[0]]
-    measured = {str(size): ratios(race(size, rounds)) for size in sizes}
+    with freed_memory_kept():  # as in a training; for all variants
+        measured = {str(size): ratios(race(size, rounds)) for size in sizes}
     memory = {kind: in_own_process(kind) for kind in ("fp32", "joint", "authors")}
     first = measured["64"]
     return {
@@ -275,8 +277,9 @@ def peak_bytes(kind: str) -> int:
     else:
         step = authors_step(64, images, labels)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    for _ in range(3):
-        step()
+    with freed_memory_kept():
+        for _ in range(3):
+            step()
     return resident("VmHWM") - before
 
 

@@ -26,6 +26,7 @@ from limpq_deploy.training.batches import Batch, StepBatches
 from limpq_deploy.training.device import autocast, channels_last, on_device, require_precision
 from limpq_deploy.training.execution import ALONE, Execution
 from limpq_deploy.training.interruption import Interruption
+from limpq_deploy.training.memory import freed_memory_kept
 from limpq_deploy.training.optimizers import Optimizers
 from limpq_deploy.training.resume import ModuleState, OptimizerState, Saver, ScalerState
 from limpq_deploy.training.state import Stateful
@@ -76,6 +77,8 @@ def train(
     require_precision(settings.precision)
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(on_device(model))
+        if device.type == "cpu":
+            stack.enter_context(freed_memory_kept())
         stack.enter_context(channels_last(model, settings.channels_last))
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         interruption = stack.enter_context(Interruption()) if execution.checkpoint is not None else None
