@@ -1,4 +1,4 @@
-"""The LSQ operator on a CPU as compiled C: one pass over memory where torch's operations need five and eleven.
+"""The LSQ operator on a CPU as compiled C: one pass over memory where torch needs four forward and nine back.
 
 `kernel` compiles ``lsq_kernel.c`` once with the machine's C compiler (half a second), keeps the library in the cache
 folder, and gives None where that is not possible; the operator then computes the same with torch's own operations.
