@@ -164,7 +164,12 @@ def _quantized_addends(addends: list[fx.Node], traced: TracedModel, target: Targ
         return addends
     if target.add_inputs == "none":
         return []
-    identities = [tensor for tensor in addends if traced.kinds[tensor.name] not in ("layer", "batchnorm")]
+    sources = _behind_identities(addends, traced)
+    identities = [
+        tensor
+        for tensor, source in zip(addends, sources, strict=True)
+        if traced.kinds[source.name] not in ("layer", "batchnorm")
+    ]
     return identities[:1] or addends[1:]
 
 

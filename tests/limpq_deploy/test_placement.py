@@ -10,6 +10,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.placement import ActQuantizer, Placement
 from limpq_deploy.export.targets import ONNXRUNTIME, REFERENCE, TARGETS, TENSORRT, TargetSpec
 from limpq_deploy.layers import trace
+from limpq_deploy.models.torchvision import import_torchvision
 from limpq_deploy.placement import place, with_quantizers
 
 
@@ -310,3 +311,23 @@ def test_one_activation_width_replaces_the_choice_and_nothing_else(target: Targe
         assert after == (replace(before, bits=6) if before.bits is None else before)
     policy = {layer.name: (2, 6) for layer in fixed.searched}
     assert fixed.act_grids(policy)[fixed.layer("b").input].bits == 6
+
+
+def test_a_branch_that_training_drops_at_random_is_no_identity_for_tensorrt() -> None:
+    """EfficientNet's ``stochastic_depth(conv(x)) + x``: the quantizer stands on x."""
+    torchvision = import_torchvision()
+
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())
+            self.branch = nn.Conv2d(2, 2, 3, padding=1)
+            self.drop = torchvision.ops.StochasticDepth(0.2, "row")
+            self.linear = nn.Linear(2, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.linear((self.drop(self.branch(x)) + x).mean((2, 3)))
+
+    placement = place(trace(Dropped().eval(), (1, 8, 8)), TENSORRT, model="dropped")
+    assert [quantizer.tensor for quantizer in placement.quantizers if not quantizer.layers] == ["stem_1"]
