@@ -7,7 +7,7 @@ from limpq_deploy.indicators import Indicators
 from limpq_deploy.outliers import OutlierReport
 from limpq_deploy.solver.program import Program
 from limpq_deploy.solver.solvers import solve_by
-from limpq_deploy.solver.splits import with_row_as_objective
+from limpq_deploy.solver.splits import least_in_row
 
 
 def unreachable(
@@ -47,17 +47,24 @@ def conflict(program: Program, indicators: Indicators, budgets: Sequence[Budget]
 
 def smallest_beside(program: Program, row: int) -> int | None:
     """The least cost in one row among the policies that keep the other rows; None where none is found."""
-    choice = solve_by(with_row_as_objective(program, row), "auto").solution.choice
-    return None if choice is None else program.costs(choice)[row]
+    return _smallest(program, row, [other for other in range(program.rows) if other != row])
 
 
 def smallest_alone(program: Program, row: int) -> int:
     """The least cost in one row that any policy reaches."""
     if not any(table.row == row for table in program.tables):
         return program.least[row]
-    smallest = smallest_beside(program.with_limits(program.most), row)
-    assert smallest is not None, "every policy keeps the largest limits"
+    smallest = _smallest(program, row, [])
+    assert smallest is not None, "every policy keeps no limit at all"
     return smallest
+
+
+def _smallest(program: Program, row: int, others: Sequence[int]) -> int | None:
+    asked, numbers = least_in_row(program, row, others)
+    choice = solve_by(asked, "auto").solution.choice
+    if choice is None:
+        return None
+    return program.costs(tuple((numbers[asked.places(choice)] - program.start_B1[:-1]).tolist()))[row]
 
 
 def _figure(budget: Budget, indicators: Indicators, searched: int) -> str:

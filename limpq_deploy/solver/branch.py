@@ -23,8 +23,8 @@ MAX_NODES = 1_000
 
 MAX_WORK = 100_000
 
-NODE_LABELS = 20_000
-"""Labels per half in the search of a node that can still be divided."""
+NODE_LABELS, LEAF_LABELS = 20_000, 200_000
+"""Labels per half in the search of a node that can still be divided, and of one that cannot."""
 
 STEERED_ROUNDS, ROOT_ROUNDS = 6, 10
 """Prices and halves found in turn before the first branching; at first with limits tightened."""
@@ -196,7 +196,7 @@ class _Run:
 
     def divided(self, bound: float, node: Node) -> list[tuple[float, Node]]:
         """Nodes that together hold all that this one may still hold of value, each with a bound."""
-        labels = None if self.search.to_split(node, None) is None else NODE_LABELS
+        labels = LEAF_LABELS if self.search.to_split(node, None) is None else NODE_LABELS
         solution = solve(node.program, node.relaxation, below=self.value, max_labels=labels)
         if solution.complete and solution.choice is None:
             return []

@@ -1,6 +1,7 @@
 """Latency budgets from measured times: lookup by precision, fusion groups, and what a table must cover."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, Settin
 from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli import main
 from limpq_deploy.conflicts import explain_conflict
-from limpq_deploy.costs import budgets_from_options, total_cost, uniform_pairs
+from limpq_deploy.costs import budgets_from_options, like_budget, total_cost, uniform_pairs
 from limpq_deploy.explain import explain
 from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
@@ -179,6 +180,28 @@ def test_conversions_count_in_what_is_reachable() -> None:
     assert conflict is not None
     assert conflict.budgets[0].alone == 1_230_000
     assert search_policy(CHAIN, [latency_budget(CHAIN, table, "1.23")]).costs[0].used == 1_230_000
+
+
+def test_what_is_reachable_is_found_fast_where_many_bits_take_equal_time() -> None:
+    """Forty layers of sixteen pairs, of which two precisions tell nearly nothing apart."""
+    names = [f"l{at}" for at in range(40)]
+    numbers = (4.0, 2.0, 1.0, 0.5)
+    layers = tuple(
+        LayerIndicators(name=name, macs=100 + at, num_weights=10, weight=numbers, act=numbers)
+        for at, name in enumerate(names)
+    )
+    edges = tuple(LayerEdge(producer=one, consumer=two, elements=1) for one, two in pairwise(names))
+    many = Indicators(model="many", bits=(2, 3, 4, 8), layers=layers, edges=edges)
+    table = LatencyTable(
+        model="many",
+        device="a device",
+        times=tuple(time for name in names for time in part(name, w4a4=0.1, w8a8=0.2)),
+        conversions=(Conversion(before=(4, 4), after=(8, 8), ms=0.05),),
+    )
+    budgets = [like_budget(many, 4, 4), latency_budget(many, table, "3.9")]
+    conflict = explain_conflict(many, budgets)
+    assert conflict is not None
+    assert [(reach.alone, reach.beside) for reach in conflict.budgets][1] == (4_000_000, 4_000_000)
 
 
 def test_an_explanation_prices_steps_with_their_conversions_and_lists_them() -> None:
