@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -60,23 +60,30 @@ SETTINGS = JointSettings(
 )
 
 
+Variant = Callable[[int], Callable[[], None]]
+"""Size in pixels -> a step."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="64 px only, fewer steps")
+    parser.add_argument("--quick", action="store_true", help="64 px, without the side variants, fewer steps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--peak", choices=["fp32", "joint", "authors"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak is not None:
         print(json.dumps({"bytes": peak_bytes(options.peak)}))
         return
-    result = measure(sizes=[64] if options.quick else [64, 96], rounds=5 if options.quick else 11)
+    if options.quick:
+        result = measure(sizes=[64], rounds=5, names=("fp32", "ours", "authors"))
+    else:
+        result = measure(sizes=[64, 96], rounds=11, names=VARIANTS)
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
 
 
-def measure(*, sizes: list[int], rounds: int) -> dict[str, Any]:
+def measure(*, sizes: list[int], rounds: int, names: Sequence[str]) -> dict[str, Any]:
     load = [os.getloadavg()[0]]
     with freed_memory_kept():  # as in a training; for all variants
-        measured = {str(size): ratios(race(size, rounds)) for size in sizes}
+        measured = {str(size): ratios(race(size, rounds, names)) for size in sizes}
     memory = {kind: in_own_process(kind) for kind in ("fp32", "joint", "authors")}
     first = measured["64"]
     return {
@@ -89,6 +96,7 @@ def measure(*, sizes: list[int], rounds: int) -> dict[str, Any]:
         "sizes": measured,
         "batch": BATCH,
         "passes": len(BITS) + 1,
+        "rounds": rounds,
         "kernel": kernel() is not None,
         "machine": {
             "processor": processor(),
@@ -101,19 +109,9 @@ def measure(*, sizes: list[int], rounds: int) -> dict[str, Any]:
     }
 
 
-def race(size: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall ms, processor ms) of every step of every variant, taken in turn."""
-    images, labels = batch(size)
-    last = images.contiguous(memory_format=torch.channels_last)
-    steps: dict[str, Callable[[], None]] = {
-        "fp32": fp32_step(size, images, labels),
-        "fp32_channels_last": fp32_step(size, last, labels),
-        "ours": joint_step(size, images, labels, REFERENCE),
-        "ours_channels_last": joint_step(size, last, labels, REFERENCE),
-        "onnxruntime": joint_step(size, images, labels, ONNXRUNTIME),
-        "eager": without_kernel(joint_step(size, images, labels, REFERENCE)),
-        "authors": authors_step(size, images, labels),
-    }
+def race(size: int, rounds: int, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """(wall ms, processor ms) of every step of these variants, taken in turn."""
+    steps = {name: VARIANTS[name](size) for name in names}
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
@@ -125,6 +123,15 @@ def race(size: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
                 if number:  # the first round warms up
                     samples[name].append(taken)
     return samples
+
+
+def variant(make: Callable[..., Callable[[], None]], *arguments: Any, channels_last: bool = False) -> Variant:
+    def made(size: int) -> Callable[[], None]:
+        images, labels = batch(size)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return make(size, images.contiguous(memory_format=layout), labels, *arguments)
+
+    return made
 
 
 def ratios(samples: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
@@ -291,6 +298,18 @@ def resident(field: str) -> int:
 def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+VARIANTS: dict[str, Variant] = {
+    "fp32": variant(fp32_step),
+    "fp32_channels_last": variant(fp32_step, channels_last=True),
+    "ours": variant(joint_step, REFERENCE),
+    "ours_channels_last": variant(joint_step, REFERENCE, channels_last=True),
+    "onnxruntime": variant(joint_step, ONNXRUNTIME),
+    "eager": variant(lambda *arguments: without_kernel(joint_step(*arguments)), REFERENCE),
+    "authors": variant(authors_step),
+}
+"""FP32 first: what comes after it in one memory format is compared with it."""
 
 
 if __name__ == "__main__":
