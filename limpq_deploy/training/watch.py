@@ -64,7 +64,7 @@ class Watch:
             else " ".join(f"{name}:{share:.0f}" for name, share in zip(self._names, shares, strict=True)) + " %"
         )
         loss = sum(total.losses) / len(total.losses)
-        return f"loss {loss:.3f}  top-1 {accuracy}  {total.images / max(total.seconds, 1e-9):.0f} images/s"
+        return f"loss {loss:.3f}  {total.images / max(total.seconds, 1e-9):.0f} images/s  top-1 {accuracy}"
 
     def _write(self, step: int, rate: float) -> None:
         total = _Seen.together(self._unwritten)

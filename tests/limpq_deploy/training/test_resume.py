@@ -53,7 +53,12 @@ class Killed(BaseException):
 
 
 def run(
-    data: DataSet, file: Path | None, *, kill_at: int | None = None, stop_at: int | None = None, every: int = 4
+    data: DataSet,
+    file: Path | None,
+    *,
+    kill_at: int | None = None,
+    stop: tuple[int, signal.Signals] | None = None,
+    every: int = 4,
 ) -> tuple[History, dict[str, torch.Tensor], list[int]]:
     """A training that draws, averages and is perhaps killed after a step; returns history, tensors, steps reported."""
     torch.manual_seed(1)
@@ -67,8 +72,8 @@ def run(
 
     def report(done: int, total: int, note: str = "") -> None:
         reported.append(done)
-        if done == stop_at:
-            signal.raise_signal(signal.SIGINT)
+        if stop is not None and done == stop[0]:
+            signal.raise_signal(stop[1])
         if done == kill_at and len(reported) > 1:
             raise Killed
 
@@ -112,16 +117,36 @@ def test_a_killed_training_ends_bit_equal_to_one_that_was_not(
     assert reported == ([4, 5, 6, 7, 8, 9] if kill_at > 4 else list(range(1, 10)))
 
 
-def test_ctrl_c_keeps_the_step_that_was_done(
+@pytest.mark.parametrize(
+    ("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_signal_waits_for_the_step_and_keeps_it(
+    whole: tuple[History, dict[str, torch.Tensor]],
+    few_digits: DataSet,
+    tmp_path: Path,
+    number: signal.Signals,
+    end: type[BaseException],
+) -> None:
+    file = tmp_path / "state.safetensors"
+    before = signal.getsignal(number)
+    with pytest.raises(end) as stopped:
+        run(few_digits, file, stop=(6, number), every=100)
+    assert signal.getsignal(number) is before
+    assert not isinstance(stopped.value, SystemExit) or stopped.value.code == 143
+    history, tensors, reported = run(few_digits, file)
+    assert reported == [6, 7, 8, 9]
+    assert history.losses == whole[0].losses
+    assert same(tensors, whole[1])
+
+
+def test_a_signal_in_the_last_step_loses_nothing(
     whole: tuple[History, dict[str, torch.Tensor]], few_digits: DataSet, tmp_path: Path
 ) -> None:
     file = tmp_path / "state.safetensors"
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        run(few_digits, file, stop_at=6, every=100)
-    assert signal.getsignal(signal.SIGINT) is before
+        run(few_digits, file, stop=(9, signal.SIGINT), every=100)
     history, tensors, reported = run(few_digits, file)
-    assert reported == [6, 7, 8, 9]
+    assert reported == [9]
     assert history.losses == whole[0].losses
     assert same(tensors, whole[1])
 

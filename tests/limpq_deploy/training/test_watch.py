@@ -29,8 +29,10 @@ def test_a_line_tells_loss_and_accuracy_of_every_width(tmp_path: Path) -> None:
         {"step": 1, "epoch": 0.2, "loss": {"2": 2.0, "4": 1.0}, "top1": {"2": 25.0, "4": 50.0}, "rate": 0.5},
         {"step": 2, "epoch": 0.4, "loss": {"2": 1.0, "4": 0.5}, "top1": {"2": 50.0, "4": 100.0}, "rate": 1.0},
     ]
-    assert heard[0].startswith("loss 1.500  top-1 2:25 4:50 %")
-    assert heard[1].startswith("loss 1.125  top-1 2:38 4:75 %")
+    assert heard[0].startswith("loss 1.500  ")
+    assert heard[0].endswith(" images/s  top-1 2:25 4:50 %")
+    assert heard[1].startswith("loss 1.125  ")
+    assert heard[1].endswith(" images/s  top-1 2:38 4:75 %")
 
 
 def test_a_long_training_has_about_two_thousand_lines_that_average_what_is_between(tmp_path: Path) -> None:
