@@ -79,7 +79,7 @@ def counted_again(program: Program, choice: Choice) -> list[int]:
     return costs
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(program=programs())
 def test_the_search_finds_the_least_value_or_that_there_is_no_choice(program: Program) -> None:
     solution = PairSearch(program).solve()
@@ -97,7 +97,7 @@ def test_the_search_finds_the_least_value_or_that_there_is_no_choice(program: Pr
     assert best - 1e-8 <= solution.bound <= best  # rounding allowance, at prices up to some thousand
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(program=programs(), data=st.data())
 def test_an_incumbent_changes_nothing(program: Program, data: st.DataObject) -> None:
     search = PairSearch(program)
@@ -140,7 +140,7 @@ def test_a_library_finds_the_same_value_by_itself_and_the_same_choice_once_prove
     assert proved.solution.complete
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(program=programs(), data=st.data())
 def test_the_least_cost_in_a_row_is_found_beside_the_other_rows(program: Program, data: st.DataObject) -> None:
     row = data.draw(st.integers(0, program.rows - 1))
