@@ -213,7 +213,12 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
             return ""
         save_module(folder / names.checkpoint, model, _finetuned_info(subject, pairs))
         write_record(found, folder / names.record)
-        return f"top-1 {found.top1.test:.2f} % on test ({found.epochs:.1f} epochs){resumed}"
+        flattered = (
+            "; checkpoints were chosen on images held out of train, which the given weights may have seen"
+            if found.val_may_be_seen and found.chosen_step > 0
+            else ""
+        )
+        return f"top-1 {found.top1.test:.2f} % on test ({found.epochs:.1f} epochs){flattered}{resumed}"
 
     return Stage(
         name=names.stage,
