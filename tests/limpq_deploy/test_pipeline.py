@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,50 @@ def test_a_folder_is_an_output_with_all_that_is_in_it(tmp_path: Path) -> None:
     assert ran(build(tmp_path, stage)) == []
     (tmp_path / "folder/below/file.txt").write_text("2")
     assert ran(build(tmp_path, stage)) == ["one"]
+
+
+def test_a_checkpoint_survives_a_stopped_run_and_goes_when_the_stage_is_done_or_begun_afresh(tmp_path: Path) -> None:
+    kept = tmp_path / "half.bin"
+    found: list[bool] = []
+
+    def run(report: Callable[..., None], *, stops: bool) -> str:
+        found.append(kept.exists())
+        kept.write_text("half")
+        if stops:
+            raise KeyboardInterrupt
+        (tmp_path / "one.txt").write_text("1")
+        return "done"
+
+    def stage(*, stops: bool) -> Stage:
+        return Stage(
+            name="one",
+            title="one",
+            inputs={},
+            reads=(),
+            outputs=("one.txt",),
+            run=lambda report: run(report, stops=stops),
+            checkpoint="half.bin",
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, stage(stops=True))
+    assert kept.exists()
+    (tmp_path / ".half.bin.k3j2h1.tmp").write_text("a write that was killed")
+    build(tmp_path, stage(stops=False))
+    assert not kept.exists()
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, stage(stops=True), fresh=True)
+    build(tmp_path, stage(stops=False), fresh=True)
+    assert found == [False, True, False, False]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "one.txt", "stages.json"]
+
+
+def test_processes_that_help_are_told_whether_a_shared_stage_runs(tmp_path: Path) -> None:
+    told: list[bool] = []
+    shared = replace(writing(tmp_path, "shared", "1"), together=True)
+    for _ in range(2):
+        space = Workspace(tmp_path, say=lambda passed: None, tell=told.append)
+        with space.held():
+            space.run(writing(tmp_path, "alone", "1"))
+            space.run(shared)
+    assert told == [True, False]
