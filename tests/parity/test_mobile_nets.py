@@ -2,11 +2,14 @@
 Runtime: everything in integers, every code equal to the integer reference's, each layer faithful to the trained one."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
@@ -14,6 +17,8 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from torch import Tensor, nn  # noqa: E402
 
+from limpq_deploy.calibration.params import QuantParams  # noqa: E402
+from limpq_deploy.export.folding import IntegerLayer  # noqa: E402
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.lint import LintReport, lint  # noqa: E402
 from limpq_deploy.export.onnx_files import constants  # noqa: E402
@@ -22,13 +27,13 @@ from limpq_deploy.export.placement import Placement  # noqa: E402
 from limpq_deploy.export.qdq import build_qdq  # noqa: E402
 from limpq_deploy.export.reference import IntegerReference  # noqa: E402
 from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
-from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT  # noqa: E402
+from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT, TargetSpec  # noqa: E402
 from limpq_deploy.faithful import Fed, TrainedParity, compare_trained  # noqa: E402
 from limpq_deploy.integers import integer_model  # noqa: E402
-from limpq_deploy.layers import trace  # noqa: E402
+from limpq_deploy.layers import TracedModel, trace  # noqa: E402
 from limpq_deploy.models import create_model  # noqa: E402
 from limpq_deploy.placement import place, with_quantizers  # noqa: E402
-from limpq_deploy.quantized import SwitchableBatchNorm, model_of_policy  # noqa: E402
+from limpq_deploy.quantized import QuantizedModel, SwitchableBatchNorm, model_of_policy  # noqa: E402
 
 SHAPE = (3, 16, 16)
 
@@ -83,52 +88,81 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def exported(
+@dataclass(frozen=True)
+class Quantized:
+    """A net with scales from random images, and its integers. ``template``: the float graph with markers."""
+
+    traced: TracedModel
+    placement: Placement
+    model: QuantizedModel
+    layers: dict[str, IntegerLayer]
+    acts: dict[str, QuantParams]
+    template: onnx.ModelProto
+
+    @property
+    def file(self) -> onnx.ModelProto:
+        return build_qdq(self.template, self.placement, self.layers, self.acts, {})
+
+
+def quantized(
     model: nn.Module,
-    shape: tuple[int, int, int],
-    path: Path,
-    pair: tuple[int, int] | None,
+    target: TargetSpec = ONNXRUNTIME,
+    *,
+    shape: tuple[int, int, int] = SHAPE,
+    pair: tuple[int, int] | None = None,
     stretched: float = 1.0,
-) -> tuple[ParityReport, TrainedParity, LintReport, Placement]:
-    """Export at random bits (or one pair), scales ``stretched``, and compare: runtime, reference, trained model."""
+) -> Quantized:
+    """A net at random bits, or at one ``pair`` of them, activation scales ``stretched``."""
     random = np.random.default_rng(0)
     traced = trace(model.eval(), shape)
-    placement = place(traced, ONNXRUNTIME, model="mobile")
+    placement = place(traced, target, model="mobile")
     act_bits = {layer.input: int(random.integers(2, 9)) for layer in placement.searched}
     policy = {layer.name: pair or (int(random.integers(3, 9)), act_bits[layer.input]) for layer in placement.searched}
-    quantized = model_of_policy(traced, placement, policy)
+    net = model_of_policy(traced, placement, policy)
     images = torch.from_numpy(random.normal(0, 1, (16, *shape)).astype(np.float32))
-    quantized.set_float()
-    for module in quantized.modules():
+    net.set_float()
+    for module in net.modules():
         if isinstance(module, SwitchableBatchNorm):
             module.momentum = 1.0
     with torch.no_grad():
-        quantized.train()(images)
-    quantized.initialise_scales(images)
+        net.train()(images)
+    net.initialise_scales(images)
     with torch.no_grad():
         for quantizer in placement.quantizers:
-            quantized.act_quantizer(quantizer.name).scales.log_scale.add_(float(np.log(stretched)))
-    quantized.set_bits(policy)
-    layers, acts = integer_model(quantized.eval(), policy)
+            net.act_quantizer(quantizer.name).scales.log_scale.add_(float(np.log(stretched)))
+    net.set_bits(policy)
+    layers, acts = integer_model(net.eval(), policy)
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
     template = export_template(marked, placement.input_shape, placement.spec.opset)
-    onnx.save(build_qdq(template, placement, layers, acts, {}), path)
-    batches = [random.normal(0, spread, (8, *shape)).astype(np.float32) for spread in (1, 100)]
-    report = compare_runtime(path, batches, runtime_named("onnxruntime"), threads=1)
+    return Quantized(traced, placement, net, layers, acts, template)
+
+
+def batches(shape: tuple[int, int, int]) -> list[NDArray[np.float32]]:
+    """Usual images, and some that saturate every grid."""
+    random = np.random.default_rng(1)
+    return [random.normal(0, spread, (8, *shape)).astype(np.float32) for spread in (1, 100)]
+
+
+def compared(net: Quantized, path: Path) -> tuple[ParityReport, TrainedParity, LintReport]:
+    """The exported file on the runtime, the integer reference and the trained model, compared."""
+    onnx.save(net.file, path)
+    images = batches(net.placement.input_shape)  # type: ignore[arg-type]
+    report = compare_runtime(path, images, runtime_named("onnxruntime"), threads=1)
     reference = IntegerReference(path)
     fed = []
-    for batch in batches:
+    for batch in images:
         logits, codes = reference.run(batch, keep=reference.code_tensors)
         fed.append(Fed(images_NCHW=batch, codes=codes, logits=logits))
-    trained = compare_trained(traced, quantized, layers, acts, fed)
-    return report, trained, lint(path, ONNXRUNTIME), placement
+    trained = compare_trained(net.traced, net.model, net.layers, net.acts, fed)
+    return report, trained, lint(path, ONNXRUNTIME)
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_mobile_net_runs_in_integers_and_equals_the_reference(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    report, trained, linted, placement = exported(NETS[name](), SHAPE, tmp_path / "model.onnx", None)
+    net = quantized(NETS[name]())
+    report, trained, linted = compared(net, tmp_path / "model.onnx")
     assert report.exact
     assert not report.unwatched
     assert linted.passed
@@ -137,7 +171,7 @@ def test_a_mobile_net_runs_in_integers_and_equals_the_reference(name: str, tmp_p
     assert bool(linted.float_nodes) == (name == "Hardswish")
     assert all("ardsigmoid" in node or "dequantized" in node for node in linted.float_nodes)
     steps = [entry.max_lsb for entry in trained.faithful]
-    assert len(steps) >= len(placement.layers)
+    assert len(steps) >= len(net.placement.layers)
     assert max(steps) <= 1
 
 
@@ -145,16 +179,16 @@ def test_a_relu6_is_cut_on_codes_where_its_scale_reaches_beyond_6(tmp_path: Path
     """Scales twice as large as they start, as training may make them: 8-bit codes then stop at round(6 / scale)."""
     torch.manual_seed(0)
     path = tmp_path / "model.onnx"
-    report, trained, linted, placement = exported(NETS["ReLU6"](), SHAPE, path, (8, 8), stretched=2.0)
+    net = quantized(NETS["ReLU6"](), pair=(8, 8), stretched=2.0)
+    report, trained, linted = compared(net, path)
     assert report.exact
     assert linted.float_nodes == ()
     assert max(entry.max_lsb for entry in trained.faithful) <= 1
     reference = IntegerReference(path)
-    images = np.random.default_rng(1).normal(0, 100, (8, *SHAPE)).astype(np.float32)
-    _, codes = reference.run(images, keep=reference.code_tensors)
+    _, codes = reference.run(batches(SHAPE)[1], keep=reference.code_tensors)
     scales = constants(onnx.load(path).graph)
     cut = 0
-    for quantizer in placement.quantizers:
+    for quantizer in net.placement.quantizers:
         if quantizer.bound is not None and quantizer.parent is None:
             end = round(6 / float(scales[f"{quantizer.name}_scale"]))
             assert codes[f"{quantizer.name}_codes"].max() == min(end, 255)
@@ -162,11 +196,22 @@ def test_a_relu6_is_cut_on_codes_where_its_scale_reaches_beyond_6(tmp_path: Path
     assert cut >= 3
 
 
-def test_squeeze_and_excitation_stays_in_floats_between_tensorrts_quantizers() -> None:
-    placement = place(trace(NETS["SiLU"](), SHAPE), TENSORRT, model="mobile")
-    on_layers = {name for quantizer in placement.quantizers for name in quantizer.layers}
-    assert on_layers == {layer.name for layer in placement.layers}
-    assert [quantizer.name for quantizer in placement.quantizers if not quantizer.layers] == ["act0_product_carrier"]
+@pytest.mark.parametrize("name", ["ReLU6", "SiLU"])
+def test_tensorrts_file_of_a_mobile_net_computes_what_was_trained(name: str, executed: Any) -> None:
+    """Gates, products and concatenations stay in floats there; the ReLU6 stays a Clip of floats."""
+    torch.manual_seed(0)
+    net = quantized(NETS[name](), TENSORRT)
+    assert {reader for quantizer in net.placement.quantizers for reader in quantizer.layers} == set(net.layers)
+    carriers = [quantizer for quantizer in net.placement.quantizers if not quantizer.layers]
+    assert [carrier.tensor.partition("_")[0] for carrier in carriers] == ["act0"]
+    assert lint(net.file, TENSORRT).passed
+    images = batches(SHAPE)[0]
+    logits, codes = executed(net.file, images)
+    trained = compare_trained(net.traced, net.model, net.layers, net.acts, [Fed(images, codes, logits)])
+    assert {part.tensor for part in trained.faithful} == {f"{quantizer}_codes" for quantizer in net.acts}
+    assert max(part.max_lsb for part in trained.faithful) <= 1
+    # float32 sums in another order differ by a few 1e-5 steps
+    assert max(part.max_tie_distance or 0 for part in trained.faithful) <= 1e-3
 
 
 @pytest.mark.slow
@@ -180,7 +225,7 @@ def test_squeeze_and_excitation_stays_in_floats_between_tensorrts_quantizers() -
 def test_whole_published_networks_run_in_integers(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, _ = create_model(name)
-    report, trained, linted, _ = exported(model, (3, 64, 64), tmp_path / "model.onnx", None)
+    report, trained, linted = compared(quantized(model, shape=(3, 64, 64)), tmp_path / "model.onnx")
     assert report.exact
     assert not report.unwatched
     assert linted.float_compute == ()

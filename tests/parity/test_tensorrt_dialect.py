@@ -6,14 +6,12 @@ ONNX Runtime executes the file with every optimisation off, so each quantizer, w
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper
 
 torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("sklearn", reason="needs the extra limpq-deploy[train]")
-ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.datasets import open_dataset  # noqa: E402
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm  # noqa: E402
@@ -42,21 +40,7 @@ SETTINGS = FloatSettings(
 WEIGHT_BITS, ACT_BITS = (4, 6, 3, 8, 5), (5, 4, 8, 6)
 
 
-def executed(model: onnx.ModelProto, images: Any) -> tuple[Any, dict[str, Any]]:
-    """Logits, and the codes of every quantizer, from the graph as written."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.INT8, None) for name in names)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    logits, *codes = session.run(["logits", *names], {"images": images})
-    return logits, dict(zip(names, codes, strict=True))
-
-
-def test_a_mixed_precision_model_computes_in_its_tensorrt_file_what_it_learned_on_real_images() -> None:
+def test_a_mixed_precision_model_computes_in_its_tensorrt_file_what_it_learned_on_real_images(executed: Any) -> None:
     torch.manual_seed(0)
     digits = open_dataset("digits")
     model, _ = create_model("resnet8")
