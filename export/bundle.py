@@ -1,17 +1,10 @@
 """Bundles are written whole or not at all. `verify` reads them again."""
 
-import contextlib
-import ctypes
 import dataclasses
-import fcntl
-import hashlib
 import io
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +12,11 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.calibration.records import from_json, to_dict, to_json
 from limpq_deploy.export.environment import Environment
-from limpq_deploy.export.manifest import MANIFEST, BundleFile, CanaryFiles, Manifest, require_plain_name
+from limpq_deploy.export.folders import building, move_into_place, put, sync_folders, synced
+from limpq_deploy.export.manifest import MANIFEST, CanaryFiles, Manifest, require_plain_name
 
 CANARY_INPUTS = "canary_inputs.npy"
 CANARY_OUTPUTS = "canary_outputs.npy"
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 def write_bundle(
@@ -58,12 +49,12 @@ def write_bundle(
     folder = Path(folder)
     try:
         _require_replaceable(folder)
-        with _building(folder) as temporary:
+        with building(folder) as temporary:
             manifest = Manifest(
                 model=model,
                 target=target,
                 model_file=model_file,
-                files=tuple(_put(temporary, name, contents[name]) for name in sorted(contents)),
+                files=tuple(put(temporary, name, contents[name]) for name in sorted(contents)),
                 canaries=CanaryFiles(inputs=CANARY_INPUTS, outputs=CANARY_OUTPUTS, images=len(canary_inputs_NCHW)),
                 environment=environment,
                 versions=dict(versions),
@@ -72,10 +63,10 @@ def write_bundle(
                 preprocess=_plain(preprocess),
             )
             text = to_json(manifest).encode()
-            with _synced(temporary / MANIFEST) as target_file:
+            with synced(temporary / MANIFEST) as target_file:
                 target_file.write(text)
-            _sync_folders(temporary)
-            _move_into_place(temporary, folder)
+            sync_folders(temporary)
+            move_into_place(temporary, folder)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise OutputError(
@@ -108,36 +99,6 @@ def _plain(value: Any) -> Any:
     return to_dict(value) if dataclasses.is_dataclass(value) else value
 
 
-def _put(root: Path, name: str, content: Path | bytes) -> BundleFile:
-    """Write one file; size and digest are of the bytes written."""
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
-    with _synced(path) as target:
-        for chunk in _chunks(content):
-            target.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-    return BundleFile(name=name, size=size, sha256=digest.hexdigest())
-
-
-@contextlib.contextmanager
-def _synced(path: Path) -> Iterator[BinaryIO]:
-    with path.open("xb") as target:
-        yield target
-        target.flush()
-        os.fsync(target.fileno())
-
-
-def _chunks(content: Path | bytes) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    with Path(content).open("rb") as source:
-        while chunk := source.read(1 << 20):
-            yield chunk
-
-
 def _require_replaceable(folder: Path) -> None:
     """Only a bundle, an empty folder or nothing may be replaced; never somebody's other files."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -146,69 +107,3 @@ def _require_replaceable(folder: Path) -> None:
         raise OutputError(
             f"{folder} holds files but no {MANIFEST}, so it is no bundle to replace; choose another folder"
         )
-
-
-@contextlib.contextmanager
-def _building(folder: Path) -> Iterator[Path]:
-    """A locked hidden folder beside ``folder``; whatever is left under its name afterwards is removed.
-
-    The lock ends with its process: folders of killed writers are recognised by it and removed.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}."
-    for left in folder.parent.glob(f"{prefix}*.tmp"):
-        with contextlib.suppress(OSError), _locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix, suffix=".tmp"))
-    try:
-        with _locked(temporary):
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o777 & ~mask)
-            yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folders(root: Path) -> None:
-    for folder, _, _ in os.walk(root):
-        _sync(Path(folder))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _move_into_place(temporary: Path, folder: Path) -> None:
-    """Rename; afterwards ``temporary`` is gone, or holds what stood there before."""
-    if not folder.exists():
-        temporary.rename(folder)
-    elif not _exchange(temporary, folder):
-        aside = temporary.with_name(temporary.name.removesuffix(".tmp") + ".old.tmp")
-        folder.rename(aside)
-        temporary.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    _sync(folder.parent)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step (Linux renameat2); False where the system cannot."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0

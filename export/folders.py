@@ -1,0 +1,117 @@
+"""Folders that appear whole or not at all: built under a hidden locked name, synced, exchanged in one step.
+
+The rename in `move_into_place` is the only commit point: a process killed before it leaves the old folder, one killed
+after it the new one. Hidden folders of killed writers are removed by the next writer of the same folder.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from limpq_deploy.export.manifest import BundleFile
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """A locked hidden folder beside ``folder``; whatever is left under its name afterwards is removed.
+
+    The lock ends with its process: folders of killed writers are recognised by it and removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}."
+    for left in folder.parent.glob(f"{prefix}*.tmp"):
+        with contextlib.suppress(OSError), _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix, suffix=".tmp"))
+    try:
+        with _locked(temporary):
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_folders(root: Path) -> None:
+    for folder, _, _ in os.walk(root):
+        _sync(Path(folder))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_into_place(temporary: Path, folder: Path) -> None:
+    """Rename; afterwards ``temporary`` is gone, or holds what stood there before."""
+    if not folder.exists():
+        temporary.rename(folder)
+    elif not _exchange(temporary, folder):
+        aside = temporary.with_name(temporary.name.removesuffix(".tmp") + ".old.tmp")
+        folder.rename(aside)
+        temporary.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step (Linux renameat2); False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def put(root: Path, name: str, content: Path | bytes) -> BundleFile:
+    """Write one file; size and digest are of the bytes written."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    with synced(path) as target:
+        for chunk in _chunks(content):
+            target.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+    return BundleFile(name=name, size=size, sha256=digest.hexdigest())
+
+
+@contextlib.contextmanager
+def synced(path: Path) -> Iterator[BinaryIO]:
+    with path.open("xb") as target:
+        yield target
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _chunks(content: Path | bytes) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with Path(content).open("rb") as source:
+        while chunk := source.read(1 << 20):
+            yield chunk
