@@ -1,0 +1,59 @@
+"""torchvision's and timm's models by name, on an import that is repaired where it has to be."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.models import create_model, known_info
+
+REPAIRED = """
+from limpq_deploy.models.torchvision import import_torchvision
+first = import_torchvision()
+import torchvision, torchvision.transforms.v2, torchvision.models
+assert torchvision is first is import_torchvision()
+print(torchvision.models.get_model("resnet18", weights=None).fc.out_features)
+"""
+
+
+def test_torchvision_can_be_imported_whatever_its_binary_was_built_for() -> None:
+    done = subprocess.run([sys.executable, "-c", REPAIRED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1000"]
+
+
+def test_a_torchvision_model_has_the_preprocessing_of_its_published_weights() -> None:
+    info = known_info("torchvision/mobilenet_v2")
+    assert info is not None
+    assert info.preprocess is not None
+    assert (info.num_classes, info.preprocess.shape, info.preprocess.resize) == (1000, (3, 224, 224), 256)
+    assert info.preprocess.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_torchvision_model_takes_the_number_of_classes() -> None:
+    model, info = create_model("torchvision/squeezenet1_1", num_classes=7)
+    assert info.num_classes == 7
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+
+
+def test_a_timm_model_is_made_by_name() -> None:
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("needs the extra limpq-deploy[timm]")
+    model, info = create_model("timm/mobilenetv3_small_050", num_classes=3)
+    assert info.preprocess is not None
+    assert info.preprocess.shape == (3, 224, 224)
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(
+        ModelError, match=r"torchvision has no model 'mobilnet_v2'; did you mean torchvision/mobilenet_v2"
+    ):
+        known_info("torchvision/mobilnet_v2")
+
+
+@pytest.mark.parametrize("name", ["package.module:factory", "hub/resnet18", "resnet"])
+def test_nothing_is_known_of_other_names(name: str) -> None:
+    assert known_info(name) is None
