@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
 from limpq_deploy.export.lint_rules import Finding, onnxruntime_findings, tensorrt_findings
-from limpq_deploy.export.onnx_files import attribute, constants, load_model
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec

@@ -1,24 +1,11 @@
-"""Reading ONNX files and graphs."""
+"""Reading nodes and constants of ONNX graphs."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-
-from limpq_deploy.calibration.errors import ModelError
-
-
-def load_model(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file. Raises ModelError where there is none."""
-    try:
-        return onnx.load(path)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}; expected an ONNX file") from error
-    except Exception as error:  # protobuf's DecodeError derives from Exception alone
-        raise ModelError(f"{path} is not an ONNX file ({error}); export the model again") from error
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

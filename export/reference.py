@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export import reference_ops as ops
-from limpq_deploy.export.onnx_files import attribute, constants, load_model
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.reference_moves import MOVES
 from limpq_deploy.export.reference_tables import TABLES
 from limpq_deploy.export.reference_values import LAZY, Accumulator, Dequantized, Joined, Mean, Product, Sum, Table
@@ -42,6 +43,7 @@ class IntegerReference:
         self._graph = loaded.graph
         self._code_tensors = tuple(code_tensors(loaded))
         self._fixed: dict[str, Array] = dict(constants(self._graph))
+        self._require_constant_grids()
         self._producers = {name: node for node in self._graph.node for name in node.output}
         self._last_use = {name: i for i, node in enumerate(self._graph.node) for name in node.input}
         self._layers = {
@@ -75,6 +77,14 @@ class IntegerReference:
         if isinstance(logits, Dequantized):
             logits = ops.dequantize(logits.codes, logits.scale, logits.zero_point)
         return (logits.real() if isinstance(logits, Accumulator) else logits), kept
+
+    def _require_constant_grids(self) -> None:
+        for node in self._graph.node:
+            if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+                continue
+            grid = node.input[1:]
+            if any(name not in self._fixed for name in grid) or (len(grid) < 2 and node.input[0] not in self._fixed):
+                raise _outside(node, "its scale and zero-point have to be constants, both given")
 
     def _execute(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
         special = _SPECIAL.get(node.op_type)

@@ -7,7 +7,6 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
 from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
@@ -15,6 +14,7 @@ from limpq_deploy.calibration.records import from_json
 from limpq_deploy.evaluate import Accuracy, evaluate
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Threads, measure_interleaved
+from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Session
 from limpq_deploy.export.verify import VerifyReport, load_manifest, replay_canaries, verify_bundle
@@ -48,15 +48,7 @@ def evaluate_model(model: Path, data: str, *, split: str, classes: Path | None, 
 
 
 def _metadata(model: Path) -> dict[str, str]:
-    try:
-        loaded = onnx.load(model, load_external_data=False)
-    except OSError as error:
-        raise ModelError(f"cannot read {model}: {error.strerror or error}; expected an ONNX file") from error
-    except Exception as error:  # protobuf's DecodeError has no public name
-        raise ModelError(
-            f"{model} is not an ONNX file ({type(error).__name__}); it is damaged or of another kind"
-        ) from error
-    return {entry.key: entry.value for entry in loaded.metadata_props}
+    return {entry.key: entry.value for entry in load_model(model).metadata_props}
 
 
 def _preprocess(model: Path, texts: dict[str, str]) -> Preprocess | None:

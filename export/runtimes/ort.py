@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.export.onnx_files import load_model
+from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.watching import Watch, layer_precision, watches, with_outputs
@@ -43,8 +43,9 @@ class OnnxRuntime:
         return None
 
     def load(self, path: Path, *, threads: int | None = None) -> "OrtSession":
-        options = precision_options(load_model(path), self._cpu)
-        return OrtSession(_open(path.read_bytes(), options, threads), self._cpu, options, threads)
+        model = load_model(path)
+        options = precision_options(model, self._cpu)
+        return OrtSession(_open(model.SerializeToString(), options, threads), self._cpu, options, threads)
 
     def watch(self, path: Path, *, threads: int | None = None) -> "OrtWatchedSession":
         return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads)
@@ -79,7 +80,13 @@ class OrtSession:
         return tuple(size if isinstance(size, int) else None for size in self._input.shape)
 
     def run(self, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._session.run([self._output], {self._input.name: images_NCHW})[0]
+        try:
+            logits: NDArray[np.float32] = self._session.run([self._output], {self._input.name: images_NCHW})[0]
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            raise ModelError(
+                f"onnxruntime cannot run the model on images of shape {list(images_NCHW.shape)} "
+                f"({str(error).splitlines()[0]}); expected a model of one float32 input NCHW"
+            ) from error
         return logits
 
     def environment(self) -> dict[str, Any]:

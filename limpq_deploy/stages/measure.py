@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.evaluate import Evaluation, compare_paired, evaluate
+from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.parity import ParityReport, compare_runtime
 from limpq_deploy.export.reference import IntegerReference
 from limpq_deploy.export.watching import code_tensors
@@ -83,7 +83,7 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
     model = load_finetuned(subject, traced, policy, folder / FINETUNED)
     layers, acts = integer_model(model, policy)
     reference, session = IntegerReference(path), runtime.load(path)
-    tensors = tuple(code_tensors(onnx.load(path)))
+    tensors = tuple(code_tensors(load_model(path)))
 
     def fed() -> Iterator[Fed]:
         for images in batches:
