@@ -22,19 +22,23 @@ _RENAME_EXCHANGE = 2
 
 
 @contextlib.contextmanager
-def building(folder: Path) -> Iterator[Path]:
+def building(folder: Path, at: Path | None = None) -> Iterator[Path]:
     """A locked hidden folder beside ``folder``; whatever is left under its name afterwards is removed.
+
+    ``at``: a path to build beside instead, on the same file system, where hidden folders next to ``folder`` would be
+    noticed.
 
     The lock ends with its process: folders of killed writers are recognised by it and removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}."
-    for left in folder.parent.glob(f"{prefix}*.tmp"):
-        with contextlib.suppress(OSError), _locked(left):
+    place = at or folder
+    prefix = f".{place.name}."
+    for left in place.parent.glob(f"{prefix}*.tmp"):
+        with contextlib.suppress(OSError), locked(left):
             shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix, suffix=".tmp"))
+    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=prefix, suffix=".tmp"))
     try:
-        with _locked(temporary):
+        with locked(temporary):
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o777 & ~mask)
@@ -44,7 +48,7 @@ def building(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,9 @@ from typing import Any, Literal
 from limpq_deploy.export.environment import Environment
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+"""Beside the manifest where a bundle is signed: the only file that the manifest does not list."""
+
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -45,6 +48,8 @@ class Manifest:
 
     ``model_file``: the file that a runtime loads. ``environment``: the machine on which the canaries' answers were
     made. ``versions``: of what made the model. ``policy``, ``verdict`` and ``preprocess``: those records as JSON.
+    ``serving``: in a model repository the record of `export.repository`, with the facts of every version there; then
+    all else is of the version that is served.
     Raises ValueError for unsafe or repeated names, and for a model or canary file that is not listed.
     """
 
@@ -58,6 +63,7 @@ class Manifest:
     policy: Any
     verdict: Any = None
     preprocess: Any = None
+    serving: Any = None
     format: Literal["limpq.manifest/1"] = field(default="limpq.manifest/1")
 
     def __post_init__(self) -> None:
@@ -73,8 +79,8 @@ class Manifest:
 
 def require_plain_name(name: str) -> None:
     """Raise ValueError unless ``name`` is a relative path of plain parts (letters, digits, ``_ . -``, no leading dot),
-    and not the manifest's own."""
+    and not the manifest's own or its signature's."""
     if not all(_PART.fullmatch(part) for part in name.split("/")):
         raise ValueError(f"file name {name!r} is not allowed in a bundle: it must stay inside and have plain parts")
-    if name.casefold() == MANIFEST:
+    if name.casefold() in (MANIFEST, SIGNATURE):
         raise ValueError(f"file name {name!r} is the manifest's own")

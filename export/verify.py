@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import LimpqError, RecordError
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.export.environment import Environment, read_environment
-from limpq_deploy.export.manifest import MANIFEST, BundleFile, Manifest
+from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, BundleFile, Manifest
+from limpq_deploy.export.signature import SIGNATURE_BYTES, is_signed_by
 
 MAX_MANIFEST_BYTES = 64 * 2**20
 
@@ -50,10 +51,13 @@ class CanaryReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """A bundle that is as its manifest says: ``files`` and ``bytes`` checked. ``canaries``: None when not replayed."""
+    """A bundle that is as its manifest says: ``files`` and ``bytes`` checked. ``signed``: whether a signature is there;
+    ``signature_checked``: whether it was checked, with a key from outside. ``canaries``: None when not replayed."""
 
     files: int
     bytes: int
+    signed: bool = False
+    signature_checked: bool = False
     canaries: CanaryReport | None = None
     format: Literal["limpq.verify/1"] = field(default="limpq.verify/1")
 
@@ -64,32 +68,56 @@ class CanarySession(Protocol):
     def run(self, images: NDArray[np.float32], /) -> Any: ...
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest alone. Raises BundleRefused when it is missing, no plain file, too large, damaged,
-    of another format, or lists unsafe names."""
+def load_manifest(folder: Path, public_key: Path | None = None) -> Manifest:
+    """Read and check the manifest alone; with ``public_key`` its signature first, on the very bytes that are parsed.
+
+    Raises BundleRefused when it is missing, no plain file, too large, damaged, of another format, lists unsafe names,
+    or (with a key) is not signed by that key; KeyRefused for a bad key file.
+    """
     try:
-        return from_json(Manifest, _read_plain(Path(folder) / MANIFEST, MAX_MANIFEST_BYTES), MANIFEST)
+        data = _read_plain(Path(folder) / MANIFEST, MAX_MANIFEST_BYTES)
+        if public_key is not None:
+            _require_signature(Path(folder), data, public_key)
+        return from_json(Manifest, data, MANIFEST)
     except RecordError as error:
         raise BundleRefused(folder, (str(error),)) from error
     except OSError as error:
         raise BundleRefused(folder, (f"{MANIFEST} cannot be read ({error.strerror or error})",)) from error
 
 
-def verify_bundle(folder: Path) -> VerifyReport:
+def _require_signature(folder: Path, manifest: bytes, public_key: Path) -> None:
+    try:
+        signature = _read_plain(folder / SIGNATURE, SIGNATURE_BYTES)
+    except FileNotFoundError as error:
+        raise BundleRefused(folder, (f"it is not signed: {SIGNATURE} is missing",)) from error
+    except OSError as error:
+        raise BundleRefused(folder, (f"{SIGNATURE} cannot be read ({error.strerror or error})",)) from error
+    if len(signature) != SIGNATURE_BYTES:
+        raise BundleRefused(folder, (f"{SIGNATURE} has {len(signature)} bytes; a signature has {SIGNATURE_BYTES}",))
+    if not is_signed_by(manifest, signature, public_key):
+        raise BundleRefused(
+            folder, (f"{MANIFEST} or {SIGNATURE} was altered, or another key than {public_key} signed",)
+        )
+
+
+def verify_bundle(folder: Path, public_key: Path | None = None) -> VerifyReport:
     """Check names, presence, sizes and SHA-256 of every file; only the manifest is parsed.
 
-    Raises BundleRefused, naming each file that is missing, truncated, altered, not listed, or no plain file (a link, a
-    device). Links are never followed. A bundle altered after this check is not protected by it.
+    ``public_key``: a file from outside the bundle; the manifest must be signed by it. Without one a signature is not
+    looked at. Raises BundleRefused, naming each file that is missing, truncated, altered, not listed, or no plain file
+    (a link, a device). Links are never followed. A bundle altered after this check is not protected by it.
     """
     folder = Path(folder)
-    manifest = load_manifest(folder)
+    if public_key is not None and Path(public_key).resolve().is_relative_to(folder.resolve()):
+        raise BundleRefused(folder, (f"the key {public_key} lies in the bundle itself and proves nothing",))
+    manifest = load_manifest(folder, public_key)
     listed = {file.name: file for file in manifest.files}
     found = set()
     problems = []
     for name, entry in _walk(folder):
         if entry.is_symlink() or not entry.is_file(follow_symlinks=False):
             problems.append(f"{name!r} is {'a symbolic link' if entry.is_symlink() else 'no plain file'}")
-        elif name != MANIFEST and name not in listed:
+        elif name not in (MANIFEST, SIGNATURE) and name not in listed:
             problems.append(f"{name!r} is not listed in {MANIFEST}")
         found.add(name)
     for name, file in listed.items():
@@ -99,24 +127,32 @@ def verify_bundle(folder: Path) -> VerifyReport:
             problems.append(problem)
     if problems:
         raise BundleRefused(folder, tuple(problems))
-    return VerifyReport(files=len(listed), bytes=sum(file.size for file in listed.values()))
+    return VerifyReport(
+        files=len(listed),
+        bytes=sum(file.size for file in listed.values()),
+        signed=SIGNATURE in found,
+        signature_checked=public_key is not None,
+    )
 
 
 def replay_canaries(
-    folder: Path, load: Callable[[Path], CanarySession], *, environment: Environment | None = None
+    folder: Path,
+    load: Callable[[Path], CanarySession],
+    *,
+    environment: Environment | None = None,
+    public_key: Path | None = None,
 ) -> CanaryReport:
-    """Verify the bundle, then run its canaries and compare the answers bit for bit.
+    """Verify the bundle (with ``public_key`` its signature), then run its canaries and compare the answers bit for bit.
 
     ``load`` opens the model file with a runtime. All inputs run as one batch, as when the answers were made. Raises
     BundleRefused as `verify_bundle`, for canaries that do not fit the manifest, and for answers that are not finite or
     of another shape.
     """
     folder = Path(folder)
-    verify_bundle(folder)
-    manifest = load_manifest(folder)
+    verify_bundle(folder, public_key)
+    manifest = load_manifest(folder, public_key)
     here = environment or read_environment()
-    inputs = _load_canary(folder, manifest, manifest.canaries.inputs, ndim=4)
-    expected = _load_canary(folder, manifest, manifest.canaries.outputs, ndim=2)
+    inputs, expected = load_canaries(folder, manifest)
     answers = np.ascontiguousarray(load(folder / manifest.model_file).run(inputs))
     if answers.shape != expected.shape or answers.dtype != expected.dtype:
         raise BundleRefused(
@@ -140,6 +176,13 @@ def replay_canaries(
         same_cpu_kind=same_kind,
         note=_note(bool(differing.any()), same_kind, manifest.environment, here),
     )
+
+
+def load_canaries(folder: Path, manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Canary inputs [N, C, H, W] and expected outputs [N, classes]. Raises BundleRefused where they are not those of
+    the manifest."""
+    inputs = _load_canary(folder, manifest, manifest.canaries.inputs, ndim=4)
+    return inputs, _load_canary(folder, manifest, manifest.canaries.outputs, ndim=2)
 
 
 def _note(differs: bool, same_kind: bool, there: Environment, here: Environment) -> str:

@@ -20,6 +20,7 @@ from limpq_deploy.options import (
 )
 from limpq_deploy.policy_commands import add_policy_commands
 from limpq_deploy.search_commands import preview, search
+from limpq_deploy.ship_commands import add_ship_commands, key_option
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline import Passed
@@ -152,6 +153,7 @@ def compile_(**options: Any) -> None:
 main.add_command(search)
 main.add_command(preview)
 add_policy_commands(main)
+add_ship_commands(main)
 
 
 @main.command(short_help="Accuracy of an exported model on a data set.")
@@ -234,14 +236,33 @@ def lint(model: Path, target: str, as_json: bool) -> None:
     metavar="S",
     help="Recorded calls of each model with each number of threads.",
 )
+@click.option("--server", metavar="URL", help="Time one model here and through http://HOST:PORT/MODEL or grpc://...")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep all raw samples as JSON.")
 @json_option
 def bench(
-    models: tuple[Path, ...], batch: int, threads: int | None, seconds: float, output: Path | None, as_json: bool
+    models: tuple[Path, ...],
+    batch: int,
+    threads: int | None,
+    seconds: float,
+    server: str | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Latency of ONNX models on ONNX Runtime, interleaved in one run; needs no torch."""
     from limpq_deploy.calibration.records import to_dict, write_record
     from limpq_deploy.inspect_model import bench_models
+
+    if server is not None:
+        from limpq_deploy.serving_bench import bench_server
+        from limpq_deploy.tables import serving_lines
+
+        if len(models) != 1:
+            raise SettingError(f"--server times one model; found {len(models)}, give the one that is served")
+        measured = bench_server(server, models[0], batch=batch, threads=threads, seconds=seconds)
+        if output is not None:
+            write_record(measured, output)
+        click.echo(json.dumps(to_dict(measured)) if as_json else serving_lines(measured))
+        return
 
     report = bench_models(models, batch=batch, threads=threads, seconds=seconds)
     if output is not None:
@@ -256,17 +277,21 @@ def bench(
 
 @main.command(short_help="Check a bundle and replay its canaries.")
 @click.argument("bundle", metavar="BUNDLE", type=FILE)
-@click.option("--no-replay", is_flag=True, help="Check the files only; run nothing.")
+@click.option(
+    "--replay/--no-replay", default=True, help="Run the canaries, or check the files only.  [default: replay]"
+)
+@key_option
 @json_option
-def verify(bundle: Path, no_replay: bool, as_json: bool) -> None:
+def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
     """Check every file of a bundle, then run its canaries and compare the answers bit for bit.
 
-    Nothing is loaded before every hash is right. Exit code 1: the bundle is refused; 3: another answer came out.
+    A model's folder of a repository, REPOSITORY/NAME, is checked alike. Nothing is loaded before every hash (and with
+    --key the signature) is right. Exit code 1: the bundle is refused; 3: another answer came out.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.inspect_model import verify_and_replay
 
-    report = verify_and_replay(bundle, replay=not no_replay)
+    report = verify_and_replay(bundle, replay=replay, public_key=key)
     canaries = report.canaries
     if as_json:
         click.echo(json.dumps(to_dict(report)))

@@ -11,6 +11,7 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("tensorrt", "pycuda", "pynvml"),
     "highs": ("highspy",),
+    "serve": ("tritonclient", "cryptography"),
 }
 """Extras and the modules that they bring."""
 

@@ -119,13 +119,14 @@ def _call(session: Session, batch: int) -> Callable[[], object]:
     return lambda: session.run(images)
 
 
-def verify_and_replay(bundle: Path, *, replay: bool) -> VerifyReport:
-    """Check a bundle's files, then (``replay``) its canaries on the runtime that it was made for."""
-    report = verify_bundle(bundle)
+def verify_and_replay(bundle: Path, *, replay: bool, public_key: Path | None = None) -> VerifyReport:
+    """Check a bundle's files (with ``public_key`` its signature), then (``replay``) its canaries on the runtime that it
+    was made for."""
+    report = verify_bundle(bundle, public_key)
     if not replay:
         return report
-    runtime = runtime_named(load_manifest(bundle).target)
-    return replace(report, canaries=replay_canaries(bundle, runtime.load))
+    runtime = runtime_named(load_manifest(bundle, public_key).target)
+    return replace(report, canaries=replay_canaries(bundle, runtime.load, public_key=public_key))
 
 
 def _name(model: Path, models: Sequence[Path]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from limpq_deploy.pipeline import Passed
     from limpq_deploy.policy import LayerBits, Policy, Tournament
     from limpq_deploy.preview import Preview
+    from limpq_deploy.serving_bench import ServingReport
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
@@ -124,11 +125,28 @@ def latency_table(report: LatencyReport) -> str:
 def verify_lines(report: VerifyReport) -> str:
     """What was checked, and what the canaries answered."""
     lines = [f"{report.files} files, {report.bytes / 2**20:.2f} MiB: all as the manifest says"]
+    if report.signature_checked:
+        lines.append("signed by the key that was given")
+    elif report.signed:
+        lines.append("signed, and the signature was not checked: give --key PUB")
     if report.canaries is not None:
         canaries = report.canaries
         found = f"{canaries.differing} of {canaries.logits} logits differ: " if canaries.differing else ""
         lines.append(wrapped(f"{canaries.images} canaries: {found}{canaries.note}"))
     return "\n".join(lines)
+
+
+def serving_lines(report: ServingReport) -> str:
+    """Latency in this process and through a server, and what several clients got."""
+    equal = "the same float32" if report.bit_equal else "NOT the same float32"
+    found = report.throughput
+    return "\n".join(
+        (
+            latency_table(report.latency),
+            f"p50 through the server: {report.p50_overhead_ms:+.3f} ms; both give {equal}",
+            f"{found.clients} clients: {found.images_per_second:,.0f} images/s, {found.failed} requests failed",
+        )
+    )
 
 
 def doctor_table(diagnosis: Diagnosis) -> str:

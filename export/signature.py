@@ -1,0 +1,109 @@
+"""Ed25519 signatures of manifests (RFC 8032, through ``cryptography``, the extra ``serve``).
+
+What is signed is ``CONTEXT`` followed by the bytes of manifest.json, which holds size and SHA-256 of every other file.
+``manifest.sig`` is the signature's 64 bytes and nothing else, so no bit of it can change unnoticed. Keys are files of
+their own in the PEM forms that ``openssl genpkey -algorithm ed25519`` writes too. A public key found in a bundle would
+prove nothing: it is always given from outside.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from limpq_deploy.calibration.errors import LimpqError, MissingExtra, OutputError
+
+CONTEXT = b"limpq.manifest/1 signed\0"
+SIGNATURE_BYTES = 64
+MAX_KEY_BYTES = 4096
+
+
+class KeyRefused(LimpqError):
+    """A key file is missing, damaged, readable by others, or of another kind."""
+
+
+def write_key_pair(private: Path, public: Path) -> None:
+    """Make a new key pair; the private file (PKCS8, not encrypted) is readable by its owner alone.
+
+    Raises OutputError where either file exists or cannot be written; a key is never replaced.
+    """
+    serialization, ed25519 = _cryptography()
+    key = ed25519.Ed25519PrivateKey.generate()
+    encoding = serialization.Encoding.PEM
+    secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    known = key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+    _require_free(private, public)
+    _write_new(public, known, 0o644)
+    _write_new(private, secret, 0o600)
+
+
+def sign_bytes(manifest: bytes, private: Path) -> bytes:
+    """Signature of a manifest. Raises KeyRefused for a file that is no Ed25519 private key or that others can read."""
+    serialization, ed25519 = _cryptography()
+    data = _read_key(private)
+    if private.stat().st_mode & 0o077:
+        raise KeyRefused(f"private key {private} can be read by others; run: chmod 600 {private}")
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError) as error:
+        raise KeyRefused(f"{private} is no unencrypted PEM private key; make one with limpq-deploy keygen") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise KeyRefused(f"{private} is a key of another kind; expected Ed25519, made with limpq-deploy keygen")
+    return bytes(key.sign(CONTEXT + manifest))
+
+
+def is_signed_by(manifest: bytes, signature: bytes, public: Path) -> bool:
+    """Whether the holder of the key signed these bytes. Raises KeyRefused for a file that is no Ed25519 public key."""
+    serialization, ed25519 = _cryptography()
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+    try:
+        key = serialization.load_pem_public_key(_read_key(public))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyRefused(f"{public} is no PEM public key; give the .pub file that limpq-deploy keygen wrote") from error
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise KeyRefused(f"{public} is a key of another kind; expected an Ed25519 public key")
+    try:
+        key.verify(signature, CONTEXT + manifest)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _cryptography() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise MissingExtra(
+            "signatures need cryptography, which is not installed; run: pip install 'limpq-deploy[serve]'"
+        ) from error
+    return serialization, ed25519
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        with Path(path).open("rb") as stream:
+            data = stream.read(MAX_KEY_BYTES + 1)
+    except OSError as error:
+        raise KeyRefused(f"cannot read key {path}: {error.strerror or error}; give an existing file") from error
+    if len(data) > MAX_KEY_BYTES:
+        raise KeyRefused(f"{path} has more than {MAX_KEY_BYTES} bytes, so it is no Ed25519 key; give another file")
+    return data
+
+
+def _require_free(*paths: Path) -> None:
+    for path in paths:
+        if os.path.lexists(path):
+            raise OutputError(f"{path} exists; a key is never replaced, choose another name")
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error

@@ -1,0 +1,255 @@
+"""Configuration of a model for NVIDIA Triton, written and checked through Triton's own protobuf schema.
+
+The schema is ``tritonclient.grpc.model_config_pb2`` (extra ``serve``). `check_config` refuses what a server would take
+without a word (a warm-up larger than the batch, a wrong output size with the python backend) as well as what it would
+refuse only after the files are in place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from limpq_deploy.calibration.errors import LimpqError, MissingExtra
+
+Backend = Literal["onnxruntime", "python", "tensorrt"]
+
+CONFIG = "config.pbtxt"
+LABELS = "labels.txt"
+MODEL_FILES: dict[Backend, str] = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
+"""The file in a version folder that each backend opens."""
+
+TWIN = Path(__file__).with_name("triton_twin.py")
+"""What becomes model.py for the python backend."""
+
+EXACT_SUMS = "limpq.exact_sums"
+"""Parameter: "1" where a CPU may need an option to add up this model's weights exactly; read by the CPU twin."""
+
+
+class ConfigRefused(LimpqError):
+    """A configuration does not fit the model, or is none; ``field`` is its name in config.pbtxt."""
+
+    def __init__(self, field: str, found: str, advice: str) -> None:
+        self.field = field
+        super().__init__(f"{CONFIG}, {field}: {found}; {advice}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedIO:
+    """What a model takes and gives: float32 images [batch, *``dims``] -> float32 logits [batch, ``classes``].
+
+    ``fixed_batch``: the only batch that the graph takes; None where it takes any.
+    """
+
+    input: str
+    dims: tuple[int, ...]
+    output: str
+    classes: int
+    fixed_batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """How a model is served. ``instances``: copies of it at work. ``max_batch``: images in one request, or together.
+    ``queue_delay_us``: None: every request runs at once; else requests wait so long for others to share a batch."""
+
+    backend: Backend
+    max_batch: int = 8
+    instances: int = 1
+    queue_delay_us: int | None = None
+
+
+def read_io(model: Path) -> ServedIO:
+    """Input and output of an ONNX file. Raises ConfigRefused where Triton could not serve it as it is described here,
+    or where it refers to files outside itself."""
+    import onnx
+
+    from limpq_deploy.calibration.errors import ModelError
+
+    try:
+        graph = onnx.load(model, load_external_data=False).graph
+    except Exception as error:  # OSError, or protobuf's DecodeError, which derives from Exception alone
+        raise ModelError(f"{model} is not an ONNX file ({type(error).__name__}); build the bundle again") from error
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "?")
+            raise ModelError(f"{model} refers to the external file {place!r}; export it as one file")
+    constant = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constant]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise ConfigRefused(
+            "input", f"the model has {len(inputs)} inputs and {len(graph.output)} outputs", "expected one of each"
+        )
+    batch, *dims = _shape(inputs[0], "input")
+    _, *classes = _shape(graph.output[0], "output")
+    if not dims or any(size is None for size in dims):
+        raise ConfigRefused("input.dims", f"the model's input is [{batch}, {dims}]", "export it with a fixed size")
+    if len(classes) != 1 or classes[0] is None:
+        raise ConfigRefused("output.dims", f"the model's output is [batch, {classes}]", "expected [batch, classes]")
+    return ServedIO(
+        input=inputs[0].name,
+        dims=tuple(size for size in dims if size is not None),
+        output=graph.output[0].name,
+        classes=classes[0],
+        fixed_batch=batch,
+    )
+
+
+def _shape(value: Any, field: str) -> list[int | None]:
+    tensor = value.type.tensor_type
+    if tensor.elem_type != 1:
+        raise ConfigRefused(
+            f"{field}.data_type", f"{value.name!r} has ONNX type {tensor.elem_type}", "expected float32"
+        )
+    sizes = [entry.dim_value if entry.HasField("dim_value") else None for entry in tensor.shape.dim]
+    return sizes or [None]
+
+
+def make_config(
+    name: str,
+    io: ServedIO,
+    options: ServingOptions,
+    version: int,
+    parameters: Mapping[str, str],
+    plans: Mapping[str, str],
+) -> str:
+    """Text of config.pbtxt. ``version``: the one that is served. ``plans``: compute capability -> plan file, for
+    TensorRT; empty: ``model.plan``."""
+    schema, text_format = _schema()
+    config = schema.ModelConfig(name=name, max_batch_size=options.max_batch)
+    if options.backend == "tensorrt":
+        config.platform = "tensorrt_plan"
+        config.optimization.cuda.graphs = True
+        config.cc_model_filenames.update(plans)
+    else:
+        config.backend = options.backend
+    if not plans:
+        config.default_model_filename = MODEL_FILES[options.backend]
+    config.input.add(name=io.input, data_type=schema.TYPE_FP32, dims=io.dims)
+    config.output.add(name=io.output, data_type=schema.TYPE_FP32, dims=[io.classes], label_filename=LABELS)
+    group = schema.ModelInstanceGroup
+    config.instance_group.add(
+        count=options.instances, kind=group.KIND_GPU if options.backend == "tensorrt" else group.KIND_CPU
+    )
+    config.version_policy.specific.versions.append(version)
+    if options.queue_delay_us is not None:
+        config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
+    for size in sorted({1, options.max_batch}):
+        warm = config.model_warmup.add(name=f"batch_{size}", batch_size=size)
+        warm.inputs[io.input].data_type = schema.TYPE_FP32
+        warm.inputs[io.input].dims.extend(io.dims)
+        warm.inputs[io.input].zero_data = True
+    for key, value in sorted(parameters.items()):
+        config.parameters[key].string_value = value
+    return str(text_format.MessageToString(config))
+
+
+def check_config(
+    text: str, *, name: str, io: ServedIO, backend: Backend, labels: Sequence[str], versions: Sequence[int]
+) -> None:
+    """Raise ConfigRefused, naming the field, unless a server can load ``text`` and answer as the model does.
+
+    ``name``: of the model's folder; ``versions``: the version folders there, the one to be served last.
+    """
+    schema, text_format = _schema()
+    try:
+        config = text_format.Parse(text, schema.ModelConfig())
+    except text_format.ParseError as error:
+        raise ConfigRefused("syntax", str(error), "see Triton's model_config.proto") from error
+    _same("name", config.name, name, "the folder's name")
+    if backend == "tensorrt":
+        _same("platform", config.platform, "tensorrt_plan", "the backend that was asked for")
+    else:
+        _same("backend", config.backend, backend, "the backend that was asked for")
+    if not config.cc_model_filenames:
+        _same("default_model_filename", config.default_model_filename, MODEL_FILES[backend], "the file that is shipped")
+    _check_batch(config, io)
+    _check_tensor(schema, "input", config.input, io.input, io.dims)
+    _check_tensor(schema, "output", config.output, io.output, (io.classes,))
+    _same("output.label_filename", config.output[0].label_filename, LABELS, "the file that is shipped")
+    if len(labels) != io.classes:
+        raise ConfigRefused(
+            "output.label_filename", f"{LABELS} has {len(labels)} labels", f"the model has {io.classes} classes"
+        )
+    _check_warmup(schema, config, io)
+    _check_instances(schema, config, backend)
+    served = tuple(config.version_policy.specific.versions)
+    if versions[-1] not in served or not set(served) <= set(versions):
+        raise ConfigRefused(
+            "version_policy", f"serves {list(served)}", f"expected {versions[-1]}, and no others than {list(versions)}"
+        )
+    if config.optimization.cuda.graphs and backend != "tensorrt":
+        raise ConfigRefused("optimization.cuda.graphs", "asked of a CPU backend", "leave it away")
+
+
+def read_labels(data: bytes) -> tuple[str, ...]:
+    """The lines of labels.txt."""
+    return tuple(data.decode().splitlines())
+
+
+def _check_batch(config: Any, io: ServedIO) -> None:
+    if config.max_batch_size < 1:
+        raise ConfigRefused("max_batch_size", f"is {config.max_batch_size}", "expected 1 or more")
+    if io.fixed_batch is not None and (io.fixed_batch, config.max_batch_size) != (1, 1):
+        raise ConfigRefused(
+            "max_batch_size",
+            f"is {config.max_batch_size}, and the model takes only batches of {io.fixed_batch}",
+            "export it with a free batch, or take --max-batch 1 for a batch of 1",
+        )
+    for size in config.dynamic_batching.preferred_batch_size:
+        if not 1 <= size <= config.max_batch_size:
+            raise ConfigRefused(
+                "dynamic_batching.preferred_batch_size", f"is {size}", f"expected 1 to {config.max_batch_size}"
+            )
+
+
+def _check_tensor(schema: Any, field: str, tensors: Any, name: str, dims: tuple[int, ...]) -> None:
+    if len(tensors) != 1:
+        raise ConfigRefused(field, f"has {len(tensors)} tensors", "the model has one")
+    _same(f"{field}.name", tensors[0].name, name, "the model's")
+    _same(f"{field}.data_type", schema.DataType.Name(tensors[0].data_type), "TYPE_FP32", "the model's")
+    _same(f"{field}.dims", list(tensors[0].dims), list(dims), "the model's, without the batch")
+
+
+def _check_warmup(schema: Any, config: Any, io: ServedIO) -> None:
+    for sample in config.model_warmup:
+        if not 1 <= sample.batch_size <= config.max_batch_size:
+            raise ConfigRefused(
+                "model_warmup.batch_size", f"is {sample.batch_size}", f"expected 1 to {config.max_batch_size}"
+            )
+        _same("model_warmup.inputs", sorted(sample.inputs), [io.input], "the model's input")
+        found = sample.inputs[io.input]
+        _same("model_warmup.inputs.dims", list(found.dims), list(io.dims), "the model's, without the batch")
+        kind = schema.DataType.Name(found.data_type)
+        _same("model_warmup.inputs.data_type", kind, "TYPE_FP32", "the model's")
+        if found.WhichOneof("input_data_type") == "input_data_file":
+            raise ConfigRefused("model_warmup.inputs.input_data_file", "no such file is shipped", "take zero_data")
+
+
+def _check_instances(schema: Any, config: Any, backend: Backend) -> None:
+    if len(config.instance_group) == 0:
+        raise ConfigRefused("instance_group", "is missing", "say how many instances run, and on what")
+    for group in config.instance_group:
+        if group.count < 1:
+            raise ConfigRefused("instance_group.count", f"is {group.count}", "expected 1 or more")
+        wanted = "KIND_GPU" if backend == "tensorrt" else "KIND_CPU"
+        _same(
+            "instance_group.kind", schema.ModelInstanceGroup.Kind.Name(group.kind), wanted, "what the backend runs on"
+        )
+
+
+def _same(field: str, found: Any, expected: Any, what: str) -> None:
+    if found != expected:
+        raise ConfigRefused(field, f"is {found!r}", f"expected {expected!r}, {what}")
+
+
+def _schema() -> tuple[Any, Any]:
+    try:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+    except ImportError as error:
+        raise MissingExtra(
+            "Triton's configuration schema needs tritonclient, which is not installed; "
+            "run: pip install 'limpq-deploy[serve]'"
+        ) from error
+    return model_config_pb2, text_format

@@ -1,0 +1,131 @@
+"""A running inference server asked over HTTP or gRPC (KServe v2, through tritonclient, the extra ``serve``)."""
+
+import contextlib
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import LimpqError, MissingExtra, SettingError
+
+
+class ServerUnhealthy(LimpqError):
+    """A server does not answer as it should."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """``http://HOST:PORT/MODEL`` or ``grpc://HOST:PORT/MODEL``, with ``/versions/N`` where one is meant."""
+
+    scheme: Literal["http", "grpc"]
+    host: str
+    model: str
+    version: str = ""
+
+    def __str__(self) -> str:
+        version = f"/versions/{self.version}" if self.version else ""
+        return f"{self.scheme}://{self.host}/{self.model}{version}"
+
+
+def parse_address(url: str, model: str | None = None) -> Address:
+    """An address from text; ``model`` is taken where the text names none. Raises SettingError."""
+    found = re.fullmatch(r"(http|grpc)://([^/\s]+:\d+)(?:/([\w.-]+))?(?:/versions/(\d+))?/?", url)
+    if found is None:
+        raise SettingError(f"{url!r} is no address; expected http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL")
+    scheme, host, name, version = found.groups()
+    name = name or model
+    if name is None:
+        raise SettingError(f"{url!r} names no model; expected {scheme}://{host}/MODEL")
+    return Address(scheme="http" if scheme == "http" else "grpc", host=host, model=name, version=version or "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """What the server says of its model: names, shapes (batch first where it takes batches; -1: any), largest batch (0:
+    the model takes no batches)."""
+
+    input: str
+    shape: tuple[int, ...]
+    output: str
+    max_batch: int
+
+
+class Server:
+    """One connection to one model. Not for several threads: each makes its own."""
+
+    def __init__(self, address: Address, client: Any, library: ModuleType, timeout_s: float) -> None:
+        self.address, self._client, self._library, self._timeout = address, client, library, timeout_s
+
+    def is_ready(self) -> bool:
+        """What the server itself says of the model, which is not enough."""
+        with self._speaking():
+            ready = self._client.is_model_ready(self.address.model, self.address.version)
+        return bool(ready)
+
+    def describe(self) -> ServedModel:
+        """Names and shapes. Raises ServerUnhealthy."""
+        with self._speaking():
+            name, version = self.address.model, self.address.version
+            if self.address.scheme == "http":
+                found = self._client.get_model_metadata(name, version)
+                config = self._client.get_model_config(name, version)
+            else:
+                found = self._client.get_model_metadata(name, version, as_json=True)
+                config = self._client.get_model_config(name, version, as_json=True)["config"]
+        (source,), (result,) = found["inputs"], found["outputs"]
+        return ServedModel(
+            input=source["name"],
+            shape=tuple(int(size) for size in source["shape"]),
+            output=result["name"],
+            max_batch=int(config.get("max_batch_size", 0)),
+        )
+
+    def infer(self, model: ServedModel, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of a batch. Raises ServerUnhealthy where none come."""
+        with self._speaking():
+            source = self._library.InferInput(model.input, list(images_NCHW.shape), "FP32")
+            source.set_data_from_numpy(images_NCHW)
+            outputs = [self._library.InferRequestedOutput(model.output)]
+            words = {"client_timeout": self._timeout} if self.address.scheme == "grpc" else {}
+            answer = self._client.infer(
+                self.address.model, [source], model_version=self.address.version, outputs=outputs, **words
+            )
+            logits: NDArray[np.float32] | None = answer.as_numpy(model.output)
+        if logits is None:
+            raise ServerUnhealthy(f"{self.address} answered without {model.output!r}; is another model served there?")
+        return logits
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[None]:
+        try:
+            yield
+        except LimpqError:
+            raise
+        except Exception as error:  # sockets, gevent, gRPC and the client's own exceptions have no common base
+            what = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ServerUnhealthy(
+                f"{self.address} does not answer ({what}); look at the server's log, reload the model or start it again"
+            ) from error
+
+
+@contextlib.contextmanager
+def connected(address: Address, timeout_s: float = 5.0) -> Iterator[Server]:
+    """A connection, closed afterwards. ``timeout_s``: for each single answer. Raises MissingExtra."""
+    try:
+        library = importlib.import_module(f"tritonclient.{address.scheme}")
+    except ImportError as error:
+        raise MissingExtra(
+            "speaking to a server needs tritonclient, which is not installed; run: pip install 'limpq-deploy[serve]'"
+        ) from error
+    words = {"connection_timeout": timeout_s, "network_timeout": timeout_s} if address.scheme == "http" else {}
+    client = library.InferenceServerClient(address.host, **words)
+    try:
+        yield Server(address, client, library, timeout_s)
+    finally:
+        with contextlib.suppress(Exception):
+            client.close()

@@ -1,0 +1,256 @@
+"""From a finished build to a model repository: what is shipped, checked before anything is written."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from limpq_deploy.calibration.errors import LimpqError, ModelError, OutputError, SettingError
+from limpq_deploy.calibration.records import to_json
+from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest
+from limpq_deploy.export.repository import Keys, Serving, ShippedVersion, load_serving, require_model_name, ship_version
+from limpq_deploy.export.runtimes.ort import EXACT_PAIR_WEIGHT, largest_weight_code
+from limpq_deploy.export.triton import (
+    EXACT_SUMS,
+    LABELS,
+    MODEL_FILES,
+    TWIN,
+    ServedIO,
+    ServingOptions,
+    check_config,
+    make_config,
+    read_io,
+    read_labels,
+)
+from limpq_deploy.export.verify import load_manifest, verify_bundle
+
+THROUGHPUT_NOTE = (
+    "requests wait up to {delay} microseconds for others to share a batch: more images per second under load, a longer "
+    "p50 of a lone request, and on the servers that we measured up to 1.7 % of requests stalled for about 500 ms"
+)
+
+
+class ShipRefused(LimpqError):
+    """A build is not to be served as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """What `ship` did. ``notes``: sentences that an operator should read."""
+
+    folder: str
+    name: str
+    version: int
+    backend: str
+    kept: tuple[int, ...]
+    signed: bool
+    notes: tuple[str, ...] = ()
+    format: Literal["limpq.shipped/1"] = field(default="limpq.shipped/1")
+
+
+def ship(
+    build: Path,
+    repository: Path,
+    options: ServingOptions,
+    *,
+    name: str | None = None,
+    config: Path | None = None,
+    plans: Mapping[str, Path] | None = None,
+    keep: int = 3,
+    force: bool = False,
+    keys: Keys | None = None,
+) -> Shipped:
+    """Add a finished build (or a bundle) to a model repository and serve it.
+
+    ``config``: one's own config.pbtxt, checked like ours. ``plans``: TensorRT plans by compute capability ("" for the
+    only one). ``keep``: versions that remain for a rollback. ``keys.public``: of bundle and repository, where signed.
+    Raises ShipRefused for a failed verdict without ``force``, ConfigRefused for a configuration that does not fit,
+    BundleRefused for a damaged bundle, OutputError where it cannot be written.
+    """
+    keys = keys or Keys()
+    bundle = _bundle_of(build)
+    # The public key is the repository's; a bundle of an unsigned build is checked by its hashes.
+    verify_bundle(bundle, keys.public if (bundle / SIGNATURE).exists() else None)
+    manifest = load_manifest(bundle)
+    forced = _require_verdict(manifest, force)
+    _require_plans(options, plans or {})
+    name = name or re.sub(r"[^A-Za-z0-9_.-]+", "_", manifest.model).lstrip(".-")
+    require_model_name(name)
+    io = read_io(bundle / manifest.model_file)
+    labels = (bundle / LABELS).read_bytes() if (bundle / LABELS).is_file() else b""
+    parameters = _parameters(bundle, manifest)
+    files = _files(bundle, manifest, options, plans or {})
+
+    def describe(version: int) -> ShippedVersion:
+        text = _config_text(name, io, options, version, parameters, plans or {}, config)
+        return ShippedVersion(
+            version=version,
+            backend=options.backend,
+            model=manifest.model,
+            target=manifest.target,
+            model_file=f"{version}/model.onnx",
+            canaries=replace(
+                manifest.canaries,
+                inputs=f"{version}/{manifest.canaries.inputs}",
+                outputs=f"{version}/{manifest.canaries.outputs}",
+            ),
+            environment=manifest.environment,
+            versions=manifest.versions,
+            policy=manifest.policy,
+            verdict=manifest.verdict,
+            preprocess=manifest.preprocess,
+            config=text,
+            labels=labels.decode(),
+            forced=forced,
+        )
+
+    def check(new: ShippedVersion, versions: tuple[int, ...]) -> None:
+        check_config(
+            new.config, name=name, io=io, backend=options.backend, labels=read_labels(labels), versions=versions
+        )
+
+    serving = ship_version(repository, name, files, describe, keep=keep, keys=keys, check=check)
+    return _shipped(repository / name, serving, keys, _notes(options, parameters, forced))
+
+
+def _shipped(folder: Path, serving: Serving, keys: Keys, notes: tuple[str, ...] = ()) -> Shipped:
+    active = serving.version(serving.active)
+    assert active is not None
+    return Shipped(
+        folder=str(folder),
+        name=serving.name,
+        version=serving.active,
+        backend=active.backend,
+        kept=tuple(shipped.version for shipped in serving.shipped),
+        signed=keys.private is not None,
+        notes=notes,
+    )
+
+
+def rolled_back(folder: Path, version: int, keys: Keys | None = None) -> Shipped:
+    """Serve another version of a model's folder; see `export.repository.roll_back`."""
+    from limpq_deploy.export.repository import roll_back
+
+    keys = keys or Keys()
+    if keys.private is None and (folder / SIGNATURE).exists():
+        raise SettingError(f"{folder} is signed; give --sign KEY, or its signature would be lost")
+    return _shipped(folder, roll_back(folder, version, keys=keys), keys)
+
+
+def served(folder: Path, public_key: Path | None = None) -> Serving:
+    """What a model's folder serves, every file checked."""
+    return load_serving(folder, public_key)
+
+
+def _bundle_of(build: Path) -> Path:
+    """The bundle of a build's folder; the folder itself where it is a bundle."""
+    for folder in (build / "bundle", build):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise OutputError(f"{build} holds no bundle; run limpq-deploy build, or give the folder of a finished build")
+
+
+def _require_verdict(manifest: Manifest, force: bool) -> str:
+    """Empty for a verdict that may be served; what it was where ``force`` overrides it."""
+    verdict = manifest.verdict if isinstance(manifest.verdict, dict) else {}
+    outcome = str(verdict.get("outcome", "missing"))
+    if outcome in ("passed", "incomplete"):
+        return ""
+    if force:
+        return f"the verdict was {outcome!r}; shipped with --force"
+    checks = verdict.get("checks", [])
+    failed = [str(check.get("name")) for check in checks if isinstance(check, dict) and check.get("passed") is False]
+    what = f" ({', '.join(failed)})" if failed else ""
+    raise ShipRefused(
+        f"the verdict of this build is {outcome!r}{what}; expected one that has not failed: build again, or ship it "
+        "with --force, which the manifest records"
+    )
+
+
+def _require_plans(options: ServingOptions, plans: Mapping[str, Path]) -> None:
+    if options.backend != "tensorrt":
+        if plans:
+            raise SettingError(f"--plan belongs to --backend tensorrt, not {options.backend}; leave one of them away")
+        return
+    if not plans:
+        raise ShipRefused(
+            "found no TensorRT plan; expected one for the server's GPU and TensorRT version: build it there from "
+            "model.onnx and give --plan FILE, or ship with --backend onnxruntime or python"
+        )
+    if "" in plans and len(plans) > 1:
+        raise SettingError("a plan without compute capability stands beside others; give --plan 9.0=FILE for each")
+    for capability, plan in plans.items():
+        if capability and not re.fullmatch(r"\d+\.\d", capability):
+            raise SettingError(f"--plan {capability}=...: expected a compute capability such as 9.0")
+        if not plan.is_file() or plan.stat().st_size == 0:
+            raise ModelError(f"{plan} is no TensorRT plan: it is missing or empty; build it again")
+
+
+def _plan_name(capability: str) -> str:
+    return f"model_cc{capability.replace('.', '')}.plan" if capability else MODEL_FILES["tensorrt"]
+
+
+def _files(
+    bundle: Path, manifest: Manifest, options: ServingOptions, plans: Mapping[str, Path]
+) -> dict[str, Path | bytes]:
+    canaries: CanaryFiles = manifest.canaries
+    files: dict[str, Path | bytes] = {name: bundle / name for name in (canaries.inputs, canaries.outputs)}
+    files["model.onnx"] = bundle / manifest.model_file
+    if options.backend == "python":
+        files[MODEL_FILES["python"]] = TWIN
+    files |= {_plan_name(capability): plan for capability, plan in plans.items()}
+    return files
+
+
+def _parameters(bundle: Path, manifest: Manifest) -> dict[str, str]:
+    import onnx
+
+    model = bundle / manifest.model_file
+    sha256 = next(file.sha256 for file in manifest.files if file.name == manifest.model_file)
+    exact = largest_weight_code(onnx.load(model, load_external_data=False)) > EXACT_PAIR_WEIGHT
+    return {
+        "limpq.model": manifest.model,
+        "limpq.target": manifest.target,
+        "limpq.model_sha256": sha256,
+        "limpq.policy_sha256": _digest(manifest.policy),
+        "limpq.program": manifest.versions.get("limpq-deploy", "unknown"),
+        EXACT_SUMS: "1" if exact else "0",
+    }
+
+
+def _digest(policy: Any) -> str:
+    """SHA-256 of a policy's JSON as we write it."""
+    return hashlib.sha256(to_json(policy).encode()).hexdigest()
+
+
+def _config_text(
+    name: str,
+    io: ServedIO,
+    options: ServingOptions,
+    version: int,
+    parameters: Mapping[str, str],
+    plans: Mapping[str, Path],
+    own: Path | None,
+) -> str:
+    if own is None:
+        named = {capability: _plan_name(capability) for capability in plans if capability}
+        return make_config(name, io, options, version, parameters, named)
+    try:
+        return own.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"cannot read {own} ({error}); expected a config.pbtxt") from error
+
+
+def _notes(options: ServingOptions, parameters: Mapping[str, str], forced: str) -> tuple[str, ...]:
+    notes = [forced] if forced else []
+    if options.queue_delay_us is not None:
+        notes.append(THROUGHPUT_NOTE.format(delay=options.queue_delay_us))
+    if options.backend == "onnxruntime" and parameters[EXACT_SUMS] == "1":
+        notes.append(
+            "weights of more than 7 bits saturate in ONNX Runtime's default kernels on x86 CPUs without VNNI, and "
+            "Triton's onnxruntime backend is not told to avoid them: run health against the server, or ship the "
+            "python backend, which avoids them itself"
+        )
+    return tuple(notes)

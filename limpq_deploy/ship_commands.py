@@ -1,0 +1,186 @@
+"""Commands around serving: keys, repositories, rollback, health. Thin; heavy imports inside."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from limpq_deploy.options import FILE, json_option
+
+FAILED = 3
+
+
+def key_option(command: Any) -> Any:
+    return click.option(
+        "--key",
+        type=FILE,
+        metavar="PUB",
+        envvar="LIMPQ_PUBLIC_KEY",
+        show_envvar=True,
+        help="Public key: refuse what is not signed by it.",
+    )(command)
+
+
+def sign_option(command: Any) -> Any:
+    return click.option("--sign", type=FILE, metavar="KEY", help="Sign the manifest with this private key.")(command)
+
+
+@click.command(short_help="A key pair for signatures.")
+@click.argument("key", metavar="KEY", type=FILE)
+@json_option
+def keygen(key: Path, as_json: bool) -> None:
+    """Make an Ed25519 key pair: KEY, which signs and stays secret, and KEY.pub, which servers check with."""
+    from limpq_deploy.export.signature import write_key_pair
+
+    public = key.with_name(key.name + ".pub")
+    write_key_pair(key, public)
+    if as_json:
+        click.echo(json.dumps({"private": str(key), "public": str(public)}))
+    else:
+        click.echo(f"{key} signs; keep it secret\n{public} checks: give it to those who serve")
+
+
+@click.command(short_help="A build into a Triton model repository.")
+@click.argument("folder", metavar="DIR", type=FILE)
+@click.argument("repository", metavar="REPOSITORY", type=FILE)
+@click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "python", "tensorrt"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the model; python is the CPU twin.",
+)
+@click.option("--name", metavar="NAME", help="Of the model in the repository.  [default: the build's model]")
+@click.option(
+    "--max-batch", type=click.IntRange(min=1), default=8, show_default=True, metavar="N", help="Images per request."
+)
+@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Copies.")
+@click.option(
+    "--throughput",
+    type=click.IntRange(min=1),
+    metavar="US",
+    help="Let requests wait US microseconds to share a batch; off by default, as it stalls some.",
+)
+@click.option("--config", type=FILE, metavar="FILE", help="Your own config.pbtxt, checked like ours.")
+@click.option(
+    "--plan", "plans", multiple=True, metavar="[CC=]FILE", help="TensorRT plan, or one for each compute capability."
+)
+@click.option(
+    "--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions that remain."
+)
+@click.option("--force", is_flag=True, help="Ship in spite of a failed verdict; the manifest records it.")
+@sign_option
+@key_option
+@json_option
+def ship(
+    folder: Path,
+    repository: Path,
+    backend: Any,
+    name: str | None,
+    max_batch: int,
+    instances: int,
+    throughput: int | None,
+    config: Path | None,
+    plans: tuple[str, ...],
+    keep: int,
+    force: bool,
+    sign: Path | None,
+    key: Path | None,
+    as_json: bool,
+) -> None:
+    """Add a finished build to a Triton model repository as the next version, and serve that version.
+
+    Configuration, names, shapes, labels, warm-up and free space are checked before anything is written; version,
+    configuration and manifest change together in one rename. A failed verdict is not shipped.
+
+    \b
+    limpq-deploy ship limpq-build models --backend python
+    limpq-deploy ship limpq-build models --sign release.key --key release.key.pub
+    """
+    from limpq_deploy.export.repository import Keys
+    from limpq_deploy.export.triton import ServingOptions
+    from limpq_deploy.ship import ship as ship_build
+
+    options = ServingOptions(backend=backend, max_batch=max_batch, instances=instances, queue_delay_us=throughput)
+    done = ship_build(
+        folder,
+        repository,
+        options,
+        name=name,
+        config=config,
+        plans=dict(map(_split_plan, plans)),
+        keep=keep,
+        force=force,
+        keys=Keys(private=sign, public=key),
+    )
+    _tell(done, as_json)
+
+
+@click.command(short_help="Serve an older version again.")
+@click.argument("folder", metavar="REPOSITORY/NAME", type=FILE)
+@click.argument("version", metavar="VERSION", type=click.IntRange(min=1))
+@sign_option
+@key_option
+@json_option
+def rollback(folder: Path, version: int, sign: Path | None, key: Path | None, as_json: bool) -> None:
+    """Serve a version that is still in a model's folder, with the configuration that it was shipped with."""
+    from limpq_deploy.export.repository import Keys
+    from limpq_deploy.ship import rolled_back
+
+    _tell(rolled_back(folder, version, Keys(private=sign, public=key)), as_json)
+
+
+@click.command(short_help="Whether a server answers rightly.")
+@click.argument("url", metavar="URL")
+@click.option("--bundle", type=FILE, metavar="DIR", help="Bundle or REPOSITORY/NAME whose canaries are asked.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=4.0, show_default=True, metavar="S", help="For each answer."
+)
+@key_option
+@json_option
+def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_json: bool) -> None:
+    """Ask a running server real images: http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL.
+
+    Without /MODEL that of --bundle. Without --bundle one black image has to get a finite answer. Exit code 1: no
+    answer; 3: a wrong one.
+    """
+    from limpq_deploy.calibration.records import to_dict
+    from limpq_deploy.health import check_health
+
+    found = check_health(url, bundle=bundle, public_key=key, timeout_s=timeout)
+    if as_json:
+        click.echo(json.dumps({**to_dict(found), "passed": found.passed}))
+    elif found.differing is None:
+        click.echo(f"{found.address}: answers, in {found.seconds:.2f} s; give --bundle to check what")
+    else:
+        wrong = f"{found.differing} of {found.logits} logits differ" if found.differing else "every logit is equal"
+        click.echo(f"{found.address}: {found.images} canaries in {found.seconds:.2f} s: {wrong}")
+    if not found.passed:
+        sys.exit(FAILED)
+
+
+def add_ship_commands(group: click.Group) -> None:
+    """Add the commands of this file to a group."""
+    for command in (keygen, ship, rollback, health):
+        group.add_command(command)
+
+
+def _split_plan(text: str) -> tuple[str, Path]:
+    """``9.0=FILE`` -> ("9.0", FILE); ``FILE`` -> ("", FILE)."""
+    capability, _, file = text.rpartition("=")
+    return capability, Path(file)
+
+
+def _tell(done: Any, as_json: bool) -> None:
+    from limpq_deploy.calibration.records import to_dict
+
+    if as_json:
+        click.echo(json.dumps(to_dict(done)))
+        return
+    kept = ", ".join(map(str, done.kept))
+    signed = ", signed" if done.signed else ""
+    click.echo(f"{done.folder}: version {done.version} is served by {done.backend}{signed}; versions there: {kept}")
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)

@@ -1,0 +1,72 @@
+"""A tiny real model in a real bundle, key pairs, and the real server where LIMPQ_TRITON names one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+pytest.importorskip("cryptography", reason="needs the extra limpq-deploy[serve]")
+pytest.importorskip("tritonclient", reason="needs the extra limpq-deploy[serve]")
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+from limpq_deploy.export.bundle import write_bundle
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.signature import write_key_pair
+
+IMAGES = np.random.default_rng(0).normal(size=(16, 3, 4, 4)).astype(np.float32)
+
+MakeBundle = Callable[..., Path]
+
+
+def tiny_model(seed: int) -> onnx.ModelProto:
+    """Logits [batch, 5] of images [batch, 3, 4, 4]: products of small integers, exact in float32 in any order."""
+    weight = np.random.default_rng(seed).integers(-8, 8, size=(48, 5)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Round", ["images"], ["rounded"]),
+            helper.make_node("Flatten", ["rounded"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weight"], ["logits"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 4, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    """Write a bundle whose answers ONNX Runtime really gave: (name, seed, changes of write_bundle) -> folder."""
+
+    def make(name: str = "bundle", seed: int = 0, labels: str = "a\nb\nc\nd\ne\n", **changes: Any) -> Path:
+        model = tmp_path / f"{name}.onnx"
+        onnx.save(tiny_model(seed), model)
+        facts: dict[str, Any] = {
+            "model": "tiny",
+            "target": "onnxruntime",
+            "model_file": "model.onnx",
+            "canary_inputs_NCHW": IMAGES,
+            "canary_outputs": runtime_named("onnxruntime").load(model, threads=1).run(IMAGES),
+            "environment": read_environment(("numpy",)),
+            "versions": {"limpq-deploy": "0"},
+            "policy": {"bits": {}},
+            "verdict": {"outcome": "passed", "checks": []},
+        }
+        write_bundle(tmp_path / name, {"model.onnx": model, "labels.txt": labels.encode()}, **(facts | changes))
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path]:
+    """A new key pair: (private, public)."""
+    pair = tmp_path / "release.key", tmp_path / "release.key.pub"
+    write_key_pair(*pair)
+    return pair
