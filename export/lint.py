@@ -13,7 +13,9 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
-from limpq_deploy.export.lint_rules import Finding, onnxruntime_findings, tensorrt_findings
+from limpq_deploy.export.finding import Finding
+from limpq_deploy.export.lint_onnxruntime import onnxruntime_findings
+from limpq_deploy.export.lint_tensorrt import tensorrt_findings
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.runtimes import runtime_named
@@ -129,9 +131,16 @@ def static_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Find
     """Rules that can be checked on the Q/DQ file itself: those of every target, then the target's own."""
     fixed = constants(model.graph)
     for node in model.graph.node:
+        name = node.name or node.output[0]
+        if node.op_type == "BatchNormalization":
+            yield Finding(
+                node=name,
+                rule="BatchNorm is folded into the layer before it",
+                consequence="it is computed in floats, and the layer's integers are not those that come out of it",
+                remedy="fold it before quantizing: export the model in evaluation mode, or fuse it first",
+            )
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        name = node.name or node.output[0]
         scale = fixed.get(node.input[1])
         if scale is not None and not all(math.isfinite(value) and value > 0 for value in np.ravel(scale)):
             yield Finding(
@@ -139,6 +148,13 @@ def static_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Find
                 rule="scales are positive and finite",
                 consequence="codes of this tensor mean nothing",
                 remedy="calibrate or train this quantizer again",
+            )
+        if scale is not None and scale.size > 1 and node.input[0] not in fixed and not _of_weight(node, model, fixed):
+            yield Finding(
+                node=name,
+                rule="an activation has one scale",
+                consequence=f"it has {scale.size}; no convolution kernel takes a scale for each channel of its input",
+                remedy="calibrate this tensor with one scale; only weights have one for each channel",
             )
         if scale is not None and scale.ndim == 1 and scale.size == 1 and not _per_channel(node, fixed):
             yield Finding(
@@ -148,6 +164,12 @@ def static_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Find
                 remedy="write the scale as a 0-d tensor",
             )
     yield from OWN_RULES[target.clip](model, target)
+
+
+def _of_weight(node: onnx.NodeProto, model: onnx.ModelProto, fixed: dict[str, NDArray[Any]]) -> bool:
+    """Whether a DequantizeLinear reads codes that are quantized from a constant in the file."""
+    makers = (other for other in model.graph.node if node.input[0] in other.output)
+    return any(maker.op_type == "QuantizeLinear" and maker.input[0] in fixed for maker in makers)
 
 
 def _per_channel(node: onnx.NodeProto, fixed: dict[str, NDArray[Any]]) -> bool:

@@ -18,11 +18,11 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
-    """Initializers and the outputs of Constant nodes, by tensor name."""
+    """Initializers and the outputs of Constant nodes that are numbers, by tensor name."""
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain == "":
             value = helper.get_attribute_value(node.attribute[0])
             is_tensor = isinstance(value, onnx.TensorProto)
             found[node.output[0]] = numpy_helper.to_array(value) if is_tensor else np.asarray(value)
-    return found
+    return {name: value for name, value in found.items() if value.dtype.kind not in "OSU"}

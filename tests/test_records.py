@@ -17,9 +17,9 @@ from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.config import Config, Training, load_config, write_config
 from limpq_deploy.evaluate import Accuracy, PairedComparison
 from limpq_deploy.export.environment import Environment
+from limpq_deploy.export.finding import Finding
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Speedup
 from limpq_deploy.export.lint import LintReport
-from limpq_deploy.export.lint_rules import Finding
 from limpq_deploy.export.manifest import BundleFile, CanaryFiles, Manifest
 from limpq_deploy.export.parity import Disagreement, ParityReport, TensorParity
 from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement

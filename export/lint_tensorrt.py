@@ -1,65 +1,25 @@
-"""Each target's own placement rules, checked on the Q/DQ file as written: where it breaks one, what follows, what to
-do."""
+"""TensorRT's placement rules, checked on the Q/DQ file as written: where it breaks one, what follows, what to do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from limpq_deploy.export.finding import Finding
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.qdq_base import CODE_MOVERS
 from limpq_deploy.export.targets import TargetSpec
 
 LAYERS = ("Conv", "Gemm")
 QDQ = ("QuantizeLinear", "DequantizeLinear")
-ADD_RULE = "both inputs of an Add are quantized"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One breach of a rule: where, which, what follows from it, what to do."""
-
-    node: str
-    rule: str
-    consequence: str
-    remedy: str
-
-
-def onnxruntime_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
-    """One quantizer on each float tensor, on both inputs of an Add, and on all inputs of a Mul or Concat or on none."""
-    producers = _producers(model)
-    seen: dict[str, str] = {}
-    for node in model.graph.node:
-        if node.op_type == "QuantizeLinear":
-            first = seen.setdefault(node.input[0], _name(node))
-            if first != _name(node):
-                yield Finding(
-                    node=_name(node),
-                    rule="a float tensor has one QuantizeLinear",
-                    consequence=f"it follows {first!r} on {node.input[0]!r}; that tensor's producer stays float",
-                    remedy="quantize once and re-quantize from its DequantizeLinear",
-                )
-        if node.op_type in ("Add", "Mul", "Concat"):
-            bare = [tensor for tensor in node.input if _op(producers.get(tensor)) != "DequantizeLinear"]
-            if node.op_type != "Add" and len(bare) == len(node.input):
-                continue  # arithmetic on shapes, or a float part of the model
-            for tensor in bare:
-                yield Finding(
-                    node=_name(node),
-                    rule=ADD_RULE
-                    if node.op_type == "Add"
-                    else f"all inputs of a {node.op_type} are quantized, or none",
-                    consequence=f"input {tensor!r} is float, so this {node.op_type} and the layer before it stay float",
-                    remedy="put a quantizer on that input",
-                )
 
 
 def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
-    """Opset, int8 codes with zero-point 0 in whole pairs, weights per channel as FP32 + Q + DQ, float biases, no pair
-    between Pad and Conv, and one on the identity input of an Add alone."""
+    """Opset, standard operators, int8 codes with zero-point 0 in whole pairs, weights per channel as FP32 + Q + DQ,
+    float biases, no pair between Pad and Conv, one on the identity input of an Add alone, one scale for all inputs of a
+    Concat."""
     producers, fixed = _producers(model), constants(model.graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     if opset > target.opset:
@@ -71,6 +31,14 @@ def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Fi
         )
     codes = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     for node in model.graph.node:
+        if node.domain != "":
+            yield Finding(
+                node=_name(node),
+                rule="operators are of the standard domain",
+                consequence=f"TensorRT's parser does not know {node.domain}:{node.op_type} and refuses the model",
+                remedy="export with standard operators only (int8 Q/DQ), not after another runtime's optimiser",
+            )
+            continue
         if node.op_type in QDQ:
             yield from _zero_point(node, fixed)
         if node.op_type != "DequantizeLinear":
@@ -79,10 +47,15 @@ def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Fi
             yield from _layer(node, producers, fixed)
         if node.op_type == "Add":
             yield from _add(node, producers)
+        if node.op_type == "Concat":
+            yield from _concat(node, producers, fixed)
 
 
 def _zero_point(node: onnx.NodeProto, fixed: dict[str, NDArray[Any]]) -> Iterator[Finding]:
     zero_point = fixed.get(node.input[2]) if len(node.input) > 2 else None
+    codes = fixed.get(node.input[0])
+    if codes is not None and codes.dtype == np.int32:
+        return  # a bias: the layer's own rule
     if zero_point is None:
         found = "it has none" if len(node.input) < 3 or not node.input[2] else "it is not a constant"
     elif zero_point.dtype != np.int8:
@@ -179,6 +152,23 @@ def _add(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator
                 consequence=f"{_name(between[0])!r} stands between a layer and the Add, which are then two kernels",
                 remedy="take the quantizer off the layer's own result",
             )
+
+
+def _concat(
+    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], fixed: dict[str, NDArray[Any]]
+) -> Iterator[Finding]:
+    """Dequantized inputs with several scales; a Concat of floats is one copy and breaks nothing."""
+    sources = [producers.get(tensor) for tensor in node.input]
+    found = [fixed.get(source.input[1]) for source in sources if source is not None and _op(source) == QDQ[1]]
+    scales = {float(scale.reshape(-1)[0]) for scale in found if scale is not None and scale.size == 1}
+    if len(scales) > 1:
+        yield Finding(
+            node=_name(node),
+            rule="the quantized inputs of a Concat share one scale",
+            consequence=f"they have {', '.join(f'{scale:g}' for scale in sorted(scales))}: each part is rescaled by "
+            "a kernel of its own",
+            remedy="quantize all parts with the largest scale, or quantize behind the Concat",
+        )
 
 
 def _moved(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
