@@ -28,3 +28,35 @@ def observe_inputs(
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Sampled:
+    """A tensor seen batch by batch: its exact ends, and about ``limit`` values of it, drawn evenly by ``seed``."""
+
+    def __init__(self, *, batches: int, limit: int = 200_000, seed: int = 0) -> None:
+        self._each = max(1, limit // batches)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._drawn: list[torch.Tensor] = []
+        self._low, self._high = float("inf"), float("-inf")
+
+    def add(self, values: torch.Tensor) -> None:
+        """Take one batch in."""
+        flat = values.detach().reshape(-1).float()
+        self._low, self._high = min(self._low, flat.min().item()), max(self._high, flat.max().item())
+        if flat.numel() > self._each:
+            flat = flat[torch.randint(flat.numel(), (self._each,), generator=self._generator).to(flat.device)]
+        self._drawn.append(flat.cpu().clone())
+
+    def values(self) -> torch.Tensor:
+        """What was drawn, and both ends: ``[K]``, float32."""
+        return torch.cat([*self._drawn, torch.tensor([self._low, self._high])])
+
+
+def sample_inputs(
+    model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable[torch.Tensor], *, count: int, seed: int
+) -> dict[str, torch.Tensor]:
+    """Values that each module receives over ``count`` batches of images_NCHW, see `Sampled`; by name."""
+    seen = {name: Sampled(batches=count, seed=seed + number) for number, name in enumerate(modules)}
+    for images_NCHW in batches:
+        observe_inputs(model, modules, images_NCHW, lambda name, values: seen[name].add(values))
+    return {name: one.values() for name, one in seen.items()}

@@ -1,9 +1,12 @@
 """First scales of a quantizer, from a tensor. Each returns one positive Python float."""
 
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 
+from limpq_deploy.calibration.entropy import entropy_threshold
 from limpq_deploy.calibration.grid import QuantGrid
 
 SMALLEST = 1e-8
@@ -42,3 +45,34 @@ def least_squares(values: torch.Tensor, grid: QuantGrid, *, candidates: int = 64
         if error < least:
             best, least = scale, error
     return best
+
+
+def percentile(values: torch.Tensor, grid: QuantGrid, *, share: float = 99.99) -> float:
+    """The smallest scale that leaves ``share`` percent of the values unclipped (McKinstry et al., 2018; 99.99 as in
+    Wu et al., Integer Quantization for Deep Learning Inference, 2020).
+
+    The ``share`` percentile, linearly interpolated, of the scale that each value asks for: ``x / qmax`` above 0,
+    ``x / qmin`` below.
+    """
+    asked = values.detach().reshape(-1).double() / grid.qmax
+    if grid.qmin < 0:
+        asked = torch.where(asked < 0, asked * (grid.qmax / grid.qmin), asked)
+    ordered = asked.clamp_min(0).sort().values
+    position = (len(ordered) - 1) * share / 100
+    below = int(position)
+    low, high = ordered[below].item(), ordered[min(below + 1, len(ordered) - 1)].item()
+    return max(low + (high - low) * (position - below), SMALLEST)
+
+
+def entropy(values: torch.Tensor, grid: QuantGrid) -> float:
+    """``T / qmax`` with the threshold T of least divergence for the codes 0..qmax (`entropy_threshold`)."""
+    threshold = entropy_threshold(values.detach().abs().reshape(-1).cpu().numpy(), grid.qmax + 1)
+    return max(threshold / grid.qmax, SMALLEST)
+
+
+RangeMethod = Callable[[torch.Tensor, QuantGrid], float]
+
+RANGES: Mapping[str, RangeMethod] = MappingProxyType(
+    {"mse": least_squares, "minmax": min_max, "percentile": percentile, "entropy": entropy}
+)
+"""Ways to a scale that nothing will train, by name."""

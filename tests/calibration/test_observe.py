@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.observe import observe_inputs
+from limpq_deploy.calibration.observe import Sampled, observe_inputs, sample_inputs
 
 
 def test_modules_are_seen_in_execution_order_with_what_they_receive() -> None:
@@ -25,3 +25,23 @@ def test_nothing_is_left_hooked_even_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="only"):
         observe_inputs(model, {"only": model[0]}, torch.zeros(1, 2), fail)
     assert model(torch.zeros(1, 2)).shape == (1, 2)
+
+
+def test_a_sample_keeps_both_ends_and_the_middle_of_every_batch() -> None:
+    sampled = Sampled(batches=2, limit=1000)
+    sampled.add(torch.cat([torch.rand(50_000, generator=torch.Generator().manual_seed(0)), torch.tensor([9.0])]))
+    sampled.add(torch.cat([torch.full((50_000,), 2.0), torch.tensor([-7.0])]))
+    values = sampled.values()
+    assert len(values) == 1002
+    assert (values.min(), values.max()) == (-7, 9)
+    assert values[:500].clamp(0, 1).mean() == pytest.approx(0.5, abs=0.05)  # four standard deviations of 500 draws
+    assert (values[500:1000] == 2).float().mean() > 0.99
+
+
+def test_small_inputs_are_sampled_whole() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    batches = [torch.randn(4, 2), torch.randn(3, 2)]
+    seen = sample_inputs(model, {"relu": model[1]}, batches, count=2, seed=0)["relu"]
+    found = torch.cat([model[0](batch).detach().flatten() for batch in batches])
+    assert torch.equal(seen[:-2], found)
+    assert torch.equal(seen[-2:], torch.stack([found.min(), found.max()]))

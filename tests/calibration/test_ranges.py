@@ -1,12 +1,21 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.calibration.ranges import SMALLEST, least_squares, lsq_mean_abs, min_max, three_sigma
+from limpq_deploy.calibration.ranges import (
+    RANGES,
+    SMALLEST,
+    least_squares,
+    lsq_mean_abs,
+    min_max,
+    percentile,
+    three_sigma,
+)
 
 grids = st.builds(QuantGrid, bits=st.integers(2, 8), signed=st.booleans())
 values = st.lists(st.floats(-1024, 1024, width=32), min_size=2, max_size=50).map(torch.tensor)
@@ -49,10 +58,10 @@ def test_least_squares_is_never_worse_than_min_max(x: torch.Tensor, grid: QuantG
     assert squared_error(x, least_squares(x, grid), grid) <= worst * (1 + 1e-5) + 1e-12
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(x=values, grid=grids)
 def test_every_first_scale_is_positive_and_finite(x: torch.Tensor, grid: QuantGrid) -> None:
-    for first in (lsq_mean_abs, three_sigma, min_max, least_squares):
+    for first in (lsq_mean_abs, three_sigma, *RANGES.values()):
         scale = first(x, grid)
         assert scale > 0
         assert math.isfinite(scale)
@@ -61,3 +70,30 @@ def test_every_first_scale_is_positive_and_finite(x: torch.Tensor, grid: QuantGr
 def test_a_tensor_of_zeros_still_gets_a_positive_scale() -> None:
     assert min_max(torch.zeros(3), U4) == SMALLEST
     assert least_squares(torch.zeros(3), U4) > 0
+
+
+@settings(deadline=None)
+@given(x=values, grid=grids, share=st.floats(50, 100))
+def test_percentile_is_numpys_of_the_scale_that_each_value_asks_for(
+    x: torch.Tensor, grid: QuantGrid, share: float
+) -> None:
+    plain = x.numpy().astype(np.float64)
+    below = plain / grid.qmin if grid.qmin < 0 else np.zeros_like(plain)
+    asked = np.maximum(np.maximum(plain / grid.qmax, below), 0)
+    assert percentile(x, grid, share=share) == pytest.approx(max(np.percentile(asked, share), SMALLEST), rel=1e-9)
+
+
+@settings(deadline=None)
+@given(x=values, grid=grids)
+def test_the_hundredth_percentile_is_min_max(x: torch.Tensor, grid: QuantGrid) -> None:
+    assert percentile(x, grid, share=100) == pytest.approx(min_max(x, grid), rel=1e-6)
+
+
+def test_mse_is_the_best_of_its_fractions_in_plain_numpy() -> None:
+    x = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    plain = x.numpy().astype(np.float64)
+    for grid in (S4, QuantGrid(bits=8, signed=True)):
+        widest = max(plain.max() / grid.qmax, plain.min() / grid.qmin)
+        tried = [widest * step / 64 for step in range(5, 65)]
+        errors = [((plain - (plain / s).round().clip(grid.qmin, grid.qmax) * s) ** 2).mean() for s in tried]
+        assert least_squares(x, grid) == pytest.approx(tried[int(np.argmin(errors))], rel=1e-6)
