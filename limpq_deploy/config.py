@@ -33,6 +33,9 @@ TRAINING_OPTIONS = (
 )
 """Keys of ``[training]`` that are options of ``build`` too."""
 
+FLAGS = {"engine": "--no-engine", "ptq": "--ptq"}
+"""Options that say what is not the default by being there."""
+
 REPEATED = ("min_bits", "pin", "tie")
 """Options that are given once for every entry."""
 
@@ -49,7 +52,9 @@ class Config:
     `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``; then weights
     alone are learned and searched (the paper's Table 5), and the default budget is w4aB. ``solver``: who finds the
     policy, as in `search.search_policy`. ``importance`` None: the programs of all measures and the uniform policy
-    compete by preview; ``alpha`` and ``outliers`` None: as suits the measure.
+    compete by preview; ``alpha`` and ``outliers`` None: as suits the measure. ``policy``: a file whose policy is taken
+    instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
+    trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (mse).
 
     Raises ValueError that begins with the field's name.
     """
@@ -81,6 +86,10 @@ class Config:
     alpha: float | None = None
     outliers: Literal["forbid", "repair", "keep"] | None = None
     solver: Literal["auto", "own", "cbc", "highs"] = "auto"
+    policy: Path | None = None
+    ptq: bool = False
+    ranges: Literal["mse", "minmax", "percentile", "entropy"] | None = None
+    calibration_images: int | None = None
     engine: bool = True
     latency_seconds: float = 1.5
     seed: int = 0
@@ -103,6 +112,16 @@ class Config:
                 else "expected 2 to 8: activations left in float are not exported"
             )
             raise ValueError(f"act_bits is {self.act_bits}, {hint}")
+        for name in () if self.ptq else ("ranges", "calibration_images"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is {getattr(self, name)}, which has no effect without ptq; give --ptq too")
+        if self.calibration_images is not None and self.calibration_images < 2:
+            raise ValueError(f"calibration_images is {self.calibration_images}; expected at least 2")
+        for name in ("importance", "alpha", "outliers") if self.policy is not None else ():
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, and nothing is searched where a policy is given; leave one away"
+                )
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -124,8 +143,8 @@ class Config:
             value = getattr(self, field.name)
             if field.name == "training" or value == field.default:
                 continue
-            if field.name == "engine":
-                words.append("--no-engine")
+            if field.name in FLAGS:
+                words.append(FLAGS[field.name])
             elif field.name in REPEATED:
                 words += [word for one in value for word in (f"--{field.name.replace('_', '-')}", shlex.quote(one))]
             else:
@@ -140,9 +159,14 @@ class Config:
         return " ".join(words) + (f"  # [training] {', '.join(training)}" if training else "")
 
     @property
+    def limited(self) -> bool:
+        """Whether any budget is given."""
+        return any(getattr(self, name) is not None for name in BUDGETS)
+
+    @property
     def budget_like(self) -> str | None:
-        """``like``, or the default where no budget at all is given."""
-        if any(getattr(self, name) is not None for name in BUDGETS):
+        """``like``, or the default where no budget at all is given and a policy is searched."""
+        if self.limited or self.policy is not None:
             return self.like
         return DEFAULT_LIKE if self.act_bits is None else f"w4a{self.act_bits}"
 
@@ -188,6 +212,7 @@ def write_config(config: Config, path: Path) -> None:
         weights=config.weights and config.weights.absolute(),
         classes=config.classes and config.classes.absolute(),
         latency_table=config.latency_table and config.latency_table.absolute(),
+        policy=config.policy and config.policy.absolute(),
         data=f"{kind}:{Path(place).expanduser().absolute()}" if kind in ("imagefolder", "cifar10") else config.data,
     )
     write_text(path, json.dumps({"format": FORMAT, **asdict(settled)}, indent=1, default=str) + "\n")

@@ -7,6 +7,9 @@ from limpq_deploy.calibration.params import TensorQuant
 from limpq_deploy.policy import LayerBits
 from limpq_deploy.settings import FinetuneSettings
 
+NOT_TRAINED: Literal["ranges only, not trained"] = "ranges only, not trained"
+"""What is said wherever such a model is spoken of."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Top1:
@@ -18,11 +21,48 @@ class Top1:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FloatModel:
+    """The float model of a build: ``source`` is the user's weights file, or says that it was trained here."""
+
+    source: str
+    top1: Top1
+    format: Literal["limpq.float/1"] = field(default="limpq.float/1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A checkpoint that was tried: optimizer steps done (0: as it came), top-1 in percent on the validation split."""
 
     step: int
     val: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What may follow the ranges, by name ("none" among them): top-1 in percent and mean cross-entropy held out."""
+
+    name: str
+    top1: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """How a model came to its scales where nothing was trained.
+
+    ``ranges``: the method of `calibration.ranges.RANGES`. ``images``: training images that gave ranges and
+    corrections. ``corrections``: what was tried, measured on ``held_images`` of the validation split; ``chosen`` names
+    one and ``why`` says so in a sentence. ``uncorrected``: layers that have neither bias nor BatchNorm to correct.
+    """
+
+    ranges: str
+    images: int
+    held_images: int
+    corrections: tuple[Correction, ...]
+    chosen: str
+    why: str
+    uncorrected: tuple[str, ...] = ()
+    how: Literal["ranges only, not trained"] = NOT_TRAINED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +74,15 @@ class FineTuned:
     ``activations``: by quantizer. ``epochs``: passes over the train split. ``seconds``: wall time of training alone.
     ``val_may_be_seen``: the validation images, which chose the checkpoint, are a part of what others train on, and the
     float weights came from elsewhere: accuracy on them may flatter. The test split chose nothing.
+    ``calibrated``: of a model that was not trained at all; then ``settings`` is None, ``epochs`` and ``chosen_step``
+    are 0, there are no ``candidates``, and ``top1.val`` is that of ``calibrated.held_images``.
     """
 
     model: str
     target: str
     bits: dict[str, LayerBits]
     seed: int
-    settings: FinetuneSettings
+    settings: FinetuneSettings | None
     epochs: float
     float_top1: Top1
     top1: Top1
@@ -50,6 +92,7 @@ class FineTuned:
     activations: tuple[TensorQuant, ...]
     seconds: float
     val_may_be_seen: bool = False
+    calibrated: Calibrated | None = None
     format: Literal["limpq.finetuned/1"] = field(default="limpq.finetuned/1")
 
     def pairs(self) -> dict[str, tuple[int, int]]:

@@ -13,6 +13,7 @@ FILE = click.Path(path_type=Path)
 
 TARGETS = ("onnxruntime", "tensorrt", "reference")
 MEASURES = ("scale", "kl", "loss", "fisher")
+RANGES = ("mse", "minmax", "percentile", "entropy")
 SOLVERS = ("auto", "own", "cbc", "highs")
 
 DATA_HELP = "digits, imagefolder:PATH, cifar10:PATH or module:factory."
@@ -207,6 +208,20 @@ def build_options(command: Command) -> Command:
         ),
         click.option("--pinned-bits", type=int, metavar="B", help="Bits of the first and last layer.  [default: 8]"),
         training_options,
+        click.option(
+            "--policy", type=FILE, metavar="FILE.json", help="Take this policy of the model instead of searching one."
+        ),
+        click.option(
+            "--ptq",
+            is_flag=True,
+            flag_value=True,
+            default=None,
+            help="Train nothing: ranges from images, then bias correction or BatchNorm estimated anew.",
+        ),
+        click.option(
+            "--ranges", type=click.Choice(RANGES), help="How --ptq finds the range of a tensor.  [default: mse]"
+        ),
+        click.option("--calibration-images", type=int, metavar="N", help="Training images for --ptq.  [default: 512]"),
         click.option("--no-engine", "engine", flag_value=False, default=None, help="Stop after export."),
         click.option("--seed", type=int, metavar="N", help="Of training and of data order.  [default: 0]"),
         click.option("--out", type=FILE, metavar="DIR", help="Output folder.  [default: limpq-build]"),

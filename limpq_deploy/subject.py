@@ -24,12 +24,14 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec, target_named
 from limpq_deploy.extras import require_modules
+from limpq_deploy.given_policy import load_given
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.lifetimes import with_memory
 from limpq_deploy.models import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.models.weights import load_weights
 from limpq_deploy.placement import place
+from limpq_deploy.policy import Policy
 from limpq_deploy.quantized import QuantizedModel, model_of_policy
 from limpq_deploy.recipe import finetune_recipe, float_recipe, joint_recipe
 from limpq_deploy.restrictions import restrict
@@ -66,7 +68,10 @@ class Subject:
         if self.config.act_bits is not None:
             untrained = weights_only(untrained, self.config.act_bits)
         indicators = self.restricted(with_edges(with_memory(untrained, self._shapes, self.placement), self._shapes))
-        search_policy(indicators, self.budgets(indicators), solver=self.config.solver)
+        if self.config.policy is not None:
+            self.given_policy(indicators)
+        else:
+            search_policy(indicators, self.budgets(indicators), solver=self.config.solver)
 
     def _check_training(self) -> None:
         """Refuse settings that make no sense together, a precision that is missing here, and a batch that would
@@ -192,6 +197,12 @@ class Subject:
             latency_table=config.latency_table,
             max_latency_ms=config.max_latency_ms if config.latency_table is not None else None,
         )
+
+    def given_policy(self, restricted: Indicators) -> Policy:
+        """The policy of ``--policy``; raises what `load_given` raises."""
+        assert self.config.policy is not None
+        budgets = self.budgets(restricted) if self.config.limited else ()
+        return load_given(self.config.policy, restricted, budgets)
 
     def model_digest(self) -> dict[str, str | None]:
         """What the float model depends on, besides data and seed: name, weights, and the source and structure of a

@@ -8,9 +8,11 @@ from typing import Literal
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.candidates import find, one_recipe, recipes
+from limpq_deploy.config import BUDGETS
 from limpq_deploy.convergence import at_snapshot, snapshots_of, stability
 from limpq_deploy.costs import Budget, parse_like, uniform_policy_within
 from limpq_deploy.export.placement import BitPair
+from limpq_deploy.given_policy import own_budget
 from limpq_deploy.importance.names import MEASURES, SCALE
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.pipeline import Stage
@@ -55,8 +57,10 @@ def _text(pair: BitPair) -> str:
 
 
 def search_stage(subject: Subject, folder: Path) -> Stage:
-    """The policy: the best of a tournament, or one program's where ``importance`` names its measure."""
+    """The policy: the user's own, the best of a tournament, or one program's where ``importance`` names its measure."""
     config = subject.config
+    if config.policy is not None:
+        return _given_stage(subject, folder, config.policy)
 
     def run(report: Report) -> str:
         indicators = load_record(Indicators, folder / INDICATORS)
@@ -103,6 +107,38 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
             "solver": config.solver,
         },
         reads=(INDICATORS,) if config.importance is not None else (INDICATORS, FLOAT, JOINT),
+        outputs=(POLICY, COMPARISON),
+        run=run,
+    )
+
+
+def _given_stage(subject: Subject, folder: Path, path: Path) -> Stage:
+    config = subject.config
+
+    def run(report: Report) -> str:
+        indicators = load_record(Indicators, folder / INDICATORS)
+        restricted = subject.restricted(indicators)
+        policy = subject.given_policy(restricted)
+        budgets = subject.budgets(restricted) if config.limited else (own_budget(restricted, policy),)
+        like = parse_like(config.like) if config.like is not None else None
+        pair = uniform_policy_within(restricted, budgets, like)
+        comparison = Comparison(pair=pair, same=pair is not None and set(policy.pairs().values()) == {pair})
+        write_record(policy, folder / POLICY)
+        write_record(comparison, folder / COMPARISON)
+        used = "".join(f"; {cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
+        return f"as given in {path.name}, nothing was searched{used}; {comparison.sentence()}"
+
+    return Stage(
+        name="search",
+        title="policy",
+        inputs={
+            "policy": sha256_of(path),
+            **{name: getattr(config, name) for name in BUDGETS if name != "latency_table"},
+            "latency_table": sha256_of(config.latency_table) if config.latency_table is not None else None,
+            "max_latency_ms": config.max_latency_ms if config.latency_table is not None else None,
+            **{name: getattr(config, name) for name in ("space", "min_bits", "pin", "tie")},
+        },
+        reads=(INDICATORS,),
         outputs=(POLICY, COMPARISON),
         run=run,
     )

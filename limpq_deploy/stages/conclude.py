@@ -17,6 +17,7 @@ from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.finetuned import NOT_TRAINED, FineTuned
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.judge import judge
 from limpq_deploy.pipeline import Stage
@@ -32,7 +33,7 @@ from limpq_deploy.stages.deploy import (
     UNIFORM8_MODEL,
     runtime_inputs,
 )
-from limpq_deploy.stages.files import COMPARISON, INDICATORS, PLACEMENT, POLICY
+from limpq_deploy.stages.files import COMPARISON, FINETUNED_RECORD, INDICATORS, PLACEMENT, POLICY
 from limpq_deploy.stages.measure import ACCURACY, LATENCY, PARITY, PARITY_IMAGES, Measured
 from limpq_deploy.subject import Subject
 from limpq_deploy.verdict import (
@@ -79,7 +80,11 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
             layer_parity=_layer_parity(parity),
             float_nodes=load_record(LintReport, folder / LINT).float_compute,
             latency=load_record(LatencyReport, folder / LATENCY),
-            notes=(*_parity_notes(parity), *_warnings(load_record(Indicators, folder / INDICATORS))),
+            notes=(
+                *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),
+                *_parity_notes(parity),
+                *_warnings(load_record(Indicators, folder / INDICATORS)),
+            ),
         )
         write_record(verdict, folder / VERDICT)
         failed = [check.name for check in verdict.checks if not check.passed]
@@ -91,7 +96,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
         name="verdict",
         title="verdict",
         inputs={"limits": to_dict(limits)},
-        reads=(POLICY, COMPARISON, PLACEMENT, INDICATORS, ENGINE, PARITY, ACCURACY, LINT, LATENCY),
+        reads=(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD, ENGINE, PARITY, ACCURACY, LINT, LATENCY),
         outputs=(VERDICT,),
         run=run,
     )
@@ -232,6 +237,7 @@ def _built(subject: Subject, indicators: Indicators) -> dict[str, str]:
         "Data set": f"{subject.dataset.name} ({splits} images)",
         "Target": subject.target.description,
         "Indicators": f"{source.get('steps', '?')} joint steps, seed {subject.config.seed}",
+        **({"Indicators": NOT_TRAINED, "Training": NOT_TRAINED} if subject.config.ptq else {}),
     }
 
 
@@ -268,6 +274,15 @@ def _parity_notes(parity: ParityReport) -> tuple[str, ...]:
             f"{', '.join(list(parity.unwatched)[:5])}."
         )
     return (*notes, *parity.notes)
+
+
+def _calibration_notes(found: FineTuned) -> tuple[str, ...]:
+    """That a model was not trained, and how it came to its scales."""
+    made = found.calibrated
+    if made is None:
+        return ()
+    left = f" {len(made.uncorrected)} layers have neither bias nor BatchNorm to correct." if made.uncorrected else ""
+    return (f"{made.how.capitalize()}: {made.ranges} on {made.images:,} training images, then {made.why}.{left}",)
 
 
 def _warnings(indicators: Indicators) -> tuple[str, ...]:

@@ -1,16 +1,14 @@
 """Stages that train: float model, indicators, policy, fine-tuning."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from limpq_deploy.calibration.datasets import require_classes
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
-from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
+from limpq_deploy.checkpoints import load_module, save_module
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetune import finetune
-from limpq_deploy.finetuned import Top1
+from limpq_deploy.finetuned import FloatModel, Top1
 from limpq_deploy.float_training import train_float
 from limpq_deploy.importance.measure import measured
 from limpq_deploy.joint import train_indicators
@@ -34,19 +32,11 @@ from limpq_deploy.stages.files import (
     UNIFORM_RECORD,
 )
 from limpq_deploy.stages.previewer import joint_info, load_joint
-from limpq_deploy.stages.training import checkpoint_of, prepare, training_inputs
+from limpq_deploy.stages.ptq import calibrated_stage, ranges_stage
+from limpq_deploy.stages.training import Names, checkpoint_of, finetuned_info, prepare, training_inputs
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import top1
 from limpq_deploy.training.processes import leads
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FloatModel:
-    """The float model of a build: ``source`` is the user's weights file, or says that it was trained here."""
-
-    source: str
-    top1: Top1
-    format: Literal["limpq.float/1"] = field(default="limpq.float/1")
 
 
 def float_stage(subject: Subject, folder: Path) -> Stage:
@@ -94,8 +84,10 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
 
 
 def indicators_stage(subject: Subject, folder: Path) -> Stage:
-    """Joint training of all bit-widths."""
+    """Joint training of all bit-widths (with ``ptq``: the same network with ranges alone)."""
     config = subject.config
+    if config.ptq:
+        return ranges_stage(subject, folder)
     settings = joint_recipe(config.training, len(subject.dataset.split("train")))
 
     inputs = {
@@ -145,20 +137,23 @@ def indicators_stage(subject: Subject, folder: Path) -> Stage:
 
 
 def finetune_stage(subject: Subject, folder: Path) -> Stage:
-    """The mixed policy, trained."""
+    """The mixed policy, trained (with ``ptq``: calibrated)."""
     pairs = load_record(Policy, folder / POLICY).pairs()
-    return _finetune_stage(subject, folder, pairs, _Names("finetune", "fine-tuning", FINETUNED, FINETUNED_RECORD))
+    if subject.config.ptq:
+        return calibrated_stage(subject, folder, pairs, Names("finetune", "calibration", FINETUNED, FINETUNED_RECORD))
+    return _finetune_stage(subject, folder, pairs, Names("finetune", "fine-tuning", FINETUNED, FINETUNED_RECORD))
 
 
 def uniform_stage(subject: Subject, folder: Path) -> Stage | None:
-    """The uniform policy within the same budgets, trained by the same recipe: what mixed bits have to beat.
+    """The uniform policy within the same budgets, by the same recipe: what mixed bits have to beat.
 
     None where there is no such policy, or where it is the policy itself.
     """
     pairs = compared_pairs(subject, folder)
     if pairs is None:
         return None
-    return _finetune_stage(subject, folder, pairs, _Names("uniform", "uniform baseline", UNIFORM, UNIFORM_RECORD))
+    make = calibrated_stage if subject.config.ptq else _finetune_stage
+    return make(subject, folder, pairs, Names("uniform", "uniform baseline", UNIFORM, UNIFORM_RECORD))
 
 
 def load_finetuned(
@@ -166,19 +161,11 @@ def load_finetuned(
 ) -> QuantizedModel:
     """A fine-tuned model from its checkpoint, in evaluation mode."""
     model = model_of_policy(traced, subject.placement, policy)
-    load_module(checkpoint, model, _finetuned_info(subject, policy))
+    load_module(checkpoint, model, finetuned_info(subject, policy))
     return model.eval()
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    stage: str
-    title: str
-    checkpoint: str
-    record: str
-
-
-def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], names: _Names) -> Stage:
+def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], names: Names) -> Stage:
     config = subject.config
     settings = finetune_recipe(config.training, len(subject.dataset.split("train")))
 
@@ -211,7 +198,7 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
         )
         if not leads():
             return ""
-        save_module(folder / names.checkpoint, model, _finetuned_info(subject, pairs))
+        save_module(folder / names.checkpoint, model, finetuned_info(subject, pairs))
         write_record(found, folder / names.record)
         flattered = (
             "; checkpoints were chosen on images held out of train, which the given weights may have seen"
@@ -230,8 +217,3 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
         checkpoint=checkpoint_of(names.stage),
         together=True,
     )
-
-
-def _finetuned_info(subject: Subject, pairs: Mapping[str, BitPair]) -> CheckpointInfo:
-    bits = {name: list(pair) for name, pair in pairs.items()}
-    return CheckpointInfo(kind="finetuned", model=subject.config.model, target=subject.target.name, bits=bits)

@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from limpq_deploy import __version__
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import to_dict
+from limpq_deploy.checkpoints import CheckpointInfo
+from limpq_deploy.export.placement import BitPair
 from limpq_deploy.settings import TrainSettings
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import Checkpoint, Execution
@@ -18,6 +20,22 @@ from limpq_deploy.training.processes import agree, leads
 from limpq_deploy.training.resume import examine
 
 FOLDER = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a stage that makes a quantized model is called, and the files that it writes."""
+
+    stage: str
+    title: str
+    checkpoint: str
+    record: str
+
+
+def finetuned_info(subject: Subject, pairs: Mapping[str, BitPair]) -> CheckpointInfo:
+    """What the checkpoint of a model at these bits says of itself."""
+    bits = {name: list(pair) for name, pair in pairs.items()}
+    return CheckpointInfo(kind="finetuned", model=subject.config.model, target=subject.target.name, bits=bits)
 
 
 def checkpoint_of(stage: str) -> str:

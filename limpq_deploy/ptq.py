@@ -1,0 +1,177 @@
+"""Quantization without training: ranges from a few hundred images, then the correction that measures best."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from limpq_deploy.calibration.batchnorm import batchnorms, reestimate_batchnorm
+from limpq_deploy.calibration.datasets import DataSet, Split
+from limpq_deploy.calibration.observe import sample_inputs
+from limpq_deploy.calibration.ranges import RANGES, least_squares
+from limpq_deploy.corrections import correct_biases
+from limpq_deploy.export.placement import BitPair
+from limpq_deploy.finetune import tensor_quants
+from limpq_deploy.finetuned import Calibrated, Correction, FineTuned, Top1
+from limpq_deploy.policy import LayerBits
+from limpq_deploy.progress import Report, silent
+from limpq_deploy.quantized import QuantizedModel
+from limpq_deploy.training import on_device, top1
+from limpq_deploy.training.device import device_of
+
+IMAGES = 512
+"""Training images for ranges and corrections, unless told otherwise."""
+BATCH = 64
+HELD_IMAGES = 2000
+"""At most so many validation images choose the correction."""
+
+CORRECTIONS = {"none": "no correction", "bias": "bias correction", "batchnorm": "BatchNorm estimated anew"}
+"""What may follow the ranges, in words."""
+
+
+class Calibration:
+    """The same training images in the same batches whenever it is gone through; of nearly one size, for BatchNorm
+    takes a variance of each."""
+
+    def __init__(self, split: Split, *, images: int, seed: int, device: torch.device) -> None:
+        chosen = split.order((seed, 0))[: min(images, len(split))]
+        self.images = len(chosen)
+        self.chunks = np.array_split(chosen, -(-len(chosen) // BATCH))
+        self._split, self._device = split, device
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (torch.from_numpy(self._split.load(chunk)[0]).to(self._device) for chunk in self.chunks)
+
+
+def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int, seed: int) -> int:
+    """Scales of all grids by one method of `RANGES`, from the float model on about ``images`` images, not augmented.
+
+    The method serves activations and weights alike; ``entropy``, which reads a tensor's histogram as TensorRT does for
+    activations, leaves weights to ``mse``. No scale reaches beyond where a ReLU6 cuts. Returns the number of images;
+    all quantizers are off afterwards and the model is in evaluation mode.
+    """
+    method = RANGES[ranges]
+    of_weight = least_squares if ranges == "entropy" else method
+    model.set_float()
+    model.eval()
+    quantizers = {placed.name: model.act_quantizer(placed.name) for placed in model.placement.quantizers}
+    batches = Calibration(split, images=images, seed=seed, device=device_of(model))
+    seen = sample_inputs(model, quantizers, batches, count=len(batches.chunks), seed=seed)
+    for name, quantizer in quantizers.items():
+        scales = [method(seen[name], grid) for grid in quantizer.scales.grids]
+        bound = quantizer.placed.bound
+        if bound is not None:
+            scales = [min(s, bound / grid.qmax) for s, grid in zip(scales, quantizer.scales.grids, strict=True)]
+        quantizer.scales.initialise(scales)
+    for layer in model.placement.layers:
+        module = model.quant_layer(layer.name)
+        weight = module.weight.detach()
+        module.scales.initialise([of_weight(weight, grid) for grid in module.scales.grids])
+    return batches.images
+
+
+def correct(
+    name: str, model: QuantizedModel, policy: dict[str, BitPair], batches: Iterable[torch.Tensor]
+) -> tuple[str, ...]:
+    """Apply one of `CORRECTIONS` in place; returns the layers that it cannot reach."""
+    if name == "bias":
+        return correct_biases(model, policy, batches)
+    if name == "batchnorm":
+        reestimate_batchnorm(model, batches)
+    return ()
+
+
+def calibrate(
+    model: QuantizedModel,
+    policy: dict[str, BitPair],
+    dataset: DataSet,
+    *,
+    ranges: str,
+    images: int,
+    seed: int,
+    float_top1: Top1,
+    foreign_weights: bool = False,
+    report: Report = silent,
+) -> FineTuned:
+    """Give a `model_of_policy` its scales and its best correction, in place; it ends in evaluation mode.
+
+    Tried are the ranges alone, bias correction (`correct_biases`) and, where there is BatchNorm, its statistics
+    estimated anew; the best top-1 on held-out images wins, the lower loss among equals. The test split is looked at
+    once, at the end. ``float_top1`` and ``foreign_weights``: as in `finetune`.
+    """
+    start = time.perf_counter()
+    train, held = dataset.split("train"), _some(dataset.split("val"), seed)
+    tried: list[Correction] = []
+    tensors: list[dict[str, torch.Tensor]] = []
+    uncorrected: tuple[str, ...] = ()
+    with on_device(model) as device:
+        count = set_ranges(model, train, ranges=ranges, images=images, seed=seed)
+        model.set_bits(policy)
+        batches = Calibration(train, images=images, seed=seed, device=device)
+        plain = _copied(model)
+        names = [name for name in CORRECTIONS if name != "batchnorm" or batchnorms(model)]
+        for number, name in enumerate(names):
+            report(number, len(names), CORRECTIONS[name])
+            model.load_state_dict(plain)
+            left = correct(name, model, policy, batches)
+            uncorrected = left if name == "bias" else uncorrected
+            tried.append(_measured(name, model, held))
+            tensors.append(_copied(model))
+        best = max(range(len(tried)), key=lambda index: (tried[index].top1, -tried[index].loss))
+        model.load_state_dict(tensors[best])
+        model.eval()
+        test = top1(model, dataset.split("test"))
+    weights, activations = tensor_quants(model, policy)
+    return FineTuned(
+        model=model.placement.model,
+        target=model.placement.target,
+        bits={name: LayerBits(weight=weight, act=act) for name, (weight, act) in policy.items()},
+        seed=seed,
+        settings=None,
+        epochs=0.0,
+        float_top1=float_top1,
+        top1=Top1(val=tried[best].top1, test=test),
+        chosen_step=0,
+        candidates=(),
+        val_may_be_seen=foreign_weights and dataset.val_held_out,
+        weights=weights,
+        activations=activations,
+        seconds=round(time.perf_counter() - start, 3),
+        calibrated=Calibrated(
+            ranges=ranges,
+            images=count,
+            held_images=len(held),
+            corrections=tuple(tried),
+            chosen=tried[best].name,
+            why=_why(tried, best, len(held)),
+            uncorrected=uncorrected if tried[best].name == "bias" else (),
+        ),
+    )
+
+
+def _why(tried: list[Correction], best: int, images: int) -> str:
+    others = ", ".join(f"{one.top1:.2f} % with {CORRECTIONS[one.name]}" for one in tried if one is not tried[best])
+    return f"{CORRECTIONS[tried[best].name]}: {tried[best].top1:.2f} % on {images:,} held-out images, {others}"
+
+
+def _measured(name: str, model: QuantizedModel, held: Split) -> Correction:
+    hits, loss = 0, 0.0
+    model.eval()
+    with torch.no_grad():
+        for images, targets in held.batches(250):
+            labels = torch.from_numpy(targets).to(device_of(model))
+            logits = model(torch.from_numpy(images).to(device_of(model))).double()
+            hits += int((logits.argmax(1) == labels).sum())
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+    return Correction(name=name, top1=100 * hits / len(held), loss=loss / len(held))
+
+
+def _some(split: Split, seed: int) -> Split:
+    order = np.random.default_rng(seed).permutation(len(split))
+    return split.subset(np.sort(order[:HELD_IMAGES]))
+
+
+def _copied(model: QuantizedModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
