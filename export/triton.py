@@ -22,6 +22,9 @@ MODEL_FILES: dict[Backend, str] = {"onnxruntime": "model.onnx", "python": "model
 TWIN = Path(__file__).with_name("triton_twin.py")
 """What becomes model.py for the python backend."""
 
+NO_CACHE = b"This file keeps Python from writing compiled code here, which the manifest could not list.\n"
+"""Content of the plain file ``__pycache__`` beside model.py: what a server compiled would run unverified."""
+
 EXACT_SUMS = "limpq.exact_sums"
 """Parameter: "1" where a CPU may need an option to add up this model's weights exactly; read by the CPU twin."""
 

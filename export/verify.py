@@ -118,7 +118,7 @@ def verify_bundle(folder: Path, public_key: Path | None = None) -> VerifyReport:
         if entry.is_symlink() or not entry.is_file(follow_symlinks=False):
             problems.append(f"{name!r} is {'a symbolic link' if entry.is_symlink() else 'no plain file'}")
         elif name not in (MANIFEST, SIGNATURE) and name not in listed:
-            problems.append(f"{name!r} is not listed in {MANIFEST}")
+            problems.append(f"{name!r} is not listed in {MANIFEST}{_danger(name)}")
         found.add(name)
     for name, file in listed.items():
         if name not in found:
@@ -211,6 +211,13 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str
                 yield from _walk(Path(entry.path), name + "/")
             else:
                 yield name, entry
+
+
+def _danger(name: str) -> str:
+    """What makes an unlisted file worse than it looks."""
+    if "__pycache__" not in name.split("/"):
+        return ""
+    return " (compiled Python, which would run in place of the source that is listed)"
 
 
 def _content_problem(path: Path, file: BundleFile) -> str | None:

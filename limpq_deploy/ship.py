@@ -16,6 +16,7 @@ from limpq_deploy.export.triton import (
     EXACT_SUMS,
     LABELS,
     MODEL_FILES,
+    NO_CACHE,
     TWIN,
     ServedIO,
     ServingOptions,
@@ -199,7 +200,7 @@ def _files(
     files: dict[str, Path | bytes] = {name: bundle / name for name in (canaries.inputs, canaries.outputs)}
     files["model.onnx"] = bundle / manifest.model_file
     if options.backend == "python":
-        files[MODEL_FILES["python"]] = TWIN
+        files |= {MODEL_FILES["python"]: TWIN, "__pycache__": NO_CACHE}
     files |= {_plan_name(capability): plan for capability, plan in plans.items()}
     return files
 

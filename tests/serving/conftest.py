@@ -1,5 +1,8 @@
 """A tiny real model in a real bundle, key pairs, and the real server where LIMPQ_TRITON names one."""
 
+import functools
+import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.signature import write_key_pair
 
 IMAGES = np.random.default_rng(0).normal(size=(16, 3, 4, 4)).astype(np.float32)
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MakeBundle = Callable[..., Path]
 
@@ -40,28 +45,52 @@ def tiny_model(seed: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def write_tiny_bundle(folder: Path, seed: int = 0, labels: str = "a\nb\nc\nd\ne\n", **changes: Any) -> Path:
+    """A bundle whose answers ONNX Runtime really gave; ``changes`` of what `write_bundle` takes."""
+    model = folder.with_name(f"{folder.name}.onnx")
+    onnx.save(tiny_model(seed), model)
+    facts: dict[str, Any] = {
+        "model": "tiny",
+        "target": "onnxruntime",
+        "model_file": "model.onnx",
+        "canary_inputs_NCHW": IMAGES,
+        "canary_outputs": runtime_named("onnxruntime").load(model, threads=1).run(IMAGES),
+        "environment": read_environment(("numpy",)),
+        "versions": {"limpq-deploy": "0"},
+        "policy": {"bits": {}},
+        "verdict": {"outcome": "passed", "checks": []},
+    }
+    write_bundle(folder, {"model.onnx": model, "labels.txt": labels.encode()}, **(facts | changes))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_tiny() -> MakeBundle:
+    """The function `write_tiny_bundle`."""
+    return write_tiny_bundle
+
+
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
-    """Write a bundle whose answers ONNX Runtime really gave: (name, seed, changes of write_bundle) -> folder."""
+    """Write a tiny bundle: (name, seed, ...) -> folder."""
 
-    def make(name: str = "bundle", seed: int = 0, labels: str = "a\nb\nc\nd\ne\n", **changes: Any) -> Path:
-        model = tmp_path / f"{name}.onnx"
-        onnx.save(tiny_model(seed), model)
-        facts: dict[str, Any] = {
-            "model": "tiny",
-            "target": "onnxruntime",
-            "model_file": "model.onnx",
-            "canary_inputs_NCHW": IMAGES,
-            "canary_outputs": runtime_named("onnxruntime").load(model, threads=1).run(IMAGES),
-            "environment": read_environment(("numpy",)),
-            "versions": {"limpq-deploy": "0"},
-            "policy": {"bits": {}},
-            "verdict": {"outcome": "passed", "checks": []},
-        }
-        write_bundle(tmp_path / name, {"model.onnx": model, "labels.txt": labels.encode()}, **(facts | changes))
-        return tmp_path / name
+    def make(name: str = "bundle", *arguments: Any, **changes: Any) -> Path:
+        return write_tiny_bundle(tmp_path / name, *arguments, **changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def triton_server() -> Any:
+    """The class `TritonServer` for the set-up server: (repository, log) -> server, not yet started."""
+    if "LIMPQ_TRITON" not in os.environ:
+        pytest.skip("no tritonserver: run python benchmarks/tritonserver.py FOLDER and set LIMPQ_TRITON=FOLDER")
+    spec = importlib.util.spec_from_file_location("tritonserver", ROOT / "benchmarks/tritonserver.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return functools.partial(module.TritonServer, Path(os.environ["LIMPQ_TRITON"]) / "tritonserver")
 
 
 @pytest.fixture

@@ -76,12 +76,19 @@ def link(folder: Path) -> None:
     (folder / "1/model.onnx").symlink_to("../../elsewhere.onnx")
 
 
+def compile_code(folder: Path) -> None:
+    (folder / "1/__pycache__").unlink()
+    (folder / "1/__pycache__").mkdir()
+    (folder / "1/__pycache__/model.cpython-311.pyc").write_bytes(b"code")
+
+
 TAMPERING: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: os.truncate(folder / "1/model.onnx", 50), "'1/model.onnx' has 50 bytes"),
     (lambda folder: (folder / "config.pbtxt").write_bytes(b""), "'config.pbtxt' has 0 bytes"),
     (swap, "'1/canary_inputs.npy' has"),
     (lambda folder: (folder / "1/libplugin.so").write_bytes(b"x"), "'1/libplugin.so' is not listed"),
     (lambda folder: shutil.copytree(folder / "1", folder / "2"), "'2/model.py' is not listed"),
+    (compile_code, "'1/__pycache__/model.cpython-311.pyc' is not listed in manifest.json (compiled Python"),
     (link, "'1/model.onnx' is a symbolic link"),
     (lambda folder: (folder / "manifest.sig").unlink(), "manifest.sig is missing"),
     (lambda folder: os.truncate(folder / "manifest.sig", 63), "manifest.sig has 63 bytes"),
