@@ -86,7 +86,7 @@ class TritonServer:
     def start(self, *models: str, seconds: float = 90) -> float:
         """Start and wait until the models are ready; the seconds that took. Raises RuntimeError with the log's end."""
         begin = time.monotonic()
-        command = [self._start, f"--model-repository={self._repository}", "--model-control-mode=explicit"]
+        command = [str(self._start), f"--model-repository={self._repository}", "--model-control-mode=explicit"]
         command += [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
         command += [f"--{name}-port={getattr(self, name)}" for name in ("http", "grpc", "metrics")]
         command += ["--disable-auto-complete-config", "--allow-gpu-metrics=false", "--exit-timeout-secs=5"]

@@ -105,6 +105,7 @@ def ship_version(
     """
     require_model_name(name)
     with _writing(repository, name) as folder:
+        _require_keys(folder, keys or Keys())
         old = load_serving(folder, (keys or Keys()).public) if folder.exists() else None
         number = max((shipped.version for shipped in old.shipped), default=0) + 1 if old else 1
         kept = sorted(old.shipped, key=lambda shipped: shipped.version)[-(keep - 1) :] if old and keep > 1 else []
@@ -119,6 +120,7 @@ def ship_version(
 def roll_back(folder: Path, version: int, *, keys: Keys | None = None) -> Serving:
     """Serve another version that is still in a model's folder, with the configuration it was shipped with."""
     with _writing(folder.parent, folder.name):
+        _require_keys(folder, keys or Keys())
         serving = load_serving(folder, (keys or Keys()).public)
         if serving.version(version) is None:
             there = ", ".join(str(shipped.version) for shipped in serving.shipped)
@@ -152,6 +154,12 @@ def _writing(repository: Path, name: str) -> Iterator[Path]:
             f"cannot write {folder} ({error.strerror or error}{where}); what was served is still there: "
             "make room, or choose a repository that you may write to"
         ) from error
+
+
+def _require_keys(folder: Path, keys: Keys) -> None:
+    """What is signed stays signed, and nothing unchecked is signed along with it."""
+    if (folder / SIGNATURE).exists() and (keys.private is None or keys.public is None):
+        raise OutputError(f"{folder} is signed; give --key PUB, which checks what is kept, and --sign KEY")
 
 
 def _require_space(repository: Path, files: Mapping[str, Path | bytes]) -> None:

@@ -109,8 +109,8 @@ class Server:
         except Exception as error:  # sockets, gevent, gRPC and the client's own exceptions have no common base
             what = " ".join(str(error).split())[:300] or type(error).__name__
             raise ServerUnhealthy(
-                f"{self.address} does not answer ({what}); look at the server's log, unload and load the model, or start "
-                "the server again"
+                f"{self.address} does not answer ({what}); look at the server's log, unload and load the model, or "
+                "start the server again"
             ) from error
 
 

@@ -135,8 +135,6 @@ def rolled_back(folder: Path, version: int, keys: Keys | None = None) -> Shipped
     from limpq_deploy.export.repository import roll_back
 
     keys = keys or Keys()
-    if keys.private is None and (folder / SIGNATURE).exists():
-        raise SettingError(f"{folder} is signed; give --sign KEY, or its signature would be lost")
     return _shipped(folder, roll_back(folder, version, keys=keys), keys)
 
 

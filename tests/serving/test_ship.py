@@ -256,7 +256,9 @@ def test_a_rollback_of_a_signed_repository_needs_the_key(
     for seed in (0, 1):
         ship(make_bundle(f"b{seed}", seed), tmp_path / "models", CPU_TWIN, keys=both)
     folder = tmp_path / "models/tiny"
-    assert limpq_deploy("rollback", folder, "1").exit_code == 1
+    assert "is signed; give --key PUB" in limpq_deploy("rollback", folder, "1", "--sign", keys[0]).stderr
+    with pytest.raises(OutputError, match="is signed; give --key PUB"):
+        ship(make_bundle("b2", 2), tmp_path / "models", CPU_TWIN)
     done = limpq_deploy("rollback", folder, "1", "--sign", keys[0], "--key", keys[1])
     assert done.exit_code == 0, done.output
     assert limpq_deploy("verify", folder, "--no-replay", "--key", keys[1]).exit_code == 0

@@ -1,0 +1,136 @@
+"""A model behind a real Triton server (CPU twin, loopback) beside the same model in this process.
+
+    LIMPQ_TRITON=FOLDER python benchmarks/serving.py DIR [--quick] [--json]
+
+FOLDER: made by benchmarks/tritonserver.py; DIR: a finished build. Counts wrong answers and failed requests of
+2,000 requests over HTTP and as many over gRPC; times both ways interleaved; swaps versions under 4 clients; kills the
+server. Every answer is compared bit for bit with ONNX Runtime in this process.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc
+from tritonserver import TritonServer
+
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.triton import ServingOptions
+from limpq_deploy.health import check_health
+from limpq_deploy.server import ServerUnhealthy, connected, parse_address
+from limpq_deploy.serving_bench import bench_server
+from limpq_deploy.ship import ship
+
+NAME = "served"
+TWIN = ServingOptions(backend="python")
+
+
+def count_requests(url: str, images: Any, expected: Any, requests: int) -> dict[str, int]:
+    """Ask one image after the other; how many failed, and how many answers were not the expected ones."""
+    failed = wrong = 0
+    with connected(parse_address(url)) as server:
+        model = server.describe()
+        for number in range(requests):
+            at = number % len(images)
+            try:
+                wrong += not np.array_equal(server.infer(model, images[at : at + 1]), expected[at : at + 1])
+            except ServerUnhealthy:
+                failed += 1
+    return {"requests": requests, "failed": failed, "wrong": wrong}
+
+
+def swap(
+    server: TritonServer, build: Path, repository: Path, image: Any, expected: Any, seconds: float
+) -> dict[str, Any]:
+    """Ship and load new versions for ``seconds`` under 4 clients."""
+    counts = [[0, 0, 0] for _ in range(4)]
+    stop = threading.Event()
+
+    def ask(count: list[int]) -> None:
+        with connected(parse_address(f"grpc://127.0.0.1:{server.grpc}/{NAME}")) as connection:
+            model = connection.describe()
+            while not stop.is_set():
+                count[0] += 1
+                try:
+                    count[2] += not np.array_equal(connection.infer(model, image), expected)
+                except ServerUnhealthy:
+                    count[1] += 1
+
+    clients = [threading.Thread(target=ask, args=(count,), daemon=True) for count in counts]
+    for client in clients:
+        client.start()
+    start, swaps = time.monotonic(), 0
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc}") as control:
+        while time.monotonic() - start < seconds:
+            ship(build, repository, TWIN, name=NAME, force=True)
+            control.load_model(NAME)
+            swaps += 1
+    took = time.monotonic() - start
+    stop.set()
+    for client in clients:
+        client.join()
+    asked, failed, wrong = (sum(column) for column in zip(*counts, strict=True))
+    return {"swaps": swaps, "swap_seconds": took, "swap_requests": asked, "swap_failed": failed, "swap_wrong": wrong}
+
+
+def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
+    """All figures, as one JSON object."""
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "models"
+        ship(build, repository, TWIN, name=NAME, force=True)
+        model = repository / NAME / "1/model.onnx"
+        session = runtime_named("onnxruntime").load(model)
+        images = np.random.default_rng(0).standard_normal((256, *session.input_shape[1:])).astype(np.float32)  # type: ignore[arg-type]
+        expected = session.run(images)
+        start = Path(os.environ["LIMPQ_TRITON"]) / "tritonserver"
+        with TritonServer(start, repository, Path(folder) / "log") as server:
+            started = server.start(NAME)
+            http, grpc = f"http://127.0.0.1:{server.http}/{NAME}", f"grpc://127.0.0.1:{server.grpc}/{NAME}"
+            counted = {
+                name: count_requests(url, images, expected, requests) for name, url in (("http", http), ("grpc", grpc))
+            }
+            timed = {name: bench_server(url, model, seconds=seconds) for name, url in (("http", http), ("grpc", grpc))}
+            swapped = swap(server, build, repository, images[:1], expected[:1], 10)
+            server.kill()
+            back = server.start(NAME)
+            healthy = check_health(grpc, bundle=repository / NAME).passed
+    return {
+        "requests": sum(one["requests"] for one in counted.values()),
+        "failed": sum(one["failed"] for one in counted.values()),
+        "wrong": sum(one["wrong"] for one in counted.values()),
+        "p50_overhead_ms": max(one.p50_overhead_ms for one in timed.values()),
+        "p50_overhead_ms_by_protocol": {name: one.p50_overhead_ms for name, one in timed.items()},
+        "p50_ms": {
+            name: {series.name: float(np.median(series.samples_ms)) for series in one.latency.series}
+            for name, one in timed.items()
+        },
+        "images_per_second_4_clients": {name: one.throughput.images_per_second for name, one in timed.items()},
+        **swapped,
+        "start_seconds": started,
+        "back_after_kill_seconds": back,
+        "right_after_kill": healthy,
+        "doubts": sorted({doubt for one in timed.values() for series in one.latency.series for doubt in series.doubts}),
+        "cpu": read_environment().cpu,
+        "load_average": read_environment().load_average,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=Path, metavar="DIR")
+    parser.add_argument("--quick", action="store_true", help="500 requests each, 1 s of latency each")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = measure(options.build, 500 if options.quick else 2000, 1.0 if options.quick else 3.0)
+    print(json.dumps(found) if options.json else json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
