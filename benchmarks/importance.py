@@ -78,6 +78,9 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20", help="one of the shared CIFAR ResNets")
     parser.add_argument("--joint-steps", type=int, default=300)
     parser.add_argument("--steps", type=int, default=300, help="fine-tuning steps of 64 images")
+    parser.add_argument(
+        "--start", choices=["float", "joint"], default="float", help="weights and scales that fine-tuning begins with"
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, few steps: shows that it runs, and no more")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--table", action="store_true", help="print what --out holds")
@@ -109,7 +112,7 @@ def run(options: argparse.Namespace, file: Path) -> None:
                 wanted = options.only is None or name.split()[0] in options.only
                 if (seed, budget, name) in done or not wanted:
                     continue
-                line = trained(subject, joint, indicators, pairs, seed, budget, name, options.steps)
+                line = trained(subject, joint, indicators, pairs, seed, budget, name, options)
                 with file.open("a") as out:
                     out.write(json.dumps(asdict(line)) + "\n")
                 print(json.dumps(asdict(line)), file=sys.stderr, flush=True)
@@ -222,14 +225,19 @@ def trained(
     seed: int,
     budget: str,
     name: str,
-    steps: int,
+    options: argparse.Namespace,
 ) -> Line:
     """Preview and fine-tune one policy; the test split is looked at once."""
     data = subject.joint_data
     seen = preview(joint, pairs, train=data.split("train"), held=data.split("val"), seed=seed)
     traced = trace(subject.model.eval(), subject.preprocess.shape)
     model = model_of_policy(traced, subject.placement, pairs)
-    inherit(model, joint)
+    if options.start == "joint":
+        inherit(model, joint)
+    else:
+        model.initialise_scales(subject.first_images())
+        model.set_bits(pairs)
+    steps = options.steps
     settings = finetune_settings(len(data.split("train")))
     settings = replace(
         settings,

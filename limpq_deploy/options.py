@@ -157,6 +157,11 @@ def training_options(command: Command) -> Command:
             default=None,
             help="End joint training once scales have moved and the policy stands.",
         ),
+        click.option(
+            "--finetune-start",
+            type=click.Choice(["float", "joint"]),
+            help="Fine-tune from the float weights, or from the jointly trained network.  [default: float]",
+        ),
         click.option("--finetune-epochs", type=float, metavar="E", help="Passes over the images in fine-tuning."),
         click.option(
             "--distill",

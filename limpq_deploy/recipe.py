@@ -9,6 +9,7 @@ from limpq_deploy.settings import (
     FloatSettings,
     JointSettings,
     Precision,
+    Start,
     TrainSettings,
     finetune_settings,
     float_settings,
@@ -27,7 +28,8 @@ class Training:
 
     ``float_*``: only where no weights are given. ``*_steps``: optimizer steps of ``batch_size`` images, over all
     processes; ``*_epochs``: the same in passes over the training images. ``*_lr``: the highest learning rate of
-    weights. ``data_fraction``: share of the training images that joint training sees. ``freeze_weights``,
+    weights. ``finetune_start``: as in `FinetuneSettings`. ``data_fraction``: share of the training images that joint
+    training sees. ``freeze_weights``,
     ``inplace_distill``, ``stop_early``: of joint training (`JointSettings`). ``warmup``: share of the steps.
     ``distill``: share of the float model's logits in joint training and fine-tuning. ``temperature``, ``ema``: of
     fine-tuning (`FinetuneSettings`). ``accumulate``, ``precision``,
@@ -47,6 +49,7 @@ class Training:
     finetune_steps: int | None = None
     finetune_epochs: float | None = None
     finetune_lr: float | None = None
+    finetune_start: Start | None = None
     data_fraction: float | None = None
     freeze_weights: bool | None = None
     inplace_distill: bool | None = None
@@ -119,7 +122,11 @@ def joint_recipe(training: Training, images: int) -> JointSettings:
 def finetune_recipe(training: Training, images: int) -> FinetuneSettings:
     """Fine-tuning, of the mixed policy and of the uniform one alike."""
     defaults = finetune_settings(images, _batch(training))
-    chosen = {name: training.given()[name] for name in ("distill", "temperature", "ema") if name in training.given()}
+    chosen: dict[str, Any] = {
+        name: training.given()[name] for name in ("distill", "temperature", "ema") if name in training.given()
+    }
+    if training.finetune_start is not None:
+        chosen["start"] = training.finetune_start
     return _recipe(replace(defaults, **chosen), training, images, "finetune")
 
 

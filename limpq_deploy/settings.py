@@ -9,6 +9,7 @@ BATCH_SIZE = 64
 """Images of an optimizer step, over all processes."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Start = Literal["float", "joint"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +100,11 @@ class FinetuneSettings(TrainSettings):
 
     ``distill``: share of the loss that comes from the float model's logits (0: labels alone, 1: no labels), softened
     by ``temperature``. ``ema``: what is tried is a moving average with this decay, such as 0.999; 0: no average.
+    ``start``: the network that training begins with: the float model with least-squares scales, or the jointly trained
+    one with its learned scales.
     """
 
+    start: Start = "float"
     candidates: int = 4
     batchnorm_images: int = 6000
     distill: float = 0.0
@@ -147,8 +151,8 @@ def joint_settings(num_images: int, batch_size: int = BATCH_SIZE) -> JointSettin
 
 
 def finetune_settings(num_images: int, batch_size: int = BATCH_SIZE) -> FinetuneSettings:
-    """Three epochs, but 200 to 60,000 steps, from the float model's logits at a quarter of the paper's learning rate
-    (its 0.04 suits 90 epochs of labels; docs/adr/0012)."""
+    """Three epochs, but 200 to 60,000 steps, from the float weights and the float model's logits, at a quarter of the
+    paper's learning rate (its 0.04 suits 90 epochs of labels; docs/adr/0012)."""
     steps = _steps(3, num_images, batch_size, least=200, most=60_000)
     return FinetuneSettings(
         steps=steps,

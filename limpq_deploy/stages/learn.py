@@ -181,9 +181,11 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
     def run(report: Report) -> str:
         execution, resumed = prepare(subject, folder, names.stage, inputs, reads)
         traced = subject.traced(folder / FLOAT)
-        joint = load_joint(subject, traced, folder)
-        model = model_of_policy(traced, subject.placement, pairs)
-        inherit(model, joint)
+        if settings.start == "joint":
+            model = model_of_policy(traced, subject.placement, pairs)
+            inherit(model, load_joint(subject, traced, folder))
+        else:
+            model = subject.quantized(traced, pairs)
         found = finetune(
             model,
             pairs,

@@ -109,3 +109,8 @@ RUNNING = {"workers", "log", "tensorboard", "checkpoint_minutes", "checkpoint_st
 def test_a_key_of_the_section_has_an_effect(name: str) -> None:
     said = Training(**{name: SAMPLES.get(name, 7 if name.endswith("_steps") else 0.3)})
     assert any(recipe(said, 6400) != recipe(Training(), 6400) for recipe in RECIPES)
+
+
+def test_fine_tuning_starts_from_the_float_weights_unless_told_otherwise() -> None:
+    assert finetune_recipe(Training(), 1000).start == "float"
+    assert finetune_recipe(Training(finetune_start="joint"), 1000).start == "joint"

@@ -1,8 +1,10 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.finetuned import FineTuned
 from limpq_deploy.front import Front
 from limpq_deploy.importance.names import MEASURES, carried
 from limpq_deploy.indicators import Indicators
@@ -95,3 +97,15 @@ def test_policies_are_compared_by_the_measure_that_found_them(finished: Path, tm
     objective = next(total for total in json.loads(result.stdout)["totals"] if total["name"] == "objective")
     first = load_record(Policy, tmp_path / "a.json")
     assert abs(objective["before"] - first.objective) < 1e-9
+
+
+def test_fine_tuning_from_the_joint_network_begins_with_another_accuracy(
+    finished: Path, settings: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    result = limpq_deploy("finetune", "--config", settings, "--finetune-start", "joint", "--out", out)
+    assert result.exit_code == 0, result.output
+    before, after = (load_record(FineTuned, folder / "finetuned.json") for folder in (finished, out))
+    assert (before.settings.start, after.settings.start) == ("float", "joint")
+    assert before.candidates != after.candidates
