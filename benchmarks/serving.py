@@ -10,6 +10,7 @@ server. Every answer is compared bit for bit with ONNX Runtime in this process.
 import argparse
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -29,7 +30,8 @@ from limpq_deploy.serving_bench import bench_server
 from limpq_deploy.ship import ship
 
 NAME = "served"
-TWIN = ServingOptions(backend="python")
+TWIN = ServingOptions(backend="python", threads=1)
+"""One thread in the server and one in this process: both share the machine with the client."""
 
 
 def count_requests(url: str, images: Any, expected: Any, requests: int) -> dict[str, int]:
@@ -86,7 +88,7 @@ def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
         repository = Path(folder) / "models"
         ship(build, repository, TWIN, name=NAME, force=True)
         model = repository / NAME / "1/model.onnx"
-        session = runtime_named("onnxruntime").load(model)
+        session = runtime_named("onnxruntime").load(model, threads=1)
         images = np.random.default_rng(0).standard_normal((256, *session.input_shape[1:])).astype(np.float32)  # type: ignore[arg-type]
         expected = session.run(images)
         start = Path(os.environ["LIMPQ_TRITON"]) / "tritonserver"
@@ -96,8 +98,13 @@ def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
             counted = {
                 name: count_requests(url, images, expected, requests) for name, url in (("http", http), ("grpc", grpc))
             }
-            timed = {name: bench_server(url, model, seconds=seconds) for name, url in (("http", http), ("grpc", grpc))}
+            timed = {
+                name: bench_server(url, model, threads=1, seconds=seconds)
+                for name, url in (("http", http), ("grpc", grpc))
+            }
+            print(json.dumps(counted), {name: one.p50_overhead_ms for name, one in timed.items()}, file=sys.stderr)
             swapped = swap(server, build, repository, images[:1], expected[:1], 10)
+            print(json.dumps(swapped), file=sys.stderr)
             server.kill()
             back = server.start(NAME)
             healthy = check_health(grpc, bundle=repository / NAME).passed

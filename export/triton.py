@@ -53,12 +53,14 @@ class ServedIO:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions:
-    """How a model is served. ``instances``: copies of it at work. ``max_batch``: images in one request, or together.
+    """How a model is served. ``instances``: copies of it at work; ``threads`` of each
+    on a CPU (None: the runtime's choice). ``max_batch``: images in one request, or together.
     ``queue_delay_us``: None: every request runs at once; else requests wait so long for others to share a batch."""
 
     backend: Backend
     max_batch: int = 8
     instances: int = 1
+    threads: int | None = None
     queue_delay_us: int | None = None
 
 

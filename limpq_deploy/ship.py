@@ -81,7 +81,7 @@ def ship(
     require_model_name(name)
     io = read_io(bundle / manifest.model_file)
     labels = (bundle / LABELS).read_bytes() if (bundle / LABELS).is_file() else b""
-    parameters = _parameters(bundle, manifest)
+    parameters = _parameters(bundle, manifest) | _threads(options)
     files = _files(bundle, manifest, options, plans or {})
 
     def describe(version: int) -> ShippedVersion:
@@ -217,6 +217,15 @@ def _parameters(bundle: Path, manifest: Manifest) -> dict[str, str]:
         "limpq.program": manifest.versions.get("limpq-deploy", "unknown"),
         EXACT_SUMS: "1" if exact else "0",
     }
+
+
+def _threads(options: ServingOptions) -> dict[str, str]:
+    """The parameter that each CPU backend reads its threads from."""
+    if options.threads is None:
+        return {}
+    if options.backend == "tensorrt":
+        raise SettingError("--threads is for CPUs; leave it away with --backend tensorrt")
+    return {"limpq.threads" if options.backend == "python" else "intra_op_thread_count": str(options.threads)}
 
 
 def _digest(policy: Any) -> str:

@@ -58,6 +58,9 @@ def keygen(key: Path, as_json: bool) -> None:
 )
 @click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Copies.")
 @click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Of each copy.  [default: the runtime's choice]"
+)
+@click.option(
     "--throughput",
     type=click.IntRange(min=1),
     metavar="US",
@@ -81,6 +84,7 @@ def ship(
     name: str | None,
     max_batch: int,
     instances: int,
+    threads: int | None,
     throughput: int | None,
     config: Path | None,
     plans: tuple[str, ...],
@@ -103,7 +107,9 @@ def ship(
     from limpq_deploy.export.triton import ServingOptions
     from limpq_deploy.ship import ship as ship_build
 
-    options = ServingOptions(backend=backend, max_batch=max_batch, instances=instances, queue_delay_us=throughput)
+    options = ServingOptions(
+        backend=backend, max_batch=max_batch, instances=instances, threads=threads, queue_delay_us=throughput
+    )
     done = ship_build(
         folder,
         repository,

@@ -87,6 +87,14 @@ def test_a_rollback_serves_an_older_version_with_its_own_labels(make_bundle: Mak
         roll_back(folder, 7)
 
 
+def test_threads_are_told_to_the_backend_that_runs_on_a_cpu(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    for backend, parameter in (("python", "limpq.threads"), ("onnxruntime", "intra_op_thread_count")):
+        limpq_deploy("ship", bundle, tmp_path / "models", "--backend", backend, "--threads", "3", "--name", backend)
+        assert parsed(tmp_path / "models" / backend).parameters[parameter].string_value == "3"
+    assert limpq_deploy("ship", bundle, tmp_path / "models", "--backend", "tensorrt", "--threads", "3").exit_code == 1
+
+
 def test_a_failed_verdict_is_shipped_only_by_force_and_the_manifest_tells(
     make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
