@@ -11,6 +11,8 @@ from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.config import Config, load_config, write_config
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.runtimes.cpu import this_cpu
+from limpq_deploy.export.saturation import saturation_advice
 from limpq_deploy.pipeline import Passed, Stage, Workspace
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import progress, silent
@@ -72,11 +74,17 @@ class Outcome:
 
 
 def run_build(
-    config: Config, *, until: str | None = None, fresh: bool = False, say: Callable[[Passed], None]
+    config: Config,
+    *,
+    until: str | None = None,
+    fresh: bool = False,
+    say: Callable[[Passed], None],
+    note: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run all stages that are not done yet, up to ``until`` (a stage's name; None: all that the target allows).
 
-    Inputs are checked before the first stage, and before anything is written. ``say`` is called after each stage.
+    Inputs are checked before the first stage, and before anything is written. ``say`` is called after each stage;
+    ``note`` before the first, with what is worth knowing of this configuration on this machine.
     Where torchrun started several processes, the others call `help_build`.
     Raises the errors of the stages; what finished stays.
     """
@@ -84,6 +92,9 @@ def run_build(
     subject = Subject(config)
     with progress("checking inputs"):
         subject.check(engine=until is None or until in ENGINE_STAGES)
+    if note is not None:
+        for sentence in _notes(subject):
+            note(sentence)
     settle_threads(sum(layer.macs for layer in subject.placement.layers))
     workspace = Workspace(config.out, say=say, tell=agree)
     with joined(), workspace.held(fresh=fresh):
@@ -135,6 +146,13 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
     with workspace.held():
         workspace.run(parity_stage(subject, folder), again=True)
         return load_record(ParityReport, folder / PARITY)
+
+
+def _notes(subject: Subject) -> Iterator[str]:
+    if subject.builds_engine and subject.target.runtime == "onnxruntime":
+        config = subject.config
+        if advice := saturation_advice(this_cpu(), bits=config.bits, pinned_bits=config.pinned_bits):
+            yield advice
 
 
 def _stages(subject: Subject) -> Iterator[MakeStage]:

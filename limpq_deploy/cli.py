@@ -88,13 +88,17 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
         if follows():
             help_build(config, until=until)
             return
-        outcome = run_build(config, until=until, fresh=fresh, say=_say)
+        outcome = run_build(config, until=until, fresh=fresh, say=_say, note=_note)
     except KeyboardInterrupt:
         click.echo("\nStopped. Finished stages are kept; the same command goes on from there.", err=True)
         sys.exit(INTERRUPTED)
     click.echo(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
         sys.exit(VERDICT_FAILED)
+
+
+def _note(sentence: str) -> None:
+    click.echo(f"note: {sentence}", err=True)
 
 
 def _say(passed: "Passed") -> None:

@@ -8,6 +8,8 @@ from typing import Literal
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.export.environment import Environment, read_environment
 from limpq_deploy.export.runtimes import RUNTIMES, runtime_named
+from limpq_deploy.export.runtimes.cpu import describe_cpu
+from limpq_deploy.export.saturation import saturation_note
 from limpq_deploy.extras import EXTRAS, missing_modules
 
 
@@ -76,13 +78,8 @@ def _nvidia() -> Facility:
 
 
 def _advice(environment: Environment) -> tuple[str, ...]:
-    x86 = environment.architecture.lower() in ("x86_64", "amd64")
-    if x86 and not any("vnni" in name for name in environment.instruction_sets):
-        return (
-            "This CPU has no VNNI: 8-bit weights would saturate, so they run on slower exact kernels; "
-            "--pinned-bits 7 keeps every weight within 7 bits, exact and faster here.",
-        )
-    return ()
+    note = saturation_note(describe_cpu(environment.cpu, set(environment.instruction_sets), environment.architecture))
+    return () if note is None else (note,)
 
 
 def _version(package: str) -> str:

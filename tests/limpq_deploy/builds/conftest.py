@@ -90,7 +90,7 @@ def refused() -> Callable[..., str]:
         result = limpq_deploy(*arguments)
         assert result.exit_code == 1, result.output
         assert result.stdout == ""
-        lines = [line for line in result.stderr.splitlines() if not line.startswith(("+ ", "= "))]
+        lines = [line for line in result.stderr.splitlines() if not line.startswith(("+ ", "= ", "note: "))]
         assert len(lines) == 1, result.stderr
         assert lines[0].startswith("Error: ")
         for word in words:

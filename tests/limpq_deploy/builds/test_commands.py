@@ -12,6 +12,7 @@ from PIL import Image
 from limpq_deploy.calibration.records import from_json, load_record
 from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.parity import ParityReport
+from limpq_deploy.export.runtimes.cpu import this_cpu
 from limpq_deploy.policy import Policy
 from limpq_deploy.verdict import Verdict
 
@@ -157,3 +158,9 @@ def test_doctor_tells_what_is_usable_and_what_is_not(run: Command) -> None:
     for item in (item for kind in ("runtimes", "extras", "devices") for item in diagnosis[kind]):
         assert item["name"] in printed
         assert item["detail"]
+
+
+def test_a_build_says_where_its_8_bit_weights_may_saturate(first_result: Result, run: Command) -> None:
+    notes = [line for line in first_result.stderr.splitlines() if line.startswith("note: ")]
+    assert any("--pinned-bits 7 would be exact and faster" in line for line in notes) == this_cpu().may_saturate
+    assert ("--pinned-bits 7" in " ".join(run("doctor").stdout.split())) == this_cpu().may_saturate
