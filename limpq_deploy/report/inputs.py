@@ -20,8 +20,9 @@ class ReportInputs:
     holds no other clock, so equal inputs give equal bytes. ``uniform``: the uniform policy within the same budgets.
     ``realised``: the bits that the engine reports for each layer; others count as the target promises. ``built``: facts
     about data and training, such as {"Data set": "digits, 1,797 images"}. ``versions``: of programs and libraries.
-    ``files``: bytes on disk by file name. ``class_names``: in index order. A part that is None was not measured, and is
-    said so.
+    ``files``: bytes on disk by file name. ``class_names``: in index order. ``trained``: False where scales are ranges
+    and nothing was learned. ``given``: the user's file where the policy was not searched. A part that is None was not
+    measured, and is said so.
 
     Raises RecordError when policies, indicators and placement are not of one model.
     """
@@ -41,6 +42,8 @@ class ReportInputs:
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    trained: bool = True
+    given: str | None = None
 
     def __post_init__(self) -> None:
         searched = {layer.name for layer in self.placement.searched}

@@ -91,7 +91,8 @@ def scales_section(inputs: ReportInputs) -> ScalesSection | None:
         value=lambda layer: (layer.weight, layer.act),
         shade=lambda value, tensor: _log_share(value, weights if tensor == "weight" else acts),
         text=digits,
-        label="Learned scales of weights and activations by layer and bit-width; the table below holds the numbers.",
+        label=f"{'Learned scales' if inputs.trained else 'Scales'} of weights and activations by layer and bit-width; "
+        "the table below holds the numbers.",
     )
     moved = None
     if movement.weight is not None or movement.act is not None:

@@ -120,6 +120,8 @@ def report_stage(subject: Subject, folder: Path) -> Stage:
                 built=_built(subject, load_record(Indicators, folder / INDICATORS)),
                 files=_sizes(folder),
                 class_names=subject.dataset.classes,
+                trained=not subject.config.ptq,
+                given=subject.config.policy.name if subject.config.policy is not None else None,
                 verdict=load_record(Verdict, folder / VERDICT),
                 policy=load_record(Policy, folder / POLICY),
                 uniform=_uniform_policy(subject, comparison),

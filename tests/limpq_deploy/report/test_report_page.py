@@ -204,3 +204,16 @@ def test_the_published_resnet50_policy_fits_on_the_page(resnet50: ReportInputs) 
     assert "Failed" in words
     for layer in resnet50.placement.layers:
         assert f" {layer.name} {layer.kind}" in words
+
+
+def test_a_model_that_was_not_trained_is_not_said_to_have_learned(small: ReportInputs) -> None:
+    words = Reader(render_report(replace(small, trained=False))).words
+    assert "Ranges only, not trained: these scales are the sizes of tensors" in words
+    assert "earned scales" not in words
+    assert "jointly trained" not in words
+
+
+def test_a_given_policy_is_not_said_to_have_been_searched(small: ReportInputs) -> None:
+    words = Reader(render_report(replace(small, given="mine.json"))).words
+    assert "It was given in mine.json; nothing was searched." in words
+    assert "no other policy competed" not in words
