@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.calibration.datasets.augment import Augment
+from limpq_deploy.calibration.datasets.augment import Augment, mean_fill
 from limpq_deploy.calibration.datasets.base import DataSet, split_of_arrays
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import DataError
@@ -66,7 +66,7 @@ def open_cifar10(root: Path, preprocess: Preprocess | None, md5: Mapping[str, st
             "test": split_of_arrays(*batches["test_batch"], preprocess),
         },
         fingerprint=" ".join(md5.values()),
-        augment=Augment(pad=4, flip=True),
+        augment=Augment(pad=4, flip=True, fill=mean_fill(preprocess)),
         val_held_out=True,
     )
 

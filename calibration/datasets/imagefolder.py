@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limpq_deploy.calibration.datasets.augment import Augment
+from limpq_deploy.calibration.datasets.augment import Augment, mean_fill
 from limpq_deploy.calibration.datasets.base import SPLITS, DataSet, Split, hold_out
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import DataError
@@ -74,7 +74,7 @@ def open_imagefolder(root: Path, preprocess: Preprocess | None, classes_file: Pa
         classes=classes,
         splits=splits,
         fingerprint=_fingerprint(root, found),
-        augment=Augment(pad=min(preprocess.height, preprocess.width) // 8, flip=True),
+        augment=Augment(pad=min(preprocess.height, preprocess.width) // 8, flip=True, fill=mean_fill(preprocess)),
         val_held_out=held_out,
     )
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limpq_deploy.calibration.datasets import Augment
+from limpq_deploy.calibration.datasets import Augment, Preprocess
+from limpq_deploy.calibration.datasets.augment import mean_fill
 
 
 def _images(num: int = 64, size: int = 6) -> np.ndarray:
@@ -50,3 +51,24 @@ def test_the_original_is_left_alone() -> None:
 def test_a_negative_pad_is_refused() -> None:
     with pytest.raises(ValueError, match="number of pixels"):
         Augment(pad=-1, flip=False)
+
+
+def test_the_border_has_the_fill_colour_and_the_image_is_untouched() -> None:
+    images = _images(num=200)
+    out = Augment(pad=2, flip=False, fill=(7, 8, 9)).apply(images, np.random.default_rng(0))
+    for image, got in zip(images, out, strict=True):
+        padded = np.stack(
+            [np.pad(plane, 2, constant_values=colour) for plane, colour in zip(image, (7, 8, 9), strict=True)]
+        )
+        crops = [padded[:, y : y + 6, x : x + 6] for y in range(5) for x in range(5)]
+        assert any((got == crop).all() for crop in crops)
+    with pytest.raises(ValueError, match="0 to 255"):
+        Augment(pad=1, flip=False, fill=(256,))
+
+
+def test_the_mean_colour_is_next_to_zero_after_normalisation() -> None:
+    preprocess = Preprocess(height=4, width=4, mean=(0.485, 0.456, -0.2), std=(0.229, 0.224, 0.225))
+    fill = mean_fill(preprocess)
+    assert fill == (124, 116, 0)
+    image = np.broadcast_to(np.array(fill, np.uint8)[None, :, None, None], (1, 3, 4, 4))
+    assert abs(preprocess.normalise(image)[:, :2]).max() < 0.01

@@ -107,5 +107,7 @@ def test_fine_tuning_from_the_joint_network_begins_with_another_accuracy(
     result = limpq_deploy("finetune", "--config", settings, "--finetune-start", "joint", "--out", out)
     assert result.exit_code == 0, result.output
     before, after = (load_record(FineTuned, folder / "finetuned.json") for folder in (finished, out))
+    assert before.settings is not None
+    assert after.settings is not None
     assert (before.settings.start, after.settings.start) == ("float", "joint")
     assert before.candidates != after.candidates
