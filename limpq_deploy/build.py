@@ -11,7 +11,7 @@ from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.config import Config, load_config, write_config
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.runtimes.cpu import this_cpu
+from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.saturation import saturation_advice
 from limpq_deploy.pipeline import Passed, Stage, Workspace
 from limpq_deploy.policy import Policy
@@ -93,7 +93,7 @@ def run_build(
     with progress("checking inputs"):
         subject.check(engine=until is None or until in ENGINE_STAGES)
     if note is not None:
-        for sentence in _notes(subject):
+        for sentence in notes(subject, this_cpu()):
             note(sentence)
     settle_threads(sum(layer.macs for layer in subject.placement.layers))
     workspace = Workspace(config.out, say=say, tell=agree)
@@ -148,10 +148,11 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
         return load_record(ParityReport, folder / PARITY)
 
 
-def _notes(subject: Subject) -> Iterator[str]:
+def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
+    """Sentences worth reading before a build of this configuration on this CPU."""
     if subject.builds_engine and subject.target.runtime == "onnxruntime":
         config = subject.config
-        if advice := saturation_advice(this_cpu(), bits=config.bits, pinned_bits=config.pinned_bits):
+        if advice := saturation_advice(cpu, bits=config.bits, pinned_bits=config.pinned_bits):
             yield advice
 
 

@@ -42,7 +42,7 @@ def examine() -> Diagnosis:
         runtimes=tuple(_runtime(name) for name in RUNTIMES),
         extras=tuple(_extra(name, modules) for name, modules in EXTRAS.items()),
         devices=(_nvidia(),),
-        advice=_advice(environment),
+        advice=advice(environment),
     )
 
 
@@ -77,7 +77,8 @@ def _nvidia() -> Facility:
     return Facility(name="NVIDIA GPU", usable=True, detail=f"{count.value} found")
 
 
-def _advice(environment: Environment) -> tuple[str, ...]:
+def advice(environment: Environment) -> tuple[str, ...]:
+    """Sentences worth reading before a build on such a machine."""
     note = saturation_note(describe_cpu(environment.cpu, set(environment.instruction_sets), environment.architecture))
     return () if note is None else (note,)
 

@@ -1,0 +1,44 @@
+"""What `doctor` and `build` say of CPUs that are described, not present."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from limpq_deploy.doctor import advice
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.runtimes.cpu import describe_cpu
+
+OLD, NEW = (describe_cpu("some", {"avx2", *flags}, "x86_64") for flags in ((), ("avx_vnni",)))
+
+
+def test_doctor_offers_7_bits_on_an_x86_machine_without_vnni_alone() -> None:
+    here = replace(read_environment(), architecture="x86_64", instruction_sets=("avx2",))
+    [sentence] = advice(here)
+    assert "--pinned-bits 7" in sentence
+    assert advice(replace(here, instruction_sets=("avx2", "avx512_vnni"))) == ()
+    assert advice(replace(here, architecture="aarch64")) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "offered"),
+    [
+        ({}, "--pinned-bits 7 would"),
+        ({"bits": (4, 8)}, "--pinned-bits 7 --bits 4,7 would"),
+        ({"pinned_bits": 7}, None),
+        ({"engine": False}, None),
+        ({"target": "tensorrt"}, None),
+    ],
+)
+def test_a_build_for_this_machine_begins_with_the_advice_where_weights_may_saturate(
+    change: dict[str, Any], offered: str | None
+) -> None:
+    pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+    from limpq_deploy.build import notes
+    from limpq_deploy.config import Config
+    from limpq_deploy.subject import Subject
+
+    subject = Subject(Config(**change))
+    assert list(notes(subject, NEW)) == []
+    found = list(notes(subject, OLD))
+    assert found == [] if offered is None else [offered in sentence for sentence in found] == [True]
