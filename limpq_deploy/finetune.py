@@ -115,7 +115,13 @@ class _Candidates:
         """Measure the model, or its average, after ``step`` steps, and keep it if none was better."""
         split, val = self._dataset.split("train"), self._dataset.split("val")
         with usual_layout(self._model), _averaged(self._model, self._average):
-            settle_batchnorm_together(self._model, split, images=self._settings.batchnorm_images, seed=self._seed)
+            settle_batchnorm_together(
+                self._model,
+                split,
+                images=self._settings.batchnorm_images,
+                seed=self._seed,
+                augment=self._dataset.augment if self._settings.augment else None,
+            )
             candidate = Candidate(step=step, val=top1_together(self._model, val))
             self.tried.append(candidate)
             if self._best is None or candidate.val >= self._best.val:

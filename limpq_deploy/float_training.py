@@ -32,6 +32,7 @@ def train_float(
 ) -> FloatTraining:
     """Train ``model`` in place on the train split; BatchNorm statistics are re-estimated at the end."""
     split = dataset.split("train")
+    augment = dataset.augment if settings.augment else None
     with on_device(model):
         passes = (Pass(name="float"),)
         history = train(
@@ -39,10 +40,10 @@ def train_float(
             split,
             settings,
             seed=seed,
-            augment=dataset.augment,
+            augment=augment,
             passes=passes,
             report=report,
             execution=execution,
         )
-        settle_batchnorm_together(model, split, images=settings.batchnorm_images, seed=seed)
+        settle_batchnorm_together(model, split, images=settings.batchnorm_images, seed=seed, augment=augment)
     return FloatTraining(settings=settings, seed=seed, history=history)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
-from limpq_deploy.calibration.datasets import Split
+from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.evaluate import evaluate
 from limpq_deploy.training.device import device_of
 from limpq_deploy.training.processes import add_up, count, rank
@@ -43,18 +43,24 @@ def top1_together(model: nn.Module, split: Split) -> float:
     return 100 * int(total) / len(split)
 
 
-def settle_batchnorm(model: nn.Module, split: Split, *, images: int, seed: int) -> int:
-    """Re-estimate BatchNorm statistics on about ``images`` training images, not augmented; returns how many."""
+def settle_batchnorm(model: nn.Module, split: Split, *, images: int, seed: int, augment: Augment | None = None) -> int:
+    """Re-estimate BatchNorm statistics on about ``images`` training images; returns how many.
+
+    ``augment``: what training does to them. Statistics of images as they are stored differ from those that the model
+    was trained with, which costs up to a point of top-1 (docs/adr/0012).
+    """
     size = min(128, len(split), images)
-    return _settle(model, split, size, range(images // size), seed)
+    return _settle(model, split, size, range(images // size), seed, augment)
 
 
-def settle_batchnorm_together(model: nn.Module, split: Split, *, images: int, seed: int) -> int:
+def settle_batchnorm_together(
+    model: nn.Module, split: Split, *, images: int, seed: int, augment: Augment | None = None
+) -> int:
     """The same in every process, each of which looks at a share of the batches."""
     if count() == 1:
-        return settle_batchnorm(model, split, images=images, seed=seed)
+        return settle_batchnorm(model, split, images=images, seed=seed, augment=augment)
     size = min(128, len(split), images)
-    seen = _settle(model, split, size, range(rank(), images // size, count()), seed)
+    seen = _settle(model, split, size, range(rank(), images // size, count()), seed, augment)
     total = torch.tensor([seen], dtype=torch.int64, device=device_of(model))
     add_up([total])
     average_statistics(model, seen / int(total))
@@ -71,12 +77,12 @@ def average_statistics(model: nn.Module, weight: float) -> None:
     add_up(found)
 
 
-def _settle(model: nn.Module, split: Split, size: int, numbers: range, seed: int) -> int:
+def _settle(model: nn.Module, split: Split, size: int, numbers: range, seed: int, augment: Augment | None) -> int:
     order, device = split.order((seed, 0)), device_of(model)
     most = len(split) // size
 
     def batch(number: int) -> torch.Tensor:
-        images_NCHW, _ = split.load(order[number * size : (number + 1) * size])
+        images_NCHW, _ = split.load(order[number * size : (number + 1) * size], augment=augment, seed=(seed, number))
         return torch.from_numpy(images_NCHW).to(device)
 
     return reestimate_batchnorm(model, (batch(number) for number in numbers if number < most))

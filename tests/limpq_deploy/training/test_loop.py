@@ -214,3 +214,15 @@ def test_default_settings_hold_for_any_size_of_data(images: int) -> None:
     kinds = (float_settings(images), joint_settings(images), finetune_settings(images))
     assert [type(kind) for kind in kinds] == [FloatSettings, JointSettings, FinetuneSettings]
     assert kinds[1].steps <= max(150, images // 64)
+
+
+def test_statistics_are_those_of_augmented_images_where_training_augments(few_digits: DataSet) -> None:
+    split, norm = few_digits.split("train"), nn.BatchNorm2d(1)
+    assert few_digits.augment is not None
+    settle_batchnorm(norm, split, images=128, seed=5, augment=few_digits.augment)
+    images_NCHW, _ = split.load(split.order((5, 0))[:128], augment=few_digits.augment, seed=(5, 0))
+    assert norm.running_mean is not None
+    assert norm.running_mean.item() == pytest.approx(float(images_NCHW.mean()), rel=1e-5)
+    augmented = norm.running_mean.item()
+    settle_batchnorm(norm, split, images=128, seed=5)
+    assert norm.running_mean.item() != pytest.approx(augmented, rel=1e-4)
