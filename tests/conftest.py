@@ -4,11 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch and NumPy are imported: several test processes share few cores, and spinning threads starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tables fold at the terminal's width, and pytest's workers say another one than pytest itself.
 os.environ["COLUMNS"] = "110"
+
+# An example that waits for a busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 GOLDEN = Path(__file__).parent / "golden"
 

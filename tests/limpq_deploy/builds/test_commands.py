@@ -21,11 +21,11 @@ Refused = Callable[..., str]
 
 
 def test_search_finds_the_builds_own_policy(run: Command, copy: Path, here: Path) -> None:
-    result = run("search", copy / "indicators.json", "--like", "w5a5", "--json")
+    result = run("search", copy / "indicators.json", "--like", "w5a5", "--preview", copy, "--json")
     assert result.exit_code == 0
     found, built = load_record(Policy, here / "policy.json"), load_record(Policy, copy / "policy.json")
     assert from_json(Policy, result.stdout, "stdout") == found
-    assert (found.bits, found.costs) == (built.bits, built.costs)
+    assert (found.bits, found.costs, found.tournament) == (built.bits, built.costs, built.tournament)
     printed = run("search", copy / "indicators.json", "--like", "w5a5", "-o", "other.json").stdout
     assert "written to other.json" in printed
     assert all(name in printed for name in found.bits)
