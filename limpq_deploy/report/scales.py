@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from limpq_deploy.importance.names import SCALE
 from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.outliers import OutlierReport
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
 from limpq_deploy.report.figures import digits, percent
@@ -105,8 +106,7 @@ def scales_section(inputs: ReportInputs) -> ScalesSection | None:
             text=lambda value: f"moved {percent(value, 1)}",
             label="How far each scale moved from its first value, by layer and bit-width.",
         )
-    by_scale = inputs.policy.importance in (None, SCALE)
-    report = inputs.policy.outliers if by_scale else None  # of another measure's numbers otherwise
+    report = _treatment(inputs)
     return ScalesSection(
         bits=indicators.bits,
         learned=learned,
@@ -149,10 +149,8 @@ def _heat(
     """Two blocks of cells, weights above activations; the chosen bit-width is framed, a treated entry crossed."""
     block = CELL_PX * len(indicators.bits)
     tops = {"weight": TOP, "act": TOP + block + BETWEEN}
-    treated = {
-        (entry.layer, entry.tensor, entry.bits)
-        for entry in (inputs.policy.outliers.entries if inputs.policy.outliers is not None else ())
-    }
+    report = _treatment(inputs)
+    treated = {(entry.layer, entry.tensor, entry.bits) for entry in (report.entries if report is not None else ())}
     axis = []
     for tensor, top in tops.items():
         name = "weight" if tensor == "weight" else "act."
@@ -185,6 +183,11 @@ def _heat(
         return Column(name=name, hover="\n".join(said), marks=svg.group(*marks))
 
     return column_chart(label, [column(name, layer) for name, layer in layers], tops["act"] + block, axis=axis)
+
+
+def _treatment(inputs: ReportInputs) -> OutlierReport | None:
+    """What was done to scales that grow with the bits; None where the policy was found by another measure's numbers."""
+    return inputs.policy.outliers if inputs.policy.importance in (None, SCALE) else None
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

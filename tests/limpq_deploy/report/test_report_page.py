@@ -10,7 +10,7 @@ import pytest
 
 from limpq_deploy.calibration.errors import OutputError, RecordError
 from limpq_deploy.judge import judge
-from limpq_deploy.policy import BudgetUse
+from limpq_deploy.policy import BudgetUse, PolicyCandidate, Tournament
 from limpq_deploy.report import ReportInputs, render_report, write_report
 from limpq_deploy.report.costs import weight_sizes
 from limpq_deploy.verdict import Limits
@@ -217,3 +217,24 @@ def test_a_given_policy_is_not_said_to_have_been_searched(small: ReportInputs) -
     words = Reader(render_report(replace(small, given="mine.json"))).words
     assert "It was given in mine.json; nothing was searched." in words
     assert "no other policy competed" not in words
+
+
+def test_candidates_are_listed_with_their_previews_and_scales_of_another_measure_carry_no_crosses(
+    small: ReportInputs,
+) -> None:
+    bits = small.policy.bits
+    candidates = tuple(
+        PolicyCandidate(name=name, bits=bits, top1=top1, loss=loss)
+        for name, top1, loss in (("kl", 91.25, 0.31), ("uniform w4a4", 90.5, 0.42))
+    )
+    tournament = Tournament(
+        candidates=candidates, chosen="kl", why="kl: preview loss 0.3100", images=1234, batchnorm_images=2000
+    )
+    page = render_report(replace(small, policy=replace(small.policy, importance="kl", tournament=tournament)))
+    text = " ".join(Reader(page).pieces)
+    for word in ("How the policy was chosen", "kl: preview loss 0.3100.", "uniform w4a4", "91.25 %", "0.4200", "1,234"):
+        assert word in text, word
+    assert "found by another measure (kl)" in text
+    assert "A cross marks an entry" not in text
+    alone = " ".join(Reader(render_report(small)).pieces)
+    assert "no other policy competed" in alone
