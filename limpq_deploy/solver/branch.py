@@ -210,7 +210,8 @@ class _Run:
         self._try_classes_of(choice)
         block = self.search.to_split(node, choice)
         if block is None:
-            self.unproved = min(self.unproved, bound)
+            if self._pairs_fit(node):
+                self.unproved = min(self.unproved, bound)
             return []
         children = self.search.children(node, block, int(self.search.pairs.classes(choice)[block]))
         bounded = [(max(bound, child.relaxation.bound), child) for child in children]
@@ -233,6 +234,15 @@ class _Run:
         self.value = min(self.value, self.whole.value(choice))
         self.found = [one for one in (*self.found, choice) if self.whole.value(one) <= self.value + self.tie]
         return True
+
+    def _pairs_fit(self, node: Node) -> bool:
+        """False where the pairs alone, at the least of a node's open classes, take more than a limit."""
+        least = [0] * len(self.whole.limits)
+        for table in self.whole.tables:
+            if table.row is not None:
+                first, second = (node.open_S[self.search.pairs.slots(end)] for end in (table.first, table.second))
+                least[table.row] += int(table.cost_CD[np.ix_(first, second)].min())
+        return all(taken <= limit for taken, limit in zip(least, self.whole.limits, strict=True))
 
     def _value_lack(self, node: Node, choice: Choice) -> float:
         """By how much a node's relaxation undervalues a choice."""

@@ -68,6 +68,6 @@ def test_a_negative_gamma_flips_codes_and_keeps_the_scale_positive(model: Quanti
 
 def test_a_scale_that_is_not_finite_is_refused_by_name(model: QuantizedModel) -> None:
     with torch.no_grad():
-        model.act_quantizer("relu_1").scales.log_scale.fill_(torch.inf)
-    with pytest.raises(ModelError, match="activation quantizer 'relu_1' has a scale of inf"):
+        model.act_quantizer("relu_1").scales.log_scale.fill_(torch.nan)
+    with pytest.raises(ModelError, match="activation quantizer 'relu_1' has a scale of nan"):
         integer_model(model, POLICY)
