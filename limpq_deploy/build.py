@@ -154,6 +154,8 @@ def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
         config = subject.config
         if advice := saturation_advice(cpu, bits=config.bits, pinned_bits=config.pinned_bits):
             yield advice
+    if subject.config.ptq and (idle := subject.config.training.of_quantized_models()):
+        yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"
 
 
 def _stages(subject: Subject) -> Iterator[MakeStage]:

@@ -19,6 +19,9 @@ from limpq_deploy.settings import (
 S = TypeVar("S", bound=TrainSettings)
 
 JOINT_ONLY = ("freeze_weights", "inplace_distill", "stop_early")
+QUANTIZED_ONLY = (*JOINT_ONLY, "data_fraction", "distill", "temperature", "ema")
+"""Settings of joint training and fine-tuning, beside those that have ``joint_`` or ``finetune_`` in their name."""
+
 MAY_BE_ZERO = ("label_smoothing", "warmup", "distill", "ema", "workers")
 
 
@@ -97,6 +100,12 @@ class Training:
         """What the user said."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
+    def of_quantized_models(self) -> tuple[str, ...]:
+        """Names of what is given for joint training and fine-tuning alone."""
+        return tuple(
+            name for name in self.given() if name in QUANTIZED_ONLY or name.startswith(("joint_", "finetune_"))
+        )
+
 
 AS_SUITS = Training()
 """Everything as suits the number of images."""
@@ -112,8 +121,8 @@ def joint_recipe(training: Training, images: int) -> JointSettings:
     fraction = training.data_fraction or 1.0
     given = training.given()
     chosen = {name: given[name] for name in ("distill", *JOINT_ONLY) if name in given}
-    if training.inplace_distill:
-        chosen.setdefault("distill", 0.0)
+    if training.inplace_distill:  # the highest width teaches instead of the float model
+        chosen["distill"] = 0.0
     defaults = joint_settings(round(images * fraction), _batch(training))
     defaults = replace(defaults, data_fraction=fraction, **chosen)
     return _recipe(defaults, training, round(images * fraction), "joint")

@@ -6,6 +6,7 @@ from pathlib import Path
 from limpq_deploy.calibration.datasets import require_classes
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.checkpoints import load_module, save_module
+from limpq_deploy.convergence import convergence_sentence
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetune import finetune
 from limpq_deploy.finetuned import FloatModel, Top1
@@ -119,10 +120,13 @@ def indicators_stage(subject: Subject, folder: Path) -> Stage:
         write_record(indicators, folder / INDICATORS)
         source = indicators.source
         moved = f"scales moved {source['median_weight_movement']:.0%} (weights), {source['median_act_movement']:.0%}"
-        warnings = "".join(f"; warning: {warning}" for warning in source["warnings"])
-        return (
-            f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved} (activations){resumed}{warnings}"
-        )
+        settled = convergence_sentence(source)
+        notes = [f"the scales' {settled}"] if settled else []
+        if source["stopped_early"]:
+            notes.insert(0, f"stopped after {source['steps']} of {settings.steps} steps")
+        notes += [f"warning: {warning}" for warning in source["warnings"]]
+        noted = "".join(f"; {note}" for note in notes)
+        return f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved} (activations){resumed}{noted}"
 
     return Stage(
         name="indicators",

@@ -42,3 +42,16 @@ def test_a_build_for_this_machine_begins_with_the_advice_where_weights_may_satur
     assert list(notes(subject, NEW)) == []
     found = list(notes(subject, OLD))
     assert found == [] if offered is None else [offered in sentence for sentence in found] == [True]
+
+
+def test_settings_of_trainings_that_a_build_without_training_skips_are_named() -> None:
+    pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+    from limpq_deploy.build import notes
+    from limpq_deploy.config import Config, Training
+    from limpq_deploy.subject import Subject
+
+    given = Training(float_steps=10, joint_steps=5, finetune_epochs=1, ema=0.5, stop_early=True)
+    [sentence] = notes(Subject(Config(ptq=True, training=given)), NEW)
+    assert sentence.endswith("no effect: joint_steps, finetune_epochs, stop_early, ema")
+    assert list(notes(Subject(Config(training=given)), NEW)) == []
+    assert list(notes(Subject(Config(ptq=True, training=Training(float_steps=10))), NEW)) == []

@@ -114,3 +114,10 @@ def test_a_key_of_the_section_has_an_effect(name: str) -> None:
 def test_fine_tuning_starts_from_the_float_weights_unless_told_otherwise() -> None:
     assert finetune_recipe(Training(), 1000).start == "float"
     assert finetune_recipe(Training(finetune_start="joint"), 1000).start == "joint"
+
+
+def test_in_place_distillation_takes_the_float_models_place_in_joint_training_only() -> None:
+    both = Training(inplace_distill=True, distill=0.5)
+    assert (joint_recipe(both, 1000).distill, joint_recipe(both, 1000).inplace_distill) == (0.0, True)
+    assert finetune_recipe(both, 1000).distill == 0.5
+    assert joint_recipe(Training(distill=0.5), 1000).distill == 0.5

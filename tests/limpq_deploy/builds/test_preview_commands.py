@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from limpq_deploy.finetuned import FineTuned
 from limpq_deploy.front import Front
 from limpq_deploy.importance.names import MEASURES, carried
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.pipeline import BuildState
 from limpq_deploy.policy import Policy
 
 from .conftest import limpq_deploy
@@ -111,3 +113,11 @@ def test_fine_tuning_from_the_joint_network_begins_with_another_accuracy(
     assert after.settings is not None
     assert (before.settings.start, after.settings.start) == ("float", "joint")
     assert before.candidates != after.candidates
+
+
+def test_a_build_says_how_far_scales_moved_and_whether_their_policy_stands(finished: Path) -> None:
+    stages = load_record(BuildState, finished / "stages.json").stages
+    assert "scales moved" in stages["indicators"].said
+    for stage in ("indicators", "search"):
+        settled = r"the scales' policy since step \d+: \d+ ?% of layers changed, regret"
+        assert re.search(settled, stages[stage].said), stage
