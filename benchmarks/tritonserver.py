@@ -5,7 +5,9 @@
     LIMPQ_TRITON=FOLDER python benchmarks/serving.py
 
 It has the python backend only and serves on CPUs. It is old (2.51) and crashes on large JSON bodies: for loopback
-tests, never for operators. Needs Python 3.11 and a package index; about 55 MB, and onnxruntime.
+tests, never for operators. Needs Python 3.11 and a package index; about 55 MB, and onnxruntime. Beside it FOLDER gets
+NVIDIA's perf_analyzer from the last tritonclient that held it (the package perf-analyzer is empty), with a library
+that apt or the machine has; where neither does, the server is set up without it and the reason printed.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import urllib.request
 import venv
@@ -24,6 +27,14 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("nvidia-pytriton==0.7.0", "onnxruntime")  # pytriton pins numpy<2: an environment of its own
+
+PERF_ANALYZER = ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12")
+"""2.51 is built against libb64 and links the CUDA runtime, which runs without a GPU; from 2.62 on it is gone."""
+
+START_PERF_ANALYZER = """#!/bin/sh
+export LD_LIBRARY_PATH="{libraries}"
+exec "{program}" "$@"
+"""
 
 START = """#!/bin/sh
 export LD_LIBRARY_PATH="{libraries}"
@@ -60,11 +71,43 @@ def install(folder: Path) -> Path:
     return start
 
 
+def install_perf_analyzer(folder: Path) -> Path:
+    """Set up ``FOLDER/perf_analyzer``. Raises RuntimeError where it does not start."""
+    place = folder.resolve() / "perf"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(place)]
+    subprocess.run([*pip, *PERF_ANALYZER], check=True)
+    _unpack_libb64(place)
+    program = place / "bin/perf_analyzer"
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    libraries = f"{place / 'nvidia/cuda_runtime/lib'}:{place / 'libb64'}"
+    start = folder.resolve() / "perf_analyzer"
+    start.write_text(START_PERF_ANALYZER.format(libraries=libraries, program=program))
+    start.chmod(0o755)
+    found = subprocess.run([start, "--version"], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        start.unlink()
+        raise RuntimeError(f"perf_analyzer does not start: {found.stderr.strip()}")
+    return start
+
+
+def _unpack_libb64(place: Path) -> None:
+    """Fetch libb64 with apt, where there is one, without installing it; the machine may have it anyway."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        return
+    with tempfile.TemporaryDirectory() as download:
+        subprocess.run(["apt-get", "download", "--quiet", "libb64-0d"], cwd=download, check=False, capture_output=True)
+        for package in Path(download).glob("libb64*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, download], check=True)
+        (place / "libb64").mkdir(exist_ok=True)
+        for library in Path(download).rglob("libb64.so*"):
+            shutil.copy(library, place / "libb64")
+
+
 class TritonServer:
     """A running server. Every socket of it is bound to 127.0.0.1; models are loaded and unloaded on request."""
 
     def __init__(self, start: Path, repository: Path, log: Path) -> None:
-        self._start, self._repository, self._log = start, repository, log
+        self._start, self.repository, self._log = start, repository, log
         self._process: subprocess.Popen[bytes] | None = None
         self.http, self.grpc, self.metrics = free_port(), free_port(), free_port()
 
@@ -86,7 +129,7 @@ class TritonServer:
     def start(self, *models: str, seconds: float = 90) -> float:
         """Start and wait until the models are ready; the seconds that took. Raises RuntimeError with the log's end."""
         begin = time.monotonic()
-        command = [str(self._start), f"--model-repository={self._repository}", "--model-control-mode=explicit"]
+        command = [str(self._start), f"--model-repository={self.repository}", "--model-control-mode=explicit"]
         command += [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
         command += [f"--{name}-port={getattr(self, name)}" for name in ("http", "grpc", "metrics")]
         command += ["--disable-auto-complete-config", "--allow-gpu-metrics=false", "--exit-timeout-secs=5"]
@@ -159,3 +202,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     print(install(Path(sys.argv[1])))
+    try:
+        print(install_perf_analyzer(Path(sys.argv[1])))
+    except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
+        print(f"without perf_analyzer: {error}", file=sys.stderr)

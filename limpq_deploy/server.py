@@ -55,6 +55,25 @@ class ServedModel:
     max_batch: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTimes:
+    """Mean milliseconds of one request inside the server, as the server counted them over ``requests`` of all clients:
+    waiting for a free copy of the model, gathering inputs, the backend at work, handing out outputs."""
+
+    requests: int
+    queue_ms: float
+    input_ms: float
+    infer_ms: float
+    output_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        return self.queue_ms + self.input_ms + self.infer_ms + self.output_ms
+
+
+STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
 class Server:
     """One connection to one model. Not for several threads: each makes its own."""
 
@@ -85,6 +104,20 @@ class Server:
             max_batch=int(config.get("max_batch_size", 0)),
         )
 
+    def counters(self) -> dict[str, int] | None:
+        """Requests answered since the model was loaded, and nanoseconds of each of STAGES in sum; None from a server
+        that does not keep statistics (an extension of KServe v2)."""
+        name, version = self.address.model, self.address.version
+        words = {} if self.address.scheme == "http" else {"as_json": True}
+        try:
+            with self._speaking():
+                found = self._client.get_inference_statistics(name, version, **words)["model_stats"]
+        except ServerUnhealthy:
+            return None
+        stats = [one["inference_stats"] for one in found]  # gRPC leaves zeros out and writes numbers as text
+        counts = {stage: sum(int(one.get(stage, {}).get("ns", 0)) for one in stats) for stage in STAGES}
+        return {"requests": sum(int(one.get("success", {}).get("count", 0)) for one in stats), **counts}
+
     def infer(self, model: ServedModel, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of a batch. Raises ServerUnhealthy where none come."""
         with self._speaking():
@@ -112,6 +145,16 @@ class Server:
                 f"{self.address} does not answer ({what}); look at the server's log, unload and load the model, or "
                 "start the server again"
             ) from error
+
+
+def times_between(before: dict[str, int] | None, after: dict[str, int] | None) -> ServerTimes | None:
+    """Mean times of the requests between two readings of `Server.counters`; None where there were none, or where the
+    model was loaded anew meanwhile and counts from zero."""
+    if before is None or after is None or after["requests"] <= before["requests"]:
+        return None
+    requests = after["requests"] - before["requests"]
+    queue, taken, infer, output = ((after[stage] - before[stage]) / requests / 1e6 for stage in STAGES)
+    return ServerTimes(requests=requests, queue_ms=queue, input_ms=taken, infer_ms=infer, output_ms=output)
 
 
 @contextlib.contextmanager
