@@ -45,6 +45,10 @@ def page() -> str:
     for name, command in sorted(main.commands.items()):
         inner = click.Context(command, info_name=name, parent=context, terminal_width=100)
         parts.append(_block(f"limpq-deploy {name}", command.get_help(inner)))
+        for below, part in sorted(getattr(command, "commands", {}).items()):
+            if not part.hidden:
+                deeper = click.Context(part, info_name=below, parent=inner, terminal_width=100)
+                parts.append(_block(f"limpq-deploy {name} {below}", part.get_help(deeper)))
     return "\n".join(parts)
 
 

@@ -7,8 +7,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-LIBRARIES = ("limpq-deploy", "numpy", "onnx", "onnxruntime", "torch")
+LIBRARIES = ("limpq-deploy", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch")
+
+IDLE_LIBRARIES = ("limpq-deploy", "onnx", "torch")
+"""Those that do nothing while a model is timed: results of their different versions can be compared."""
 
 INSTRUCTION_SETS = (
     "avx",
@@ -35,7 +39,8 @@ INSTRUCTION_SETS = (
 class Environment:
     """Machine and versions. ``usable_cpus``: those this process may run on. ``instruction_sets``: the known ones that
     the CPU has. ``governor``: frequency policy of the first CPU, None where unreadable (virtual machines hide it).
-    ``load_average``: over 1, 5 and 15 minutes, this program's own work included. ``libraries``: installed versions."""
+    ``load_average``: over 1, 5 and 15 minutes, this program's own work included. ``libraries``: installed versions.
+    ``accelerator``: name, driver and the like of the device that computes, where that is not the CPU."""
 
     cpu: str
     architecture: str
@@ -47,10 +52,37 @@ class Environment:
     libraries: dict[str, str]
     governor: str | None = None
     load_average: tuple[float, float, float] | None = None
+    accelerator: dict[str, Any] | None = None
+
+    @property
+    def device(self) -> str:
+        """What computes, by name."""
+        return self.cpu if self.accelerator is None else str(self.accelerator.get("name", "an accelerator"))
 
     def same_cpu_kind(self, other: "Environment") -> bool:
         """Whether a runtime has the same kernels to choose from on both machines."""
         return (self.architecture, self.instruction_sets) == (other.architecture, other.instruction_sets)
+
+
+def differences(one: Environment, other: Environment) -> tuple[str, ...]:
+    """What keeps figures of two environments from being compared, such as "os: Linux 5, not Linux 6"; empty where
+    nothing does. The load average is no part of it: a busy machine is a doubt of the series."""
+    found = [
+        f"{name}: {getattr(one, name)}, not {getattr(other, name)}"
+        for name in ("cpu", "architecture", "logical_cpus", "usable_cpus", "os", "python", "governor")
+        if getattr(one, name) != getattr(other, name)
+    ]
+    if set(one.instruction_sets) != set(other.instruction_sets):
+        changed = sorted(set(one.instruction_sets) ^ set(other.instruction_sets))
+        found.append(f"instruction sets: {', '.join(changed)} on one only")
+    for what, mine, theirs in (
+        ("", one.libraries, other.libraries),
+        ("accelerator ", one.accelerator or {}, other.accelerator or {}),
+    ):
+        for name in sorted({*mine, *theirs} - {*IDLE_LIBRARIES}):
+            if mine.get(name) != theirs.get(name):
+                found.append(f"{what}{name}: {mine.get(name, 'none')}, not {theirs.get(name, 'none')}")
+    return tuple(found)
 
 
 def read_environment(libraries: Iterable[str] = LIBRARIES) -> Environment:

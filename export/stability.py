@@ -23,8 +23,8 @@ MAX_OTHER_CPUS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyStats:
-    """Milliseconds per call. ``p50_low`` and ``p50_high``: 95 % bootstrap interval of the median, see
-    `median_interval`."""
+    """Milliseconds per call. ``_low`` and ``_high``: 95 % bootstrap interval of the percentile, see
+    `percentile_interval`; None in files of older versions, which knew that of the median only."""
 
     p50_ms: float
     p90_ms: float
@@ -32,13 +32,20 @@ class LatencyStats:
     mean_ms: float
     p50_low_ms: float
     p50_high_ms: float
+    p90_low_ms: float | None = None
+    p90_high_ms: float | None = None
+    p99_low_ms: float | None = None
+    p99_high_ms: float | None = None
 
 
 def latency_stats(samples_ms: Sequence[float], turns: Sequence[int], *, seed: int) -> LatencyStats:
-    """Percentiles (linear interpolation), mean, and the interval of the median."""
+    """Percentiles (linear interpolation) with their intervals, and the mean."""
     values = np.asarray(samples_ms, np.float64)
     p50, p90, p99 = np.percentile(values, (50, 90, 99))
-    low, high = median_interval(values, turns, seed=seed)
+    draws = _draws(len(turns), seed)
+    (low, high), tail90, tail99 = (
+        middle(row) for row in _resampled_percentiles(values, turns, draws, (0.5, 0.9, 0.99))
+    )
     return LatencyStats(
         p50_ms=float(p50),
         p90_ms=float(p90),
@@ -46,17 +53,24 @@ def latency_stats(samples_ms: Sequence[float], turns: Sequence[int], *, seed: in
         mean_ms=float(values.mean()),
         p50_low_ms=low,
         p50_high_ms=high,
+        p90_low_ms=tail90[0],
+        p90_high_ms=tail90[1],
+        p99_low_ms=tail99[0],
+        p99_high_ms=tail99[1],
     )
 
 
-def median_interval(samples_ms: NDArray[np.float64], turns: Sequence[int], *, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median, resampling whole turns (``turns``: calls in each, in order).
+def percentile_interval(
+    samples_ms: NDArray[np.float64], turns: Sequence[int], *, seed: int, share: float = 0.5
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the value that ``share`` of the samples do not exceed (0.5: the median),
+    resampling whole turns (``turns``: calls in each, in order).
 
     Calls of one turn share their moment's clock and neighbours; resampling single calls would call them independent
     and give an interval that is too narrow.
     """
-    medians = _resampled_medians(samples_ms, turns, _draws(len(turns), seed))
-    return _middle(medians)
+    (found,) = _resampled_percentiles(samples_ms, turns, _draws(len(turns), seed), (share,))
+    return middle(found)
 
 
 def ratio_interval(
@@ -75,8 +89,15 @@ def ratio_interval(
     if len(numerator_turns) != len(denominator_turns):
         raise ValueError(f"{len(numerator_turns)} and {len(denominator_turns)} turns were not measured in one run")
     draws = _draws(len(numerator_turns), seed)
-    top = _resampled_medians(numerator_ms, numerator_turns, draws)
-    return _middle(top / _resampled_medians(denominator_ms, denominator_turns, draws))
+    (top,) = _resampled_percentiles(numerator_ms, numerator_turns, draws, (0.5,))
+    (bottom,) = _resampled_percentiles(denominator_ms, denominator_turns, draws, (0.5,))
+    return middle(top / bottom)
+
+
+def resampled_medians(samples_ms: NDArray[np.float64], turns: Sequence[int], *, seed: int) -> NDArray[np.float64]:
+    """Medians [RESAMPLES] of samples drawn anew by whole turns: those of one run, independent of another's."""
+    (found,) = _resampled_percentiles(samples_ms, turns, _draws(len(turns), seed), (0.5,))
+    return found
 
 
 def find_doubts(samples_ms: Sequence[float], turns: Sequence[int], use: CpuUse | None) -> tuple[str, ...]:
@@ -116,21 +137,23 @@ def _draws(num_turns: int, seed: int) -> NDArray[np.int64]:
     return generator.multinomial(num_turns, np.full(num_turns, 1 / num_turns), size=RESAMPLES)
 
 
-def _resampled_medians(
-    samples_ms: NDArray[np.float64], turns: Sequence[int], draws: NDArray[np.int64]
+def _resampled_percentiles(
+    samples_ms: NDArray[np.float64], turns: Sequence[int], draws: NDArray[np.int64], shares: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Weighted median of the samples for each row of ``draws``: the smallest value that half the weight does not
-    exceed."""
+    """Weighted percentiles [shares, draws] of the samples for each row of ``draws``: the smallest value that this share
+    of the weight does not exceed."""
     order = np.argsort(samples_ms, kind="stable")
     values, turn_of = samples_ms[order], np.repeat(np.arange(len(turns)), turns)[order]
-    medians = np.empty(len(draws))
+    found = np.empty((len(shares), len(draws)))
     for row, counts in enumerate(draws):
         cumulative = np.cumsum(counts[turn_of])
-        medians[row] = values[np.searchsorted(2 * cumulative, cumulative[-1])]
-    return medians
+        wanted = np.ceil(np.asarray(shares) * cumulative[-1] - 1e-9)  # 0.9 * 10 is a little above 9 in floats
+        found[:, row] = values[np.searchsorted(cumulative, np.maximum(wanted, 1))]
+    return found
 
 
-def _middle(statistics: NDArray[np.float64]) -> tuple[float, float]:
+def middle(statistics: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle `CONFIDENCE` of resampled figures."""
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(statistics, (tail, 100 - tail))
     return float(low), float(high)

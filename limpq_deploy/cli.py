@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limpq_deploy import __version__
+from limpq_deploy.bench_commands import bench
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.options import (
     DATA_HELP,
@@ -156,6 +157,7 @@ def compile_(**options: Any) -> None:
 
 main.add_command(search)
 main.add_command(preview)
+main.add_command(bench)
 add_policy_commands(main)
 add_ship_commands(main)
 
@@ -224,59 +226,6 @@ def lint(model: Path, target: str, as_json: bool) -> None:
         click.echo(lint_table(report))
     if not report.passed:
         sys.exit(VERDICT_FAILED)
-
-
-@main.command(short_help="Latency of ONNX models, interleaved.")
-@click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True, type=FILE)
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Images per call.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="[default: one, then as many as the runtime takes]"
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.1),
-    default=3.0,
-    show_default=True,
-    metavar="S",
-    help="Recorded calls of each model with each number of threads.",
-)
-@click.option("--server", metavar="URL", help="Time one model here and through http://HOST:PORT/MODEL or grpc://...")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep all raw samples as JSON.")
-@json_option
-def bench(
-    models: tuple[Path, ...],
-    batch: int,
-    threads: int | None,
-    seconds: float,
-    server: str | None,
-    output: Path | None,
-    as_json: bool,
-) -> None:
-    """Latency of ONNX models on ONNX Runtime, interleaved in one run; needs no torch."""
-    from limpq_deploy.calibration.records import to_dict, write_record
-    from limpq_deploy.inspect_model import bench_models
-
-    if server is not None:
-        from limpq_deploy.serving_bench import bench_server
-        from limpq_deploy.tables import serving_lines
-
-        if len(models) != 1:
-            raise SettingError(f"--server times one model; found {len(models)}, give the one that is served")
-        measured = bench_server(server, models[0], batch=batch, threads=threads, seconds=seconds)
-        if output is not None:
-            write_record(measured, output)
-        click.echo(json.dumps(to_dict(measured)) if as_json else serving_lines(measured))
-        return
-
-    report = bench_models(models, batch=batch, threads=threads, seconds=seconds)
-    if output is not None:
-        write_record(report, output)
-    if as_json:
-        click.echo(json.dumps(to_dict(report)))
-        return
-    from limpq_deploy.tables import latency_table
-
-    click.echo(latency_table(report))
 
 
 @main.command(short_help="Check a bundle and replay its canaries.")

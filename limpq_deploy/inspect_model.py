@@ -1,24 +1,18 @@
-"""Exported models and bundles looked at from outside: accuracy, latency, canaries. No torch here."""
+"""Exported models and bundles looked at from outside: accuracy, canaries. No torch here."""
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-
-import numpy as np
 
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
 from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.evaluate import Accuracy, evaluate
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Threads, measure_interleaved
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.runtimes.base import Session
 from limpq_deploy.export.verify import VerifyReport, load_manifest, replay_canaries, verify_bundle
-from limpq_deploy.progress import Report, progress
+from limpq_deploy.progress import progress
 
 PREPROCESS_KEY = "limpq.preprocess"
 """Metadata of an exported model: how its input is made from an image, as JSON."""
@@ -76,49 +70,6 @@ def _require_same_classes(model: Path, texts: dict[str, str], dataset: DataSet) 
     )
 
 
-def bench_models(models: Sequence[Path], *, batch: int, threads: int | None, seconds: float) -> LatencyReport:
-    """Time ONNX files on ONNX Runtime with random images, interleaved; names are the file names."""
-    settings: tuple[Threads, ...] = (1, "default") if threads is None else (threads,)
-    named = {_name(model, models): model for model in models}
-    with progress("timing") as report:
-        return measure_models(named, batch, settings, seconds, report=report)
-
-
-def measure_models(
-    models: dict[str, Path], batch: int, settings: Sequence[Threads], seconds: float, *, report: Report
-) -> LatencyReport:
-    """Time models by name under each number of threads; all of one setting are interleaved in one run.
-
-    ``seconds`` of recorded calls for each model and setting.
-    """
-    runtime = runtime_named("onnxruntime")
-    protocols: list[LatencyProtocol] = []
-    series: list[LatencySeries] = []
-    for threads in settings:
-        count = None if threads == "default" else threads
-        sessions = {name: runtime.load(path, threads=count) for name, path in models.items()}
-        done_before = 100 * len(protocols)
-
-        def share(done: float, done_before: int = done_before, threads: Threads = threads) -> None:
-            report(done_before + round(100 * done), 100 * len(settings), f"threads: {threads}")
-
-        protocol = LatencyProtocol(batch=batch, threads=threads, min_seconds=seconds)
-        series += measure_interleaved(
-            {name: _call(session, batch) for name, session in sessions.items()},
-            protocol,
-            options={name: session.environment() for name, session in sessions.items()},
-            progress=share,
-        )
-        protocols.append(protocol)
-    return LatencyReport(environment=read_environment(), protocols=tuple(protocols), series=tuple(series))
-
-
-def _call(session: Session, batch: int) -> Callable[[], object]:
-    shape = (batch, *(size or 1 for size in session.input_shape[1:]))
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return lambda: session.run(images)
-
-
 def verify_and_replay(bundle: Path, *, replay: bool, public_key: Path | None = None) -> VerifyReport:
     """Check a bundle's files (with ``public_key`` its signature), then (``replay``) its canaries on the runtime that it
     was made for."""
@@ -127,8 +78,3 @@ def verify_and_replay(bundle: Path, *, replay: bool, public_key: Path | None = N
         return report
     runtime = runtime_named(load_manifest(bundle, public_key).target)
     return replace(report, canaries=replay_canaries(bundle, runtime.load, public_key=public_key))
-
-
-def _name(model: Path, models: Sequence[Path]) -> str:
-    same = sum(other.name == model.name for other in models)
-    return model.name if same == 1 else str(model)

@@ -33,6 +33,20 @@ class BitList(click.ParamType):
             self.fail(f"{value!r} is no list of bit-widths; expected something like 2,3,4,5,6", param, ctx)
 
 
+class IntList(click.ParamType):
+    """``1,8`` -> (1, 8); numbers above 0."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is no list of numbers above 0; expected something like 1,8", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, all else on stderr.")(
         command

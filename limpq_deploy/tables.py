@@ -15,7 +15,6 @@ from limpq_deploy.widths import source_notes
 
 if TYPE_CHECKING:
     from limpq_deploy.doctor import Diagnosis
-    from limpq_deploy.export.latency import LatencyReport
     from limpq_deploy.export.lint import LintReport
     from limpq_deploy.export.parity import ParityReport, TensorParity
     from limpq_deploy.export.verify import VerifyReport
@@ -97,31 +96,6 @@ def lint_table(report: LintReport) -> str:
     return "\n".join(lines)
 
 
-def latency_table(report: LatencyReport) -> str:
-    """Every doubt once, with the series that it is about; then percentiles of every series."""
-    rows = [
-        (
-            series.name,
-            str(series.threads),
-            str(series.batch),
-            f"{series.stats.p50_ms:.3f}",
-            f"{series.stats.p90_ms:.3f}",
-            f"{series.stats.p99_ms:.3f}",
-            f"{len(series.samples_ms):,}",
-        )
-        for series in report.series
-    ]
-    doubts: dict[str, list[str]] = {}
-    for series in report.series:
-        for doubt in series.doubts:
-            doubts.setdefault(doubt, []).append(f"{series.name} (threads {series.threads})")
-    lines = [wrapped(f"doubtful: {', '.join(names)}: {doubt}") for doubt, names in doubts.items()]
-    lines.append(
-        table(("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "samples"), rows, right=(1, 2, 3, 4, 5, 6))
-    )
-    return "\n".join(lines)
-
-
 def verify_lines(report: VerifyReport) -> str:
     """What was checked, and what the canaries answered."""
     lines = [f"{report.files} files, {report.bytes / 2**20:.2f} MiB: all as the manifest says"]
@@ -138,6 +112,9 @@ def verify_lines(report: VerifyReport) -> str:
 
 def serving_lines(report: ServingReport) -> str:
     """Latency in this process and through a server, and what several clients got."""
+    from limpq_deploy.bench_tables import latency_table  # it builds on this file
+    from limpq_deploy.serving_bench import serving_details
+
     equal = "the same float32" if report.bit_equal else "NOT the same float32"
     found = report.throughput
     return "\n".join(
@@ -145,6 +122,7 @@ def serving_lines(report: ServingReport) -> str:
             latency_table(report.latency),
             f"p50 through the server: {report.p50_overhead_ms:+.3f} ms; both give {equal}",
             f"{found.clients} clients: {found.images_per_second:,.0f} images/s, {found.failed} requests failed",
+            *map(wrapped, serving_details(report)),
         )
     )
 

@@ -25,16 +25,21 @@ from limpq_deploy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
 from limpq_deploy.stages.choose import Comparison
-from limpq_deploy.stages.deploy import (
+from limpq_deploy.stages.deploy import runtime_inputs
+from limpq_deploy.stages.files import (
+    COMPARISON,
     ENGINE,
+    FINETUNED_RECORD,
     FLOAT_MODEL,
+    INDICATORS,
+    LATENCY,
     LINT,
     MODEL,
+    PLACEMENT,
+    POLICY,
     UNIFORM8_MODEL,
-    runtime_inputs,
 )
-from limpq_deploy.stages.files import COMPARISON, FINETUNED_RECORD, INDICATORS, PLACEMENT, POLICY
-from limpq_deploy.stages.measure import ACCURACY, LATENCY, PARITY, PARITY_IMAGES, Measured
+from limpq_deploy.stages.measure import ACCURACY, PARITY, PARITY_IMAGES, Measured
 from limpq_deploy.subject import Subject
 from limpq_deploy.verdict import (
     FLOAT_BITS,

@@ -23,17 +23,21 @@ from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quantized import QuantizedModel
 from limpq_deploy.stages.choose import Comparison, compared_pairs
-from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, POLICY, UNIFORM
+from limpq_deploy.stages.files import (
+    COMPARISON,
+    ENGINE,
+    FINETUNED,
+    FLOAT,
+    FLOAT_MODEL,
+    LINT,
+    MODEL,
+    POLICY,
+    UNIFORM,
+    UNIFORM8_MODEL,
+    UNIFORM_MODEL,
+)
 from limpq_deploy.stages.learn import load_finetuned
 from limpq_deploy.subject import Subject
-
-MODEL, LINT, ENGINE = "model.qdq.onnx", "lint.json", "engine.json"
-BASELINES = "baselines"
-FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL = (
-    f"{BASELINES}/float.onnx",
-    f"{BASELINES}/uniform.qdq.onnx",
-    f"{BASELINES}/uniform8.qdq.onnx",
-)
 
 
 def export_stage(subject: Subject, folder: Path) -> Stage:
@@ -75,6 +79,7 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             "data": subject.dataset.digest(),
             "seed": subject.config.seed,
             "pairs": load_record(Policy, folder / POLICY).pairs(),
+            "scales": subject.config.scales,
             **subject.model_digest(),
             **runtime_inputs(subject),
         },

@@ -6,3 +6,12 @@ JOINT, INDICATORS, PLACEMENT = "joint.safetensors", "indicators.json", "placemen
 POLICY, COMPARISON = "policy.json", "comparison.json"
 FINETUNED, FINETUNED_RECORD = "finetuned.safetensors", "finetuned.json"
 UNIFORM, UNIFORM_RECORD = "uniform.safetensors", "uniform.json"
+
+MODEL, LINT, ENGINE = "model.qdq.onnx", "lint.json", "engine.json"
+BASELINES = "baselines"
+FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL = (
+    f"{BASELINES}/float.onnx",
+    f"{BASELINES}/uniform.qdq.onnx",
+    f"{BASELINES}/uniform8.qdq.onnx",
+)
+LATENCY = "latency.json"

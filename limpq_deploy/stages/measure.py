@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from limpq_deploy.bench import measure_models
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.evaluate import Evaluation, compare_paired, evaluate
 from limpq_deploy.export.loading import load_model
@@ -15,19 +16,18 @@ from limpq_deploy.export.parity import ParityReport, compare_runtime
 from limpq_deploy.export.reference import IntegerReference
 from limpq_deploy.export.watching import code_tensors
 from limpq_deploy.faithful import Fed, compare_trained
-from limpq_deploy.inspect_model import measure_models
-from limpq_deploy.integers import integer_model
+from limpq_deploy.integers import beyond_float32, integer_model
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.stages.choose import Comparison
-from limpq_deploy.stages.deploy import FLOAT_MODEL, MODEL, UNIFORM8_MODEL, exported_files, runtime_inputs
-from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, POLICY
+from limpq_deploy.stages.deploy import exported_files, runtime_inputs
+from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, FLOAT_MODEL, LATENCY, MODEL, POLICY, UNIFORM8_MODEL
 from limpq_deploy.stages.learn import load_finetuned
 from limpq_deploy.subject import Subject
 from limpq_deploy.verdict import AccuracyResult
 
-PARITY, ACCURACY, LATENCY = "parity.json", "accuracy.json", "latency.json"
+PARITY, ACCURACY = "parity.json", "accuracy.json"
 
 PARITY_IMAGES = 256
 BATCH = 64
@@ -101,9 +101,16 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
         logits_max_difference=found.logits_max_difference,
         faithful=trained.faithful,
         folding=trained.folding,
+        end_to_end=trained.end_to_end,
+        trained_logits_equal=trained.logits_equal,
+        scales=subject.config.scales,
         top1_agreement=trained.agreement,
         disagreements=trained.disagreements,
-        notes=(*found.notes, *_kernel_notes(found.environment)),
+        notes=(
+            *found.notes,
+            *_kernel_notes(found.environment),
+            *(_sum_notes(beyond_float32(model.placement, layers, acts)) if model.pow2 else ()),
+        ),
     )
 
 
@@ -153,11 +160,16 @@ def latency_stage(subject: Subject, folder: Path) -> Stage:
 
     def run(report: Report) -> str:
         models = {name: folder / file for name, file in exported_files(folder).items() if name != "uniform"}
-        found = measure_models(models, 1, (1, "default"), seconds, report=report)
+        found = measure_models(
+            models, settings=(1, "default"), seconds=seconds, runtime=subject.runtime(), report=report
+        )
         write_record(found, folder / LATENCY)
         gain = found.speedup("mixed", "float", threads="default", batch=1)
         p50 = found.find("mixed", threads="default").stats.p50_ms
-        return f"p50 {p50:.3f} ms, {gain.ratio:.2f} times as fast as float (95 % {gain.low:.2f} to {gain.high:.2f})"
+        return (
+            f"p50 {p50:.3f} ms, {gain.ratio:.2f} times as fast as float (95 % {gain.low:.2f} to {gain.high:.2f}); "
+            f"{seconds:g} s of calls each, `limpq-deploy bench` takes longer"
+        )
 
     return Stage(
         name="latency",
@@ -172,6 +184,16 @@ def latency_stage(subject: Subject, folder: Path) -> Stage:
 def _parity_batches(subject: Subject) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     split = subject.dataset.split("test")
     return split.subset(np.arange(min(PARITY_IMAGES, len(split)))).batches(BATCH)
+
+
+def _sum_notes(bounds: Mapping[str, int]) -> tuple[str, ...]:
+    if not bounds:
+        return ()
+    shown = ", ".join(f"{name} (up to {bound:,})" for name, bound in bounds.items())
+    return (
+        f"Sums of {len(bounds)} layers could exceed 2^24 steps, up to which floats are added exactly: {shown}. There "
+        "the trained model is equal on the images compared, not on every image.",
+    )
 
 
 def _kernel_notes(environment: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,11 +3,13 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from limpq_deploy.export.environment import CpuMeter, parse_cpuinfo, read_environment
+from limpq_deploy.export.environment import CpuMeter, differences, parse_cpuinfo, read_environment
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC 7763 64-Core Processor
@@ -35,6 +37,28 @@ def test_environment_describes_this_machine_and_leaves_out_what_is_not_installed
     assert 1 <= here.usable_cpus <= here.logical_cpus
     assert list(here.libraries) == ["numpy"]
     assert here.same_cpu_kind(here)
+
+
+def test_equal_machines_differ_in_nothing_however_busy_they_are() -> None:
+    here = read_environment()
+    assert differences(here, replace(here, load_average=(9.0, 9.0, 9.0))) == ()
+    assert differences(here, replace(here, libraries={**here.libraries, "torch": "1.0", "onnx": "1.0"})) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"cpu": "another"}, "cpu: "),
+        ({"usable_cpus": 99}, "usable_cpus: "),
+        ({"instruction_sets": ("avx9",)}, "instruction sets: "),
+        ({"libraries": {"onnxruntime": "0.1"}}, "onnxruntime: "),
+        ({"accelerator": {"name": "a GPU", "driver": "1"}}, "accelerator driver: none, not 1"),
+    ],
+)
+def test_what_differs_is_named(changed: dict[str, Any], said: str) -> None:
+    here = read_environment()
+    found = differences(here, replace(here, **changed))
+    assert any(one.startswith(said) for one in found), found
 
 
 def _spin(seconds: float) -> None:

@@ -111,3 +111,44 @@ def test_what_is_no_measurement_is_no_series(samples: tuple[float, ...]) -> None
             settle_calls=0,
             stats=real.stats,
         )
+
+
+class Device:
+    """A call that times its own parts, as a GPU's events do: 0.2 ms of computing in a call of 1 ms."""
+
+    main_part = "compute"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        time.sleep(0.001)
+
+    def parts_ms(self) -> dict[str, float]:
+        return {"enqueue": 0.01, "compute": 0.2 + self.calls * 1e-6, "copies": 0.3}
+
+
+def test_a_runtimes_own_parts_stand_beside_the_clock_and_its_main_part_is_the_figure() -> None:
+    device = Device()
+    series, plain = measure_interleaved({"device": device, "plain": work(1)}, QUICK)
+    assert (series.figure, plain.figure) == ("compute", "call")
+    assert series.stats.p50_ms == pytest.approx(0.2, rel=0.01)
+    assert set(series.parts_ms) == {"enqueue", "copies", "call"}
+    assert series.part("call").p50_ms >= 1
+    assert not plain.parts_ms
+    # Those of warm-up and settling calls are not among the samples: the recorded calls are the later ones.
+    assert min(series.samples_ms) > 0.2 + series.warm_up_calls * 1e-6
+    assert len(series.parts_ms["copies"]) == len(series.samples_ms) == sum(series.turns)
+
+
+def test_by_default_a_series_has_three_seconds_ten_calls_and_two_hundred_milliseconds_of_warm_up() -> None:
+    protocol = LatencyProtocol()
+    assert (protocol.min_seconds, protocol.min_iterations, protocol.warm_up_ms) == (3.0, 10, 200.0)
+
+
+def test_a_quiet_series_is_stable_and_one_of_few_samples_is_not() -> None:
+    few = LatencyProtocol(warm_up_ms=0, settle_ms=0, turn_ms=0, turn_calls=1, min_seconds=0, min_iterations=3)
+    (series,) = measure_interleaved({"work": work(1)}, few)
+    assert not series.stable
+    assert "only 3 samples" in series.doubts[0]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.export.environment import CpuUse
-from limpq_deploy.export.stability import find_doubts, latency_stats, median_interval, ratio_interval
+from limpq_deploy.export.stability import find_doubts, latency_stats, percentile_interval, ratio_interval
 
 QUIET = CpuUse(other_cpus=0.0, stolen_cpus=0.0)
 
@@ -17,7 +17,7 @@ def test_percentiles_of_one_to_a_hundred_are_the_known_ones() -> None:
 
 
 def test_interval_of_constant_samples_is_that_constant() -> None:
-    assert median_interval(np.full(40, 2.5), [10] * 4, seed=0) == (2.5, 2.5)
+    assert percentile_interval(np.full(40, 2.5), [10] * 4, seed=0) == (2.5, 2.5)
 
 
 def test_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
@@ -25,15 +25,27 @@ def test_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
     for seed in range(100):
         turn_level = np.random.default_rng(seed).normal(10, 1, size=40)
         samples = np.repeat(turn_level, 25) + np.random.default_rng(seed + 1000).normal(0, 0.05, size=1000)
-        low, high = median_interval(samples, [25] * 40, seed=seed)
+        low, high = percentile_interval(samples, [25] * 40, seed=seed)
         covered += low <= 10 <= high
     assert covered >= 85  # 95 expected; single calls resampled instead of turns would cover about 30
+
+
+def test_intervals_of_the_tail_lie_round_the_percentiles_and_are_wider_than_the_medians() -> None:
+    samples = np.random.default_rng(0).exponential(1, size=1000)
+    stats = latency_stats(list(samples), [20] * 50, seed=0)
+    assert stats.p90_low_ms is not None
+    assert stats.p90_high_ms is not None
+    assert stats.p99_low_ms is not None
+    assert stats.p99_high_ms is not None
+    assert stats.p90_low_ms < stats.p90_ms < stats.p90_high_ms
+    assert stats.p99_low_ms < stats.p99_ms < stats.p99_high_ms
+    assert stats.p99_high_ms - stats.p99_low_ms > stats.p50_high_ms - stats.p50_low_ms
 
 
 @given(st.lists(st.lists(st.floats(0.01, 100), min_size=1, max_size=9), min_size=1, max_size=9), st.integers(0, 9))
 def test_median_lies_in_its_interval_which_lies_in_the_data(turns: list[list[float]], seed: int) -> None:
     samples = [value for turn in turns for value in turn]
-    low, high = median_interval(np.array(samples), [len(turn) for turn in turns], seed=seed)
+    low, high = percentile_interval(np.array(samples), [len(turn) for turn in turns], seed=seed)
     assert min(samples) <= low <= high <= max(samples)
 
 

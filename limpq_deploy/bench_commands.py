@@ -1,0 +1,150 @@
+"""The commands that time models: bench, its merge and compare. Thin; heavy imports inside."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.options import FILE, IntList, json_option
+
+TIME = "time"
+
+
+class _Bench(click.Group):
+    """``bench FILE...`` times files; ``bench merge`` and ``bench compare`` read what it wrote."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in self.commands:
+            args = [TIME, *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = ctx.help_option_names
+        if args and args[0].startswith("-") and args[0] not in own:
+            args = [TIME, *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] DIR|MODEL.onnx...")
+        formatter.write_usage(ctx.command_path, "merge|compare FILE.json...")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Those of the timing itself; then the two other commands."""
+        time = self.commands[TIME]
+        time.format_options(click.Context(time, info_name=TIME, parent=ctx), formatter)
+        rows = [(name, self.commands[name].get_short_help_str(90)) for name in ("compare", "merge")]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=_Bench, short_help="Latency of ONNX models, interleaved.")
+def bench() -> None:
+    """Latency of ONNX models, interleaved in one run; needs no torch. Of a build's directory: the mixed model, the
+    float one and the uniform 8-bit one.
+
+    Every candidate warms up for 200 ms, then all take turns in random order; every raw sample is kept (-o, --json), and
+    what speaks against a figure is said.
+
+    \b
+    limpq-deploy bench limpq-build --batch 1,8 -o here.json
+    limpq-deploy bench merge here.json there.json
+    limpq-deploy bench compare before.json after.json
+    """
+
+
+@bench.command(name=TIME, hidden=True)
+@click.argument("models", metavar="DIR|MODEL.onnx...", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--batch", "batches", type=IntList(), default="1", show_default=True, metavar="N,..", help="Images per call."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="[default: one, then as many as the runtime takes]"
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=3.0,
+    show_default=True,
+    metavar="S",
+    help="Recorded calls of each model with each number of threads; 10 calls at least.",
+)
+@click.option(
+    "--runtime", default="onnxruntime", show_default=True, metavar="NAME", help="What executes them; see doctor."
+)
+@click.option("--server", metavar="URL", help="Time one model here and through http://HOST:PORT/MODEL or grpc://...")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep all raw samples as JSON.")
+@json_option
+def time_models(
+    models: tuple[Path, ...],
+    batches: tuple[int, ...],
+    threads: int | None,
+    seconds: float,
+    runtime: str,
+    server: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Latency of ONNX models, interleaved in one run; needs no torch."""
+    from limpq_deploy.calibration.records import to_dict, write_record
+
+    if server is not None:
+        from limpq_deploy.serving_bench import bench_server
+        from limpq_deploy.tables import serving_lines
+
+        if len(models) != 1 or len(batches) != 1:
+            raise SettingError(
+                f"--server times one model at one batch size; found {len(models)} models and {len(batches)} batch sizes, give "
+                " the one that is served"
+            )
+        measured = bench_server(server, models[0], batch=batches[0], threads=threads, seconds=seconds)
+        if output is not None:
+            write_record(measured, output)
+        click.echo(json.dumps(to_dict(measured)) if as_json else serving_lines(measured))
+        return
+    from limpq_deploy.bench import bench_models
+
+    report = bench_models(models, batches=batches, threads=threads, seconds=seconds, runtime=runtime)
+    if output is not None:
+        write_record(report, output)
+    if as_json:
+        click.echo(json.dumps(to_dict(report)))
+        return
+    from limpq_deploy.bench_tables import latency_table
+
+    click.echo(latency_table(report))
+
+
+@bench.command(short_help="Results of many machines as one table for each model and device.")
+@click.argument("files", metavar="FILE.json...", nargs=-1, required=True, type=FILE)
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep the tables as JSON.")
+@json_option
+def merge(files: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
+    """Gather what `bench -o` wrote on many machines: one table for each model and device, and one of its own for every
+    other environment of them, with what differs."""
+    from limpq_deploy.bench_tables import fleet_tables
+    from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.export.latency import LatencyReport
+    from limpq_deploy.export.latency_compare import merge as merged
+
+    fleet = merged({str(file): load_record(LatencyReport, file) for file in files})
+    if output is not None:
+        write_record(fleet, output)
+    click.echo(json.dumps(to_dict(fleet)) if as_json else fleet_tables(fleet))
+
+
+@bench.command(short_help="Two results of one environment; others are refused.")
+@click.argument("before", metavar="BEFORE.json", type=FILE)
+@click.argument("after", metavar="AFTER.json", type=FILE)
+@json_option
+def compare(before: Path, after: Path, as_json: bool) -> None:
+    """How much faster the series of AFTER are than those of the same name, threads and batch in BEFORE. Results of
+    different environments are refused, with what differs."""
+    from limpq_deploy.bench_tables import change_table
+    from limpq_deploy.calibration.records import load_record, to_dict
+    from limpq_deploy.export.latency import LatencyReport
+    from limpq_deploy.export.latency_compare import compare as compared
+
+    changes = compared(load_record(LatencyReport, before), load_record(LatencyReport, after))
+    click.echo(json.dumps({"changes": [to_dict(change) for change in changes]}) if as_json else change_table(changes))

@@ -1,0 +1,100 @@
+"""What the commands that time models print for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from limpq_deploy.tables import table, wrapped
+
+if TYPE_CHECKING:
+    from limpq_deploy.export.latency import LatencyReport, LatencySeries
+    from limpq_deploy.export.latency_compare import Change, Fleet
+
+
+def latency_table(report: LatencyReport) -> str:
+    """Every doubt once, with the series that it is about; then percentiles of every series, and parts that a runtime
+    timed besides."""
+    rows = [
+        (
+            series.name,
+            str(series.threads),
+            str(series.batch),
+            _with_interval(series.stats.p50_ms, series.stats.p50_low_ms, series.stats.p50_high_ms),
+            _with_interval(series.stats.p90_ms, series.stats.p90_low_ms, series.stats.p90_high_ms),
+            _with_interval(series.stats.p99_ms, series.stats.p99_low_ms, series.stats.p99_high_ms),
+            f"{len(series.samples_ms):,}",
+            "stable" if series.stable else "doubtful",
+        )
+        for series in report.series
+    ]
+    lines = _doubts((series.doubts, f"{series.name} (threads {series.threads})") for series in report.series)
+    header = ("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "samples", "verdict")
+    lines.append(table(header, rows, right=(1, 2, 3, 4, 5, 6)))
+    lines += [_parts_line(series) for series in report.series if series.parts_ms]
+    return "\n".join(lines)
+
+
+def change_table(changes: Sequence[Change]) -> str:
+    """Each series before and after, with the ratio's interval."""
+    lines = _doubts((one.doubts, one.name) for one in changes)
+    rows = [
+        (
+            one.name,
+            str(one.threads),
+            str(one.batch),
+            f"{one.before_ms:.3f}",
+            f"{one.after_ms:.3f}",
+            f"{one.ratio:.3f} ({one.low:.3f} to {one.high:.3f})",
+        )
+        for one in changes
+    ]
+    header = ("model", "threads", "batch", "before, p50 ms", "after", "times as fast (95 %)")
+    return "\n".join((*lines, table(header, rows, right=(1, 2, 3, 4, 5))))
+
+
+def fleet_tables(fleet: Fleet) -> str:
+    """One table for each model and device."""
+    blocks = []
+    for one in fleet.tables:
+        title = f"{one.model} on {one.device}"
+        if one.differs:
+            title += f" (apart, for its environment differs: {'; '.join(one.differs)})"
+        rows = [
+            (
+                row.name,
+                str(row.threads),
+                str(row.batch),
+                f"{row.p50_ms:.3f}",
+                f"{row.p90_ms:.3f}",
+                f"{row.p99_ms:.3f}",
+                "-" if row.speedup is None else f"{row.speedup:.2f}",
+                "doubtful" if row.doubts else "stable",
+                row.source,
+            )
+            for row in one.rows
+        ]
+        header = ("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "over float", "verdict", "from")
+        blocks.append(f"{wrapped(title)}\n{table(header, rows, right=(1, 2, 3, 4, 5, 6))}")
+    return "\n\n".join(blocks)
+
+
+def _doubts(found: Iterable[tuple[tuple[str, ...], str]]) -> list[str]:
+    about: dict[str, list[str]] = {}
+    for doubts, name in found:
+        for doubt in doubts:
+            about.setdefault(doubt, []).append(name)
+    return [wrapped(f"doubtful: {', '.join(names)}: {doubt}") for doubt, names in about.items()]
+
+
+def _with_interval(value: float, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _parts_line(series: LatencySeries) -> str:
+    parts = ", ".join(f"{name} {series.part(name).p50_ms:.3f}" for name in series.parts_ms)
+    return wrapped(
+        f"{series.name} (threads {series.threads}, batch {series.batch}): p50 ms of {series.figure}; {parts}"
+    )

@@ -1,0 +1,104 @@
+"""Models timed from the command line: names, batches, runtimes, results gathered and compared."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+from limpq_deploy.bench import named_models
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.cli import main
+
+
+def save_model(path: Path, name: str = "net", size: int = 8) -> Path:
+    """A ReLU of a small image; its metadata say what it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ends = [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, ["batch", 3, size, size]) for tensor in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], name="relu")], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    helper.set_model_props(model, {"limpq.model": name})
+    onnx.save(model, path)
+    return path
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    for file in ("model.qdq.onnx", "baselines/float.onnx", "baselines/uniform8.qdq.onnx"):
+        save_model(tmp_path / "build" / file)
+    return tmp_path / "build"
+
+
+def test_a_build_is_timed_as_mixed_float_and_uniform_beside_other_files(build: Path, tmp_path: Path) -> None:
+    other = save_model(tmp_path / "other.onnx")
+    assert list(named_models([build, other])) == ["mixed", "float", "uniform8", "other.onnx"]
+    save_model(tmp_path / "second/model.qdq.onnx")
+    assert list(named_models([build, tmp_path / "second"])) == [
+        "build/mixed",
+        "build/float",
+        "build/uniform8",
+        "second/mixed",
+    ]
+    with pytest.raises(ModelError, match=r"holds no model\.qdq\.onnx"):
+        named_models([build / "baselines"])
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    first, second = (save_model(tmp_path / folder / "m.onnx") for folder in "ab")
+    assert list(named_models([first, second])) == [str(first), str(second)]
+
+
+def test_every_batch_size_is_a_run_of_its_own_and_the_file_says_what_was_timed(build: Path, tmp_path: Path) -> None:
+    done = run("bench", build, "--batch", "1,3", "--threads", 1, "--seconds", 0.1, "--json", "-o", tmp_path / "o.json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert json.loads((tmp_path / "o.json").read_text()) == found
+    assert [(one["name"], one["batch"]) for one in found["series"]] == [
+        (name, batch) for batch in (1, 3) for name in ("mixed", "float", "uniform8")
+    ]
+    assert found["model"] == "net"
+    assert set(found["files"]) == {"mixed", "float", "uniform8"}
+    assert found["protocols"][0]["inputs"] == 4
+
+
+def test_results_are_merged_and_compared(build: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.json", "b.json")]
+    for file in files:
+        assert run("bench", build, "--threads", 1, "--seconds", 0.1, "-o", file).exit_code == 0
+    merged = run("bench", "merge", *files, "--json")
+    (table,) = json.loads(merged.stdout)["tables"]
+    assert (table["model"], len(table["rows"])) == ("net", 6)
+    assert "over float" in run("bench", "merge", *files).stdout
+    changes = json.loads(run("bench", "compare", *files, "--json").stdout)["changes"]
+    assert [one["name"] for one in changes] == ["mixed", "float", "uniform8"]
+    other = json.loads(files[1].read_text())
+    other["environment"]["cpu"] = "another"
+    files[1].write_text(json.dumps(other))
+    refused = run("bench", "compare", *files)
+    assert refused.exit_code == 1
+    assert "different environments" in refused.output
+
+
+@pytest.mark.parametrize("words", [("--batch", "0"), ("--batch", "1,x"), ("--seconds", "0")])
+def test_options_that_make_no_sense_are_wrong_usage(build: Path, words: tuple[str, ...]) -> None:
+    assert run("bench", build, *words).exit_code == 2
+
+
+def test_an_unknown_runtime_is_named_with_the_known_ones(build: Path) -> None:
+    done = run("bench", build, "--runtime", "abacus")
+    assert done.exit_code == 1
+    assert "known runtimes: " in done.output
+
+
+def test_help_shows_the_options_of_timing_and_the_other_commands() -> None:
+    shown = run("bench", "--help").output
+    for word in ("--batch", "--runtime", "--server", "merge", "compare"):
+        assert word in shown
