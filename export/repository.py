@@ -1,6 +1,6 @@
 """A model in a Triton repository: versions, configuration and manifest, changed together in one step.
 
-    REPOSITORY/NAME/config.pbtxt, labels.txt, manifest.json, manifest.sig
+    REPOSITORY/NAME/config.pbtxt, labels.txt, model_analyzer.yaml, manifest.json, manifest.sig
     REPOSITORY/NAME/3/model.onnx, canary_inputs.npy, canary_outputs.npy, ...
 
 A change builds the whole folder NAME anew under a hidden name (kept versions are hard links), syncs it, and exchanges
@@ -26,6 +26,7 @@ from limpq_deploy.export.folders import building, locked, move_into_place, put, 
 from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, BundleFile, CanaryFiles, Manifest
 from limpq_deploy.export.signature import sign_bytes
 from limpq_deploy.export.triton import CONFIG, LABELS
+from limpq_deploy.export.triton_sweep import SWEEP, make_sweep
 from limpq_deploy.export.verify import load_manifest, verify_bundle
 
 SPARE_BYTES = 2**20
@@ -176,7 +177,8 @@ def _write(folder: Path, serving: Serving, new: Mapping[str, Path | bytes], keys
     numbers = {str(shipped.version) for shipped in serving.shipped}
     with building(folder, _staging(folder)) as temporary:
         files = [_keep(folder, temporary, file) for name, file in old.items() if name.partition("/")[0] in numbers]
-        contents = {CONFIG: active.config.encode(), LABELS: active.labels.encode(), **new}
+        beside = {CONFIG: active.config, LABELS: active.labels, SWEEP: make_sweep(active.config)}
+        contents = {**{file: text.encode() for file, text in beside.items()}, **new}
         files += [put(temporary, name, content) for name, content in contents.items()]
         text = to_json(_manifest(serving, active, files)).encode()
         with synced(temporary / MANIFEST) as target:

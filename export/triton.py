@@ -120,7 +120,7 @@ def make_config(
 ) -> str:
     """Text of config.pbtxt. ``version``: the one that is served. ``plans``: compute capability -> plan file, for
     TensorRT; empty: ``model.plan``."""
-    schema, text_format = _schema()
+    schema, text_format = schema_of_configs()
     config = schema.ModelConfig(name=name, max_batch_size=options.max_batch)
     if options.backend == "tensorrt":
         config.platform = "tensorrt_plan"
@@ -150,13 +150,21 @@ def make_config(
 
 
 def check_config(
-    text: str, *, name: str, io: ServedIO, backend: Backend, labels: Sequence[str], versions: Sequence[int]
+    text: str,
+    *,
+    name: str,
+    io: ServedIO,
+    backend: Backend,
+    labels: Sequence[str],
+    versions: Sequence[int],
+    plans: Mapping[str, str] | None = None,
 ) -> None:
     """Raise ConfigRefused, naming the field, unless a server can load ``text`` and answer as the model does.
 
-    ``name``: of the model's folder; ``versions``: the version folders there, the one to be served last.
+    ``name``: of the model's folder; ``versions``: the version folders there, the one to be served last; ``plans``:
+    compute capability -> plan file, where there is more than one ``model.plan``.
     """
-    schema, text_format = _schema()
+    schema, text_format = schema_of_configs()
     try:
         config = text_format.Parse(text, schema.ModelConfig())
     except text_format.ParseError as error:
@@ -166,8 +174,9 @@ def check_config(
         _same("platform", config.platform, "tensorrt_plan", "the backend that was asked for")
     else:
         _same("backend", config.backend, backend, "the backend that was asked for")
-    if not config.cc_model_filenames:
-        _same("default_model_filename", config.default_model_filename, MODEL_FILES[backend], "the file that is shipped")
+    _same("cc_model_filenames", dict(config.cc_model_filenames), dict(plans or {}), "the plans that are shipped")
+    file = "" if plans else MODEL_FILES[backend]  # a default would be taken, silently, on a GPU without a plan
+    _same("default_model_filename", config.default_model_filename, file, "the file that is shipped")
     _check_batch(config, io)
     _check_tensor(schema, "input", config.input, io.input, io.dims)
     _check_tensor(schema, "output", config.output, io.output, (io.classes,))
@@ -248,7 +257,8 @@ def _same(field: str, found: Any, expected: Any, what: str) -> None:
         raise ConfigRefused(field, f"is {found!r}", f"expected {expected!r}, {what}")
 
 
-def _schema() -> tuple[Any, Any]:
+def schema_of_configs() -> tuple[Any, Any]:
+    """Triton's protobuf schema of config.pbtxt, and the module that reads and writes such text. Raises MissingExtra."""
     try:
         from google.protobuf import text_format
         from tritonclient.grpc import model_config_pb2

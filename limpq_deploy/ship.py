@@ -109,7 +109,13 @@ def ship(
 
     def check(new: ShippedVersion, versions: tuple[int, ...]) -> None:
         check_config(
-            new.config, name=name, io=io, backend=options.backend, labels=read_labels(labels), versions=versions
+            new.config,
+            name=name,
+            io=io,
+            backend=options.backend,
+            labels=read_labels(labels),
+            versions=versions,
+            plans=_named_plans(plans or {}),
         )
 
     serving = ship_version(repository, name, files, describe, keep=keep, keys=keys, check=check)
@@ -191,6 +197,11 @@ def _plan_name(capability: str) -> str:
     return f"model_cc{capability.replace('.', '')}.plan" if capability else MODEL_FILES["tensorrt"]
 
 
+def _named_plans(plans: Mapping[str, Path]) -> dict[str, str]:
+    """Compute capability -> file in the version's folder; empty where there is one plan for all."""
+    return {capability: _plan_name(capability) for capability in plans if capability}
+
+
 def _files(
     bundle: Path, manifest: Manifest, options: ServingOptions, plans: Mapping[str, Path]
 ) -> dict[str, Path | bytes]:
@@ -243,8 +254,7 @@ def _config_text(
     own: Path | None,
 ) -> str:
     if own is None:
-        named = {capability: _plan_name(capability) for capability in plans if capability}
-        return make_config(name, io, options, version, parameters, named)
+        return make_config(name, io, options, version, parameters, _named_plans(plans))
     try:
         return own.read_text()
     except (OSError, UnicodeDecodeError) as error:

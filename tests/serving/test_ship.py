@@ -47,6 +47,7 @@ def test_a_build_becomes_a_repository_that_verify_replays(make_bundle: MakeBundl
     assert list(config.version_policy.specific.versions) == [1]
     assert not config.HasField("dynamic_batching")
     assert sorted(sample.batch_size for sample in config.model_warmup) == [1, 8]
+    assert "model_analyzer.yaml" in [file.name for file in load_manifest(folder).files]
     replayed = limpq_deploy("verify", folder, "--replay", "--json")
     assert replayed.exit_code == 0, replayed.output
     assert json.loads(replayed.stdout)["canaries"]["bit_equal"]
@@ -124,7 +125,38 @@ def test_a_missing_plan_is_refused_with_a_sentence_and_given_ones_are_named_by_c
     assert config.platform == "tensorrt_plan"
     assert config.optimization.cuda.graphs
     assert dict(config.cc_model_filenames) == {"8.0": "model_cc80.plan", "9.0": "model_cc90.plan"}
-    assert not (tmp_path / "models/tiny/1/model.plan").exists()  # Triton would fall back to it silently
+    assert not config.default_model_filename  # Triton would fall back to it silently, and to model.plan
+    assert sorted(path.name for path in (tmp_path / "models/tiny/1").glob("*.plan")) == [
+        "model_cc80.plan",
+        "model_cc90.plan",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("cc_model_filenames", lambda config: config.cc_model_filenames.update({"9.0": "model_cc80.plan"})),
+        ("cc_model_filenames", lambda config: config.cc_model_filenames.update({"10.0": "model_cc100.plan"})),
+        ("cc_model_filenames", lambda config: config.cc_model_filenames.clear()),
+        ("default_model_filename", lambda config: setattr(config, "default_model_filename", "model.plan")),
+        ("platform", lambda config: setattr(config, "platform", "onnxruntime_onnx")),
+        ("instance_group.kind", lambda config: setattr(config.instance_group[0], "kind", 2)),
+    ],
+)
+def test_a_configuration_that_names_other_plans_than_are_shipped_is_refused(
+    field: str, change: Callable[[Any], object], make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle, tensorrt = make_bundle(), ServingOptions(backend="tensorrt")
+    plan = tmp_path / "some.plan"
+    plan.write_bytes(b"bytes that only a GPU server would read")
+    plans = {"8.0": plan, "9.0": plan}
+    ship(bundle, tmp_path / "models", tensorrt, plans=plans)
+    config = parsed(tmp_path / "models/tiny")
+    change(config)
+    (tmp_path / "own.pbtxt").write_text(text_format.MessageToString(config))
+    with pytest.raises(ConfigRefused) as refused:
+        ship(bundle, tmp_path / "other", tensorrt, plans=plans, config=tmp_path / "own.pbtxt")
+    assert refused.value.field == field
 
 
 def edit(path: str, value: Any) -> Callable[[Any], None]:
