@@ -48,6 +48,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def cache_folder() -> Path:
+    """LIMPQ_CACHE, or a folder in the user's cache directory."""
+    given = os.environ.get("LIMPQ_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limpq-deploy"
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:

@@ -19,7 +19,7 @@ from limpq_deploy.export.lint_tensorrt import tensorrt_findings
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.base import NoGraph, Runtime
 from limpq_deploy.export.targets import TargetSpec
 
 COMPUTE = ("Conv", "Add", "Gemm", "MatMul")
@@ -75,7 +75,13 @@ def lint(model: onnx.ModelProto | Path, target: TargetSpec, runtime: Runtime | N
         why = runtime.unavailable()
     except LimpqError as error:
         why = str(error)
-    if why is not None or runtime is None:
+    optimized = None
+    if why is None and runtime is not None:
+        try:
+            optimized = _optimized(model, runtime)
+        except NoGraph as error:
+            why = str(error)
+    if optimized is None:
         return LintReport(
             target=target.name,
             optimized=False,
@@ -85,7 +91,6 @@ def lint(model: onnx.ModelProto | Path, target: TargetSpec, runtime: Runtime | N
             findings=tuple(findings),
             unavailable=why,
         )
-    optimized = _optimized(model, runtime)
     compute, others = float_nodes(optimized)
     findings.extend(
         Finding(

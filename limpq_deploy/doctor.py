@@ -1,6 +1,5 @@
 """What is usable on this machine, and in a sentence why not. Never crashes; imports no heavy library unless present."""
 
-import sys
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -9,8 +8,17 @@ from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.export.environment import Environment, read_environment
 from limpq_deploy.export.runtimes import RUNTIMES, runtime_named
 from limpq_deploy.export.runtimes.cpu import describe_cpu
+from limpq_deploy.export.runtimes.cuda import CudaDriver, ask_driver
+from limpq_deploy.export.runtimes.trt_api import DISTRIBUTIONS as TENSORRT
 from limpq_deploy.export.saturation import saturation_note
 from limpq_deploy.extras import EXTRAS, missing_modules
+
+PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "onnxruntime-cuda": ("onnxruntime-gpu",),
+    "tensorrt": TENSORRT,
+}
+"""Names under which a runtime may be installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +55,14 @@ def examine() -> Diagnosis:
 
 
 def _runtime(name: str) -> Facility:
+    """A runtime may fail in any way while it is loaded (another library's fault), and doctor still has to say so."""
     try:
         why = runtime_named(name).unavailable()
     except LimpqError as error:
         why = str(error)
-    return Facility(name=name, usable=why is None, detail=why or _version(name))
+    except Exception as error:
+        why = f"it does not load ({type(error).__name__}: {_line(error)}); install it again"
+    return Facility(name=name, usable=why is None, detail=why or _version(PACKAGES[name]))
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Facility:
@@ -64,17 +75,15 @@ def _extra(name: str, modules: tuple[str, ...]) -> Facility:
 
 def _nvidia() -> Facility:
     """The driver is asked before any library that would need it."""
-    import ctypes
+    driver = ask_driver()
+    detail = driver.problem if driver.problem is not None else gpu_line(driver)
+    return Facility(name="NVIDIA GPU", usable=driver.problem is None, detail=detail)
 
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(name)
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-            return Facility(name="NVIDIA GPU", usable=False, detail="the driver is installed but finds no GPU")
-    except (OSError, AttributeError):
-        return Facility(name="NVIDIA GPU", usable=False, detail=f"no NVIDIA driver here ({name} cannot be loaded)")
-    return Facility(name="NVIDIA GPU", usable=True, detail=f"{count.value} found")
+
+def gpu_line(driver: CudaDriver) -> str:
+    """The GPUs of a driver, and the CUDA that it serves."""
+    gpus = [f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_mib:,} MiB" for gpu in driver.gpus]
+    return f"{'; '.join(gpus)} (CUDA {'.'.join(map(str, driver.cuda or ('?',)))})"
 
 
 def advice(environment: Environment) -> tuple[str, ...]:
@@ -83,10 +92,14 @@ def advice(environment: Environment) -> tuple[str, ...]:
     return () if note is None else (note,)
 
 
-def _version(package: str) -> str:
-    for name in (package, f"{package}-gpu"):
+def _version(packages: tuple[str, ...]) -> str:
+    for name in packages:
         try:
             return version(name)
         except PackageNotFoundError:
             continue
     return "installed"
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no reason given")

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from limpq_deploy.calibration.files import cache_folder
 from limpq_deploy.calibration.grid import QuantGrid
 
 SOURCE = Path(__file__).with_name("lsq_kernel.c")
@@ -141,14 +142,6 @@ def load_kernel(folder: Path) -> Kernel:
             raise OSError("the compiled operator does not compute what it should")
         return found
     raise OSError("; ".join(reasons))
-
-
-def cache_folder() -> Path:
-    """LIMPQ_CACHE, or a folder in the user's cache directory."""
-    given = os.environ.get("LIMPQ_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limpq-deploy"
 
 
 def _library(folder: Path, *, threads: bool) -> Path:

@@ -1,20 +1,23 @@
 """Runtimes by name. A runtime is imported when it is asked for."""
 
-from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.runtimes.base import Runtime
 
-RUNTIMES = ("onnxruntime", "tensorrt")
+RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt")
 
 
 def runtime_named(name: str) -> Runtime:
-    """The runtime of this name. Raises RuntimeUnavailable where this version has none, ModelError for unknown names."""
+    """The runtime of this name, usable here or not (see `Runtime.unavailable`). Raises ModelError for unknown names."""
     if name == "onnxruntime":
         from limpq_deploy.export.runtimes.ort import OnnxRuntime
 
         return OnnxRuntime()
+    if name == "onnxruntime-cuda":
+        from limpq_deploy.export.runtimes.cuda_ort import OnnxRuntimeCuda
+
+        return OnnxRuntimeCuda()
     if name == "tensorrt":
-        raise RuntimeUnavailable(
-            "TensorRT is not available here: this version exports for it but builds no TensorRT engine; "
-            "use --no-engine to stop after export"
-        )
+        from limpq_deploy.export.runtimes.trt import TensorRt
+
+        return TensorRt()
     raise ModelError(f"unknown runtime {name!r}; known runtimes: {', '.join(RUNTIMES)}")

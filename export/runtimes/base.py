@@ -1,12 +1,23 @@
 """What every inference runtime offers: load a model, run it, say what it made of the model, and be watched."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.engine_record import Plan
+
+INTEGER = ("u8s8", "s8s8", "u8u8", "s8u8")
+"""Precisions of layers that run in integers, as `Engine.layer_precision` spells them."""
+
+
+class NoGraph(ModelError):
+    """A runtime does not show the graph that it executes, or its inner codes."""
 
 
 class Session(Protocol):
@@ -23,6 +34,38 @@ class Session(Protocol):
 
     def environment(self) -> dict[str, Any]:
         """Versions, provider, threads and options under which this session runs; JSON values."""
+        ...
+
+
+class DeviceCall(Protocol):
+    """A timed call of a session whose device keeps a clock of its own; a `latency.PartedCall`.
+
+    Parts, in milliseconds of the last call: "compute" (the figure) and "copy_in", "copy_out" by the device's clock,
+    "enqueue" by the host's. ``mode``: how work is handed to the device, "enqueue" or "cuda graph"; figures of different
+    modes are not compared.
+    """
+
+    @property
+    def main_part(self) -> str: ...
+
+    @property
+    def mode(self) -> str: ...
+
+    def __call__(self) -> object: ...
+
+    def parts_ms(self) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """A session of a device with a clock of its own."""
+
+    def device_call(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> DeviceCall:
+        """A call that runs these batches (of one size) in turn. ``graph``: capture a CUDA graph where that works."""
+        ...
+
+    def layer_times(self, images_NCHW: NDArray[np.float32], runs: int) -> dict[str, tuple[float, ...]]:
+        """Milliseconds of each layer of the engine, by its own name, in each of so many profiled runs."""
         ...
 
 
@@ -60,11 +103,11 @@ class Runtime(Protocol):
         ...
 
     def watch(self, path: Path, *, threads: int | None = None) -> WatchedSession:
-        """Load a model file with its inner codes as further results."""
+        """Load a model file with its inner codes as further results. Raises NoGraph where a runtime hides them."""
         ...
 
     def optimized_graph(self, path: Path) -> onnx.ModelProto:
-        """The graph that the runtime executes, after its optimisations."""
+        """The graph that the runtime executes, after its optimisations. Raises NoGraph where it shows none."""
         ...
 
     def engine(self, path: Path, *, threads: int | None = None) -> "Engine":
@@ -77,8 +120,8 @@ class Engine:
     """What a runtime made of a model.
 
     ``layer_precision``: for each Conv and Gemm of the file, by layer name, the types that the optimised graph itself
-    shows: ``u8s8`` (activations, weights), ``float32`` where the layer stayed float, ``absent`` where no node of it is
-    found.
+    shows: ``u8s8`` (activations, weights), ``float32`` or ``float16`` where the layer stayed float, ``absent`` where no
+    node of it is found. ``plan``: of a runtime that compiles, what it made and where; None for one that does not.
     """
 
     model_sha256: str
@@ -88,9 +131,10 @@ class Engine:
     threads: int | None
     options: dict[str, str]
     layer_precision: dict[str, str]
+    plan: Plan | None = None
     format: Literal["limpq.engine/1"] = field(default="limpq.engine/1")
 
     @property
     def float_layers(self) -> tuple[str, ...]:
         """Layers that the optimised graph does not show to run in integers."""
-        return tuple(name for name, precision in self.layer_precision.items() if precision in ("float32", "absent"))
+        return tuple(name for name, precision in self.layer_precision.items() if precision not in INTEGER)

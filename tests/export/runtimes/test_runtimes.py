@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.qdq import strip_markers
 from limpq_deploy.export.runtimes import runtime_named
@@ -22,9 +22,9 @@ WITH_VNNI = Cpu(model="new", x86=True, vnni=True)
 
 def test_runtimes_are_known_by_name() -> None:
     assert runtime_named("onnxruntime").name == "onnxruntime"
-    with pytest.raises(RuntimeUnavailable, match="--no-engine"):
-        runtime_named("tensorrt")
-    with pytest.raises(ModelError, match="known runtimes: onnxruntime, tensorrt"):
+    assert runtime_named("onnxruntime-cuda").name == "onnxruntime-cuda"
+    assert runtime_named("tensorrt").name == "tensorrt"
+    with pytest.raises(ModelError, match="known runtimes: onnxruntime, onnxruntime-cuda, tensorrt"):
         runtime_named("abacus")
 
 

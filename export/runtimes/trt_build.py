@@ -1,0 +1,130 @@
+"""From an ONNX file to a TensorRT plan: one builder for 8.6, 10 and 11."""
+
+import time
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import onnx
+
+from limpq_deploy.calibration.errors import ModelError, SettingError
+from limpq_deploy.export.engine_options import EngineOptions
+from limpq_deploy.export.runtimes.trt_api import Typing, choose_typing, network_flags, set_precision
+from limpq_deploy.export.runtimes.trt_log import BuildLog, Report, make_logger, make_monitor, parser_errors
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+LOCAL_SOURCES = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
+"""Kernels that TensorRT itself brings. cuBLAS and cuDNN, which older versions may ask besides, are other libraries, and
+may be missing."""
+
+
+class BuildFailed(ModelError):
+    """TensorRT builds no engine from a file; the sentence carries its own reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A plan as bytes, the timing cache as the build left it, and what was set. ``seconds``: of the builder alone."""
+
+    plan: bytes
+    timing_cache: bytes | None
+    typing: Typing
+    flags: tuple[str, ...]
+    settings: dict[str, str]
+    seconds: float
+
+
+def build_plan(
+    trt: ModuleType,
+    model: onnx.ModelProto,
+    options: EngineOptions,
+    *,
+    log: BuildLog,
+    report: Report,
+    timing_cache: bytes | None = None,
+) -> Built:
+    """Build once. ``timing_cache`` None: time every kernel anew.
+
+    Raises BuildFailed where the file is refused or nothing is built, SettingError where the version does not know a
+    setting.
+    """
+    typing = choose_typing(trt, options)
+    named_flags = network_flags(trt, typing)
+    logger = make_logger(trt, log)
+    builder = trt.Builder(logger)
+    network = builder.create_network(sum(named_flags.values()))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model.SerializeToString()):
+        reasons = "; ".join(parser_errors(parser)) or log.last_error or "without a reason"
+        raise BuildFailed(f"TensorRT {trt.__version__} refuses the model: {reasons}; export it for the target tensorrt")
+    config = builder.create_builder_config()
+    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    flags = (*named_flags, *set_precision(trt, config, typing, options, quantized=quantized))
+    settings = _settings(trt, config, options)
+    settings |= _batch(builder, config, network, options)
+    cache = config.create_timing_cache(timing_cache or b"")
+    config.set_timing_cache(cache, False)  # a cache of another version or GPU is refused, not used
+    monitor = make_monitor(trt, report)
+    if monitor is not None and hasattr(config, "progress_monitor"):
+        config.progress_monitor = monitor
+    start = time.perf_counter()
+    memory = builder.build_serialized_network(network, config)
+    seconds = time.perf_counter() - start
+    if monitor is not None and (stopped := getattr(monitor, "stopped_by", None)) is not None:
+        raise stopped
+    if memory is None:
+        raise BuildFailed(
+            f"TensorRT {trt.__version__} builds no engine: {log.last_error or 'it gives no reason'}; "
+            "see the build log, and try a larger workspace or --no-engine"
+        )
+    return Built(
+        plan=bytes(memory),
+        timing_cache=_cache_bytes(config),
+        typing=typing,
+        flags=flags,
+        settings=settings,
+        seconds=seconds,
+    )
+
+
+def _settings(trt: ModuleType, config: "trt.IBuilderConfig", options: EngineOptions) -> dict[str, str]:
+    """Set what does not depend on the network; the settings as they took effect."""
+    config.builder_optimization_level = options.level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows names only
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
+    sources = 1 << int(trt.TacticSource.EDGE_MASK_CONVOLUTIONS) | 1 << int(trt.TacticSource.JIT_CONVOLUTIONS)
+    if not config.set_tactic_sources(sources):
+        raise SettingError(f"TensorRT {trt.__version__} does not take the tactic sources {', '.join(LOCAL_SOURCES)}")
+    return {
+        "builder_optimization_level": str(config.builder_optimization_level),
+        "workspace_bytes": str(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)),
+        "tactic_sources": ", ".join(LOCAL_SOURCES),
+    }
+
+
+def _batch(
+    builder: "trt.Builder", config: "trt.IBuilderConfig", network: "trt.INetworkDefinition", options: EngineOptions
+) -> dict[str, str]:
+    """An optimisation profile where the file leaves the batch free."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    for name, shape in shapes.items():
+        if any(size < 1 for size in shape[1:]):
+            raise BuildFailed(f"the model's input {name!r} has the shape {list(shape)}; only the batch may be free")
+    free = {name: shape for name, shape in shapes.items() if shape[0] < 1}
+    if not free:
+        return {"batch": str(next(iter(shapes.values()))[0])}
+    sizes = options.batch
+    profile = builder.create_optimization_profile()
+    for name, shape in free.items():
+        profile.set_shape(name, *((batch, *shape[1:]) for batch in (sizes.least, sizes.best, sizes.most)))
+    config.add_optimization_profile(profile)
+    return {"batch": str(sizes)}
+
+
+def _cache_bytes(config: "trt.IBuilderConfig") -> bytes | None:
+    cache = config.get_timing_cache()
+    return None if cache is None else bytes(cache.serialize())

@@ -1,0 +1,87 @@
+"""What a TensorRT builder says: its messages, kept whole, and its progress."""
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+Report = Callable[[int, int, str], None]
+"""Called while a build goes on: steps done, steps in all, and what is being done."""
+
+
+class BuildLog:
+    """Messages in order, each with its severity ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO"); verbose ones are left
+    out."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def add(self, severity: str, message: str) -> None:
+        if severity != "VERBOSE":
+            self.lines.append((severity, " ".join(message.split())))
+
+    def of(self, *severities: str) -> tuple[str, ...]:
+        """Different messages of these severities, in order of first appearance."""
+        return tuple(dict.fromkeys(message for severity, message in self.lines if severity in severities))
+
+    @property
+    def last_error(self) -> str | None:
+        errors = self.of("ERROR", "INTERNAL_ERROR")
+        return errors[-1] if errors else None
+
+    def text(self) -> str:
+        return "".join(f"[{severity}] {message}\n" for severity, message in self.lines)
+
+
+def make_logger(trt: ModuleType, log: BuildLog) -> "trt.ILogger":
+    """TensorRT's logger that writes into ``log``. TensorRT keeps a pointer to it: hold it as long as what it was given
+    to."""
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            log.add(str(severity).rpartition(".")[2], message)
+
+    return Logger()
+
+
+def make_monitor(trt: ModuleType, report: Report) -> "trt.IProgressMonitor | None":
+    """Progress of a build, or None before TensorRT 10, which tells none.
+
+    An exception in it (Ctrl-C lands here) stops the build; `stopped_by` gives it afterwards, for it must not cross the
+    library.
+    """
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.phases: dict[str, int] = {}
+            self.stopped_by: BaseException | None = None
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.phases[phase_name] = num_steps
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.phases.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                report(step + 1, self.phases.get(phase_name, step + 1), phase_name)
+            except BaseException as error:
+                self.stopped_by = error
+            return self.stopped_by is None
+
+    return Monitor()
+
+
+def parser_errors(parser: "trt.OnnxParser") -> Iterator[str]:
+    """What the parser refused, one sentence each, with the operator's place in the file."""
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        yield f"{error.desc()} (node {error.node()} of the file)"
