@@ -23,6 +23,7 @@ import tempfile
 import time
 import urllib.request
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,25 @@ class TritonServer:
     def log(self) -> str:
         return self._log.read_text()
 
-    def start(self, *models: str, seconds: float = 90) -> float:
-        """Start and wait until the models are ready; the seconds that took. Raises RuntimeError with the log's end."""
-        begin = time.monotonic()
+    @property
+    def loopback(self) -> list[str]:
+        """Options that bind every socket to 127.0.0.1, at this server's ports."""
+        names = ("http", "grpc", "metrics")
+        return [f"--{name}-address=127.0.0.1" for name in names] + [
+            f"--{name}-port={getattr(self, name)}" for name in names
+        ]
+
+    def start(self, *models: str, options: Sequence[str] = (), seconds: float = 90) -> float:
+        """Start under explicit control and wait until the models are ready; the seconds that took. Raises RuntimeError
+        with the log's end."""
         command = [str(self._start), f"--model-repository={self.repository}", "--model-control-mode=explicit"]
-        command += [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
-        command += [f"--{name}-port={getattr(self, name)}" for name in ("http", "grpc", "metrics")]
         command += ["--disable-auto-complete-config", "--allow-gpu-metrics=false", "--exit-timeout-secs=5"]
         command += [f"--load-model={model}" for model in models]
+        return self.run([*command, *self.loopback, *options], *models, seconds=seconds)
+
+    def run(self, command: Sequence[str], *models: str, seconds: float = 90) -> float:
+        """Run a command that becomes a server at this one's ports, and wait as `start` does."""
+        begin = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         while time.monotonic() - begin < seconds:
