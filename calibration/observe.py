@@ -1,6 +1,7 @@
 """Run images through a model and look at what given submodules receive."""
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,13 @@ def observe_inputs(
     look: Callable[[str, torch.Tensor], None],
 ) -> None:
     """Call ``look(name, tensor)`` with the first input of each module, in execution order, for one batch."""
+    with watching_inputs(modules, look), torch.no_grad():
+        model(images_NCHW)
+
+
+@contextlib.contextmanager
+def watching_inputs(modules: Mapping[str, nn.Module], look: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Within it ``look(name, tensor)`` is called with the first input of each module, whenever it is called."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def before(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -23,8 +31,7 @@ def observe_inputs(
 
     handles: Iterable[Any] = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
     try:
-        with torch.no_grad():
-            model(images_NCHW)
+        yield
     finally:
         for handle in handles:
             handle.remove()

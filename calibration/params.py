@@ -3,8 +3,12 @@ affair)."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from limpq_deploy.calibration.grid import QuantGrid
+
+Scales = Literal["free", "pow2"]
+"""Whether scales are any positive numbers or powers of two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,16 +35,24 @@ def least_squares(values: torch.Tensor, grid: QuantGrid, *, candidates: int = 64
 
     At most about 200,000 evenly spaced elements are looked at.
     """
-    flat = values.detach().reshape(-1)
-    flat = flat[:: max(1, flat.numel() // 200_000)].float()
+    flat = _some(values)
     widest = min_max(values, grid)
     best, least = widest, math.inf
     for step in range(candidates, candidates // 16, -1):
         scale = widest * step / candidates
-        error = (flat - (flat / scale).round_().clamp_(grid.qmin, grid.qmax) * scale).square_().mean().item()
+        error = _squared_error(flat, grid, scale)
         if error < least:
             best, least = scale, error
     return best
+
+
+def _some(values: torch.Tensor) -> torch.Tensor:
+    flat = values.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // 200_000)].float()
+
+
+def _squared_error(flat: torch.Tensor, grid: QuantGrid, scale: float) -> float:
+    return (flat - (flat / scale).round_().clamp_(grid.qmin, grid.qmax) * scale).square_().mean().item()
 
 
 def percentile(values: torch.Tensor, grid: QuantGrid, *, share: float = 99.99) -> float:
@@ -68,6 +76,12 @@ def entropy(values: torch.Tensor, grid: QuantGrid) -> float:
     """``T / qmax`` with the threshold T of least divergence for the codes 0..qmax (`entropy_threshold`)."""
     threshold = entropy_threshold(values.detach().abs().reshape(-1).cpu().numpy(), grid.qmax + 1)
     return max(threshold / grid.qmax, SMALLEST)
+
+
+def power_of_two(values: torch.Tensor, grid: QuantGrid, scale: float) -> float:
+    """Of the two powers of two around a scale, the one with the smaller squared quantization error."""
+    below = 2.0 ** math.floor(math.log2(scale))
+    return min((below, 2 * below), key=lambda power: _squared_error(_some(values), grid, power))
 
 
 RangeMethod = Callable[[torch.Tensor, QuantGrid], float]

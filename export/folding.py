@@ -8,9 +8,13 @@ products of u8 with such weights never saturate, whatever the CPU.
 A channel that training has all but switched off (gamma 1e-9, beta not) is the other way round: its bias is beyond int32
 in steps of so small a scale. Its scale is made coarser by a power of two and its codes are rounded, to 0 where the
 channel is dead. What is lost is less than 2^-30 of the bias for each product.
+
+Scales that are powers of two are for sums that float32 holds exactly, whatever their order: biases stay below 2^22
+steps, and weights are written as wide as leaves products and bias together below 2^24, where that is possible.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +27,12 @@ WRITTEN_BITS = 7
 
 LARGEST_BIAS = 2.0**30
 """Largest bias code; the other half of int32 is left to the products."""
+
+LARGEST_EXACT_BIAS = 2.0**22
+"""Largest bias code beside scales that are powers of two."""
+
+FLOAT32_EXACT = 2**24
+"""float32 holds every integer up to this."""
 
 SMALLEST_STEP = 2.0**-100
 """Smallest step of an accumulator: float32 still holds it, and its ratio to the step of the output, with all bits."""
@@ -59,6 +69,26 @@ class IntegerLayer:
     bias_scale: NDArray[np.float32]
     bias: NDArray[np.float64]
 
+    @property
+    def pow2(self) -> bool:
+        """Whether all its scales are powers of two."""
+        return bool((np.frexp(np.concatenate([self.scale, self.bias_scale]))[0] == 0.5).all())
+
+    @property
+    def rounded_bias(self) -> NDArray[np.float32]:
+        """The bias as its integer codes mean it."""
+        return self.bias_codes.astype(np.float32) * self.bias_scale
+
+    @property
+    def float_bias(self) -> NDArray[np.float32]:
+        """The bias where a target takes floats: unrounded, but for scales that are powers of two."""
+        return self.rounded_bias if self.pow2 else self.bias.astype(np.float32)
+
+    def largest_sum(self, input_grid: QuantGrid) -> int:
+        """What the absolute value of no partial sum of products and bias exceeds, whatever the order, in steps of
+        ``bias_scale``."""
+        return int((_largest_sums(self.codes, input_grid) + np.abs(self.bias_codes.astype(np.int64))).max(initial=0))
+
 
 def fold(
     *,
@@ -69,12 +99,15 @@ def fold(
     input_scale: float,
     bias: NDArray[np.float64] | None,
     batchnorm: BatchNormParams | None,
+    powers: NDArray[np.float64] | None = None,
+    input_grid: QuantGrid | None = None,
 ) -> IntegerLayer:
     """Fold a BatchNorm into per-channel scales; the codes stay, and flip their sign where gamma is negative.
 
     ``scale[c] = weight_scale * |gamma[c]| / sqrt(var[c] + eps)``. A channel with gamma 0 gives its beta whatever comes
-    in: zero codes at the layer's own scale. Raises ModelError for a scale that is not positive and finite, for codes
-    outside the grid, and for a bias that int32 cannot hold at the layer's own scale.
+    in: zero codes at the layer's own scale. ``powers``: the folded scales [O] themselves, where the codes were rounded
+    for powers of two; then ``input_grid`` is the grid of what the layer reads. Raises ModelError for a scale that is
+    not positive and finite, for codes outside the grid, and for a bias that int32 cannot hold at the layer's own scale.
     """
     channels = codes.shape[0]
     _require_scale(name, "weight scale", weight_scale)
@@ -91,15 +124,21 @@ def fold(
         factor = batchnorm.gamma / np.sqrt(batchnorm.var + batchnorm.eps)
         real_bias = batchnorm.beta + (real_bias - batchnorm.mean) * factor
     column = (slice(None),) + (None,) * (codes.ndim - 1)
-    step = 2 ** max(WRITTEN_BITS - grid.bits, 0)
+    step, largest_bias = 2 ** max(WRITTEN_BITS - grid.bits, 0), LARGEST_BIAS
+    if powers is not None:
+        assert input_grid is not None
+        step, largest_bias = _exact_step(step, codes, input_grid), LARGEST_EXACT_BIAS
     signed_codes = codes * step * np.sign(factor).astype(np.int64)[column]
     own_scale = weight_scale / step
-    fine = own_scale * np.where(factor == 0, 1.0, np.abs(factor))
+    fine = powers / step if powers is not None else own_scale * np.where(factor == 0, 1.0, np.abs(factor))
+    if powers is not None:
+        for value in powers[~(np.isfinite(powers) & (powers > 0))]:
+            _require_scale(name, "folded weight scale", float(value))
     if not (np.isfinite(real_bias).all() and np.isfinite(fine).all()):
         raise ModelError(f"layer {name!r} has a scale or bias that is not finite after folding BatchNorm")
     if np.abs(real_bias).max(initial=0) > LARGEST_BIAS * input_scale * own_scale * max(1.0, np.abs(factor).max()):
         raise ModelError(f"layer {name!r} has a bias of {np.abs(real_bias).max():g}; int32 cannot hold it at its scale")
-    coarser = _powers_of_two(np.maximum(np.abs(real_bias) / LARGEST_BIAS, SMALLEST_STEP) / input_scale, fine)
+    coarser = _powers_of_two(np.maximum(np.abs(real_bias) / largest_bias, SMALLEST_STEP) / input_scale, fine)
     signed_codes = np.rint(signed_codes / coarser[column])
     scale = (fine * coarser).astype(np.float32)
     bias_scale = np.float32(input_scale) * scale
@@ -114,6 +153,23 @@ def fold(
         bias_scale=bias_scale,
         bias=real_bias,
     )
+
+
+def _exact_step(step: int, codes: NDArray[np.int64], input_grid: QuantGrid) -> int:
+    """The largest power of two up to ``step`` that leaves room for a bias in sums that float32 holds exactly, or 1."""
+    largest = int(_largest_sums(codes, input_grid).max(initial=0))
+    while step > 1 and largest * step > FLOAT32_EXACT - LARGEST_EXACT_BIAS:
+        step //= 2
+    return step
+
+
+def _largest_sums(codes: NDArray[Any], input_grid: QuantGrid) -> NDArray[np.int64]:
+    """Per channel, what the absolute value of no sum of some of its products exceeds."""
+    flat = codes.reshape(len(codes), -1).astype(np.int64)
+    ends = np.stack([flat * input_grid.qmin, flat * input_grid.qmax])
+    upper, lower = ends.max(0).clip(0).sum(1), ends.min(0).clip(None, 0).sum(1)
+    found: NDArray[np.int64] = np.maximum(upper, -lower)
+    return found
 
 
 def _powers_of_two(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:

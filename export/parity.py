@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.params import Scales
 from limpq_deploy.export.reference import IntegerReference
 from limpq_deploy.export.runtimes.base import Runtime
 
@@ -50,6 +51,9 @@ class ParityReport:
     tensors that the optimised graph does not compute, each with the reason. ``logits_equal``: bit by bit;
     ``logits_max_difference`` absolute, in the logits' unit. ``faithful``: trained model against the exported one, layer
     by layer, fed the same codes; ``folding``: what folding BatchNorm and rounding biases themselves change.
+    ``end_to_end``: trained model, folded and rounded as its accuracy is recorded, against the reference from the images
+    on; ``trained_logits_equal``: whether its logits are the runtime's, bit by bit (None: not compared).
+    ``scales``: as the model was trained; with "pow2" the last two have to agree entirely.
     ``top1_agreement``: share of images with one class in both. ``notes``: settings chosen, and why.
     """
 
@@ -62,6 +66,9 @@ class ParityReport:
     logits_max_difference: float
     faithful: tuple[TensorParity, ...] = ()
     folding: tuple[TensorParity, ...] = ()
+    end_to_end: tuple[TensorParity, ...] = ()
+    trained_logits_equal: bool | None = None
+    scales: Scales = "free"
     top1_agreement: float | None = None
     disagreements: tuple[Disagreement, ...] = ()
     notes: tuple[str, ...] = ()

@@ -54,7 +54,8 @@ class Config:
     policy, as in `search.search_policy`. ``importance`` None: the programs of all measures and the uniform policy
     compete by preview; ``alpha`` and ``outliers`` None: as suits the measure. ``policy``: a file whose policy is taken
     instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
-    trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (mse).
+    trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (mse). ``scales``:
+    "pow2" makes all of them powers of two, so that every runtime gives the same integers.
 
     Raises ValueError that begins with the field's name.
     """
@@ -90,6 +91,7 @@ class Config:
     ptq: bool = False
     ranges: Literal["mse", "minmax", "percentile", "entropy"] | None = None
     calibration_images: int | None = None
+    scales: Literal["free", "pow2"] = "free"
     engine: bool = True
     latency_seconds: float = 1.5
     seed: int = 0

@@ -16,6 +16,9 @@ from limpq_deploy.lsq_kernel import kernel
 LOG_LIMIT = 60.0
 """A scale lies within e^-60 and e^60: float32 holds it and its inverse, and both gradients stay finite."""
 
+LARGEST_EXPONENT = 100
+"""A power of two lies within 2^-100 and 2^100, where float32 has all its bits."""
+
 COMPILED = os.environ.get("LIMPQ_LSQ") == "compiled"
 """Whether torch.compile fuses the operator where the C kernel does not run; see docs/adr/0010."""
 
@@ -99,8 +102,8 @@ def lsq_grad_scale(elements: int, qmax: int) -> float:
 
 
 def quantize(x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid) -> torch.Tensor:
-    """Integer codes (as floats) of the same arithmetic as `fake_quantize`."""
-    return (x / scale).clamp(grid.qmin, grid.qmax).round()
+    """Integer codes (as floats) of the same arithmetic as `fake_quantize`; ``scale`` 0-d, or [O] along axis 0."""
+    return (x / _along(scale, x, 0 if scale.dim() else None)).clamp(grid.qmin, grid.qmax).round()
 
 
 class LearnedScales(nn.Module):
@@ -109,15 +112,16 @@ class LearnedScales(nn.Module):
     The parameter is ``log_scale`` [len(grids)], ``scale = exp(log_scale)``, the logarithm held within `LOG_LIMIT`: a
     scale is positive and finite whatever the optimizer does, and a step is relative, so that large and small scales
     learn at one pace (Jain et al., TQT, MLSys 2020, learn log2). ``first`` keeps the scales before training.
-    `require_finite_gradients` keeps NaN out.
+    `require_finite_gradients` keeps NaN out. ``pow2``: scales are the powers of two next to what is learned.
     """
 
     log_scale: nn.Parameter
     first: torch.Tensor
 
-    def __init__(self, grids: tuple[QuantGrid, ...]) -> None:
+    def __init__(self, grids: tuple[QuantGrid, ...], *, pow2: bool = False) -> None:
         super().__init__()
         self.grids = grids
+        self.pow2 = pow2
         self.log_scale = nn.Parameter(torch.zeros(len(grids)))
         self.register_buffer("first", torch.ones(len(grids)))
 
@@ -129,11 +133,31 @@ class LearnedScales(nn.Module):
 
     def scale(self, index: int) -> torch.Tensor:
         """The 0-d scale of one grid."""
-        return self.log_scale[index].clamp(-LOG_LIMIT, LOG_LIMIT).exp()
+        log_scale = self.log_scale[index].clamp(-LOG_LIMIT, LOG_LIMIT)
+        return nearest_power(log_scale) if self.pow2 else log_scale.exp()
+
+    def folded_powers(self, index: int, factor_O: torch.Tensor) -> torch.Tensor:
+        """The powers of two next to ``scale * factor`` [O], one for each channel's factor (0 counts as 1)."""
+        factor = torch.where(factor_O > 0, factor_O, 1.0)
+        return nearest_power(self.log_scale[index].clamp(-LOG_LIMIT, LOG_LIMIT) + factor.log())
 
     def values(self) -> list[float]:
         """All scales as they are now."""
-        return self.log_scale.detach().clamp(-LOG_LIMIT, LOG_LIMIT).exp().tolist()
+        log_scale = self.log_scale.detach().clamp(-LOG_LIMIT, LOG_LIMIT)
+        return (nearest_power(log_scale) if self.pow2 else log_scale.exp()).tolist()
+
+
+def nearest_power(log_scale: torch.Tensor) -> torch.Tensor:
+    """2^k, with k the integer next to log2 of a scale that is given by its logarithm; exact, from the bits of a float.
+
+    Gradients go straight through the rounding, d 2^k / d log_scale = 2^k (Jain et al., TQT, MLSys 2020, who round up).
+    """
+    exponent = (log_scale.detach() / math.log(2)).round().clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    if log_scale.dtype == torch.float64:
+        power = ((exponent.long() + 1023) << 52).view(torch.float64)
+    else:
+        power = ((exponent.int() + 127) << 23).view(torch.float32)
+    return power * (log_scale - log_scale.detach()).exp()
 
 
 def require_finite_gradients(model: nn.Module) -> None:

@@ -7,14 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.datasets import DataSet
-from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.as_exported import as_recorded
+from limpq_deploy.calibration.datasets import DataSet, Split
+from limpq_deploy.calibration.errors import ModelError, SettingError
+from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.calibration.params import QuantParams, TensorQuant
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetuned import Candidate, FineTuned, Top1
 from limpq_deploy.losses import Loss, Pass, Teacher, cross_entropy, distilled
 from limpq_deploy.policy import LayerBits
 from limpq_deploy.progress import Report, silent
+from limpq_deploy.quant_modules import QuantLayer
 from limpq_deploy.quantized import QuantizedModel
 from limpq_deploy.settings import FinetuneSettings
 from limpq_deploy.training import WeightAverage, on_device, settle_batchnorm_together, top1_together, train
@@ -40,6 +43,7 @@ def finetune(
     Candidates are the model as it came and ``settings.candidates`` checkpoints (of the moving average, with
     ``settings.ema``). Each gets BatchNorm statistics re-estimated on training images, then is measured on the
     validation split; the best one wins, the later one among equals. The test split is looked at once, at the end.
+    Accuracy is that of the model with BatchNorm folded and biases rounded as they are exported (`as_recorded`).
     ``float_top1``: of the float model, for the record. ``teacher``: the float model, which ``settings.distill`` needs.
     ``foreign_weights``: the float weights were not trained here, so that nobody knows which images they have seen.
     Raises SettingError for distillation without a teacher, and what `train` raises.
@@ -52,7 +56,7 @@ def finetune(
     split = dataset.split("train")
     with on_device(model, teacher if settings.distill > 0 else None):
         average = WeightAverage(model, settings.ema) if settings.ema > 0 else None
-        candidates = _Candidates(model, dataset, settings, seed, average)
+        candidates = _Candidates(model, policy, dataset, settings, seed, average)
         candidates.consider(0)
         due = candidate_steps(settings)
 
@@ -74,7 +78,8 @@ def finetune(
             remember={"candidates": candidates},
         )
         chosen = candidates.take_best()
-        test = top1_together(model, dataset.split("test"))
+        with as_recorded(model, policy):
+            test = top1_together(model, dataset.split("test"))
     weights, activations = tensor_quants(model, policy)
     return FineTuned(
         model=model.placement.model,
@@ -88,6 +93,7 @@ def finetune(
         chosen_step=chosen.step,
         candidates=tuple(candidates.tried),
         val_may_be_seen=foreign_weights and dataset.val_held_out,
+        scales="pow2" if model.pow2 else "free",
         weights=weights,
         activations=activations,
         seconds=round(history.seconds, 3),
@@ -100,11 +106,13 @@ class _Candidates:
     def __init__(
         self,
         model: QuantizedModel,
+        policy: Mapping[str, BitPair],
         dataset: DataSet,
         settings: FinetuneSettings,
         seed: int,
         average: WeightAverage | None,
     ) -> None:
+        self._policy = policy
         self._model, self._dataset, self._settings, self._seed = model, dataset, settings, seed
         self._average = average
         self.tried: list[Candidate] = []
@@ -122,11 +130,21 @@ class _Candidates:
                 seed=self._seed,
                 augment=self._dataset.augment if self._settings.augment else None,
             )
-            candidate = Candidate(step=step, val=top1_together(self._model, val))
+            candidate = Candidate(step=step, val=self._top1(val))
             self.tried.append(candidate)
             if self._best is None or candidate.val >= self._best.val:
                 self._best = candidate
                 self._tensors = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+
+    def _top1(self, split: Split) -> float:
+        """Top-1 as exported. What training has ruined beyond export is worth 0, unless it came so."""
+        try:
+            with as_recorded(self._model, self._policy):
+                return top1_together(self._model, split)
+        except ModelError:
+            if not self.tried:
+                raise
+            return 0.0
 
     def take_best(self) -> Candidate:
         """Leave the model at the best candidate."""
@@ -175,9 +193,10 @@ def candidate_steps(settings: FinetuneSettings) -> frozenset[int]:
 def tensor_quants(
     model: QuantizedModel, policy: Mapping[str, BitPair]
 ) -> tuple[tuple[TensorQuant, ...], tuple[TensorQuant, ...]]:
-    """Grid and scale of every weight (by layer) and of every activation quantizer that does something."""
+    """Grid and scale of every weight (by layer) and of every activation quantizer that does something. Weight scales
+    are those before BatchNorm is folded in, one per layer; powers of two are those after it, one per channel."""
     weights = [
-        TensorQuant(tensor=name, params=QuantParams(grid=grid, scale=(model.quant_layer(name).active_scale(),)))
+        TensorQuant(tensor=name, params=_weight_params(model.quant_layer(name), grid))
         for name, grid in model.placement.weight_grids(policy).items()
     ]
     activations = [
@@ -185,3 +204,10 @@ def tensor_quants(
         for name, grid in model.placement.act_grids(policy).items()
     ]
     return tuple(weights), tuple(activations)
+
+
+def _weight_params(layer: QuantLayer, grid: QuantGrid) -> QuantParams:
+    powers = layer.folded_scales()
+    if powers is None:
+        return QuantParams(grid=grid, scale=(layer.active_scale(),))
+    return QuantParams(grid=grid, scale=tuple(powers.tolist()), axis=0)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from limpq_deploy.calibration.params import TensorQuant
+from limpq_deploy.calibration.params import Scales, TensorQuant
 from limpq_deploy.policy import LayerBits
 from limpq_deploy.settings import FinetuneSettings
 
@@ -75,7 +75,8 @@ class FineTuned:
     ``val_may_be_seen``: the validation images, which chose the checkpoint, are a part of what others train on, and the
     float weights came from elsewhere: accuracy on them may flatter. The test split chose nothing.
     ``calibrated``: of a model that was not trained at all; then ``settings`` is None, ``epochs`` and ``chosen_step``
-    are 0, there are no ``candidates``, and ``top1.val`` is that of ``calibrated.held_images``.
+    are 0, there are no ``candidates``, and ``top1.val`` is that of ``calibrated.held_images``. ``scales``: "pow2" where
+    all are powers of two; ``weights`` are then per channel, as they are after BatchNorm is folded in.
     """
 
     model: str
@@ -93,6 +94,7 @@ class FineTuned:
     seconds: float
     val_may_be_seen: bool = False
     calibrated: Calibrated | None = None
+    scales: Scales = "free"
     format: Literal["limpq.finetuned/1"] = field(default="limpq.finetuned/1")
 
     def pairs(self) -> dict[str, tuple[int, int]]:

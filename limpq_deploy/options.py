@@ -14,6 +14,7 @@ FILE = click.Path(path_type=Path)
 TARGETS = ("onnxruntime", "tensorrt", "reference")
 MEASURES = ("scale", "kl", "loss", "fisher")
 RANGES = ("mse", "minmax", "percentile", "entropy")
+SCALES = ("free", "pow2")
 SOLVERS = ("auto", "own", "cbc", "highs")
 
 DATA_HELP = "digits, imagefolder:PATH, cifar10:PATH or module:factory."
@@ -241,6 +242,12 @@ def build_options(command: Command) -> Command:
             "--ranges", type=click.Choice(RANGES), help="How --ptq finds the range of a tensor.  [default: mse]"
         ),
         click.option("--calibration-images", type=int, metavar="N", help="Training images for --ptq.  [default: 512]"),
+        click.option(
+            "--scales",
+            type=click.Choice(SCALES),
+            help="Quantizer scales: any number, or powers of two, with which every runtime gives the same integers.  "
+            "[default: free]",
+        ),
         click.option("--no-engine", "engine", flag_value=False, default=None, help="Stop after export."),
         click.option("--seed", type=int, metavar="N", help="Of training and of data order.  [default: 0]"),
         click.option("--out", type=FILE, metavar="DIR", help="Output folder.  [default: limpq-build]"),

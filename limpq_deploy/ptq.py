@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from limpq_deploy.as_exported import as_recorded
 from limpq_deploy.calibration.batchnorm import batchnorms, reestimate_batchnorm
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.observe import sample_inputs
@@ -64,7 +65,7 @@ def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int,
         bound = quantizer.placed.bound
         if bound is not None:
             scales = [min(s, bound / grid.qmax) for s, grid in zip(scales, quantizer.scales.grids, strict=True)]
-        quantizer.scales.initialise(scales)
+        quantizer.scales.initialise(model.allowed(scales, seen[name], quantizer.scales.grids))
     for layer in model.placement.layers:
         module = model.quant_layer(layer.name)
         weight = module.weight.detach()
@@ -117,12 +118,13 @@ def calibrate(
             model.load_state_dict(plain)
             left = correct(name, model, policy, batches)
             uncorrected = left if name == "bias" else uncorrected
-            tried.append(_measured(name, model, held))
+            tried.append(_measured(name, model, policy, held))
             tensors.append(_copied(model))
         best = max(range(len(tried)), key=lambda index: (tried[index].top1, -tried[index].loss))
         model.load_state_dict(tensors[best])
         model.eval()
-        test = top1(model, dataset.split("test"))
+        with as_recorded(model, policy):
+            test = top1(model, dataset.split("test"))
     weights, activations = tensor_quants(model, policy)
     return FineTuned(
         model=model.placement.model,
@@ -136,6 +138,7 @@ def calibrate(
         chosen_step=0,
         candidates=(),
         val_may_be_seen=foreign_weights and dataset.val_held_out,
+        scales="pow2" if model.pow2 else "free",
         weights=weights,
         activations=activations,
         seconds=round(time.perf_counter() - start, 3),
@@ -156,10 +159,10 @@ def _why(tried: list[Correction], best: int, images: int) -> str:
     return f"{CORRECTIONS[tried[best].name]}: {tried[best].top1:.2f} % on {images:,} held-out images, {others}"
 
 
-def _measured(name: str, model: QuantizedModel, held: Split) -> Correction:
+def _measured(name: str, model: QuantizedModel, policy: dict[str, BitPair], held: Split) -> Correction:
     hits, loss = 0, 0.0
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), as_recorded(model, policy):
         for images, targets in held.batches(250):
             labels = torch.from_numpy(targets).to(device_of(model))
             logits = model(torch.from_numpy(images).to(device_of(model))).double()

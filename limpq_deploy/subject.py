@@ -217,7 +217,7 @@ class Subject:
 
     def quantized(self, traced: TracedModel, policy: dict[str, BitPair]) -> QuantizedModel:
         """A quantized model at these bits, with first scales from 256 training images."""
-        model = model_of_policy(traced, self.placement, policy)
+        model = model_of_policy(traced, self.placement, policy, scales=self.config.scales)
         model.initialise_scales(self.first_images())
         model.set_bits(policy)
         return model

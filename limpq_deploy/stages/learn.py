@@ -164,7 +164,7 @@ def load_finetuned(
     subject: Subject, traced: TracedModel, policy: Mapping[str, BitPair], checkpoint: Path
 ) -> QuantizedModel:
     """A fine-tuned model from its checkpoint, in evaluation mode."""
-    model = model_of_policy(traced, subject.placement, policy)
+    model = model_of_policy(traced, subject.placement, policy, scales=subject.config.scales)
     load_module(checkpoint, model, finetuned_info(subject, policy))
     return model.eval()
 
@@ -176,6 +176,7 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
     inputs = {
         **subject.model_digest(),
         "pairs": pairs,
+        "scales": config.scales,
         "data": subject.dataset.digest(),
         "bits": config.bits,
         "training": training_inputs(subject, settings),
@@ -186,7 +187,7 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
         execution, resumed = prepare(subject, folder, names.stage, inputs, reads)
         traced = subject.traced(folder / FLOAT)
         if settings.start == "joint":
-            model = model_of_policy(traced, subject.placement, pairs)
+            model = model_of_policy(traced, subject.placement, pairs, scales=config.scales)
             inherit(model, load_joint(subject, traced, folder))
         else:
             model = subject.quantized(traced, pairs)

@@ -77,7 +77,8 @@ def calibrated_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], 
     config = subject.config
 
     def run(report: Report) -> str:
-        model = model_of_policy(subject.traced(folder / FLOAT), subject.placement, pairs)
+        traced = subject.traced(folder / FLOAT)
+        model = model_of_policy(traced, subject.placement, pairs, scales=config.scales)
         found = calibrate(
             model,
             pairs,
@@ -98,7 +99,7 @@ def calibrated_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], 
     return Stage(
         name=names.stage,
         title=names.title,
-        inputs={**_inputs(subject), "pairs": pairs},
+        inputs={**_inputs(subject), "pairs": pairs, "scales": config.scales},
         reads=(FLOAT, FLOAT_RECORD),
         outputs=(names.checkpoint, names.record),
         run=run,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limpq_deploy.fake_quant import LearnedScales, require_finite_gradients
-from limpq_deploy.quantized import QuantLayer
+from limpq_deploy.quant_modules import QuantLayer
 from limpq_deploy.settings import TrainSettings
 
 

@@ -9,7 +9,8 @@ from limpq_deploy.export.placement import ActQuantizer, Placement
 from limpq_deploy.fake_quant import quantize
 from limpq_deploy.joint import uniform
 from limpq_deploy.layers import TracedModel
-from limpq_deploy.quantized import ActFakeQuant, QuantLayer, SwitchableBatchNorm, inherit, joint_model, model_of_policy
+from limpq_deploy.quant_modules import ActFakeQuant, QuantLayer, SwitchableBatchNorm
+from limpq_deploy.quantized import inherit, joint_model, model_of_policy
 
 Tiny = tuple[TracedModel, Placement]
 BITS = (2, 4, 8)

@@ -1,0 +1,179 @@
+"""The modules of a quantized model: layers, activation quantizers and switchable BatchNorm."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.export.placement import ActQuantizer
+from limpq_deploy.fake_quant import LearnedScales, fake_quantize, quantize
+
+
+class ActFakeQuant(nn.Module):
+    """An activation quantizer. ``bits``: its candidate widths, ascending; ``active``: the one in use, None for float.
+
+    A re-quantizer at its parent's width or above passes its input through (see `Placement.act_grids`).
+    """
+
+    def __init__(
+        self, placed: ActQuantizer, bits: tuple[int, ...], grids: tuple[QuantGrid, ...], *, pow2: bool = False
+    ) -> None:
+        super().__init__()
+        self.placed = placed
+        self.bits = bits
+        self.scales = LearnedScales(grids, pow2=pow2)
+        self.active: int | None = None
+        self.identity_from: int | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.passes:
+            return x
+        assert self.active is not None
+        index = self.bits.index(self.active)
+        return fake_quantize(x, self.scales.scale(index), self.scales.grids[index], elements=x[0].numel())
+
+    @property
+    def passes(self) -> bool:
+        """Whether it hands its input on as it is."""
+        return self.active is None or (self.identity_from is not None and self.active >= self.identity_from)
+
+    def active_scale(self) -> float:
+        """Scale at the active width."""
+        assert self.active is not None
+        return self.scales.scale(self.bits.index(self.active)).item()
+
+
+class QuantLayer(nn.Module):
+    """A convolution or linear layer with a quantized weight; ``weight`` and ``bias`` keep their names.
+
+    ``pow2``: the scales that are left when a BatchNorm is folded in are powers of two. The step of channel c is then
+    ``2^k / f``, with f = ``fold_factor``()[c] = |gamma| / sqrt(var + eps) and 2^k next to the learned scale times f:
+    the layer's own function stays, only the grid of each channel moves by a factor between 0.71 and 1.41.
+    ``exported``: weight and bias that are used instead (see `as_exported`).
+    """
+
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        bits: tuple[int, ...],
+        grids: tuple[QuantGrid, ...],
+        *,
+        pow2: bool = False,
+        fold_factor: Callable[[], torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self.bits = bits
+        self.scales = LearnedScales(grids, pow2=pow2)
+        self.active: int | None = None
+        self.gathers_gradients = False
+        self.exported: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.fold_factor = fold_factor
+        self.apply_weight = _application(layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.exported is not None:
+            return self.apply_weight(x, *self.exported)
+        if self.active is None:
+            return self.apply_weight(x, self.weight, self.bias)
+        index = self.bits.index(self.active)
+        grid = self.scales.grids[index]
+        step, elements = self.step(index), self.weight.numel()
+        weight = fake_quantize(
+            self.weight,
+            step,
+            grid,
+            elements=elements,
+            axis=0 if step.dim() else None,
+            overwrite=True,
+            gather=self.gathers_gradients,
+        )
+        return self.apply_weight(x, weight, self.bias)
+
+    def step(self, index: int) -> torch.Tensor:
+        """Step of the weight's grid: 0-d, or [O] where channels differ."""
+        if not self.scales.pow2 or self.fold_factor is None:
+            return self.scales.scale(index)
+        factor = self.fold_factor()
+        return self.scales.folded_powers(index, factor) / torch.where(factor > 0, factor, 1.0)
+
+    def active_scale(self) -> float:
+        """Weight scale at the active width; of powers of two, before channels take theirs."""
+        assert self.active is not None
+        return self.scales.scale(self.bits.index(self.active)).item()
+
+    def folded_scales(self) -> torch.Tensor | None:
+        """Scales at the active width once the BatchNorm is folded in, [O], where they are chosen so; else None."""
+        assert self.active is not None
+        if not self.scales.pow2:
+            return None
+        factor = torch.ones(len(self.weight)) if self.fold_factor is None else self.fold_factor()
+        return self.scales.folded_powers(self.bits.index(self.active), factor.to(self.weight)).detach()
+
+    def codes(self) -> torch.Tensor:
+        """Integer weight codes (as floats) at the active width, by the arithmetic of the forward pass."""
+        assert self.active is not None
+        index = self.bits.index(self.active)
+        return quantize(self.weight.detach(), self.step(index).detach(), self.scales.grids[index])
+
+
+class SwitchableBatchNorm(nn.Module):
+    """One BatchNorm for each weight bit-width of its layer (Yu et al., Slimmable Networks, ICLR 2019): all [n, C]."""
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d, bits: tuple[int, ...]) -> None:
+        super().__init__()
+        mean, var = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert var is not None
+        count = len(bits)
+        self.bits = bits
+        self.eps = norm.eps
+        self.momentum: float = 0.1 if norm.momentum is None else norm.momentum
+        self.weight = nn.Parameter(norm.weight.detach().repeat(count, 1))
+        self.bias = nn.Parameter(norm.bias.detach().repeat(count, 1))
+        self.register_buffer("running_mean", mean.repeat(count, 1))
+        self.register_buffer("running_var", var.repeat(count, 1))
+        self.active: int | None = None
+        self.folded = False
+
+    def fold_factor(self) -> torch.Tensor:
+        """|gamma| / sqrt(var + eps) at the active width, [C], without gradients."""
+        index = self._index()
+        return self.weight[index].detach().abs() / (self.running_var[index] + self.eps).sqrt()
+
+    def _index(self) -> int:
+        return len(self.bits) - 1 if self.active is None else self.bits.index(self.active)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.folded:
+            return x
+        index = self._index()
+        return F.batch_norm(
+            x,
+            self.running_mean[index],
+            self.running_var[index],
+            self.weight[index],
+            self.bias[index],
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+
+def _application(
+    layer: nn.Conv2d | nn.Linear,
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    if isinstance(layer, nn.Linear):
+        return F.linear
+    stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups
+
+    def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    return convolve
