@@ -3,8 +3,9 @@
     LIMPQ_TRITON=FOLDER python benchmarks/serving.py DIR [--quick] [--json]
 
 FOLDER: made by benchmarks/tritonserver.py; DIR: a finished build. Counts wrong answers and failed requests of
-2,000 requests over HTTP and as many over gRPC; times both ways interleaved; swaps versions under 4 clients; kills the
-server. Every answer is compared bit for bit with ONNX Runtime in this process.
+2,000 requests over HTTP and as many over gRPC; times both ways interleaved, and with perf_analyzer where FOLDER has it;
+swaps versions under 4 clients; kills the server. Every answer is compared bit for bit with ONNX Runtime in this
+process.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import numpy as np
 import tritonclient.grpc
 from tritonserver import TritonServer
 
+from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.triton import ServingOptions
@@ -91,7 +93,9 @@ def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
         session = runtime_named("onnxruntime").load(model, threads=1)
         images = np.random.default_rng(0).standard_normal((256, *session.input_shape[1:])).astype(np.float32)  # type: ignore[arg-type]
         expected = session.run(images)
-        start = Path(os.environ["LIMPQ_TRITON"]) / "tritonserver"
+        folder_of_server = Path(os.environ["LIMPQ_TRITON"]).resolve()
+        os.environ["PATH"] = f"{folder_of_server}:{os.environ['PATH']}"  # perf_analyzer
+        start = folder_of_server / "tritonserver"
         with TritonServer(start, repository, Path(folder) / "log") as server:
             started = server.start(NAME)
             http, grpc = f"http://127.0.0.1:{server.http}/{NAME}", f"grpc://127.0.0.1:{server.grpc}/{NAME}"
@@ -118,6 +122,8 @@ def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
             name: {series.name: float(np.median(series.samples_ms)) for series in one.latency.series}
             for name, one in timed.items()
         },
+        "inside_ms": {name: to_dict(one.inside) if one.inside else None for name, one in timed.items()},
+        "perf_analyzer": {name: [to_dict(figures) for figures in one.perf_analyzer] for name, one in timed.items()},
         "images_per_second_4_clients": {name: one.throughput.images_per_second for name, one in timed.items()},
         **swapped,
         "start_seconds": started,

@@ -141,7 +141,7 @@ def test_swaps_under_load_fail_no_request_and_every_answer_is_of_one_version(
     clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
     for one in clients:
         one.start()
-    for number in (1, 0, 1):
+    for number in (1, 0, 1, 0, 1):
         ship(bundles[number], repository, CPU_TWIN)
         load(server)
         with connected(parse_address(f"grpc://127.0.0.1:{server.grpc}/tiny")) as connection:
@@ -161,20 +161,17 @@ def test_a_killed_server_comes_back_with_the_same_answers(server: Any, urls: tup
     assert check_health(urls[1], bundle=repository / "tiny").passed
 
 
-def test_a_tensorrt_repository_lacks_nothing_but_the_backend(
-    server: Any, repository: Path, write_tiny: Callable[..., Path]
+@pytest.mark.parametrize("capabilities", [(), ("",), ("8.0", "9.0")], ids=["onnxruntime", "one plan", "two plans"])
+def test_a_repository_for_a_backend_that_is_not_there_lacks_nothing_else(
+    capabilities: tuple[str, ...], server: Any, repository: Path, write_tiny: Callable[..., Path]
 ) -> None:
     plan = repository.parent / "some.plan"
     plan.write_bytes(b"bytes that only a GPU server would read")
-    ship(
-        write_tiny(repository.parent / "gpu"),
-        repository,
-        ServingOptions(backend="tensorrt"),
-        name="gpu",
-        plans={"9.0": plan},
-    )
-    with pytest.raises(Exception, match="unable to find backend library for backend 'tensorrt'"):
-        load(server, "gpu")
+    options = ServingOptions(backend="tensorrt" if capabilities else "onnxruntime", queue_delay_us=100)
+    bundle = write_tiny(repository.parent / f"other{len(capabilities)}")
+    ship(bundle, repository, options, name="other", plans=dict.fromkeys(capabilities, plan))
+    with pytest.raises(Exception, match=f"unable to find backend library for backend '{options.backend}'"):
+        load(server, "other")
 
 
 def load(server: Any, name: str = "tiny") -> None:
