@@ -244,8 +244,10 @@ def _cuda_python() -> tuple[Any, str]:
     try:
         try:
             from cuda.bindings import driver
-        except ModuleNotFoundError:  # before cuda-python 12.6
-            from cuda import cuda as driver
+        except ModuleNotFoundError as error:
+            if error.name not in ("cuda", "cuda.bindings"):
+                raise ImportError(str(error)) from error
+            from cuda import cuda as driver  # before cuda-python 12.6
     except ModuleNotFoundError as error:
         raise MissingExtra("cuda-python is not installed; run pip install cuda-python") from error
     except (ImportError, OSError, RuntimeError) as error:

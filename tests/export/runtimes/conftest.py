@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 DRIVER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <stdint.h>
@@ -24,6 +26,11 @@ DRIVER = r"""
 #endif
 typedef void *handle;
 static double clock_ms = 0;
+static void *self(void)
+{
+    Dl_info here;
+    return dladdr(&clock_ms, &here) ? dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD) : 0;
+}
 int graph_launches = 0;
 int cuInit(unsigned flags) { return STATUS; }
 int cuDriverGetVersion(int *version) { *version = CUDA; return 0; }
@@ -38,6 +45,40 @@ int cuGraphInstantiateWithFlags(handle *executable, handle graph, unsigned long 
 { *executable = (handle)2; return 0; }
 int cuGraphDestroy(handle graph) { return 0; }
 int cuGraphLaunch(handle executable, handle stream) { graph_launches++; return executable == (handle)2 ? 0 : 400; }
+
+int cuDevicePrimaryCtxRetain(handle *context, int device) { *context = (handle)3; return 0; }
+int cuCtxSetCurrent(handle context) { return context == (handle)3 ? 0 : 201; }
+int cuMemAlloc_v2(uint64_t *address, size_t size) { *address = (uint64_t)malloc(size); return 0; }
+int cuMemFree_v2(uint64_t address) { free((void *)address); return 0; }
+int cuMemHostAlloc(void **address, size_t size, unsigned flags) { *address = malloc(size); return 0; }
+int cuStreamCreate(handle *stream, unsigned flags) { *stream = (handle)7; return 0; }
+int cuStreamSynchronize(handle stream) { return stream == (handle)7 ? 0 : 400; }
+int cuEventCreate(handle *event, unsigned flags) { *event = calloc(1, sizeof(double)); return 0; }
+int cuEventRecord(handle event, handle stream) { *(double *)event = clock_ms += 0.25; return 0; }
+int cuEventSynchronize(handle event) { return 0; }
+int cuEventElapsedTime(float *ms, handle first, handle second)
+{ *ms = *(double *)second - *(double *)first; return 0; }
+int cuEventElapsedTime_v2(float *ms, handle first, handle second) { return cuEventElapsedTime(ms, first, second); }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, handle stream)
+{ memcpy((void *)to, from, size); return stream == (handle)7 ? 0 : 400; }
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, handle stream)
+{ memcpy(to, (void *)from, size); return stream == (handle)7 ? 0 : 400; }
+int cuGetErrorName(int error, const char **text) { *text = "error"; return 0; }
+int cuGetErrorString(int error, const char **text) { *text = "error"; return 0; }
+int cuGetProcAddress(const char *name, void **function, int cuda, uint64_t flags)
+{
+    char newer[128] = {0};
+    strncat(strncpy(newer, name, 100), "_v2", 4);
+    *function = dlsym(self(), newer);
+    if (!*function) *function = dlsym(self(), name);
+    return *function ? 0 : 500;
+}
+int cuGetProcAddress_v2(const char *name, void **function, int cuda, uint64_t flags, int *found)
+{
+    int status = cuGetProcAddress(name, function, cuda, flags);
+    if (found) *found = status;
+    return 0;
+}
 """
 
 
@@ -51,7 +92,7 @@ def driver(tmp_path: Path) -> Callable[..., str]:
     def make(**settings: int) -> str:
         library = tmp_path / f"libcuda{len(list(tmp_path.iterdir()))}.so"
         defines = [f"-D{name}={value}" for name, value in ({"CAPTURE": 0} | settings).items()]
-        command = [compiler, "-shared", "-fPIC", *defines, "-x", "c", "-", "-o", str(library)]
+        command = [compiler, "-shared", "-fPIC", *defines, "-x", "c", "-", "-o", str(library), "-ldl"]
         subprocess.run(command, input=DRIVER, text=True, check=True)
         return str(library)
 

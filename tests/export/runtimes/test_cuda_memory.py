@@ -1,0 +1,65 @@
+"""One contract for both adapters to device memory, each on the stand-in driver in a process of its own.
+
+The package itself is real: a test is skipped where it is not installed. On a GPU `tests/gpu` holds the same against the
+real driver.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from limpq_deploy.export.runtimes.cuda_memory import PACKAGES, _installed
+
+PROGRAM = """
+import json, sys
+import numpy as np
+from limpq_deploy.export.runtimes.cuda_memory import CudaGraph, open_memory
+
+memory = open_memory(sys.argv[1])
+stream = memory.stream()
+address = memory.alloc(64)
+host, back = memory.pinned(64), memory.pinned(64)
+host[:] = np.arange(64)
+back[:] = 0
+first, second = memory.event(), memory.event()
+memory.record(first, stream)
+memory.to_device(address, host[:48], stream)
+memory.to_host(back[:32], address, stream)
+memory.record(second, stream)
+memory.wait(stream)
+graph = CudaGraph.capture(stream, lambda: True)
+graph.launch()
+found = {
+    "package": memory.package,
+    "back": back.tolist(),
+    "elapsed_ms": memory.elapsed_ms(first, second),
+    "integers": [type(stream).__name__, type(address).__name__],
+}
+memory.free(address)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_bytes_go_to_the_device_and_back_between_two_events(
+    package: str, driver: Callable[..., str], tmp_path: Path
+) -> None:
+    if not _installed(package):
+        pytest.skip(f"{package} is not installed")
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    Path(driver()).rename(folder / "libcuda.so.1")
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    command = [sys.executable, "-c", PROGRAM, package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["package"].startswith(package)
+    assert found["back"] == [*range(32), *[0] * 32]
+    assert found["elapsed_ms"] > 0
+    assert found["integers"] == ["int", "int"]
