@@ -60,7 +60,7 @@ class DeviceCall(Protocol):
 class DeviceTimed(Protocol):
     """A session of a device with a clock of its own."""
 
-    def device_call(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> DeviceCall:
+    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> DeviceCall:
         """A call that runs these batches (of one size) in turn. ``graph``: capture a CUDA graph where that works."""
         ...
 

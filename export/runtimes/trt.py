@@ -215,7 +215,7 @@ def session_facts(plan: Plan) -> dict[str, Any]:
 def short_timing(session: TensorRtSession, options: EngineOptions) -> float:
     """Median milliseconds of `SHORT_RUNS` runs at the batch that the engine is built for."""
     shape = (session.input_shape[0] or options.batch.best, *(size or 1 for size in session.input_shape[1:]))
-    call = session.device_call([np.random.default_rng(0).standard_normal(shape, np.float32)])
+    call = session.timed([np.random.default_rng(0).standard_normal(shape, np.float32)])
     samples = []
     for _ in range(SHORT_RUNS):
         call()

@@ -51,6 +51,7 @@ class TensorRtSession:
         self._least, self._most = _batches(engine, self.inputs[0], self._shape)
         self._buffers: dict[str, int] = {}
         self._hosts: dict[str, NDArray[np.uint8]] = {}
+        self._mode: str | None = None
         self._allocate()
 
     @property
@@ -77,13 +78,15 @@ class TensorRtSession:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
 
-    def device_call(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> DeviceCall:
+    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> DeviceCall:
         """A call that runs the batches (of one size) in turn and times its parts by the device's own clock.
 
         ``graph``: capture a CUDA graph where that works; a graph holds one input's address, so batches are
         copied into it. Raises ModelError for a batch that the engine does not take.
         """
-        return TensorRtCall(self, batches, graph=graph)
+        call = TensorRtCall(self, batches, graph=graph)
+        self._mode = call.mode
+        return call
 
     def layer_times(self, images_NCHW: NDArray[np.float32], runs: int) -> dict[str, tuple[float, ...]]:
         """Milliseconds of each layer of the engine in each of so many runs, by the engine's own profiler; a run of its
@@ -124,10 +127,9 @@ class TensorRtSession:
             "version": self._machine.tensorrt,
             "provider": self._machine.gpu,
             "threads": None,
-            "compute_capability": self._machine.compute_capability,
-            "driver": self._machine.driver,
-            "cuda": self._machine.cuda,
+            "accelerator": accelerator(self._machine),
             "memory_package": self._memory.package,
+            "mode": self._mode,
             **self._facts,
         }
 
@@ -254,6 +256,17 @@ class TensorRtCall:
             "copy_in": elapsed(before, start),
             "copy_out": elapsed(end, after),
         }
+
+
+def accelerator(machine: Machine) -> dict[str, str | int | None]:
+    """What `Environment.accelerator` keeps of a GPU."""
+    return {
+        "name": machine.gpu,
+        "compute_capability": machine.compute_capability,
+        "driver": machine.driver,
+        "cuda": machine.cuda,
+        "memory_mib": machine.memory_mib,
+    }
 
 
 def _tensors(trt: ModuleType, engine: "trt.ICudaEngine") -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,0 +1,198 @@
+"""What an engine really does with each layer: planned against actual precision, kernels, reformats and their time.
+
+The questions that users of TensorRT ask again and again: which layers really run in INT8, why INT8 is slower than FP16,
+what the reformat layers cost.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from limpq_deploy.export.engine_inspect import compute_nodes, planned_precision
+from limpq_deploy.export.engine_record import EngineLayer
+from limpq_deploy.export.runtimes.base import INTEGER, Engine
+
+Samples = Mapping[str, Sequence[float]]
+"""Milliseconds of an engine's layers in several profiled runs, by the engine's own names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTime:
+    """Median and quartiles over profiled runs, in ms."""
+
+    ms: float
+    low_ms: float
+    high_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLine:
+    """Layers of the file that one layer of the engine computes.
+
+    ``planned``: what the file asks for, ``actual``: what the engine runs, of the first of them. ``kernel``: None where
+    the engine does not name it. ``time``: in this engine, ``float_time``: of the same layers in the float engine; None
+    where it was not profiled.
+    """
+
+    layers: tuple[str, ...]
+    planned: str
+    actual: str
+    kernel: str | None = None
+    time: LayerTime | None = None
+    float_time: LayerTime | None = None
+
+    @property
+    def as_planned(self) -> bool:
+        return self.planned == self.actual
+
+    @property
+    def slower(self) -> bool:
+        """An integer layer that is slower than in float, beyond the quartiles of both."""
+        if self.actual not in INTEGER or self.time is None or self.float_time is None:
+            return False
+        return self.time.low_ms > self.float_time.high_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """An engine, layer by layer. ``absent``: layers of the file of which the engine shows nothing. ``reformats``: their
+    number; times in ms of one profiled run: ``reformat_ms``, ``other_ms`` (what is neither layer nor reformat) and
+    ``total_ms``, None where nothing was profiled. ``notes``: what follows, in sentences."""
+
+    engine_sha256: str
+    lines: tuple[AuditLine, ...]
+    absent: tuple[str, ...]
+    reformats: int
+    reformat_ms: float | None = None
+    other_ms: float | None = None
+    total_ms: float | None = None
+    float_total_ms: float | None = None
+    notes: tuple[str, ...] = ()
+    format: Literal["limpq.audit/1"] = field(default="limpq.audit/1")
+
+    @property
+    def slower(self) -> tuple[str, ...]:
+        """Integer layers that are slower than in float."""
+        return tuple(name for line in self.lines if line.slower for name in line.layers)
+
+    @property
+    def unplanned(self) -> tuple[str, ...]:
+        """Layers that run in another precision than planned."""
+        return tuple(name for line in self.lines if not line.as_planned for name in line.layers)
+
+
+def audit(
+    model: onnx.ModelProto,
+    engine: Engine,
+    samples: Samples | None = None,
+    *,
+    float_engine: Engine | None = None,
+    float_samples: Samples | None = None,
+) -> Audit:
+    """Set an engine against its file, and against the float engine of the same model where that was profiled too."""
+    assert engine.plan is not None, "an engine without a plan has nothing to audit"
+    planned = planned_precision(model)
+    groups = _groups(model, engine.plan.layers)
+    floats = _by_layer(model, float_engine, float_samples)
+    lines = tuple(
+        AuditLine(
+            layers=layers,
+            planned=planned[layers[0]],
+            actual=engine.layer_precision[layers[0]],
+            kernel=layer.tactic,
+            time=_time([samples[layer.name]]) if samples and layer.name in samples else None,
+            float_time=_time([floats[name] for name in layers if name in floats]),
+        )
+        for layer, layers in groups
+    )
+    found = {name for line in lines for name in line.layers}
+    reformat_ms, other_ms, total_ms = _totals(engine.plan.layers, {layer.name for layer, _ in groups}, samples)
+    result = Audit(
+        engine_sha256=engine.plan.sha256,
+        lines=lines,
+        absent=tuple(name for name in planned if name not in found),
+        reformats=len(engine.plan.reformats),
+        reformat_ms=reformat_ms,
+        other_ms=other_ms,
+        total_ms=total_ms,
+        float_total_ms=_total(float_samples),
+    )
+    return replace(result, notes=tuple(_notes(result)))
+
+
+def _groups(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> list[tuple[EngineLayer, tuple[str, ...]]]:
+    """Engine layers that compute, each with the layers of the file that it was made of."""
+    by_node = {node: name for name, node in compute_nodes(model).items()}
+    found = []
+    for layer in layers:
+        names = tuple(by_node[node] for node in layer.nodes if node in by_node)
+        if names and not layer.reformat:
+            found.append((layer, names))
+    return found
+
+
+def _by_layer(model: onnx.ModelProto, engine: Engine | None, samples: Samples | None) -> dict[str, Sequence[float]]:
+    """Samples of the float engine by layer of the file; a fused group's stand with its first layer. The float file has
+    the same operators, or ones that name the same layers."""
+    if engine is None or engine.plan is None or samples is None:
+        return {}
+    return {
+        names[0]: samples[layer.name] for layer, names in _groups(model, engine.plan.layers) if layer.name in samples
+    }
+
+
+def _time(parts: Sequence[Sequence[float]]) -> LayerTime | None:
+    """Of the runs' sums over the parts."""
+    if not parts:
+        return None
+    runs = np.sum([np.asarray(part[: min(map(len, parts))], np.float64) for part in parts], axis=0)
+    low, middle, high = np.percentile(runs, (25, 50, 75))
+    return LayerTime(ms=float(middle), low_ms=float(low), high_ms=float(high))
+
+
+def _totals(
+    layers: Sequence[EngineLayer], computing: set[str], samples: Samples | None
+) -> tuple[float | None, float | None, float | None]:
+    """Milliseconds of reformats, of what is neither reformat nor layer, and of all."""
+    if not samples:
+        return None, None, None
+    reformats = {layer.name for layer in layers if layer.reformat}
+    medians = {name: float(np.median(values)) for name, values in samples.items()}
+    return (
+        sum(ms for name, ms in medians.items() if name in reformats),
+        sum(ms for name, ms in medians.items() if name not in reformats and name not in computing),
+        sum(medians.values()),
+    )
+
+
+def _total(samples: Samples | None) -> float | None:
+    return sum(float(np.median(values)) for values in samples.values()) if samples else None
+
+
+def _notes(found: Audit) -> list[str]:
+    notes = []
+    if found.unplanned:
+        pairs = [
+            f"{line.layers[0]} ({line.planned} planned, {line.actual})" for line in found.lines if not line.as_planned
+        ]
+        notes.append(f"{len(found.unplanned)} layers run in another precision than planned: {_some(pairs)}.")
+    if found.absent:
+        notes.append(f"The engine shows nothing of {len(found.absent)} layers: {_some(found.absent)}.")
+    if found.slower:
+        notes.append(f"{len(found.slower)} integer layers are slower than in float: {_some(found.slower)}.")
+    if found.reformats and found.total_ms:
+        share = (found.reformat_ms or 0.0) / found.total_ms
+        notes.append(f"{found.reformats} reformat layers take {share:.1%} of the profiled time.")
+    if found.total_ms is not None and found.float_total_ms is not None and found.total_ms >= found.float_total_ms:
+        notes.append(
+            f"By its layers' times this engine is no faster than the float one ({found.total_ms:.3f} against "
+            f"{found.float_total_ms:.3f} ms): quantization is not worth it here."
+        )
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
