@@ -1,18 +1,25 @@
 """Measured times of a model's parts at several precisions: what a latency budget of the search reads."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal
 
+BitPair = tuple[int, int]
+"""(weight_bits, act_bits) of one layer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartTime:
-    """Time of one layer, or of one fusion group of layers, run at one precision, for one image in ms."""
+    """Time of one layer, or of one fusion group of layers, run at one precision, for one image in ms. ``low_ms`` and
+    ``high_ms``: quartiles of what its nodes took in repeated calls, where they were timed one by one."""
 
     layers: tuple[str, ...]
     weight_bits: int
     act_bits: int
     ms: float
+    low_ms: float | None = None
+    high_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +40,35 @@ class Conversion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One whole graph that was timed: p50 of a call in ms with its 95 % interval.
+
+    ``pairs``: (weight_bits, act_bits) of the searched layers. ``predicted_ms``: by a table that did not know this
+    graph; None where there was none. ``speed``: what the time was divided by before it went into the table, because the
+    machine ran as much slower than when the table was begun.
+    """
+
+    name: str
+    pairs: dict[str, BitPair]
+    measured_ms: float
+    low_ms: float
+    high_ms: float
+    predicted_ms: float | None = None
+    speed: float = 1.0
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float | None:
+        """``predicted_ms / (measured_ms / speed) - 1``."""
+        return None if self.predicted_ms is None else self.predicted_ms * self.speed / self.measured_ms - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
     """Times of all parts of a model on one device. ``other_ms``: what no layer accounts for. ``conversions``: between
     neighbours of different precision; what is not listed takes no time. ``environment``: device, driver, clocks and
-    versions, as the measurement wrote them.
+    versions, as the measurement wrote them. ``threads`` and ``batch``: how it was measured; with a batch, times are
+    those of a call. ``observations``: the whole graphs from which, beside the parts' own times, the figures come.
 
     Raises ValueError where a time is negative or not finite, a part is measured twice at one precision, a layer stands
     in two different parts, or a conversion is listed twice, names one end of an edge only, or leads from or to a
@@ -49,6 +81,9 @@ class LatencyTable:
     other_ms: float = 0.0
     conversions: tuple[Conversion, ...] = ()
     environment: Any = None
+    threads: int | Literal["default"] | None = None
+    batch: int = 1
+    observations: tuple[Observation, ...] = ()
     format: Literal["limpq.latency-table/1"] = field(default="limpq.latency-table/1")
 
     def __post_init__(self) -> None:
@@ -100,3 +135,10 @@ class LatencyTable:
                     f"{change} is listed twice for {' -> '.join(map(str, edge)) if edge[0] else 'all edges'}"
                 )
             seen.add((*edge, one.before, one.after))
+
+
+def narrowest(measured: Iterable[BitPair], pair: BitPair) -> BitPair | None:
+    """The measured precision at which a layer of these bits runs: of those that hold them, that of least product of the
+    widths, then of least weight bits. None where none does."""
+    holding = [one for one in measured if one[0] >= pair[0] and one[1] >= pair[1]]
+    return min(holding, key=lambda one: (one[0] * one[1], one), default=None)

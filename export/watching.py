@@ -91,9 +91,18 @@ def with_outputs(optimized: onnx.ModelProto, inner: Iterable[Watch]) -> onnx.Mod
 
 def layer_precision(model: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str, str]:
     """For each Conv and Gemm of the file, by layer name: ``u8s8`` and the like, or ``float32``, as the optimised graph
-    shows it; ``absent`` where no node of it is left. A layer is named by its weight initializer, ``<layer>.weight``."""
-    nodes = {_SUFFIX.sub("", node.name): node for node in optimized.graph.node if node.name}
+    shows it; ``absent`` where no node of it is left."""
     types = {tensor.name: tensor.data_type for tensor in optimized.graph.initializer}
+    return {
+        layer: "absent" if node is None else _precision(node, types)
+        for layer, node in layer_nodes(model, optimized).items()
+    }
+
+
+def layer_nodes(model: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str, onnx.NodeProto | None]:
+    """The node of the optimised graph that executes each Conv and Gemm of the file, by layer name; None where none is
+    left. A layer is named by its weight initializer, ``<layer>.weight``."""
+    nodes = {_SUFFIX.sub("", node.name): node for node in optimized.graph.node if node.name}
     producers = {output: node for node in model.graph.node for output in node.output}
     relus = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
     found = {}
@@ -101,9 +110,8 @@ def layer_precision(model: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[
         if node.op_type in ("Conv", "Gemm"):
             weight = producers[node.input[1]].input[0] if node.input[1] in producers else node.input[1]
             names = (node.name, node.output[0], relus.get(node.output[0]))
-            executed = next((nodes[name] for name in names if name in nodes), None)
             layer = weight.removesuffix("_codes").removesuffix(".weight")
-            found[layer] = "absent" if executed is None else _precision(executed, types)
+            found[layer] = next((nodes[name] for name in names if name in nodes), None)
     return found
 
 

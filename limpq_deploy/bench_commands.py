@@ -95,8 +95,9 @@ def time_models(
 
         if len(models) != 1 or len(batches) != 1:
             raise SettingError(
-                f"--server times one model at one batch size; found {len(models)} models and {len(batches)} batch sizes, give "
-                " the one that is served"
+                f"--server times one model at one batch size; found {len(models)} models and {len(batches)} "
+                "batch sizes, "
+                "give the one that is served"
             )
         measured = bench_server(server, models[0], batch=batches[0], threads=threads, seconds=seconds)
         if output is not None:

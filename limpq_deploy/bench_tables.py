@@ -10,6 +10,7 @@ from limpq_deploy.tables import table, wrapped
 if TYPE_CHECKING:
     from limpq_deploy.export.latency import LatencyReport, LatencySeries
     from limpq_deploy.export.latency_compare import Change, Fleet
+    from limpq_deploy.export.latency_table import LatencyTable
 
 
 def latency_table(report: LatencyReport) -> str:
@@ -77,6 +78,35 @@ def fleet_tables(fleet: Fleet) -> str:
         header = ("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "over float", "verdict", "from")
         blocks.append(f"{wrapped(title)}\n{table(header, rows, right=(1, 2, 3, 4, 5, 6))}")
     return "\n\n".join(blocks)
+
+
+def profile_table(table_: LatencyTable) -> str:
+    """Each layer at each precision, with its gain; conversions; how well whole graphs were predicted."""
+    pairs = list(dict.fromkeys((time.weight_bits, time.act_bits) for time in table_.times))
+    times = {(time.layers, time.weight_bits, time.act_bits): time.ms for time in table_.times}
+    widest = max(pairs, key=lambda pair: pair[0] * pair[1])
+    rows = []
+    for layers in dict.fromkeys(time.layers for time in table_.times):
+        found = [times.get((layers, *pair)) for pair in pairs]
+        slow, fast = times.get((layers, *widest)), min(ms for ms in found if ms is not None)
+        gain = "-" if slow is None or not fast else f"{slow / fast:.2f}"
+        rows.append((", ".join(layers), *("-" if ms is None else f"{ms:.4f}" for ms in found), gain))
+    names = [f"w{pair[0]}a{pair[1]}, ms" for pair in pairs]
+    lines = [table(("layer", *names, f"over w{widest[0]}a{widest[1]}"), rows, right=range(1, len(pairs) + 2))]
+    lines += [
+        f"w{one.before[0]}a{one.before[1]} -> w{one.after[0]}a{one.after[1]}: {one.ms:.4f} ms and "
+        f"{one.ns_per_element:.3f} ns for each element"
+        for one in table_.conversions
+        if one.ms or one.ns_per_element
+    ]
+    checked = sorted(abs(one.error) for one in table_.observations if one.error is not None)
+    if checked:
+        lines.append(
+            f"{len(checked)} mixed graphs, each predicted without knowing it: median error "
+            f"{100 * checked[len(checked) // 2]:.1f} %, largest {100 * checked[-1]:.1f} %"
+        )
+    lines += _doubts((one.doubts, one.name) for one in table_.observations)
+    return "\n".join(lines)
 
 
 def _doubts(found: Iterable[tuple[tuple[str, ...], str]]) -> list[str]:

@@ -20,6 +20,7 @@ from limpq_deploy.options import (
     json_option,
 )
 from limpq_deploy.policy_commands import add_policy_commands
+from limpq_deploy.profile_commands import profile
 from limpq_deploy.search_commands import preview, search
 from limpq_deploy.ship_commands import add_ship_commands, key_option
 
@@ -158,6 +159,7 @@ def compile_(**options: Any) -> None:
 main.add_command(search)
 main.add_command(preview)
 main.add_command(bench)
+main.add_command(profile)
 add_policy_commands(main)
 add_ship_commands(main)
 

@@ -12,6 +12,7 @@ from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint import LintReport, lint
+from limpq_deploy.export.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.export.qdq import build_qdq, strip_markers
 from limpq_deploy.inspect_model import CLASSES_KEY, PREPROCESS_KEY
@@ -56,7 +57,7 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             "limpq.model": subject.config.model,
         }
         float_model = strip_markers(template)
-        onnx.helper.set_model_props(float_model, metadata)
+        onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers_text(template)})
         _save(float_model, folder / FLOAT_MODEL)
         for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
             report(done, 4, name)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.bench import measure_models
+from limpq_deploy.bench import told
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.evaluate import Evaluation, compare_paired, evaluate
 from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.measure import measure_models
 from limpq_deploy.export.parity import ParityReport, compare_runtime
 from limpq_deploy.export.reference import IntegerReference
 from limpq_deploy.export.watching import code_tensors
@@ -161,7 +162,7 @@ def latency_stage(subject: Subject, folder: Path) -> Stage:
     def run(report: Report) -> str:
         models = {name: folder / file for name, file in exported_files(folder).items() if name != "uniform"}
         found = measure_models(
-            models, settings=(1, "default"), seconds=seconds, runtime=subject.runtime(), report=report
+            models, settings=(1, "default"), seconds=seconds, runtime=subject.runtime(), report=told(report)
         )
         write_record(found, folder / LATENCY)
         gain = found.speedup("mixed", "float", threads="default", batch=1)

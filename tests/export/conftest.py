@@ -1,6 +1,6 @@
 """Tiny integer networks, made with ONNX alone: templates with markers, their placement, layers and grids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class TinyNet:
         self.input = Tensor("images", 3)
         self.dead = 0.0
         """Share of channels whose gamma is 0."""
+        self.pow2 = False
+        """Whether all scales are powers of two."""
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         if name not in {tensor.name for tensor in self.initializers}:
@@ -77,6 +79,7 @@ class TinyNet:
             if parent is None or bits < self.acts[parent].grid.bits:
                 grid = self.target.act_grid(bits, signed=signed, offset=offset)
                 scale = spread * (0.7 + 0.6 * self.random.random()) / grid.qmax
+                scale = 2.0 ** np.round(np.log2(scale)) if self.pow2 else scale
                 self.acts[name] = QuantParams(grid=grid, scale=(float(np.float32(scale)),))
         return Tensor(output, source.channels, name if name in self.acts else parent)
 
@@ -84,8 +87,8 @@ class TinyNet:
         assert source.quantizer is not None
         grid = self.target.weight_grid(bits)
         weight_scale = float(np.abs(weight).max() / grid.qmax)
-        codes = np.clip(np.rint(weight / weight_scale), grid.qmin, grid.qmax).astype(np.int64)
-        channels = len(codes)
+        channels = len(weight)
+        column = (slice(None),) + (None,) * (weight.ndim - 1)
         statistics = BatchNormParams(
             gamma=self.random.uniform(0.5, 1.5, channels) * self.random.choice([-1.0, 1.0], channels),
             beta=self.random.normal(0, 0.3, channels),
@@ -95,6 +98,13 @@ class TinyNet:
         )
         if self.dead:
             statistics.gamma[self.random.random(channels) < self.dead] = 0.0
+        steps, powers = np.full(channels, weight_scale), None
+        if self.pow2:
+            factor = np.abs(statistics.gamma) / np.sqrt(statistics.var + statistics.eps) if batchnorm else steps * 0
+            factor = np.where(factor > 0, factor, 1.0)
+            powers = 2.0 ** np.round(np.log2(weight_scale * factor))
+            steps = powers / factor
+        codes = np.clip(np.rint(weight / steps[column]), grid.qmin, grid.qmax).astype(np.int64)
         folded = fold(
             name=name,
             codes=codes,
@@ -103,10 +113,11 @@ class TinyNet:
             input_scale=self.acts[source.quantizer].scale[0],
             bias=None if batchnorm else self.random.normal(0, 0.3, channels),
             batchnorm=statistics if batchnorm else None,
+            powers=powers,
+            input_grid=self.acts[source.quantizer].grid,
         )
         self.layers[name] = folded
-        column = (slice(None),) + (None,) * (codes.ndim - 1)
-        bias = folded.bias if self.target.bias == "float32" else folded.bias_codes * folded.bias_scale
+        bias = folded.float_bias if self.target.bias == "float32" else folded.bias_codes * folded.bias_scale
         self.placed.append(
             LayerPlacement(
                 name=name,
@@ -221,10 +232,12 @@ def residual_net(
     weight_bits: tuple[int, int, int] = (8, 4, 3),
     act_bits: tuple[int, int, int] = (8, 4, 3),
     signed_stream: bool = False,
+    pow2: bool = False,
 ) -> tuple[TinyNet, Tensor]:
     """Everything at once: a stem with MaxPool, a block with identity and re-quantized reader, a strided block with
     an option-A shortcut, a global pool and a Gemm."""
     net = TinyNet(seed)
+    net.pow2 = pow2
     w0, w1, w2 = weight_bits
     a0, a1, a2 = act_bits
     images = net.quantize(net.input, "images", 8, signed=True)
@@ -251,10 +264,12 @@ def tensorrt_net(
     weight_bits: tuple[int, int, int] = (8, 4, 3),
     act_bits: tuple[int, int, int] = (8, 4, 3),
     signed_stream: bool = False,
+    pow2: bool = False,
 ) -> tuple[TinyNet, Tensor]:
     """The same blocks as `residual_net`, quantized on edges: in front of layers, and on the identity input of an
     Add."""
     net = TinyNet(seed, "tensorrt")
+    net.pow2 = pow2
     w0, w1, w2 = weight_bits
     a0, a1, a2 = act_bits
     images = net.quantize(net.input, "images", 8, signed=True)
@@ -298,3 +313,24 @@ def saved(tmp_path: Path) -> Any:
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def searched_net() -> tuple[onnx.ModelProto, Placement]:
+    """Template and placement of the residual net, its blocks' convolutions and what they read for a policy to
+    decide."""
+    net, logits = residual_net(0)
+    reads = {"block1.conv1": "block1.in", "block1.conv2": "block1.mid", "block2.conv": "block2.in"}
+    readers = {quantizer: layer for layer, quantizer in reads.items()}
+    placement = net.placement
+    return net.template(logits), replace(
+        placement,
+        layers=tuple(
+            replace(layer, pinned_bits=None, input=reads[layer.name]) if layer.name in reads else layer
+            for layer in placement.layers
+        ),
+        quantizers=tuple(
+            replace(one, bits=None, layers=(readers[one.name],)) if one.name in readers else one
+            for one in placement.quantizers
+        ),
+    )

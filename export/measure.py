@@ -1,0 +1,120 @@
+"""Model files timed by the protocol of `latency`: loaded into a runtime, fed with random images, interleaved."""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.latency import (
+    WALL,
+    LatencyProtocol,
+    LatencyReport,
+    LatencySeries,
+    Threads,
+    measure_interleaved,
+)
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.runtimes.base import Runtime, Session
+
+MODEL_KEY = "limpq.model"
+"""Metadata of an exported model: the name of what it was made from."""
+
+INPUTS = 4
+"""Different batches that calls take in turn, so that no input stays in the nearest cache."""
+
+CPU_TIME = "cpu"
+"""Part of a call on one thread: the time in which it computed, without that in which others had the CPU."""
+
+Progress = Callable[[float, str], None]
+"""Called with the share done, 0 to 1, and a short text."""
+
+
+class CpuTimedCall:
+    """A call on one thread of this process, with its CPU time beside the clock's: on a busy machine the two differ by
+    the time in which others ran."""
+
+    main_part = WALL
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call, self._ns = call, 0
+
+    def __call__(self) -> None:
+        start = time.thread_time_ns()
+        self._call()
+        self._ns = time.thread_time_ns() - start
+
+    def parts_ms(self) -> dict[str, float]:
+        return {CPU_TIME: self._ns / 1e6}
+
+
+def measure_models(
+    models: Mapping[str, Path],
+    *,
+    settings: Sequence[Threads],
+    seconds: float,
+    runtime: Runtime,
+    batches: Sequence[int] = (1,),
+    report: Progress | None = None,
+) -> LatencyReport:
+    """Time models by name for each batch size and number of threads; those of one such run are interleaved."""
+    protocols: list[LatencyProtocol] = []
+    series: list[LatencySeries] = []
+    runs = [(threads, batch) for threads in settings for batch in dict.fromkeys(batches)]
+    for number, (threads, batch) in enumerate(runs):
+        count = None if threads == "default" else threads
+        sessions = {name: runtime.load(path, threads=count) for name, path in models.items()}
+
+        def share(done: float, number: int = number, threads: Threads = threads, batch: int = batch) -> None:
+            if report is not None:
+                report((number + done) / len(runs), f"threads {threads}, batch {batch}")
+
+        protocol = LatencyProtocol(batch=batch, threads=threads, min_seconds=seconds, inputs=INPUTS)
+        series += measure_interleaved(
+            {name: timed_call(session, protocol) for name, session in sessions.items()},
+            protocol,
+            options={name: session.environment() for name, session in sessions.items()},
+            progress=share,
+        )
+        protocols.append(protocol)
+    return LatencyReport(
+        environment=read_environment(),
+        protocols=tuple(protocols),
+        series=tuple(series),
+        model=_model_name(models),
+        files={name: sha256_of(path) for name, path in models.items()},
+    )
+
+
+def timed_call(session: Session, protocol: LatencyProtocol) -> Callable[[], object]:
+    """One call of a session on the protocol's batches of random images, in turn.
+
+    A session that times its own parts (a GPU's) has a method ``timed``, which takes the batches and gives a
+    `PartedCall`; on one thread of a CPU the call's CPU time stands beside the clock's.
+    """
+    shape = (protocol.batch, *(size or 1 for size in session.input_shape[1:]))
+    generator = np.random.default_rng(protocol.seed)
+    images: list[NDArray[np.float32]] = [generator.standard_normal(shape, np.float32) for _ in range(protocol.inputs)]
+    own = getattr(session, "timed", None)
+    if own is not None:
+        found: Callable[[], object] = own(images)
+        return found
+    turn = itertools.cycle(images).__next__
+
+    def call() -> object:
+        return session.run(turn())
+
+    return CpuTimedCall(call) if protocol.threads == 1 else call
+
+
+def _model_name(models: Mapping[str, Path]) -> str | None:
+    """What the files say that they were made from; None where they say nothing, or different things."""
+    names = set()
+    for path in models.values():
+        if path.suffix == ".onnx":
+            names |= {entry.value for entry in load_model(path).metadata_props if entry.key == MODEL_KEY}
+    return names.pop() if len(names) == 1 else None

@@ -1,0 +1,71 @@
+"""The command that measures a model's parts. Thin; heavy imports inside."""
+
+import json
+from pathlib import Path
+
+import click
+
+from limpq_deploy.options import FILE, json_option
+
+
+@click.command(short_help="What each layer takes on this device, at each of its precisions.")
+@click.argument("build", metavar="DIR", type=FILE)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="[default: as many as the runtime takes, as in a build]"
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Images per call.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.05),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="Recorded calls of each graph.",
+)
+@click.option(
+    "--graphs",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Mixed graphs that are timed beside the uniform ones; each also checks the table without it.",
+)
+@click.option("--runtime", metavar="NAME", help="What executes them.  [default: that of the build's target]")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the mixed graphs.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: latency-table.json]")
+@json_option
+def profile(
+    build: Path,
+    threads: int | None,
+    batch: int,
+    seconds: float,
+    graphs: int,
+    runtime: str | None,
+    seed: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Time every layer of a build's model on this device, at each precision that the device executes, and what
+    conversions between them take: a table for --latency-table. Needs no torch, so it runs on the target.
+
+    Graphs of the build's structure, with scales that nobody learned, are timed: which numbers stand in a graph does not
+    change how long it takes.
+
+    \b
+    limpq-deploy profile limpq-build -o here.json
+    limpq-deploy search limpq-build/indicators.json --latency-table here.json --max-latency-ms 2
+    """
+    from limpq_deploy.calibration.records import to_dict, write_record
+    from limpq_deploy.profiling import profile_build
+
+    table = profile_build(
+        build, threads=threads or "default", batch=batch, seconds=seconds, graphs=graphs, runtime=runtime, seed=seed
+    )
+    file = output or Path("latency-table.json")
+    write_record(table, file)
+    if as_json:
+        click.echo(json.dumps(to_dict(table)))
+        return
+    from limpq_deploy.bench_tables import profile_table
+
+    click.echo(f"{profile_table(table)}\nwritten to {file}")

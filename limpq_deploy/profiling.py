@@ -1,0 +1,54 @@
+"""A build's model profiled on this device, from its files alone. No torch here."""
+
+from pathlib import Path
+
+from limpq_deploy.bench import available, told
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.latency import Threads
+from limpq_deploy.export.latency_table import LatencyTable
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.markers import with_markers
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.profile import ProfileSettings
+from limpq_deploy.export.profile import profile as measure
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.progress import progress
+from limpq_deploy.stages.files import FLOAT_MODEL, INDICATORS, PLACEMENT
+
+
+def profile_build(
+    folder: Path,
+    *,
+    threads: Threads = "default",
+    batch: int = 1,
+    seconds: float = 1.0,
+    graphs: int = 8,
+    runtime: str | None = None,
+    seed: int = 0,
+) -> LatencyTable:
+    """Time the parts of a build's model. Reads its float model, placement and indicators.
+
+    Raises ModelError for a directory that is no build's, or one of a version that did not record what is needed.
+    """
+    for name in (FLOAT_MODEL, PLACEMENT, INDICATORS):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} has no {name}; name the --out directory of a build that came to its export")
+    placement = load_record(Placement, folder / PLACEMENT)
+    edges = load_record(Indicators, folder / INDICATORS).edges
+    if edges is None:
+        raise ModelError(f"the indicators of {folder} know no edges; renew them with `limpq-deploy indicators --fresh`")
+    chosen = runtime or placement.spec.runtime
+    if chosen is None:
+        raise ModelError(f"the target {placement.spec.name} is never executed; build for another with --target")
+    found = available(chosen)
+    template = with_markers(load_model(folder / FLOAT_MODEL))
+    with progress("profiling") as report:
+        return measure(
+            template,
+            placement,
+            [(edge.producer, edge.consumer, edge.elements) for edge in edges],
+            found,
+            ProfileSettings(threads=threads, batch=batch, seconds=seconds, mixed=graphs, seed=seed),
+            report=told(report),
+        )
