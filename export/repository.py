@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.calibration.records import from_json, to_dict, to_json
+from limpq_deploy.export.engine_record import Machine
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.folders import building, locked, move_into_place, put, sync_folders, synced
 from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, BundleFile, CanaryFiles, Manifest
@@ -36,7 +37,8 @@ SPARE_BYTES = 2**20
 class ShippedVersion:
     """Facts of one version, those of its bundle's manifest. ``model_file`` and ``canaries``: names in the model's
     folder. ``config`` and ``labels``: texts that stand beside it while it is served. ``forced``: what its verdict was,
-    where it was shipped in spite of that; empty otherwise."""
+    where it was shipped in spite of that; empty otherwise. ``gpus``: what each TensorRT plan was built on, where that
+    is known."""
 
     version: int
     backend: str
@@ -52,6 +54,7 @@ class ShippedVersion:
     config: str
     labels: str
     forced: str = ""
+    gpus: tuple[Machine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

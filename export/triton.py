@@ -158,8 +158,9 @@ def check_config(
     labels: Sequence[str],
     versions: Sequence[int],
     plans: Mapping[str, str] | None = None,
-) -> None:
-    """Raise ConfigRefused, naming the field, unless a server can load ``text`` and answer as the model does.
+) -> int:
+    """The largest batch that ``text`` allows. Raises ConfigRefused, naming the field, unless a server can load it and
+    answer as the model does.
 
     ``name``: of the model's folder; ``versions``: the version folders there, the one to be served last; ``plans``:
     compute capability -> plan file, where there is more than one ``model.plan``.
@@ -194,6 +195,7 @@ def check_config(
         )
     if config.optimization.cuda.graphs and backend != "tensorrt":
         raise ConfigRefused("optimization.cuda.graphs", "asked of a CPU backend", "leave it away")
+    return int(config.max_batch_size)
 
 
 def read_labels(data: bytes) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from limpq_deploy.calibration.records import to_json
 from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest
 from limpq_deploy.export.repository import Keys, Serving, ShippedVersion, load_serving, require_model_name, ship_version
 from limpq_deploy.export.runtimes.ort import EXACT_PAIR_WEIGHT, largest_weight_code
+from limpq_deploy.export.shipped_plans import ShippedPlan, check_batches, plan_of_build, read_plans
 from limpq_deploy.export.triton import (
     EXACT_SUMS,
     LABELS,
@@ -66,7 +67,8 @@ def ship(
     """Add a finished build (or a bundle) to a model repository and serve it.
 
     ``config``: one's own config.pbtxt, checked like ours. ``plans``: TensorRT plans by compute capability ("" for the
-    only one). ``keep``: versions that remain for a rollback. ``keys.public``: of bundle and repository, where signed.
+    only one); none: the one that the build made, where this machine keeps it. ``keep``: versions that remain for a
+    rollback. ``keys.public``: of bundle and repository, where signed.
     Raises ShipRefused for a failed verdict without ``force``, ConfigRefused for a configuration that does not fit,
     BundleRefused for a damaged bundle, OutputError where it cannot be written.
     """
@@ -76,16 +78,20 @@ def ship(
     verify_bundle(bundle, keys.public if (bundle / SIGNATURE).exists() else None)
     manifest = load_manifest(bundle)
     forced = _require_verdict(manifest, force)
+    if options.backend == "tensorrt" and not plans:
+        plans = plan_of_build(build)
     _require_plans(options, plans or {})
     name = name or re.sub(r"[^A-Za-z0-9_.-]+", "_", manifest.model).lstrip(".-")
     require_model_name(name)
     io = read_io(bundle / manifest.model_file)
     labels = (bundle / LABELS).read_bytes() if (bundle / LABELS).is_file() else b""
     parameters = _parameters(bundle, manifest) | _threads(options)
-    files = _files(bundle, manifest, options, plans or {})
+    shipped_plans = read_plans(plans or {}, parameters["limpq.model_sha256"])
+    named_plans = {plan.capability: plan.name for plan in shipped_plans if plan.capability}
+    files = _files(bundle, manifest, options, shipped_plans)
 
     def describe(version: int) -> ShippedVersion:
-        text = _config_text(name, io, options, version, parameters, plans or {}, config)
+        text = _config_text(name, io, options, version, parameters, named_plans, config)
         return ShippedVersion(
             version=version,
             backend=options.backend,
@@ -105,21 +111,23 @@ def ship(
             config=text,
             labels=labels.decode(),
             forced=forced,
+            gpus=tuple(plan.machine for plan in shipped_plans if plan.machine is not None),
         )
 
     def check(new: ShippedVersion, versions: tuple[int, ...]) -> None:
-        check_config(
+        max_batch_size = check_config(
             new.config,
             name=name,
             io=io,
             backend=options.backend,
             labels=read_labels(labels),
             versions=versions,
-            plans=_named_plans(plans or {}),
+            plans=named_plans,
         )
+        check_batches(max_batch_size, shipped_plans)
 
     serving = ship_version(repository, name, files, describe, keep=keep, keys=keys, check=check)
-    return _shipped(repository / name, serving, keys, _notes(options, parameters, forced))
+    return _shipped(repository / name, serving, keys, _notes(options, parameters, forced, shipped_plans))
 
 
 def _shipped(folder: Path, serving: Serving, keys: Keys, notes: tuple[str, ...] = ()) -> Shipped:
@@ -181,8 +189,9 @@ def _require_plans(options: ServingOptions, plans: Mapping[str, Path]) -> None:
         return
     if not plans:
         raise ShipRefused(
-            "found no TensorRT plan; expected one for the server's GPU and TensorRT version: build it there from "
-            "model.onnx and give --plan FILE, or ship with --backend onnxruntime or python"
+            "found no TensorRT plan, neither given nor of this build on this machine; expected one for the server's "
+            "GPU and TensorRT version: build it there from model.onnx and give --plan FILE, or ship with --backend "
+            "onnxruntime or python"
         )
     if "" in plans and len(plans) > 1:
         raise SettingError("a plan without compute capability stands beside others; give --plan 9.0=FILE for each")
@@ -193,24 +202,16 @@ def _require_plans(options: ServingOptions, plans: Mapping[str, Path]) -> None:
             raise ModelError(f"{plan} is no TensorRT plan: it is missing or empty; build it again")
 
 
-def _plan_name(capability: str) -> str:
-    return f"model_cc{capability.replace('.', '')}.plan" if capability else MODEL_FILES["tensorrt"]
-
-
-def _named_plans(plans: Mapping[str, Path]) -> dict[str, str]:
-    """Compute capability -> file in the version's folder; empty where there is one plan for all."""
-    return {capability: _plan_name(capability) for capability in plans if capability}
-
-
 def _files(
-    bundle: Path, manifest: Manifest, options: ServingOptions, plans: Mapping[str, Path]
+    bundle: Path, manifest: Manifest, options: ServingOptions, plans: tuple[ShippedPlan, ...]
 ) -> dict[str, Path | bytes]:
     canaries: CanaryFiles = manifest.canaries
     files: dict[str, Path | bytes] = {name: bundle / name for name in (canaries.inputs, canaries.outputs)}
     files["model.onnx"] = bundle / manifest.model_file
     if options.backend == "python":
         files |= {MODEL_FILES["python"]: TWIN, "__pycache__": NO_CACHE}
-    files |= {_plan_name(capability): plan for capability, plan in plans.items()}
+    for plan in plans:
+        files |= plan.files
     return files
 
 
@@ -250,19 +251,27 @@ def _config_text(
     options: ServingOptions,
     version: int,
     parameters: Mapping[str, str],
-    plans: Mapping[str, Path],
+    plans: Mapping[str, str],
     own: Path | None,
 ) -> str:
     if own is None:
-        return make_config(name, io, options, version, parameters, _named_plans(plans))
+        return make_config(name, io, options, version, parameters, plans)
     try:
         return own.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"cannot read {own} ({error}); expected a config.pbtxt") from error
 
 
-def _notes(options: ServingOptions, parameters: Mapping[str, str], forced: str) -> tuple[str, ...]:
+def _notes(
+    options: ServingOptions, parameters: Mapping[str, str], forced: str, plans: tuple[ShippedPlan, ...]
+) -> tuple[str, ...]:
     notes = [forced] if forced else []
+    notes += [
+        f"nothing is known of {plan.path}, as no {plan.path.stem}.engine.json stands beside it: that it was built of "
+        "this model, and for such batches, was not checked"
+        for plan in plans
+        if plan.record is None
+    ]
     if options.queue_delay_us is not None:
         notes.append(THROUGHPUT_NOTE.format(delay=options.queue_delay_us))
     if options.backend == "onnxruntime" and parameters[EXACT_SUMS] == "1":

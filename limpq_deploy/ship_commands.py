@@ -68,7 +68,11 @@ def keygen(key: Path, as_json: bool) -> None:
 )
 @click.option("--config", type=FILE, metavar="FILE", help="Your own config.pbtxt, checked like ours.")
 @click.option(
-    "--plan", "plans", multiple=True, metavar="[CC=]FILE", help="TensorRT plan, or one for each compute capability."
+    "--plan",
+    "plans",
+    multiple=True,
+    metavar="[CC=]FILE",
+    help="TensorRT plan, or one for each compute capability.  [default: the build's]",
 )
 @click.option(
     "--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions that remain."

@@ -1,0 +1,122 @@
+"""Plans that are shipped, held against the records of their engines. The plans are bytes that nobody opens."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.records import write_record
+from limpq_deploy.export.engine_record import Machine, OneBuild, Plan
+from limpq_deploy.export.repository import load_serving
+from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.shipped_plans import PlanNotShipped
+from limpq_deploy.export.triton import ConfigRefused, ServingOptions
+from limpq_deploy.export.verify import load_manifest
+from limpq_deploy.ship import ShipRefused, ship
+
+MakeBundle = Callable[..., Path]
+TENSORRT = ServingOptions(backend="tensorrt")
+
+
+def write_plan(path: Path, model: Path, capability: str = "9.0", batch: str = "1:1:64") -> Path:
+    """Bytes in place of a plan, with the record that a build of this model would leave beside it."""
+    data = f"bytes that only a GPU server would read, for {capability}".encode()
+    path.write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    plan = Plan(
+        sha256=sha256,
+        size=len(data),
+        machine=Machine(gpu=f"GPU {capability}", compute_capability=capability, tensorrt="10.9", system="Linux x86_64"),
+        typing="strong",
+        flags=(),
+        settings={"batch": batch},
+        builds=(OneBuild(seconds=1.0, plan_bytes=len(data), plan_sha256=sha256, layers=0),),
+        chosen=0,
+        layers=(),
+    )
+    engine = Engine(
+        model_sha256=sha256_of(model),
+        runtime="tensorrt",
+        version="10.9",
+        provider=plan.machine.gpu,
+        threads=None,
+        options={},
+        layer_precision={},
+        plan=plan,
+    )
+    write_record(engine, path.with_suffix(".engine.json"))
+    return path
+
+
+def test_plans_of_several_gpus_are_shipped_with_their_records(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    plans = {cc: write_plan(tmp_path / f"{cc[0]}.plan", bundle / "model.onnx", cc) for cc in ("8.0", "9.0")}
+    done = ship(bundle, tmp_path / "models", TENSORRT, plans=plans)
+    assert done.notes == ()
+    folder = tmp_path / "models/tiny"
+    listed = {file.name for file in load_manifest(folder).files}
+    assert {f"1/model_cc{cc}.{kind}" for cc in (80, 90) for kind in ("plan", "engine.json")} <= listed
+    [version] = load_serving(folder).shipped
+    assert [gpu.gpu for gpu in version.gpus] == ["GPU 8.0", "GPU 9.0"]
+
+
+def test_a_plan_without_a_record_is_shipped_with_a_note(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    (tmp_path / "some.plan").write_bytes(b"bytes")
+    done = ship(make_bundle(), tmp_path / "models", TENSORRT, plans={"": tmp_path / "some.plan"})
+    assert "no some.engine.json stands beside it" in done.notes[0]
+    assert load_serving(tmp_path / "models/tiny").shipped[0].gpus == ()
+
+
+def test_the_plan_that_a_build_made_is_found_where_it_is_kept(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = tmp_path / "build"
+    build.mkdir()
+    bundle = make_bundle("build/bundle")
+    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ShipRefused, match="neither given nor of this build"):
+        ship(build, tmp_path / "models", TENSORRT)
+    kept = tmp_path / "cache/tensorrt/GPU_9.0/plans"
+    kept.mkdir(parents=True)
+    write_plan(kept / "other.plan", bundle / "model.onnx", "8.0")
+    plan = write_plan(kept / "this.plan", bundle / "model.onnx")
+    shutil.copy(kept / "this.engine.json", build / "engine.json")
+    ship(build, tmp_path / "models", TENSORRT)
+    assert (tmp_path / "models/tiny/1/model.plan").read_bytes() == plan.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("batch", "max_batch", "finding"),
+    [
+        ("1:1:4", 8, r"is 8, and some.plan takes batches 1:1:4; take --max-batch 4"),
+        ("4", 4, r"lets single images in, and some.plan takes batches 4:4:4"),
+        ("2:4:8", 8, r"lets single images in"),
+    ],
+)
+def test_the_largest_batch_fits_the_engines_profile(
+    batch: str, max_batch: int, finding: str, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle()
+    plan = write_plan(tmp_path / "some.plan", bundle / "model.onnx", batch=batch)
+    with pytest.raises(ConfigRefused, match=finding) as refused:
+        ship(bundle, tmp_path / "models", replace(TENSORRT, max_batch=max_batch), plans={"": plan})
+    assert refused.value.field == "max_batch_size"
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_plan_of_another_model_other_bytes_or_another_gpu_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    plan = write_plan(tmp_path / "some.plan", make_bundle("other", 1) / "model.onnx")
+    with pytest.raises(PlanNotShipped, match=r"some.plan was built of another model.onnx"):
+        ship(bundle, tmp_path / "models", TENSORRT, plans={"": plan})
+    write_plan(plan, bundle / "model.onnx")
+    with pytest.raises(PlanNotShipped, match=r"compute capability 9.0 \(GPU 9.0\) and is given for 8.6"):
+        ship(bundle, tmp_path / "models", TENSORRT, plans={"8.6": plan})
+    plan.write_bytes(plan.read_bytes() + b"!")
+    with pytest.raises(PlanNotShipped, match=r"is not the plan of some.engine.json"):
+        ship(bundle, tmp_path / "models", TENSORRT, plans={"": plan})
+    assert not (tmp_path / "models").exists()
