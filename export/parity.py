@@ -54,7 +54,8 @@ class ParityReport:
     ``end_to_end``: trained model, folded and rounded as its accuracy is recorded, against the reference from the images
     on; ``trained_logits_equal``: whether its logits are the runtime's, bit by bit (None: not compared).
     ``scales``: as the model was trained; with "pow2" the last two have to agree entirely.
-    ``top1_agreement``: share of images with one class in both. ``notes``: settings chosen, and why.
+    ``top1_agreement``: share of images with one class in both. ``notes``: settings chosen, and why. ``mode``: "layer by
+    layer" where the runtime's engine was fed the file's own codes at each quantizer (`engine_parity`).
     """
 
     model_sha256: str
@@ -72,6 +73,7 @@ class ParityReport:
     top1_agreement: float | None = None
     disagreements: tuple[Disagreement, ...] = ()
     notes: tuple[str, ...] = ()
+    mode: Literal["end to end", "layer by layer"] = "end to end"
     format: Literal["limpq.parity/1"] = field(default="limpq.parity/1")
 
     @property

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import sha256_of
@@ -89,6 +90,11 @@ class OrtSession:
             ) from error
         return logits
 
+    def run_feeds(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """All results by name, for a model of one or more inputs."""
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
     def environment(self) -> dict[str, Any]:
         return {
             "runtime": "onnxruntime",
@@ -145,6 +151,17 @@ def precision_options(model: onnx.ModelProto, cpu: Cpu) -> dict[str, str]:
     if cpu.may_saturate and largest_weight_code(model) > EXACT_PAIR_WEIGHT:
         return {SATURATION_OPTION: "1"}
     return {}
+
+
+def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtSession:
+    """A session that executes every node as it stands in the file, with further float tensors as results."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    present = {output.name for output in shown.graph.output}
+    for name in outputs:
+        if name not in present:
+            shown.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return OrtSession(_open(shown.SerializeToString(), {}, None, optimise=False), this_cpu(), {}, None)
 
 
 def largest_weight_code(model: onnx.ModelProto) -> int:
