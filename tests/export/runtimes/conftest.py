@@ -4,7 +4,7 @@ memory, and does in order what it is asked."""
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -63,6 +63,15 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, handle stre
 { memcpy((void *)to, from, size); return stream == (handle)7 ? 0 : 400; }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, handle stream)
 { memcpy(to, (void *)from, size); return stream == (handle)7 ? 0 : 400; }
+int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
+int cuCtxPushCurrent_v2(handle context) { return context == (handle)3 ? 0 : 201; }
+int cuCtxPopCurrent_v2(handle *context) { *context = (handle)3; return 0; }
+int cuCtxGetCurrent(handle *context) { *context = (handle)3; return 0; }
+int cuCtxGetDevice(int *device) { *device = 0; return 0; }
+int cuCtxSynchronize(void) { return 0; }
+int cuMemFreeHost(void *address) { free(address); return 0; }
+int cuStreamDestroy_v2(handle stream) { return 0; }
+int cuEventDestroy_v2(handle event) { free(event); return 0; }
 int cuGetErrorName(int error, const char **text) { *text = "error"; return 0; }
 int cuGetErrorString(int error, const char **text) { *text = "error"; return 0; }
 int cuGetProcAddress(const char *name, void **function, int cuda, uint64_t flags)
@@ -84,16 +93,20 @@ int cuGetProcAddress_v2(const char *name, void **function, int cuda, uint64_t fl
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Callable[..., str]:
-    """Compile the stand-in: (STATUS=100, GPUS=0, CUDA=11020, CAPTURE=0) -> path of the library."""
+    """Compile the stand-in: (STATUS=100, GPUS=0, CUDA=11020, CAPTURE=0) -> path of the library. ``besides``: further
+    functions, which answer that they are not supported."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler to make a stand-in for the driver")
 
-    def make(**settings: int) -> str:
+    def make(*, besides: Iterable[str] = (), **settings: int) -> str:
+        source = DRIVER + "".join(
+            f"int {name}(void) {{ return 801; }}\n" for name in besides if f" {name}(" not in DRIVER
+        )
         library = tmp_path / f"libcuda{len(list(tmp_path.iterdir()))}.so"
         defines = [f"-D{name}={value}" for name, value in ({"CAPTURE": 0} | settings).items()]
         command = [compiler, "-shared", "-fPIC", *defines, "-x", "c", "-", "-o", str(library), "-ldl"]
-        subprocess.run(command, input=DRIVER, text=True, check=True)
+        subprocess.run(command, input=source, text=True, check=True)
         return str(library)
 
     return make

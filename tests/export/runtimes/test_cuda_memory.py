@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ print(json.dumps(found))
 """
 
 
+def linked(package: str) -> list[str]:
+    """Functions of the driver that a package must find when it is loaded."""
+    spec = find_spec(package) if package == "pycuda" else None
+    if spec is None or spec.origin is None:
+        return []  # cuda-python asks for each function when it is called
+    [library] = Path(spec.origin).parent.glob("_driver*.so")
+    listed = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
+    names = [line.split()[-1] for line in listed.stdout.splitlines()]
+    return [name for name in names if name.startswith("cu") and "@" not in name]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_bytes_go_to_the_device_and_back_between_two_events(
     package: str, driver: Callable[..., str], tmp_path: Path
@@ -53,7 +65,7 @@ def test_bytes_go_to_the_device_and_back_between_two_events(
         pytest.skip(f"{package} is not installed")
     folder = tmp_path / "driver"
     folder.mkdir()
-    Path(driver()).rename(folder / "libcuda.so.1")
+    Path(driver(besides=linked(package))).rename(folder / "libcuda.so.1")
     environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
     command = [sys.executable, "-c", PROGRAM, package]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
