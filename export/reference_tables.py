@@ -34,6 +34,10 @@ def leaky_relu(node: onnx.NodeProto, values: Floats) -> Floats:
 
 
 def sigmoid(node: onnx.NodeProto, values: Floats) -> Floats:
+    return sigmoid_values(values)
+
+
+def sigmoid_values(values: Floats) -> Floats:
     """1 / (1 + exp(-x)), by the rational function that the runtime evaluates."""
     x = np.clip(values, -SIGMOID_END, SIGMOID_END)
     square = x * x
@@ -42,9 +46,12 @@ def sigmoid(node: onnx.NodeProto, values: Floats) -> Floats:
 
 
 def hard_sigmoid(node: onnx.NodeProto, values: Floats) -> Floats:
+    return hard_sigmoid_values(values, alpha=attribute(node, "alpha", 0.2), beta=attribute(node, "beta", 0.5))
+
+
+def hard_sigmoid_values(values: Floats, *, alpha: float, beta: float) -> Floats:
     """min(max(alpha * x + beta, 0), 1)."""
-    alpha, beta = np.float32(attribute(node, "alpha", 0.2)), np.float32(attribute(node, "beta", 0.5))
-    return np.clip(values * alpha + beta, np.float32(0), np.float32(1))
+    return np.clip(values * np.float32(alpha) + np.float32(beta), np.float32(0), np.float32(1))
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Floats) -> Floats:

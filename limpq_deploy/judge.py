@@ -14,6 +14,7 @@ from limpq_deploy.verdict import (
     LayerParity,
     Limits,
     NotMeasured,
+    TrainedParity,
     Verdict,
     outcome_of,
 )
@@ -34,6 +35,7 @@ def judge(
     accuracy: AccuracyResult | None = None,
     parity: EndToEndParity | None = None,
     layer_parity: LayerParity | None = None,
+    trained_parity: TrainedParity | None = None,
     float_nodes: tuple[str, ...] | None = None,
     latency: LatencyReport | None = None,
     reasons: dict[str, str] | None = None,
@@ -43,14 +45,16 @@ def judge(
 
     None stands for a part that was not measured: its checks are listed under ``not_measured`` with the reason found in
     ``reasons`` under "accuracy", "uniform", "parity", "layer_parity", "float_nodes" or "latency". ``float_nodes``:
-    names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float. Raises
-    ValueError when accuracies were not measured on the same number of images.
+    names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float.
+    ``trained_parity``: where it is promised that nothing differs; else None, and no check. Raises ValueError when
+    accuracies were not measured on the same number of images.
     """
     why = reasons or {}
     found = [
         *(_budget(budget) for budget in budgets),
-        _parity(parity, why),
+        _parity(parity, limits, why),
         _layer_parity(layer_parity, limits, why),
+        *_trained_parity(trained_parity),
         _integers(float_nodes, why),
         *_accuracy(accuracy, limits, why),
         *_latency(latency, limits, why),
@@ -72,6 +76,7 @@ def judge(
         accuracy=accuracy,
         parity=parity,
         layer_parity=layer_parity,
+        trained_parity=trained_parity,
         float_nodes=float_nodes,
         latency=result,
         notes=(*notes, *_accuracy_notes(accuracy), *_latency_notes(result)),
@@ -111,15 +116,37 @@ def _budget(budget: BudgetUse) -> Check:
     )
 
 
-def _parity(parity: EndToEndParity | None, why: dict[str, str]) -> Finding:
+def _parity(parity: EndToEndParity | None, limits: Limits, why: dict[str, str]) -> Finding:
     name = "parity_end_to_end"
     if parity is None:
         return _missing(name, "parity", why)
+    if parity.layer_by_layer:
+        return _engine_parity(parity, limits)
     logits = "bit-equal" if parity.logits_bit_equal else "not bit-equal"
     return Check(
         name=name,
         passed=parity.mismatches == 0 and parity.logits_bit_equal and parity.codes > 0 and parity.images > 0,
         detail=f"{parity.mismatches:,} of {parity.codes:,} codes differ on {parity.images:,} images, logits {logits}",
+    )
+
+
+def _engine_parity(parity: EndToEndParity, limits: Limits) -> Check:
+    """An engine that scales in floats gives some codes one step off, at ties; never more, and never out of a grid."""
+    allowed = limits.max_engine_flip_share * parity.codes
+    lost = f"; codes leave the grid of {', '.join(parity.lost_bounds[:5])}" if parity.lost_bounds else ""
+    return Check(
+        name="parity_engine",
+        passed=(
+            parity.codes > 0
+            and parity.images > 0
+            and parity.max_lsb <= limits.max_lsb
+            and parity.mismatches <= allowed
+            and not parity.lost_bounds
+        ),
+        detail=(
+            f"layer by layer {parity.mismatches:,} of {parity.codes:,} codes differ on {parity.images:,} images "
+            f"(at most {allowed:,.0f} allowed), by at most {parity.max_lsb} LSB{lost}"
+        ),
     )
 
 
@@ -144,6 +171,22 @@ def _layer_parity(parity: LayerParity | None, limits: Limits, why: dict[str, str
             f"top-1 agrees on {parity.top1_agreement:.2%} of {parity.images:,} images"
         ),
     )
+
+
+def _trained_parity(parity: TrainedParity | None) -> list[Finding]:
+    if parity is None:
+        return []
+    logits = "bit-equal" if parity.logits_bit_equal else "not bit-equal"
+    return [
+        Check(
+            name="parity_power_of_two",
+            passed=parity.mismatches == 0 and parity.logits_bit_equal and parity.codes > 0 and parity.images > 0,
+            detail=(
+                f"{parity.mismatches:,} of {parity.codes:,} codes of the trained model differ from those of the engine, "
+                f"from the images on, on {parity.images:,} images, logits {logits}"
+            ),
+        )
+    ]
 
 
 def _integers(float_nodes: tuple[str, ...] | None, why: dict[str, str]) -> Finding:

@@ -34,6 +34,14 @@ class ActFakeQuant(nn.Module):
         index = self.bits.index(self.active)
         return fake_quantize(x, self.scales.scale(index), self.scales.grids[index], elements=x[0].numel())
 
+    def levels(self) -> torch.Tensor | None:
+        """All values that it gives at the active width, ascending; None where it is off."""
+        if self.active is None:
+            return None
+        index = self.bits.index(self.active)
+        grid, scale = self.scales.grids[index], self.scales.scale(index).detach()
+        return torch.arange(grid.qmin, grid.qmax + 1, device=scale.device) * scale
+
     @property
     def passes(self) -> bool:
         """Whether it hands its input on as it is."""

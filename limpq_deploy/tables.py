@@ -75,6 +75,9 @@ def parity_table(report: ParityReport) -> str:
     if report.faithful:
         rows.append(("trained = exported, layer by layer", *_counts(report.faithful), ""))
         rows.append(("effect of folding and bias rounding", *_counts(report.folding), ""))
+    if report.end_to_end:
+        equal = "bit-equal" if report.trained_logits_equal else "differ"
+        rows.append(("trained = exported, end to end", *_counts(report.end_to_end), equal))
     lines = [table(("comparison", "codes", "differ", "max LSB", "logits"), rows, right=(1, 2, 3))]
     if report.top1_agreement is not None:
         lines.append(f"same class on {100 * report.top1_agreement:.2f} % of {report.images:,} images")

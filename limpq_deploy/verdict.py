@@ -21,8 +21,9 @@ class Limits:
     ``max_accuracy_drop``: points of top-1 below float. ``significance``: the mixed model fails against the uniform one
     when chance alone would make it look so much worse with a smaller probability than this. ``max_lsb``,
     ``max_flip_share`` and ``max_tie_distance`` (in steps): what float32 rounding of the trained model may differ from
-    the exported integers, layer by layer. ``max_latency_ms``: p50 of one call, and ``min_speedup``: ratio of float's
-    p50 to it, both with the runtime's default threads at the smallest batch measured; None: no check.
+    the exported integers, layer by layer. ``max_engine_flip_share``: share of codes that an engine which scales in
+    floats may give one step off, fed the same codes. ``max_latency_ms``: p50 of one call, and ``min_speedup``: ratio of
+    float's p50 to it, both with the runtime's default threads at the smallest batch measured; None: no check.
     """
 
     max_accuracy_drop: float = 1.0
@@ -30,6 +31,7 @@ class Limits:
     max_lsb: int = 1
     max_flip_share: float = 1e-5
     max_tie_distance: float = 0.01
+    max_engine_flip_share: float = 0.01
     max_latency_ms: float | None = None
     min_speedup: float | None = None
 
@@ -69,12 +71,20 @@ class AccuracyResult:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndToEndParity:
     """Integer reference against the optimised graph on the runtime: ``mismatches`` of ``codes`` integers on
-    ``images`` images, and whether every logit is the same float32."""
+    ``images`` images, and whether every logit is the same float32.
+
+    ``layer_by_layer``: the file as written against an engine that scales in floats, fed the same codes at every
+    quantizer; then ``max_lsb`` bounds the difference, and ``lost_bounds`` names quantizers that let codes out of their
+    grid.
+    """
 
     images: int
     codes: int
     mismatches: int
     logits_bit_equal: bool
+    max_lsb: int = 0
+    layer_by_layer: bool = False
+    lost_bounds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +103,17 @@ class LayerParity:
     max_tie_distance: float
     top1_agreement: float
     disagreements: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedParity:
+    """Trained model against the runtime's integers, from the images on; asked for where all scales are powers of two.
+    ``mismatches`` of ``codes`` integers on ``images`` images, and whether every logit is the same float32."""
+
+    images: int
+    codes: int
+    mismatches: int
+    logits_bit_equal: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +174,7 @@ class Verdict:
     accuracy: AccuracyResult | None = None
     parity: EndToEndParity | None = None
     layer_parity: LayerParity | None = None
+    trained_parity: TrainedParity | None = None
     float_nodes: tuple[str, ...] | None = None
     latency: LatencyResult | None = None
     notes: tuple[str, ...] = ()

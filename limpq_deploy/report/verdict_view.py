@@ -17,6 +17,7 @@ TITLES = {
     "budget_size": "Weight size budget",
     "parity_end_to_end": "Integer parity, end to end",
     "parity_layer_by_layer": "Parity with the trained model",
+    "parity_power_of_two": "Trained model equals the engine",
     "integers_everywhere": "Integers everywhere",
     "accuracy_against_float": "Accuracy against float",
     "accuracy_against_uniform": "Accuracy against uniform bits",

@@ -1,6 +1,5 @@
 """Stages that conclude: verdict, report, bundle."""
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +10,14 @@ import numpy as np
 from limpq_deploy import __version__
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.export.bundle import write_bundle
+from limpq_deploy.export.engine_inspect import planned_precision
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.lint import LintReport
+from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import BitPair, Placement
-from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.runtimes.base import INTEGER, Engine
 from limpq_deploy.finetuned import NOT_TRAINED, FineTuned
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.judge import judge
@@ -47,6 +48,7 @@ from limpq_deploy.verdict import (
     EndToEndParity,
     LayerParity,
     Limits,
+    TrainedParity,
     Verdict,
     count_bitops,
     same_bits_everywhere,
@@ -55,6 +57,9 @@ from limpq_deploy.verdict import (
 VERDICT, REPORT, BUNDLE = "verdict.json", "report.html", "bundle"
 
 CANARIES = 16
+
+EXECUTED_BITS: dict[str, BitPair] = {**dict.fromkeys(INTEGER, (8, 8)), "float16": (16, 16), "bfloat16": (16, 16)}
+"""(weight, activation) bits of an engine's layer by its precision; all others are float32."""
 
 
 def verdict_stage(subject: Subject, folder: Path) -> Stage:
@@ -81,9 +86,13 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
                 codes=parity.elements,
                 mismatches=parity.mismatches,
                 logits_bit_equal=parity.logits_equal,
+                max_lsb=parity.max_lsb,
+                layer_by_layer=parity.mode == "layer by layer",
+                lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
             ),
             layer_parity=_layer_parity(parity),
-            float_nodes=load_record(LintReport, folder / LINT).float_compute,
+            trained_parity=_trained_parity(parity),
+            float_nodes=_unplanned_floats(folder),
             latency=load_record(LatencyReport, folder / LATENCY),
             notes=(
                 *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),
@@ -218,9 +227,22 @@ def _bitops(placement: Placement, policy: Policy, comparison: Comparison, folder
 def _realised(engine: Engine) -> dict[str, BitPair]:
     """(weight, activation) bits that the engine executes by layer: an integer layer runs 8 by 8 bits."""
     return {
-        name: (8, 8) if re.fullmatch(r"[us]8[us]8", precision) else (FLOAT_BITS, FLOAT_BITS)
+        name: EXECUTED_BITS.get(precision, (FLOAT_BITS, FLOAT_BITS))
         for name, precision in engine.layer_precision.items()
     }
+
+
+def _unplanned_floats(folder: Path) -> tuple[str, ...]:
+    """What computes in float though it should not: nodes of the graph that the runtime shows, or layers of its engine.
+
+    Layers that the policy leaves in float are in no list.
+    """
+    lint = load_record(LintReport, folder / LINT)
+    if lint.optimized:
+        return lint.float_compute
+    planned = planned_precision(load_model(folder / MODEL))
+    floats = load_record(Engine, folder / ENGINE).float_layers
+    return tuple(name for name in floats if planned[name] in INTEGER)
 
 
 def _uniform_policy(subject: Subject, comparison: Comparison) -> Policy | None:
@@ -265,6 +287,18 @@ def _layer_parity(report: ParityReport) -> LayerParity | None:
         max_tie_distance=max((entry.max_tie_distance or 0.0 for entry in report.faithful), default=0.0),
         top1_agreement=report.top1_agreement,
         disagreements=len(report.disagreements),
+    )
+
+
+def _trained_parity(report: ParityReport) -> TrainedParity | None:
+    """Only powers of two promise that nothing differs."""
+    if report.scales != "pow2" or report.trained_logits_equal is None:
+        return None
+    return TrainedParity(
+        images=report.images,
+        codes=sum(entry.elements for entry in report.end_to_end),
+        mismatches=sum(entry.mismatches for entry in report.end_to_end),
+        logits_bit_equal=report.trained_logits_equal,
     )
 
 

@@ -14,6 +14,7 @@ from limpq_deploy.calibration.ranges import (
     lsq_mean_abs,
     min_max,
     percentile,
+    power_of_two,
     three_sigma,
 )
 
@@ -97,3 +98,10 @@ def test_mse_is_the_best_of_its_fractions_in_plain_numpy() -> None:
         tried = [widest * step / 64 for step in range(5, 65)]
         errors = [((plain - (plain / s).round().clip(grid.qmin, grid.qmax) * s) ** 2).mean() for s in tried]
         assert least_squares(x, grid) == pytest.approx(tried[int(np.argmin(errors))], rel=1e-6)
+
+
+def test_of_two_powers_of_two_the_one_with_less_error_is_taken() -> None:
+    grid = QuantGrid(bits=2, signed=False)
+    assert power_of_two(torch.tensor([0.0, 1.0, 2.0, 3.0]), grid, 0.9) == 1.0
+    assert power_of_two(torch.tensor([0.0, 0.5, 1.0, 1.5]), grid, 0.9) == 0.5
+    assert power_of_two(torch.tensor([0.0, 0.5, 1.0, 1.5]), grid, 0.5) == 0.5

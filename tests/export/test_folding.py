@@ -99,3 +99,80 @@ def test_codes_outside_the_grid_are_refused() -> None:
             bias=None,
             batchnorm=None,
         )
+
+
+def powers(exponents: list[int]) -> IntegerLayer:
+    """A layer of 4-bit weights whose folded scales were chosen; gammas of both signs."""
+    rng = np.random.default_rng(0)
+    channels = len(exponents)
+    norm = BatchNormParams(
+        gamma=rng.choice([-1.0, 1.0], channels),
+        beta=rng.normal(size=channels),
+        mean=rng.normal(size=channels),
+        var=rng.random(channels) + 0.1,
+        eps=1e-5,
+    )
+    return fold(
+        name="conv",
+        codes=rng.integers(-7, 8, (channels, 6, 3, 3)),
+        grid=QuantGrid(bits=4, signed=True),
+        weight_scale=0.07,
+        input_scale=2.0**-5,
+        bias=None,
+        batchnorm=norm,
+        powers=2.0 ** np.array(exponents, np.float64),
+        input_grid=QuantGrid(bits=8, signed=False),
+    )
+
+
+@given(exponents=st.lists(st.integers(-40, 20), min_size=1, max_size=6))
+def test_powers_of_two_stay_powers_of_two_and_biases_are_floats_exactly(exponents: list[int]) -> None:
+    layer = powers(exponents)
+    assert layer.pow2
+    assert (np.abs(layer.bias_codes) <= 2**22).all()
+    exact = layer.bias_codes.astype(np.float64) * layer.bias_scale
+    np.testing.assert_array_equal(layer.float_bias.astype(np.float64), exact)
+    assert layer.largest_sum(QuantGrid(bits=8, signed=False)) < 2**24
+
+
+def test_a_free_scale_is_no_power_of_two_and_its_float_bias_is_not_rounded() -> None:
+    layer = folded(4, 0)
+    assert not layer.pow2
+    np.testing.assert_array_equal(layer.float_bias, layer.bias.astype(np.float32))
+
+
+@pytest.mark.parametrize(("inputs", "step"), [(16, 8), (1024, 4), (65536, 1)])
+def test_weights_are_written_as_wide_as_leaves_sums_exact_in_float32(inputs: int, step: int) -> None:
+    """4-bit codes of 7 times inputs up to 255: 16 of them sum to 28,560, 1024 to 1.8 million, 65,536 to 117 million."""
+    layer = fold(
+        name="fc",
+        codes=np.full((1, inputs), 7),
+        grid=QuantGrid(bits=4, signed=True),
+        weight_scale=0.5,
+        input_scale=0.25,
+        bias=np.array([0.3]),
+        batchnorm=None,
+        powers=np.array([0.5]),
+        input_grid=QuantGrid(bits=8, signed=False),
+    )
+    assert layer.step == step
+    assert float(layer.codes[0, 0]) * layer.scale[0] == 3.5
+    largest = layer.largest_sum(QuantGrid(bits=8, signed=False))
+    assert largest == 7 * 255 * inputs * layer.step + abs(int(layer.bias_codes[0]))
+    assert (largest < 2**24) == (inputs < 65536)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, float("nan"), float("inf")])
+def test_a_folded_scale_that_is_no_scale_is_refused_by_name(scale: float) -> None:
+    with pytest.raises(ModelError, match="layer 'fc' has a folded weight scale of .*; a scale must be positive"):
+        fold(
+            name="fc",
+            codes=np.ones((2, 3), np.int64),
+            grid=QuantGrid(bits=4, signed=True),
+            weight_scale=0.5,
+            input_scale=0.25,
+            bias=None,
+            batchnorm=None,
+            powers=np.array([0.5, scale]),
+            input_grid=QuantGrid(bits=8, signed=False),
+        )

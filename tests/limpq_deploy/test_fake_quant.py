@@ -14,6 +14,7 @@ from limpq_deploy.fake_quant import (
     LearnedScales,
     fake_quantize,
     lsq_grad_scale,
+    nearest_power,
     quantize,
     require_finite_gradients,
 )
@@ -196,3 +197,27 @@ def test_scales_start_where_they_are_told_and_remember_it() -> None:
     # exp(log(s)) in float32 is off by at most a few units in the last place.
     assert [scales.scale(0).item(), scales.scale(1).item()] == pytest.approx([0.5, 1e-3], rel=1e-6)
     assert scales.first.tolist() == pytest.approx([0.5, 1e-3])
+
+
+@given(scale=st.floats(2.0**-80, 2.0**80))
+def test_a_scale_of_powers_is_exactly_the_power_next_to_what_is_learned(scale: float) -> None:
+    for dtype in (torch.float32, torch.float64):
+        found = nearest_power(torch.tensor(math.log(scale), dtype=dtype)).item()
+        assert math.frexp(found)[0] == 0.5
+        assert 2**-0.5 - 1e-4 <= found / scale <= 2**0.5 + 1e-4
+
+
+def test_gradients_go_straight_through_the_rounding_of_a_power() -> None:
+    scales = LearnedScales((QuantGrid(bits=4, signed=False),), pow2=True)
+    scales.initialise([0.3])
+    assert scales.values() == [0.25]
+    (3 * scales.scale(0)).backward()
+    assert scales.log_scale.grad is not None
+    assert scales.log_scale.grad.item() == pytest.approx(0.75)
+
+
+def test_every_channel_takes_the_power_next_to_its_own_folded_scale() -> None:
+    scales = LearnedScales((QuantGrid(bits=4, signed=True),), pow2=True)
+    scales.initialise([0.25])
+    found = scales.folded_powers(0, torch.tensor([1.0, 0.5, 3.0, 1.3, 0.0]))
+    assert found.tolist() == [0.25, 0.125, 1.0, 0.25, 0.25]
