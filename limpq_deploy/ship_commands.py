@@ -192,5 +192,7 @@ def _tell(done: Any, as_json: bool) -> None:
     kept = ", ".join(map(str, done.kept))
     signed = ", signed" if done.signed else ""
     click.echo(f"{done.folder}: version {done.version} is served by {done.backend}{signed}; versions there: {kept}")
+    if len(done.kept) > 1:
+        click.echo("note: a running server goes on with what it has loaded until it loads the model again", err=True)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)

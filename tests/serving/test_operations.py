@@ -6,9 +6,11 @@ Skipped where LIMPQ_TRITON is not set.
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from limpq_deploy.export.repository import Keys
+from limpq_deploy.export.repository import Keys, roll_back
 from limpq_deploy.export.triton import ServingOptions
 from limpq_deploy.health import check_health
 from limpq_deploy.ship import ship
@@ -108,6 +110,29 @@ def test_who_lacks_the_secret_cannot_load_models(signed: Path, triton_server: An
         assert check_health(f"grpc://127.0.0.1:{server.grpc}", bundle=signed / "resnet8").passed
 
 
+def test_a_version_that_does_not_load_leaves_the_old_one_up_and_a_rollback_mends_the_repository(
+    signed: Path, keys: tuple[Path, Path], make_bundle: Callable[..., Path], triton_server: Any, tmp_path: Path
+) -> None:
+    both, options = Keys(private=keys[0], public=keys[1]), ["--http-restricted-api=model-repository:admin-key=s3cret"]
+    shutil.copytree(signed / "resnet8", tmp_path / "old")
+    with triton_server(signed, tmp_path / "log") as server:
+        server.start("resnet8", options=options)
+        url = f"http://127.0.0.1:{server.http}"
+
+        def load() -> None:
+            """What the page does with curl."""
+            request = urllib.request.Request(f"{url}/v2/repository/models/resnet8/load", b"", {"admin-key": "s3cret"})
+            urllib.request.urlopen(request, timeout=30).close()
+
+        ship(make_bundle("new", 1), signed, ServingOptions(backend="onnxruntime"), name="resnet8", keys=both)
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            load()  # this server has no such backend
+        assert check_health(f"{url}/resnet8", bundle=tmp_path / "old").passed
+        roll_back(signed / "resnet8", 1, keys=both)
+        load()
+        assert check_health(f"{url}/resnet8", bundle=signed / "resnet8", public_key=keys[1]).passed
+
+
 def test_the_server_has_the_metrics_that_the_page_names(signed: Path, triton_server: Any, tmp_path: Path) -> None:
     named = set(re.findall(r"`(nv_\w+)", (ROOT / "docs/serving.md").read_text()))
     assert "nv_inference_request_failure" in named
@@ -125,7 +150,7 @@ def test_options_on_the_page_and_in_the_examples_are_the_servers(triton_server: 
     text = "".join(
         file.read_text() for file in (ROOT / "docs/serving.md", *sorted((ROOT / "docs/kubernetes").glob("*.yaml")))
     )
-    started = re.findall(r"tritonserver (--[\s\S]+?)(?:\n\n|```|\n *ports)", text)
+    started = re.findall(r"tritonserver (--[\s\S]+?)(?:\n\n|```|\n *ports| > )", text)
     used = {word.partition("=")[0] for line in started for word in line.split() if word.startswith("--")}
     program = Path(os.environ["LIMPQ_TRITON"]) / "tritonserver"
     known = set(re.findall(r"--[a-z-]+", subprocess.run([program, "--help"], capture_output=True, text=True).stderr))
