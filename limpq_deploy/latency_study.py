@@ -27,7 +27,7 @@ Sweep = Literal["native", "narrow"]
 GOOD, FAIR = 0.9, 0.6
 """Rank correlations from which BitOps order engines well, or roughly."""
 
-RESAMPLES = 2000
+RESAMPLES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

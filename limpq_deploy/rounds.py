@@ -175,8 +175,10 @@ def _best(rounds: tuple[Round, ...]) -> Round:
 def _why(
     rounds: tuple[Round, ...], chosen: Round, converged: bool, limit_ms: float, tolerance: float, stopped: str
 ) -> str:
-    figures = f"predicted {chosen.predicted_ms:.3f} ms, measured {chosen.measured_ms:.3f} ms ({100 * chosen.error:+.1f}
-    %)" times = "1 round" if len(rounds) == 1 else f"{len(rounds)} rounds" if converged:
+    error = f"{100 * chosen.error:+.1f} %"
+    figures = f"predicted {chosen.predicted_ms:.3f} ms, measured {chosen.measured_ms:.3f} ms ({error})"
+    times = "1 round" if len(rounds) == 1 else f"{len(rounds)} rounds"
+    if converged:
         return f"{figures}, within {limit_ms:g} ms after {times}"
     reasons = []
     if not chosen.holds:
