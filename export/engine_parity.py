@@ -6,7 +6,7 @@ a wrong scale or a layer in a narrower type are not. The file as written is exec
 off; the engine is built from the same file, cut (`cutting`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.cutting import Cut, cut_model
 from limpq_deploy.export.loading import load_model
-from limpq_deploy.export.parity import ParityReport, TensorParity, compare_codes, merged
+from limpq_deploy.export.parity import ClipCheck, LostBound, ParityReport, TensorParity, compare_codes, merged
 
 Feeds = dict[str, NDArray[np.float32]]
 RunFeeds = Callable[[Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.float32]]]
@@ -36,26 +36,6 @@ class Reference:
     ends: Feeds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LostBound:
-    """A quantizer whose result left its grid: codes ``least`` to ``most`` where ``low`` to ``high`` were allowed."""
-
-    tensor: str
-    least: int
-    most: int
-    low: int
-    high: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipCheck:
-    """What came of inputs far beyond every grid. ``lost``: bounds that do not hold; ``not_driven``: quantizers that no
-    input carried to the end of their grid, of which nothing is known."""
-
-    lost: tuple[LostBound, ...]
-    not_driven: tuple[str, ...]
-
-
 def write_cut(path: Path, folder: Path) -> tuple[Path, tuple[Cut, ...]]:
     """Cut a Q/DQ file and write it into a folder."""
     model, cuts = cut_model(load_model(path))
@@ -64,7 +44,7 @@ def write_cut(path: Path, folder: Path) -> tuple[Path, tuple[Cut, ...]]:
     return written, cuts
 
 
-def references(path: Path, batches: Iterable[NDArray[np.float32]]) -> list[Reference]:
+def references(path: Path, batches: Iterable[NDArray[np.float32]]) -> Iterator[Reference]:
     """The file as written on batches of images NCHW, by ONNX Runtime with every optimisation off."""
     from limpq_deploy.export.runtimes.ort import open_as_written
 
@@ -72,16 +52,12 @@ def references(path: Path, batches: Iterable[NDArray[np.float32]]) -> list[Refer
     _, cuts = cut_model(model)
     session = open_as_written(model, [cut.value for cut in cuts])
     image, logits = model.graph.input[0].name, model.graph.output[0].name
-    found = []
     for images in batches:
         values = session.run_feeds({image: images})
-        found.append(
-            Reference(
-                feeds={image: images, **{cut.start: values[cut.value] for cut in cuts}},
-                ends={logits: values[logits], **{cut.end: values[cut.value] for cut in cuts}},
-            )
+        yield Reference(
+            feeds={image: images, **{cut.start: values[cut.value] for cut in cuts}},
+            ends={logits: values[logits], **{cut.end: values[cut.value] for cut in cuts}},
         )
-    return found
 
 
 def compare_engine(

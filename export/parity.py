@@ -44,6 +44,26 @@ class Disagreement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostBound:
+    """A quantizer whose result left its grid: codes ``least`` to ``most`` where ``low`` to ``high`` were allowed."""
+
+    tensor: str
+    least: int
+    most: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipCheck:
+    """What came of inputs far beyond every grid. ``lost``: bounds that do not hold; ``not_driven``: quantizers that no
+    input carried to the end of their grid, of which nothing is known."""
+
+    lost: tuple[LostBound, ...]
+    not_driven: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
     """What was compared and what was found.
 
@@ -55,7 +75,8 @@ class ParityReport:
     on; ``trained_logits_equal``: whether its logits are the runtime's, bit by bit (None: not compared).
     ``scales``: as the model was trained; with "pow2" the last two have to agree entirely.
     ``top1_agreement``: share of images with one class in both. ``notes``: settings chosen, and why. ``mode``: "layer by
-    layer" where the runtime's engine was fed the file's own codes at each quantizer (`engine_parity`).
+    layer" where the runtime's engine was fed the file's own codes at each quantizer (`engine_parity`); ``clips`` then:
+    whether its grids hold for inputs far beyond them.
     """
 
     model_sha256: str
@@ -74,6 +95,7 @@ class ParityReport:
     disagreements: tuple[Disagreement, ...] = ()
     notes: tuple[str, ...] = ()
     mode: Literal["end to end", "layer by layer"] = "end to end"
+    clips: ClipCheck | None = None
     format: Literal["limpq.parity/1"] = field(default="limpq.parity/1")
 
     @property

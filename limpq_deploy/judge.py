@@ -22,6 +22,9 @@ from limpq_deploy.verdict import (
 MIXED, FLOAT = "mixed", "float"
 """Names of the latency series that limits are about."""
 
+UNIFORM = ("uniform8", "float16")
+"""Names of the series of one precision throughout that a budgeted engine is set beside."""
+
 Finding = Check | NotMeasured
 
 
@@ -58,6 +61,7 @@ def judge(
         _integers(float_nodes, why),
         *_accuracy(accuracy, limits, why),
         *_latency(latency, limits, why),
+        *_faster_than_uniform(latency, bitops),
     ]
     checks = tuple(finding for finding in found if isinstance(finding, Check))
     not_measured = tuple(finding for finding in found if isinstance(finding, NotMeasured))
@@ -79,7 +83,7 @@ def judge(
         trained_parity=trained_parity,
         float_nodes=float_nodes,
         latency=result,
-        notes=(*notes, *_accuracy_notes(accuracy), *_latency_notes(result)),
+        notes=(*notes, *_accuracy_notes(accuracy), *_latency_notes(result), *_uniform_notes(result, bitops)),
     )
 
 
@@ -182,7 +186,8 @@ def _trained_parity(parity: TrainedParity | None) -> list[Finding]:
             name="parity_power_of_two",
             passed=parity.mismatches == 0 and parity.logits_bit_equal and parity.codes > 0 and parity.images > 0,
             detail=(
-                f"{parity.mismatches:,} of {parity.codes:,} codes of the trained model differ from those of the engine, "
+                f"{parity.mismatches:,} of {parity.codes:,} codes of the trained model differ from those of the "
+                "engine, "
                 f"from the images on, on {parity.images:,} images, logits {logits}"
             ),
         )
@@ -278,6 +283,47 @@ def _latency(report: LatencyReport | None, limits: Limits, why: dict[str, str]) 
                 )
             )
     return findings
+
+
+def _faster_than_uniform(report: LatencyReport | None, bitops: tuple[BitOps, ...]) -> list[Finding]:
+    """Where the engine executes fewer BitOps than a uniform one that was timed beside it, it has to be faster."""
+    executed = {entry.name: entry.realised_all for entry in bitops}
+    mixed = _deployed(report, MIXED)
+    findings: list[Finding] = []
+    for name in UNIFORM:
+        other = _deployed(report, name)
+        if report is None or mixed is None or other is None or other.batch != mixed.batch:
+            continue
+        if not executed.get(MIXED, 0) < executed.get(name, 0):
+            continue
+        gain = report.speedup(MIXED, name, threads="default", batch=mixed.batch)
+        findings.append(
+            Check(
+                name=f"faster_than_{name}",
+                passed=gain.ratio > 1,
+                detail=(
+                    f"{executed[MIXED] / 1e9:,.4g} G BitOps executed against {executed[name] / 1e9:,.4g} G, and "
+                    f"{gain.ratio:.2f} times its speed (95 % interval {gain.low:.2f} to {gain.high:.2f})"
+                    f"{_doubtful(mixed, other)}"
+                ),
+            )
+        )
+    return findings
+
+
+def _uniform_notes(result: LatencyResult | None, bitops: tuple[BitOps, ...]) -> tuple[str, ...]:
+    """That no gain over a uniform engine is to be expected, where both execute the same; and what it costs."""
+    executed = {entry.name: entry.realised_all for entry in bitops}
+    return tuple(
+        f"The mixed engine executes as many BitOps as {gain.over} and runs at {gain.ratio:.2f} times its speed (95 % "
+        f"{gain.low:.2f} to {gain.high:.2f}, {_threads(gain.threads)}): below 8 bits nothing is faster here, and grids "
+        "are cut by Clips of their own."
+        for gain in (result.speedups if result is not None else ())
+        if gain.over in UNIFORM
+        and gain.high < 1
+        and gain.threads == "default"
+        and executed.get(MIXED) == executed.get(gain.over) is not None
+    )
 
 
 def _deployed(report: LatencyReport | None, name: str) -> LatencySeries | None:

@@ -1,6 +1,6 @@
 """Stages that conclude: verdict, report, bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
 from limpq_deploy.finetuned import NOT_TRAINED, FineTuned
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.judge import judge
+from limpq_deploy.judge import MIXED, judge
+from limpq_deploy.latency_study import LatencyStudy
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
+from limpq_deploy.rounds import Rounds
 from limpq_deploy.stages.choose import Comparison
 from limpq_deploy.stages.deploy import runtime_inputs
 from limpq_deploy.stages.files import (
@@ -38,6 +40,8 @@ from limpq_deploy.stages.files import (
     MODEL,
     PLACEMENT,
     POLICY,
+    ROUNDS,
+    STUDY,
     UNIFORM8_MODEL,
 )
 from limpq_deploy.stages.measure import ACCURACY, PARITY, PARITY_IMAGES, Measured
@@ -97,6 +101,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
             notes=(
                 *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),
                 *_parity_notes(parity),
+                *_latency_notes(subject, folder, load_record(LatencyReport, folder / LATENCY)),
                 *_warnings(load_record(Indicators, folder / INDICATORS)),
             ),
         )
@@ -110,7 +115,10 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
         name="verdict",
         title="verdict",
         inputs={"limits": to_dict(limits)},
-        reads=(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD, ENGINE, PARITY, ACCURACY, LINT, LATENCY),
+        reads=(
+            *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
+            *(ENGINE, PARITY, ACCURACY, LINT, LATENCY, *_studied(subject)),
+        ),
         outputs=(VERDICT,),
         run=run,
     )
@@ -119,6 +127,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
 def report_stage(subject: Subject, folder: Path) -> Stage:
     """The page that people look at."""
     command = subject.config.command_line()
+    studied = _studied(subject)
 
     def run(report: Report) -> str:
         comparison = load_record(Comparison, folder / COMPARISON)
@@ -143,6 +152,8 @@ def report_stage(subject: Subject, folder: Path) -> Stage:
                 placement=load_record(Placement, folder / PLACEMENT),
                 latency=load_record(LatencyReport, folder / LATENCY),
                 parity=load_record(ParityReport, folder / PARITY),
+                study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
+                rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
             ),
         )
         return str(folder / REPORT)
@@ -153,7 +164,7 @@ def report_stage(subject: Subject, folder: Path) -> Stage:
         inputs={"command": command, "versions": versions(), "classes": subject.dataset.classes},
         reads=(
             *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, ENGINE, LATENCY, PARITY),
-            *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL),
+            *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *studied),
         ),
         outputs=(REPORT,),
         run=run,
@@ -300,6 +311,28 @@ def _trained_parity(report: ParityReport) -> TrainedParity | None:
         mismatches=sum(entry.mismatches for entry in report.end_to_end),
         logits_bit_equal=report.trained_logits_equal,
     )
+
+
+def _studied(subject: Subject) -> tuple[str, ...]:
+    """Files on latency that this build makes beside the latency report."""
+    made = (STUDY,) if subject.target.runtime == "onnxruntime" else ()
+    return (*made, *((ROUNDS,) if subject.config.goes_round else ()))
+
+
+def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> Iterator[str]:
+    """How far BitOps predict latency here, and what was predicted of this engine."""
+    studied = _studied(subject)
+    if STUDY in studied:
+        yield load_record(LatencyStudy, folder / STUDY).sentence
+    if ROUNDS in studied:
+        rounds = load_record(Rounds, folder / ROUNDS)
+        yield f"Latency limit: {rounds.why}."
+        measured = latency.find(MIXED, threads="default").stats.p50_ms
+        error = 100 * (rounds.last.predicted_ms / measured - 1)
+        yield (
+            f"The trained engine: predicted {rounds.last.predicted_ms:.3f} ms, measured {measured:.3f} ms in the latency "
+            f"stage ({error:+.1f} %), with the machine as busy as it was in either."
+        )
 
 
 def _parity_notes(parity: ParityReport) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Stages that measure the engine: parity, accuracy, latency."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 from limpq_deploy.bench import told
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.evaluate import Evaluation, compare_paired, evaluate
-from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.latency import Threads
 from limpq_deploy.export.measure import measure_models
-from limpq_deploy.export.parity import ParityReport, compare_runtime
-from limpq_deploy.export.reference import IntegerReference
-from limpq_deploy.export.watching import code_tensors
-from limpq_deploy.faithful import Fed, compare_trained
+from limpq_deploy.export.parity import ParityReport
+from limpq_deploy.faithful import compare_trained
 from limpq_deploy.integers import beyond_float32, integer_model
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.stages.choose import Comparison
+from limpq_deploy.stages.compared import against_engine, against_reference
 from limpq_deploy.stages.deploy import exported_files, runtime_inputs
 from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, FLOAT_MODEL, LATENCY, MODEL, POLICY, UNIFORM8_MODEL
 from limpq_deploy.stages.learn import load_finetuned
@@ -77,29 +76,16 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
     path = folder / MODEL
     batches = [images for images, _ in _parity_batches(subject)]
     report(0, 2, "reference against runtime")
-    found = compare_runtime(path, batches, runtime)
+    compared = against_engine if subject.target.clip == "float" else against_reference
+    found, fed = compared(path, batches, runtime)
     report(1, 2, "trained model, layer by layer")
     policy = load_record(Policy, folder / POLICY).pairs()
     traced = subject.traced(folder / FLOAT)
     model = load_finetuned(subject, traced, policy, folder / FINETUNED)
     layers, acts = integer_model(model, policy)
-    reference, session = IntegerReference(path), runtime.load(path)
-    tensors = tuple(code_tensors(load_model(path)))
-
-    def fed() -> Iterator[Fed]:
-        for images in batches:
-            _, codes = reference.run(images, keep=tensors)
-            yield Fed(images, codes, session.run(images))
-
-    trained = compare_trained(traced, model, layers, acts, fed())
-    return ParityReport(
-        model_sha256=found.model_sha256,
-        images=found.images,
-        environment=found.environment,
-        tensors=found.tensors,
-        unwatched=found.unwatched,
-        logits_equal=found.logits_equal,
-        logits_max_difference=found.logits_max_difference,
+    trained = compare_trained(traced, model, layers, acts, fed)
+    return replace(
+        found,
         faithful=trained.faithful,
         folding=trained.folding,
         end_to_end=trained.end_to_end,
@@ -156,13 +142,14 @@ def accuracy_stage(subject: Subject, folder: Path) -> Stage:
 
 
 def latency_stage(subject: Subject, folder: Path) -> Stage:
-    """Mixed, float and uniform 8 bits, interleaved in one run: one thread, then the runtime's own choice."""
+    """Mixed, float and uniform 8 bits, interleaved in one run: on a CPU one thread, then the runtime's own choice."""
+    threads: tuple[Threads, ...] = (1, "default") if subject.target.runtime == "onnxruntime" else ("default",)
     seconds = subject.config.latency_seconds
 
     def run(report: Report) -> str:
         models = {name: folder / file for name, file in exported_files(folder).items() if name != "uniform"}
         found = measure_models(
-            models, settings=(1, "default"), seconds=seconds, runtime=subject.runtime(), report=told(report)
+            models, settings=threads, seconds=seconds, runtime=subject.runtime(), report=told(report)
         )
         write_record(found, folder / LATENCY)
         gain = found.speedup("mixed", "float", threads="default", batch=1)

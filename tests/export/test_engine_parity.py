@@ -115,7 +115,7 @@ def test_a_float_file_has_nothing_to_cut(edges: Any) -> None:
 
 
 def test_references_hold_each_value_twice_as_start_and_as_end(built: Built) -> None:
-    [one] = references(built.path, [built.images])
+    [one] = list(references(built.path, [built.images]))
     found: Mapping[str, NDArray[np.float32]] = one.feeds
     for cut in built.cuts:
         np.testing.assert_array_equal(found[cut.start], one.ends[cut.end])

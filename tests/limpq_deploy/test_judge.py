@@ -48,6 +48,31 @@ def series(name: str, ms: float, threads: Threads = "default", doubts: tuple[str
     )
 
 
+def engine_parity(**changes: Any) -> EndToEndParity:
+    facts = {"images": 256, "codes": 100_000, "mismatches": 500, "logits_bit_equal": False, "max_lsb": 1}
+    return EndToEndParity(**{**facts, "layer_by_layer": True, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "passed"),
+    [
+        ({}, True),
+        ({"mismatches": 1001}, False),
+        ({"max_lsb": 2}, False),
+        ({"lost_bounds": ("conv1_codes",)}, False),
+        ({"codes": 0, "mismatches": 0}, False),
+    ],
+)
+def test_an_engine_that_scales_in_floats_may_be_a_step_off_at_ties_and_no_more(
+    changes: dict[str, Any], passed: bool
+) -> None:
+    found = judge(model="m", target="tensorrt", budgets=(), bitops=(), limits=Limits(), parity=engine_parity(**changes))
+    check = next(check for check in found.checks if check.name == "parity_engine")
+    assert check.passed is passed
+    assert ("codes leave the grid of conv1_codes" in check.detail) is ("lost_bounds" in changes)
+    assert "parity_end_to_end" not in {check.name for check in found.checks}
+
+
 def latency(mixed: float = 1.0, plain: float = 2.0, doubts: tuple[str, ...] = ()) -> LatencyReport:
     return LatencyReport(
         environment=read_environment(()),

@@ -1,0 +1,67 @@
+"""The two sides of a parity stage: what an exported file should give, and what the runtime makes of it.
+
+Where a runtime computes in integers throughout, an integer reference is set against it end to end, bit by bit. Where it
+scales in floats (TensorRT), its engine is fed the file's own codes at each quantizer.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.engine_parity import RunFeeds, check_clips, compare_engine, references, write_cut
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.parity import ParityReport, compare_runtime
+from limpq_deploy.export.reference import IntegerReference
+from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.watching import code_tensors
+from limpq_deploy.faithful import Fed
+
+Batches = Sequence[NDArray[np.float32]]
+
+
+@runtime_checkable
+class Fedable(Protocol):
+    """A session that runs models of several inputs."""
+
+    @property
+    def run_feeds(self) -> RunFeeds: ...
+
+
+def against_reference(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
+    """The integer reference against the runtime, and what the trained model is to be compared with."""
+    found = compare_runtime(path, batches, runtime)
+    reference, session = IntegerReference(path), runtime.load(path)
+    tensors = tuple(code_tensors(load_model(path)))
+
+    def fed() -> Iterator[Fed]:
+        for images in batches:
+            _, codes = reference.run(images, keep=tensors)
+            yield Fed(images, codes, session.run(images))
+
+    return found, fed()
+
+
+def against_engine(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
+    """The file as written against the engine of its cut twin, layer by layer and with inputs beyond every grid; and
+    what the trained model is to be compared with: the file's codes, and the logits of the engine itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        cut_path, cuts = write_cut(path, Path(folder))
+        twin = runtime.load(cut_path)
+        if not isinstance(twin, Fedable):
+            raise ModelError(f"the runtime {runtime.name} runs models of one input only; parity needs one of several")
+        found = compare_engine(path, cuts, references(path, batches), twin.run_feeds, twin.environment())
+        clips = check_clips(load_model(path), cuts, twin.run_feeds)
+    session = runtime.load(path)
+
+    def fed() -> Iterator[Fed]:
+        for images, one in zip(batches, references(path, batches), strict=True):
+            codes = {cut.tensor: cut.codes(one.ends[cut.end]) for cut in cuts}
+            yield Fed(images, codes, session.run(images))
+
+    return replace(found, clips=clips), fed()
