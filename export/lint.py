@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
 from limpq_deploy.export.finding import Finding
+from limpq_deploy.export.float_layers import planned_float
 from limpq_deploy.export.lint_onnxruntime import onnxruntime_findings
 from limpq_deploy.export.lint_tensorrt import tensorrt_findings
 from limpq_deploy.export.loading import load_model
@@ -21,6 +22,7 @@ from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import NoGraph, Runtime
 from limpq_deploy.export.targets import TargetSpec
+from limpq_deploy.export.watching import file_name, layer_names
 
 COMPUTE = ("Conv", "Add", "Gemm", "MatMul")
 """Operators that have to run in integers. Fused and re-laid-out float forms (FusedConv, NhwcFusedConv, the Conv of the
@@ -42,8 +44,9 @@ class LintReport:
 
     ``op_counts``: operators of the optimised graph, ``domain:op`` outside the standard domain. ``float_compute``: its
     Conv, Add, Gemm and MatMul nodes that work in floats; ``float_nodes``: all its other nodes that do, the first
-    QuantizeLinear excepted. ``optimized``: False where the target's runtime is not here, so that only the static rules
-    were checked; ``unavailable`` then says why.
+    QuantizeLinear excepted. ``planned_float``: layers that the policy leaves in float, as the file says; their nodes
+    are in neither, and no rule is broken by them. ``optimized``: False where the target's runtime is not here, so that
+    only the static rules were checked; ``unavailable`` then says why.
     """
 
     target: str
@@ -53,6 +56,7 @@ class LintReport:
     float_nodes: tuple[str, ...]
     findings: tuple[Finding, ...]
     unavailable: str | None = None
+    planned_float: tuple[str, ...] = ()
     format: Literal["limpq.lint/1"] = field(default="limpq.lint/1")
 
     @property
@@ -90,8 +94,9 @@ def lint(model: onnx.ModelProto | Path, target: TargetSpec, runtime: Runtime | N
             float_nodes=(),
             findings=tuple(findings),
             unavailable=why,
+            planned_float=planned_float(loaded),
         )
-    compute, others = float_nodes(optimized)
+    compute, others = float_nodes(optimized, _planned_nodes(loaded))
     findings.extend(
         Finding(
             node=name,
@@ -108,11 +113,15 @@ def lint(model: onnx.ModelProto | Path, target: TargetSpec, runtime: Runtime | N
         float_compute=compute,
         float_nodes=others,
         findings=tuple(findings),
+        planned_float=planned_float(loaded),
     )
 
 
-def float_nodes(optimized: onnx.ModelProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the float nodes of an optimised graph: first those that compute, then all others.
+def float_nodes(
+    optimized: onnx.ModelProto, planned: frozenset[str] = frozenset()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the float nodes of an optimised graph: first those that compute, then all others; those named in
+    ``planned`` (as in the file) are left out.
 
     A node is float when its result is and no QLinear or QGemm kernel made it. The first QuantizeLinear makes codes and
     is not one; DequantizeLinear is.
@@ -127,14 +136,18 @@ def float_nodes(optimized: onnx.ModelProto) -> tuple[tuple[str, ...], tuple[str,
             types[output] = result
         if result in _INTEGER_TYPES or node.op_type.startswith("QLinear") or node.op_type == "QGemm":
             continue
-        name = f"{node.name or node.output[0]} ({node.op_type})"
-        (compute if any(word in node.op_type for word in COMPUTE) else others).append(name)
+        computes = any(word in node.op_type for word in COMPUTE)
+        if computes and file_name(node) in planned:
+            continue
+        (compute if computes else others).append(f"{node.name or node.output[0]} ({node.op_type})")
     return tuple(compute), tuple(others)
 
 
 def static_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
     """Rules that can be checked on the Q/DQ file itself: those of every target, then the target's own."""
     fixed = constants(model.graph)
+    planned = planned_float(model)
+    floats = {name for node in model.graph.node if node.name in planned for name in node.input}
     for node in model.graph.node:
         name = node.name or node.output[0]
         if node.op_type == "BatchNormalization":
@@ -154,7 +167,8 @@ def static_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Find
                 consequence="codes of this tensor mean nothing",
                 remedy="calibrate or train this quantizer again",
             )
-        if scale is not None and scale.size > 1 and node.input[0] not in fixed and not _of_weight(node, model, fixed):
+        of_activation = node.input[0] not in fixed and not _of_weight(node, model, fixed)
+        if scale is not None and scale.size > 1 and of_activation and node.output[0] not in floats:
             yield Finding(
                 node=name,
                 rule="an activation has one scale",
@@ -175,6 +189,12 @@ def _of_weight(node: onnx.NodeProto, model: onnx.ModelProto, fixed: dict[str, ND
     """Whether a DequantizeLinear reads codes that are quantized from a constant in the file."""
     makers = (other for other in model.graph.node if node.input[0] in other.output)
     return any(maker.op_type == "QuantizeLinear" and maker.input[0] in fixed for maker in makers)
+
+
+def _planned_nodes(model: onnx.ModelProto) -> frozenset[str]:
+    """What the nodes may be called that execute layers left in float."""
+    names = layer_names(model)
+    return frozenset(name for layer in planned_float(model) for name in names.get(layer, ()))
 
 
 def _per_channel(node: onnx.NodeProto, fixed: dict[str, NDArray[Any]]) -> bool:

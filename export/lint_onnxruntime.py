@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.export.finding import Finding
+from limpq_deploy.export.float_layers import planned_float
 from limpq_deploy.export.onnx_files import constants
 from limpq_deploy.export.qdq_base import CODE_MOVERS
 from limpq_deploy.export.targets import TargetSpec
@@ -42,7 +43,9 @@ class _Graph:
 
 def onnxruntime_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
     """uint8 codes, one quantizer on each float tensor, layers quantized in, out, weight and bias, pools in and out;
-    both inputs of an Add, all of a Mul or Concat or none; grids cut on codes; ReLUs that a quantizer absorbs."""
+    both inputs of an Add, all of a Mul or Concat or none; grids cut on codes; ReLUs that a quantizer absorbs. A layer
+    that is left in float by plan breaks no rule, unless ONNX Runtime would quantize its weight by itself."""
+    planned = planned_float(model)
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in model.graph.node:
         for tensor in node.input:
@@ -59,7 +62,9 @@ def onnxruntime_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator
             yield from _quantizer(node, graph, seen)
         if node.op_type in JOINS:
             yield from _join(node, graph)
-        if node.op_type in LAYERS:
+        if node.op_type in LAYERS and node.name in planned:
+            yield from _float_layer(node, graph)
+        elif node.op_type in LAYERS:
             yield from _layer(node, graph)
         if node.op_type in POOLS:
             yield from _pool(node, graph)
@@ -156,6 +161,18 @@ def _layer(node: onnx.NodeProto, graph: _Graph) -> Iterator[Finding]:
     if len(node.input) > 2 and node.input[2]:
         yield from _bias(node, source, weight, graph)
     yield from _result(node, graph)
+
+
+def _float_layer(node: onnx.NodeProto, graph: _Graph) -> Iterator[Finding]:
+    source = graph.producers.get(node.input[0])
+    scale = graph.fixed.get(source.input[1]) if source is not None and source.op_type == "DequantizeLinear" else None
+    if scale is not None and scale.size == 1 and node.input[1] in graph.fixed and not list(_result(node, graph)):
+        yield Finding(
+            node=_name(node),
+            rule="a layer that is left in float does not stand between one scale and a QuantizeLinear",
+            consequence="ONNX Runtime quantizes its float weight to 8 bits by itself and runs it in integers",
+            remedy="write the scale of its DequantizeLinear once for each channel: export again",
+        )
 
 
 def _weight(node: onnx.NodeProto, weight: onnx.NodeProto | None, graph: _Graph) -> Iterator[Finding]:

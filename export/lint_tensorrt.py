@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.export.finding import Finding
+from limpq_deploy.export.float_layers import planned_float
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.qdq_base import CODE_MOVERS
 from limpq_deploy.export.targets import TargetSpec
@@ -19,7 +20,8 @@ QDQ = ("QuantizeLinear", "DequantizeLinear")
 def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
     """Opset, standard operators, int8 codes with zero-point 0 in whole pairs, weights per channel as FP32 + Q + DQ,
     float biases, no pair between Pad and Conv, one on the identity input of an Add alone, one scale for all inputs of a
-    Concat."""
+    Concat. A layer that is left in float by plan breaks no rule."""
+    planned = planned_float(model)
     producers, fixed = _producers(model), constants(model.graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     if opset > target.opset:
@@ -43,7 +45,7 @@ def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Fi
             yield from _zero_point(node, fixed)
         if node.op_type != "DequantizeLinear":
             yield from _reads_no_codes(node, codes)
-        if node.op_type in LAYERS:
+        if node.op_type in LAYERS and node.name not in planned:
             yield from _layer(node, producers, fixed)
         if node.op_type == "Add":
             yield from _add(node, producers)

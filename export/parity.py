@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.params import Scales
+from limpq_deploy.export.float_execution import on_runtime
 from limpq_deploy.export.reference import IntegerReference
 from limpq_deploy.export.runtimes.base import Runtime
 
@@ -167,10 +168,11 @@ def compare_runtime(
     """Run the reference, the runtime's session and its watched twin on batches of images NCHW, and compare.
 
     The logits compared are those of the *unwatched* session; the codes come from the watched one, which must give the
-    same logits (else the watching itself is at fault, an assertion). ``reference_path``: another file for the
+    same logits (else the watching itself is at fault, an assertion). Layers that compute in floats by plan are executed
+    by the same runtime, each alone (`float_execution`). ``reference_path``: another file for the
     reference, to show that a fault put into one of the two is found.
     """
-    reference = IntegerReference(reference_path or qdq_path)
+    reference = IntegerReference(reference_path or qdq_path, floats=on_runtime(runtime, threads=threads))
     session = runtime.load(qdq_path, threads=threads)
     watched = runtime.watch(qdq_path, threads=threads)
     images, equal, difference = 0, True, 0.0

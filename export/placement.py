@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.export.targets import TargetSpec, target_named
+from limpq_deploy.export.targets import TargetSpec, in_float, target_named
 
 BitPair = tuple[int, int]
 """(weight_bits, act_bits) of one layer."""
@@ -24,7 +24,8 @@ class ActQuantizer:
     it. ``bound``: value at which the tensor's own operation cuts (6 behind a ReLU6); None where it does not. ``bits``:
     fixed width, or None where the policy decides (all ``layers`` share the choice). ``layers``: layers whose input this
     is. ``parent``: quantizer whose codes this one re-quantizes; None when it reads the float tensor. A float tensor has
-    exactly one quantizer with ``parent`` None.
+    exactly one quantizer with ``parent`` None. ``producer``: layer whose result the tensor is (behind BatchNorm and
+    ReLU); None where another operation makes it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ActQuantizer:
     parent: str | None = None
     offset: bool = False
     bound: float | None = None
+    producer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,24 +104,47 @@ class Placement:
         readers = [other.name for other in self.searched if other.input == layer.input]
         return layer.input if len(readers) > 1 else None
 
+    def float_layers(self, policy: Mapping[str, BitPair]) -> tuple[str, ...]:
+        """Layers that the policy leaves in float: weight, activations or both have more bits than a grid."""
+        return tuple(layer.name for layer in self.layers if self._in_float(layer.name, policy))
+
     def weight_grids(self, policy: Mapping[str, BitPair]) -> dict[str, QuantGrid]:
-        """Weight grid of every layer. ``policy`` gives (weight_bits, act_bits) of the searched ones."""
-        return {layer.name: self.spec.weight_grid(layer.pinned_bits or policy[layer.name][0]) for layer in self.layers}
+        """Weight grid of every layer whose weight has one. ``policy`` gives (weight_bits, act_bits) of the searched
+        ones."""
+        widths = {layer.name: layer.pinned_bits or policy[layer.name][0] for layer in self.layers}
+        return {name: self.spec.weight_grid(bits) for name, bits in widths.items() if not in_float(bits)}
 
     def act_grids(self, policy: Mapping[str, BitPair]) -> dict[str, QuantGrid]:
-        """Grid of every quantizer that does something.
+        """Grid of every quantizer that does something; see `act_widths`."""
+        placed = {quantizer.name: quantizer for quantizer in self.quantizers}
+        return {
+            name: self.spec.act_grid(bits, signed=placed[name].signed, offset=placed[name].offset)
+            for name, bits in self.act_widths(policy).items()
+        }
+
+    def act_widths(self, policy: Mapping[str, BitPair]) -> dict[str, int]:
+        """Bits of every quantizer that does something.
 
         A re-quantizer as wide as its parent, or wider, is the identity: it is left out, and its readers take the
-        parent's codes. Raises ValueError when layers that share a quantizer have different activation bits.
+        parent's codes. So is a quantizer whose readers are left in float; but where a target's layers end in codes
+        (``single_q``), a tensor that is not itself made by a float layer still travels as codes, at ``carrier_bits``.
+        Raises ValueError when layers that share a quantizer have different activation bits.
         """
-        grids: dict[str, QuantGrid] = {}
+        widths: dict[str, int] = {}
         for quantizer in self.quantizers:
             bits = quantizer.bits if quantizer.bits is not None else self._policy_bits(quantizer, policy)
-            parent = grids.get(quantizer.parent) if quantizer.parent else None
-            if parent is not None and bits >= parent.bits:
+            parent = widths.get(quantizer.parent) if quantizer.parent else None
+            if parent is not None and bits >= parent:
                 continue
-            grids[quantizer.name] = self.spec.act_grid(bits, signed=quantizer.signed, offset=quantizer.offset)
-        return grids
+            if in_float(bits):
+                if not self.spec.single_q or self._in_float(quantizer.producer, policy):
+                    continue
+                bits = self.spec.carrier_bits
+            widths[quantizer.name] = bits
+        return widths
+
+    def _in_float(self, layer: str | None, policy: Mapping[str, BitPair]) -> bool:
+        return layer in policy and any(in_float(bits) for bits in policy[layer])
 
     def _policy_bits(self, quantizer: ActQuantizer, policy: Mapping[str, BitPair]) -> int:
         chosen = {policy[name][1] for name in quantizer.layers if name in policy}

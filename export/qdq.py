@@ -4,6 +4,7 @@ A template is a float graph, BatchNorm folded, in which every activation quantiz
 (see `markers`). The dialects are in files of their own; a target names its own by the place where it cuts a grid.
 """
 
+import json
 from collections.abc import Mapping
 
 import onnx
@@ -11,10 +12,10 @@ from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.folding import IntegerLayer
+from limpq_deploy.export.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.markers import is_marker
 from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.qdq_base import Dialect, drop_marker_domain, set_nodes
+from limpq_deploy.export.qdq_base import Dialect, Layers, drop_marker_domain, set_nodes
 from limpq_deploy.export.qdq_onnxruntime import OnnxRuntimeDialect
 from limpq_deploy.export.qdq_tensorrt import TensorRtDialect
 
@@ -47,13 +48,14 @@ def strip_markers(template: onnx.ModelProto) -> onnx.ModelProto:
 def build_qdq(
     template: onnx.ModelProto,
     placement: Placement,
-    layers: Mapping[str, IntegerLayer],
+    layers: Layers,
     acts: Mapping[str, QuantParams],
     metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
     """The integer model as a Q/DQ graph. ``layers`` by layer name, ``acts`` by quantizer name.
 
-    A re-quantizer without an entry in ``acts`` does nothing: its readers take the parent's codes. Raises ModelError
+    A re-quantizer without an entry in ``acts`` does nothing: its readers take the parent's codes. Layers that compute
+    in floats are named in the metadata (`float_layers.planned_float`). Raises ModelError
     when template, placement, layers and acts do not fit together, when the template has another opset than the target
     takes, or when the target is not exported.
     """
@@ -70,6 +72,8 @@ def build_qdq(
     model.producer_name = "limpq-deploy"
     model.producer_version = ""
     model.doc_string = ""
-    helper.set_model_props(model, dict(sorted(metadata.items())))
+    floats = [layer.name for layer in placement.layers if isinstance(layers[layer.name], FloatLayer)]
+    named = {**metadata, FLOAT_LAYERS: json.dumps(floats)} if floats else dict(metadata)
+    helper.set_model_props(model, dict(sorted(named.items())))
     onnx.checker.check_model(model, full_check=True)
     return model

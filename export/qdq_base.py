@@ -11,11 +11,15 @@ from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.folding import IntegerLayer
 from limpq_deploy.export.markers import MARKER_DOMAIN, is_marker, marker_name
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.placement import ActQuantizer, Placement
 from limpq_deploy.export.targets import TargetSpec
+
+Layers = Mapping[str, IntegerLayer | FloatLayer]
+"""What a graph's layers compute with, by name."""
 
 LAYER_OPS = ("Conv", "Gemm")
 CODE_MOVERS = ("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Identity", "Transpose", "Squeeze", "Unsqueeze")
@@ -30,7 +34,7 @@ class Dialect(ABC):
         self,
         template: onnx.ModelProto,
         placement: Placement,
-        layers: Mapping[str, IntegerLayer],
+        layers: Layers,
         acts: Mapping[str, QuantParams],
     ) -> None:
         self.template, self.placement, self.layers, self.acts = template, placement, layers, acts
@@ -65,11 +69,16 @@ class Dialect(ABC):
 
     @abstractmethod
     def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
-        """A marker without a grid: hand on the parent's codes, or raise ModelError where there are none."""
+        """A marker without a grid: hand on the parent's codes; the reals, where only float layers read them; else raise
+        ModelError."""
 
     @abstractmethod
     def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
         """Write a layer's weight and bias; the names of the float tensors that its node reads."""
+
+    @abstractmethod
+    def float_constants(self, layer: FloatLayer) -> tuple[str, str]:
+        """The same of a layer that computes in floats."""
 
     @abstractmethod
     def move(self, node: onnx.NodeProto) -> None:
@@ -86,6 +95,16 @@ class Dialect(ABC):
     def bounded_relu(self, node: onnx.NodeProto) -> None:
         """A ReLU6, which the template has as a Clip of reals between 0 and its bound."""
         self.copy(node, [self.real(tensor) for tensor in node.input])
+
+    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+        """The written tensor of reals that a layer's node reads."""
+        return self.real(node.input[0])
+
+    def only_floats_read(self, quantizer: ActQuantizer) -> bool:
+        """Whether all readers of a quantizer are layers that compute in floats."""
+        return bool(quantizer.layers) and all(
+            isinstance(self.layers.get(name), FloatLayer) for name in quantizer.layers
+        )
 
     def finish(self) -> None:
         """Write what is left when all nodes are done."""
@@ -110,26 +129,33 @@ class Dialect(ABC):
         layer = self.layers.get(name)
         if layer is None:
             raise ModelError(f"layer {name!r} is in the graph but has no integer weights; export it again")
-        params = self.params_of(node.input[0])
-        if params is None:
-            raise ModelError(f"layer {name!r} reads a tensor without a quantizer; its placement is incomplete")
         if len(node.input) < 3:
             raise ModelError(f"layer {name!r} has no bias in the template; export it with one (zeros will do)")
-        self._check_layer(node, layer, params)
-        weight, bias = self.layer_constants(layer)
-        self.copy(node, [self.real(node.input[0]), weight, bias], name)
+        self._check_form(node, layer)
+        if isinstance(layer, FloatLayer):
+            weight, bias = self.float_constants(layer)
+        else:
+            params = self.params_of(node.input[0])
+            if params is None:
+                raise ModelError(f"layer {name!r} reads a tensor without a quantizer; its placement is incomplete")
+            self._check_scale(layer, params)
+            weight, bias = self.layer_constants(layer)
+        self.copy(node, [self.layer_input(node, layer), weight, bias], name)
         self.done.add(f"layer {name}")
 
-    def _check_layer(self, node: onnx.NodeProto, layer: IntegerLayer, params: QuantParams) -> None:
+    def _check_form(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> None:
         expected = self.fixed[node.input[1]].shape
-        if layer.codes.shape != expected:
-            raise ModelError(f"layer {layer.name!r} has weight codes {layer.codes.shape}; the graph has {expected}")
+        found = layer.weight.shape if isinstance(layer, FloatLayer) else layer.codes.shape
+        if found != expected:
+            raise ModelError(f"layer {layer.name!r} has weight codes {found}; the graph has {expected}")
         if node.op_type == "Gemm" and (
             not attribute(node, "transB", 0)
             or attribute(node, "alpha", 1.0) != 1.0
             or attribute(node, "beta", 1.0) != 1.0
         ):
             raise ModelError(f"layer {layer.name!r} is a Gemm with alpha, beta or transB = 0; expected x @ W.T + b")
+
+    def _check_scale(self, layer: IntegerLayer, params: QuantParams) -> None:
         scale = np.float32(params.scale[0]) * layer.scale
         if not np.array_equal(scale.astype(np.float32), layer.bias_scale):
             raise ModelError(

@@ -7,9 +7,14 @@ Each marker with a grid becomes
 A marker that re-quantizes codes reads them through ``DequantizeLinear -> LeakyRelu(alpha = 1)``: that is the identity,
 and ONNX Runtime turns the chain into one table of 256 entries (QLinearLeakyRelu); without the LeakyRelu the same codes
 come out of two float nodes. A ReLU6 becomes a Relu, and its upper end a Clip on the codes: rounding keeps order, so
-``round(min(x, 6) / s) = min(round(x / s), round(6 / s))``, whatever the scale. MaxPool, Slice, Pad, Flatten and the
-like run on codes, between Clip and DequantizeLinear. Weights are int8 with one scale per output channel, biases int32
-at scale ``input scale * weight scale``.
+``round(min(x, 6) / s) = min(round(x / s), round(6 / s))``, whatever the scale; where no codes follow it stays.
+MaxPool, Slice, Pad, Flatten and the like run on codes, between Clip and DequantizeLinear. Weights are int8 with one
+scale per output channel, biases int32 at scale ``input scale * weight scale``.
+
+A layer that the policy leaves in float reads the reals of what is there; its weight and bias are floats. Between two
+such layers nothing is quantized. Codes that it reads are dequantized for it alone, by scales written once for each
+channel, all equal: ONNX Runtime (1.31) quantizes the float weight of any layer between a DequantizeLinear with one
+scale and a QuantizeLinear to 8 bits, by itself and silently (its WeightBiasQuantization), and passes over this form.
 """
 
 from dataclasses import dataclass
@@ -21,7 +26,9 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.folding import IntegerLayer
+from limpq_deploy.export.markers import is_marker, marker_name
 from limpq_deploy.export.onnx_files import attribute
 from limpq_deploy.export.placement import ActQuantizer
 from limpq_deploy.export.qdq_base import Dialect
@@ -44,15 +51,19 @@ class OnnxRuntimeDialect(Dialect):
         super().__init__(*arguments)
         self.codes: dict[str, _Codes] = {}
         self.dequantized: dict[str, str] = {}
+        self.passed: dict[str, str] = {}
 
     def params_of(self, tensor: str) -> QuantParams | None:
         codes = self.codes.get(tensor)
         return None if codes is None else codes.params
 
     def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
-        if quantizer.parent is None or source not in self.codes:
+        if quantizer.parent is not None and source in self.codes:
+            self.codes[result] = self.codes[source]
+        elif source not in self.codes and self.only_floats_read(quantizer):
+            self.passed[result] = self.real(source)
+        else:
             raise ModelError(f"quantizer {quantizer.name!r} has no grid and scale, and there are no codes to pass on")
-        self.codes[result] = self.codes[source]
 
     def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
         real = source
@@ -78,6 +89,10 @@ class OnnxRuntimeDialect(Dialect):
         self.codes[result] = _Codes(tensor=codes, scale=scale, zero_point=zero_point, params=params)
 
     def bounded_relu(self, node: onnx.NodeProto) -> None:
+        readers = [reader for reader in self.template.graph.node if node.output[0] in reader.input]
+        if not all(is_marker(reader) and marker_name(reader) in self.acts for reader in readers):
+            super().bounded_relu(node)
+            return
         self.add("Relu", [self.real(node.input[0])], node.output[0], name=self.unique_name(node))
 
     def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
@@ -85,6 +100,25 @@ class OnnxRuntimeDialect(Dialect):
             self._dequantized_constant(f"{layer.name}.weight", layer.codes, layer.scale),
             self._dequantized_constant(f"{layer.name}.bias", layer.bias_codes, layer.bias_scale),
         )
+
+    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+        codes = self.codes.get(node.input[0])
+        if codes is None or not isinstance(layer, FloatLayer):
+            return self.real(node.input[0])
+        channels = layer.weight.shape[1] * attribute(node, "group", 1)
+        one = codes.params.grid
+        zero = np.array(self.spec.zero_point(signed=one.signed, offset=one.offset), self.spec.act_container)
+        grid = [
+            self.constant(f"{layer.name}.input_scales", np.full(channels, codes.params.scale[0], np.float32)),
+            self.constant(f"{layer.name}.input_zero_points", np.full(channels, zero)),
+        ]
+        return self.add("DequantizeLinear", [codes.tensor, *grid], f"{layer.name}.input", axis=1)
+
+    def float_constants(self, layer: FloatLayer) -> tuple[str, str]:
+        bias = self.constant(f"{layer.name}.bias", layer.float_bias)
+        if layer.codes is None or layer.scale is None:
+            return self.constant(f"{layer.name}.weight", layer.weight), bias
+        return self._dequantized_constant(f"{layer.name}.weight", layer.codes, layer.scale), bias
 
     def move(self, node: onnx.NodeProto) -> None:
         codes = self.codes[node.input[0]]
@@ -107,7 +141,7 @@ class OnnxRuntimeDialect(Dialect):
     def real(self, tensor: str) -> str:
         codes = self.codes.get(tensor)
         if codes is None:
-            return tensor
+            return self.passed.get(tensor, tensor)
         if codes.tensor not in self.dequantized:
             stem = codes.tensor.removesuffix("_codes")
             self.dequantized[codes.tensor] = self.add(

@@ -11,16 +11,19 @@ the pair once. Nodes between a DequantizeLinear and the next QuantizeLinear work
 What differs from the integer form: the bias is the float bias of the folded layer, not rounded to the accumulator's
 grid, since TensorRT's layers take float biases; the two differ by at most half of ``input scale * weight scale``.
 The accumulator is scaled and the bias added in floats, in an order that the
-builder chooses, so two engines agree to at most one step layer by layer, not bit by bit end to end.
+builder chooses, so two engines agree to at most one step layer by layer, not bit by bit end to end. A layer that the
+policy leaves in float reads the floats that are there.
 """
 
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.folding import IntegerLayer
 from limpq_deploy.export.placement import ActQuantizer
 from limpq_deploy.export.qdq_base import Dialect
@@ -40,9 +43,11 @@ class TensorRtDialect(Dialect):
         return self.params.get(tensor)
 
     def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
-        raise ModelError(
-            f"quantizer {quantizer.name!r} has no grid and scale; the target {self.spec.name!r} needs one for each"
-        )
+        if not self.only_floats_read(quantizer):
+            raise ModelError(
+                f"quantizer {quantizer.name!r} has no grid and scale; the target {self.spec.name!r} needs one for each"
+            )
+        self.dequantized[result] = self.real(source)
 
     def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
         grid = params.grid
@@ -68,18 +73,26 @@ class TensorRtDialect(Dialect):
         self.params[result] = params
 
     def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
-        column = (slice(None),) + (None,) * (layer.codes.ndim - 1)
-        scale = layer.scale[column]
-        values = layer.codes.astype(np.float32) * scale
-        assert np.array_equal(np.rint(values / scale), layer.codes), "QuantizeLinear gives back exactly the codes"
-        name = f"{layer.name}.weight"
+        bias = self.constant(f"{layer.name}.bias", layer.float_bias)
+        return self._weight(layer.name, layer.codes, layer.scale), bias
+
+    def float_constants(self, layer: FloatLayer) -> tuple[str, str]:
+        bias = self.constant(f"{layer.name}.bias", layer.float_bias)
+        if layer.codes is None or layer.scale is None:
+            return self.constant(f"{layer.name}.weight", layer.weight), bias
+        return self._weight(layer.name, layer.codes, layer.scale), bias
+
+    def _weight(self, layer: str, codes: NDArray[np.int8], scale_O: NDArray[np.float32]) -> str:
+        column = scale_O[(slice(None),) + (None,) * (codes.ndim - 1)]
+        values = codes.astype(np.float32) * column
+        assert np.array_equal(np.rint(values / column), codes), "QuantizeLinear gives back exactly the codes"
+        name = f"{layer}.weight"
         grid = [
-            self.constant(f"{name}_scale", layer.scale),
-            self.constant(f"{name}_zero_point", np.zeros(layer.scale.shape, np.int8)),
+            self.constant(f"{name}_scale", scale_O),
+            self.constant(f"{name}_zero_point", np.zeros(scale_O.shape, np.int8)),
         ]
-        codes = self.add("QuantizeLinear", [self.constant(name, values), *grid], f"{name}_codes", axis=0)
-        weight = self.add("DequantizeLinear", [codes, *grid], f"{name}_dequantized", axis=0)
-        return weight, self.constant(f"{layer.name}.bias", layer.bias.astype(np.float32))
+        quantized = self.add("QuantizeLinear", [self.constant(name, values), *grid], f"{name}_codes", axis=0)
+        return self.add("DequantizeLinear", [quantized, *grid], f"{name}_dequantized", axis=0)
 
     def move(self, node: onnx.NodeProto) -> None:
         self.params[node.output[0]] = self.params[node.input[0]]

@@ -3,6 +3,10 @@
 Arithmetic of ONNX Runtime's x86 kernels for the fused graph, written down in `reference_ops`; no runtime is used. The
 graph is walked in order and values stay unevaluated until a QuantizeLinear says what they become: an accumulator of
 integer products, a sum of two dequantized tensors, a mean, or a function of single codes (a table).
+
+Layers that the file says compute in floats (`float_layers.planned_float`) have no integers to refer to: sums of floats
+depend on their order. Each is handed to whoever executes such layers (`float_execution`), alone, on the reals of the
+reference's own codes; what it gives is quantized here again, so that everything between such layers is still compared.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,6 +20,8 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export import reference_ops as ops
+from limpq_deploy.export.float_execution import ExecuteFloats, layer_alone
+from limpq_deploy.export.float_layers import planned_float
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.reference_moves import MOVES
@@ -36,9 +42,12 @@ class _Layer:
 
 
 class IntegerReference:
-    """Runs a Q/DQ file in integers. Raises ModelError for a graph outside the dialect, when it is made or first run."""
+    """Runs a Q/DQ file in integers. Raises ModelError for a graph outside the dialect, when it is made or first run.
 
-    def __init__(self, model: onnx.ModelProto | Path) -> None:
+    ``floats`` executes the layers that compute in floats; a file without them needs none.
+    """
+
+    def __init__(self, model: onnx.ModelProto | Path, *, floats: ExecuteFloats | None = None) -> None:
         loaded = model if isinstance(model, onnx.ModelProto) else load_model(model)
         self._graph = loaded.graph
         self._code_tensors = tuple(code_tensors(loaded))
@@ -46,10 +55,12 @@ class IntegerReference:
         self._require_constant_grids()
         self._producers = {name: node for node in self._graph.node for name in node.output}
         self._last_use = {name: i for i, node in enumerate(self._graph.node) for name in node.input}
-        self._layers = {
-            node.output[0]: self._layer(node) for node in self._graph.node if node.op_type in ("Conv", "Gemm")
-        }
-        self._weights = {name for node in self._graph.node if node.output[0] in self._layers for name in node.input[1:]}
+        planned = planned_float(loaded)
+        layers = [node for node in self._graph.node if node.op_type in ("Conv", "Gemm")]
+        self._floats = {node.output[0]: _alone(loaded, node, floats) for node in layers if node.name in planned}
+        self._layers = {node.output[0]: self._layer(node) for node in layers if node.output[0] not in self._floats}
+        self._weights = {name for node in layers for name in node.input[1:]}
+        self._float_inputs = {node.input[0] for node in layers if node.output[0] in self._floats}
 
     @property
     def code_tensors(self) -> tuple[str, ...]:
@@ -73,9 +84,7 @@ class IntegerReference:
             for name in node.input:
                 if self._last_use[name] == index and name != output and name not in self._fixed:
                     values.pop(name, None)
-        logits = values[output]
-        if isinstance(logits, Dequantized):
-            logits = ops.dequantize(logits.codes, logits.scale, logits.zero_point)
+        logits = _real(values[output])
         return (logits.real() if isinstance(logits, Accumulator) else logits), kept
 
     def _require_constant_grids(self) -> None:
@@ -87,6 +96,8 @@ class IntegerReference:
                 raise _outside(node, "its scale and zero-point have to be constants, both given")
 
     def _execute(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        if node.output[0] in self._floats:
+            return self._floats[node.output[0]](_real(inputs[0]))
         special = _SPECIAL.get(node.op_type)
         if special is not None:
             return special(self, node, inputs)
@@ -106,6 +117,8 @@ class IntegerReference:
             raise _outside(node, str(error)) from error
 
     def _dequantize(self, node: onnx.NodeProto, inputs: list[Any]) -> Dequantized:
+        if node.output[0] in self._float_inputs:  # one scale and zero-point, written once for each channel
+            return Dequantized(inputs[0], np.float32(_only(node, inputs[1])), int(_only(node, inputs[2])))
         return Dequantized(inputs[0], np.float32(_scalar(node, inputs[1])), int(inputs[2]))
 
     def _conv(self, node: onnx.NodeProto, inputs: list[Any]) -> Accumulator:
@@ -150,6 +163,8 @@ class IntegerReference:
         return Joined(tuple(inputs), attribute(node, "axis", 0))
 
     def _relu(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        if isinstance(inputs[0], np.ndarray):
+            return np.maximum(inputs[0], np.float32(0))
         if not isinstance(inputs[0], Accumulator | Sum | Product):
             raise _outside(node, "a Relu has to follow a Conv, Gemm, Add or Mul")
         return replace(inputs[0], relu=True)
@@ -224,6 +239,24 @@ _SPECIAL: Mapping[str, Callable[[IntegerReference, onnx.NodeProto, list[Any]], A
 def _outside(node: onnx.NodeProto, why: str) -> ModelError:
     name = node.name or (node.output[0] if node.output else "")
     return ModelError(f"the integer reference cannot execute node {name!r} ({node.op_type}): {why}")
+
+
+def _alone(
+    model: onnx.ModelProto, node: onnx.NodeProto, floats: ExecuteFloats | None
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    if floats is None:
+        raise _outside(node, "by plan it computes in floats, and nothing was given that executes such layers")
+    return floats(layer_alone(model, node))
+
+
+def _real(value: Any) -> Any:
+    return ops.dequantize(value.codes, value.scale, value.zero_point) if isinstance(value, Dequantized) else value
+
+
+def _only(node: onnx.NodeProto, values: Array) -> Any:
+    if values.size == 0 or np.any(values != values.reshape(-1)[0]):
+        raise _outside(node, "scales and zero-points of an activation are all equal")
+    return values.reshape(-1)[0]
 
 
 def _scalar(node: onnx.NodeProto, value: Array) -> float:

@@ -185,8 +185,9 @@ def mean_codes(
 def max_pool(
     codes_NCHW: Codes, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]
 ) -> Codes:
-    """Maximum over windows; padding never wins."""
-    lowest = np.iinfo(codes_NCHW.dtype).min
+    """Maximum over windows, of codes or of floats; padding never wins."""
+    floats = codes_NCHW.dtype.kind == "f"
+    lowest = -np.inf if floats else np.iinfo(codes_NCHW.dtype).min
     top, left, bottom, right = pads
     padded = np.pad(codes_NCHW, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=lowest)
     height = padded.shape[2] - dilations[0] * (kernel[0] - 1)

@@ -6,6 +6,14 @@ from typing import Literal
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.grid import QuantGrid
 
+WIDEST_GRID = 8
+"""Bits of the widest integer grid; a policy that says more leaves the tensor in float."""
+
+
+def in_float(bits: int) -> bool:
+    """Whether a tensor of these nominal bits is left in float."""
+    return bits > WIDEST_GRID
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSpec:
@@ -22,9 +30,9 @@ class TargetSpec:
     ``single_q``: a float tensor takes exactly one Q; readers with narrower grids re-quantize its codes. ``bias``: type
     in which a layer's bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight,
     activation) bits that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float.
-    ``float_type``: of layers left in float (no dialect leaves any yet). ``opset``: of the file. ``exportable``: False
+    ``float_type``: narrowest type of layers left in float. ``opset``: of the file. ``exportable``: False
     for a placement that is trained, never deployed. ``linear_pairs``: pairs that linear layers alone may take besides
-    (weights stored narrow, computed as wide as activations); they are searched, and not exported yet.
+    (weights stored narrow, computed as wide as activations).
     """
 
     name: str
@@ -46,6 +54,18 @@ class TargetSpec:
     opset: int
     exportable: bool
     linear_pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def float_widths(self) -> frozenset[int]:
+        """Widths at which a policy leaves weights or activations in float, such as 16 and 32."""
+        pairs = (*self.native_pairs, *self.linear_pairs)
+        return frozenset(bits for pair in pairs for bits in pair if in_float(bits))
+
+    def holds(self, weight_bits: int, act_bits: int, *, linear: bool) -> bool:
+        """Whether a layer (``linear``: or a convolution) of these bits can be deployed: both fit a grid, or the pair is
+        one that the target executes with floats."""
+        pair = (weight_bits, act_bits)
+        return not (in_float(max(pair)) and pair not in (*self.native_pairs, *(self.linear_pairs if linear else ())))
 
     def weight_grid(self, bits: int) -> QuantGrid:
         """Grid of a weight; symmetric at 8 bits, so that a negative BatchNorm gamma can flip the codes' sign."""

@@ -102,17 +102,30 @@ def layer_precision(model: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[
 def layer_nodes(model: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str, onnx.NodeProto | None]:
     """The node of the optimised graph that executes each Conv and Gemm of the file, by layer name; None where none is
     left. A layer is named by its weight initializer, ``<layer>.weight``."""
-    nodes = {_SUFFIX.sub("", node.name): node for node in optimized.graph.node if node.name}
+    nodes = {file_name(node): node for node in optimized.graph.node if node.name}
+    return {
+        layer: next((nodes[name] for name in names if name in nodes), None)
+        for layer, names in layer_names(model).items()
+    }
+
+
+def layer_names(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """For each Conv and Gemm of the file, by layer name: what the node may be called that executes it, the likeliest
+    first. A float layer is named for its activation function, or for its result."""
     producers = {output: node for node in model.graph.node for output in node.output}
-    relus = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
-    found = {}
+    behind = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type in ("Relu", "Clip")}
+    found: dict[str, tuple[str, ...]] = {}
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
             weight = producers[node.input[1]].input[0] if node.input[1] in producers else node.input[1]
-            names = (node.name, node.output[0], relus.get(node.output[0]))
-            layer = weight.removesuffix("_codes").removesuffix(".weight")
-            found[layer] = next((nodes[name] for name in names if name in nodes), None)
+            names = (node.name, node.output[0], behind.get(node.output[0]))
+            found[weight.removesuffix("_codes").removesuffix(".weight")] = tuple(name for name in names if name)
     return found
+
+
+def file_name(node: onnx.NodeProto) -> str:
+    """The name that a node of an optimised graph had before layout passes added to it."""
+    return _SUFFIX.sub("", node.name)
 
 
 def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:

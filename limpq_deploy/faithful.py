@@ -3,7 +3,8 @@
 Every quantizer is fed with the codes of the integer reference, so that no step of one layer is amplified by the next.
 Each then says which codes it would have given itself. Two torch models are asked: one with BatchNorm folded and biases
 as exported (``faithful``: only float32 rounding is left, so at most one step, at ties), and the model as it was
-trained (``folding``: what folding and bias rounding themselves change).
+trained (``folding``: what folding and bias rounding themselves change). Then the trained model, with folded weights
+and biases, as its accuracy is recorded, runs alone from the images on (``end_to_end``).
 """
 
 import copy
@@ -15,10 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from limpq_deploy.as_exported import as_exported, real_values
+from limpq_deploy.calibration.observe import watching_inputs
 from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.folding import IntegerLayer
-from limpq_deploy.export.parity import Disagreement, TensorParity
+from limpq_deploy.exact_nodes import compute_as_exported
+from limpq_deploy.export.parity import Disagreement, TensorParity, compare_codes, merged
 from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.qdq_base import Layers
+from limpq_deploy.fake_quant import quantize
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.placement import QUANTIZERS, with_quantizers
 from limpq_deploy.quantized import QuantizedModel
@@ -37,10 +42,13 @@ class Fed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedParity:
-    """What the comparison found; ``agreement`` is the share of images with the same top-1 class end to end."""
+    """What the comparison found; ``agreement`` is the share of images with the same top-1 class end to end, and
+    ``logits_equal`` says whether the logits are, bit by bit."""
 
     faithful: tuple[TensorParity, ...]
     folding: tuple[TensorParity, ...]
+    end_to_end: tuple[TensorParity, ...]
+    logits_equal: bool
     images: int
     agreement: float
     disagreements: tuple[Disagreement, ...]
@@ -49,17 +57,18 @@ class TrainedParity:
 def compare_trained(
     traced: TracedModel,
     model: QuantizedModel,
-    layers: Mapping[str, IntegerLayer],
+    layers: Layers,
     acts: Mapping[str, QuantParams],
     batches: Iterable[Fed],
 ) -> TrainedParity:
     """Feed reference codes through both torch models, and run the trained model end to end beside the runtime."""
-    placement = model.placement
     folded_counts: dict[str, TensorParity] = {}
     trained_counts: dict[str, TensorParity] = {}
-    folded, folded_feeds = _folded(traced, placement, layers, acts, folded_counts)
+    folded, folded_feeds = _folded(traced, model, layers, acts, folded_counts)
     trained, trained_feeds = _as_trained(model, acts, trained_counts)
     images = agreed = 0
+    equal = True
+    own: list[TensorParity] = []
     disagreements: list[Disagreement] = []
     model.eval()
     with torch.no_grad():
@@ -69,7 +78,13 @@ def compare_trained(
                 for feed in feeds:
                     feed.start(batch.codes)
                 fed_model(tensor)
-            mine = model(tensor).argmax(1).numpy()
+            with as_exported(model, layers):
+                logits, codes = codes_of(model, tensor)
+            for name, found in codes.items():
+                reference = batch.codes[name]
+                own.append(compare_codes(name, found.reshape(reference.shape), reference))
+            equal = equal and logits.numpy().tobytes() == batch.logits.tobytes()
+            mine = logits.argmax(1).numpy()
             theirs = batch.logits.argmax(1)
             for index in np.flatnonzero(mine != theirs):
                 disagreements.append(
@@ -80,10 +95,38 @@ def compare_trained(
     return TrainedParity(
         faithful=tuple(folded_counts.values()),
         folding=tuple(trained_counts.values()),
+        end_to_end=merged(own),
+        logits_equal=equal and images > 0,
         images=images,
         agreement=agreed / max(images, 1),
         disagreements=tuple(disagreements),
     )
+
+
+def codes_of(model: QuantizedModel, images_NCHW: torch.Tensor) -> tuple[torch.Tensor, dict[str, NDArray[np.integer]]]:
+    """Logits of a model at one policy, and the container codes of each of its quantizers, by their exported names."""
+    spec = model.placement.spec
+    calls: dict[str, int] = {}
+    codes: dict[str, NDArray[np.integer]] = {}
+
+    def look(name: str, values: torch.Tensor) -> None:
+        module = model.act_quantizer(name)
+        calls[name] = calls.get(name, 0) + 1
+        if module.passes:
+            return
+        zero_point = spec.zero_point(signed=module.placed.signed, offset=module.placed.offset)
+        own = quantize(values, module.scales.scale(0), module.scales.grids[0]) + zero_point
+        codes[_tensor(name, calls[name])] = own.numpy().astype(spec.act_container)
+
+    modules = {placed.name: model.act_quantizer(placed.name) for placed in model.placement.quantizers}
+    with watching_inputs(modules, look), torch.no_grad():
+        logits = model(images_NCHW)
+    return logits, codes
+
+
+def _tensor(name: str, call: int) -> str:
+    """The exported name of a quantizer's codes, on its first edge and on later ones."""
+    return name + CODES_SUFFIX + (f"_{call}" if call > 1 else "")
 
 
 class _FedQuantizer(nn.Module):
@@ -99,13 +142,17 @@ class _FedQuantizer(nn.Module):
         self.codes: Mapping[str, NDArray[np.integer]] = {}
         self.calls = 0
 
+    def levels(self) -> torch.Tensor:
+        """All values that it gives, ascending."""
+        return torch.arange(self.grid.qmin, self.grid.qmax + 1) * self.scale
+
     def start(self, codes: Mapping[str, NDArray[np.integer]]) -> None:
         self.codes = codes
         self.calls = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
-        tensor = self.name + CODES_SUFFIX + (f"_{self.calls}" if self.calls > 1 else "")
+        tensor = _tensor(self.name, self.calls)
         fed = torch.from_numpy(self.codes[tensor].astype(np.float32) - self.zero_point).reshape(x.shape)
         steps = x / self.scale
         own = steps.clamp(self.grid.qmin, self.grid.qmax).round()
@@ -125,22 +172,20 @@ class _FedQuantizer(nn.Module):
 
 def _folded(
     traced: TracedModel,
-    placement: Placement,
-    layers: Mapping[str, IntegerLayer],
+    model: QuantizedModel,
+    layers: Layers,
     acts: Mapping[str, QuantParams],
     counts: dict[str, TensorParity],
 ) -> tuple[nn.Module, list[_FedQuantizer]]:
+    placement = model.placement
     feeds = _feeds(placement, acts, counts)
     graph = with_quantizers(traced, placement, lambda quantizer: feeds.get(quantizer.name, nn.Identity()))
+    if model.pow2:
+        compute_as_exported(graph, traced, placement.spec)
     for placed in placement.layers:
-        integers = layers[placed.name]
-        column = (slice(None),) + (None,) * (integers.codes.ndim - 1)
         layer = graph.get_submodule(placed.name)
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        weight = integers.codes.astype(np.float32) * integers.scale[column]
-        bias = integers.bias_codes.astype(np.float32) * integers.bias_scale
-        if placement.spec.bias == "float32":
-            bias = integers.bias.astype(np.float32)
+        weight, bias = real_values(layers[placed.name], placement.spec)
         layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
         layer.bias = nn.Parameter(torch.from_numpy(bias), requires_grad=False)
         if placed.batchnorm is not None:

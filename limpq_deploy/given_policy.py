@@ -1,6 +1,6 @@
 """A policy that the user gives instead of a search, checked against the model and the budgets. No torch here."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from limpq_deploy.objective import check_ties
 from limpq_deploy.policy import BudgetUse, Policy
 
 
-def load_given(path: Path, indicators: Indicators, budgets: Sequence[Budget]) -> Policy:
+def load_given(
+    path: Path, indicators: Indicators, budgets: Sequence[Budget], *, floats: Set[int] = frozenset()
+) -> Policy:
     """The policy of a file, with what it uses of the budgets. ``indicators``: of the build's model, as restricted.
+    ``floats``: widths at which the target leaves layers in float.
 
     Raises RecordError for a file of another kind, ModelError where the policy is not of this model, or gives layers
     that read one tensor different activation bits; SettingError for a width that the build does not take, for a pair
@@ -25,8 +28,9 @@ def load_given(path: Path, indicators: Indicators, budgets: Sequence[Budget]) ->
     taken = sorted({bits for pair in pairs.values() for bits in pair})
     for name, pair in pairs.items():
         for kind, bits in zip(("weight", "activation"), pair, strict=True):
-            if bits not in indicators.bits:
-                raise SettingError(f"{path} gives layer {name!r} {bits} {kind} bits; {_remedy(indicators.bits, taken)}")
+            if bits not in indicators.bits and bits not in floats:
+                remedy = _remedy(indicators.bits, [width for width in taken if width not in floats])
+                raise SettingError(f"{path} gives layer {name!r} {bits} {kind} bits; {remedy}")
     check_ties(indicators, pairs, str(path))
     for layer in indicators.layers:
         if layer.pairs is not None and pairs[layer.name] not in layer.pairs:

@@ -6,34 +6,63 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.folding import BatchNormParams, IntegerLayer, fold
-from limpq_deploy.export.placement import BitPair, Placement
-from limpq_deploy.quantized import QuantizedModel, SwitchableBatchNorm
+from limpq_deploy.export.float_layers import FloatLayer, fold_float, fold_weight_only
+from limpq_deploy.export.folding import FLOAT32_EXACT, BatchNormParams, IntegerLayer, fold
+from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
+from limpq_deploy.export.qdq_base import Layers
+from limpq_deploy.export.targets import in_float
+from limpq_deploy.quant_modules import SwitchableBatchNorm
+from limpq_deploy.quantized import QuantizedModel
 
 
-def integer_model(
-    model: QuantizedModel, policy: dict[str, BitPair]
-) -> tuple[dict[str, IntegerLayer], dict[str, QuantParams]]:
-    """Integers of every layer and parameters of every activation quantizer that does something, by name.
+def integer_model(model: QuantizedModel, policy: dict[str, BitPair]) -> tuple[Layers, dict[str, QuantParams]]:
+    """Integers of every layer and parameters of every activation quantizer that does something, by name. A layer that
+    the policy leaves in float comes with its float weight, or integer weights alone.
 
     Raises ModelError, naming the tensor, where a scale is not positive and finite.
     """
     placement = model.placement
     acts = _activations(model, policy)
-    layers = {}
+    layers: dict[str, IntegerLayer | FloatLayer] = {}
+    floats = placement.float_layers(policy)
     for placed in placement.layers:
+        if placed.name in floats:
+            layers[placed.name] = _float_layer(model, placed, policy[placed.name])
+            continue
         module = model.quant_layer(placed.name)
         weight_scale = float(module.scales.scale(0).item())
+        powers = module.folded_scales()
+        read = acts[input_quantizer(placement, placed.input, acts)]
         layers[placed.name] = fold(
             name=placed.name,
-            codes=module.codes().numpy().astype(np.int64),
+            codes=module.codes().cpu().numpy().astype(np.int64),
             grid=module.scales.grids[0],
             weight_scale=weight_scale,
-            input_scale=acts[input_quantizer(placement, placed.input, acts)].scale[0],
+            input_scale=read.scale[0],
+            powers=None if powers is None else _float64(powers),
+            input_grid=read.grid,
             bias=None if module.bias is None else _float64(module.bias),
             batchnorm=None if placed.batchnorm is None else _batchnorm(model.batchnorm(placed.batchnorm)),
         )
     return layers, acts
+
+
+def _float_layer(model: QuantizedModel, placed: LayerPlacement, pair: BitPair) -> FloatLayer:
+    module = model.quant_layer(placed.name)
+    bits = max(pair)
+    bias = None if module.bias is None else _float64(module.bias)
+    batchnorm = None if placed.batchnorm is None else _batchnorm(model.batchnorm(placed.batchnorm))
+    if in_float(pair[0]):
+        return fold_float(name=placed.name, bits=bits, weight=_float64(module.weight), bias=bias, batchnorm=batchnorm)
+    return fold_weight_only(
+        name=placed.name,
+        bits=bits,
+        codes=module.codes().cpu().numpy().astype(np.int64),
+        grid=module.scales.grids[0],
+        weight_scale=float(module.scales.scale(0).item()),
+        bias=bias,
+        batchnorm=batchnorm,
+    )
 
 
 def input_quantizer(placement: Placement, name: str, acts: dict[str, QuantParams]) -> str:
@@ -43,6 +72,17 @@ def input_quantizer(placement: Placement, name: str, acts: dict[str, QuantParams
     parent = placement.quantizer(name).parent
     assert parent is not None
     return parent
+
+
+def beyond_float32(placement: Placement, layers: Layers, acts: dict[str, QuantParams]) -> dict[str, int]:
+    """Layers whose sums may exceed what float32 holds exactly, so that floats may be added otherwise than integers;
+    and the bound of their sums, from their own weights and every code that may come in."""
+    bounds = {
+        placed.name: layer.largest_sum(acts[input_quantizer(placement, placed.input, acts)].grid)
+        for placed in placement.layers
+        if isinstance(layer := layers[placed.name], IntegerLayer)
+    }
+    return {name: bound for name, bound in bounds.items() if bound > FLOAT32_EXACT}
 
 
 def _activations(model: QuantizedModel, policy: dict[str, BitPair]) -> dict[str, QuantParams]:
@@ -66,4 +106,4 @@ def _batchnorm(norm: SwitchableBatchNorm) -> BatchNormParams:
 
 
 def _float64(tensor: torch.Tensor | nn.Parameter) -> np.ndarray:
-    return tensor.detach().double().numpy()
+    return tensor.detach().double().cpu().numpy()

@@ -1,6 +1,6 @@
 """The checks: from measurements to a verdict. Pure, so that every rule can be read and tried here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from limpq_deploy.export.latency import LatencyReport, LatencySeries, Threads
 from limpq_deploy.policy import BudgetUse
@@ -40,6 +40,7 @@ def judge(
     layer_parity: LayerParity | None = None,
     trained_parity: TrainedParity | None = None,
     float_nodes: tuple[str, ...] | None = None,
+    planned_float: Mapping[str, str] | None = None,
     latency: LatencyReport | None = None,
     reasons: dict[str, str] | None = None,
     notes: Iterable[str] = (),
@@ -48,9 +49,10 @@ def judge(
 
     None stands for a part that was not measured: its checks are listed under ``not_measured`` with the reason found in
     ``reasons`` under "accuracy", "uniform", "parity", "layer_parity", "float_nodes" or "latency". ``float_nodes``:
-    names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float.
-    ``trained_parity``: where it is promised that nothing differs; else None, and no check. Raises ValueError when
-    accuracies were not measured on the same number of images.
+    names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float, those of
+    layers that the policy leaves in float excepted; ``planned_float``: the precision in which the engine runs each of
+    these. ``trained_parity``: where it is promised that nothing differs; else None, and no check. Raises ValueError
+    when accuracies were not measured on the same number of images.
     """
     why = reasons or {}
     found = [
@@ -58,7 +60,8 @@ def judge(
         _parity(parity, limits, why),
         _layer_parity(layer_parity, limits, why),
         *_trained_parity(trained_parity),
-        _integers(float_nodes, why),
+        _integers(float_nodes, tuple(planned_float or ()), why),
+        *_floats(planned_float or {}),
         *_accuracy(accuracy, limits, why),
         *_latency(latency, limits, why),
         *_faster_than_uniform(latency, bitops),
@@ -194,14 +197,35 @@ def _trained_parity(parity: TrainedParity | None) -> list[Finding]:
     ]
 
 
-def _integers(float_nodes: tuple[str, ...] | None, why: dict[str, str]) -> Finding:
+def _integers(float_nodes: tuple[str, ...] | None, planned: tuple[str, ...], why: dict[str, str]) -> Finding:
     name = "integers_everywhere"
     if float_nodes is None:
         return _missing(name, "float_nodes", why)
+    but = f", but for {_some(planned)}, which the policy leaves in float" if planned else ""
     if not float_nodes:
-        return Check(name=name, passed=True, detail="no Conv, Gemm, MatMul or Add is computed in float")
-    shown = ", ".join(float_nodes[:5]) + (", ..." if len(float_nodes) > 5 else "")
-    return Check(name=name, passed=False, detail=f"{len(float_nodes)} nodes are computed in float: {shown}")
+        return Check(name=name, passed=True, detail=f"no Conv, Gemm, MatMul or Add is computed in float{but}")
+    return Check(
+        name=name, passed=False, detail=f"{len(float_nodes)} nodes are computed in float{but}: {_some(float_nodes)}"
+    )
+
+
+def _floats(planned: Mapping[str, str]) -> list[Finding]:
+    """Layers that were to stay in float: a runtime may quantize what looks as if it could be."""
+    others = tuple(f"{name} ({precision})" for name, precision in planned.items() if not precision.startswith("float"))
+    if not planned:
+        return []
+    detail = f"{len(planned) - len(others)} of {len(planned)} layers that the policy leaves in float run so"
+    return [
+        Check(
+            name="floats_as_planned",
+            passed=not others,
+            detail=detail + (f"; not {_some(others)}" if others else ""),
+        )
+    ]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _accuracy(accuracy: AccuracyResult | None, limits: Limits, why: dict[str, str]) -> list[Finding]:

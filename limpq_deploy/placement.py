@@ -52,11 +52,11 @@ def place(
     inputs: dict[str, str] = {}
     for source, edges in edges_by_source(traced, target).items():
         node = traced.node(source)
-        lowest, bound = traced.lowest(node), traced.bound(node)
+        lowest, bound, producer = traced.lowest(node), traced.bound(node), _producer(node, traced)
         for quantizer in _quantizers_of(source, edges, target, pinned, pinned_bits):
             bits = act_bits if quantizer.bits is None else quantizer.bits
-            quantizer = replace(quantizer, bits=bits, signed=lowest != "zero", offset=lowest == "near", bound=bound)
-            quantizers.append(quantizer)
+            found = replace(quantizer, bits=bits, signed=lowest != "zero", offset=lowest == "near")
+            quantizers.append(replace(found, bound=bound, producer=producer))
             inputs.update(dict.fromkeys(quantizer.layers, quantizer.name))
     return Placement(
         model=model,
@@ -151,6 +151,13 @@ def _behind_identities(tensors: list[fx.Node], traced: TracedModel) -> list[fx.N
             tensor = tensor_inputs(tensor, traced.kinds)[0]
         found.append(tensor)
     return found
+
+
+def _producer(node: fx.Node, traced: TracedModel) -> str | None:
+    """The layer whose result a tensor is, behind BatchNorm, ReLU and what does nothing."""
+    while traced.kinds[node.name] in ("relu", "batchnorm") or does_nothing(node, traced.graph_module):
+        node = tensor_inputs(node, traced.kinds)[0]
+    return str(node.target) if traced.kinds[node.name] == "layer" else None
 
 
 def _is_linear(node: fx.Node, traced: TracedModel) -> bool:

@@ -1,124 +1,35 @@
-"""The quantized torch model: layers, activation quantizers and switchable BatchNorm, for one or several bit-widths."""
+"""The quantized torch model, for one or several bit-widths."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.calibration.observe import observe_inputs
-from limpq_deploy.calibration.ranges import least_squares, lsq_mean_abs, three_sigma
+from limpq_deploy.calibration.params import Scales
+from limpq_deploy.calibration.ranges import least_squares, lsq_mean_abs, power_of_two, three_sigma
 from limpq_deploy.common_part import CommonOnce, CommonPart, common_part
+from limpq_deploy.exact_nodes import compute_as_exported
 from limpq_deploy.export.placement import ActQuantizer, BitPair, LayerPlacement, Placement
-from limpq_deploy.fake_quant import LearnedScales, fake_quantize, quantize
+from limpq_deploy.export.targets import in_float
+from limpq_deploy.fake_quant import LearnedScales
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.placement import QUANTIZERS, with_quantizers
+from limpq_deploy.quant_modules import ActFakeQuant, QuantLayer, SwitchableBatchNorm
 
-
-class ActFakeQuant(nn.Module):
-    """An activation quantizer. ``bits``: its candidate widths, ascending; ``active``: the one in use, None for float.
-
-    A re-quantizer at its parent's width or above passes its input through (see `Placement.act_grids`).
-    """
-
-    def __init__(self, placed: ActQuantizer, bits: tuple[int, ...], grids: tuple[QuantGrid, ...]) -> None:
-        super().__init__()
-        self.placed = placed
-        self.bits = bits
-        self.scales = LearnedScales(grids)
-        self.active: int | None = None
-        self.identity_from: int | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.active is None or (self.identity_from is not None and self.active >= self.identity_from):
-            return x
-        index = self.bits.index(self.active)
-        return fake_quantize(x, self.scales.scale(index), self.scales.grids[index], elements=x[0].numel())
-
-    def active_scale(self) -> float:
-        """Scale at the active width."""
-        assert self.active is not None
-        return self.scales.scale(self.bits.index(self.active)).item()
-
-
-class QuantLayer(nn.Module):
-    """A convolution or linear layer with a quantized weight; ``weight`` and ``bias`` keep their names."""
-
-    def __init__(self, layer: nn.Conv2d | nn.Linear, bits: tuple[int, ...], grids: tuple[QuantGrid, ...]) -> None:
-        super().__init__()
-        self.weight = layer.weight
-        self.bias = layer.bias
-        self.bits = bits
-        self.scales = LearnedScales(grids)
-        self.active: int | None = None
-        self.gathers_gradients = False
-        self.apply_weight = _application(layer)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.active is None:
-            return self.apply_weight(x, self.weight, self.bias)
-        index = self.bits.index(self.active)
-        grid = self.scales.grids[index]
-        scale, elements = self.scales.scale(index), self.weight.numel()
-        weight = fake_quantize(
-            self.weight, scale, grid, elements=elements, overwrite=True, gather=self.gathers_gradients
-        )
-        return self.apply_weight(x, weight, self.bias)
-
-    def active_scale(self) -> float:
-        """Weight scale at the active width."""
-        assert self.active is not None
-        return self.scales.scale(self.bits.index(self.active)).item()
-
-    def codes(self) -> torch.Tensor:
-        """Integer weight codes (as floats) at the active width, by the arithmetic of the forward pass."""
-        assert self.active is not None
-        index = self.bits.index(self.active)
-        return quantize(self.weight.detach(), self.scales.scale(index).detach(), self.scales.grids[index])
-
-
-class SwitchableBatchNorm(nn.Module):
-    """One BatchNorm for each weight bit-width of its layer (Yu et al., Slimmable Networks, ICLR 2019): all [n, C]."""
-
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
-
-    def __init__(self, norm: nn.BatchNorm2d, bits: tuple[int, ...]) -> None:
-        super().__init__()
-        mean, var = norm.running_mean, norm.running_var
-        assert mean is not None
-        assert var is not None
-        count = len(bits)
-        self.bits = bits
-        self.eps = norm.eps
-        self.momentum: float = 0.1 if norm.momentum is None else norm.momentum
-        self.weight = nn.Parameter(norm.weight.detach().repeat(count, 1))
-        self.bias = nn.Parameter(norm.bias.detach().repeat(count, 1))
-        self.register_buffer("running_mean", mean.repeat(count, 1))
-        self.register_buffer("running_var", var.repeat(count, 1))
-        self.active: int | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        index = len(self.bits) - 1 if self.active is None else self.bits.index(self.active)
-        return F.batch_norm(
-            x,
-            self.running_mean[index],
-            self.running_var[index],
-            self.weight[index],
-            self.bias[index],
-            self.training,
-            self.momentum,
-            self.eps,
-        )
+FLOAT = (32,)
+"""Widths of the BatchNorm behind a layer whose weight stays in float."""
 
 
 class QuantizedModel(nn.Module):
     """A traced model with the quantizers of a placement.
 
     ``candidates`` gives each searched layer its (weight bits, activation bits) to learn: several for joint training,
-    one each for fine-tuning. Pinned layers and carriers have their fixed width. `set_bits` chooses.
+    one each for fine-tuning, none for what stays in float. Pinned layers and carriers have their fixed width.
+    `set_bits` chooses. ``scales``: learned freely, or as powers of two, those of weights as they are when BatchNorm is
+    folded in.
     """
 
     def __init__(
@@ -126,17 +37,21 @@ class QuantizedModel(nn.Module):
         traced: TracedModel,
         placement: Placement,
         candidates: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+        scales: Scales = "free",
     ) -> None:
         super().__init__()
         self.placement = placement
+        self.pow2 = scales == "pow2"
         spec = placement.spec
 
         def make(quantizer: ActQuantizer) -> ActFakeQuant:
             bits = (quantizer.bits,) if quantizer.bits is not None else candidates[quantizer.layers[0]][1]
             grids = (spec.act_grid(b, signed=quantizer.signed, offset=quantizer.offset) for b in bits)
-            return ActFakeQuant(quantizer, bits, tuple(grids))
+            return ActFakeQuant(quantizer, bits, tuple(grids), pow2=self.pow2)
 
         self.graph = with_quantizers(traced, placement, make)
+        if self.pow2:
+            compute_as_exported(self.graph, traced, placement.spec)
         for layer in placement.layers:
             self._replace_layer(layer, candidates)
         self._common: CommonPart | None = None
@@ -182,15 +97,25 @@ class QuantizedModel(nn.Module):
         return module
 
     def set_bits(self, policy: Mapping[str, BitPair]) -> None:
-        """Use these (weight, activation) bits in the searched layers; a BatchNorm follows its layer's weight bits."""
+        """Use these (weight, activation) bits in the searched layers; a BatchNorm follows its layer's weight bits (the
+        widest that there is, where those are float). In front of a layer left in float the quantizer that the placement
+        keeps (`Placement.act_widths`) is in use where it was made, as in a `model_of_policy`."""
         for layer in self.placement.layers:
             bits = layer.pinned_bits or policy[layer.name][0]
-            self.quant_layer(layer.name).active = bits
+            self.quant_layer(layer.name).active = None if in_float(bits) else bits
             if layer.batchnorm is not None:
-                self.batchnorm(layer.batchnorm).active = bits
+                norm = self.batchnorm(layer.batchnorm)
+                norm.active = norm.bits[-1] if in_float(bits) else bits
+        floats = any(in_float(pair[1]) for pair in policy.values())
+        widths = self.placement.act_widths(policy) if floats else {}
         for quantizer in self.placement.quantizers:
             chosen = quantizer.bits if quantizer.bits is not None else policy[quantizer.layers[0]][1]
-            self.act_quantizer(quantizer.name).active = chosen
+            module = self.act_quantizer(quantizer.name)
+            if not in_float(chosen):
+                module.active = chosen
+            else:
+                kept = widths.get(quantizer.name)
+                module.active = kept if kept in module.bits else None
 
     def set_float(self) -> None:
         """Switch all quantizers off."""
@@ -211,7 +136,7 @@ class QuantizedModel(nn.Module):
             scales = [first(values, grid) for grid in module.scales.grids]
             if bound is not None:  # codes beyond what a ReLU6 lets through would never be used
                 scales = [min(s, bound / grid.qmax) for s, grid in zip(scales, module.scales.grids, strict=True)]
-            module.scales.initialise(scales)
+            module.scales.initialise(self.allowed(scales, values, module.scales.grids))
 
         was_training = self.training
         self.eval()
@@ -222,6 +147,12 @@ class QuantizedModel(nn.Module):
             first = least_squares if len(module.bits) == 1 else three_sigma
             module.scales.initialise([first(module.weight.detach(), grid) for grid in module.scales.grids])
 
+    def allowed(self, scales: list[float], values: torch.Tensor, grids: tuple[QuantGrid, ...]) -> list[float]:
+        """Scales of an activation, as powers of two where they have to be."""
+        if not self.pow2:
+            return scales
+        return [power_of_two(values, grid, scale) for scale, grid in zip(scales, grids, strict=True)]
+
     def _replace_layer(
         self, layer: LayerPlacement, candidates: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     ) -> None:
@@ -229,11 +160,16 @@ class QuantizedModel(nn.Module):
         bits = (layer.pinned_bits,) if layer.pinned_bits is not None else candidates[layer.name][0]
         original = self.graph.get_submodule(layer.name)
         assert isinstance(original, nn.Conv2d | nn.Linear)
-        self.graph.set_submodule(layer.name, QuantLayer(original, bits, tuple(spec.weight_grid(b) for b in bits)))
+        fold_factor = None
         if layer.batchnorm is not None:
             norm = self.graph.get_submodule(layer.batchnorm)
             assert isinstance(norm, nn.BatchNorm2d)
-            self.graph.set_submodule(layer.batchnorm, SwitchableBatchNorm(norm, bits))
+            switchable = SwitchableBatchNorm(norm, bits or FLOAT)
+            self.graph.set_submodule(layer.batchnorm, switchable)
+            fold_factor = switchable.fold_factor
+        grids = tuple(spec.weight_grid(b) for b in bits)
+        quantized = QuantLayer(original, bits, grids, pow2=self.pow2, fold_factor=fold_factor)
+        self.graph.set_submodule(layer.name, quantized)
 
 
 def _switches(module: nn.Module) -> bool:
@@ -251,16 +187,23 @@ def joint_model(traced: TracedModel, placement: Placement, bits: tuple[int, ...]
     return model
 
 
-def model_of_policy(traced: TracedModel, placement: Placement, policy: Mapping[str, BitPair]) -> QuantizedModel:
+def model_of_policy(
+    traced: TracedModel, placement: Placement, policy: Mapping[str, BitPair], *, scales: Scales = "free"
+) -> QuantizedModel:
     """Every searched layer at its bits of the policy, switched on; scales are not yet set."""
-    grids = placement.act_grids(policy)
+    widths = placement.act_widths(policy)
+    candidates = {}
+    for layer in placement.searched:
+        weight, act = policy[layer.name]
+        candidates[layer.name] = _quantized(weight), _quantized(widths.get(layer.input, act))
     model = QuantizedModel(
         traced,
         placement,
-        {layer.name: ((policy[layer.name][0],), (policy[layer.name][1],)) for layer in placement.searched},
+        candidates,
+        scales,
     )
     for quantizer in placement.quantizers:
-        if quantizer.name not in grids:
+        if quantizer.name not in widths:
             model.act_quantizer(quantizer.name).identity_from = 0
     model.set_bits(policy)
     return model
@@ -269,7 +212,8 @@ def model_of_policy(traced: TracedModel, placement: Placement, policy: Mapping[s
 def inherit(model: QuantizedModel, joint: QuantizedModel) -> None:
     """Take weights, the chosen bit-widths' scales and BatchNorms from a jointly trained model.
 
-    A BatchNorm comes from its layer's weight bits; with other activation bits its statistics must be re-estimated.
+    A BatchNorm comes from its layer's weight bits (of the widest, where the weight stays in float); with other
+    activation bits its statistics must be re-estimated.
     """
     with torch.no_grad():
         for layer in model.placement.layers:
@@ -277,30 +221,32 @@ def inherit(model: QuantizedModel, joint: QuantizedModel) -> None:
             mine.weight.copy_(theirs.weight)
             if mine.bias is not None and theirs.bias is not None:
                 mine.bias.copy_(theirs.bias)
-            row = theirs.bits.index(mine.bits[0])
-            _take_scale(mine.scales, theirs.scales, row)
+            row = theirs.bits.index(mine.bits[0]) if mine.bits else len(theirs.bits) - 1
+            if mine.bits:
+                _take_scale(mine.scales, theirs.scales, row)
             if layer.batchnorm is not None:
                 norm, source = model.batchnorm(layer.batchnorm), joint.batchnorm(layer.batchnorm)
                 for name in ("weight", "bias", "running_mean", "running_var"):
                     getattr(norm, name)[0].copy_(getattr(source, name)[row])
         for quantizer in model.placement.quantizers:
             act, source_act = model.act_quantizer(quantizer.name), joint.act_quantizer(quantizer.name)
-            _take_scale(act.scales, source_act.scales, source_act.bits.index(act.bits[0]))
+            if act.bits and act.bits[0] in source_act.bits:
+                _take_scale(act.scales, source_act.scales, source_act.bits.index(act.bits[0]))
+            elif act.bits:
+                _take_range(act.scales, source_act.scales)
+
+
+def _take_range(mine: LearnedScales, theirs: LearnedScales) -> None:
+    """The scale that reaches as far as the widest one does; for a width that the joint model did not learn, in front of
+    a layer left in float."""
+    reach = theirs.values()[-1] * theirs.grids[-1].qmax
+    mine.initialise([reach / grid.qmax for grid in mine.grids])
+
+
+def _quantized(bits: int) -> tuple[int, ...]:
+    return () if in_float(bits) else (bits,)
 
 
 def _take_scale(mine: LearnedScales, theirs: LearnedScales, row: int) -> None:
     mine.log_scale.copy_(theirs.log_scale[row : row + 1])
     mine.first.copy_(theirs.first[row : row + 1])
-
-
-def _application(
-    layer: nn.Conv2d | nn.Linear,
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]:
-    if isinstance(layer, nn.Linear):
-        return F.linear
-    stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups
-
-    def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-    return convolve

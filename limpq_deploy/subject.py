@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from limpq_deploy.equalise import equalise_channels
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
-from limpq_deploy.export.targets import TargetSpec, target_named
+from limpq_deploy.export.targets import TargetSpec, in_float, target_named
 from limpq_deploy.extras import require_modules
 from limpq_deploy.given_policy import load_given
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
@@ -171,17 +172,36 @@ class Subject:
         return CheckpointInfo(kind="float", model=self.config.model)
 
     def restricted(self, indicators: Indicators) -> Indicators:
-        """Indicators under the configuration's restrictions. Raises SettingError for a width that is not trained."""
+        """Indicators under the configuration's restrictions. Raises SettingError for a width that is not trained, and
+        for a pair that leaves a layer in float otherwise than the target does."""
         config = self.config
         restricted = restrict(indicators, space=config.space, min_bits=config.min_bits, pin=config.pin, tie=config.tie)
-        untrained = sorted(set(restricted.bits) - set(indicators.bits))
+        floats = self.target.float_widths
+        untrained = sorted(set(restricted.bits) - set(indicators.bits) - floats)
         if untrained:
             remedy = "ask `search` on an indicators file" if untrained[0] > 8 else f"add {untrained[0]} to --bits"
+            left = f" (or left in float, {' or '.join(map(str, sorted(floats)))})" if floats else ""
             raise SettingError(
                 f"--pin or --space asks for {untrained[0]} bits, and a build can only take what it trains, candidates "
-                f"of 2 to 8 bits; {remedy}"
+                f"of 2 to 8 bits{left}; {remedy}"
             )
+        if set(restricted.bits) & floats:
+            pairs = {layer.name: layer.pairs or () for layer in restricted.layers}
+            self._require_native(((name, pair) for name, some in pairs.items() for pair in some), "--pin or --space")
         return restricted
+
+    def _require_native(self, pairs: Iterable[tuple[str, BitPair]], origin: str) -> None:
+        """Layers are left in float, wholly or in part, as the target executes it."""
+        target = self.target
+        for name, (weight, act) in pairs:
+            linear = self.placement.layer(name).kind == "linear"
+            if not target.holds(weight, act, linear=linear):
+                native = [*target.native_pairs, *(target.linear_pairs if linear else ())]
+                shown = " or ".join(f"w{w}a{a}" for w, a in native if in_float(max(w, a)))
+                raise SettingError(
+                    f"{origin} gives layer {name!r} w{weight}a{act}; {target.name} leaves "
+                    f"{'layers in float as ' + shown if shown else 'no layer in float'}: take that, or bits of 2 to 8"
+                )
 
     def budgets(self, indicators: Indicators) -> tuple[Budget, ...]:
         config = self.config
@@ -202,7 +222,9 @@ class Subject:
         """The policy of ``--policy``; raises what `load_given` raises."""
         assert self.config.policy is not None
         budgets = self.budgets(restricted) if self.config.limited else ()
-        return load_given(self.config.policy, restricted, budgets)
+        given = load_given(self.config.policy, restricted, budgets, floats=self.target.float_widths)
+        self._require_native(given.pairs().items(), str(self.config.policy))
+        return given
 
     def model_digest(self) -> dict[str, str | None]:
         """What the float model depends on, besides data and seed: name, weights, and the source and structure of a

@@ -136,5 +136,5 @@ class Engine:
 
     @property
     def float_layers(self) -> tuple[str, ...]:
-        """Layers that the optimised graph does not show to run in integers."""
+        """Layers that the optimised graph does not show to run in integers, planned or not."""
         return tuple(name for name, precision in self.layer_precision.items() if precision not in INTEGER)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.engine_parity import RunFeeds, check_clips, compare_engine, references, write_cut
+from limpq_deploy.export.float_execution import on_runtime
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.parity import ParityReport, compare_runtime
 from limpq_deploy.export.reference import IntegerReference
@@ -36,7 +37,7 @@ class Fedable(Protocol):
 def against_reference(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
     """The integer reference against the runtime, and what the trained model is to be compared with."""
     found = compare_runtime(path, batches, runtime)
-    reference, session = IntegerReference(path), runtime.load(path)
+    reference, session = IntegerReference(path, floats=on_runtime(runtime)), runtime.load(path)
     tensors = tuple(code_tensors(load_model(path)))
 
     def fed() -> Iterator[Fed]:

@@ -78,6 +78,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
         policy = load_record(Policy, folder / POLICY)
         parity = load_record(ParityReport, folder / PARITY)
         placement = load_record(Placement, folder / PLACEMENT)
+        checked, engine = load_record(LintReport, folder / LINT), load_record(Engine, folder / ENGINE)
         verdict = judge(
             model=subject.config.model,
             target=subject.target.name,
@@ -97,6 +98,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
             layer_parity=_layer_parity(parity),
             trained_parity=_trained_parity(parity),
             float_nodes=_unplanned_floats(folder),
+            planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
             latency=load_record(LatencyReport, folder / LATENCY),
             notes=(
                 *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),

@@ -96,17 +96,19 @@ def engine_stage(subject: Subject, folder: Path) -> Stage:
     def run(report: Report) -> str:
         engine = subject.runtime().engine(folder / MODEL)
         write_record(engine, folder / ENGINE)
-        layers = len(engine.layer_precision)
+        layers, planned = len(engine.layer_precision), load_record(LintReport, folder / LINT).planned_float
+        kept = sum(engine.layer_precision.get(name, "").startswith("float") for name in planned)
         return (
             f"{engine.runtime} {engine.version}, {engine.provider}: "
             f"{layers - len(engine.float_layers)} of {layers} layers run in integers"
+            + (f", {kept} of {len(planned)} that the policy leaves in float run so" if planned else "")
         )
 
     return Stage(
         name="engine",
         title="engine",
         inputs=runtime_inputs(subject),
-        reads=(MODEL,),
+        reads=(MODEL, LINT),
         outputs=(ENGINE,),
         run=run,
     )
@@ -150,7 +152,8 @@ def _quantized_models(
 def _lint_line(report: LintReport) -> str:
     if not report.optimized:
         return f"{len(report.findings)} findings in the file as written"
-    return f"{len(report.float_compute)} Conv, Gemm or Add nodes in float on {report.target}"
+    planned = f", besides {len(report.planned_float)} layers as planned" if report.planned_float else ""
+    return f"{len(report.float_compute)} Conv, Gemm or Add nodes in float on {report.target}{planned}"
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

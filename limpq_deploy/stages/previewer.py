@@ -9,6 +9,7 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import load_config
 from limpq_deploy.export.placement import BitPair
+from limpq_deploy.export.targets import in_float
 from limpq_deploy.front import Front, PointPreview
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.layers import TracedModel
@@ -18,6 +19,7 @@ from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantizedModel, joint_model
 from limpq_deploy.stages.files import CONFIG, FLOAT, INDICATORS, JOINT
 from limpq_deploy.subject import Subject
+from limpq_deploy.widths import with_widths
 
 
 class Previewer:
@@ -33,9 +35,14 @@ class Previewer:
         self._seed = subject.config.seed
 
     def __call__(self, policy: Mapping[str, BitPair], *, origin: str = "the policy") -> Preview:
-        """Raises ModelError where the policy is not of these layers, or at widths that were not trained."""
-        check_covers(self._indicators, policy, origin)
-        check_ties(self._indicators, policy, origin)
+        """Raises ModelError where the policy is not of these layers, or at widths that were not trained.
+
+        Layers that it leaves in float are float here too; 8-bit codes between them and others are left away where 8
+        bits were not trained.
+        """
+        known = with_widths(self._indicators, {bits for pair in policy.values() for bits in pair if in_float(bits)})
+        check_covers(known, policy, origin)
+        check_ties(known, policy, origin)
         return preview(
             self._joint, policy, train=self._data.split("train"), held=self._data.split("val"), seed=self._seed
         )

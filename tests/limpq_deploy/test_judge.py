@@ -274,3 +274,15 @@ def test_bitops_of_the_float_model_count_pinned_layers_in_float_too() -> None:
 def test_what_the_engine_reports_counts_before_what_the_target_promises() -> None:
     mixed = count_bitops("policy", PLACEMENT, {"conv": (3, 4)}, realised={"conv": (32, 32)})
     assert mixed.realised_searched == 100 * 1024
+
+
+def test_layers_left_in_float_by_the_policy_are_named_and_have_to_run_so() -> None:
+    found = verdict(planned_float={"conv2": "float32", "conv3": "float32"})
+    checks = {check.name: check for check in found.checks}
+    assert found.passed
+    assert "but for conv2, conv3, which the policy leaves in float" in checks["integers_everywhere"].detail
+    assert checks["floats_as_planned"].detail == "2 of 2 layers that the policy leaves in float run so"
+    fused = verdict(planned_float={"conv2": "float32", "conv3": "u8s8"})
+    assert [check.name for check in fused.checks if not check.passed] == ["floats_as_planned"]
+    assert "not conv3 (u8s8)" in {check.name: check for check in fused.checks}["floats_as_planned"].detail
+    assert "floats_as_planned" not in {check.name for check in verdict().checks}

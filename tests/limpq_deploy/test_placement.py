@@ -132,7 +132,7 @@ def test_option_a_shortcuts_slice_and_pad_the_codes_of_the_blocks_input() -> Non
 def test_a_downsample_convolution_shares_quantizer_and_group_with_the_blocks_first_one(target: TargetSpec) -> None:
     placement = placement_of("downsample", target)
     assert placement.quantizer("relu") == ActQuantizer(
-        name="relu", tensor="relu", signed=False, bits=None, layers=("b", "d")
+        name="relu", tensor="relu", signed=False, bits=None, layers=("b", "d"), producer="a"
     )
     assert [placement.act_group(layer) for layer in placement.layers] == [None, "relu", "relu", None]
 

@@ -1,0 +1,50 @@
+"""Layers that compute in floats, executed alone: each as a model of one layer, by the runtime that is compared with.
+
+The runtime is free to sum floats in any order, but takes the same one for the same layer, whatever surrounds it: its
+kernel is chosen by the layer's own shape, and its activation function works on finished sums. That the results are
+equal bit by bit is therefore an observation about a runtime, not a promise; where they are not, the codes behind such a
+layer differ, and the comparison says so.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from limpq_deploy.export.runtimes.base import Runtime
+
+Execute = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+ExecuteFloats = Callable[[onnx.ModelProto], Execute]
+"""From a model of one layer to what runs it."""
+
+
+def on_runtime(runtime: Runtime, *, threads: int | None = None) -> ExecuteFloats:
+    """Execute float layers on a runtime, with as many threads as the session that they are compared with."""
+
+    def execute(model: onnx.ModelProto) -> Execute:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "layer.onnx"
+            path.write_bytes(model.SerializeToString())
+            return runtime.load(path, threads=threads).run
+
+    return execute
+
+
+def layer_alone(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
+    """A Conv or Gemm as a model of its own, from reals to reals, with its constants in the form of the file."""
+    makers = {output: maker for maker in model.graph.node for output in maker.output}
+    nodes = [makers[name] for name in node.input[1:] if name in makers]
+    names = {name for one in (*nodes, node) for name in one.input}
+    rank = 4 if node.op_type == "Conv" else 2
+    graph = helper.make_graph(
+        [*nodes, node],
+        "layer",
+        [helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, [None] * rank)],
+        [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [None] * rank)],
+        [tensor for tensor in model.graph.initializer if tensor.name in names],
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

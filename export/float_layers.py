@@ -1,0 +1,127 @@
+"""Layers that compute in floats, by the policy's wish: plain ones, and those with integer weights alone.
+
+A Q/DQ file names them in its metadata under `FLOAT_LAYERS`, so that whoever reads the file (lint, reference, engine)
+knows which float nodes are planned.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.export.folding import BatchNormParams
+
+FLOAT_LAYERS = "limpq.float_layers"
+"""Metadata key: a JSON list of the layers that compute in floats as planned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatLayer:
+    """A layer with BatchNorm folded in that computes in floats.
+
+    ``bits``: of the widest tensor that stays in float, 16 or 32. ``weight`` float32, OIHW or OI; ``bias`` float64
+    [O]. Where only the weight is quantized: ``codes`` int8, as ``weight``, ``scale`` float32 [O] and ``weight`` =
+    codes * scale; else both are None and ``weight_bits`` is ``bits``.
+    """
+
+    name: str
+    bits: int
+    weight_bits: int
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float64]
+    codes: NDArray[np.int8] | None = None
+    scale: NDArray[np.float32] | None = None
+
+    @property
+    def float_bias(self) -> NDArray[np.float32]:
+        """The bias as it is executed."""
+        return self.bias.astype(np.float32)
+
+
+def fold_float(
+    *,
+    name: str,
+    bits: int,
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64] | None,
+    batchnorm: BatchNormParams | None,
+) -> FloatLayer:
+    """Fold a BatchNorm into a float weight: ``weight[c] * gamma[c] / sqrt(var[c] + eps)``.
+
+    Raises ModelError for numbers that are not finite.
+    """
+    factor, real_bias = _folded_bias(weight.shape[0], bias, batchnorm)
+    folded = (weight * _column(factor, weight.ndim)).astype(np.float32)
+    _require_finite(name, folded, real_bias)
+    return FloatLayer(name=name, bits=bits, weight_bits=bits, weight=folded, bias=real_bias)
+
+
+def fold_weight_only(
+    *,
+    name: str,
+    bits: int,
+    codes: NDArray[np.int64],
+    grid: QuantGrid,
+    weight_scale: float,
+    bias: NDArray[np.float64] | None,
+    batchnorm: BatchNormParams | None,
+) -> FloatLayer:
+    """Fold a BatchNorm into the scales of integer weights, as `folding.fold` does; the bias stays a float.
+
+    Codes flip their sign where gamma is negative; a channel with gamma 0 has zero codes at the layer's own scale.
+    Raises ModelError for numbers that are not finite and for a scale that is not positive in float32.
+    """
+    factor, real_bias = _folded_bias(codes.shape[0], bias, batchnorm)
+    signed = (codes * _column(np.sign(factor), codes.ndim)).astype(np.int8)
+    scale = (weight_scale * np.where(factor == 0, 1.0, np.abs(factor))).astype(np.float32)
+    _require_finite(name, scale, real_bias)
+    if not (scale > 0).all():
+        raise ModelError(f"layer {name!r} has a weight scale of 0 after folding BatchNorm; a scale must be positive")
+    return FloatLayer(
+        name=name,
+        bits=bits,
+        weight_bits=grid.bits,
+        weight=signed.astype(np.float32) * _column(scale, codes.ndim),
+        bias=real_bias,
+        codes=signed,
+        scale=scale,
+    )
+
+
+def planned_float(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Layers that a file says compute in floats by plan. Raises ModelError where its metadata is damaged."""
+    for entry in model.metadata_props:
+        if entry.key == FLOAT_LAYERS:
+            try:
+                names = json.loads(entry.value)
+            except ValueError:
+                names = None
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ModelError(f"the model has damaged metadata {FLOAT_LAYERS}; export it again")
+            return tuple(names)
+    return ()
+
+
+def _folded_bias(
+    channels: int, bias: NDArray[np.float64] | None, batchnorm: BatchNormParams | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The factor of each channel, and its bias."""
+    real_bias = np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
+    if batchnorm is None:
+        return np.ones(channels), real_bias
+    factor = batchnorm.gamma / np.sqrt(batchnorm.var + batchnorm.eps)
+    return factor, batchnorm.beta + (real_bias - batchnorm.mean) * factor
+
+
+def _column(values: NDArray[Any], ndim: int) -> NDArray[Any]:
+    return values[(slice(None),) + (None,) * (ndim - 1)]
+
+
+def _require_finite(name: str, *arrays: NDArray[Any]) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ModelError(f"layer {name!r} has a weight, scale or bias that is not finite after folding BatchNorm")
