@@ -164,7 +164,7 @@ def test_weights_are_written_as_wide_as_leaves_sums_exact_in_float32(inputs: int
 
 @pytest.mark.parametrize("scale", [0.0, -0.5, float("nan"), float("inf")])
 def test_a_folded_scale_that_is_no_scale_is_refused_by_name(scale: float) -> None:
-    with pytest.raises(ModelError, match="layer 'fc' has a folded weight scale of .*; a scale must be positive"):
+    with pytest.raises(ModelError, match=r"layer 'fc' has a folded weight scale of .*; a scale must be positive"):
         fold(
             name="fc",
             codes=np.ones((2, 3), np.int64),

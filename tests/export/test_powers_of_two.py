@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
-
 from limpq_deploy.export.parity import compare_runtime
 from limpq_deploy.export.reference import IntegerReference
 from limpq_deploy.export.runtimes import runtime_named
+
+ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 BITS = st.integers(2, 8)
 NETS = {
@@ -45,7 +45,8 @@ def executed(model: onnx.ModelProto, images: NDArray[np.float32], names: list[st
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(watching(model, names).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    file = watching(model, names).SerializeToString()
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return dict(zip(["logits", *names], session.run(["logits", *names], {"images": images}), strict=True))
 
 

@@ -33,7 +33,8 @@ from limpq_deploy.integers import integer_model  # noqa: E402
 from limpq_deploy.layers import TracedModel, trace  # noqa: E402
 from limpq_deploy.models import create_model  # noqa: E402
 from limpq_deploy.placement import place, with_quantizers  # noqa: E402
-from limpq_deploy.quantized import QuantizedModel, SwitchableBatchNorm, model_of_policy  # noqa: E402
+from limpq_deploy.quant_modules import SwitchableBatchNorm  # noqa: E402
+from limpq_deploy.quantized import QuantizedModel, model_of_policy  # noqa: E402
 
 SHAPE = (3, 16, 16)
 
