@@ -35,21 +35,22 @@ _DELAYS = """\
 def make_sweep(config: str) -> str:
     """Text of model_analyzer.yaml for the model of a config.pbtxt that `check_config` took.
 
-    Copies: one, as many as configured, twice as many. Requests of one image and of the largest batch. Where requests
-    wait for others, half, once and twice that delay; where they do not, batching stays off. The largest batch itself is
-    not varied: the warm-up is made for it.
+    Copies: one and twice as many as configured, beside the configuration itself, which Model Analyzer always tries.
+    Requests of one image and of the largest batch. Where requests wait for others, half, once and twice that delay, for
+    each number of copies; where they do not, batching stays off. The largest batch itself is not varied: the warm-up is
+    made for it.
     """
     schema, text_format = schema_of_configs()
     found = text_format.Parse(config, schema.ModelConfig())
-    group = found.instance_group[0]
+    group, delay = found.instance_group[0], found.dynamic_batching.max_queue_delay_microseconds
+    copies = {1, group.count, 2 * group.count}
     text = _TEXT.format(
         file=SWEEP,
         name=json.dumps(found.name),
         batches=_listed(1, found.max_batch_size),
         kind=schema.ModelInstanceGroup.Kind.Name(group.kind),
-        counts=_listed(1, group.count, 2 * group.count),
+        counts=_listed(*(copies if delay else copies - {group.count})),
     )
-    delay = found.dynamic_batching.max_queue_delay_microseconds
     return text + (_DELAYS.format(delays=_listed(delay // 2, delay, 2 * delay)) if delay else "")
 
 
