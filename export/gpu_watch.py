@@ -5,7 +5,8 @@ A figure of a GPU that was hot, capped or shared is doubtful; nothing here chang
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -129,6 +130,23 @@ class GpuWatch:
         return sum(one.pid != os.getpid() for one in running)
 
 
+@contextmanager
+def watching(wanted: bool) -> Iterator[Callable[[], tuple[GpuUse | None, tuple[str, ...]]]]:
+    """Watch the GPU where it is ``wanted`` and can be watched; gives a function for what was seen and what it makes
+    doubtful. A GPU that cannot be watched is a doubt of its own."""
+    if not wanted:
+        yield lambda: (None, ())
+        return
+    try:
+        watch = GpuWatch()
+    except (MissingExtra, RuntimeUnavailable) as error:
+        why = f"clocks and temperature were not watched: {error}"
+        yield lambda: (None, (why,))
+        return
+    with watch:
+        yield lambda: (watch.use, watch.use.doubts)
+
+
 def summarise(readings: Iterable[Mapping[str, float]], *, others: int | None = None) -> GpuUse:
     """What readings of "sm_clock", "memory_clock", "temperature", "power" and "reasons" (NVML's bits) come to."""
     rows = list(readings)
@@ -150,7 +168,7 @@ def summarise(readings: Iterable[Mapping[str, float]], *, others: int | None = N
 def driver_release(proc: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """The driver's release, such as "580.159.04", from the kernel module or NVML; None where neither tells."""
     try:
-        found = re.search(r"Kernel Module\D*?([0-9]+(?:\.[0-9]+)+)", proc.read_text())
+        found = re.search(r"Kernel Module.*?\s([0-9]+(?:\.[0-9]+)+)", proc.read_text())
     except OSError:
         found = None
     if found:

@@ -3,13 +3,17 @@
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.gpu_watch import GpuUse, watching
 from limpq_deploy.export.latency import (
     WALL,
     LatencyProtocol,
@@ -64,6 +68,7 @@ def measure_models(
     """Time models by name for each batch size and number of threads; those of one such run are interleaved."""
     protocols: list[LatencyProtocol] = []
     series: list[LatencySeries] = []
+    accelerator: dict[str, Any] | None = None
     runs = [(threads, batch) for threads in settings for batch in dict.fromkeys(batches)]
     for number, (threads, batch) in enumerate(runs):
         count = None if threads == "default" else threads
@@ -74,20 +79,29 @@ def measure_models(
                 report((number + done) / len(runs), f"threads {threads}, batch {batch}")
 
         protocol = LatencyProtocol(batch=batch, threads=threads, min_seconds=seconds, inputs=INPUTS)
-        series += measure_interleaved(
-            {name: timed_call(session, protocol) for name, session in sessions.items()},
-            protocol,
-            options={name: session.environment() for name, session in sessions.items()},
-            progress=share,
-        )
+        calls = {name: timed_call(session, protocol) for name, session in sessions.items()}
+        facts = {name: session.environment() for name, session in sessions.items()}
+        accelerator = next((one["accelerator"] for one in facts.values() if "accelerator" in one), None)
+        with watching(accelerator is not None) as seen:
+            timed = measure_interleaved(calls, protocol, options=facts, progress=share)
+            use, doubts = seen()
+        series += [with_gpu(one, use, doubts) for one in timed]
         protocols.append(protocol)
     return LatencyReport(
-        environment=read_environment(),
+        environment=replace(read_environment(), accelerator=accelerator),
         protocols=tuple(protocols),
         series=tuple(series),
         model=_model_name(models),
         files={name: sha256_of(path) for name, path in models.items()},
     )
+
+
+def with_gpu(series: LatencySeries, use: GpuUse | None, doubts: tuple[str, ...]) -> LatencySeries:
+    """A series with what the GPU did meanwhile among its options, and what that makes doubtful."""
+    if use is None and not doubts:
+        return series
+    options = series.options | ({"gpu": to_dict(use)} if use is not None else {})
+    return replace(series, options=options, doubts=(*series.doubts, *doubts))
 
 
 def timed_call(session: Session, protocol: LatencyProtocol) -> Callable[[], object]:
