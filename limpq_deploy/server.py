@@ -47,12 +47,13 @@ def parse_address(url: str, model: str | None = None) -> Address:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
     """What the server says of its model: names, shapes (batch first where it takes batches; -1: any), largest batch (0:
-    the model takes no batches)."""
+    the model takes no batches). ``version``: the one that is asked, empty where the server names none."""
 
     input: str
     shape: tuple[int, ...]
     output: str
     max_batch: int
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ class Server:
             shape=tuple(int(size) for size in source["shape"]),
             output=result["name"],
             max_batch=int(config.get("max_batch_size", 0)),
+            version=self.address.version or max(found.get("versions", ()), key=_as_number, default=""),
         )
 
     def counters(self) -> dict[str, int] | None:
@@ -120,6 +122,10 @@ class Server:
 
     def infer(self, model: ServedModel, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of a batch. Raises ServerUnhealthy where none come."""
+        return self.answer(model, images_NCHW)[0]
+
+    def answer(self, model: ServedModel, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
+        """Logits of a batch, and the version that gave them (empty where the server does not say)."""
         with self._speaking():
             source = self._library.InferInput(model.input, list(images_NCHW.shape), "FP32")
             source.set_data_from_numpy(images_NCHW)
@@ -129,9 +135,11 @@ class Server:
                 self.address.model, [source], model_version=self.address.version, outputs=outputs, **words
             )
             logits: NDArray[np.float32] | None = answer.as_numpy(model.output)
+            response = answer.get_response()
+            version = response.get("model_version") if isinstance(response, dict) else response.model_version
         if logits is None:
             raise ServerUnhealthy(f"{self.address} answered without {model.output!r}; is another model served there?")
-        return logits
+        return logits, version or ""
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:
@@ -145,6 +153,10 @@ class Server:
                 f"{self.address} does not answer ({what}); look at the server's log, unload and load the model, or "
                 "start the server again"
             ) from error
+
+
+def _as_number(version: str) -> int:
+    return int(version) if version.isdigit() else 0
 
 
 def times_between(before: dict[str, int] | None, after: dict[str, int] | None) -> ServerTimes | None:

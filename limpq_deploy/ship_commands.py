@@ -153,8 +153,9 @@ def rollback(folder: Path, version: int, sign: Path | None, key: Path | None, as
 def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_json: bool) -> None:
     """Ask a running server real images: http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL.
 
-    Without /MODEL that of --bundle. Without --bundle one black image has to get a finite answer. Exit code 1: no
-    answer; 3: a wrong one.
+    Without /MODEL that of --bundle. Of a REPOSITORY/NAME the canaries of the version that answers are asked;
+    /MODEL/versions/N asks for one. Without --bundle one black image has to get a finite answer. Exit code 1: no answer;
+    3: a wrong one.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.health import check_health
@@ -167,6 +168,11 @@ def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_j
     else:
         wrong = f"{found.differing} of {found.logits} logits differ" if found.differing else "every logit is equal"
         click.echo(f"{found.address}: {found.images} canaries in {found.seconds:.2f} s: {wrong}")
+    if found.behind:
+        click.echo(
+            f"note: version {found.version} answers; {bundle} is to serve version {found.active}: load the model",
+            err=True,
+        )
     if not found.passed:
         sys.exit(FAILED)
 

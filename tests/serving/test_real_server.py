@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.cli import main
+from limpq_deploy.export.repository import load_serving
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.triton import ServingOptions
 from limpq_deploy.health import ask, check_health
@@ -116,6 +117,29 @@ def test_a_dead_stub_is_noticed_though_the_server_says_ready(
             check_health(url, bundle=repository / "tiny")
         assert time.monotonic() - start < 5
     unload(server)  # loading alone does nothing: no file changed
+    load(server)
+    assert check_health(urls[0], bundle=repository / "tiny").passed
+
+
+def test_health_asks_the_canaries_of_the_version_that_answers(
+    server: Any, urls: tuple[str, str], repository: Path, write_tiny: Callable[..., Path]
+) -> None:
+    loaded = load_serving(repository / "tiny").active
+    new = ship(write_tiny(repository.parent / "newer", 1), repository, CPU_TWIN).version
+    for url in urls:
+        found = check_health(url, bundle=repository / "tiny")  # not loaded yet: no illness, but it is told
+        assert found.passed
+        assert (found.version, found.active, found.behind) == (str(loaded), str(new), True)
+        done = limpq_deploy("health", url, "--bundle", repository / "tiny")
+        assert f"note: version {loaded} answers" in done.stderr
+    load(server)
+    found = check_health(urls[1], bundle=repository / "tiny")
+    assert (found.passed, found.version, found.behind) == (True, str(new), False)
+    with pytest.raises(ServerUnhealthy):
+        check_health(f"{urls[0]}/versions/{loaded}", bundle=repository / "tiny")  # asked for, and not served any more
+    ship(write_tiny(repository.parent / "newest", 0), repository, CPU_TWIN, keep=1)
+    with pytest.raises(ServerUnhealthy, match=f"serves version {new}, of which .* has no canaries"):
+        check_health(urls[0], bundle=repository / "tiny")
     load(server)
     assert check_health(urls[0], bundle=repository / "tiny").passed
 
