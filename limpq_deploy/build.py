@@ -22,6 +22,7 @@ from limpq_deploy.stages.deploy import engine_stage, export_stage
 from limpq_deploy.stages.files import CONFIG, PLACEMENT, POLICY
 from limpq_deploy.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
 from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
+from limpq_deploy.stages.rounds import profile_stage, study_stage
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import settle_threads
 from limpq_deploy.training.processes import agree, joined
@@ -29,9 +30,12 @@ from limpq_deploy.verdict import Verdict
 
 MakeStage = Callable[[Subject, Path], Stage | None]
 
-TRAINED: tuple[MakeStage, ...] = (float_stage, indicators_stage, search_stage, finetune_stage, uniform_stage)
+TRAINED: tuple[MakeStage, ...] = (
+    *(float_stage, indicators_stage, profile_stage),
+    *(search_stage, finetune_stage, uniform_stage),
+)
 EXPORTED: tuple[MakeStage, ...] = (export_stage,)
-MEASURED: tuple[MakeStage, ...] = (engine_stage, parity_stage, accuracy_stage, latency_stage)
+MEASURED: tuple[MakeStage, ...] = (engine_stage, parity_stage, accuracy_stage, latency_stage, study_stage)
 CONCLUDED: tuple[MakeStage, ...] = (verdict_stage, report_stage, bundle_stage)
 
 ENGINE_STAGES = ("engine",)
@@ -91,7 +95,7 @@ def run_build(
     start = time.perf_counter()
     subject = Subject(config)
     with progress("checking inputs"):
-        subject.check(engine=until is None or until in ENGINE_STAGES)
+        subject.check(engine=until is None or until in ENGINE_STAGES or config.goes_round)
     if note is not None:
         for sentence in notes(subject, this_cpu()):
             note(sentence)

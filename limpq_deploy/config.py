@@ -16,6 +16,12 @@ FORMAT = "limpq.config/1"
 
 DEFAULT_LIKE = "w4a4"
 
+NATIVE = "native:"
+"""Begins the name of a search space of a target's own pairs."""
+
+ROUNDS = 4
+"""Times that a latency limit is searched, timed and corrected, at most."""
+
 KINDS = {"tuple_type": "a list", "dataclass_type": "a section with keys of its own"}
 """What pydantic calls by a Python name."""
 
@@ -46,7 +52,8 @@ class Config:
 
     ``target`` None: the one that this machine can run. Budgets may be combined; with none, ``like`` is w4a4.
     ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported. With a
-    ``latency_table``, the search keeps ``max_latency_ms`` too.
+    ``latency_table``, the search keeps ``max_latency_ms`` too; without one, and in a ``native:`` space, the build
+    profiles this machine and goes round (``latency_rounds`` times at most) until prediction and measurement agree.
     ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
     calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``, ``tie``: as in
     `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``; then weights
@@ -75,6 +82,7 @@ class Config:
     max_act_mib: float | None = None
     latency_table: Path | None = None
     max_latency_ms: float | None = None
+    latency_rounds: int = ROUNDS
     min_speedup: float | None = None
     space: str | None = None
     min_bits: tuple[str, ...] = ()
@@ -128,6 +136,8 @@ class Config:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; expected a number above 0")
+        if self.latency_rounds < 1:
+            raise ValueError(f"latency_rounds is {self.latency_rounds}; expected at least 1")
         if self.alpha is not None and not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha is {self.alpha}; expected 0 or above")
         if not isfinite(self.max_accuracy_drop):
@@ -166,9 +176,17 @@ class Config:
         return any(getattr(self, name) is not None for name in BUDGETS)
 
     @property
+    def goes_round(self) -> bool:
+        """Whether the build times this machine and searches until its latency limit holds: a limit without a table, in
+        a space where latency varies."""
+        native = self.space is not None and self.space.startswith(NATIVE)
+        searches = self.policy is None and self.latency_table is None
+        return self.max_latency_ms is not None and native and searches and self.engine
+
+    @property
     def budget_like(self) -> str | None:
         """``like``, or the default where no budget at all is given and a policy is searched."""
-        if self.limited or self.policy is not None:
+        if self.limited or self.policy is not None or self.goes_round:
             return self.like
         return DEFAULT_LIKE if self.act_bits is None else f"w4a{self.act_bits}"
 
@@ -193,6 +211,7 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
     given = {key: value for key, value in options.items() if value is not None}
     training = {key: given.pop(key) for key in TRAINING_OPTIONS if key in given}
     settings.update(given)
+    _let_latency_decide(settings)
     if training:
         known = settings.get("training", {})
         settings["training"] = {**(known.given() if isinstance(known, Training) else known), **training}
@@ -201,6 +220,14 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
     except _Invalid as error:
         key, _, rest = f"{error.key}{error.message}".removeprefix("training.").partition(" ")
         raise SettingError(f"--{key.replace('_', '-')} {rest}") from error
+
+
+def _let_latency_decide(settings: dict[str, Any]) -> None:
+    """A latency limit that stands alone is searched over the target's native pairs: below 8 bits nothing is faster."""
+    alone = not any(settings.get(name) is not None for name in (*BUDGETS, "policy", "space", "act_bits"))
+    if settings.get("max_latency_ms") is not None and alone and settings.get("engine") is not False:
+        settings["space"] = f"{NATIVE}{settings.get('target') or 'onnxruntime'}"
+        settings.setdefault("bits", (8,))
 
 
 def write_config(config: Config, path: Path) -> None:

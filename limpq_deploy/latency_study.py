@@ -27,6 +27,9 @@ Sweep = Literal["native", "narrow"]
 GOOD, FAIR = 0.9, 0.6
 """Rank correlations from which BitOps order engines well, or roughly."""
 
+STAYS = 0.1
+"""Relative spread of latencies that is told as none."""
+
 RESAMPLES = 500
 
 
@@ -176,7 +179,7 @@ def study(
         ms_per_gbitops=slope,
         explained=explained,
         narrow_spread=spread,
-        sentence=_sentence(realised, native, told, spread, device),
+        sentence=_sentence(realised, native, told, device) + _narrow_sentence(narrow, spread) + _doubt_sentence(points),
     )
 
 
@@ -216,9 +219,7 @@ def _line(points: Sequence[StudyPoint]) -> tuple[float, float, float]:
     return float(slope), float(base), 1 - rest / all_ if all_ else 0.0
 
 
-def _sentence(
-    realised: Correlation, native: Sequence[StudyPoint], residuals: Mapping[str, float], spread: float, device: str
-) -> str:
+def _sentence(realised: Correlation, native: Sequence[StudyPoint], residuals: Mapping[str, float], device: str) -> str:
     if realised.value is None or realised.low is None or realised.high is None:
         told = f"On {device} the policies' executed BitOps are all equal, so they predict nothing of latency"
     else:
@@ -230,5 +231,20 @@ def _sentence(
             "them is "
             f"off by up to {100 * abs(residuals[worst.name]) / worst.ms:.0f} % ({worst.name})"
         )
-    stays = "stays where it is" if spread <= 0.1 else "varies"
-    return f"{told}. Over 2 to 8 bits nominal BitOps vary and latency {stays} (within {100 * spread:.0f} %)."
+    return f"{told}."
+
+
+def _narrow_sentence(narrow: Sequence[StudyPoint], spread: float) -> str:
+    if not narrow:
+        return ""
+    noise = max(point.low_ms for point in narrow) <= min(point.high_ms for point in narrow)
+    if spread <= STAYS:
+        said = f"stays where it is (within {100 * spread:.0f} %)"
+    else:
+        said = f"differs by {100 * spread:.0f} %" + (", no more than the intervals of these figures" if noise else "")
+    return f" Over 2 to 8 bits, which all execute as 8-bit integers, nominal BitOps vary and latency {said}."
+
+
+def _doubt_sentence(points: Sequence[StudyPoint]) -> str:
+    doubtful = sum(bool(point.doubts) for point in points)
+    return f" {doubtful} of {len(points)} of these figures are doubtful." if doubtful else ""

@@ -126,7 +126,8 @@ def budget_options(command: Command) -> Command:
             "--max-latency-ms",
             type=float,
             metavar="T",
-            help="A budget with --latency-table. In a build, a check too: p50 of one image, default threads.",
+            help="A budget with --latency-table. In a build a check too (p50 of one image, default threads); alone, or "
+            "in a native space, the build times this machine and searches for it.",
         ),
         restriction_options,
         click.option(
@@ -214,6 +215,12 @@ def build_options(command: Command) -> Command:
             "--solver",
             type=click.Choice(SOLVERS),
             help="Who finds the policy; all are proved by our own search.  [default: auto]",
+        ),
+        click.option(
+            "--latency-rounds",
+            type=int,
+            metavar="K",
+            help="With --max-latency-ms and no table: search, time and correct at most K times.  [default: 4]",
         ),
         click.option("--min-speedup", type=float, metavar="X", help="Check: times as fast as the float model."),
         click.option(

@@ -72,7 +72,9 @@ class Subject:
         if self.config.policy is not None:
             self.given_policy(indicators)
         else:
-            search_policy(indicators, self.budgets(indicators), solver=self.config.solver)
+            budgets = self.budgets(indicators)
+            if budgets:  # none yet where latency alone decides, which is not profiled yet
+                search_policy(indicators, budgets, solver=self.config.solver)
 
     def _check_training(self) -> None:
         """Refuse settings that make no sense together, a precision that is missing here, and a batch that would
@@ -204,7 +206,10 @@ class Subject:
                 )
 
     def budgets(self, indicators: Indicators) -> tuple[Budget, ...]:
+        """The configuration's budgets, but for a latency limit that is met by going round."""
         config = self.config
+        if config.goes_round and not config.limited:
+            return ()
         return budgets_from_options(
             indicators,
             like=config.budget_like,

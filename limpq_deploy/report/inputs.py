@@ -8,7 +8,9 @@ from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.latency_study import LatencyStudy
 from limpq_deploy.policy import Policy
+from limpq_deploy.rounds import Rounds
 from limpq_deploy.verdict import Verdict
 
 
@@ -42,6 +44,8 @@ class ReportInputs:
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    study: LatencyStudy | None = None
+    rounds: Rounds | None = None
     trained: bool = True
     given: str | None = None
 

@@ -18,6 +18,7 @@ from limpq_deploy.report.latency import latency_section, threads_text
 from limpq_deploy.report.layers import layers_section
 from limpq_deploy.report.parity import parity_section
 from limpq_deploy.report.scales import scales_section
+from limpq_deploy.report.study_picture import study_section
 from limpq_deploy.report.verdict_view import verdict_section
 
 TEMPLATE = "report.html.j2"
@@ -43,6 +44,7 @@ def render_report(inputs: ReportInputs) -> str:
             candidates=candidates_section(inputs),
             scales=scales_section(inputs),
             latency=latency_section(inputs),
+            study=study_section(inputs.study, inputs.rounds),
             parity=parity_section(inputs),
             reasons={missing.name: missing.reason for missing in inputs.verdict.not_measured},
             facts=_facts(inputs),

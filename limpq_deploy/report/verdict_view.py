@@ -23,6 +23,8 @@ TITLES = {
     "accuracy_against_uniform": "Accuracy against uniform bits",
     "latency": "Latency limit",
     "speedup": "Speed-up asked for",
+    "faster_than_uniform8": "Faster than uniform 8 bits",
+    "faster_than_float16": "Faster than uniform FP16",
 }
 
 

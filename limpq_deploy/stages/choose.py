@@ -15,11 +15,21 @@ from limpq_deploy.export.placement import BitPair
 from limpq_deploy.given_policy import own_budget
 from limpq_deploy.importance.names import MEASURES, SCALE
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.latency_cost import latency_budget
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.search import PolicySearch, search_policy
-from limpq_deploy.stages.files import COMPARISON, FLOAT, INDICATORS, JOINT, POLICY
+from limpq_deploy.stages.files import (
+    COMPARISON,
+    FLOAT,
+    INDICATORS,
+    JOINT,
+    POLICY,
+    ROUNDS,
+    TABLE,
+    TEMPLATE,
+)
 from limpq_deploy.stages.previewer import Previewer
 from limpq_deploy.subject import Subject
 from limpq_deploy.tournament import hold_tournament
@@ -67,8 +77,23 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         restricted = subject.restricted(indicators)
         budgets = subject.budgets(restricted)
         like = parse_like(config.budget_like) if config.budget_like is not None else None
-        pair = uniform_policy_within(restricted, budgets, like)
-        policy = _choose(subject, folder, indicators, budgets, pair, report)
+        told = ""
+        if config.goes_round:
+            from limpq_deploy.stages.rounds import search_in_rounds  # it builds on this file
+
+            def choose(within: tuple[Budget, ...]) -> Policy:
+                rival = uniform_policy_within(restricted, within, like)
+                return _choose(subject, folder, indicators, within, rival, report)
+
+            policy, rounds = search_in_rounds(subject, folder, restricted, choose, report)
+            assert config.max_latency_ms is not None
+            budgets = (*budgets, latency_budget(restricted, rounds.table, config.max_latency_ms))
+            write_record(rounds, folder / ROUNDS)
+            told = f"; latency {rounds.why}"
+            pair = uniform_policy_within(restricted, budgets, like)
+        else:
+            pair = uniform_policy_within(restricted, budgets, like)
+            policy = _choose(subject, folder, indicators, budgets, pair, report)
         comparison = Comparison(
             pair=pair,
             same=pair is not None and set(policy.pairs().values()) == {pair},
@@ -82,7 +107,7 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         how = f"{policy.importance}, {policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms"
         if policy.tournament is not None:
             how = policy.tournament.why
-        return f"{how}; {used}; {comparison.sentence()}{idle}{_settled(subject, indicators, budgets)}"
+        return f"{how}; {used}; {comparison.sentence()}{idle}{told}{_settled(subject, indicators, budgets)}"
 
     return Stage(
         name="search",
@@ -96,7 +121,8 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
             "max_avg_act_bits": config.max_avg_act_bits,
             "max_act_mib": config.max_act_mib,
             "latency_table": sha256_of(config.latency_table) if config.latency_table is not None else None,
-            "max_latency_ms": config.max_latency_ms if config.latency_table is not None else None,
+            "max_latency_ms": config.max_latency_ms if config.latency_table is not None or config.goes_round else None,
+            "latency_rounds": config.latency_rounds if config.goes_round else None,
             "space": config.space,
             "min_bits": config.min_bits,
             "pin": config.pin,
@@ -106,8 +132,11 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
             "outliers": config.outliers,
             "solver": config.solver,
         },
-        reads=(INDICATORS,) if config.importance is not None else (INDICATORS, FLOAT, JOINT),
-        outputs=(POLICY, COMPARISON),
+        reads=(
+            *((INDICATORS,) if config.importance is not None else (INDICATORS, FLOAT, JOINT)),
+            *((TABLE, TEMPLATE) if config.goes_round else ()),
+        ),
+        outputs=(POLICY, COMPARISON, *((ROUNDS,) if config.goes_round else ())),
         run=run,
     )
 

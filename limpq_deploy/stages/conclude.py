@@ -332,8 +332,8 @@ def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> It
         measured = latency.find(MIXED, threads="default").stats.p50_ms
         error = 100 * (rounds.last.predicted_ms / measured - 1)
         yield (
-            f"The trained engine: predicted {rounds.last.predicted_ms:.3f} ms, measured {measured:.3f} ms in the latency "
-            f"stage ({error:+.1f} %), with the machine as busy as it was in either."
+            f"The trained engine: predicted {rounds.last.predicted_ms:.3f} ms, measured {measured:.3f} ms in the "
+            f"latency stage ({error:+.1f} %), with the machine as busy as it was in either."
         )
 
 

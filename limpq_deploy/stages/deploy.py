@@ -47,10 +47,8 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
     def run(report: Report) -> str:
         traced = subject.traced(folder / FLOAT)
         placement = subject.placement
-        marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-        fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
         report(0, 4, "tracing")
-        template = export_template(marked, placement.input_shape, placement.spec.opset)
+        template = make_template(subject, traced)
         metadata = {
             PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
             CLASSES_KEY: json.dumps(list(subject.dataset.classes)),
@@ -88,6 +86,14 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
         outputs=(MODEL, LINT, FLOAT_MODEL, UNIFORM8_MODEL, *((UNIFORM_MODEL,) if uniform else ())),
         run=run,
     )
+
+
+def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
+    """The float graph with a marker at every quantizer's place, from which all graphs of the build are made."""
+    placement = subject.placement
+    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
+    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
+    return export_template(marked, placement.input_shape, placement.spec.opset)
 
 
 def engine_stage(subject: Subject, folder: Path) -> Stage:

@@ -15,3 +15,9 @@ FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL = (
     f"{BASELINES}/uniform8.qdq.onnx",
 )
 LATENCY = "latency.json"
+TABLE, TEMPLATE, ROUNDS, STUDY = (
+    "latency-table.json",
+    "latency-template.onnx",
+    "latency-rounds.json",
+    "latency-study.json",
+)

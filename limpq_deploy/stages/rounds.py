@@ -1,0 +1,198 @@
+"""Stages that bring latency into the search: a profile of the model's parts, rounds until a limit holds, and a study of
+how far BitOps predict latency here. All time stand-ins, so nothing has to be trained first."""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx
+
+from limpq_deploy.bench import told
+from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.costs import Budget
+from limpq_deploy.edges import layer_edges
+from limpq_deploy.export.latency import Threads
+from limpq_deploy.export.latency_table import BitPair, LatencyTable
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.markers import MARKERS_KEY, markers_text, with_markers
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.profile import (
+    ProfileSettings,
+    figure,
+    profile,
+    skeleton_of,
+    time_graphs,
+    write_stand_ins,
+)
+from limpq_deploy.export.qdq import strip_markers
+from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.latency_study import LatencyStudy, Measured, narrow_policies, native_policies, study
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.policy import Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.rounds import Rounds, Timed, go_round
+from limpq_deploy.stages.deploy import make_template, runtime_inputs
+from limpq_deploy.stages.files import FLOAT, FLOAT_MODEL, INDICATORS, PLACEMENT, STUDY, TABLE, TEMPLATE
+from limpq_deploy.subject import Subject
+
+THREADS: Threads = "default"
+"""As in the verdict's check of latency: the runtime's own choice, one image."""
+
+STUDY_BUDGETS = 7
+"""Budgets of the study's native sweep."""
+
+
+def profile_stage(subject: Subject, folder: Path) -> Stage | None:
+    """What every layer takes on this machine, at each native precision; None where no limit asks for it."""
+    if not subject.config.goes_round:
+        return None
+    settings = _settings(subject)
+
+    def run(report: Report) -> str:
+        traced = subject.traced(folder / FLOAT)
+        template = make_template(subject, traced)
+        plain = strip_markers(template)
+        onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template)})
+        onnx.save(plain, folder / TEMPLATE)
+        edges = [(edge.producer, edge.consumer, edge.elements) for edge in layer_edges(traced)]
+        table = profile(template, subject.placement, edges, subject.runtime(), settings, report=told(report))
+        write_record(table, folder / TABLE)
+        off = sorted(abs(one.error) for one in table.observations if one.error is not None)
+        said = f"{len(subject.placement.layers)} layers on {table.device}"
+        if off:
+            said += f"; mixed graphs predicted within {100 * off[-1]:.1f} % (median {100 * off[len(off) // 2]:.1f} %)"
+        return said
+
+    return Stage(
+        name="profile",
+        title="profile",
+        inputs={
+            "seconds": settings.seconds,
+            **subject.model_digest(),
+            **runtime_inputs(subject),
+        },
+        reads=(FLOAT, PLACEMENT),
+        outputs=(TABLE, TEMPLATE),
+        run=run,
+    )
+
+
+def search_in_rounds(
+    subject: Subject,
+    folder: Path,
+    indicators: Indicators,
+    choose: Callable[[tuple[Budget, ...]], Policy],
+    report: Report,
+) -> tuple[Policy, Rounds]:
+    """Choose a policy within the latency limit, time its graph, correct the table, and so on. ``indicators``: those
+    that budgets are made for."""
+    table = load_record(LatencyTable, folder / TABLE)
+    placement = subject.placement
+    assert indicators.edges is not None
+    edges = [(edge.producer, edge.consumer, edge.elements) for edge in indicators.edges]
+    measured = tuple(dict.fromkeys((time.weight_bits, time.act_bits) for time in table.times))
+    limit = subject.config.max_latency_ms
+    assert limit is not None
+    template, runtime, settings = with_markers(load_model(folder / TEMPLATE)), subject.runtime(), _settings(subject)
+    most = subject.config.latency_rounds
+    rounds = 0
+
+    def solve(current: LatencyTable, aim_ms: float) -> Policy:
+        return choose((*subject.budgets(indicators), latency_budget(indicators, current, aim_ms)))
+
+    def time(pairs: Mapping[str, BitPair]) -> Timed:
+        nonlocal rounds
+        rounds += 1
+        report(rounds, most, f"round {rounds}")
+        return time_policy(template, placement, pairs, table, runtime, settings)
+
+    return go_round(
+        table,
+        skeleton_of(placement, edges, measured),
+        limit_ms=limit,
+        solve=solve,
+        time=time,
+        most=most,
+    )
+
+
+def time_policy(
+    template: onnx.ModelProto,
+    placement: Placement,
+    pairs: Mapping[str, BitPair],
+    table: LatencyTable,
+    runtime: Runtime,
+    settings: ProfileSettings,
+) -> Timed:
+    """Time a policy's stand-in beside those of the uniform policies, which tell how fast the machine is now: the
+    geometric mean of their times over those in the table."""
+    then = {one.name: one.measured_ms for one in table.observations if one.name.startswith("uniform")}
+    policies = {one.name: one.pairs for one in table.observations if one.name in then}
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_stand_ins(template, placement, {"policy": pairs, **policies}, Path(folder))
+        series = time_graphs(files, runtime, settings)
+    found = figure(series["policy"], settings)
+    slower = [math.log(figure(series[name], settings).p50_ms / ms) for name, ms in then.items()]
+    return Timed(
+        measured_ms=found.p50_ms,
+        low_ms=found.p50_low_ms,
+        high_ms=found.p50_high_ms,
+        speed=math.exp(sum(slower) / len(slower)) if slower else 1.0,
+        doubts=series["policy"].doubts,
+    )
+
+
+def study_stage(subject: Subject, folder: Path) -> Stage | None:
+    """How far BitOps predict latency on this machine. None for a runtime whose engines take minutes to build."""
+    if subject.target.runtime != "onnxruntime":
+        return None
+    seconds = subject.config.latency_seconds / 5
+    settings = ProfileSettings(threads=THREADS, seconds=seconds)
+
+    def run(report: Report) -> str:
+        indicators = load_record(Indicators, folder / INDICATORS)
+        template = with_markers(load_model(folder / FLOAT_MODEL))
+        found = measure_study(template, subject.placement, indicators, subject.runtime(), settings, report)
+        write_record(found, folder / STUDY)
+        return found.sentence
+
+    return Stage(
+        name="study",
+        title="latency and BitOps",
+        inputs={"seconds": seconds, **runtime_inputs(subject)},
+        reads=(FLOAT_MODEL, INDICATORS, PLACEMENT),
+        outputs=(STUDY,),
+        run=run,
+    )
+
+
+def measure_study(
+    template: onnx.ModelProto,
+    placement: Placement,
+    indicators: Indicators,
+    runtime: Runtime,
+    settings: ProfileSettings,
+    report: Report,
+    *,
+    budgets: int = STUDY_BUDGETS,
+) -> LatencyStudy:
+    """Time the study's graphs, interleaved, and say what they show."""
+    policies = {**native_policies(indicators, placement, budgets), **narrow_policies(placement)}
+    with tempfile.TemporaryDirectory() as work:
+        files = write_stand_ins(template, placement, policies, Path(work))
+        series = time_graphs(files, runtime, settings, told(report))
+    measured = {}
+    for name, one in series.items():
+        stats = figure(one, settings)
+        measured[name] = Measured(
+            ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms, doubts=one.doubts
+        )
+    device = next(iter(series.values())).options.get("cpu") or runtime.name
+    return study(placement, policies, measured, device=str(device), threads=settings.threads)
+
+
+def _settings(subject: Subject) -> ProfileSettings:
+    return ProfileSettings(threads=THREADS, seconds=min(1.0, subject.config.latency_seconds))
