@@ -259,12 +259,30 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
 
 
 @main.command(short_help="What is usable here, and why not.")
+@click.option(
+    "--self-test",
+    metavar="RUNTIME",
+    help="Put a runtime (tensorrt, on a GPU) to the test on a tiny model: engine, values, saturated grids, timing.",
+)
 @json_option
-def doctor(as_json: bool) -> None:
-    """Which runtimes, devices and extras are usable here, and in a sentence why not."""
+def doctor(self_test: str | None, as_json: bool) -> None:
+    """Which runtimes, devices and extras are usable here, and in a sentence why not.
+
+    Exit code 3: the runtime of --self-test does not compute what the file says.
+    """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.doctor import examine
 
+    if self_test is not None:
+        from limpq_deploy.bench import available
+        from limpq_deploy.export.self_test import self_test as try_out
+
+        found = try_out(available(self_test))
+        lines = (f"{'ok    ' if one.passed else 'FAILED'} {one.name}: {one.detail}" for one in found.tried)
+        click.echo(json.dumps(to_dict(found)) if as_json else "\n".join(lines))
+        if not found.passed:
+            sys.exit(VERDICT_FAILED)
+        return
     diagnosis = examine()
     if as_json:
         click.echo(json.dumps(to_dict(diagnosis)))

@@ -1,0 +1,101 @@
+"""The self-test passes where the file is computed as written, and finds what an engine may do wrong."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.cli import main
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.runtimes.ort import OnnxRuntime, OrtSession, open_as_written
+from limpq_deploy.export.self_test import SelfTest, self_test, tiny_model
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+class AsWritten(OnnxRuntime):
+    """Executes files as they are written, changed a little first; says that every layer runs in integers."""
+
+    def __init__(self, change: Change = lambda model: None) -> None:
+        super().__init__()
+        self._change = change
+
+    def engine(self, path: Path, *, threads: int | None = None) -> Engine:
+        return Engine(
+            model_sha256="0",
+            runtime=self.name,
+            version="0",
+            provider="none",
+            threads=None,
+            options={},
+            layer_precision={"stem": "s8s8"},
+        )
+
+    def load(self, path: Path, *, threads: int | None = None) -> OrtSession:
+        model = load_model(path)
+        self._change(model)
+        return open_as_written(model)
+
+
+def set_constant(name: str, change: Callable[[NDArray[Any]], Any]) -> Change:
+    def apply(model: onnx.ModelProto) -> None:
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        value = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(value), value.dtype), name))
+
+    return apply
+
+
+def outcome(found: SelfTest) -> Mapping[str, bool]:
+    return {one.name: one.passed for one in found.tried}
+
+
+def test_a_runtime_that_computes_as_written_passes_and_the_record_survives_json() -> None:
+    found = self_test(AsWritten())
+    assert found.passed, found.tried
+    assert list(outcome(found)) == ["engine", "logits", "layer by layer", "saturating inputs"]
+    assert from_json(SelfTest, to_json(found), "self-test.json") == found
+
+
+def test_a_lost_upper_bound_is_found_behind_a_gemm() -> None:
+    found = outcome(self_test(AsWritten(set_constant("fc2.in_high", lambda value: 1e9))))
+    assert not found["saturating inputs"]
+
+
+def test_a_wrong_bias_is_found_layer_by_layer() -> None:
+    found = outcome(self_test(AsWritten(set_constant("conv1.bias", lambda value: value + 0.1))))
+    assert not found["layer by layer"]
+
+
+def test_a_layer_left_in_float_and_a_runtime_that_fails_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "float_layers", property(lambda self: ("stem",)))
+    found = self_test(AsWritten(lambda model: model.graph.node[0].input.append("nothing")))
+    assert not any(outcome(found).values())
+    assert "nothing" in found.tried[1].detail
+
+
+def test_the_tiny_model_reaches_both_ends_of_no_grid_by_chance() -> None:
+    model = tiny_model()
+    assert {node.op_type for node in model.graph.node} >= {"Conv", "Gemm", "Add", "Clip", "GlobalAveragePool"}
+    assert model.SerializeToString() == tiny_model().SerializeToString()
+
+
+def test_the_command_refuses_a_runtime_that_is_not_here_and_fails_one_without_integer_kernels() -> None:
+    """ONNX Runtime reads the dialect and computes its convolutions with s8 weights in FP32 pairs: no integer engine."""
+    refused = CliRunner().invoke(main, ["doctor", "--self-test", "abacus"])
+    assert refused.exit_code == 1
+    assert "known runtimes: onnxruntime" in refused.stderr
+    done = CliRunner().invoke(main, ["doctor", "--self-test", "onnxruntime"])
+    assert done.exit_code == 3
+    assert "FAILED engine: convolutions run in float" in done.stdout
+    assert "ok     saturating inputs: 7 quantizers keep their grids" in done.stdout
