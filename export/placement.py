@@ -144,7 +144,7 @@ class Placement:
         return widths
 
     def _in_float(self, layer: str | None, policy: Mapping[str, BitPair]) -> bool:
-        return layer in policy and any(in_float(bits) for bits in policy[layer])
+        return layer is not None and layer in policy and any(in_float(bits) for bits in policy[layer])
 
     def _policy_bits(self, quantizer: ActQuantizer, policy: Mapping[str, BitPair]) -> int:
         chosen = {policy[name][1] for name in quantizer.layers if name in policy}

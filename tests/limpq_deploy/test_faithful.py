@@ -100,7 +100,8 @@ def export(few_digits: DataSet) -> Callable[[dict[str, tuple[int, int]]], Export
         for images, _ in few_digits.split("test").batches(30):
             logits, codes = reference.run(images, keep=reference.code_tensors)
             fed.append(Fed(images, codes, logits))
-        return Exported(traced, model, layers, acts, fed)
+        integers = {name: layer for name, layer in layers.items() if isinstance(layer, IntegerLayer)}
+        return Exported(traced, model, integers, acts, fed)
 
     return at
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.folding import IntegerLayer
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.integers import input_quantizer, integer_model
 from limpq_deploy.layers import TracedModel
@@ -33,6 +34,7 @@ def model(tiny: Tiny) -> QuantizedModel:
 def test_integers_give_what_the_trained_layer_and_its_batchnorm_give(model: QuantizedModel, name: str) -> None:
     layers, acts = integer_model(model, POLICY)
     integers, placed = layers[name], model.placement.layer(name)
+    assert isinstance(integers, IntegerLayer)
     act = acts[input_quantizer(model.placement, placed.input, acts)]
     shape = (4, 8) if placed.kind == "linear" else (4, model.quant_layer(name).weight.shape[1], 5, 5)
     codes = torch.randint(act.grid.qmin, act.grid.qmax + 1, shape, generator=torch.Generator().manual_seed(2))
@@ -61,9 +63,10 @@ def test_a_negative_gamma_flips_codes_and_keeps_the_scale_positive(model: Quanti
     gamma = model.batchnorm("bn2").weight[0].detach().numpy()
     assert (gamma < 0).any()
     signs = np.sign(gamma).astype(np.int8)[:, None, None, None]
-    codes = layers["conv2"].codes // layers["conv2"].step
-    np.testing.assert_array_equal(codes * signs, model.quant_layer("conv2").codes().numpy())
-    assert (layers["conv2"].scale > 0).all()
+    layer = layers["conv2"]
+    assert isinstance(layer, IntegerLayer)
+    np.testing.assert_array_equal(layer.codes // layer.step * signs, model.quant_layer("conv2").codes().numpy())
+    assert (layer.scale > 0).all()
 
 
 def test_a_scale_that_is_not_finite_is_refused_by_name(model: QuantizedModel) -> None:

@@ -136,7 +136,8 @@ def quantized(
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
     template = export_template(marked, placement.input_shape, placement.spec.opset)
-    return Quantized(traced, placement, net, layers, acts, template)
+    integers = {name: layer for name, layer in layers.items() if isinstance(layer, IntegerLayer)}
+    return Quantized(traced, placement, net, integers, acts, template)
 
 
 def batches(shape: tuple[int, int, int]) -> list[NDArray[np.float32]]:
