@@ -81,7 +81,7 @@ def test_the_start_line_and_the_probe_of_an_example_work(
         os.kill(stub, signal.SIGKILL)
         assert status(f"http://127.0.0.1:{server.http}/v2/models/resnet8/ready") == 200
         assert subprocess.run(probe, check=False).returncode == 1
-        server.stop()
+        server.kill()
         (signed / "resnet8/1/model.py").write_text("import os")
         with pytest.raises(RuntimeError, match=r"the server ended:[\s\S]*'1/model.py' has 9 bytes"):
             server.run(command, "resnet8")

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.triton import ServingOptions
 from limpq_deploy.perf_analyzer import PerfAnalyzerFailed, find_perf_analyzer, run_perf_analyzer
 from limpq_deploy.server import ServedModel, connected, parse_address, times_between
-from limpq_deploy.serving_bench import bench_server, serving_details
+from limpq_deploy.serving_bench import ServingReport, bench_server, serving_details
 from limpq_deploy.ship import ship
 
 IMAGE = np.ones((1, 3, 4, 4), np.float32)
@@ -72,6 +73,7 @@ def test_bench_takes_perf_analyzer_where_it_is_installed(
             assert one.images_per_second > 0
         assert report.inside is not None
         assert report.outside_ms is not None
+        assert from_json(ServingReport, to_json(report), "report") == report
         said = "\n".join(serving_details(report))
         assert "ms backend" in said
         assert "perf_analyzer 2.51.0, 4 clients" in said
