@@ -96,7 +96,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
                 lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
             ),
             layer_parity=_layer_parity(parity),
-            trained_parity=_trained_parity(parity),
+            trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
             float_nodes=_unplanned_floats(folder),
             planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
             latency=load_record(LatencyReport, folder / LATENCY),
@@ -301,6 +301,11 @@ def _layer_parity(report: ParityReport) -> LayerParity | None:
         top1_agreement=report.top1_agreement,
         disagreements=len(report.disagreements),
     )
+
+
+def _exact(subject: Subject, checked: LintReport) -> bool:
+    """Whether the target sums in integers everywhere, so that scales of powers of two leave nothing to differ."""
+    return subject.target.clip == "integer" and not checked.planned_float
 
 
 def _trained_parity(report: ParityReport) -> TrainedParity | None:

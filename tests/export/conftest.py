@@ -79,7 +79,7 @@ class TinyNet:
             if parent is None or bits < self.acts[parent].grid.bits:
                 grid = self.target.act_grid(bits, signed=signed, offset=offset)
                 scale = spread * (0.7 + 0.6 * self.random.random()) / grid.qmax
-                scale = 2.0 ** np.round(np.log2(scale)) if self.pow2 else scale
+                scale = 2.0 ** round(np.log2(scale)) if self.pow2 else scale
                 self.acts[name] = QuantParams(grid=grid, scale=(float(np.float32(scale)),))
         return Tensor(output, source.channels, name if name in self.acts else parent)
 
@@ -98,11 +98,12 @@ class TinyNet:
         )
         if self.dead:
             statistics.gamma[self.random.random(channels) < self.dead] = 0.0
-        steps, powers = np.full(channels, weight_scale), None
+        steps = np.full(channels, weight_scale)
+        powers: NDArray[np.float64] | None = None
         if self.pow2:
             factor = np.abs(statistics.gamma) / np.sqrt(statistics.var + statistics.eps) if batchnorm else steps * 0
             factor = np.where(factor > 0, factor, 1.0)
-            powers = 2.0 ** np.round(np.log2(weight_scale * factor))
+            powers = np.exp2(np.round(np.log2(weight_scale * factor)))
             steps = powers / factor
         codes = np.clip(np.rint(weight / steps[column]), grid.qmin, grid.qmax).astype(np.int64)
         folded = fold(

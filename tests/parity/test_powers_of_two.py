@@ -18,6 +18,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from limpq_deploy.as_exported import as_exported  # noqa: E402
 from limpq_deploy.calibration.errors import ModelError  # noqa: E402
+from limpq_deploy.export.folding import IntegerLayer  # noqa: E402
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.parity import compare_runtime  # noqa: E402
 from limpq_deploy.export.placement import BitPair  # noqa: E402
@@ -38,19 +39,18 @@ STEPS = ("conv", "strided", "depthwise", "add", "concat", "relu6", "maxpool", "s
 class Block(nn.Module):
     """One step of a random net of 8 channels."""
 
-    def __init__(self, step: str, generator: torch.Generator) -> None:
+    def __init__(self, step: str, random: np.random.Generator) -> None:
         super().__init__()
         self.step = step
         groups = 8 if step == "depthwise" else 1
         stride = 2 if step == "strided" else 1
         kernel = 1 if step in ("concat", "excite") else 3
         self.conv = nn.Conv2d(8, 8, kernel, stride, kernel // 2, groups=groups, bias=step == "excite")
-        self.norm = nn.Identity() if step == "excite" else nn.BatchNorm2d(8)
-        if step != "excite":
-            with torch.no_grad():
-                self.norm.weight.copy_(torch.randn(8, generator=generator))
-                self.norm.weight[0] = 0.0
-                self.norm.bias.copy_(0.3 * torch.randn(8, generator=generator))
+        norm = nn.BatchNorm2d(8)
+        with torch.no_grad():
+            norm.weight.copy_(torch.from_numpy(random.normal(size=8) * (np.arange(8) > 0)))
+            norm.bias.copy_(torch.from_numpy(random.normal(0, 0.3, 8)))
+        self.norm = nn.Identity() if step == "excite" else norm
         self.other = nn.Conv2d(16, 8, 1) if step == "concat" else nn.Identity()
         acts = {"relu6": nn.ReLU6(), "swish": nn.SiLU(), "add": nn.Identity(), "concat": nn.Identity()}
         self.act = acts.get(step, nn.ReLU())
@@ -71,9 +71,9 @@ class RandomNet(nn.Module):
 
     def __init__(self, steps: list[str], seed: int) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
+        random = np.random.default_rng(seed)
         self.stem, self.norm = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
-        self.blocks = nn.Sequential(*(Block(step, generator) for step in steps))
+        self.blocks = nn.Sequential(*(Block(step, random) for step in steps))
         self.linear = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,9 +184,9 @@ def test_a_scale_that_is_not_finite_is_refused_by_name(which: str, value: str) -
 def test_a_sum_that_float32_may_not_hold_is_named_with_its_bound() -> None:
     """8-bit weights of 127 times 8-bit codes of 255: 700 of them may sum to 22.7 million, beyond 2^24."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 700, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(700, 3))
-    with torch.no_grad():
-        net[4].weight.fill_(1.0)
+    last = nn.Linear(700, 3)
+    nn.init.ones_(last.weight)
+    net = nn.Sequential(nn.Conv2d(3, 700, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
     traced = trace(net.eval(), SHAPE)
     placement = place(traced, ONNXRUNTIME, model="wide")
     model = model_of_policy(traced, placement, {}, scales="pow2")
@@ -194,8 +194,10 @@ def test_a_sum_that_float32_may_not_hold_is_named_with_its_bound() -> None:
     model.set_bits({})
     layers, acts = integer_model(model.eval(), {})
     bounds = beyond_float32(placement, layers, acts)
-    codes = int(np.abs(layers["4"].codes[0].astype(int)).sum()) * 255
-    assert bounds == {"4": codes + int(np.abs(layers["4"].bias_codes).max())}
+    linear = layers["4"]
+    assert isinstance(linear, IntegerLayer)
+    codes = int(np.abs(linear.codes[0].astype(int)).sum()) * 255
+    assert bounds == {"4": codes + int(np.abs(linear.bias_codes).max())}
     assert bounds["4"] > 2**24
 
 
