@@ -55,6 +55,7 @@ class ParitySection:
     runtime: Total
     faithful: Total | None
     folding: Total | None
+    end_to_end: Total | None
     chart: ColumnChart | None
     limit: float
     differing: tuple[Differing, ...]
@@ -73,6 +74,7 @@ def parity_section(inputs: ReportInputs) -> ParitySection | None:
         runtime=total(report.tensors),
         faithful=total(report.faithful) if report.faithful else None,
         folding=total(report.folding) if report.folding else None,
+        end_to_end=total(report.end_to_end) if report.end_to_end else None,
         chart=_chart(rows, limit) if report.faithful or report.folding else None,
         limit=limit,
         differing=tuple(

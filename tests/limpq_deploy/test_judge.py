@@ -16,6 +16,7 @@ from limpq_deploy.verdict import (
     EndToEndParity,
     LayerParity,
     Limits,
+    TrainedParity,
     Verdict,
     count_bitops,
     same_bits_everywhere,
@@ -286,3 +287,15 @@ def test_layers_left_in_float_by_the_policy_are_named_and_have_to_run_so() -> No
     assert [check.name for check in fused.checks if not check.passed] == ["floats_as_planned"]
     assert "not conv3 (u8s8)" in {check.name: check for check in fused.checks}["floats_as_planned"].detail
     assert "floats_as_planned" not in {check.name for check in verdict().checks}
+
+
+@pytest.mark.parametrize(
+    ("change", "passed"),
+    [({}, True), ({"mismatches": 1}, False), ({"logits_bit_equal": False}, False), ({"codes": 0}, False)],
+)
+def test_with_powers_of_two_the_trained_model_has_to_equal_the_engine(change: dict[str, Any], passed: bool) -> None:
+    equal = TrainedParity(images=256, codes=1_000_000, mismatches=0, logits_bit_equal=True)
+    result = verdict(trained_parity=dataclasses.replace(equal, **change))
+    check = next(check for check in result.checks if check.name == "parity_power_of_two")
+    assert (check.passed, result.passed) == (passed, passed)
+    assert "codes of the trained model differ from those of the engine" in check.detail

@@ -204,6 +204,7 @@ def test_parity_sums_over_tensors_and_names_the_classes(small: ReportInputs) -> 
     assert section.faithful.mismatches == 1
     assert section.faithful.tie == 0.0004
     assert section.folding.mismatches == sum(part.mismatches for part in small.parity.folding) > 1
+    assert section.end_to_end == section.folding
     assert [(one.image, one.trained, one.runtime) for one in section.differing] == [
         (41, "3 (3)", "8 (8)"),
         (277, "1 (1)", "7 (7)"),

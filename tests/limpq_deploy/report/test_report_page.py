@@ -238,3 +238,14 @@ def test_candidates_are_listed_with_their_previews_and_scales_of_another_measure
     assert "A cross marks an entry" not in text
     alone = " ".join(Reader(render_report(small)).pieces)
     assert "no other policy competed" in alone
+
+
+def test_powers_of_two_are_named_where_nothing_differs_from_the_images_on(small: ReportInputs, page: str) -> None:
+    assert small.parity is not None
+    equal = tuple(replace(part, mismatches=0, max_lsb=0) for part in small.parity.end_to_end)
+    parity = replace(small.parity, end_to_end=equal, trained_logits_equal=True, scales="pow2")
+    words = Reader(render_report(replace(small, parity=parity))).words
+    assert "All scales are powers of two." in words
+    codes = sum(part.elements for part in equal)
+    assert f"0 of {codes:,} codes differ between the two from the images on".replace(",", "") in words.replace(",", "")
+    assert "powers of two" not in Reader(page).words
