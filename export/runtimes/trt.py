@@ -57,6 +57,10 @@ class TensorRt:
     def unavailable(self) -> str | None:
         return unavailable()
 
+    def machine(self) -> Machine:
+        """The machine that engines are built for here. Raises RuntimeUnavailable where none can be."""
+        return self._ready()[1]
+
     def engine(self, path: Path, *, threads: int | None = None) -> Engine:
         return self.built(path)[0]
 

@@ -1,0 +1,116 @@
+"""The files that the GPU benchmark runs: made once, where torch and ONNX Runtime are; measured where neither is.
+
+DIR/MODEL/float.onnx (with the places of its quantizers), placement.json, edges.json, int8.onnx, mixed.onnx (INT8 and
+FP16 layers), and for these two a reference: images, and what the file as written makes of them at each quantizer.
+Weights are random: how long a model takes does not depend on them, and parity is of the same file on both sides.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.export.cutting import Cut, cut_model
+from limpq_deploy.export.engine_parity import Reference, references
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.markers import MARKERS_KEY, markers_text, with_markers
+from limpq_deploy.export.placement import BitPair, Placement
+from limpq_deploy.export.profile import mixed_policies
+from limpq_deploy.export.qdq import strip_markers
+from limpq_deploy.export.stand_in import stand_in
+from limpq_deploy.export.targets import TENSORRT
+
+FLOAT, PLACEMENT, EDGES = "float.onnx", "placement.json", "edges.json"
+INTEGER, HALF = (8, 8), (16, 16)
+PAIRS = (INTEGER, HALF)
+"""What TensorRT runs natively."""
+REFERENCE_IMAGES = 2
+
+
+def prepare(name: str, folder: Path, *, seed: int = 0) -> None:
+    """Write all files of a model into a folder; needs torch and ONNX Runtime."""
+    import torch
+
+    from limpq_deploy.edges import layer_edges
+    from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
+    from limpq_deploy.layers import trace
+    from limpq_deploy.models import create_model
+    from limpq_deploy.placement import place, with_quantizers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model, info = create_model(name)
+    traced = trace(model.eval(), info.preprocess.shape)
+    placement = place(traced, TENSORRT, model=name)
+    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
+    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
+    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    plain = strip_markers(template)
+    onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template), "limpq.model": name})
+    onnx.save(plain, folder / FLOAT)
+    write_record(placement, folder / PLACEMENT)
+    edges = [[edge.producer, edge.consumer, edge.elements] for edge in layer_edges(traced)]
+    (folder / EDGES).write_text(json.dumps(edges))
+    images = np.random.default_rng(seed).standard_normal((REFERENCE_IMAGES, *placement.input_shape)).astype(np.float32)
+    for kind, policy in policies(placement).items():
+        path = folder / f"{kind}.onnx"
+        onnx.save(stand_in(with_markers(plain), placement, policy, name=kind), path)
+        [one] = references(path, [images])
+        save_reference(path, one)
+
+
+def policies(placement: Placement) -> dict[str, dict[str, BitPair]]:
+    """The quantized models: INT8 everywhere, and INT8 and FP16 in runs of layers."""
+    [mixed] = mixed_policies(placement, PAIRS, 1, seed=0).values()
+    return {"int8": {layer.name: INTEGER for layer in placement.searched}, "mixed": mixed}
+
+
+def save_reference(path: Path, reference: Reference) -> None:
+    """Images, logits and codes (as int16) beside a model file."""
+    model = load_model(path)
+    _, cuts = cut_model(model)
+    logits = reference.ends[model.graph.output[0].name]
+    codes = {f"codes {cut.tensor} {cut.end}": cut.codes(reference.ends[cut.end]) for cut in cuts}
+    np.savez_compressed(
+        path.with_suffix(".reference.npz"), images=reference.feeds[model.graph.input[0].name], logits=logits, **codes
+    )
+
+
+def load_reference(path: Path) -> tuple[onnx.ModelProto, tuple[Cut, ...], Reference]:
+    """The cut of a model file, and its reference."""
+    model = load_model(path)
+    cut, cuts = cut_model(model)
+    with np.load(path.with_suffix(".reference.npz"), allow_pickle=False) as stored:
+        images, logits = stored["images"], stored["logits"]
+        values = {
+            one.end: stored[f"codes {one.tensor} {one.end}"].astype(np.float32) * np.float32(one.scale) for one in cuts
+        }
+    return (
+        cut,
+        cuts,
+        Reference(
+            feeds={model.graph.input[0].name: images, **{one.start: values[one.end] for one in cuts}},
+            ends={model.graph.output[0].name: logits, **values},
+        ),
+    )
+
+
+def load_edges(folder: Path) -> list[tuple[str, str, int]]:
+    return [(producer, consumer, elements) for producer, consumer, elements in json.loads((folder / EDGES).read_text())]
+
+
+def load_placement(folder: Path) -> Placement:
+    return load_record(Placement, folder / PLACEMENT)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a model's folder holds everything that is measured."""
+    names = (
+        FLOAT,
+        PLACEMENT,
+        EDGES,
+        *(f"{kind}.{end}" for kind in ("int8", "mixed") for end in ("onnx", "reference.npz")),
+    )
+    return all((folder / name).is_file() for name in names)

@@ -1,0 +1,194 @@
+"""What the GPU benchmark measures of one model: engines, parity, saturated grids, latency, profile, audit. No torch."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from gpu_files import FLOAT, PAIRS, load_edges, load_placement, load_reference
+
+from limpq_deploy.calibration.errors import LimpqError
+from limpq_deploy.calibration.records import to_dict
+from limpq_deploy.export.engine_audit import audit
+from limpq_deploy.export.engine_options import EngineOptions
+from limpq_deploy.export.engine_parity import check_clips, compare_engine
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.markers import with_markers
+from limpq_deploy.export.measure import measure_models
+from limpq_deploy.export.profile import ProfileSettings, profile
+from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, Runtime, Session
+
+MakeRuntime = Callable[[EngineOptions], Runtime]
+
+ENGINES: dict[str, tuple[str, EngineOptions]] = {
+    "fp32": (FLOAT, EngineOptions(float_type="float32", tf32=False)),
+    "tf32": (FLOAT, EngineOptions(float_type="float32")),
+    "fp16": (FLOAT, EngineOptions()),
+    "int8": ("int8.onnx", EngineOptions()),
+    "mixed": ("mixed.onnx", EngineOptions()),
+}
+"""Engines by name: file and settings. FP16 is let in by the builder's flag, which needs weak typing (TensorRT 8.6)."""
+
+Part = Callable[["Bench"], Any]
+
+
+class ByFile:
+    """One runtime in which every file has settings of its own, so that different engines are timed in turns."""
+
+    name = "tensorrt"
+
+    def __init__(self, runtimes: dict[Path, Runtime]) -> None:
+        self._runtimes = runtimes
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def load(self, path: Path, *, threads: int | None = None) -> Session:
+        return self._runtimes[path].load(path)
+
+    def engine(self, path: Path, *, threads: int | None = None) -> Engine:
+        return self._runtimes[path].engine(path)
+
+    def watch(self, path: Path, *, threads: int | None = None) -> Any:
+        return self._runtimes[path].watch(path)
+
+    def optimized_graph(self, path: Path) -> onnx.ModelProto:
+        return self._runtimes[path].optimized_graph(path)
+
+
+class Bench:
+    """One model's files, copied so that each engine has a file of its own."""
+
+    def __init__(self, folder: Path, scratch: Path, make: MakeRuntime, *, quick: bool) -> None:
+        self.folder, self.quick, self.make = folder, quick, make
+        self.paths: dict[str, Path] = {}
+        runtimes: dict[Path, Runtime] = {}
+        for name, (file, options) in ENGINES.items():
+            self.paths[name] = scratch / f"{name}.onnx"
+            self.paths[name].write_bytes((folder / file).read_bytes())
+            runtimes[self.paths[name]] = make(options)
+        self.runtime = ByFile(runtimes)
+
+    def engines(self) -> dict[str, Any]:
+        """Records of all engines."""
+        return {name: to_dict(self.runtime.engine(path)) for name, path in self.paths.items()}
+
+    def parity(self) -> dict[str, Any]:
+        """Layer by layer against the file as written; and whether saturated grids hold."""
+        found = {}
+        for name in ("int8", "mixed"):
+            cut, cuts, reference = load_reference(self.folder / f"{name}.onnx")
+            with tempfile.TemporaryDirectory() as scratch:
+                path = Path(scratch) / f"{name}.cut.onnx"
+                onnx.save(cut, path)
+                session: Any = self.make(ENGINES[name][1]).load(path)
+            report = compare_engine(self.folder / f"{name}.onnx", cuts, [reference], session.run_feeds, {})
+            clips = check_clips(load_model(self.folder / f"{name}.onnx"), cuts, session.run_feeds)
+            logits = self.runtime.load(self.paths[name]).run(next(iter(reference.feeds.values())))
+            expected = next(iter(reference.ends.values()))
+            found[name] = {
+                "codes": report.elements,
+                "mismatches": report.mismatches,
+                "max_lsb": report.max_lsb,
+                "tensors": [to_dict(one) for one in report.tensors if one.mismatches],
+                "clips": to_dict(clips),
+                "end_to_end_logits": {
+                    "max_difference": float(np.abs(logits - expected).max()),
+                    "range": float(np.ptp(expected)),
+                    "top1_equal": bool((logits.argmax(1) == expected.argmax(1)).all()),
+                },
+            }
+        return found
+
+    def latency(self) -> dict[str, Any]:
+        """All engines in turns, at batch 1 and 32."""
+        batches, seconds = ((1,), 0.3) if self.quick else ((1, 32), 3.0)
+        return to_dict(
+            measure_models(self.paths, settings=("default",), seconds=seconds, runtime=self.runtime, batches=batches)
+        )
+
+    def profile(self) -> dict[str, Any]:
+        """The latency table of INT8 and FP16, with what it predicts of graphs that it did not know."""
+        graphs, seconds = (2, 0.1) if self.quick else (8, 1.0)
+        table = profile(
+            with_markers(load_model(self.folder / FLOAT)),
+            load_placement(self.folder),
+            load_edges(self.folder),
+            self.make(EngineOptions()),
+            ProfileSettings(seconds=seconds, mixed=graphs),
+            pairs=PAIRS,
+        )
+        errors = [
+            abs(one.predicted_ms / one.measured_ms - 1) for one in table.observations if one.predicted_ms is not None
+        ]
+        return {
+            "table": to_dict(table),
+            "median_prediction_error": float(np.median(errors)) if errors else None,
+            "worst_prediction_error": max(errors, default=None),
+        }
+
+    def audit(self) -> dict[str, Any]:
+        """INT8 and mixed against FP16, layer by layer, profiled in runs of their own."""
+        engines = {name: self.runtime.engine(self.paths[name]) for name in ("fp16", "int8", "mixed")}
+        samples = {name: self._layer_times(name) for name in engines}
+        return {
+            name: to_dict(
+                audit(
+                    load_model(self.paths[name]),
+                    engines[name],
+                    samples[name],
+                    float_engine=engines["fp16"],
+                    float_samples=samples["fp16"],
+                )
+            )
+            for name in ("int8", "mixed")
+        }
+
+    def spread(self) -> dict[str, Any]:
+        """Three INT8 builds, each timing its kernels anew."""
+        options = EngineOptions(builds=2 if self.quick else 3)
+        engine = self.make(options).engine(self.paths["int8"])
+        assert engine.plan is not None
+        return {"builds": [to_dict(one) for one in engine.plan.builds], "spread": engine.plan.spread}
+
+    def _layer_times(self, name: str) -> dict[str, tuple[float, ...]]:
+        session = self.runtime.load(self.paths[name])
+        assert isinstance(session, DeviceTimed), "this runtime profiles no layers"
+        shape = (1, *(size or 1 for size in session.input_shape[1:]))
+        images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        return session.layer_times(images, 10 if self.quick else 100)
+
+
+PARTS: dict[str, Part] = {
+    "engines": Bench.engines,
+    "parity": Bench.parity,
+    "latency": Bench.latency,
+    "audit": Bench.audit,
+    "profile": Bench.profile,
+    "spread": Bench.spread,
+}
+"""What is measured of each model, in this order; the last ones are left out where time is up."""
+
+
+def measure(
+    folder: Path, make: MakeRuntime, *, quick: bool, deadline: float, say: Callable[[str], None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each part's result, or what failed; parts behind the deadline (``time.monotonic``) are skipped and say so."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(folder, Path(scratch), make, quick=quick)
+        for name, part in PARTS.items():
+            start = time.monotonic()
+            if start > deadline:
+                yield name, {"skipped": "the time was up"}
+                continue
+            say(name)
+            try:
+                result = {"result": part(bench)}
+            except (LimpqError, AssertionError) as error:
+                result = {"failed": str(error)}
+            except Exception as error:  # one part's fault must not take the others' figures with it
+                result = {"failed": f"{type(error).__name__}: {error}"}
+            yield name, {**result, "seconds": round(time.monotonic() - start, 1)}

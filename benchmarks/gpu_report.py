@@ -1,0 +1,120 @@
+"""A page of the GPU benchmark's result: tables for people, from the JSON that the benchmark leaves."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def page(result: dict[str, Any]) -> str:
+    """Markdown."""
+    machine = result["environment"]
+    gpu = machine.get("gpu") or {}
+    lines = [
+        "# Engines on a GPU",
+        "",
+        f"{gpu.get('gpu', 'no GPU')}, compute capability {gpu.get('compute_capability', '?')}, driver "
+        f"{gpu.get('driver', '?')}, TensorRT {gpu.get('tensorrt', '?')}, Python {machine['python']}; "
+        f"{machine['cpu']}, {machine['cpus']} CPUs. {result['seconds']:.0f} s in all"
+        f"{', a quick run' if result['quick'] else ''}.",
+        "",
+        "| self-test | passed | |",
+        "|---|---|---|",
+        *(
+            f"| {package}: {one['name']} | {'yes' if one['passed'] else '**no**'} | {one['detail']} |"
+            for package, found in result["self_tests"].items()
+            for one in found.get("tried", [{"name": "start", "passed": False, "detail": found.get("failed", "")}])
+        ),
+    ]
+    for name, parts in result["models"].items():
+        lines += ["", f"## {name}", *_model(parts)]
+    return "\n".join(lines) + "\n"
+
+
+def _model(parts: dict[str, Any]) -> Iterator[str]:
+    for name, part in parts.items():
+        if "result" not in part:
+            yield from ("", f"{name}: {part.get('failed') or part.get('skipped')}")
+            continue
+        yield ""
+        yield from _TABLES[name](part["result"])
+
+
+def _engines(found: dict[str, Any]) -> Iterator[str]:
+    yield "| engine | layers in INT8 / FP16 / FP32 | reformats | plan, MiB | build, s |"
+    yield "|---|---|---|---|---|"
+    for name, engine in found.items():
+        kinds = list(engine["layer_precision"].values())
+        counts = [
+            sum(kind in words for kind in kinds) for words in (("s8s8", "u8s8"), ("float16",), ("float32", "absent"))
+        ]
+        plan = engine.get("plan")
+        about = ["?", "?", "?"]
+        if plan is not None:
+            reformats = sum(layer["reformat"] for layer in plan["layers"])
+            about = [
+                str(reformats),
+                f"{plan['size'] / 2**20:.1f}",
+                f"{sum(one['seconds'] for one in plan['builds']):.1f}",
+            ]
+        yield f"| {name} | {' / '.join(map(str, counts))} | {' | '.join(about)} |"
+
+
+def _parity(found: dict[str, Any]) -> Iterator[str]:
+    yield "| against the file | codes that differ, layer by layer | largest, LSB | lost bounds | logits, end to end |"
+    yield "|---|---|---|---|---|"
+    for name, one in found.items():
+        logits = one["end_to_end_logits"]
+        share = one["mismatches"] / one["codes"]
+        yield (
+            f"| {name} | {one['mismatches']:,} of {one['codes']:,} ({share:.2e}) | {one['max_lsb']} | "
+            f"{len(one['clips']['lost'])} | {logits['max_difference']:.3g} of a range of {logits['range']:.3g}, top-1 "
+            f"{'equal' if logits['top1_equal'] else 'differs'} |"
+        )
+
+
+def _latency(found: dict[str, Any]) -> Iterator[str]:
+    yield "| engine | batch | p50, ms (95 %) | p99 | FP16 / this | enqueue | copies in, out | mode | doubts |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    halves = {one["batch"]: one["stats"]["p50_ms"] for one in found["series"] if one["name"] == "fp16"}
+    for one in found["series"]:
+        stats, parts = one["stats"], one.get("parts_ms", {})
+        middle = {name: f"{sorted(values)[len(values) // 2]:.3f}" for name, values in parts.items()}
+        ratio = f"{halves[one['batch']] / stats['p50_ms']:.2f}" if one["batch"] in halves else ""
+        yield (
+            f"| {one['name']} | {one['batch']} | {stats['p50_ms']:.3f} ({stats['p50_low_ms']:.3f}-"
+            f"{stats['p50_high_ms']:.3f}) | {stats['p99_ms']:.3f} | {ratio} | {middle.get('enqueue', '')} | "
+            f"{middle.get('copy_in', '')}, {middle.get('copy_out', '')} | {one['options'].get('mode') or ''} | "
+            f"{'; '.join(one['doubts'])} |"
+        )
+
+
+def _audit(found: dict[str, Any]) -> Iterator[str]:
+    for name, one in found.items():
+        yield f"Audit of {name}: " + (" ".join(one["notes"]) or "every layer runs as planned.")
+
+
+def _profile(found: dict[str, Any]) -> Iterator[str]:
+    error = found["median_prediction_error"]
+    said = (
+        "no graph was predicted"
+        if error is None
+        else f"predicted to {error:.1%} (median), {found['worst_prediction_error']:.1%} (worst)"
+    )
+    yield f"Latency table of {len(found['table']['times'])} part times; graphs that it did not know: {said}."
+
+
+def _spread(found: dict[str, Any]) -> Iterator[str]:
+    times = ", ".join(f"{one['ms']:.3f}" for one in found["builds"] if one.get("ms") is not None)
+    spread = found["spread"]
+    yield f"Builds that timed their kernels anew: {times} ms" + (
+        f", {spread:.1%} apart." if spread is not None else "."
+    )
+
+
+_TABLES = {
+    "engines": _engines,
+    "parity": _parity,
+    "latency": _latency,
+    "audit": _audit,
+    "profile": _profile,
+    "spread": _spread,
+}

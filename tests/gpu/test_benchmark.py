@@ -1,0 +1,220 @@
+"""The GPU benchmark on a CPU: files are made, every part runs and the page is written. ONNX Runtime plays the engines;
+that the figures are of no GPU is why this is a test and no benchmark."""
+
+import hashlib
+import importlib
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+from limpq_deploy.export.engine_inspect import compute_nodes, layer_precision, planned_precision
+from limpq_deploy.export.engine_options import EngineOptions
+from limpq_deploy.export.engine_record import EngineLayer, Machine, OneBuild, Plan
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
+from limpq_deploy.export.runtimes.ort import OnnxRuntime, OrtSession
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+class Played:
+    """A session that also times its parts and layers, by the clock of the host."""
+
+    def __init__(self, session: OrtSession, layers: Sequence[str]) -> None:
+        self._session, self._layers = session, layers
+        self.run, self.run_feeds, self.input_shape = session.run, session.run_feeds, session.input_shape
+
+    def environment(self) -> dict[str, Any]:
+        return {**self._session.environment(), "mode": "enqueue"}
+
+    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> "Call":
+        return Call(self._session, batches)
+
+    def layer_times(self, images_NCHW: NDArray[np.float32], runs: int) -> dict[str, tuple[float, ...]]:
+        return {name: tuple(0.1 + 0.001 * (run % 3) for run in range(runs)) for name in self._layers}
+
+
+class Call:
+    main_part, mode = "compute", "enqueue"
+
+    def __init__(self, session: OrtSession, batches: Sequence[NDArray[np.float32]]) -> None:
+        self._session, self._turn, self._ms = session, itertools.cycle(batches), 0.0
+
+    def __call__(self) -> None:
+        start = time.perf_counter()
+        self._session.run(next(self._turn))
+        self._ms = 1000 * (time.perf_counter() - start)
+
+    def parts_ms(self) -> Mapping[str, float]:
+        return {"compute": self._ms, "enqueue": 0.01, "copy_in": 0.02, "copy_out": 0.01}
+
+
+class PlaysTensorRt(OnnxRuntime):
+    """Runs TensorRT's files as the engines of made-up plans, each layer in the precision that the file asks for."""
+
+    name = "tensorrt"
+
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__()
+        self.options = options
+
+    def machine(self) -> Machine:
+        return Machine(gpu="none", compute_capability="0.0", tensorrt="0.0", system="test")
+
+    def load(self, path: Path, *, threads: int | None = None) -> Any:
+        return Played(super().load(path, threads=1), list(compute_nodes(load_model(path)).values()))
+
+    def engine(self, path: Path, *, threads: int | None = None) -> Engine:
+        model = load_model(path)
+        words = {"s8s8": "int8", "float32": "float16", "float16": "float16"}
+        nodes, planned = compute_nodes(model), planned_precision(model)
+        layers = tuple(
+            EngineLayer(name=node, kind="CaskConvolution", precision=words[planned[name]], nodes=(node,))
+            for name, node in nodes.items()
+        )
+        data = path.read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        builds = tuple(
+            OneBuild(seconds=1.0, plan_bytes=len(data), plan_sha256=sha256, layers=len(layers), ms=1.0 + number / 10)
+            for number in range(self.options.builds)
+        )
+        plan = Plan(
+            sha256=sha256,
+            size=len(data),
+            machine=self.machine(),
+            typing="weak",
+            flags=("INT8",),
+            settings={},
+            builds=builds,
+            chosen=0,
+            layers=layers,
+        )
+        return Engine(
+            model_sha256=sha256,
+            runtime=self.name,
+            version="0.0",
+            provider="none",
+            threads=None,
+            options={},
+            layer_precision=layer_precision(model, layers),
+            plan=plan,
+        )
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[Any]:
+    """The benchmark's script as a module."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("gpu")
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def files(gpu: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small model's files, made as those of the large ones are."""
+    found = {"resnet8": tmp_path_factory.mktemp("files") / "resnet8"}
+    gpu.make_files(found)
+    return found
+
+
+def test_every_part_runs_and_the_page_tells_what_came_of_it(gpu: Any, files: dict[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    result = gpu.run(files, PlaysTensorRt, minutes=5, quick=True, output=output)
+    assert json.loads(output.read_text()) == json.loads(json.dumps(result))
+    parts = result["models"]["resnet8"]
+    assert list(parts) == ["engines", "parity", "latency", "audit", "profile", "spread"]
+    assert not {name: part for name, part in parts.items() if "result" not in part}
+    for name in ("int8", "mixed"):
+        assert parts["parity"]["result"][name]["max_lsb"] <= 1
+        assert parts["parity"]["result"][name]["clips"]["lost"] == []
+    assert {one["name"] for one in parts["latency"]["result"]["series"]} == {"fp32", "tf32", "fp16", "int8", "mixed"}
+    assert {one["figure"] for one in parts["latency"]["result"]["series"]} == {"compute"}
+    assert parts["spread"]["result"]["spread"] == pytest.approx(0.1)
+    page = gpu.page(result)
+    assert "| int8 | 10 / 0 / 0 |" in page
+    assert "Builds that timed their kernels anew: 1.000, 1.100 ms, 10.0% apart." in page
+    assert "TensorRT is not available here" in page or "| pycuda: " in page
+
+
+def test_what_fails_or_comes_too_late_is_in_the_result_and_takes_nothing_else_with_it(
+    gpu: Any, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = importlib.import_module("gpu_measure").PARTS
+    for name in ("latency", "audit", "profile"):
+        monkeypatch.delitem(measured, name)
+    monkeypatch.setattr(gpu, "attempt", lambda package: {"failed": "not tried here"})
+
+    class Broken(PlaysTensorRt):
+        def engine(self, path: Path, *, threads: int | None = None) -> Engine:
+            raise OSError("no memory")
+
+    parts = gpu.run(files, Broken, minutes=5, quick=True, output=None)["models"]["resnet8"]
+    assert parts["engines"]["failed"] == "OSError: no memory"
+    assert "result" in parts["parity"]
+    late = gpu.run(files, PlaysTensorRt, minutes=0, quick=True, output=None)
+    assert set(late["models"]["resnet8"]["parity"]) == {"skipped"}
+    assert "parity: the time was up" in gpu.page(late)
+    assert "| pycuda: start | **no** | not tried here |" in gpu.page(late)
+
+
+def test_the_reference_is_the_file_as_written(gpu: Any, files: dict[str, Path]) -> None:
+    gpu_files = importlib.import_module("gpu_files")
+    path = files["resnet8"] / "mixed.onnx"
+    _, cuts, reference = gpu_files.load_reference(path)
+    [fresh] = list(gpu_files.references(path, [reference.feeds["images"]]))
+    assert set(fresh.ends) == set(reference.ends)
+    for cut in cuts:
+        np.testing.assert_array_equal(cut.codes(fresh.ends[cut.end]), cut.codes(reference.ends[cut.end]))
+
+
+WITHOUT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "onnxruntime", "sklearn", "safetensors", "pytest", "PIL"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, sys.argv[1])
+sys.argv = ["gpu.py", "--files", sys.argv[2], "--models", "resnet8"]
+import limpq_deploy.export.runtimes.trt, limpq_deploy.export.self_test
+import gpu
+gpu.main()
+"""
+
+
+def test_measuring_needs_neither_torch_nor_onnxruntime(files: dict[str, Path]) -> None:
+    command = [sys.executable, "-c", WITHOUT, str(BENCHMARKS), str(files["resnet8"].parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("TensorRT is not available here"), done.stderr
+
+
+def test_the_one_script_leaves_its_results(files: dict[str, Path], tmp_path: Path) -> None:
+    """Here it gets as far as to say that there is no GPU."""
+    script = Path(__file__).with_name("run.py")
+    where = [str(tmp_path / "out"), "--files", str(files["resnet8"].parent)]
+    command = [sys.executable, str(script), *where, "--models", "resnet8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "TensorRT is not available here" in done.stderr, done.stderr
+    assert done.returncode == 1
+    log = (tmp_path / "out/tests.log").read_text()
+    assert "TensorRT is not available here" in log
+    assert " skipped" in log
+
+
+def test_the_player_keeps_the_protocol_of_a_device(files: dict[str, Path]) -> None:
+    session = PlaysTensorRt(EngineOptions()).load(files["resnet8"] / "int8.onnx")
+    assert isinstance(session, DeviceTimed)
