@@ -17,7 +17,7 @@ from limpq_deploy.verdict import Verdict
 Command = Callable[..., Result]
 
 STAGES = ["float", "indicators", "search", "finetune", "uniform", "export", "engine", "parity", "accuracy", "latency"]
-STAGES += ["verdict", "report", "bundle"]
+STAGES += ["study", "verdict", "report", "bundle"]
 TRAINED = ["float", "indicators", "search", "finetune", "uniform"]
 
 
