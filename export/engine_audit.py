@@ -120,7 +120,7 @@ def audit(
         total_ms=total_ms,
         float_total_ms=_total(float_samples),
     )
-    return replace(result, notes=tuple(_notes(result)))
+    return replace(result, notes=tuple(audit_notes(result)))
 
 
 def _groups(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> list[tuple[EngineLayer, tuple[str, ...]]]:
@@ -172,7 +172,8 @@ def _total(samples: Samples | None) -> float | None:
     return sum(float(np.median(values)) for values in samples.values()) if samples else None
 
 
-def _notes(found: Audit) -> list[str]:
+def audit_notes(found: Audit) -> list[str]:
+    """What follows from an audit, in sentences."""
     notes = []
     if found.unplanned:
         pairs = [

@@ -104,8 +104,12 @@ def layer_times(
     A node that is no layer (a sum, a pool, a Clip, a conversion) belongs to the layer before it; to the last one, where
     it reads several. Nodes before the first layer belong to none and are left out.
     """
-    profile = profile_nodes(runtime, path, threads=threads, batch=batch, calls=calls)
-    executed = layer_nodes(load_model(path), profile.graph)
+    return sum_by_layer(load_model(path), profile_nodes(runtime, path, threads=threads, batch=batch, calls=calls))
+
+
+def sum_by_layer(model: onnx.ModelProto, profile: NodeProfile) -> dict[str, NodeTime]:
+    """A profile's nodes, summed by the layer of the file that they belong to; see `layer_times`."""
+    executed = layer_nodes(model, profile.graph)
     layer_of = {node.name: layer for layer, node in executed.items() if node is not None}
     order = {layer: place for place, layer in enumerate(executed)}
     owner: dict[str, str] = {}

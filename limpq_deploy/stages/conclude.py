@@ -10,6 +10,7 @@ import numpy as np
 from limpq_deploy import __version__
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.export.bundle import write_bundle
+from limpq_deploy.export.engine_audit import Audit
 from limpq_deploy.export.engine_inspect import planned_precision
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencyReport
@@ -30,6 +31,7 @@ from limpq_deploy.rounds import Rounds
 from limpq_deploy.stages.choose import Comparison
 from limpq_deploy.stages.deploy import runtime_inputs
 from limpq_deploy.stages.files import (
+    AUDIT,
     COMPARISON,
     ENGINE,
     FINETUNED_RECORD,
@@ -322,7 +324,7 @@ def _trained_parity(report: ParityReport) -> TrainedParity | None:
 
 def _studied(subject: Subject) -> tuple[str, ...]:
     """Files on latency that this build makes beside the latency report."""
-    made = (STUDY,) if subject.target.runtime == "onnxruntime" else ()
+    made = (STUDY, AUDIT) if subject.target.runtime == "onnxruntime" else ()
     return (*made, *((ROUNDS,) if subject.config.goes_round else ()))
 
 
@@ -331,6 +333,8 @@ def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> It
     studied = _studied(subject)
     if STUDY in studied:
         yield load_record(LatencyStudy, folder / STUDY).sentence
+    if AUDIT in studied:
+        yield from load_record(Audit, folder / AUDIT).notes
     if ROUNDS in studied:
         rounds = load_record(Rounds, folder / ROUNDS)
         yield f"Latency limit: {rounds.why}."

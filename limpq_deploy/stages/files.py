@@ -15,6 +15,7 @@ FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL = (
     f"{BASELINES}/uniform8.qdq.onnx",
 )
 LATENCY = "latency.json"
+AUDIT = "audit.json"
 TABLE, TEMPLATE, ROUNDS, STUDY = (
     "latency-table.json",
     "latency-template.onnx",

@@ -12,6 +12,7 @@ from limpq_deploy.bench import told
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.costs import Budget
 from limpq_deploy.edges import layer_edges
+from limpq_deploy.export.cpu_audit import audit_cpu
 from limpq_deploy.export.latency import Threads
 from limpq_deploy.export.latency_table import BitPair, LatencyTable
 from limpq_deploy.export.loading import load_model
@@ -35,7 +36,17 @@ from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.rounds import Rounds, Timed, go_round
 from limpq_deploy.stages.deploy import make_template, runtime_inputs
-from limpq_deploy.stages.files import FLOAT, FLOAT_MODEL, INDICATORS, PLACEMENT, STUDY, TABLE, TEMPLATE
+from limpq_deploy.stages.files import (
+    AUDIT,
+    FLOAT,
+    FLOAT_MODEL,
+    INDICATORS,
+    MODEL,
+    PLACEMENT,
+    STUDY,
+    TABLE,
+    TEMPLATE,
+)
 from limpq_deploy.subject import Subject
 
 THREADS: Threads = "default"
@@ -146,7 +157,8 @@ def time_policy(
 
 
 def study_stage(subject: Subject, folder: Path) -> Stage | None:
-    """How far BitOps predict latency on this machine. None for a runtime whose engines take minutes to build."""
+    """How far BitOps predict latency on this machine, and what each layer takes beside the float model's. None for a
+    runtime whose engines take minutes to build."""
     if subject.target.runtime != "onnxruntime":
         return None
     seconds = subject.config.latency_seconds / 5
@@ -157,14 +169,17 @@ def study_stage(subject: Subject, folder: Path) -> Stage | None:
         template = with_markers(load_model(folder / FLOAT_MODEL))
         found = measure_study(template, subject.placement, indicators, subject.runtime(), settings, report)
         write_record(found, folder / STUDY)
-        return found.sentence
+        audit = audit_cpu(folder / MODEL, folder / FLOAT_MODEL, subject.runtime())
+        write_record(audit, folder / AUDIT)
+        slow = f"; {len(audit.slower)} integer layers are slower than in float" if audit.slower else ""
+        return f"{found.sentence}{slow}"
 
     return Stage(
         name="study",
         title="latency and BitOps",
         inputs={"seconds": seconds, **runtime_inputs(subject)},
-        reads=(FLOAT_MODEL, INDICATORS, PLACEMENT),
-        outputs=(STUDY,),
+        reads=(MODEL, FLOAT_MODEL, INDICATORS, PLACEMENT),
+        outputs=(STUDY, AUDIT),
         run=run,
     )
 
