@@ -95,7 +95,7 @@ def audit(
     """Set an engine against its file, and against the float engine of the same model where that was profiled too."""
     assert engine.plan is not None, "an engine without a plan has nothing to audit"
     planned = planned_precision(model)
-    groups = _groups(model, engine.plan.layers)
+    groups = layer_groups(model, engine.plan.layers)
     floats = _by_layer(model, float_engine, float_samples)
     lines = tuple(
         AuditLine(
@@ -123,7 +123,7 @@ def audit(
     return replace(result, notes=tuple(audit_notes(result)))
 
 
-def _groups(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> list[tuple[EngineLayer, tuple[str, ...]]]:
+def layer_groups(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> list[tuple[EngineLayer, tuple[str, ...]]]:
     """Engine layers that compute, each with the layers of the file that it was made of."""
     by_node = {node: name for name, node in compute_nodes(model).items()}
     found = []
@@ -140,7 +140,9 @@ def _by_layer(model: onnx.ModelProto, engine: Engine | None, samples: Samples | 
     if engine is None or engine.plan is None or samples is None:
         return {}
     return {
-        names[0]: samples[layer.name] for layer, names in _groups(model, engine.plan.layers) if layer.name in samples
+        names[0]: samples[layer.name]
+        for layer, names in layer_groups(model, engine.plan.layers)
+        if layer.name in samples
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 
+from limpq_deploy.export.engine_profile import engine_layer_times
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencySeries, Threads
 from limpq_deploy.export.latency_model import (
@@ -28,7 +29,7 @@ from limpq_deploy.export.latency_model import (
 from limpq_deploy.export.latency_table import BitPair, LatencyTable, Observation, PartTime
 from limpq_deploy.export.measure import CPU_TIME, Progress, measure_models
 from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
 from limpq_deploy.export.runtimes.ort_profile import NodeTime, layer_times
 from limpq_deploy.export.stability import LatencyStats
 from limpq_deploy.export.stand_in import stand_in
@@ -83,10 +84,11 @@ def profile(
     with tempfile.TemporaryDirectory() as folder:
         files = write_stand_ins(template, placement, policies, Path(folder))
         series = time_graphs(files, runtime, settings, report)
+        profiled = runtime.name == "onnxruntime" or _profiled(runtime, files[uniform(timed[0])])
         nodes = {
             pair: _nodes(runtime, files[uniform(pair)], settings, placement, series[uniform(pair)]) for pair in timed
         }
-    guesses = _guesses(bones, nodes, blind=runtime.name != "onnxruntime")
+    guesses = _guesses(bones, nodes, blind=not profiled)
     rows = [bones.row(policy) for policy in policies.values()]
     stats = [figure(series[name], settings) for name in policies]
     measured = [one.p50_ms for one in stats]
@@ -209,6 +211,8 @@ def _nodes(
     if runtime.name == "onnxruntime":
         count = None if settings.threads == "default" else settings.threads
         found = layer_times(runtime, file, threads=count, batch=settings.batch, calls=settings.calls)
+    elif _profiled(runtime, file):
+        found = engine_layer_times(runtime, file, batch=settings.batch, calls=settings.calls)
     else:
         found = {
             layer.name: NodeTime(name=layer.name, op="", ms=float(layer.macs), low_ms=0.0, high_ms=0.0, calls=0)
@@ -221,6 +225,11 @@ def _nodes(
         )
         for name, time in found.items()
     }
+
+
+def _profiled(runtime: Runtime, file: Path) -> bool:
+    """Whether a runtime other than ONNX Runtime's CPU profiles the layers of its engines."""
+    return runtime.name != "onnxruntime" and isinstance(runtime.load(file), DeviceTimed)
 
 
 def _guesses(bones: Skeleton, nodes: Mapping[BitPair, Mapping[str, NodeTime]], *, blind: bool) -> dict[Key, Guess]:

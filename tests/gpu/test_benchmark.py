@@ -22,6 +22,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.export.engine_inspect import compute_nodes, layer_precision, planned_precision
 from limpq_deploy.export.engine_options import EngineOptions
+from limpq_deploy.export.engine_profile import engine_layer_times
 from limpq_deploy.export.engine_record import EngineLayer, Machine, OneBuild, Plan
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
@@ -213,6 +214,14 @@ def test_the_one_script_leaves_its_results(files: dict[str, Path], tmp_path: Pat
     log = (tmp_path / "out/tests.log").read_text()
     assert "TensorRT is not available here" in log
     assert " skipped" in log
+
+
+def test_layers_of_an_engine_are_profiled_by_their_names_in_the_file(files: dict[str, Path]) -> None:
+    path = files["resnet8"] / "int8.onnx"
+    found = engine_layer_times(PlaysTensorRt(EngineOptions()), path, calls=6)
+    assert set(found) == set(compute_nodes(load_model(path)))
+    assert all(one.ms == pytest.approx(0.101) for one in found.values())
+    assert {one.calls for one in found.values()} == {6}
 
 
 def test_the_player_keeps_the_protocol_of_a_device(files: dict[str, Path]) -> None:
