@@ -128,6 +128,27 @@ def to_svg(drawing: Drawing) -> str:
     return f"{root}\n"
 
 
+def to_inline(drawing: Drawing, name: str) -> Markup:
+    """An element for a page: as wide as its box, its rules bound to the class ``name``."""
+    rules = [
+        f".{name} text{{font-family:{FONTS};font-variant-numeric:tabular-nums}}",
+        *(f".{name} .{ink.name}{{color:{ink.light}}}" for ink in INKS),
+        "@media(prefers-color-scheme:dark){"
+        + "".join(f".{name} .{ink.name}{{color:{ink.dark}}}" for ink in INKS)
+        + "}",
+    ]
+    return svg.tag(
+        "svg",
+        Markup("<style>") + Markup("".join(rules)) + Markup("</style>"),
+        *(_element(shape) for shape in drawing.shapes),
+        class_=name,
+        viewBox=f"0 0 {drawing.width} {drawing.height}",
+        width="100%",
+        role="img",
+        aria_label=drawing.label,
+    )
+
+
 def to_png(drawing: Drawing) -> bytes:
     """The light variant, `PNG_SCALE` times as large."""
     from PIL import Image, ImageDraw

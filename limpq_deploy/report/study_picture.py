@@ -1,12 +1,11 @@
 """How far BitOps predict latency, as a picture: executed BitOps against p50, the fitted line, residuals."""
 
-import base64
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from limpq_deploy.latency_study import LatencyStudy, StudyPoint
-from limpq_deploy.report.drawing import LINE, MAIN, OTHER, TEXT, Dot, Drawing, Line, Shape, Text, to_svg
+from limpq_deploy.report.drawing import LINE, MAIN, OTHER, TEXT, Dot, Drawing, Line, Shape, Text, to_inline
 from limpq_deploy.report.figures import digits, plural
 from limpq_deploy.report.rows import Scale, round_scale, tick_text
 from limpq_deploy.rounds import Rounds
@@ -18,11 +17,10 @@ GIGA = 1e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySection:
-    """``picture``: an SVG file as a data address; None where no study was made."""
+    """``picture``: None where no study was made."""
 
     study: LatencyStudy | None
     picture: Markup | None
-    label: str
     rounds: Rounds | None
 
 
@@ -31,11 +29,8 @@ def study_section(study: LatencyStudy | None, rounds: Rounds | None) -> StudySec
     neither."""
     if study is None and rounds is None:
         return None
-    drawing = study_picture(study) if study is not None else None
-    data = None
-    if drawing is not None:
-        data = Markup("data:image/svg+xml;base64,") + base64.b64encode(to_svg(drawing).encode()).decode()
-    return StudySection(study=study, picture=data, label=drawing.label if drawing else "", rounds=rounds)
+    picture = to_inline(study_picture(study), "study") if study is not None else None
+    return StudySection(study=study, picture=picture, rounds=rounds)
 
 
 def study_picture(study: LatencyStudy) -> Drawing:

@@ -13,6 +13,7 @@ from limpq_deploy.judge import judge
 from limpq_deploy.policy import BudgetUse
 from limpq_deploy.verdict import (
     AccuracyResult,
+    BitOps,
     EndToEndParity,
     LayerParity,
     Limits,
@@ -299,3 +300,39 @@ def test_with_powers_of_two_the_trained_model_has_to_equal_the_engine(change: di
     check = next(check for check in result.checks if check.name == "parity_power_of_two")
     assert (check.passed, result.passed) == (passed, passed)
     assert "codes of the trained model differ from those of the engine" in check.detail
+
+
+def executed(**gbitops: int) -> tuple[BitOps, ...]:
+    """Realised BitOps by name, in G."""
+    return tuple(
+        BitOps(
+            name=name,
+            nominal_searched=value,
+            nominal_all=value,
+            realised_searched=10**9 * value,
+            realised_all=10**9 * value,
+        )
+        for name, value in gbitops.items()
+    )
+
+
+def test_an_engine_that_executes_fewer_bitops_than_a_uniform_one_has_to_be_faster() -> None:
+    fewer = executed(mixed=5, uniform8=9)
+    kept = verdict(bitops=fewer, latency=latency(mixed=1.0))
+    check = next(one for one in kept.checks if one.name == "faster_than_uniform8")
+    assert check.passed
+    assert "5 G BitOps executed against 9 G, and 1.50 times its speed" in check.detail
+    assert failed(verdict(bitops=fewer, latency=latency(mixed=1.6))) == ["faster_than_uniform8"]
+
+
+def test_an_engine_that_executes_as_many_bitops_promises_no_speed_and_says_what_its_clips_cost() -> None:
+    result = verdict(bitops=executed(mixed=9, uniform8=9), latency=latency(mixed=1.6))
+    assert "faster_than_uniform8" not in {check.name for check in result.checks}
+    assert any("executes as many BitOps as uniform8 and runs at 0.94 times its speed" in note for note in result.notes)
+    faster = verdict(bitops=executed(mixed=9, uniform8=9), latency=latency(mixed=1.0))
+    assert not any("as many BitOps" in note for note in faster.notes)
+
+
+def test_more_bitops_than_uniform_8_bits_promise_no_speed_either() -> None:
+    result = verdict(bitops=executed(mixed=20, uniform8=9), latency=latency(mixed=3.0))
+    assert "faster_than_uniform8" not in {check.name for check in result.checks}

@@ -81,7 +81,7 @@ def test_a_finished_build_says_how_far_bitops_predict_latency(finished: Path) ->
     assert {point.sweep for point in study.points} == {"native", "narrow"}
     assert any("executed BitOps" in note for note in verdict["notes"])
     assert "How far BitOps predict latency" in page
-    assert "data:image/svg+xml;base64," in page
+    assert '<svg class="study"' in page
 
 
 def test_a_builds_model_is_profiled_from_its_files(run: Command, finished: Path, here: Path) -> None:
