@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from limpq_deploy.export.file_forms import FileForm, form_of
 from limpq_deploy.export.finding import Finding
 from limpq_deploy.export.float_layers import planned_float
 from limpq_deploy.export.onnx_files import attribute, constants
@@ -18,18 +19,19 @@ QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
-    """Opset, standard operators, int8 codes with zero-point 0 in whole pairs, weights per channel as FP32 + Q + DQ,
-    float biases, no pair between Pad and Conv, one on the identity input of an Add alone, one scale for all inputs of a
-    Concat. A layer that is left in float by plan breaks no rule."""
-    planned = planned_float(model)
+    """Opset, standard operators, int8 codes with zero-point 0 in whole pairs, weights per channel in the form of the
+    version that the file is written for (8.6 where it says nothing), float biases, no pair between Pad and Conv, one on
+    the identity input of an Add alone, one scale for all inputs of a Concat. A layer that is left in float by plan
+    breaks no rule."""
+    planned, form = planned_float(model), form_of(model, target)
     producers, fixed = _producers(model), constants(model.graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    if opset > target.opset:
+    if opset > form.opset:
         yield Finding(
             node="the model",
-            rule=f"the opset is at most {target.opset}",
-            consequence=f"it is {opset}, which the parser of TensorRT 8.6 does not read",
-            remedy=f"export at opset {target.opset}",
+            rule=f"the opset is at most {form.opset}",
+            consequence=f"it is {opset}, which the parser of TensorRT {form.version} does not read",
+            remedy=f"export at opset {form.opset}",
         )
     codes = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     for node in model.graph.node:
@@ -46,7 +48,7 @@ def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Fi
         if node.op_type != "DequantizeLinear":
             yield from _reads_no_codes(node, codes)
         if node.op_type in LAYERS and node.name not in planned:
-            yield from _layer(node, producers, fixed)
+            yield from _layer(node, producers, fixed, form)
         if node.op_type == "Add":
             yield from _add(node, producers)
         if node.op_type == "Concat":
@@ -86,7 +88,7 @@ def _reads_no_codes(node: onnx.NodeProto, codes: set[str]) -> Iterator[Finding]:
 
 
 def _layer(
-    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], fixed: dict[str, NDArray[Any]]
+    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], fixed: dict[str, NDArray[Any]], form: FileForm
 ) -> Iterator[Finding]:
     name = _name(node)
     source = _moved(producers.get(node.input[0]), producers)
@@ -105,25 +107,26 @@ def _layer(
             remedy="put the quantizer before the Pad: zeros stay zeros",
         )
     weight = producers.get(node.input[1])
-    quantize = producers.get(weight.input[0]) if weight is not None and weight.op_type == "DequantizeLinear" else None
-    if weight is None or quantize is None or quantize.op_type != "QuantizeLinear" or quantize.input[0] not in fixed:
+    pair = _weight_pair(weight, producers, fixed, form)
+    if not pair:
+        wanted = "an INT8 constant with" if form.weights == "int8" else "an FP32 constant with QuantizeLinear and"
         yield Finding(
             node=name,
-            rule="a weight is an FP32 constant with QuantizeLinear and DequantizeLinear",
-            consequence="TensorRT 8.6 does not read other forms reliably, and a float weight leaves the layer float",
-            remedy="export for the target tensorrt",
+            rule=f"a weight is {wanted} DequantizeLinear",
+            consequence=f"TensorRT {form.version} does not read other forms reliably, and a float weight leaves the "
+            "layer float",
+            remedy=f"export for the target tensorrt, --tensorrt {form.version}",
         )
-    else:
-        values = fixed[quantize.input[0]]
-        for one in (quantize, weight):
-            scale = fixed.get(one.input[1])
-            if scale is None or scale.shape != values.shape[:1] or attribute(one, "axis", 1) != 0:
-                yield Finding(
-                    node=name,
-                    rule="a weight has one scale per output channel, along axis 0",
-                    consequence=f"{_name(one)!r} has another form, which the convolution kernels do not take",
-                    remedy="write scales of shape [output channels] and axis 0",
-                )
+    values = fixed[pair[0].input[0]] if pair else None
+    for one in pair:
+        scale = fixed.get(one.input[1])
+        if values is None or scale is None or scale.shape != values.shape[:1] or attribute(one, "axis", 1) != 0:
+            yield Finding(
+                node=name,
+                rule="a weight has one scale per output channel, along axis 0",
+                consequence=f"{_name(one)!r} has another form, which the convolution kernels do not take",
+                remedy="write scales of shape [output channels] and axis 0",
+            )
     if len(node.input) > 2 and _op(producers.get(node.input[2])) in QDQ:
         yield Finding(
             node=name,
@@ -131,6 +134,22 @@ def _layer(
             consequence="int32 codes cannot be dequantized by TensorRT",
             remedy="write the float bias",
         )
+
+
+def _weight_pair(
+    weight: onnx.NodeProto | None,
+    producers: dict[str, onnx.NodeProto],
+    fixed: dict[str, NDArray[Any]],
+    form: FileForm,
+) -> list[onnx.NodeProto]:
+    """The nodes that make a weight of its constant in the form's way; none where it has another form."""
+    if weight is None or weight.op_type != "DequantizeLinear":
+        return []
+    quantize = producers.get(weight.input[0])
+    if quantize is not None and quantize.op_type == "QuantizeLinear" and quantize.input[0] in fixed:
+        return [quantize, weight]  # all versions read it
+    codes = fixed.get(weight.input[0])
+    return [weight] if codes is not None and codes.dtype == np.int8 and form.weights == "int8" else []
 
 
 def _add(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[Finding]:

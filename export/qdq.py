@@ -12,6 +12,7 @@ from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.file_forms import TENSORRT_KEY, FileForm, form_for
 from limpq_deploy.export.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.markers import is_marker
 from limpq_deploy.export.placement import Placement
@@ -51,29 +52,36 @@ def build_qdq(
     layers: Layers,
     acts: Mapping[str, QuantParams],
     metadata: Mapping[str, str],
+    form: FileForm | None = None,
 ) -> onnx.ModelProto:
     """The integer model as a Q/DQ graph. ``layers`` by layer name, ``acts`` by quantizer name.
 
     A re-quantizer without an entry in ``acts`` does nothing: its readers take the parent's codes. Layers that compute
-    in floats are named in the metadata (`float_layers.planned_float`). Raises ModelError
-    when template, placement, layers and acts do not fit together, when the template has another opset than the target
-    takes, or when the target is not exported.
+    in floats are named in the metadata (`float_layers.planned_float`), and so is the version of TensorRT. ``form``:
+    None for the target's oldest, which all versions read. Raises ModelError
+    when template, placement, layers and acts do not fit together, when the template has another opset than the form,
+    or when the target is not exported.
     """
     spec = placement.spec
+    form = form or form_for(spec, "8.6")
     dialect = DIALECTS.get(spec.clip)
     if dialect is None:
         raise ModelError(f"target {spec.name!r} is trained and never exported; choose another with --target")
     for entry in template.opset_import:
-        if entry.domain == "" and entry.version != spec.opset:
-            raise ModelError(f"the template has opset {entry.version}; the target takes {spec.opset}")
-    model = dialect(template, placement, layers, acts).build()
+        if entry.domain == "" and entry.version != form.opset:
+            raise ModelError(f"the template has opset {entry.version}; the target takes {form.opset}")
+    model = dialect(template, placement, layers, acts, form).build()
     drop_marker_domain(model)
     model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
     model.producer_name = "limpq-deploy"
     model.producer_version = ""
     model.doc_string = ""
     floats = [layer.name for layer in placement.layers if isinstance(layers[layer.name], FloatLayer)]
-    named = {**metadata, FLOAT_LAYERS: json.dumps(floats)} if floats else dict(metadata)
+    named = dict(metadata)
+    if floats:
+        named[FLOAT_LAYERS] = json.dumps(floats)
+    if form.version is not None:
+        named[TENSORRT_KEY] = form.version
     helper.set_model_props(model, dict(sorted(named.items())))
     onnx.checker.check_model(model, full_check=True)
     return model

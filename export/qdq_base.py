@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.file_forms import FileForm
 from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.folding import IntegerLayer
 from limpq_deploy.export.markers import MARKER_DOMAIN, is_marker, marker_name
@@ -36,8 +37,9 @@ class Dialect(ABC):
         placement: Placement,
         layers: Layers,
         acts: Mapping[str, QuantParams],
+        form: FileForm,
     ) -> None:
-        self.template, self.placement, self.layers, self.acts = template, placement, layers, acts
+        self.template, self.placement, self.layers, self.acts, self.form = template, placement, layers, acts, form
         self.spec: TargetSpec = placement.spec
         self.fixed = constants(template.graph)
         self.nodes: list[onnx.NodeProto] = []
@@ -58,7 +60,7 @@ class Dialect(ABC):
             elif node.op_type in CODE_MOVERS and self.params_of(node.input[0]) is not None:
                 self.move(node)
             else:
-                self.copy(node, [self.real(tensor) for tensor in node.input])
+                self.other(node)
         self._require_all()
         self.finish()
         return self._model()
@@ -94,6 +96,10 @@ class Dialect(ABC):
 
     def bounded_relu(self, node: onnx.NodeProto) -> None:
         """A ReLU6, which the template has as a Clip of reals between 0 and its bound."""
+        self.other(node)
+
+    def other(self, node: onnx.NodeProto) -> None:
+        """Any other node: it works on reals."""
         self.copy(node, [self.real(tensor) for tensor in node.input])
 
     def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:

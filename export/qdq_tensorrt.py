@@ -1,18 +1,25 @@
-"""TensorRT's dialect: Q/DQ pairs on floats, in the form that all versions from 8.6 on read.
+"""TensorRT's dialect: Q/DQ pairs on floats.
 
 Each marker becomes, on the edge where it stands,
 
     (Clip on the floats, where the grid is narrower than int8) -> QuantizeLinear -> codes -> DequantizeLinear
 
-with int8 codes and an explicit zero-point 0. A weight is an FP32 initializer ``codes * scale`` followed by a
-QuantizeLinear and a DequantizeLinear along axis 0: 8.6 does not read int8 initializers reliably, and the builder runs
-the pair once. Nodes between a DequantizeLinear and the next QuantizeLinear work on floats; the builder fuses them.
+with int8 codes and an explicit zero-point 0. Nodes between a DequantizeLinear and the next QuantizeLinear work on
+floats; the builder fuses them. What depends on the version is its `FileForm`:
+
+- a weight is an int8 initializer with a DequantizeLinear along axis 0 (10, 11), or an FP32 initializer
+  ``codes * scale`` followed by a QuantizeLinear and a DequantizeLinear (8.6 does not read int8 initializers reliably,
+  and the builder runs the pair once);
+- a layer that the policy leaves in float reads the floats that are there. Where types are taken from the file (10, 11)
+  a layer of 16 bits has FP16 constants between Casts, and what only moves or bounds its result (ReLU, pool) stays in
+  FP16 with it; else (8.6) it is written in FP32 and the builder's flag FP16 decides.
+
+Scales stay FP32 beside FP16 layers: rounded to FP16 they would move the grids that were trained by up to 2^-11.
 
 What differs from the integer form: the bias is the float bias of the folded layer, not rounded to the accumulator's
-grid, since TensorRT's layers take float biases; the two differ by at most half of ``input scale * weight scale``.
-The accumulator is scaled and the bias added in floats, in an order that the
-builder chooses, so two engines agree to at most one step layer by layer, not bit by bit end to end. A layer that the
-policy leaves in float reads the floats that are there.
+grid, since TensorRT's layers take float biases; the two differ by at most half of ``input scale * weight scale``
+(beside scales that are powers of two it is the rounded one). The accumulator is scaled and the bias added in floats, in
+an order that the builder chooses, so two engines agree to at most one step layer by layer, not bit by bit end to end.
 """
 
 from typing import Any
@@ -20,15 +27,19 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
 from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.folding import IntegerLayer
 from limpq_deploy.export.placement import ActQuantizer
-from limpq_deploy.export.qdq_base import Dialect
+from limpq_deploy.export.qdq_base import CODE_MOVERS, Dialect
 
 INT8 = np.iinfo(np.int8)
+
+STAYS = ("Relu", "Clip", *CODE_MOVERS)
+"""Operators that give the same numbers in FP16 as in FP32, and so stay in the type of what they read."""
 
 
 class TensorRtDialect(Dialect):
@@ -38,6 +49,8 @@ class TensorRtDialect(Dialect):
         super().__init__(*arguments)
         self.dequantized: dict[str, str] = {}
         self.params: dict[str, QuantParams] = {}
+        self.half: dict[str, str] = {}
+        self.casts: dict[str, str] = {}
 
     def params_of(self, tensor: str) -> QuantParams | None:
         return self.params.get(tensor)
@@ -47,7 +60,10 @@ class TensorRtDialect(Dialect):
             raise ModelError(
                 f"quantizer {quantizer.name!r} has no grid and scale; the target {self.spec.name!r} needs one for each"
             )
-        self.dequantized[result] = self.real(source)
+        if source in self.half:
+            self.half[result] = self.half[source]
+        else:
+            self.dequantized[result] = self.real(source)
 
     def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
         grid = params.grid
@@ -76,32 +92,75 @@ class TensorRtDialect(Dialect):
         bias = self.constant(f"{layer.name}.bias", layer.float_bias)
         return self._weight(layer.name, layer.codes, layer.scale), bias
 
-    def float_constants(self, layer: FloatLayer) -> tuple[str, str]:
-        bias = self.constant(f"{layer.name}.bias", layer.float_bias)
-        if layer.codes is None or layer.scale is None:
-            return self.constant(f"{layer.name}.weight", layer.weight), bias
-        return self._weight(layer.name, layer.codes, layer.scale), bias
+    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+        if not self._in_half(layer):
+            return self.real(node.input[0])
+        self.half[node.output[0]] = node.output[0]
+        return self.half.get(node.input[0]) or self._cast(self.real(node.input[0]), TensorProto.FLOAT16)
 
-    def _weight(self, layer: str, codes: NDArray[np.int8], scale_O: NDArray[np.float32]) -> str:
-        column = scale_O[(slice(None),) + (None,) * (codes.ndim - 1)]
-        values = codes.astype(np.float32) * column
-        assert np.array_equal(np.rint(values / column), codes), "QuantizeLinear gives back exactly the codes"
+    def float_constants(self, layer: FloatLayer) -> tuple[str, str]:
+        number = np.float16 if self._in_half(layer) else np.float32
+        _require_range(layer, number)
+        bias = self.constant(f"{layer.name}.bias", layer.float_bias.astype(number))
+        if layer.codes is None or layer.scale is None:
+            return self.constant(f"{layer.name}.weight", layer.weight.astype(number)), bias
+        return self._weight(layer.name, layer.codes, layer.scale.astype(number)), bias
+
+    def other(self, node: onnx.NodeProto) -> None:
+        source = self.half.get(node.input[0])
+        if source is None or node.op_type not in STAYS:
+            super().other(node)
+            return
+        first = {"Clip": 1, "Pad": 2}.get(node.op_type, len(node.input))  # from here on inputs are numbers like source
+        numbers = [self._half_constant(name) for name in node.input[first:]]
+        self.copy(node, [source, *node.input[1:first], *numbers])
+        self.half[node.output[0]] = node.output[0]
+
+    def _half_constant(self, name: str) -> str:
+        return self.constant(f"{name}.half", self.fixed[name].astype(np.float16)) if name else ""
+
+    def _in_half(self, layer: IntegerLayer | FloatLayer) -> bool:
+        return self.form.typed and isinstance(layer, FloatLayer) and layer.bits == 16
+
+    def _cast(self, tensor: str, kind: int) -> str:
+        name = f"{tensor}.{'half' if kind == TensorProto.FLOAT16 else 'float'}"
+        if name not in self.casts:
+            self.casts[name] = self.add("Cast", [tensor], name, to=kind)
+        return name
+
+    def _weight(self, layer: str, codes: NDArray[np.int8], scale_O: NDArray[Any]) -> str:
         name = f"{layer}.weight"
         grid = [
             self.constant(f"{name}_scale", scale_O),
             self.constant(f"{name}_zero_point", np.zeros(scale_O.shape, np.int8)),
         ]
-        quantized = self.add("QuantizeLinear", [self.constant(name, values), *grid], f"{name}_codes", axis=0)
-        return self.add("DequantizeLinear", [quantized, *grid], f"{name}_dequantized", axis=0)
+        if self.form.weights == "int8":
+            written = self.constant(f"{name}_codes", codes)
+        else:
+            column = scale_O[(slice(None),) + (None,) * (codes.ndim - 1)]
+            values = codes.astype(np.float32) * column
+            assert np.array_equal(np.rint(values / column), codes), "QuantizeLinear gives back exactly the codes"
+            written = self.add("QuantizeLinear", [self.constant(name, values), *grid], f"{name}_codes", axis=0)
+        return self.add("DequantizeLinear", [written, *grid], f"{name}_dequantized", axis=0)
 
     def move(self, node: onnx.NodeProto) -> None:
         self.params[node.output[0]] = self.params[node.input[0]]
         self.copy(node, [self.real(tensor) for tensor in node.input])
 
     def real(self, tensor: str) -> str:
+        if tensor in self.half:
+            return self._cast(self.half[tensor], TensorProto.FLOAT)
         return self.dequantized.get(tensor, tensor)
 
     def finish(self) -> None:
         outputs = {output.name for output in self.template.graph.output}
         for name in sorted(outputs & self.dequantized.keys()):
             self.add("Identity", [self.dequantized[name]], name, name=f"{name}_identity")
+
+
+def _require_range(layer: FloatLayer, number: type[np.floating[Any]]) -> None:
+    largest = max(np.abs(layer.weight).max(initial=0.0), np.abs(layer.bias).max(initial=0.0))
+    if largest > np.finfo(number).max:
+        raise ModelError(
+            f"layer {layer.name!r} has a weight or bias of {largest:g}, which FP16 cannot hold; give it 32 bits"
+        )
