@@ -51,6 +51,16 @@ def form_for(target: TargetSpec, version: str | None = None) -> FileForm:
     return TENSORRT_FORMS[known]
 
 
+def form_at(target: TargetSpec, opset: int) -> FileForm:
+    """The form of a target's files at an opset. Raises ModelError where there is none."""
+    forms = tuple(TENSORRT_FORMS.values()) if target.name == "tensorrt" else (form_for(target),)
+    for form in forms:
+        if form.opset == opset:
+            return form
+    wanted = " or ".join(str(form.opset) for form in forms)
+    raise ModelError(f"the template has opset {opset}; the target takes {wanted}")
+
+
 def form_of(model: onnx.ModelProto, target: TargetSpec) -> FileForm:
     """The form that a file says it has; the oldest of its target, which all versions read, where it says nothing."""
     for entry in model.metadata_props:

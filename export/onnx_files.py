@@ -26,3 +26,10 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
             is_tensor = isinstance(value, onnx.TensorProto)
             found[node.output[0]] = numpy_helper.to_array(value) if is_tensor else np.asarray(value)
     return {name: value for name, value in found.items() if value.dtype.kind not in "OSU"}
+
+
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes that a tensor's numbers take in a file; those of 4 and 2 bits are packed."""
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    return int(numpy_helper.to_array(tensor).nbytes)

@@ -12,7 +12,7 @@ from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.file_forms import TENSORRT_KEY, FileForm, form_for
+from limpq_deploy.export.file_forms import TENSORRT_KEY, FileForm, form_at
 from limpq_deploy.export.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.markers import is_marker
 from limpq_deploy.export.placement import Placement
@@ -58,18 +58,18 @@ def build_qdq(
 
     A re-quantizer without an entry in ``acts`` does nothing: its readers take the parent's codes. Layers that compute
     in floats are named in the metadata (`float_layers.planned_float`), and so is the version of TensorRT. ``form``:
-    None for the target's oldest, which all versions read. Raises ModelError
+    None for the one that takes the template's opset. Raises ModelError
     when template, placement, layers and acts do not fit together, when the template has another opset than the form,
     or when the target is not exported.
     """
     spec = placement.spec
-    form = form or form_for(spec, "8.6")
     dialect = DIALECTS.get(spec.clip)
     if dialect is None:
         raise ModelError(f"target {spec.name!r} is trained and never exported; choose another with --target")
-    for entry in template.opset_import:
-        if entry.domain == "" and entry.version != form.opset:
-            raise ModelError(f"the template has opset {entry.version}; the target takes {form.opset}")
+    opset = next(entry.version for entry in template.opset_import if entry.domain == "")
+    form = form or form_at(spec, opset)
+    if opset != form.opset:
+        raise ModelError(f"the template has opset {opset}; the target takes {form.opset}")
     model = dialect(template, placement, layers, acts, form).build()
     drop_marker_domain(model)
     model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))

@@ -23,6 +23,7 @@ from limpq_deploy.policy_commands import add_policy_commands
 from limpq_deploy.profile_commands import profile
 from limpq_deploy.search_commands import preview, search
 from limpq_deploy.ship_commands import add_ship_commands, key_option
+from limpq_deploy.storage_commands import unpack
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline import Passed
@@ -162,6 +163,7 @@ main.add_command(bench)
 main.add_command(profile)
 add_policy_commands(main)
 add_ship_commands(main)
+main.add_command(unpack)
 
 
 @main.command(short_help="Accuracy of an exported model on a data set.")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
+from limpq_deploy.export.engine_options import BatchRange
 from limpq_deploy.recipe import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
@@ -62,7 +63,9 @@ class Config:
     compete by preview; ``alpha`` and ``outliers`` None: as suits the measure. ``policy``: a file whose policy is taken
     instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
     trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (mse). ``scales``:
-    "pow2" makes all of them powers of two, so that every runtime gives the same integers.
+    "pow2" makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``: version that
+    files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX.
+    ``storage``: a second file with weights at their true bits, none below 4 (or 2).
 
     Raises ValueError that begins with the field's name.
     """
@@ -100,6 +103,9 @@ class Config:
     ranges: Literal["mse", "minmax", "percentile", "entropy"] | None = None
     calibration_images: int | None = None
     scales: Literal["free", "pow2"] = "free"
+    tensorrt: Literal["8.6", "10", "11"] | None = None
+    batch: str | None = None
+    storage: Literal["int4", "int2"] | None = None
     engine: bool = True
     latency_seconds: float = 1.5
     seed: int = 0
@@ -112,6 +118,13 @@ class Config:
             raise ValueError(
                 f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6"
             )
+        for name in ("tensorrt", "batch"):
+            if getattr(self, name) is not None and self.target != "tensorrt":
+                raise ValueError(f"{name} is {getattr(self, name)}, which has no effect without --target tensorrt")
+        if self.storage is not None and self.target == "reference":
+            raise ValueError(f"storage is {self.storage}, and the target reference is never exported")
+        if self.batch is not None:
+            BatchRange.parse(self.batch)
         if not 2 <= self.pinned_bits <= 8:
             raise ValueError(f"pinned_bits is {self.pinned_bits}; expected 2 to 8")
         if self.act_bits is not None and self.act_bits not in self.bits:

@@ -255,6 +255,17 @@ def build_options(command: Command) -> Command:
             help="Quantizer scales: any number, or powers of two, with which every runtime gives the same integers.  "
             "[default: free]",
         ),
+        click.option(
+            "--tensorrt",
+            type=click.Choice(["8.6", "10", "11"]),
+            help="Version that files for TensorRT are written for.  [default: the installed one, else 8.6]",
+        ),
+        click.option("--batch", metavar="MIN:OPT:MAX", help="Images per call of a TensorRT engine, e.g. 1:8:32."),
+        click.option(
+            "--storage",
+            type=click.Choice(["int4", "int2"]),
+            help="Write a second file with weights at their true bits (none below 4, or 2), to store and send.",
+        ),
         click.option("--no-engine", "engine", flag_value=False, default=None, help="Stop after export."),
         click.option("--seed", type=int, metavar="N", help="Of training and of data order.  [default: 0]"),
         click.option("--out", type=FILE, metavar="DIR", help="Output folder.  [default: limpq-build]"),

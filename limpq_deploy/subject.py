@@ -20,6 +20,8 @@ from limpq_deploy.config import Config
 from limpq_deploy.costs import Budget, budgets_from_options
 from limpq_deploy.edges import with_edges
 from limpq_deploy.equalise import equalise_channels
+from limpq_deploy.export.engine_options import BatchRange, EngineOptions
+from limpq_deploy.export.file_forms import FileForm, form_for
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
@@ -94,6 +96,11 @@ class Subject:
     def target(self) -> TargetSpec:
         return target_named(self.config.target or DEFAULT_TARGET)
 
+    @cached_property
+    def form(self) -> FileForm:
+        """How files for the target are written."""
+        return form_for(self.target, self.config.tensorrt)
+
     @property
     def builds_engine(self) -> bool:
         return self.config.engine and self.target.exportable
@@ -102,6 +109,10 @@ class Subject:
         """The target's runtime. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
         assert self.target.runtime is not None
         runtime = runtime_named(self.target.runtime)
+        if self.target.runtime == "tensorrt" and self.config.batch is not None:
+            from limpq_deploy.export.runtimes.trt import TensorRt
+
+            runtime = TensorRt(EngineOptions(batch=BatchRange.parse(self.config.batch)))
         why = runtime.unavailable()
         if why is not None:
             raise RuntimeUnavailable(why)

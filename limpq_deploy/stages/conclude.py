@@ -13,6 +13,7 @@ from limpq_deploy.export.bundle import write_bundle
 from limpq_deploy.export.engine_audit import Audit
 from limpq_deploy.export.engine_inspect import planned_precision
 from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.exported import ExportRecord
 from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.loading import load_model
@@ -34,6 +35,7 @@ from limpq_deploy.stages.files import (
     AUDIT,
     COMPARISON,
     ENGINE,
+    EXPORT,
     FINETUNED_RECORD,
     FLOAT_MODEL,
     INDICATORS,
@@ -43,6 +45,7 @@ from limpq_deploy.stages.files import (
     PLACEMENT,
     POLICY,
     ROUNDS,
+    STORED,
     STUDY,
     UNIFORM8_MODEL,
 )
@@ -105,6 +108,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
             notes=(
                 *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),
                 *_parity_notes(parity),
+                *_size_notes(load_record(ExportRecord, folder / EXPORT)),
                 *_latency_notes(subject, folder, load_record(LatencyReport, folder / LATENCY)),
                 *_warnings(load_record(Indicators, folder / INDICATORS)),
             ),
@@ -121,7 +125,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
         inputs={"limits": to_dict(limits)},
         reads=(
             *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
-            *(ENGINE, PARITY, ACCURACY, LINT, LATENCY, *_studied(subject)),
+            *(ENGINE, EXPORT, PARITY, ACCURACY, LINT, LATENCY, *_studied(subject)),
         ),
         outputs=(VERDICT,),
         run=run,
@@ -169,6 +173,7 @@ def report_stage(subject: Subject, folder: Path) -> Stage:
         reads=(
             *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, ENGINE, LATENCY, PARITY),
             *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *studied),
+            *((STORED,) if subject.config.storage is not None else ()),
         ),
         outputs=(REPORT,),
         run=run,
@@ -287,7 +292,8 @@ def _built(subject: Subject, indicators: Indicators) -> dict[str, str]:
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Bytes on disk of the exported models."""
-    return {name: (folder / name).stat().st_size for name in (MODEL, FLOAT_MODEL, UNIFORM8_MODEL)}
+    names = (MODEL, STORED, FLOAT_MODEL, UNIFORM8_MODEL)
+    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
 
 
 def _layer_parity(report: ParityReport) -> LayerParity | None:
@@ -368,6 +374,21 @@ def _calibration_notes(found: FineTuned) -> tuple[str, ...]:
         return ()
     left = f" {len(made.uncorrected)} layers have neither bias nor BatchNorm to correct." if made.uncorrected else ""
     return (f"{made.how.capitalize()}: {made.ranges} on {made.images:,} training images, then {made.why}.{left}",)
+
+
+def _size_notes(record: ExportRecord) -> tuple[str, ...]:
+    """What the policy's compression comes to in files."""
+    nominal, written, stored = record.nominal, record.model, record.stored
+    notes = [
+        f"The weights take {nominal:,} bytes at the policy's bits and {written.weights:,} bytes in {written.name}, "
+        f"which has {written.size:,} bytes in all."
+    ]
+    if stored is not None:
+        notes.append(
+            f"In {stored.name} they take {stored.weights:,} bytes ({stored.size:,} in all); `limpq-deploy unpack` "
+            f"gives {written.name} back, byte for byte."
+        )
+    return tuple(notes)
 
 
 def _warnings(indicators: Indicators) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ import onnx
 from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.exported import BATCH_KEY, ExportRecord, describe_export
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint import LintReport, lint
 from limpq_deploy.export.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.export.qdq import build_qdq, strip_markers
+from limpq_deploy.export.storage import pack_weights
 from limpq_deploy.inspect_model import CLASSES_KEY, PREPROCESS_KEY
 from limpq_deploy.integers import integer_model
 from limpq_deploy.layers import TracedModel
@@ -27,12 +29,14 @@ from limpq_deploy.stages.choose import Comparison, compared_pairs
 from limpq_deploy.stages.files import (
     COMPARISON,
     ENGINE,
+    EXPORT,
     FINETUNED,
     FLOAT,
     FLOAT_MODEL,
     LINT,
     MODEL,
     POLICY,
+    STORED,
     UNIFORM,
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
@@ -54,17 +58,22 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             CLASSES_KEY: json.dumps(list(subject.dataset.classes)),
             "limpq.model": subject.config.model,
         }
+        if subject.config.batch is not None:
+            metadata[BATCH_KEY] = subject.config.batch
+        exported: dict[str, onnx.ModelProto] = {}
         float_model = strip_markers(template)
         onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers_text(template)})
         _save(float_model, folder / FLOAT_MODEL)
         for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
             report(done, 4, name)
             layers, acts = integer_model(model, policy)
-            _save(build_qdq(template, placement, layers, acts, metadata), folder / name)
+            exported[name] = build_qdq(template, placement, layers, acts, metadata, subject.form)
+            _save(exported[name], folder / name)
         checked = lint(folder / MODEL, subject.target)
         write_record(checked, folder / LINT)
-        size = (folder / MODEL).stat().st_size
-        return f"{MODEL}, {size / 2**20:.2f} MiB; {_lint_line(checked)}"
+        record = _record(subject, folder, exported[MODEL])
+        write_record(record, folder / EXPORT)
+        return f"{MODEL}, {sizes_line(record)}; {_lint_line(checked)}"
 
     uniform = has_uniform(folder)
     return Stage(
@@ -79,11 +88,18 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             "seed": subject.config.seed,
             "pairs": load_record(Policy, folder / POLICY).pairs(),
             "scales": subject.config.scales,
+            "form": to_dict(subject.form),
+            "batch": subject.config.batch,
+            "storage": subject.config.storage,
             **subject.model_digest(),
             **runtime_inputs(subject),
         },
         reads=(FLOAT, COMPARISON, FINETUNED, *((UNIFORM,) if uniform else ())),
-        outputs=(MODEL, LINT, FLOAT_MODEL, UNIFORM8_MODEL, *((UNIFORM_MODEL,) if uniform else ())),
+        outputs=(
+            *(MODEL, EXPORT, LINT, FLOAT_MODEL, UNIFORM8_MODEL),
+            *((UNIFORM_MODEL,) if uniform else ()),
+            *((STORED,) if subject.config.storage is not None else ()),
+        ),
         run=run,
     )
 
@@ -93,7 +109,38 @@ def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
     placement = subject.placement
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    return export_template(marked, placement.input_shape, placement.spec.opset)
+    return export_template(marked, placement.input_shape, subject.form.opset)
+
+
+def sizes_line(record: ExportRecord) -> str:
+    """Sizes of the files, beside what the policy comes to."""
+    stored = record.stored
+    line = f"{record.model.size / 2**20:.2f} MiB"
+    if stored is not None:
+        line += f" ({STORED} {stored.size / 2**20:.2f} MiB: weights {_kib(stored.weights)})"
+    return f"{line}, weights {_kib(record.model.weights)}, {_kib(record.nominal)} at the policy's bits"
+
+
+def _kib(size: int) -> str:
+    return f"{size / 2**10:,.1f} KiB"
+
+
+def _record(subject: Subject, folder: Path, model: onnx.ModelProto) -> ExportRecord:
+    """The record of the mixed model, its stored twin written where it was asked for."""
+    policy = load_record(Policy, folder / POLICY).pairs()
+    layers = subject.placement.layers
+    bits = {layer.name: layer.pinned_bits or policy[layer.name][0] for layer in layers}
+    stored = None
+    if subject.config.storage is not None:
+        stored = folder / STORED, pack_weights(model, bits, subject.config.storage)
+        _save(stored[1], stored[0])
+    return describe_export(
+        folder / MODEL,
+        model,
+        target=subject.target.name,
+        weight_bits={layer.name: (layer.num_weights, bits[layer.name]) for layer in layers},
+        stored=stored,
+    )
 
 
 def engine_stage(subject: Subject, folder: Path) -> Stage:

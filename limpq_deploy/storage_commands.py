@@ -1,0 +1,26 @@
+"""The command that unpacks stored weights. Thin; heavy imports inside."""
+
+import json
+from pathlib import Path
+
+import click
+
+from limpq_deploy.options import FILE, json_option
+
+
+@click.command(short_help="Stored weights back into the engine's file.")
+@click.argument("model", metavar="MODEL.onnx", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="Where the engine's file goes.")
+@json_option
+def unpack(model: Path, output: Path, as_json: bool) -> None:
+    """Make the engine's file of the one that --storage wrote, byte for byte; needs neither torch nor a runtime."""
+    from limpq_deploy.calibration.files import sha256_of, write_bytes
+    from limpq_deploy.export.loading import load_model
+    from limpq_deploy.export.storage import unpack_weights
+
+    write_bytes(output, unpack_weights(load_model(model)).SerializeToString(deterministic=True))
+    digest, size = sha256_of(output), output.stat().st_size
+    if as_json:
+        click.echo(json.dumps({"output": str(output), "sha256": digest, "size": size}))
+    else:
+        click.echo(f"{output}: {size:,} bytes, SHA-256 {digest}")
