@@ -31,6 +31,9 @@ MODEL_KEY = "limpq.model"
 INPUTS = 4
 """Different batches that calls take in turn, so that no input stays in the nearest cache."""
 
+LONGEST_TURN_MS, LEAST_TURNS = 50.0, 12
+"""Short runs have short turns, so that there are enough of them for a drift to hit all candidates alike."""
+
 CPU_TIME = "cpu"
 """Part of a call on one thread: the time in which it computed, without that in which others had the CPU."""
 
@@ -78,7 +81,8 @@ def measure_models(
             if report is not None:
                 report((number + done) / len(runs), f"threads {threads}, batch {batch}")
 
-        protocol = LatencyProtocol(batch=batch, threads=threads, min_seconds=seconds, inputs=INPUTS)
+        turn_ms = min(LONGEST_TURN_MS, 1000 * seconds / LEAST_TURNS)
+        protocol = LatencyProtocol(batch=batch, threads=threads, min_seconds=seconds, turn_ms=turn_ms, inputs=INPUTS)
         calls = {name: timed_call(session, protocol) for name, session in sessions.items()}
         facts = {name: session.environment() for name, session in sessions.items()}
         accelerator = next((one["accelerator"] for one in facts.values() if "accelerator" in one), None)
