@@ -16,6 +16,7 @@ from limpq_deploy.export.saturation import saturation_advice
 from limpq_deploy.pipeline import Passed, Stage, Workspace
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import progress, silent
+from limpq_deploy.stages.audit import audit_stage
 from limpq_deploy.stages.choose import search_stage
 from limpq_deploy.stages.conclude import VERDICT, bundle_stage, report_stage, verdict_stage
 from limpq_deploy.stages.deploy import engine_stage, export_stage
@@ -35,7 +36,14 @@ TRAINED: tuple[MakeStage, ...] = (
     *(search_stage, finetune_stage, uniform_stage),
 )
 EXPORTED: tuple[MakeStage, ...] = (export_stage,)
-MEASURED: tuple[MakeStage, ...] = (engine_stage, parity_stage, accuracy_stage, latency_stage, study_stage)
+MEASURED: tuple[MakeStage, ...] = (
+    engine_stage,
+    parity_stage,
+    accuracy_stage,
+    latency_stage,
+    audit_stage,
+    study_stage,
+)
 CONCLUDED: tuple[MakeStage, ...] = (verdict_stage, report_stage, bundle_stage)
 
 ENGINE_STAGES = ("engine",)

@@ -7,6 +7,7 @@ pycuda has no calls for it.
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,7 +85,13 @@ def open_memory(package: str | None = None, device: int = 0) -> CudaMemory:
     found = [package] if package is not None else [name for name in PACKAGES if _installed(name)]
     if not found:
         raise MissingExtra(NONE_INSTALLED)
-    return _MAKERS[found[0]](device)
+    return _opened(found[0], device)
+
+
+@cache
+def _opened(package: str, device: int) -> CudaMemory:
+    """One adapter for a process: its context is the device's own anyway."""
+    return _MAKERS[package](device)
 
 
 def package_problem() -> str | None:

@@ -16,6 +16,7 @@ from limpq_deploy.export.lint import LintReport, lint
 from limpq_deploy.export.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.export.qdq import build_qdq, strip_markers
+from limpq_deploy.export.runtimes.cuda import ask_driver
 from limpq_deploy.export.storage import pack_weights
 from limpq_deploy.inspect_model import CLASSES_KEY, PREPROCESS_KEY
 from limpq_deploy.integers import integer_model
@@ -187,6 +188,7 @@ def runtime_inputs(subject: Subject) -> dict[str, Any]:
         "cpu": [environment.cpu, *environment.instruction_sets],
         "libraries": environment.libraries,
         "runtime": subject.target.runtime,
+        **({"gpus": to_dict(ask_driver())} if subject.target.runtime == "tensorrt" else {}),
     }
 
 

@@ -19,7 +19,7 @@ from limpq_deploy.export.runtimes.ort import OnnxRuntime
 
 Command = Callable[..., Any]
 
-ENGINE_STAGES = ["engine", "parity", "accuracy", "latency", "verdict", "report", "bundle"]
+ENGINE_STAGES = ["engine", "parity", "accuracy", "latency", "audit", "verdict", "report", "bundle"]
 
 
 class PlaysTensorRt(OnnxRuntime):
@@ -80,7 +80,7 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert [stage["name"] for stage in found["stages"]][-7:] == ENGINE_STAGES
+    assert [stage["name"] for stage in found["stages"]][-8:] == ENGINE_STAGES
     checks = {check["name"]: check for check in found["verdict"]["checks"]}
     assert {"parity_engine", "parity_layer_by_layer", "integers_everywhere", "accuracy_against_float"} <= set(checks)
     assert all(check["passed"] for check in checks.values()), checks
@@ -98,6 +98,9 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     again = json.loads(run(*arguments).stdout)
     assert not any(stage["ran"] for stage in again["stages"])
 
+    audit = json.loads((here / "out/audit.json").read_text())
+    assert len(audit["lines"]) == len(record["layer_precision"])
+    assert (audit["absent"], audit["reformats"], audit["notes"]) == ([], 0, [])
     layer = sorted(record["layer_precision"])[0]
     engine.half = (layer,)
     (here / "out/engine.json").unlink()
@@ -106,6 +109,8 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     checks = {check["name"]: check for check in json.loads(result.stdout)["verdict"]["checks"]}
     assert not checks["integers_everywhere"]["passed"]
     assert layer in checks["integers_everywhere"]["detail"]
+    notes = json.loads(result.stdout)["verdict"]["notes"]
+    assert f"1 layers run in another precision than planned: {layer} (s8s8 planned, float16)." in notes
 
 
 def test_without_a_gpu_the_build_stops_before_any_work_with_what_is_missing(refused: Any, here: Path) -> None:

@@ -1,0 +1,54 @@
+"""Stage that looks into the engine: planned against actual precision, reformats, layers that are slower in integers."""
+
+from pathlib import Path
+
+import numpy as np
+
+from limpq_deploy.calibration.records import write_record
+from limpq_deploy.export.engine_audit import Samples, audit
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.progress import Report
+from limpq_deploy.stages.deploy import ENGINE, runtime_inputs
+from limpq_deploy.stages.files import AUDIT, FLOAT_MODEL, MODEL
+from limpq_deploy.subject import Subject
+
+RUNS = 100
+"""Profiled runs of each engine."""
+
+
+def audit_stage(subject: Subject, folder: Path) -> Stage | None:
+    """The mixed engine beside the float one; None for ONNX Runtime, which the latency study audits."""
+    if subject.target.runtime == "onnxruntime":
+        return None
+
+    def run(report: Report) -> str:
+        runtime = subject.runtime()
+        report(0, 2, "mixed")
+        engine, samples = runtime.engine(folder / MODEL), profiled(runtime, folder / MODEL)
+        report(1, 2, "float")
+        plain, float_samples = runtime.engine(folder / FLOAT_MODEL), profiled(runtime, folder / FLOAT_MODEL)
+        found = audit(load_model(folder / MODEL), engine, samples, float_engine=plain, float_samples=float_samples)
+        write_record(found, folder / AUDIT)
+        return f"{len(found.lines)} layers, {found.reformats} reformats; " + (
+            " ".join(found.notes) or "every layer runs as planned"
+        )
+
+    return Stage(
+        name="audit",
+        title="audit",
+        inputs={"runs": RUNS, **runtime_inputs(subject)},
+        reads=(MODEL, FLOAT_MODEL, ENGINE),
+        outputs=(AUDIT,),
+        run=run,
+    )
+
+
+def profiled(runtime: Runtime, path: Path) -> Samples | None:
+    """Times of an engine's layers; None where the runtime tells none."""
+    session = runtime.load(path)
+    shape = (1, *(size or 1 for size in session.input_shape[1:]))
+    if not isinstance(session, DeviceTimed):
+        return None
+    return session.layer_times(np.random.default_rng(0).standard_normal(shape).astype(np.float32), RUNS)
