@@ -151,6 +151,11 @@ class Config:
                 raise ValueError(f"{name} is {value}; expected a number above 0")
         if self.latency_rounds < 1:
             raise ValueError(f"latency_rounds is {self.latency_rounds}; expected at least 1")
+        if self.latency_rounds != ROUNDS and not self.goes_round:
+            raise ValueError(
+                f"latency_rounds is {self.latency_rounds}, which has no effect unless a latency limit is searched for: "
+                "give --max-latency-ms alone or with --space native:TARGET, and no --latency-table"
+            )
         if self.alpha is not None and not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha is {self.alpha}; expected 0 or above")
         if not isfinite(self.max_accuracy_drop):
