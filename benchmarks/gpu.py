@@ -29,6 +29,7 @@ from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.file_forms import TENSORRT_FORMS
 from limpq_deploy.export.runtimes.cuda_memory import PACKAGES
 
 MODELS = ("torchvision/resnet18", "torchvision/resnet50")
@@ -38,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=Path, default=Path("gpu-files"), help="folder of the models' files")
     parser.add_argument("--prepare", action="store_true", help="make the files and stop")
+    parser.add_argument("--tensorrt", choices=tuple(TENSORRT_FORMS), default="8.6", help="version that files are for")
     parser.add_argument(
         "--models", default=",".join(MODELS), help=f"names, comma-separated (default: {','.join(MODELS)})"
     )
@@ -57,7 +59,7 @@ def main() -> None:
     names = options.models.split(",")
     files = {name: options.files / name.rpartition("/")[2] for name in names}
     if options.prepare or not all(map(is_prepared, files.values())):
-        make_files(files)
+        make_files(files, options.tensorrt)
         if options.prepare:
             return
     from limpq_deploy.export.runtimes.trt import TensorRt
@@ -69,7 +71,7 @@ def main() -> None:
     print(json.dumps(result) if options.json else page(result))
 
 
-def make_files(files: dict[str, Path]) -> None:
+def make_files(files: dict[str, Path], tensorrt: str = "8.6") -> None:
     """Prepare the models that are not yet."""
     if importlib.util.find_spec("torch") is None:
         missing = [str(path) for path in files.values() if not is_prepared(path)]
@@ -77,7 +79,7 @@ def make_files(files: dict[str, Path]) -> None:
     for name, folder in files.items():
         if not is_prepared(folder):
             say(f"preparing {name}")
-            prepare(name, folder)
+            prepare(name, folder, tensorrt=tensorrt)
 
 
 def run(

@@ -14,6 +14,7 @@ import onnx
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.cutting import Cut, cut_model
 from limpq_deploy.export.engine_parity import Reference, references
+from limpq_deploy.export.file_forms import TENSORRT_FORMS
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.markers import MARKERS_KEY, markers_text, with_markers
 from limpq_deploy.export.placement import BitPair, Placement
@@ -29,8 +30,8 @@ PAIRS = (INTEGER, HALF)
 REFERENCE_IMAGES = 2
 
 
-def prepare(name: str, folder: Path, *, seed: int = 0) -> None:
-    """Write all files of a model into a folder; needs torch and ONNX Runtime."""
+def prepare(name: str, folder: Path, *, tensorrt: str = "8.6", seed: int = 0) -> None:
+    """Write all files of a model for a version of TensorRT into a folder; needs torch and ONNX Runtime."""
     import torch
 
     from limpq_deploy.edges import layer_edges
@@ -46,7 +47,7 @@ def prepare(name: str, folder: Path, *, seed: int = 0) -> None:
     placement = place(traced, TENSORRT, model=name)
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    template = export_template(marked, placement.input_shape, TENSORRT_FORMS[tensorrt].opset)
     plain = strip_markers(template)
     onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template), "limpq.model": name})
     onnx.save(plain, folder / FLOAT)

@@ -106,6 +106,8 @@ def _cut(
         raise ModelError(f"the size of {value!r} is not known, so the model cannot be cut there; export it again")
     scale = float(fixed[quantize.input[1]])
     clip = producers.get(quantize.input[0])
+    while clip is not None and clip.op_type == "Cast":
+        clip = producers.get(clip.input[0])
     ends = np.iinfo(fixed[quantize.input[2]].dtype) if len(quantize.input) > 2 else np.iinfo(np.uint8)
     low, high = ends.min, ends.max
     if clip is not None and clip.op_type == "Clip" and all(name in fixed for name in clip.input[1:]):

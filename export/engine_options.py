@@ -42,9 +42,9 @@ class BatchRange:
 class EngineOptions:
     """Settings of one engine.
 
-    ``float_type``: what layers without Q/DQ may run in where typing is weak (TensorRT 8.6): "float16" lets the builder
-    choose between that and float32. ``typing``: "strong" takes every type from the file (10, always 11), "weak" lets
-    the builder choose (8.6); "auto": strong where the version knows it. ``tf32``: whether float32 products may drop 13
+    ``float_type``: what layers without Q/DQ may run in where typing is weak: "float16" lets the builder choose between
+    that and float32. ``typing``: "strong" takes every type from the file (10; always 11), "weak" lets the builder
+    choose (8.6, 10); "auto": strong for a file written with its types. ``tf32``: whether float32 products may drop 13
     bits of the mantissa, as TensorRT does by default. ``batch``: for files whose batch is free. ``workspace_mib`` None:
     all of the GPU's memory. ``level``: see `LEVELS`. ``builds``: engines built to choose the fastest of; beyond one,
     each times its kernels anew, so that their spread is known.

@@ -87,15 +87,17 @@ def installed_version() -> str | None:
     return None
 
 
-def choose_typing(trt: ModuleType, options: EngineOptions) -> Typing:
+def choose_typing(trt: ModuleType, options: EngineOptions, *, typed: bool) -> Typing:
     """Whether types come from the file ("strong") or from the builder ("weak").
 
-    Raises SettingError where this version does not know what the options ask for.
+    ``typed``: the file was written with its types (`file_forms.FileForm`). One that was not, a float model or a file
+    for 8.6, would run its float layers in FP32 if it were taken at its word; where weak typing is known, the builder's
+    flags decide for it. Raises SettingError where this version does not know what the options ask for.
     """
     knows_strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     knows_weak = hasattr(trt.BuilderFlag, "INT8")
     if options.typing == "auto":
-        return "strong" if knows_strong else "weak"
+        return "strong" if knows_strong and (typed or not knows_weak) else "weak"
     if options.typing == "strong" and not knows_strong:
         raise SettingError(f"TensorRT {trt.__version__} has no strong typing; leave the setting at auto")
     if options.typing == "weak" and not knows_weak:

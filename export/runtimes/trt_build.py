@@ -9,8 +9,10 @@ import onnx
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.export.engine_options import EngineOptions
+from limpq_deploy.export.file_forms import form_of
 from limpq_deploy.export.runtimes.trt_api import Typing, choose_typing, network_flags, set_precision
 from limpq_deploy.export.runtimes.trt_log import BuildLog, Report, make_logger, make_monitor, parser_errors
+from limpq_deploy.export.targets import TENSORRT
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -50,7 +52,7 @@ def build_plan(
     Raises BuildFailed where the file is refused or nothing is built, SettingError where the version does not know a
     setting.
     """
-    typing = choose_typing(trt, options)
+    typing = choose_typing(trt, options, typed=form_of(model, TENSORRT).typed)
     named_flags = network_flags(trt, typing)
     logger = make_logger(trt, log)
     builder = trt.Builder(logger)

@@ -52,14 +52,15 @@ if monitor is not None:
     monitor.phase_start("tactics", None, 4)
     monitor.step_complete("tactics", 0)
 config, strict = Config(), Config()
-typing = choose_typing(trt, EngineOptions())
+typing = choose_typing(trt, EngineOptions(), typed=True)
 set_precision(trt, config, typing, EngineOptions(), quantized=True)
 set_precision(trt, strict, typing, EngineOptions(tf32=False, float_type="float32"), quantized=False)
 print(json.dumps({
     "version": trt.__version__,
     "typing": typing,
-    "weak": attempt(lambda: choose_typing(trt, EngineOptions(typing="weak"))),
-    "strong": attempt(lambda: choose_typing(trt, EngineOptions(typing="strong"))),
+    "untyped": choose_typing(trt, EngineOptions(), typed=False),
+    "weak": attempt(lambda: choose_typing(trt, EngineOptions(typing="weak"), typed=True)),
+    "strong": attempt(lambda: choose_typing(trt, EngineOptions(typing="strong"), typed=True)),
     "network": network_flags(trt, typing),
     "builder": sorted(config.flags),
     "strict": sorted(strict.flags),
@@ -104,6 +105,7 @@ def stand_ins(bindings: Path, folder: Path) -> None:
 def test_typing_is_weak_before_10_and_strong_from_then_on(said: Any) -> None:
     major = int(said["version"].split(".")[0])
     assert said["typing"] == ("weak" if major < 10 else "strong")
+    assert said["untyped"] == ("weak" if major < 11 else "strong")
     assert (
         said["network"]
         == {
