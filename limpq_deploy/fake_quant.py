@@ -136,10 +136,11 @@ class LearnedScales(nn.Module):
         log_scale = self.log_scale[index].clamp(-LOG_LIMIT, LOG_LIMIT)
         return nearest_power(log_scale) if self.pow2 else log_scale.exp()
 
-    def folded_powers(self, index: int, factor_O: torch.Tensor) -> torch.Tensor:
-        """The powers of two next to ``scale * factor`` [O], one for each channel's factor (0 counts as 1)."""
+    def folded_powers(self, index: int, factor_O: torch.Tensor, octaves_O: torch.Tensor) -> torch.Tensor:
+        """The powers of two next to ``scale * factor`` [O], one for each channel's factor (0 counts as 1), times
+        2^octaves."""
         factor = torch.where(factor_O > 0, factor_O, 1.0)
-        return nearest_power(self.log_scale[index].clamp(-LOG_LIMIT, LOG_LIMIT) + factor.log())
+        return nearest_power(self.log_scale[index].clamp(-LOG_LIMIT, LOG_LIMIT) + factor.log(), octaves_O)
 
     def values(self) -> list[float]:
         """All scales as they are now."""
@@ -147,12 +148,13 @@ class LearnedScales(nn.Module):
         return (nearest_power(log_scale) if self.pow2 else log_scale.exp()).tolist()
 
 
-def nearest_power(log_scale: torch.Tensor) -> torch.Tensor:
-    """2^k, with k the integer next to log2 of a scale that is given by its logarithm; exact, from the bits of a float.
+def nearest_power(log_scale: torch.Tensor, octaves: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """2^k, with k the integer next to log2 of a scale that is given by its logarithm, plus whole ``octaves``; exact,
+    from the bits of a float.
 
     Gradients go straight through the rounding, d 2^k / d log_scale = 2^k (Jain et al., TQT, MLSys 2020, who round up).
     """
-    exponent = (log_scale.detach() / math.log(2)).round().clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    exponent = ((log_scale.detach() / math.log(2)).round() + octaves).clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
     if log_scale.dtype == torch.float64:
         power = ((exponent.long() + 1023) << 52).view(torch.float64)
     else:

@@ -69,7 +69,7 @@ def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int,
     for layer in model.placement.layers:
         module = model.quant_layer(layer.name)
         weight = module.weight.detach()
-        module.scales.initialise([of_weight(weight, grid) for grid in module.scales.grids])
+        module.initialise([of_weight(weight, grid) for grid in module.scales.grids])
     return batches.images
 
 

@@ -10,6 +10,9 @@ from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.export.placement import ActQuantizer
 from limpq_deploy.fake_quant import LearnedScales, fake_quantize, quantize
 
+OCTAVES = (0, -1, 1, -2, 2)
+"""Of a channel's power of two from its layer's; of equal errors the first wins."""
+
 
 class ActFakeQuant(nn.Module):
     """An activation quantizer. ``bits``: its candidate widths, ascending; ``active``: the one in use, None for float.
@@ -57,10 +60,13 @@ class QuantLayer(nn.Module):
     """A convolution or linear layer with a quantized weight; ``weight`` and ``bias`` keep their names.
 
     ``pow2``: the scales that are left when a BatchNorm is folded in are powers of two. The step of channel c is then
-    ``2^k / f``, with f = ``fold_factor``()[c] = |gamma| / sqrt(var + eps) and 2^k next to the learned scale times f:
-    the layer's own function stays, only the grid of each channel moves by a factor between 0.71 and 1.41.
-    ``exported``: weight and bias that are used instead (see `as_exported`).
+    ``2^k / f``, with f = ``fold_factor``()[c] = |gamma| / sqrt(var + eps) and 2^k the power next to the learned scale
+    times f, times 2^``octaves``[c]: the layer's own function stays, only the grid of each channel moves. ``octaves``
+    [len(grids), O] are whole numbers, see `choose_octaves`. ``exported``: weight and bias that are used instead (see
+    `as_exported`).
     """
+
+    octaves: torch.Tensor
 
     def __init__(
         self,
@@ -80,6 +86,8 @@ class QuantLayer(nn.Module):
         self.gathers_gradients = False
         self.exported: tuple[torch.Tensor, torch.Tensor] | None = None
         self.fold_factor = fold_factor
+        if pow2:
+            self.register_buffer("octaves", torch.zeros(len(grids), len(layer.weight)))
         self.apply_weight = _application(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -101,15 +109,33 @@ class QuantLayer(nn.Module):
         )
         return self.apply_weight(x, weight, self.bias)
 
+    def initialise(self, scales: list[float]) -> None:
+        """Start from these scales, one per grid; of powers of two every channel takes the one of least squared error,
+        up to two octaves from its layer's."""
+        self.scales.initialise(scales)
+        self.choose_octaves()
+
+    @torch.no_grad()
+    def choose_octaves(self) -> None:
+        """Let every channel take the power of two of least squared error, beside the scales as they are."""
+        if not self.scales.pow2:
+            return
+        self.octaves.zero_()
+        rows = self.weight.detach().flatten(1)
+        for index, grid in enumerate(self.scales.grids):
+            step = self.step(index)
+            tried = torch.stack([self._squared_error(rows, step * 2.0**octave, grid) for octave in OCTAVES])
+            self.octaves[index] = torch.tensor(OCTAVES, device=rows.device)[tried.argmin(0)].to(self.octaves)
+
     def step(self, index: int) -> torch.Tensor:
         """Step of the weight's grid: 0-d, or [O] where channels differ."""
-        if not self.scales.pow2 or self.fold_factor is None:
+        if not self.scales.pow2:
             return self.scales.scale(index)
-        factor = self.fold_factor()
-        return self.scales.folded_powers(index, factor) / torch.where(factor > 0, factor, 1.0)
+        factor = self._factor()
+        return self._powers(index) / torch.where(factor > 0, factor, 1.0)
 
     def active_scale(self) -> float:
-        """Weight scale at the active width; of powers of two, before channels take theirs."""
+        """Weight scale at the active width; of powers of two, the layer's, before channels take theirs."""
         assert self.active is not None
         return self.scales.scale(self.bits.index(self.active)).item()
 
@@ -118,14 +144,23 @@ class QuantLayer(nn.Module):
         assert self.active is not None
         if not self.scales.pow2:
             return None
-        factor = torch.ones(len(self.weight)) if self.fold_factor is None else self.fold_factor()
-        return self.scales.folded_powers(self.bits.index(self.active), factor.to(self.weight)).detach()
+        return self._powers(self.bits.index(self.active)).detach()
 
     def codes(self) -> torch.Tensor:
         """Integer weight codes (as floats) at the active width, by the arithmetic of the forward pass."""
         assert self.active is not None
         index = self.bits.index(self.active)
         return quantize(self.weight.detach(), self.step(index).detach(), self.scales.grids[index])
+
+    def _powers(self, index: int) -> torch.Tensor:
+        return self.scales.folded_powers(index, self._factor(), self.octaves[index])
+
+    def _factor(self) -> torch.Tensor:
+        return self.weight.new_ones(len(self.weight)) if self.fold_factor is None else self.fold_factor()
+
+    @staticmethod
+    def _squared_error(rows_OK: torch.Tensor, step_O: torch.Tensor, grid: QuantGrid) -> torch.Tensor:
+        return (rows_OK - quantize(rows_OK, step_O, grid) * step_O[:, None]).square().sum(1)
 
 
 class SwitchableBatchNorm(nn.Module):

@@ -145,7 +145,7 @@ class QuantizedModel(nn.Module):
         for layer in self.placement.layers:
             module = self.quant_layer(layer.name)
             first = least_squares if len(module.bits) == 1 else three_sigma
-            module.scales.initialise([first(module.weight.detach(), grid) for grid in module.scales.grids])
+            module.initialise([first(module.weight.detach(), grid) for grid in module.scales.grids])
 
     def allowed(self, scales: list[float], values: torch.Tensor, grids: tuple[QuantGrid, ...]) -> list[float]:
         """Scales of an activation, as powers of two where they have to be."""
@@ -228,6 +228,7 @@ def inherit(model: QuantizedModel, joint: QuantizedModel) -> None:
                 norm, source = model.batchnorm(layer.batchnorm), joint.batchnorm(layer.batchnorm)
                 for name in ("weight", "bias", "running_mean", "running_var"):
                     getattr(norm, name)[0].copy_(getattr(source, name)[row])
+            mine.choose_octaves()
         for quantizer in model.placement.quantizers:
             act, source_act = model.act_quantizer(quantizer.name), joint.act_quantizer(quantizer.name)
             if act.bits and act.bits[0] in source_act.bits:

@@ -219,5 +219,5 @@ def test_gradients_go_straight_through_the_rounding_of_a_power() -> None:
 def test_every_channel_takes_the_power_next_to_its_own_folded_scale() -> None:
     scales = LearnedScales((QuantGrid(bits=4, signed=True),), pow2=True)
     scales.initialise([0.25])
-    found = scales.folded_powers(0, torch.tensor([1.0, 0.5, 3.0, 1.3, 0.0]))
-    assert found.tolist() == [0.25, 0.125, 1.0, 0.25, 0.25]
+    factors, octaves = torch.tensor([1.0, 0.5, 3.0, 1.3, 0.0, 1.0]), torch.tensor([0.0, 0, 0, 0, 0, -2])
+    assert scales.folded_powers(0, factors, octaves).tolist() == [0.25, 0.125, 1.0, 0.25, 0.25, 0.0625]

@@ -135,3 +135,37 @@ def test_pinned_layers_keep_their_width_whatever_the_policy(tiny: Tiny, bits: in
     assert model.quant_layer("conv1").active == 8
     assert model.quant_layer("linear").active == 8
     assert model.quant_layer("conv2").active == bits
+
+
+def test_every_channel_starts_at_the_power_of_two_of_least_error() -> None:
+    layer = nn.Linear(6, 3, bias=False)
+    codes = torch.tensor([[7.0, -8, 3, 1, 0, -5], [7, -8, 2, 5, 1, -1], [7, 6, -8, 3, 2, 1]])
+    with torch.no_grad():
+        layer.weight.copy_(codes * torch.tensor([[0.25], [0.0625], [0.5]]))
+    quantized = QuantLayer(layer, (4,), (QuantGrid(bits=4, signed=True),), pow2=True)
+    quantized.active = 4
+    quantized.initialise([0.23])
+    powers = quantized.folded_scales()
+    assert powers is not None
+    assert powers.tolist() == [0.25, 0.0625, 0.5]
+    assert torch.equal(quantized.codes(), codes)
+    with torch.no_grad():
+        quantized.scales.log_scale.add_(0.7)  # an octave of the layer's scale moves all of them
+    moved = quantized.folded_scales()
+    assert moved is not None
+    assert moved.tolist() == [0.5, 0.125, 1.0]
+
+
+def test_folded_scales_of_powers_follow_gamma_and_variance(tiny: Tiny) -> None:
+    model = model_of_policy(*tiny, MIXED, scales="pow2")
+    model.initialise_scales(images())
+    norm, layer = model.batchnorm("bn2"), model.quant_layer("conv2")
+    norm.active, layer.active = norm.bits[0], layer.bits[0]
+    before, steps = layer.folded_scales(), layer.step(0)
+    assert before is not None
+    with torch.no_grad():
+        norm.weight[0] *= -4
+    after = layer.folded_scales()
+    assert after is not None
+    assert torch.equal(after, 4 * before)
+    assert torch.equal(layer.step(0), steps)

@@ -185,7 +185,7 @@ def test_a_sum_that_float32_may_not_hold_is_named_with_its_bound() -> None:
     """8-bit weights of 127 times 8-bit codes of 255: 700 of them may sum to 22.7 million, beyond 2^24."""
     torch.manual_seed(0)
     last = nn.Linear(700, 3)
-    nn.init.ones_(last.weight)
+    nn.init.constant_(last.weight, 127 / 128)
     net = nn.Sequential(nn.Conv2d(3, 700, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
     traced = trace(net.eval(), SHAPE)
     placement = place(traced, ONNXRUNTIME, model="wide")
