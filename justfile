@@ -8,6 +8,10 @@ test *args:
 slow *args:
     pytest -m slow {{args}}
 
+# GPU tests and benchmark, on a machine with a GPU and TensorRT; results in OUT.
+gpu out *args:
+    python tests/gpu/run.py {{out}} {{args}}
+
 lint:
     ruff check .
     ruff format --check .
