@@ -55,3 +55,22 @@ def test_settings_of_trainings_that_a_build_without_training_skips_are_named() -
     assert sentence.endswith("no effect: joint_steps, finetune_epochs, stop_early, ema")
     assert list(notes(Subject(Config(training=given)), NEW)) == []
     assert list(notes(Subject(Config(ptq=True, training=Training(float_steps=10))), NEW)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "noted"),
+    [
+        ({"max_latency_ms": 2.0, "like": "w4a4"}, True),
+        ({"max_latency_ms": 2.0, "space": "native:onnxruntime", "bits": (8,)}, False),
+        ({"max_latency_ms": 2.0, "like": "w4a4", "engine": False}, False),
+        ({}, False),
+    ],
+)
+def test_a_latency_limit_that_is_only_checked_says_so(change: dict[str, Any], noted: bool) -> None:
+    pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+    from limpq_deploy.build import notes
+    from limpq_deploy.config import Config
+    from limpq_deploy.subject import Subject
+
+    found = list(notes(Subject(Config(**change)), NEW))
+    assert ["checked at the end and not searched for" in sentence for sentence in found] == [True] * noted
