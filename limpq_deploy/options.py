@@ -252,8 +252,8 @@ def build_options(command: Command) -> Command:
         click.option(
             "--scales",
             type=click.Choice(SCALES),
-            help="Quantizer scales: any number, or powers of two, with which every runtime gives the same integers.  "
-            "[default: free]",
+            help="Scales of what is deployed: any number, or powers of two, with which every runtime gives the same "
+            "integers.  [default: free]",
         ),
         click.option(
             "--tensorrt",
