@@ -170,7 +170,7 @@ def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
     if config.max_latency_ms is not None and config.latency_table is None and not config.goes_round and config.engine:
         yield (
             f"--max-latency-ms {config.max_latency_ms:g} is checked at the end and not searched for, as below 8 bits "
-            "every policy takes the same time; give it alone, or with a native space: --space native:onnxruntime --bits 8"
+            "every policy takes the same time; give it alone, or with --space native:onnxruntime --bits 8"
         )
     if subject.config.ptq and (idle := subject.config.training.of_quantized_models()):
         yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"
