@@ -100,7 +100,7 @@ def audit(
     lines = tuple(
         AuditLine(
             layers=layers,
-            planned=planned[layers[0]],
+            planned=_allowed(engine, planned[layers[0]], engine.layer_precision[layers[0]]),
             actual=engine.layer_precision[layers[0]],
             kernel=layer.tactic,
             time=_time([samples[layer.name]]) if samples and layer.name in samples else None,
@@ -121,6 +121,13 @@ def audit(
         float_total_ms=_total(float_samples),
     )
     return replace(result, notes=tuple(audit_notes(result)))
+
+
+def _allowed(engine: Engine, planned: str, actual: str) -> str:
+    """What the file asks for; under weak typing with the flag FP16 a float layer may be either."""
+    assert engine.plan is not None
+    free = engine.plan.typing == "weak" and "FP16" in engine.plan.flags
+    return actual if free and planned == "float32" and actual == "float16" else planned
 
 
 def layer_groups(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> list[tuple[EngineLayer, tuple[str, ...]]]:

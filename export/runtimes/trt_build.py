@@ -66,7 +66,7 @@ def build_plan(
     flags = (*named_flags, *set_precision(trt, config, typing, options, quantized=quantized))
     settings = _settings(trt, config, options)
     settings |= _batch(builder, config, network, options)
-    cache = config.create_timing_cache(timing_cache or b"")
+    cache = config.create_timing_cache(timing_cache or b"") or config.create_timing_cache(b"")  # None for a damaged one
     config.set_timing_cache(cache, False)  # a cache of another version or GPU is refused, not used
     monitor = make_monitor(trt, report)
     if monitor is not None and hasattr(config, "progress_monitor"):

@@ -49,10 +49,12 @@ class TensorRtSession:
         self.inputs, self.outputs = _tensors(trt, engine)
         self._shape = tuple(engine.get_tensor_shape(self.inputs[0]))
         self._least, self._most = _batches(engine, self.inputs[0], self._shape)
+        self._plan = plan
+        self._room = 0
+        self._owned: list[int] = []
         self._buffers: dict[str, int] = {}
         self._hosts: dict[str, NDArray[np.uint8]] = {}
         self._mode: str | None = None
-        self._allocate()
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -101,7 +103,8 @@ class TensorRtSession:
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 times.setdefault(layer_name, []).append(ms)
 
-        context = self._engine.create_execution_context()
+        engine = self._runtime.deserialize_cuda_engine(self._plan)  # a profile serves one context of an engine
+        context = engine.create_execution_context()
         self._bind(context, len(images_NCHW))
         self._put(self.inputs[0], images_NCHW)
         for _ in range(PROFILE_WARM_UP):
@@ -118,7 +121,6 @@ class TensorRtSession:
     def layers(self) -> tuple[EngineLayer, ...]:
         """What the engine's inspector says of its layers."""
         inspector = self._engine.create_engine_inspector()
-        inspector.execution_context = self._context
         return parse_inspector(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def environment(self) -> dict[str, Any]:
@@ -159,8 +161,9 @@ class TensorRtSession:
     def close(self) -> None:
         """Give the device memory back; the session cannot be used afterwards."""
         self._memory.wait(self._stream)
-        while self._buffers:
-            self._memory.free(self._buffers.popitem()[1])
+        self._buffers.clear()
+        while self._owned:
+            self._memory.free(self._owned.pop())
 
     @property
     def stream(self) -> int:
@@ -193,16 +196,21 @@ class TensorRtSession:
         self._memory.to_device(self._buffers[name], host, self._stream)
 
     def _bind(self, context: "trt.IExecutionContext", batch: int) -> None:
+        if batch > self._room:
+            self._allocate(batch)
         for name in self.inputs:
             context.set_input_shape(name, (batch, *tuple(self._engine.get_tensor_shape(name))[1:]))
         for name, address in self._buffers.items():
             context.set_tensor_address(name, address)
 
-    def _allocate(self) -> None:
+    def _allocate(self, batch: int) -> None:
+        """Buffers for so many images. Older ones stay until `close`: a captured graph may hold their addresses."""
         for name in (*self.inputs, *self.outputs):
-            size = self._most * self._row_bytes(name)
+            size = batch * self._row_bytes(name)
             self._buffers[name] = self._memory.alloc(size)
             self._hosts[name] = self._memory.pinned(size)
+        self._owned += self._buffers.values()
+        self._room = batch
 
     def _row_bytes(self, name: str) -> int:
         """Bytes of a tensor for one image."""

@@ -4,6 +4,7 @@ Where a runtime computes in integers throughout, an integer reference is set aga
 scales in floats (TensorRT), its engine is fed the file's own codes at each quantizer.
 """
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.cutting import Cut
 from limpq_deploy.export.engine_parity import RunFeeds, check_clips, compare_engine, references, write_cut
 from limpq_deploy.export.float_execution import on_runtime
 from limpq_deploy.export.loading import load_model
@@ -24,6 +26,9 @@ from limpq_deploy.export.watching import code_tensors
 from limpq_deploy.faithful import Fed
 
 Batches = Sequence[NDArray[np.float32]]
+
+MOST_ELEMENTS = 2**26
+"""Floats of all inner tensors at once: 256 MiB, twice on the device (starts and ends) and twice on the host."""
 
 
 @runtime_checkable
@@ -48,6 +53,13 @@ def against_reference(path: Path, batches: Batches, runtime: Runtime) -> tuple[P
     return found, fed()
 
 
+def in_parts(batches: Batches, cuts: Sequence[Cut]) -> list[NDArray[np.float32]]:
+    """Batches small enough that all inner tensors of one fit into `MOST_ELEMENTS` numbers."""
+    each = sum(math.prod(cut.shape) for cut in cuts)
+    size = max(1, MOST_ELEMENTS // each)
+    return [batch[at : at + size] for batch in batches for at in range(0, len(batch), size)]
+
+
 def against_engine(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
     """The file as written against the engine of its cut twin, layer by layer and with inputs beyond every grid; and
     what the trained model is to be compared with: the file's codes, and the logits of the engine itself."""
@@ -56,6 +68,7 @@ def against_engine(path: Path, batches: Batches, runtime: Runtime) -> tuple[Pari
         twin = runtime.load(cut_path)
         if not isinstance(twin, Fedable):
             raise ModelError(f"the runtime {runtime.name} runs models of one input only; parity needs one of several")
+        batches = in_parts(batches, cuts)
         found = compare_engine(path, cuts, references(path, batches), twin.run_feeds, twin.environment())
         clips = check_clips(load_model(path), cuts, twin.run_feeds)
     session = runtime.load(path)

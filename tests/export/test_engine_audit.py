@@ -1,5 +1,6 @@
 """Planned against actual: made-up engines, whose times show one thing each."""
 
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -9,6 +10,7 @@ from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.engine_audit import Audit, audit
 from limpq_deploy.export.engine_inspect import compute_nodes, layer_precision
 from limpq_deploy.export.engine_record import EngineLayer, Machine, Plan
+from limpq_deploy.export.qdq import strip_markers
 from limpq_deploy.export.runtimes.base import Engine
 
 HERE = Machine(gpu="GPU", compute_capability="9.0", tensorrt="8.6.0", system="Linux x86_64")
@@ -76,6 +78,15 @@ def test_layers_of_another_precision_and_missing_ones_are_named(model: onnx.Mode
         "1 layers run in another precision than planned: block1.conv1 (s8s8 planned, float16).",
         "The engine shows nothing of 2 layers: block1.conv2, block2.conv.",
     )
+
+
+def test_a_float_layer_may_run_in_halves_where_the_builder_chooses(edges: Any) -> None:
+    net, logits = edges(0)
+    plain = strip_markers(net.template(logits))
+    halves = engine_of(plain, dict.fromkeys(LAYERS, "float16"))
+    assert halves.plan is not None
+    assert audit(plain, halves).unplanned == LAYERS
+    assert audit(plain, replace(halves, plan=replace(halves.plan, flags=("FP16",)))).unplanned == ()
 
 
 def test_an_integer_layer_that_is_slower_than_in_float_is_named(model: onnx.ModelProto) -> None:
