@@ -1,6 +1,6 @@
 """What every inference runtime offers: load a model, run it, say what it made of the model, and be watched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -112,6 +112,15 @@ class Runtime(Protocol):
 
     def engine(self, path: Path, *, threads: int | None = None) -> "Engine":
         """What the runtime makes of a model file."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A runtime that takes long to make an engine, and tells how far it is."""
+
+    def report_to(self, report: Callable[[int, int, str], None]) -> None:
+        """Call ``report`` with steps done, steps in all, and what is being done, from now on."""
         ...
 
 

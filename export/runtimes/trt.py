@@ -54,6 +54,9 @@ class TensorRt:
         self._memory_package, self._report, self._fresh = memory, report, fresh
         self._memory: CudaMemory | None = None
 
+    def report_to(self, report: Report) -> None:
+        self._report = report
+
     def unavailable(self) -> str | None:
         return unavailable()
 

@@ -16,6 +16,7 @@ from limpq_deploy.export.lint import LintReport, lint
 from limpq_deploy.export.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.export.qdq import build_qdq, strip_markers
+from limpq_deploy.export.runtimes.base import Reporting
 from limpq_deploy.export.runtimes.cuda import ask_driver
 from limpq_deploy.export.storage import pack_weights
 from limpq_deploy.inspect_model import CLASSES_KEY, PREPROCESS_KEY
@@ -148,7 +149,10 @@ def engine_stage(subject: Subject, folder: Path) -> Stage:
     """What the runtime makes of the exported model."""
 
     def run(report: Report) -> str:
-        engine = subject.runtime().engine(folder / MODEL)
+        runtime = subject.runtime()
+        if isinstance(runtime, Reporting):
+            runtime.report_to(report)
+        engine = runtime.engine(folder / MODEL)
         write_record(engine, folder / ENGINE)
         layers, planned = len(engine.layer_precision), load_record(LintReport, folder / LINT).planned_float
         kept = sum(engine.layer_precision.get(name, "").startswith("float") for name in planned)
