@@ -62,7 +62,7 @@ class Extent:
 
 
 FULL = Extent(resnet18=64, resnet50=64, resnet20=5000, mobilenet=64, tensorrt=16, steps=156, classified=None)
-QUICK = Extent(resnet18=4, resnet50=2, resnet20=250, mobilenet=2, tensorrt=2, steps=4, classified=250)
+QUICK = Extent(resnet18=4, resnet50=2, resnet20=250, mobilenet=2, tensorrt=2, steps=4, classified=100)
 
 
 def main() -> None:

@@ -70,15 +70,18 @@ def fold_weight_only(
     weight_scale: float,
     bias: NDArray[np.float64] | None,
     batchnorm: BatchNormParams | None,
+    powers: NDArray[np.float64] | None = None,
 ) -> FloatLayer:
     """Fold a BatchNorm into the scales of integer weights, as `folding.fold` does; the bias stays a float.
 
-    Codes flip their sign where gamma is negative; a channel with gamma 0 has zero codes at the layer's own scale.
-    Raises ModelError for numbers that are not finite and for a scale that is not positive in float32.
+    ``powers``: the folded scales themselves, as in `folding.fold`. Codes flip their sign where gamma is negative; a
+    channel with gamma 0 has zero codes at the layer's own scale. Raises ModelError for numbers that are not finite and
+    for a scale that is not positive in float32.
     """
     factor, real_bias = _folded_bias(codes.shape[0], bias, batchnorm)
     signed = (codes * _column(np.sign(factor), codes.ndim)).astype(np.int8)
-    scale = (weight_scale * np.where(factor == 0, 1.0, np.abs(factor))).astype(np.float32)
+    own = weight_scale * np.where(factor == 0, 1.0, np.abs(factor))
+    scale = (own if powers is None else powers).astype(np.float32)
     _require_finite(name, scale, real_bias)
     if not (scale > 0).all():
         raise ModelError(f"layer {name!r} has a weight scale of 0 after folding BatchNorm; a scale must be positive")

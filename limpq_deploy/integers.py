@@ -54,6 +54,7 @@ def _float_layer(model: QuantizedModel, placed: LayerPlacement, pair: BitPair) -
     batchnorm = None if placed.batchnorm is None else _batchnorm(model.batchnorm(placed.batchnorm))
     if in_float(pair[0]):
         return fold_float(name=placed.name, bits=bits, weight=_float64(module.weight), bias=bias, batchnorm=batchnorm)
+    powers = module.folded_scales()
     return fold_weight_only(
         name=placed.name,
         bits=bits,
@@ -62,6 +63,7 @@ def _float_layer(model: QuantizedModel, placed: LayerPlacement, pair: BitPair) -
         weight_scale=float(module.scales.scale(0).item()),
         bias=bias,
         batchnorm=batchnorm,
+        powers=None if powers is None else _float64(powers),
     )
 
 

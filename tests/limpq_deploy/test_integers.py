@@ -3,10 +3,13 @@ import pytest
 import torch
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.folding import IntegerLayer
 from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.targets import TENSORRT
 from limpq_deploy.integers import input_quantizer, integer_model
 from limpq_deploy.layers import TracedModel
+from limpq_deploy.placement import place
 from limpq_deploy.quantized import QuantizedModel, model_of_policy
 
 Tiny = tuple[TracedModel, Placement]
@@ -74,3 +77,19 @@ def test_a_scale_that_is_not_finite_is_refused_by_name(model: QuantizedModel) ->
         model.act_quantizer("relu_1").scales.log_scale.fill_(torch.nan)
     with pytest.raises(ModelError, match="activation quantizer 'relu_1' has a scale of nan"):
         integer_model(model, POLICY)
+
+
+def test_integer_weights_before_float_activations_are_those_of_the_layer_with_powers_of_two(tiny: Tiny) -> None:
+    traced, _ = tiny
+    placement = place(traced, TENSORRT, model="tiny")
+    policy = {layer.name: (4, 16) for layer in placement.searched}
+    model = model_of_policy(traced, placement, policy, scales="pow2")
+    model.initialise_scales(torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    model.set_bits(policy)
+    layers, _ = integer_model(model.eval(), policy)
+    stored, layer, norm = layers["conv2"], model.quant_layer("conv2"), model.batchnorm("bn2")
+    assert isinstance(stored, FloatLayer)
+    assert stored.scale is not None
+    assert (np.frexp(stored.scale)[0] == 0.5).all()
+    real = layer.codes() * layer.step(0)[:, None, None, None] * norm.fold_factor()[:, None, None, None]
+    np.testing.assert_allclose(stored.weight, real.detach().numpy(), rtol=1e-6)
