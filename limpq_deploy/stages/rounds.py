@@ -146,11 +146,11 @@ def time_policy(
         files = write_stand_ins(template, placement, {"policy": pairs, **policies}, Path(folder))
         series = time_graphs(files, runtime, settings)
     found = figure(series["policy"], settings)
-    slower = [math.log(figure(series[name], settings).p50_ms / ms) for name, ms in then.items()]
+    slower = [math.log(figure(series[name], settings).ms / ms) for name, ms in then.items()]
     return Timed(
-        measured_ms=found.p50_ms,
-        low_ms=found.p50_low_ms,
-        high_ms=found.p50_high_ms,
+        measured_ms=found.ms,
+        low_ms=found.low_ms,
+        high_ms=found.high_ms,
         speed=math.exp(sum(slower) / len(slower)) if slower else 1.0,
         doubts=series["policy"].doubts,
     )
@@ -202,9 +202,7 @@ def measure_study(
     measured = {}
     for name, one in series.items():
         stats = figure(one, settings)
-        measured[name] = Measured(
-            ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms, doubts=one.doubts
-        )
+        measured[name] = Measured(ms=stats.ms, low_ms=stats.low_ms, high_ms=stats.high_ms, doubts=one.doubts)
     device = next(iter(series.values())).options.get("cpu") or runtime.name
     return study(placement, policies, measured, device=str(device), threads=settings.threads)
 
