@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from gpu_files import FLOAT, PAIRS, load_edges, load_placement, load_reference
+from trtexec import time_plan
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.records import to_dict
@@ -147,6 +148,18 @@ class Bench:
             for name in ("int8", "mixed")
         }
 
+    def trtexec(self) -> dict[str, Any]:
+        """NVIDIA's figures for the same plans at batch 1."""
+        found = {}
+        for name in ("fp16", "int8", "mixed"):
+            built = getattr(self.make(ENGINES[name][1]), "built", None)
+            if built is None:
+                raise OSError("this runtime keeps no plans")
+            entry = load_model(self.paths[name]).graph.input[0]
+            shape = (1, *(size.dim_value for size in entry.type.tensor_type.shape.dim[1:]))
+            found[name] = time_plan(built(self.paths[name])[1], entry.name, shape, seconds=1.0 if self.quick else 3.0)
+        return found
+
     def spread(self) -> dict[str, Any]:
         """Three INT8 builds, each timing its kernels anew."""
         options = EngineOptions(builds=2 if self.quick else 3)
@@ -166,6 +179,7 @@ PARTS: dict[str, Part] = {
     "engines": Bench.engines,
     "parity": Bench.parity,
     "latency": Bench.latency,
+    "trtexec": Bench.trtexec,
     "audit": Bench.audit,
     "profile": Bench.profile,
     "spread": Bench.spread,

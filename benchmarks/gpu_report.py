@@ -87,6 +87,12 @@ def _latency(found: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _trtexec(found: dict[str, Any]) -> Iterator[str]:
+    for name, one in found.items():
+        medians = ", ".join(f"{what} {ms:.3f} ms" for what, ms in one["median_ms"].items())
+        yield f"trtexec on {name}, batch 1, medians: {medians}."
+
+
 def _audit(found: dict[str, Any]) -> Iterator[str]:
     for name, one in found.items():
         yield f"Audit of {name}: " + (" ".join(one["notes"]) or "every layer runs as planned.")
@@ -114,6 +120,7 @@ _TABLES = {
     "engines": _engines,
     "parity": _parity,
     "latency": _latency,
+    "trtexec": _trtexec,
     "audit": _audit,
     "profile": _profile,
     "spread": _spread,
