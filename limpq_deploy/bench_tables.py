@@ -29,7 +29,7 @@ def latency_table(report: LatencyReport) -> str:
         )
         for series in report.series
     ]
-    lines = _doubts((series.doubts, f"{series.name} (threads {series.threads})") for series in report.series)
+    lines = _doubts((one.doubts, f"{one.name} (threads {one.threads}, batch {one.batch})") for one in report.series)
     header = ("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "samples", "verdict")
     lines.append(table(header, rows, right=(1, 2, 3, 4, 5, 6)))
     lines += [_parts_line(series) for series in report.series if series.parts_ms]
