@@ -6,7 +6,8 @@ classes), so labels play no part: fine-tuning learns from the logits of the floa
 The joint training is short, on smaller images, with weights frozen. Accuracies are those of the exported files on ONNX
 Runtime.
 
-Keys: ``float``; ``models``: name, gbitops (224 px, all layers), fine-tuning steps, top-1 on both splits.
+Keys: ``float``; ``models``: name, gbitops (224 px, all layers), fine-tuning steps, bits of the searched layers (weight,
+activation), top-1 on both splits.
 ``indicators``: by bit-width the medians of learned weight and activation scales of depthwise and pointwise layers, and
 of the paper's first weight scales where channels are not equalised; their ratios; how many depthwise layers have a
 larger weight scale than the median pointwise one. ``parity``: integer reference against ONNX Runtime code by code, and
@@ -21,35 +22,38 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mobilenet_v2_bench import Bench, Extent
 
-from limpq_deploy.costs import BitOps, like_budget, total_cost
+from limpq_deploy.candidates import find, one_recipe
+from limpq_deploy.costs import BitOps, like_budget, parse_like, total_cost, uniform_pairs
+from limpq_deploy.export.placement import BitPair
+from limpq_deploy.indicators import Indicators
 from limpq_deploy.joint import uniform
-from limpq_deploy.search import search_policy
+from limpq_deploy.search import PolicySearch
 
-FULL = Extent(joint_steps=40, joint_batch=8, size=96, steps=24, batch=16, images=None, parity=16)
-QUICK = Extent(joint_steps=4, joint_batch=8, size=64, steps=2, batch=8, images=100, parity=2)
+FULL = Extent(joint_steps=40, joint_batch=8, size=96, measure=256, steps=24, batch=16, images=None, parity=16)
+QUICK = Extent(joint_steps=4, joint_batch=8, size=64, measure=16, steps=2, batch=8, images=100, parity=2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few steps and images, to see that it runs")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument(
-        "--like", default="w6a6", help="budget of the mixed policy and its uniform rival (default: w6a6)"
-    )
+    parser.add_argument("--like", nargs="+", default=["w6a6"], help="budgets of mixed and uniform policies (w6a6)")
+    parser.add_argument("--importance", nargs="+", default=["scale", "kl"], help="measures of importance (scale kl)")
     parser.add_argument("--out", type=Path, default=Path("limpq-build-mobilenet-v2"), help="images and files")
     options = parser.parse_args()
-    result = measure(QUICK if options.quick else FULL, options.like, options.out)
+    result = measure(QUICK if options.quick else FULL, options.like, options.importance, options.out)
     result |= {"quick": options.quick, "python": platform.python_version(), "machine": platform.machine()}
     result |= {"cpus": os.cpu_count(), "load": os.getloadavg()}
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
 
 
-def measure(extent: Extent, like: str, out: Path) -> dict[str, Any]:
+def measure(extent: Extent, likes: Sequence[str], measures: Sequence[str], out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     images, classes, weights = prepare(out)
     bench = Bench(extent, images, classes, weights, out)
@@ -57,26 +61,40 @@ def measure(extent: Extent, like: str, out: Path) -> dict[str, Any]:
     indicators = bench.indicators()
     result: dict[str, Any] = {"indicators": bench.contrast(indicators), "models": []}
     result["float"] = bench.accuracies(bench.float_file)
-    weight, act = (int(part) for part in like[1:].split("a"))
-    policy = search_policy(indicators, [like_budget(indicators, weight, act)]).pairs()
-    eight, same = uniform(bench.placement, 8), {layer.name: (weight, act) for layer in bench.placement.searched}
+    eight = uniform(bench.placement, 8)
     for name, pairs, steps in (
         ("w8a8 without training", eight, 0),
         ("w8a8", eight, extent.steps),
-        (f"mixed within {like}", policy, extent.steps),
-        (f"uniform {like}", same, extent.steps),
+        *rivals(indicators, likes, measures, extent.steps),
     ):
         say(name, started)
         model = bench.trained(pairs, steps)
         path = bench.export(name, model, pairs)
         result["models"].append(
             {"name": name, "gbitops": total_cost(BitOps(pinned=True), indicators, pairs) / 1e9, "steps": steps}
+            | {"bits": " ".join(f"{weight}{act}" for weight, act in pairs.values())}
             | bench.accuracies(path)
         )
         if name == "w8a8":
             say("parity", started)
             result |= bench.parity(path, model, pairs)
-    return result | {"like": like, "seconds": round(time.perf_counter() - started)}
+    return result | {"like": likes, "seconds": round(time.perf_counter() - started)}
+
+
+def rivals(
+    indicators: Indicators, likes: Sequence[str], measures: Sequence[str], steps: int
+) -> Iterator[tuple[str, dict[str, BitPair], int]]:
+    """Uniform and mixed policies of equal BitOps, each without training and after ``steps``."""
+    for like in likes:
+        weight, act = parse_like(like)
+        budget = like_budget(indicators, weight, act)
+        policies = {f"uniform {like}": uniform_pairs(indicators, weight, act)}
+        for name in measures:
+            recipe = one_recipe(indicators, importance=name)
+            policies[f"{name} within {like}"] = find(indicators, [budget], recipe, solve=PolicySearch()).pairs()
+        for title, pairs in policies.items():
+            yield f"{title}, without training", pairs, 0
+            yield title, pairs, steps
 
 
 def say(what: str, started: float) -> None:

@@ -25,6 +25,7 @@ from limpq_deploy.export.reference import IntegerReference
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.targets import ONNXRUNTIME
 from limpq_deploy.faithful import Fed, compare_trained
+from limpq_deploy.importance.measure import measured
 from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.integers import integer_model
 from limpq_deploy.joint import train_indicators
@@ -45,11 +46,12 @@ SEED = 0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
     """How much is done. ``images``: of each split that are classified; None: all. ``parity``: images compared code by
-    code; ``size``: image side of the joint training, in pixels."""
+    code; ``size``: image side of the joint training, in pixels; ``measure``: images that importance is measured on."""
 
     joint_steps: int
     joint_batch: int
     size: int
+    measure: int
     steps: int
     batch: int
     images: int | None
@@ -87,7 +89,7 @@ class Bench:
         return traced
 
     def indicators(self) -> Indicators:
-        """Learned on smaller images; MACs are those at 224 px."""
+        """Learned and measured on smaller images; MACs are those at 224 px."""
         small = self.float_model(self.extent.size)
         settings = JointSettings(
             steps=self.extent.joint_steps,
@@ -103,7 +105,8 @@ class Bench:
         )
         placement = place(small, ONNXRUNTIME, model=NAME)
         data = self.dataset(self.extent.size, resize=self.extent.size)
-        found, _ = train_indicators(small, placement, data, bits=BITS, settings=settings, seed=SEED)
+        found, joint = train_indicators(small, placement, data, bits=BITS, settings=settings, seed=SEED)
+        found = measured(found, joint, data.split("train"), images=self.extent.measure, seed=SEED)
         macs = {layer.name: layer.macs for layer in self.placement.layers}
         return replace(
             found,
