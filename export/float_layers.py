@@ -110,6 +110,12 @@ def planned_float(model: onnx.ModelProto) -> tuple[str, ...]:
     return ()
 
 
+def computes_in_floats(model: onnx.ModelProto) -> bool:
+    """Whether all layers of a file compute in floats by plan, so that its sums and pools do too."""
+    layers = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    return bool(layers) and layers <= set(planned_float(model))
+
+
 def _folded_bias(
     channels: int, bias: NDArray[np.float64] | None, batchnorm: BatchNormParams | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

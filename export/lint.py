@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
 from limpq_deploy.export.finding import Finding
-from limpq_deploy.export.float_layers import planned_float
+from limpq_deploy.export.float_layers import computes_in_floats, planned_float
 from limpq_deploy.export.lint_onnxruntime import onnxruntime_findings
 from limpq_deploy.export.lint_tensorrt import tensorrt_findings
 from limpq_deploy.export.loading import load_model
@@ -97,6 +97,8 @@ def lint(model: onnx.ModelProto | Path, target: TargetSpec, runtime: Runtime | N
             planned_float=planned_float(loaded),
         )
     compute, others = float_nodes(optimized, _planned_nodes(loaded))
+    if computes_in_floats(loaded):
+        compute = ()
     findings.extend(
         Finding(
             node=name,

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.export.finding import Finding
-from limpq_deploy.export.float_layers import planned_float
+from limpq_deploy.export.float_layers import computes_in_floats, planned_float
 from limpq_deploy.export.onnx_files import constants
 from limpq_deploy.export.qdq_base import CODE_MOVERS
 from limpq_deploy.export.targets import TargetSpec
@@ -46,6 +46,8 @@ def onnxruntime_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator
     both inputs of an Add, all of a Mul or Concat or none; grids cut on codes; ReLUs that a quantizer absorbs. A layer
     that is left in float by plan breaks no rule, unless ONNX Runtime would quantize its weight by itself."""
     planned = planned_float(model)
+    if computes_in_floats(model):
+        return
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in model.graph.node:
         for tensor in node.input:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.export.file_forms import FileForm, form_of
 from limpq_deploy.export.finding import Finding
-from limpq_deploy.export.float_layers import planned_float
+from limpq_deploy.export.float_layers import computes_in_floats, planned_float
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.qdq_base import CODE_MOVERS
 from limpq_deploy.export.targets import TargetSpec
@@ -49,7 +49,7 @@ def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Fi
             yield from _reads_no_codes(node, codes)
         if node.op_type in LAYERS and node.name not in planned:
             yield from _layer(node, producers, fixed, form)
-        if node.op_type == "Add":
+        if node.op_type == "Add" and not computes_in_floats(model):
             yield from _add(node, producers)
         if node.op_type == "Concat":
             yield from _concat(node, producers, fixed)

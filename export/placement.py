@@ -91,6 +91,11 @@ class Placement:
     def pinned(self) -> tuple[LayerPlacement, ...]:
         return tuple(layer for layer in self.layers if layer.pinned_bits is not None)
 
+    @property
+    def weights_only(self) -> bool:
+        """Whether activations are floats everywhere, so that weights alone are integers."""
+        return all(quantizer.bits is not None and in_float(quantizer.bits) for quantizer in self.quantizers)
+
     def layer(self, name: str) -> LayerPlacement:
         return next(layer for layer in self.layers if layer.name == name)
 
@@ -106,6 +111,8 @@ class Placement:
 
     def float_layers(self, policy: Mapping[str, BitPair]) -> tuple[str, ...]:
         """Layers that the policy leaves in float: weight, activations or both have more bits than a grid."""
+        if self.weights_only:
+            return tuple(layer.name for layer in self.layers)
         return tuple(layer.name for layer in self.layers if self._in_float(layer.name, policy))
 
     def weight_grids(self, policy: Mapping[str, BitPair]) -> dict[str, QuantGrid]:
@@ -137,7 +144,7 @@ class Placement:
             if parent is not None and bits >= parent:
                 continue
             if in_float(bits):
-                if not self.spec.single_q or self._in_float(quantizer.producer, policy):
+                if self.weights_only or not self.spec.single_q or self._in_float(quantizer.producer, policy):
                     continue
                 bits = self.spec.carrier_bits
             widths[quantizer.name] = bits

@@ -107,7 +107,9 @@ class Dialect(ABC):
         return self.real(node.input[0])
 
     def only_floats_read(self, quantizer: ActQuantizer) -> bool:
-        """Whether all readers of a quantizer are layers that compute in floats."""
+        """Whether all readers of a quantizer are layers that compute in floats, or nothing is quantized at all."""
+        if self.placement.weights_only:
+            return True
         return bool(quantizer.layers) and all(
             isinstance(self.layers.get(name), FloatLayer) for name in quantizer.layers
         )

@@ -17,6 +17,9 @@ FORMAT = "limpq.config/1"
 
 DEFAULT_LIKE = "w4a4"
 
+FLOAT = 32
+"""What ``act_bits`` is where activations are floats."""
+
 NATIVE = "native:"
 """Begins the name of a search space of a target's own pairs."""
 
@@ -58,7 +61,8 @@ class Config:
     ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
     calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``, ``tie``: as in
     `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``; then weights
-    alone are learned and searched (the paper's Table 5), and the default budget is w4aB. ``solver``: who finds the
+    alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on the command
+    line: activations are floats everywhere, and only weights are integers. ``solver``: who finds the
     policy, as in `search.search_policy`. ``importance`` None: the programs of all measures and the uniform policy
     compete by preview; ``alpha`` and ``outliers`` None: as suits the measure. ``policy``: a file whose policy is taken
     instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
@@ -127,12 +131,19 @@ class Config:
             BatchRange.parse(self.batch)
         if not 2 <= self.pinned_bits <= 8:
             raise ValueError(f"pinned_bits is {self.pinned_bits}; expected 2 to 8")
-        if self.act_bits is not None and self.act_bits not in self.bits:
+        if self.act_bits == FLOAT:
+            for name, given in (("space", self.space), ("scales pow2", self.scales == "pow2" or None)):
+                if given is not None:
+                    raise ValueError(
+                        f"act_bits is float, so that weights alone are integers, and {name} says otherwise; leave one "
+                        "away"
+                    )
+        elif self.act_bits is not None and self.act_bits not in self.bits:
             shown = ",".join(map(str, sorted({*self.bits, self.act_bits})))
             hint = (
                 f"which bits does not list; give --bits {shown}"
                 if 2 <= self.act_bits <= 8
-                else "expected 2 to 8: activations left in float are not exported"
+                else f"expected 2 to 8, or float ({FLOAT})"
             )
             raise ValueError(f"act_bits is {self.act_bits}, {hint}")
         for name in () if self.ptq else ("ranges", "calibration_images"):
@@ -206,7 +217,13 @@ class Config:
         """``like``, or the default where no budget at all is given and a policy is searched."""
         if self.limited or self.policy is not None or self.goes_round:
             return self.like
-        return DEFAULT_LIKE if self.act_bits is None else f"w4a{self.act_bits}"
+        return DEFAULT_LIKE if self.act_width is None else f"w4a{self.act_width}"
+
+    @property
+    def act_width(self) -> int | None:
+        """Bits of what searched layers read where weights alone are searched: ``act_bits``, for floats those of the
+        narrowest float type of the target."""
+        return 16 if self.act_bits == FLOAT and self.target == "tensorrt" else self.act_bits
 
 
 def toml(value: Any) -> str:

@@ -27,7 +27,10 @@ def integer_model(model: QuantizedModel, policy: dict[str, BitPair]) -> tuple[La
     floats = placement.float_layers(policy)
     for placed in placement.layers:
         if placed.name in floats:
-            layers[placed.name] = _float_layer(model, placed, policy[placed.name])
+            weight, act = policy.get(placed.name, (placed.pinned_bits or 0, 0))
+            if placement.weights_only:
+                act = placement.quantizer(placed.input).bits or act
+            layers[placed.name] = _float_layer(model, placed, (weight, act))
             continue
         module = model.quant_layer(placed.name)
         weight_scale = float(module.scales.scale(0).item())

@@ -31,6 +31,7 @@ from limpq_deploy.convergence import (
 )
 from limpq_deploy.edges import with_edges
 from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
+from limpq_deploy.export.targets import in_float
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.lifetimes import with_memory
@@ -153,7 +154,8 @@ def read_indicators(model: QuantizedModel, bits: tuple[int, ...], source: Any = 
     """The learned scales of a joint model as indicators.
 
     Where an activation re-quantizer does nothing (as wide as its parent, or wider) the parent's scale is read. Where
-    activations have one width, layers may take no other; the rest of ``act`` doubles with every bit less.
+    activations have one width, layers may take no other; the rest of ``act`` doubles with every bit less. Where they
+    are floats, ``act`` is 0.
     """
     placement = model.placement
     found = Indicators(
@@ -164,7 +166,7 @@ def read_indicators(model: QuantizedModel, bits: tuple[int, ...], source: Any = 
         source=source,
     )
     inputs = [placement.quantizer(layer.input).bits for layer in placement.searched]
-    act_bits = {width for width in inputs if width is not None}
+    act_bits = {width for width in inputs if width is not None and not in_float(width)}
     return weights_only(found, act_bits.pop()) if act_bits else found
 
 
@@ -185,9 +187,11 @@ def _layer(model: QuantizedModel, layer: LayerPlacement, bits: tuple[int, ...]) 
 
 
 def _act_scales(model: QuantizedModel, name: str, width: int) -> tuple[float, float]:
-    """First and learned scale of the codes that a layer reads at this width."""
+    """First and learned scale of the codes that a layer reads at this width; 0 where it reads floats."""
     quantizer = model.act_quantizer(name)
     only = quantizer.placed.bits
+    if only is not None and in_float(only):
+        return 0.0, 0.0
     if only is not None and width != only:
         return tuple(scale * 2.0 ** (only - width) for scale in _act_scales(model, name, only))  # type: ignore[return-value]
     if quantizer.identity_from is not None and width >= quantizer.identity_from:
@@ -262,7 +266,8 @@ def _source(
 
 
 def movements(indicators: Indicators) -> tuple[float, float]:
-    """Median of ``|s / s_first - 1|`` over the layers and widths that may be taken, of weights and of activations."""
+    """Median of ``|s / s_first - 1|`` over the layers and widths that may be taken, of weights and of activations (that
+    of weights again, where activations are floats)."""
     shares: tuple[list[float], list[float]] = [], []
     leaders = group_leaders(indicators)
     for layer in indicators.layers:
@@ -273,9 +278,10 @@ def movements(indicators: Indicators) -> tuple[float, float]:
             now, first = (layer.weight, layer.weight_init) if which == 0 else (layer.act, layer.act_init)
             assert first is not None
             for index in sorted({indicators.bits.index(width) for width in widths}):
-                shares[which].append(abs(now[index] / first[index] - 1))
+                if first[index] > 0:
+                    shares[which].append(abs(now[index] / first[index] - 1))
     weight, act = (statistics.median(some) if some else 0.0 for some in shares)
-    return weight, act
+    return weight, act if shares[1] else weight
 
 
 def _mean(losses: Iterable[float]) -> float:

@@ -20,6 +20,17 @@ SOLVERS = ("auto", "own", "cbc", "highs")
 DATA_HELP = "digits, imagefolder:PATH, cifar10:PATH or module:factory."
 
 
+class BitsOrFloat(click.ParamType):
+    """A number of bits, or ``float`` for 32."""
+
+    name = "bits"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if str(value).isdigit() or value == "float":
+            return 32 if value == "float" else int(value)
+        self.fail(f"{value!r} is no number of bits; expected one of --bits, or float", param, ctx)
+
+
 class BitList(click.ParamType):
     """``2,3,4`` -> (2, 3, 4)."""
 
@@ -229,9 +240,10 @@ def build_options(command: Command) -> Command:
         click.option("--latency-seconds", type=float, metavar="S", help="Timed per model and threads.  [default: 1.5]"),
         click.option(
             "--act-bits",
-            type=int,
+            type=BitsOrFloat(),
             metavar="B",
-            help="Search weights only; activations of searched layers have B bits, one of --bits.",
+            help="Search weights only; activations of searched layers have B bits, one of --bits. float: activations "
+            "are floats everywhere, and weights alone are integers.",
         ),
         click.option("--pinned-bits", type=int, metavar="B", help="Bits of the first and last layer.  [default: 8]"),
         training_options,

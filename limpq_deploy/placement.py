@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
-from limpq_deploy.export.targets import TargetSpec
+from limpq_deploy.export.targets import TargetSpec, in_float
 from limpq_deploy.layers import LayerSpec, TracedModel, tensor_inputs
 from limpq_deploy.operations import does_nothing
 
@@ -41,6 +41,7 @@ def place(
 ) -> Placement:
     """Decide the quantizers of a traced model. The first and the last layer are pinned at ``pinned_bits``.
     ``act_bits``: the one width of what searched layers read, so that weights alone are searched; None: searched too.
+    More than 8: activations are floats everywhere, and no quantizer of them does anything.
 
     For a target with ``single_q``, a tensor read by an Add or a pool (or by layers of different classes) is quantized
     once at ``carrier_bits``; searched layers re-quantize its codes, all with one shared quantizer.
@@ -54,7 +55,8 @@ def place(
         node = traced.node(source)
         lowest, bound, producer = traced.lowest(node), traced.bound(node), _producer(node, traced)
         for quantizer in _quantizers_of(source, edges, target, pinned, pinned_bits):
-            bits = act_bits if quantizer.bits is None else quantizer.bits
+            replaced = quantizer.bits is None or (act_bits is not None and in_float(act_bits))
+            bits = act_bits if replaced else quantizer.bits
             found = replace(quantizer, bits=bits, signed=lowest != "zero", offset=lowest == "near")
             quantizers.append(replace(found, bound=bound, producer=producer))
             inputs.update(dict.fromkeys(quantizer.layers, quantizer.name))

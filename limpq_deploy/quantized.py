@@ -45,7 +45,7 @@ class QuantizedModel(nn.Module):
         spec = placement.spec
 
         def make(quantizer: ActQuantizer) -> ActFakeQuant:
-            bits = (quantizer.bits,) if quantizer.bits is not None else candidates[quantizer.layers[0]][1]
+            bits = _quantized(quantizer.bits) if quantizer.bits is not None else candidates[quantizer.layers[0]][1]
             grids = (spec.act_grid(b, signed=quantizer.signed, offset=quantizer.offset) for b in bits)
             return ActFakeQuant(quantizer, bits, tuple(grids), pow2=self.pow2)
 

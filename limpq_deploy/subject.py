@@ -69,7 +69,7 @@ class Subject:
         self._check_training()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
         if self.config.act_bits is not None:
-            untrained = weights_only(untrained, self.config.act_bits)
+            untrained = self._weights_only(untrained, self.config.act_bits)
         indicators = self.restricted(with_edges(with_memory(untrained, self._shapes, self.placement), self._shapes))
         if self.config.policy is not None:
             self.given_policy(indicators)
@@ -170,7 +170,7 @@ class Subject:
             self.target,
             model=self.config.model,
             pinned_bits=self.config.pinned_bits,
-            act_bits=self.config.act_bits,
+            act_bits=self.config.act_width,
         )
 
     def traced(self, weights: Path) -> TracedModel:
@@ -188,7 +188,9 @@ class Subject:
         """Indicators under the configuration's restrictions. Raises SettingError for a width that is not trained, and
         for a pair that leaves a layer in float otherwise than the target does."""
         config = self.config
-        restricted = restrict(indicators, space=config.space, min_bits=config.min_bits, pin=config.pin, tie=config.tie)
+        alone = self.placement.weights_only
+        space = f"w*a{config.act_width}" if alone else config.space
+        restricted = restrict(indicators, space=space, min_bits=config.min_bits, pin=config.pin, tie=config.tie)
         floats = self.target.float_widths
         untrained = sorted(set(restricted.bits) - set(indicators.bits) - floats)
         if untrained:
@@ -198,10 +200,13 @@ class Subject:
                 f"--pin or --space asks for {untrained[0]} bits, and a build can only take what it trains, candidates "
                 f"of 2 to 8 bits{left}; {remedy}"
             )
-        if set(restricted.bits) & floats:
+        if set(restricted.bits) & floats and not alone:
             pairs = {layer.name: layer.pairs or () for layer in restricted.layers}
             self._require_native(((name, pair) for name, some in pairs.items() for pair in some), "--pin or --space")
         return restricted
+
+    def _weights_only(self, indicators: Indicators, act_bits: int) -> Indicators:
+        return indicators if in_float(act_bits) else weights_only(indicators, act_bits)
 
     def _require_native(self, pairs: Iterable[tuple[str, BitPair]], origin: str) -> None:
         """Layers are left in float, wholly or in part, as the target executes it."""
@@ -239,7 +244,8 @@ class Subject:
         assert self.config.policy is not None
         budgets = self.budgets(restricted) if self.config.limited else ()
         given = load_given(self.config.policy, restricted, budgets, floats=self.target.float_widths)
-        self._require_native(given.pairs().items(), str(self.config.policy))
+        if not self.placement.weights_only:
+            self._require_native(given.pairs().items(), str(self.config.policy))
         return given
 
     def model_digest(self) -> dict[str, str | None]:

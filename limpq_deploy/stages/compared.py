@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.cutting import Cut
 from limpq_deploy.export.engine_parity import RunFeeds, check_clips, compare_engine, references, write_cut
 from limpq_deploy.export.float_execution import on_runtime
@@ -58,6 +59,23 @@ def in_parts(batches: Batches, cuts: Sequence[Cut]) -> list[NDArray[np.float32]]
     each = sum(math.prod(cut.shape) for cut in cuts)
     size = max(1, MOST_ELEMENTS // each)
     return [batch[at : at + size] for batch in batches for at in range(0, len(batch), size)]
+
+
+def alone(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
+    """A file without codes: nothing executes in integers, and there is no reference; the trained model is compared with
+    the runtime's logits."""
+    session = runtime.load(path)
+    found = ParityReport(
+        model_sha256=sha256_of(path),
+        images=sum(len(images) for images in batches),
+        environment=session.environment(),
+        tensors=(),
+        unwatched={},
+        logits_equal=False,
+        logits_max_difference=0.0,
+        notes=("Weights alone are integers: nothing is executed in integers, so no codes were compared.",),
+    )
+    return found, (Fed(images, {}, session.run(images)) for images in batches)
 
 
 def against_engine(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:

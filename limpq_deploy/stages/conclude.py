@@ -67,6 +67,11 @@ VERDICT, REPORT, BUNDLE = "verdict.json", "report.html", "bundle"
 
 CANARIES = 16
 
+FLOAT_REASONS = dict.fromkeys(
+    ("parity", "layer_parity"), "weights alone are integers, so nothing is executed in integers that could be compared"
+)
+"""Why a file of float activations has no parity checks."""
+
 EXECUTED_BITS: dict[str, BitPair] = {**dict.fromkeys(INTEGER, (8, 8)), "float16": (16, 16), "bfloat16": (16, 16)}
 """(weight, activation) bits of an engine's layer by its precision; all others are float32."""
 
@@ -91,7 +96,9 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
             bitops=_bitops(placement, policy, load_record(Comparison, folder / COMPARISON), folder),
             limits=limits,
             accuracy=load_record(Measured, folder / ACCURACY).accuracy,
-            parity=EndToEndParity(
+            parity=None
+            if placement.weights_only
+            else EndToEndParity(
                 images=parity.images,
                 codes=parity.elements,
                 mismatches=parity.mismatches,
@@ -100,7 +107,8 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
                 layer_by_layer=parity.mode == "layer by layer",
                 lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
             ),
-            layer_parity=_layer_parity(parity),
+            layer_parity=None if placement.weights_only else _layer_parity(parity),
+            reasons=FLOAT_REASONS if placement.weights_only else None,
             trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
             float_nodes=_unplanned_floats(folder),
             planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},

@@ -20,7 +20,7 @@ from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.stages.choose import Comparison
-from limpq_deploy.stages.compared import against_engine, against_reference
+from limpq_deploy.stages.compared import against_engine, against_reference, alone
 from limpq_deploy.stages.deploy import exported_files, runtime_inputs
 from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, FLOAT_MODEL, LATENCY, MODEL, POLICY, UNIFORM8_MODEL
 from limpq_deploy.stages.learn import load_finetuned
@@ -77,6 +77,8 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
     batches = [images for images, _ in _parity_batches(subject)]
     report(0, 2, "reference against runtime")
     compared = against_engine if subject.target.clip == "float" else against_reference
+    if subject.placement.weights_only:
+        compared = alone
     found, fed = compared(path, batches, runtime)
     report(1, 2, "trained model, layer by layer")
     policy = load_record(Policy, folder / POLICY).pairs()

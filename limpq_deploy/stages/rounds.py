@@ -158,8 +158,8 @@ def time_policy(
 
 def study_stage(subject: Subject, folder: Path) -> Stage | None:
     """How far BitOps predict latency on this machine, and what each layer takes beside the float model's. None for a
-    runtime whose engines take minutes to build."""
-    if subject.target.runtime != "onnxruntime":
+    runtime whose engines take minutes to build, and where weights alone are integers: all policies take one time."""
+    if subject.target.runtime != "onnxruntime" or subject.placement.weights_only:
         return None
     seconds = subject.config.latency_seconds / 5
     settings = ProfileSettings(threads=THREADS, seconds=seconds)
