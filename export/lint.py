@@ -148,7 +148,7 @@ def float_nodes(
 def static_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
     """Rules that can be checked on the Q/DQ file itself: those of every target, then the target's own."""
     fixed = constants(model.graph)
-    planned = planned_float(model)
+    planned, inputs = planned_float(model), {value.name for value in model.graph.input}
     floats = {name for node in model.graph.node if node.name in planned for name in node.input}
     for node in model.graph.node:
         name = node.name or node.output[0]
@@ -169,7 +169,7 @@ def static_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Find
                 consequence="codes of this tensor mean nothing",
                 remedy="calibrate or train this quantizer again",
             )
-        of_activation = node.input[0] not in fixed and not _of_weight(node, model, fixed)
+        of_activation = node.input[0] not in (*fixed, *inputs) and not _of_weight(node, model, fixed)
         if scale is not None and scale.size > 1 and of_activation and node.output[0] not in floats:
             yield Finding(
                 node=name,

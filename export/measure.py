@@ -117,6 +117,8 @@ def timed_call(session: Session, protocol: LatencyProtocol) -> Callable[[], obje
     shape = (protocol.batch, *(size or 1 for size in session.input_shape[1:]))
     generator = np.random.default_rng(protocol.seed)
     images: list[NDArray[np.float32]] = [generator.standard_normal(shape, np.float32) for _ in range(protocol.inputs)]
+    if getattr(session, "takes_pixels", False):
+        images = [generator.integers(0, 256, shape).astype(np.float32) for _ in images]
     own = getattr(session, "timed", None)
     if own is not None:
         found: Callable[[], object] = own(images)

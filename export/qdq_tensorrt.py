@@ -154,6 +154,11 @@ class TensorRtDialect(Dialect):
 
     def finish(self) -> None:
         outputs = {output.name for output in self.template.graph.output}
+        for name in sorted(outputs & {made for node in self.nodes for made in node.output} & self.half.keys()):
+            for node in self.nodes:  # results are float32
+                for names in (node.input, node.output):
+                    names[:] = [f"{name}.half" if one == name else one for one in names]
+            self.add("Cast", [f"{name}.half"], name, name=f"{name}_cast", to=TensorProto.FLOAT)
         for name in sorted(outputs & self.dequantized.keys()):
             self.add("Identity", [self.dequantized[name]], name, name=f"{name}_identity")
 

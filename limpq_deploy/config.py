@@ -69,7 +69,8 @@ class Config:
     trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (mse). ``scales``:
     "pow2" makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``: version that
     files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX.
-    ``storage``: a second file with weights at their true bits, none below 4 (or 2).
+    ``input``: "uint8" writes a file that takes pixels, and ships that. ``storage``: a second file with weights at their
+    true bits, none below 4 (or 2).
 
     Raises ValueError that begins with the field's name.
     """
@@ -110,6 +111,7 @@ class Config:
     tensorrt: Literal["8.6", "10", "11"] | None = None
     batch: str | None = None
     storage: Literal["int4", "int2"] | None = None
+    input: Literal["float", "uint8"] = "float"
     engine: bool = True
     latency_seconds: float = 1.5
     seed: int = 0
@@ -127,6 +129,8 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}, which has no effect without --target tensorrt")
         if self.storage is not None and self.target == "reference":
             raise ValueError(f"storage is {self.storage}, and the target reference is never exported")
+        if self.input == "uint8" and self.target == "reference":
+            raise ValueError("input is uint8, and the target reference is never exported")
         if self.batch is not None:
             BatchRange.parse(self.batch)
         if not 2 <= self.pinned_bits <= 8:

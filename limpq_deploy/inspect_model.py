@@ -10,12 +10,10 @@ from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.evaluate import Accuracy, evaluate
 from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.pixel_input import PREPROCESS_KEY
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.verify import VerifyReport, load_manifest, replay_canaries, verify_bundle
 from limpq_deploy.progress import progress
-
-PREPROCESS_KEY = "limpq.preprocess"
-"""Metadata of an exported model: how its input is made from an image, as JSON."""
 
 CLASSES_KEY = "limpq.classes"
 """Metadata of an exported model: its class names in the order of the outputs, as a JSON list."""

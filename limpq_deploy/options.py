@@ -274,6 +274,11 @@ def build_options(command: Command) -> Command:
         ),
         click.option("--batch", metavar="MIN:OPT:MAX", help="Images per call of a TensorRT engine, e.g. 1:8:32."),
         click.option(
+            "--input",
+            type=click.Choice(["float", "uint8"]),
+            help="uint8: write a file that takes pixels and normalises them itself, and ship that.  [default: float]",
+        ),
+        click.option(
             "--storage",
             type=click.Choice(["int4", "int2"]),
             help="Write a second file with weights at their true bits (none below 4, or 2), to store and send.",

@@ -1,7 +1,7 @@
 """From a decoded image to the float tensor that a model reads."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,18 @@ class Preprocess:
         out *= (1 / (255 * std)).astype(np.float32)[:, None, None]
         out -= (mean / std).astype(np.float32)[:, None, None]
         return out
+
+    def pixels(self, images_NCHW: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The pixels that `normalise` made these images of. Raises ValueError where it did not."""
+        mean, std = (np.array(values)[:, None, None] for values in (self.mean, self.std))
+        found = np.rint(np.clip((images_NCHW * std + mean) * 255, 0, 255)).astype(np.uint8)
+        if not np.array_equal(self.normalise(found), images_NCHW):
+            raise ValueError("these images are not made of pixels by this preprocessing")
+        return found
+
+    def of_pixels(self) -> "Preprocess":
+        """The same geometry for a model that takes pixels: its floats are whole numbers from 0 to 255."""
+        return replace(self, mean=(0.0,) * self.channels, std=(1 / 255,) * self.channels)
 
     def _place(self, picture: Image.Image) -> Image.Image:
         if self.resize is None:

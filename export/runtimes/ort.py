@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.pixel_input import as_pixels
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.watching import Watch, layer_precision, watches, with_outputs
@@ -69,20 +70,22 @@ class OnnxRuntime:
 
 
 class OrtSession:
-    """A model loaded into ONNX Runtime."""
+    """A model loaded into ONNX Runtime. ``takes_pixels``: its images are uint8; they may be given as floats."""
 
     def __init__(self, session: Any, cpu: Cpu, options: dict[str, str], threads: int | None) -> None:
         self._session, self._cpu, self._options, self._threads = session, cpu, options, threads
         self._input = session.get_inputs()[0]
         self._output = session.get_outputs()[0].name
+        self.takes_pixels: bool = self._input.type == "tensor(uint8)"
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
         return tuple(size if isinstance(size, int) else None for size in self._input.shape)
 
     def run(self, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        given = as_pixels(images_NCHW) if self.takes_pixels else images_NCHW
         try:
-            logits: NDArray[np.float32] = self._session.run([self._output], {self._input.name: images_NCHW})[0]
+            logits: NDArray[np.float32] = self._session.run([self._output], {self._input.name: given})[0]
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             raise ModelError(
                 f"onnxruntime cannot run the model on images of shape {list(images_NCHW.shape)} "

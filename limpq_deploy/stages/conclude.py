@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limpq_deploy import __version__
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.export.bundle import write_bundle
 from limpq_deploy.export.engine_audit import Audit
@@ -42,6 +44,7 @@ from limpq_deploy.stages.files import (
     LATENCY,
     LINT,
     MODEL,
+    PIXELS,
     PLACEMENT,
     POLICY,
     ROUNDS,
@@ -189,15 +192,21 @@ def report_stage(subject: Subject, folder: Path) -> Stage:
 
 
 def bundle_stage(subject: Subject, folder: Path) -> Stage:
-    """What is shipped: model, labels, canaries, manifest."""
+    """What is shipped: model (that which takes pixels, where there is one), labels, canaries, manifest."""
+    shipped = PIXELS if subject.config.input == "uint8" else MODEL
 
     def run(report: Report) -> str:
         split = subject.dataset.split("test")
         images, _ = next(split.subset(np.arange(min(CANARIES, len(split)))).batches(CANARIES))
+        runtime = subject.runtime()
+        answers = runtime.load(folder / MODEL).run(images)
+        if shipped == PIXELS:
+            images = subject.preprocess.pixels(images).astype(np.float32)
+            _require_same(runtime.load(folder / PIXELS).run(images), answers)
         manifest = write_bundle(
             folder / BUNDLE,
             {
-                "model.onnx": folder / MODEL,
+                "model.onnx": folder / shipped,
                 "labels.txt": "".join(f"{name}\n" for name in subject.dataset.classes).encode(),
                 "report.html": folder / REPORT,
             },
@@ -205,12 +214,12 @@ def bundle_stage(subject: Subject, folder: Path) -> Stage:
             target=subject.target.name,
             model_file="model.onnx",
             canary_inputs_NCHW=images,
-            canary_outputs=subject.runtime().load(folder / MODEL).run(images),
+            canary_outputs=answers,
             environment=read_environment(),
             versions=versions(),
             policy=load_record(Policy, folder / POLICY),
             verdict=load_record(Verdict, folder / VERDICT),
-            preprocess=subject.preprocess,
+            preprocess=subject.preprocess if shipped == MODEL else subject.preprocess.of_pixels(),
         )
         size = sum(file.size for file in manifest.files)
         return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB"
@@ -222,12 +231,22 @@ def bundle_stage(subject: Subject, folder: Path) -> Stage:
             "classes": subject.dataset.classes,
             "data": subject.dataset.digest(),
             "versions": versions(),
+            "input": subject.config.input,
             **runtime_inputs(subject),
         },
-        reads=(MODEL, POLICY, VERDICT, REPORT),
+        reads=(*dict.fromkeys((MODEL, shipped)), POLICY, VERDICT, REPORT),
         outputs=(BUNDLE,),
         run=run,
     )
+
+
+def _require_same(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    """The file that takes pixels answers as the one that was measured, which it does by construction."""
+    if found.tobytes() != expected.tobytes():
+        raise ModelError(
+            f"{PIXELS} gives other logits than {MODEL} for the same images (by up to "
+            f"{np.abs(found - expected).max():g}); leave --input uint8 away on this runtime"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -339,6 +358,8 @@ def _trained_parity(report: ParityReport) -> TrainedParity | None:
 def _studied(subject: Subject) -> tuple[str, ...]:
     """Files on latency that this build makes beside the latency report."""
     made = (STUDY, AUDIT) if subject.target.runtime == "onnxruntime" else (AUDIT,)
+    if subject.placement.weights_only:
+        made = ()
     return (*made, *((ROUNDS,) if subject.config.goes_round else ()))
 
 

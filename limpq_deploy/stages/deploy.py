@@ -14,6 +14,7 @@ from limpq_deploy.export.exported import BATCH_KEY, ExportRecord, describe_expor
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint import LintReport, lint
 from limpq_deploy.export.markers import MARKERS_KEY, markers_text
+from limpq_deploy.export.pixel_input import with_pixel_input
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.export.qdq import build_qdq, strip_markers
 from limpq_deploy.export.runtimes.base import Reporting
@@ -37,6 +38,7 @@ from limpq_deploy.stages.files import (
     FLOAT_MODEL,
     LINT,
     MODEL,
+    PIXELS,
     POLICY,
     STORED,
     UNIFORM,
@@ -71,6 +73,9 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             layers, acts = integer_model(model, policy)
             exported[name] = build_qdq(template, placement, layers, acts, metadata, subject.form)
             _save(exported[name], folder / name)
+        if subject.config.input == "uint8":
+            codes = subject.target.name == "onnxruntime"
+            _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
         checked = lint(folder / MODEL, subject.target)
         write_record(checked, folder / LINT)
         record = _record(subject, folder, exported[MODEL])
@@ -93,6 +98,7 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             "form": to_dict(subject.form),
             "batch": subject.config.batch,
             "storage": subject.config.storage,
+            "input": subject.config.input,
             **subject.model_digest(),
             **runtime_inputs(subject),
         },
@@ -101,6 +107,7 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             *(MODEL, EXPORT, LINT, FLOAT_MODEL, UNIFORM8_MODEL),
             *((UNIFORM_MODEL,) if uniform else ()),
             *((STORED,) if subject.config.storage is not None else ()),
+            *((PIXELS,) if subject.config.input == "uint8" else ()),
         ),
         run=run,
     )

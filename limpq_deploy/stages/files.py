@@ -16,7 +16,7 @@ FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL = (
 )
 LATENCY = "latency.json"
 AUDIT = "audit.json"
-EXPORT, STORED = "export.json", "model.stored.onnx"
+EXPORT, STORED, PIXELS = "export.json", "model.stored.onnx", "model.uint8.onnx"
 TABLE, TEMPLATE, ROUNDS, STUDY = (
     "latency-table.json",
     "latency-template.onnx",

@@ -24,6 +24,7 @@ from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT, TargetSpec
 from limpq_deploy.faithful import Fed, compare_trained
 from limpq_deploy.finetune import tensor_quants
 from limpq_deploy.integers import integer_model
+from limpq_deploy.joint import movements, read_indicators, uniform
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.placement import place, with_quantizers
 from limpq_deploy.quantized import QuantizedModel, inherit, joint_model, model_of_policy
@@ -260,3 +261,63 @@ def test_the_file_says_which_layers_are_float_and_only_then(make: Callable[..., 
     assert FLOAT_LAYERS not in {entry.key for entry in make(I, I, I).file.metadata_props}
     layers = make(F, I, I).layers
     assert [name for name, layer in layers.items() if isinstance(layer, FloatLayer)] == ["a"]
+
+
+WEIGHTS = {"a": (4, 32), "b": (3, 32), "c": (8, 32)}
+
+
+@pytest.fixture(scope="module")
+def bare() -> tuple[TracedModel, Placement]:
+    """`Chain` placed with float activations."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Chain().eval()
+    traced = trace(net, (1, 12, 12))
+    return traced, place(traced, ONNXRUNTIME, model="chain", act_bits=32)
+
+
+def test_with_float_activations_the_file_computes_what_was_trained_and_quantizes_nothing(
+    bare: tuple[TracedModel, Placement], tmp_path: Path
+) -> None:
+    traced, placement = bare
+    model = model_of_policy(traced, placement, WEIGHTS)
+    model.initialise_scales(torch.randn(8, 1, 12, 12))
+    model.set_bits(WEIGHTS)
+    layers, acts = integer_model(model.eval(), WEIGHTS)
+    assert acts == {}
+    assert {name: layer.weight_bits for name, layer in layers.items() if isinstance(layer, FloatLayer)} == {
+        "stem": 8,
+        "a": 4,
+        "b": 3,
+        "c": 8,
+        "head": 8,
+    }
+    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
+    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
+    file = build_qdq(export_template(marked, (1, 12, 12), 21), placement, layers, acts, {})
+    assert "QuantizeLinear" not in {node.op_type for node in file.graph.node}
+    path = saved(file, tmp_path)
+    looked = lint(path, ONNXRUNTIME)
+    assert (looked.findings, looked.float_compute, len(looked.planned_float)) == ((), (), 5)
+    for images in batches():
+        with torch.no_grad():
+            trained = model(torch.from_numpy(images)).numpy()
+        # float32 sums of 72 products in another order, and BatchNorm folded
+        np.testing.assert_allclose(OnnxRuntime().load(path).run(images), trained, atol=1e-5)
+
+
+def test_with_float_activations_joint_training_learns_scales_of_weights_alone(
+    bare: tuple[TracedModel, Placement],
+) -> None:
+    traced, placement = bare
+    joint = joint_model(traced, placement, (2, 4))
+    joint.initialise_scales(torch.randn(4, 1, 12, 12))
+    joint.set_bits(uniform(placement, 2))
+    joint(torch.randn(4, 1, 12, 12)).square().sum().backward()
+    learned = [name for name, parameter in joint.named_parameters() if "scale" in name and parameter.grad is not None]
+    assert len(learned) == 5
+    assert not [name for name in learned if "quantizers" in name]
+    indicators = read_indicators(joint, (2, 4))
+    assert all(layer.act == (0.0, 0.0) and min(layer.weight) > 0 for layer in indicators.layers)
+    assert {layer.act_bits for layer in indicators.pinned} == {32}
+    assert max(movements(indicators)) < 1e-6  # nothing moved; scales are kept as logarithms
