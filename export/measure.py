@@ -108,6 +108,13 @@ def with_gpu(series: LatencySeries, use: GpuUse | None, doubts: tuple[str, ...])
     return replace(series, options=options, doubts=(*series.doubts, *doubts))
 
 
+def random_images(session: Session, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Numbers of the size of normalised images, or pixels where a session takes these."""
+    if getattr(session, "takes_pixels", False):
+        return generator.integers(0, 256, shape).astype(np.float32)
+    return generator.standard_normal(shape, np.float32)
+
+
 def timed_call(session: Session, protocol: LatencyProtocol) -> Callable[[], object]:
     """One call of a session on the protocol's batches of random images, in turn.
 
@@ -116,9 +123,7 @@ def timed_call(session: Session, protocol: LatencyProtocol) -> Callable[[], obje
     """
     shape = (protocol.batch, *(size or 1 for size in session.input_shape[1:]))
     generator = np.random.default_rng(protocol.seed)
-    images: list[NDArray[np.float32]] = [generator.standard_normal(shape, np.float32) for _ in range(protocol.inputs)]
-    if getattr(session, "takes_pixels", False):
-        images = [generator.integers(0, 256, shape).astype(np.float32) for _ in images]
+    images = [random_images(session, shape, generator) for _ in range(protocol.inputs)]
     own = getattr(session, "timed", None)
     if own is not None:
         found: Callable[[], object] = own(images)

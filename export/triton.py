@@ -37,11 +37,16 @@ class ConfigRefused(LimpqError):
         super().__init__(f"{CONFIG}, {field}: {found}; {advice}")
 
 
+FLOAT, UINT8 = 1, 2
+"""ONNX's numbers of the types that images may have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedIO:
-    """What a model takes and gives: float32 images [batch, *``dims``] -> float32 logits [batch, ``classes``].
+    """What a model takes and gives: images [batch, *``dims``], floats or pixels -> float32 logits [batch, ``classes``].
 
-    ``fixed_batch``: the only batch that the graph takes; None where it takes any.
+    ``data_type``: of the images, in Triton's words. ``fixed_batch``: the only batch that the graph takes; None where it
+    takes any.
     """
 
     input: str
@@ -49,6 +54,7 @@ class ServedIO:
     output: str
     classes: int
     fixed_batch: int | None = None
+    data_type: Literal["TYPE_FP32", "TYPE_UINT8"] = "TYPE_FP32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +103,15 @@ def read_io(model: Path) -> ServedIO:
         output=graph.output[0].name,
         classes=classes[0],
         fixed_batch=batch,
+        data_type="TYPE_UINT8" if inputs[0].type.tensor_type.elem_type == UINT8 else "TYPE_FP32",
     )
 
 
 def _shape(value: Any, field: str) -> list[int | None]:
     tensor = value.type.tensor_type
-    if tensor.elem_type != 1:
-        raise ConfigRefused(
-            f"{field}.data_type", f"{value.name!r} has ONNX type {tensor.elem_type}", "expected float32"
-        )
+    if tensor.elem_type not in ((FLOAT, UINT8) if field == "input" else (FLOAT,)):
+        wanted = "expected float32, or uint8 pixels" if field == "input" else "expected float32"
+        raise ConfigRefused(f"{field}.data_type", f"{value.name!r} has ONNX type {tensor.elem_type}", wanted)
     sizes = [entry.dim_value if entry.HasField("dim_value") else None for entry in tensor.shape.dim]
     return sizes or [None]
 
@@ -130,7 +136,8 @@ def make_config(
         config.backend = options.backend
     if not plans:
         config.default_model_filename = MODEL_FILES[options.backend]
-    config.input.add(name=io.input, data_type=schema.TYPE_FP32, dims=io.dims)
+    images = schema.DataType.Value(io.data_type)
+    config.input.add(name=io.input, data_type=images, dims=io.dims)
     config.output.add(name=io.output, data_type=schema.TYPE_FP32, dims=[io.classes], label_filename=LABELS)
     group = schema.ModelInstanceGroup
     config.instance_group.add(
@@ -141,7 +148,7 @@ def make_config(
         config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
     for size in sorted({1, options.max_batch}):
         warm = config.model_warmup.add(name=f"batch_{size}", batch_size=size)
-        warm.inputs[io.input].data_type = schema.TYPE_FP32
+        warm.inputs[io.input].data_type = images
         warm.inputs[io.input].dims.extend(io.dims)
         warm.inputs[io.input].zero_data = True
     for key, value in sorted(parameters.items()):
@@ -179,8 +186,8 @@ def check_config(
     file = "" if plans else MODEL_FILES[backend]  # a default would be taken, silently, on a GPU without a plan
     _same("default_model_filename", config.default_model_filename, file, "the file that is shipped")
     _check_batch(config, io)
-    _check_tensor(schema, "input", config.input, io.input, io.dims)
-    _check_tensor(schema, "output", config.output, io.output, (io.classes,))
+    _check_tensor(schema, "input", config.input, io.input, io.dims, io.data_type)
+    _check_tensor(schema, "output", config.output, io.output, (io.classes,), "TYPE_FP32")
     _same("output.label_filename", config.output[0].label_filename, LABELS, "the file that is shipped")
     if len(labels) != io.classes:
         raise ConfigRefused(
@@ -219,11 +226,11 @@ def _check_batch(config: Any, io: ServedIO) -> None:
             )
 
 
-def _check_tensor(schema: Any, field: str, tensors: Any, name: str, dims: tuple[int, ...]) -> None:
+def _check_tensor(schema: Any, field: str, tensors: Any, name: str, dims: tuple[int, ...], kind: str) -> None:
     if len(tensors) != 1:
         raise ConfigRefused(field, f"has {len(tensors)} tensors", "the model has one")
     _same(f"{field}.name", tensors[0].name, name, "the model's")
-    _same(f"{field}.data_type", schema.DataType.Name(tensors[0].data_type), "TYPE_FP32", "the model's")
+    _same(f"{field}.data_type", schema.DataType.Name(tensors[0].data_type), kind, "the model's")
     _same(f"{field}.dims", list(tensors[0].dims), list(dims), "the model's, without the batch")
 
 
@@ -237,7 +244,7 @@ def _check_warmup(schema: Any, config: Any, io: ServedIO) -> None:
         found = sample.inputs[io.input]
         _same("model_warmup.inputs.dims", list(found.dims), list(io.dims), "the model's, without the batch")
         kind = schema.DataType.Name(found.data_type)
-        _same("model_warmup.inputs.data_type", kind, "TYPE_FP32", "the model's")
+        _same("model_warmup.inputs.data_type", kind, io.data_type, "the model's")
         if found.WhichOneof("input_data_type") == "input_data_file":
             raise ConfigRefused("model_warmup.inputs.input_data_file", "no such file is shipped", "take zero_data")
 

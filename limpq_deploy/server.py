@@ -47,13 +47,15 @@ def parse_address(url: str, model: str | None = None) -> Address:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
     """What the server says of its model: names, shapes (batch first where it takes batches; -1: any), largest batch (0:
-    the model takes no batches). ``version``: the one that is asked, empty where the server names none."""
+    the model takes no batches). ``version``: the one that is asked, empty where the server names none. ``datatype``: of
+    its images; pixels (UINT8) may be given as floats."""
 
     input: str
     shape: tuple[int, ...]
     output: str
     max_batch: int
     version: str = ""
+    datatype: str = "FP32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,7 @@ class Server:
             input=source["name"],
             shape=tuple(int(size) for size in source["shape"]),
             output=result["name"],
+            datatype=source.get("datatype", "FP32"),
             max_batch=int(config.get("max_batch_size", 0)),
             version=self.address.version or max(found.get("versions", ()), key=_as_number, default=""),
         )
@@ -126,9 +129,14 @@ class Server:
 
     def answer(self, model: ServedModel, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
         """Logits of a batch, and the version that gave them (empty where the server does not say)."""
+        given: NDArray[np.generic] = images_NCHW
+        if model.datatype == "UINT8":
+            from limpq_deploy.export.pixel_input import as_pixels
+
+            given = as_pixels(images_NCHW)
         with self._speaking():
-            source = self._library.InferInput(model.input, list(images_NCHW.shape), "FP32")
-            source.set_data_from_numpy(images_NCHW)
+            source = self._library.InferInput(model.input, list(given.shape), model.datatype)
+            source.set_data_from_numpy(given)
             outputs = [self._library.InferRequestedOutput(model.output)]
             words = {"client_timeout": self._timeout} if self.address.scheme == "grpc" else {}
             answer = self._client.infer(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, measure_interleaved
+from limpq_deploy.export.measure import random_images
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.perf_analyzer import PerfAnalyzed, PerfAnalyzerFailed, find_perf_analyzer, run_perf_analyzer
 from limpq_deploy.server import (
@@ -75,7 +76,7 @@ def bench_server(
     address = parse_address(url)
     session = runtime_named("onnxruntime").load(model, threads=threads)
     shape = (batch, *(size or 1 for size in session.input_shape[1:]))
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    images = random_images(session, shape, np.random.default_rng(0))
     protocol = LatencyProtocol(batch=batch, threads=threads or "default", min_seconds=seconds)
     with connected(address) as server:
         served = server.describe()
