@@ -18,7 +18,7 @@ from limpq_deploy.calibration.datasets import Preprocess
 from limpq_deploy.cli import main
 from limpq_deploy.export.pixel_input import with_pixel_input
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.server import ServedModel, Server, parse_address
+from limpq_deploy.server import ServedModel, Server, ServerUnhealthy, parse_address
 
 PREPROCESS = Preprocess(height=4, width=4, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
 
@@ -57,6 +57,6 @@ def test_a_server_of_pixels_is_sent_uint8() -> None:
 
     server = Server(parse_address("http://127.0.0.1:8000/tiny"), Client(), library, 1.0)
     served = ServedModel(input="images", shape=(-1, 3, 4, 4), output="logits", max_batch=8, datatype="UINT8")
-    with pytest.raises(Stop):
+    with pytest.raises(ServerUnhealthy, match="Stop"):
         server.infer(served, np.full((2, 3, 4, 4), 7, np.float32))
     assert (sent[0].datatype(), sent[0].shape()) == ("UINT8", [2, 3, 4, 4])
