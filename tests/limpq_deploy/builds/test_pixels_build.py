@@ -24,7 +24,7 @@ def test_a_build_for_pixels_ships_a_file_that_takes_them_and_answers_as_the_one_
     assert onnx.load(shipped).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     manifest = load_record(Manifest, copy / "bundle" / "manifest.json")
     assert manifest.preprocess is not None
-    assert manifest.preprocess.of_pixels() == manifest.preprocess
+    assert (manifest.preprocess["mean"], manifest.preprocess["std"]) == ([0.0], [1 / 255])
     canaries = np.load(copy / "bundle" / "canary_inputs.npy")
     assert (canaries.min(), canaries.max()) == (0, 255)
 
