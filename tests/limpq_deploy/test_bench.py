@@ -69,6 +69,17 @@ def test_every_batch_size_is_a_run_of_its_own_and_the_file_says_what_was_timed(b
     assert found["protocols"][0]["inputs"] == 4
 
 
+def test_on_one_thread_the_cpu_time_of_every_call_stands_beside_the_clocks(build: Path) -> None:
+    found = json.loads(run("bench", build, "--seconds", 0.1, "--json").stdout)["series"]
+    for one in found:
+        if one["threads"] == 1:
+            assert len(one["parts_ms"]["cpu"]) == len(one["samples_ms"])
+            # A thread computes no longer than it took; clocks of other resolutions may disagree by a hair.
+            assert sum(one["parts_ms"]["cpu"]) <= 1.01 * sum(one["samples_ms"])
+        else:
+            assert one["parts_ms"] == {}
+
+
 def test_results_are_merged_and_compared(build: Path, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.json", "b.json")]
     for file in files:
@@ -79,6 +90,7 @@ def test_results_are_merged_and_compared(build: Path, tmp_path: Path) -> None:
     assert "over float" in run("bench", "merge", *files).stdout
     changes = json.loads(run("bench", "compare", *files, "--json").stdout)["changes"]
     assert [one["name"] for one in changes] == ["mixed", "float", "uniform8"]
+    assert "times as fast" in run("bench", "compare", *files).stdout
     other = json.loads(files[1].read_text())
     other["environment"]["cpu"] = "another"
     files[1].write_text(json.dumps(other))
