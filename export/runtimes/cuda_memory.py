@@ -31,12 +31,6 @@ class CudaFailed(RuntimeUnavailable):
     """A call of the driver failed; the sentence names the call."""
 
 
-class Event(Protocol):
-    """A moment in a stream."""
-
-    def record(self, stream: int) -> None: ...
-
-
 class CudaMemory(Protocol):
     """What a session needs of the device. Addresses and streams are integers; sizes are bytes."""
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,14 +15,14 @@ from limpq_deploy.calibration.files import cache_folder, sha256_of, write_bytes,
 from limpq_deploy.calibration.records import load_record, to_json, write_record
 from limpq_deploy.export.engine_inspect import layer_precision
 from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.engine_record import Machine, OneBuild, Plan, require_usable
+from limpq_deploy.export.engine_record import Machine, OneBuild, Plan, PlanRefused, require_usable
 from limpq_deploy.export.gpu_watch import driver_release
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine, NoGraph, WatchedSession
 from limpq_deploy.export.runtimes.cuda import ask_driver
 from limpq_deploy.export.runtimes.cuda_memory import CudaMemory, open_memory
 from limpq_deploy.export.runtimes.trt_api import load_bindings, unavailable
-from limpq_deploy.export.runtimes.trt_build import Built, build_plan
+from limpq_deploy.export.runtimes.trt_build import BuildFailed, Built, build_plan
 from limpq_deploy.export.runtimes.trt_log import BuildLog, Report
 from limpq_deploy.export.runtimes.trt_session import TensorRtSession
 
@@ -69,7 +68,8 @@ class TensorRt:
 
     def load(self, path: Path, *, threads: int | None = None) -> TensorRtSession:
         """Load a model file (building its engine where there is none yet), or a ``.plan`` with its record beside it."""
-        record, plan = self._kept(path) if Path(path).suffix == ".plan" else self.built(path)
+        kept = Path(path).suffix == ".plan"
+        record, plan = (load_record(Engine, record_path(path)), path) if kept else self.built(path)
         trt, machine = self._ready()
         data = read_plan(record, plan, machine)
         assert record.plan is not None
@@ -86,8 +86,13 @@ class TensorRt:
         plan = folder / "plans" / f"{_key(path, self.options)}.plan"
         if not self._fresh and plan.is_file() and record_path(plan).is_file():
             return load_record(Engine, record_path(plan)), plan
-        record, best, log = self._build(trt, machine, path, model, folder / "timing.cache")
-        write_text(plan.with_suffix(".log"), log.text())
+        log = BuildLog()
+        try:
+            record, best = self._build(trt, machine, path, model, folder / "timing.cache", log)
+        except BuildFailed as error:
+            raise BuildFailed(f"{error} (the builder's log: {plan.with_suffix('.log')})") from error
+        finally:
+            write_text(plan.with_suffix(".log"), log.text())
         write_record(record, record_path(plan))
         write_bytes(plan, best)
         return record, plan
@@ -112,14 +117,11 @@ class TensorRt:
             self._memory = open_memory(self._memory_package)
         return self._memory
 
-    def _kept(self, plan: Path) -> tuple[Engine, Path]:
-        return load_record(Engine, record_path(plan)), plan
-
     def _build(
-        self, trt: ModuleType, machine: Machine, path: Path, model: onnx.ModelProto, cache: Path
-    ) -> tuple[Engine, bytes, BuildLog]:
+        self, trt: ModuleType, machine: Machine, path: Path, model: onnx.ModelProto, cache: Path, log: BuildLog
+    ) -> tuple[Engine, bytes]:
         """Build as often as asked for, time the builds against each other, and describe the fastest."""
-        memory, log = self._open(), BuildLog()
+        memory = self._open()
         kept = cache.read_bytes() if cache.is_file() and self.options.builds == 1 else None
         built: list[Built] = []
         lines: list[OneBuild] = []
@@ -168,18 +170,21 @@ class TensorRt:
             layer_precision=layer_precision(model, layers),
             plan=plan,
         )
-        return engine, best.plan, log
+        return engine, best.plan
 
 
 def read_plan(record: Engine, plan: Path, here: Machine) -> bytes:
     """A plan's bytes, once they are those of its record and fit this machine. Nothing of it is loaded before.
 
-    Raises PlanRefused.
+    Raises PlanRefused, which names the file.
     """
     if record.plan is None:
         raise ModelError(f"the record beside {plan} describes no plan; build the engine again")
     data = plan.read_bytes()
-    require_usable(record.plan, data, here)
+    try:
+        require_usable(record.plan, data, here)
+    except PlanRefused as error:
+        raise PlanRefused(f"{plan}: {error} (remove the file for that)") from error
     return data
 
 
@@ -232,8 +237,3 @@ def short_timing(session: TensorRtSession, options: EngineOptions) -> float:
 
 def _key(path: Path, options: EngineOptions) -> str:
     return hashlib.sha256(f"{__version__} {sha256_of(path)} {to_json(options)}".encode()).hexdigest()[:32]
-
-
-def with_options(runtime: TensorRt, **changes: Any) -> TensorRt:
-    """The same runtime with other settings, such as the float type of a baseline."""
-    return TensorRt(replace(runtime.options, **changes), memory=runtime._memory_package, report=runtime._report)

@@ -79,7 +79,7 @@ def build_plan(
     if memory is None:
         raise BuildFailed(
             f"TensorRT {trt.__version__} builds no engine: {log.last_error or 'it gives no reason'}; "
-            "see the build log, and try a larger workspace or --no-engine"
+            "try a larger workspace, or --no-engine"
         )
     return Built(
         plan=bytes(memory),

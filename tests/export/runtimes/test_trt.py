@@ -370,13 +370,15 @@ def test_a_changed_plan_is_refused_before_it_is_loaded(
     monkeypatch.setattr(RuntimeStandIn, "deserialize_cuda_engine", lambda self, data: pytest.fail("it was loaded"))
     with pytest.raises(PlanRefused, match="not those of its record"):
         TensorRt().load(model)
-    with pytest.raises(PlanRefused, match="not those of its record"):
+    with pytest.raises(PlanRefused, match=f"^{plan}: the plan's .* are not those of its record"):
         TensorRt().load(plan)
 
 
 def test_what_the_parser_or_the_builder_refuses_is_said_in_their_words(memory: HostMemory, model: Path) -> None:
-    with pytest.raises(BuildFailed, match="builds no engine: insufficient workspace"):
+    with pytest.raises(BuildFailed, match="builds no engine: insufficient workspace") as failed:
         TensorRt(EngineOptions(workspace_mib=1)).built(model)
+    log = Path(str(failed.value).partition("the builder's log: ")[2].removesuffix(")"))
+    assert log.read_text() == "[WARNING] a stand-in\n[ERROR] insufficient workspace\n"
     refused = tiny_model()
     refused.graph.node.append(onnx.helper.make_node("Det", ["images"], ["det"], name="det"))
     model.write_bytes(refused.SerializeToString())
