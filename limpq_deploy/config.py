@@ -214,7 +214,8 @@ class Config:
         a space where latency varies."""
         native = self.space is not None and self.space.startswith(NATIVE)
         searches = self.policy is None and self.latency_table is None
-        return self.max_latency_ms is not None and native and searches and self.engine
+        runs = self.engine and self.target != "reference"
+        return self.max_latency_ms is not None and native and searches and runs
 
     @property
     def budget_like(self) -> str | None:
@@ -264,7 +265,8 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
 def _let_latency_decide(settings: dict[str, Any]) -> None:
     """A latency limit that stands alone is searched over the target's native pairs: below 8 bits nothing is faster."""
     alone = not any(settings.get(name) is not None for name in (*BUDGETS, "policy", "space", "act_bits"))
-    if settings.get("max_latency_ms") is not None and alone and settings.get("engine") is not False:
+    runs = settings.get("engine") is not False and settings.get("target") != "reference"
+    if settings.get("max_latency_ms") is not None and alone and runs:
         settings["space"] = f"{NATIVE}{settings.get('target') or 'onnxruntime'}"
         settings.setdefault("bits", (8,))
 

@@ -45,6 +45,8 @@ def test_a_limit_alone_is_searched_over_native_pairs_and_one_beside_a_budget_is_
     beside = make_config({"max_latency_ms": 2.0, "like": "w4a4"})
     assert (beside.space, beside.goes_round, beside.budget_like) == (None, False, "w4a4")
     assert not make_config({"max_latency_ms": 2.0, "engine": False}).goes_round
+    assert make_config({"max_latency_ms": 2.0, "target": "reference"}).space is None
+    assert make_config({"max_latency_ms": 2.0, "target": "tensorrt"}).space == "native:tensorrt"
     assert make_config({"max_latency_ms": 2.0, "like": "w4a4", "space": "native:onnxruntime"}).goes_round
 
 
