@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,37 @@ def test_messages_and_progress_arrive(said: Any) -> None:
     assert said["logger"]
     assert said["log"] == [["WARNING", "a warning"]]
     assert said["steps"] == ([] if said["version"].startswith("8") else [[1, 4, "tactics"]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "libraries", "words"),
+    [
+        ({"STATUS": 100}, True, "the NVIDIA driver finds no GPU"),
+        ({"CUDA": 11020}, True, "this one serves CUDA 11.2; install a newer NVIDIA driver"),
+        ({"CUDA": 13000}, False, "is installed but does not load (libnv"),
+        ({"CUDA": 13000}, True, None),
+    ],
+)
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_doctor_says_in_a_sentence_what_is_missing(
+    folder: Path,
+    settings: dict[str, int],
+    libraries: bool,
+    words: str | None,
+    driver: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """With the real bindings and a stand-in driver; a package for device memory is a file of that name."""
+    stage = tmp_path / "stage"
+    (stage / "pycuda").mkdir(parents=True)
+    (stage / "pycuda/__init__.py").touch()
+    (stage / "tensorrt").symlink_to((folder / "tensorrt_bindings").resolve())
+    Path(driver(**settings)).rename(stage / "libcuda.so.1")
+    if libraries:
+        stand_ins(folder / "tensorrt_bindings/tensorrt.so", stage)
+    environment = {**os.environ, "PYTHONPATH": str(stage), "LD_LIBRARY_PATH": str(stage)}
+    command = [sys.executable, "-m", "limpq_deploy", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    found = {item["name"]: item for item in json.loads(done.stdout)["runtimes"]}["tensorrt"]
+    assert found["usable"] is (words is None)
+    assert words is None or words in found["detail"]
