@@ -357,7 +357,7 @@ def _trained_parity(report: ParityReport) -> TrainedParity | None:
 
 def _studied(subject: Subject) -> tuple[str, ...]:
     """Files on latency that this build makes beside the latency report."""
-    made = (STUDY, AUDIT) if subject.target.runtime == "onnxruntime" else (AUDIT,)
+    made: tuple[str, ...] = (STUDY, AUDIT) if subject.target.runtime == "onnxruntime" else (AUDIT,)
     if subject.placement.weights_only:
         made = ()
     return (*made, *((ROUNDS,) if subject.config.goes_round else ()))
