@@ -19,8 +19,9 @@ RUNS = 100
 
 
 def audit_stage(subject: Subject, folder: Path) -> Stage | None:
-    """The mixed engine beside the float one; None for ONNX Runtime, which the latency study audits."""
-    if subject.target.runtime == "onnxruntime":
+    """The mixed engine beside the float one; None for ONNX Runtime, which the latency study audits, and
+    where weights alone are integers: nothing computes in them."""
+    if subject.target.runtime == "onnxruntime" or subject.placement.weights_only:
         return None
 
     def run(report: Report) -> str:
