@@ -76,5 +76,5 @@ def installed_version() -> str | None:
             major = int(metadata.version(name).split(".")[0])
         except (metadata.PackageNotFoundError, ValueError):
             continue
-        return next((known for known in reversed(TENSORRT_FORMS) if int(known.split(".")[0]) <= major), None)
+        return next((known for known in tuple(TENSORRT_FORMS)[::-1] if int(known.split(".")[0]) <= major), None)
     return None

@@ -9,6 +9,7 @@ the first code itself, without any float, needs one mean and std for all channel
 """
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,13 +72,16 @@ def as_pixels(images_NCHW: NDArray[np.float32]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _scaled(name: str, scale: NDArray[np.float32]) -> tuple[list[onnx.NodeProto], dict[str, NDArray[np.generic]]]:
-    constants = {f"{name}.scale": scale, f"{name}.zero_point": np.zeros(len(scale), np.uint8)}
+def _scaled(name: str, scale: NDArray[np.float32]) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
+    constants: dict[str, NDArray[Any]] = {
+        f"{name}.scale": scale,
+        f"{name}.zero_point": np.zeros(len(scale), np.uint8),
+    }
     node = helper.make_node("DequantizeLinear", [name, *constants], [f"{name}.scaled"], name=f"{name}.scaled", axis=1)
     return [node], constants
 
 
-def _multiplied(name: str, scale: NDArray[np.float32]) -> tuple[list[onnx.NodeProto], dict[str, NDArray[np.generic]]]:
+def _multiplied(name: str, scale: NDArray[np.float32]) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
     nodes = [
         helper.make_node("Cast", [name], [f"{name}.float"], name=f"{name}.float", to=TensorProto.FLOAT),
         helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [f"{name}.scaled"], name=f"{name}.scaled"),
