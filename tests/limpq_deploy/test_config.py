@@ -103,8 +103,15 @@ def test_one_activation_width_is_among_the_bits_and_sets_the_default_budget() ->
     assert make_config({"act_bits": 8, "bits": (2, 4, 8), "max_mib": 1.0}).budget_like is None
     with pytest.raises(SettingError, match="--act-bits is 8, which bits does not list; give --bits 2,3,4,5,6,8"):
         make_config({"act_bits": 8})
-    with pytest.raises(SettingError, match="--act-bits is 32, expected 2 to 8: activations left in float are not"):
-        make_config({"act_bits": 32})
+    with pytest.raises(SettingError, match=r"--act-bits is 16, expected 2 to 8, or float \(32\)"):
+        make_config({"act_bits": 16})
+    floats = make_config({"act_bits": 32})
+    assert (floats.act_width, floats.budget_like) == (32, "w4a32")
+    half = make_config({"act_bits": 32, "target": "tensorrt"})
+    assert (half.act_width, half.budget_like) == (16, "w4a16")
+    for name, value in (("space", "w*a8"), ("scales", "pow2")):
+        with pytest.raises(SettingError, match="--act-bits is float, so that weights alone are integers"):
+            make_config({"act_bits": 32, name: value})
 
 
 def test_flags_of_training_are_options_without_a_value() -> None:
