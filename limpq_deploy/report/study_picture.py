@@ -70,7 +70,7 @@ def _frame(x: Scale, y: Scale) -> list[Shape]:
     shapes.append(Text(at=((LEFT + edge) / 2, HEIGHT - 14), content=words, anchor="middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     shapes.append(Text(at=(20, middle), content="p50, ms per call", anchor="middle", upright=True))
-    key = (("native pairs", MAIN, False), ("2 to 8 bits: one speed", TEXT, True))
+    key = (("native pairs", MAIN, False), ("2 to 8 bits, executed as 8", TEXT, True))
     for number, (name, ink, hollow) in enumerate(key):
         left = LEFT + 8.0 + 150 * number
         shapes.append(Dot(at=(left, 20.0), radius=4.2, ink=ink, hollow=hollow))
