@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from limpq_deploy.export.placement import BitPair
+from limpq_deploy.export.targets import in_float
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
 from limpq_deploy.report.figures import count, percent
@@ -13,6 +14,8 @@ TOP = 16
 GAP = 3
 BETWEEN = 34
 SHARE_PX = 46
+FLOAT_BAR = 10
+"""Height, in bits, of the bar of a tensor left in float; its number is written on it."""
 SIDE = 0.11
 """Room on each side of a bar, as a share of its column."""
 
@@ -46,14 +49,19 @@ class LayersSection:
 def layers_section(inputs: ReportInputs) -> LayersSection:
     rows = layer_rows(inputs)
     uniform = _one_pair(inputs)
-    top_bits = max(8, *(bits for row in rows for bits in row.nominal))
-    container = all(max(row.realised) <= top_bits for row in rows)
+    top_bits = max(8, *(drawn_bits(bits) for row in rows for bits in row.nominal))
+    container = all(max(map(drawn_bits, row.realised)) <= top_bits for row in rows)
     return LayersSection(
         chart=_chart(rows, top_bits, uniform, container),
         rows=rows,
         uniform=uniform,
         container=container,
     )
+
+
+def drawn_bits(bits: int) -> int:
+    """Bits as a bar is high: floats are cut off, for their bars would dwarf all others."""
+    return FLOAT_BAR if in_float(bits) else bits
 
 
 def layer_rows(inputs: ReportInputs) -> tuple[LayerRow, ...]:
@@ -108,12 +116,12 @@ def _chart(rows: tuple[LayerRow, ...], top_bits: int, uniform: BitPair | None, c
 
     def column(row: LayerRow) -> Column:
         weight, act = row.nominal
-        up, down = BIT_PX * weight, BIT_PX * act
+        up, down = BIT_PX * drawn_bits(weight), BIT_PX * drawn_bits(act)
         kind, text = (" pinned", " pinned-text") if row.pinned else ("", "")
         inner = 1 - 2 * SIDE
         outline = []
         if container:
-            tall, deep = (BIT_PX * bits for bits in row.realised)
+            tall, deep = (BIT_PX * drawn_bits(bits) for bits in row.realised)
             outline = [
                 svg.box(SIDE, weight_floor - tall, inner, tall, "container"),
                 svg.box(SIDE, act_ceiling, inner, deep, "container"),
@@ -131,8 +139,8 @@ def _chart(rows: tuple[LayerRow, ...], top_bits: int, uniform: BitPair | None, c
     front = []
     if uniform is not None:
         front = [
-            svg.horizontal(weight_floor - BIT_PX * uniform[0], "uniform-line"),
-            svg.horizontal(act_ceiling + BIT_PX * uniform[1], "uniform-line"),
+            svg.horizontal(weight_floor - BIT_PX * drawn_bits(uniform[0]), "uniform-line"),
+            svg.horizontal(act_ceiling + BIT_PX * drawn_bits(uniform[1]), "uniform-line"),
         ]
     label = (
         f"Weight and activation bits of {len(rows)} layers in execution order, "

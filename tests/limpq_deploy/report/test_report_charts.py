@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limpq_deploy.policy import LayerBits
 from limpq_deploy.report import ReportInputs, figures, svg
 from limpq_deploy.report.accuracy import wilson_interval
 from limpq_deploy.report.columns import Column, column_chart, short_name
@@ -119,6 +120,17 @@ def test_bits_that_an_engine_reports_stand_before_those_that_the_target_promises
     assert rows["layer1.0.conv1"] == (8, 8)
     assert layers_section(small).container
     assert not layers_section(inputs).container
+
+
+def test_a_layer_left_in_float_has_a_bar_that_does_not_dwarf_the_others(small: ReportInputs) -> None:
+    bits = {**small.policy.bits, "layer1.0.conv1": LayerBits(weight=32, act=32)}
+    floats = replace(small, policy=replace(small.policy, bits=bits), realised={"layer1.0.conv1": (32, 32)})
+    section = layers_section(floats)
+    assert section.container
+    assert 'height="110" class="bar-w"' in section.chart.plot
+    assert f'height="{11 * 32}"' not in section.chart.plot
+    assert ">32</text>" in section.chart.plot
+    assert "weight 32 bit, activation 32 bit" in section.chart.plot
 
 
 def test_bars_are_as_tall_as_their_bits(small: ReportInputs) -> None:
