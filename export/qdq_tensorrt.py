@@ -38,6 +38,9 @@ from limpq_deploy.export.qdq_base import CODE_MOVERS, Dialect
 
 INT8 = np.iinfo(np.int8)
 
+SMALLEST_HALF = float(np.finfo(np.float16).smallest_normal)
+"""Smallest scale that FP16 holds with all its bits."""
+
 STAYS = ("Relu", "Clip", *CODE_MOVERS)
 """Operators that give the same numbers in FP16 as in FP32, and so stay in the type of what they read."""
 
@@ -104,6 +107,8 @@ class TensorRtDialect(Dialect):
         bias = self.constant(f"{layer.name}.bias", layer.float_bias.astype(number))
         if layer.codes is None or layer.scale is None:
             return self.constant(f"{layer.name}.weight", layer.weight.astype(number)), bias
+        if number is np.float16 and layer.scale.min() < SMALLEST_HALF:
+            return self._cast(self._weight(layer.name, layer.codes, layer.scale), TensorProto.FLOAT16), bias
         return self._weight(layer.name, layer.codes, layer.scale.astype(number)), bias
 
     def other(self, node: onnx.NodeProto) -> None:

@@ -131,6 +131,28 @@ def test_other_float_layers_are_plain_fp32_and_change_nothing(edges: Any, versio
     np.testing.assert_allclose(run(model, images), run(written(net, logits, version), images), rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.01, 1e-6])
+def test_integer_weights_of_an_island_have_fp16_scales_where_fp16_holds_them(edges: Any, scale: float) -> None:
+    net, logits = edges(8)
+    one = net.layers["block1.conv1"]
+    scales = np.full_like(one.scale, scale)
+    weight = one.codes * scales[:, None, None, None]
+    layer = FloatLayer(
+        name=one.name, bits=16, weight_bits=4, weight=weight, bias=one.bias, codes=one.codes, scale=scales
+    )
+    template = net.template(logits)
+    template.opset_import[0].version = 20
+    layers = {**net.layers, one.name: layer}
+    model = build_qdq(template, net.placement, layers, net.acts, {}, TENSORRT_FORMS["10"])
+    assert list(static_findings(model, TENSORRT)) == []
+    node = next(node for node in model.graph.node if node.name == one.name)
+    maker = next(maker for maker in model.graph.node if node.input[1] in maker.output)
+    half = scale > 1e-4
+    assert fixed(model)[f"{one.name}.weight_scale"].dtype == (np.float16 if half else np.float32)
+    assert maker.op_type == ("DequantizeLinear" if half else "Cast")
+    assert np.isfinite(run(model, net.images(2))).all()
+
+
 def test_a_weight_that_fp16_cannot_hold_is_refused_by_name(edges: Any) -> None:
     net, logits = edges(6)
     net.layers["stem"].bias[1] = 1e6
