@@ -10,7 +10,7 @@ Keys: ``resnet18_speedup_b1``, ``mobilenet_v2_speedup_b1`` (w7a7 over float32; p
 float32 with 95 % intervals, by model and batch; ``cpu_time_speedups``: the same from CPU time, which a busy machine
 disturbs less; ``nodes``: milliseconds by operator, from the profiler, batch 1. ``protocol``: what an
 empty call is measured to take, as a share of the integer graph's time (so much the protocol adds to a figure), and how
-far medians and their ratio differ over five runs.
+far medians, lower deciles of CPU time and the medians' ratio differ over five runs.
 """
 
 import argparse
@@ -152,6 +152,13 @@ class Bench:
             "empty_call_ms": empty.stats.p50_ms,
             "overhead": empty.stats.p50_ms / min(run[1].stats.p50_ms for run in runs),
             "spread_of_medians": spread,
+            "spread_of_cpu_deciles": {
+                name: max(values) / min(values) - 1
+                for name, values in {
+                    run.name: [float(np.quantile(one[index].parts_ms[CPU_TIME], 0.1)) for one in runs]
+                    for index, run in enumerate(runs[0])
+                }.items()
+            },
             "spread_of_ratio": max(ratios) / min(ratios) - 1,
             "ratios": ratios,
         }
