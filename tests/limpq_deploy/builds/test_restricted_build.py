@@ -84,7 +84,7 @@ def test_a_build_learns_sizes_and_moments_and_keeps_what_it_was_told(tmp_path: P
     ("change", "sentence"),
     [
         ({"pin": ("layer2.conv1=w7a7",)}, "asks for 7 bits, .* add 7 to --bits"),
-        ({"space": "native:onnxruntime"}, "asks for 32 bits, .* ask `search` on an indicators file"),
+        ({"space": "native:onnxruntime", "bits": (2, 4), "pin": ()}, "asks for 8 bits, .* add 8 to --bits"),
         ({"tie": ("layer9.*,layer1.*",)}, "--tie 'layer9.*' matches no searched layer of 'resnet8'"),
     ],
 )
