@@ -14,6 +14,7 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
+from limpq_deploy.export.file_forms import TENSORRT_FORMS
 from limpq_deploy.export.float_execution import on_runtime
 from limpq_deploy.export.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.parity import compare_runtime
@@ -35,7 +36,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint import lint
 from limpq_deploy.export.qdq import build_qdq
-from limpq_deploy.export.runtimes.ort import OnnxRuntime
+from limpq_deploy.export.runtimes.ort import OnnxRuntime, open_as_written
 
 F, I = (32, 32), (8, 8)  # noqa: E741  float and integer
 
@@ -321,3 +322,48 @@ def test_with_float_activations_joint_training_learns_scales_of_weights_alone(
     assert all(layer.act == (0.0, 0.0) and min(layer.weight) > 0 for layer in indicators.layers)
     assert {layer.act_bits for layer in indicators.pinned} == {32}
     assert max(movements(indicators)) < 1e-6  # nothing moved; scales are kept as logarithms
+
+
+class TwoLinear(nn.Module):
+    """A convolution, and two linear layers of which the first is searched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.hidden = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.hidden(torch.relu(self.stem(x)).mean((2, 3)))))
+
+
+@pytest.mark.parametrize("version", ["8.6", "10"])
+def test_a_linear_layer_of_4_bit_weights_and_16_bit_activations_keeps_its_integer_weights_for_tensorrt(
+    version: str,
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        traced = trace(TwoLinear().eval(), (1, 6, 6))
+    placement = place(traced, TENSORRT, model="two")
+    policy = {"hidden": (4, 16)}
+    assert TENSORRT.holds(4, 16, linear=True)
+    assert not TENSORRT.holds(4, 16, linear=False)
+    model = model_of_policy(traced, placement, policy)
+    model.initialise_scales(torch.randn(8, 1, 6, 6))
+    model.set_bits(policy)
+    layers, acts = integer_model(model.eval(), policy)
+    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
+    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
+    form = TENSORRT_FORMS[version]
+    file = build_qdq(export_template(marked, (1, 6, 6), form.opset), placement, layers, acts, {}, form)
+    assert lint(file, TENSORRT).findings == ()
+    fixed = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
+    assert fixed["hidden.weight_scale"].dtype == (np.float16 if form.typed else np.float32)
+    if form.weights == "int8":
+        assert set(np.unique(fixed["hidden.weight_codes"])) <= set(range(-8, 9))
+    images = np.random.default_rng(0).standard_normal((4, 1, 6, 6), np.float32)
+    with torch.no_grad():
+        trained = model(torch.from_numpy(images)).numpy()
+    found = open_as_written(file).run_feeds({"images": images})["logits"]
+    # one step of the head's 8-bit input at a tie, and FP16 in the island
+    np.testing.assert_allclose(found, trained, atol=0.02 * np.ptp(trained))
