@@ -68,8 +68,8 @@ class Subject:
         require_classes(self.dataset, self.info.num_classes)
         self._check_training()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
-        if self.config.act_bits is not None:
-            untrained = self._weights_only(untrained, self.config.act_bits)
+        if self.config.act_bits is not None and not self.placement.weights_only:
+            untrained = weights_only(untrained, self.config.act_bits)
         indicators = self.restricted(with_edges(with_memory(untrained, self._shapes, self.placement), self._shapes))
         if self.config.policy is not None:
             self.given_policy(indicators)
@@ -204,9 +204,6 @@ class Subject:
             pairs = {layer.name: layer.pairs or () for layer in restricted.layers}
             self._require_native(((name, pair) for name, some in pairs.items() for pair in some), "--pin or --space")
         return restricted
-
-    def _weights_only(self, indicators: Indicators, act_bits: int) -> Indicators:
-        return indicators if in_float(act_bits) else weights_only(indicators, act_bits)
 
     def _require_native(self, pairs: Iterable[tuple[str, BitPair]], origin: str) -> None:
         """Layers are left in float, wholly or in part, as the target executes it."""
