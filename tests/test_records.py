@@ -17,6 +17,7 @@ from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.config import Config, Training, load_config, write_config
 from limpq_deploy.evaluate import Accuracy
 from limpq_deploy.export.environment import Environment
+from limpq_deploy.export.exported import ExportedFile, ExportRecord
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
 from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.manifest import Manifest
@@ -63,6 +64,21 @@ from .record_strategies import (
     placements,
 )
 
+EXPORTED_FILE = st.builds(
+    ExportedFile, name=NAME, sha256=NAME, size=st.integers(0, 2**40), weights=st.integers(0, 2**40)
+)
+EXPORT_RECORD = st.builds(
+    ExportRecord,
+    target=NAME,
+    opset=st.integers(17, 25),
+    model=EXPORTED_FILE,
+    nominal=st.integers(0, 2**40),
+    tensorrt=optional(st.sampled_from(["8.6", "10", "11"])),
+    batch=optional(st.just("1:8:32")),
+    float_layers=st.lists(NAME).map(tuple),
+    stored=optional(EXPORTED_FILE),
+)
+
 RECORDS: dict[type, st.SearchStrategy[Any]] = {
     QuantGrid: GRID,
     QuantParams: PARAMS,
@@ -80,6 +96,7 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
     Accuracy: accuracies(),
     Verdict: verdicts(),
     LintReport: LINT,
+    ExportRecord: EXPORT_RECORD,
     ParityReport: PARITY_REPORT,
     Engine: ENGINE,
     Preprocess: PREPROCESS,
