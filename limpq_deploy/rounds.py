@@ -17,6 +17,9 @@ from limpq_deploy.policy import Policy
 TOLERANCE = 0.05
 """How far the predicted time may be from the measured one."""
 
+SLOWER = 1.05
+"""From here on a slower machine is told as a reason."""
+
 ROUNDS = 4
 
 
@@ -100,10 +103,12 @@ def go_round(
     while len(found) < most:
         try:
             policy = solve(scaled(table, speed), aim)
-        except InfeasiblePolicy as error:
+        except InfeasiblePolicy:
             if not found:
                 raise
-            stopped = f"the corrected table knows no policy within {aim:.4g} ms ({error})"
+            stopped = f"the corrected table knows no policy within {aim:.4g} ms"
+            if speed > SLOWER:
+                stopped += f", now that the machine takes {speed:.2f} times as long as at its profile"
             break
         pairs = policy.pairs()
         row = skeleton.row(pairs)

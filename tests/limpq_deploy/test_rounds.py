@@ -119,6 +119,13 @@ def test_a_machine_that_never_agrees_ends_after_the_last_round_and_says_why() ->
     assert policy.pairs() == rounds.last.pairs
 
 
+def test_a_machine_that_became_too_slow_for_the_limit_is_told_as_the_reason() -> None:
+    _, rounds = go_round(TABLE, BONES, limit_ms=2.0, solve=solve, time=machine(figures(), speed=2.0))
+    assert not rounds.converged
+    assert "knows no policy within" in rounds.why
+    assert "takes 2.00 times as long as at its profile" in rounds.why
+
+
 def test_rounds_survive_json() -> None:
     _, rounds = go_round(TABLE, BONES, limit_ms=3.2, solve=solve, time=machine(figures(float_ms=1.5)))
     assert from_json(Rounds, to_json(rounds), "rounds") == rounds
