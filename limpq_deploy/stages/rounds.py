@@ -171,12 +171,17 @@ def study_stage(subject: Subject, folder: Path) -> Stage | None:
         write_record(found, folder / STUDY)
         audit = audit_cpu(folder / MODEL, folder / FLOAT_MODEL, subject.runtime())
         write_record(audit, folder / AUDIT)
-        slow = f"; {len(audit.slower)} integer layers are slower than in float" if audit.slower else ""
-        return f"{found.sentence}{slow}"
+        order = "undefined" if found.realised.value is None else f"{found.realised.value:.2f}"
+        doubtful = f"; {found.doubtful} of {len(found.points)} figures doubtful" if found.doubtful else ""
+        slow = f"; {len(audit.slower)} integer layers slower than in float" if audit.slower else ""
+        return (
+            f"rank correlation with executed BitOps {order} ({found.realised.policies} engines); within "
+            f"{found.narrow_spread:.0%} over 2 to 8 bits{doubtful}{slow}"
+        )
 
     return Stage(
         name="study",
-        title="latency and BitOps",
+        title="latency, BitOps",
         inputs={"seconds": seconds, **runtime_inputs(subject)},
         reads=(MODEL, FLOAT_MODEL, INDICATORS, PLACEMENT),
         outputs=(STUDY, AUDIT),
