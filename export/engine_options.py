@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import SettingError
 
@@ -67,3 +67,9 @@ class EngineOptions:
             raise SettingError(f"{self.builds} builds were asked for; expected at least one")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise SettingError(f"the workspace is {self.workspace_mib} MiB; expected at least 1")
+
+
+def given_options(**settings: Any) -> EngineOptions | None:
+    """Options with these settings, None standing for a default; None where all are. Raises SettingError as they do."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    return EngineOptions(**given) if given else None

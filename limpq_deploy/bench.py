@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.latency import LatencyReport, Threads
 from limpq_deploy.export.measure import Progress, measure_models
 from limpq_deploy.export.runtimes import runtime_named
@@ -22,13 +23,14 @@ def bench_models(
     threads: int | None = None,
     seconds: float = 3.0,
     runtime: str = "onnxruntime",
+    options: EngineOptions | None = None,
 ) -> LatencyReport:
     """Time files, and the models of build directories; all of one batch size and number of threads are interleaved.
 
-    ``threads`` None: one, then as many as the runtime takes. ``seconds`` of recorded calls for each. Raises ModelError
-    for a directory that is no build's.
+    ``threads`` None: one, then as many as the runtime takes. ``seconds`` of recorded calls for each. ``options``: how
+    the runtime builds engines. Raises ModelError for a directory that is no build's.
     """
-    found = available(runtime)
+    found = available(runtime, options)
     settings: tuple[Threads, ...] = (1, "default") if threads is None else (threads,)
     with progress("timing") as report:
         return measure_models(
@@ -59,9 +61,9 @@ def told(report: Report) -> Progress:
     return lambda share, note: report(round(100 * share), 100, note)
 
 
-def available(name: str) -> Runtime:
-    """The runtime of this name. Raises RuntimeUnavailable where it cannot be used here."""
-    runtime = runtime_named(name)
+def available(name: str, options: EngineOptions | None = None) -> Runtime:
+    """The runtime of this name. Raises RuntimeUnavailable where it cannot be used here, or as `runtime_named`."""
+    runtime = runtime_named(name, options)
     why = runtime.unavailable()
     if why is not None:
         raise RuntimeUnavailable(why)

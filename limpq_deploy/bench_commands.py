@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.options import FILE, IntList, json_option
+from limpq_deploy.options import FILE, IntList, builder_options, json_option
 
 TIME = "time"
 
@@ -73,6 +73,7 @@ def bench() -> None:
 @click.option(
     "--runtime", default="onnxruntime", show_default=True, metavar="NAME", help="What executes them; see doctor."
 )
+@builder_options
 @click.option("--server", metavar="URL", help="Time one model here and through http://HOST:PORT/MODEL or grpc://...")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep all raw samples as JSON.")
 @json_option
@@ -82,13 +83,18 @@ def time_models(
     threads: int | None,
     seconds: float,
     runtime: str,
+    workspace_mib: int | None,
+    builder_level: int | None,
+    builds: int | None,
     server: str | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Latency of ONNX models, interleaved in one run; needs no torch."""
     from limpq_deploy.calibration.records import to_dict, write_record
+    from limpq_deploy.export.engine_options import given_options
 
+    engine = given_options(workspace_mib=workspace_mib, level=builder_level, builds=builds)
     if server is not None:
         from limpq_deploy.serving_bench import bench_server
         from limpq_deploy.tables import serving_lines
@@ -99,6 +105,11 @@ def time_models(
                 "batch sizes, "
                 "give the one that is served"
             )
+        if engine is not None:
+            raise SettingError(
+                "--workspace-mib, --builder-level and --builds have no effect with --server, which builds no engine; "
+                "leave them away"
+            )
         measured = bench_server(server, models[0], batch=batches[0], threads=threads, seconds=seconds)
         if output is not None:
             write_record(measured, output)
@@ -106,7 +117,7 @@ def time_models(
         return
     from limpq_deploy.bench import bench_models
 
-    report = bench_models(models, batches=batches, threads=threads, seconds=seconds, runtime=runtime)
+    report = bench_models(models, batches=batches, threads=threads, seconds=seconds, runtime=runtime, options=engine)
     if output is not None:
         write_record(report, output)
     if as_json:

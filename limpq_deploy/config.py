@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
-from limpq_deploy.export.engine_options import BatchRange
+from limpq_deploy.export.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.recipe import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
@@ -46,6 +46,9 @@ TRAINING_OPTIONS = (
 FLAGS = {"engine": "--no-engine", "ptq": "--ptq"}
 """Options that say what is not the default by being there."""
 
+ENGINE_SETTINGS = ("batch", "workspace_mib", "builder_level", "builds")
+"""Settings of the builder of engines, which TensorRT alone has."""
+
 REPEATED = ("min_bits", "pin", "tie")
 """Options that are given once for every entry."""
 
@@ -68,7 +71,8 @@ class Config:
     instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
     trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (mse). ``scales``:
     "pow2" makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``: version that
-    files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX.
+    files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX;
+    ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions` (None: its defaults).
     ``input``: "uint8" writes a file that takes pixels, and ships that. ``storage``: a second file with weights at their
     true bits, none below 4 (or 2).
 
@@ -110,6 +114,9 @@ class Config:
     scales: Literal["free", "pow2"] = "free"
     tensorrt: Literal["8.6", "10", "11"] | None = None
     batch: str | None = None
+    workspace_mib: int | None = None
+    builder_level: int | None = None
+    builds: int | None = None
     storage: Literal["int4", "int2"] | None = None
     input: Literal["float", "uint8"] = "float"
     engine: bool = True
@@ -124,7 +131,7 @@ class Config:
             raise ValueError(
                 f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6"
             )
-        for name in ("tensorrt", "batch"):
+        for name in ("tensorrt", *ENGINE_SETTINGS):
             if getattr(self, name) is not None and self.target != "tensorrt":
                 raise ValueError(f"{name} is {getattr(self, name)}, which has no effect without --target tensorrt")
         if self.storage is not None and self.target == "reference":
@@ -133,6 +140,11 @@ class Config:
             raise ValueError("input is uint8, and the target reference is never exported")
         if self.batch is not None:
             BatchRange.parse(self.batch)
+        for name in ("workspace_mib", "builds"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.builder_level is not None and self.builder_level not in LEVELS:
+            raise ValueError(f"builder_level is {self.builder_level}; expected {LEVELS[0]} to {LEVELS[-1]}")
         if not 2 <= self.pinned_bits <= 8:
             raise ValueError(f"pinned_bits is {self.pinned_bits}; expected 2 to 8")
         if self.act_bits == FLOAT:
@@ -223,6 +235,14 @@ class Config:
         if self.limited or self.policy is not None or self.goes_round:
             return self.like
         return DEFAULT_LIKE if self.act_width is None else f"w4a{self.act_width}"
+
+    @property
+    def engine_options(self) -> EngineOptions | None:
+        """How the engine is to be built; None where nothing is said about it."""
+        batch = None if self.batch is None else BatchRange.parse(self.batch)
+        return given_options(
+            batch=batch, workspace_mib=self.workspace_mib, level=self.builder_level, builds=self.builds
+        )
 
     @property
     def act_width(self) -> int | None:

@@ -160,6 +160,31 @@ def budget_options(command: Command) -> Command:
     return with_options(options, command)
 
 
+def builder_options(command: Command) -> Command:
+    """How TensorRT builds engines."""
+    options = (
+        click.option(
+            "--workspace-mib",
+            type=int,
+            metavar="M",
+            help="GPU memory that TensorRT's builder may take, in MiB.  [default: all]",
+        ),
+        click.option(
+            "--builder-level",
+            type=int,
+            metavar="L",
+            help="Of TensorRT's builder: 0 builds fastest, 5 tries most.  [default: 3]",
+        ),
+        click.option(
+            "--builds",
+            type=int,
+            metavar="N",
+            help="TensorRT engines built of each file, to keep the fastest and record the spread.  [default: 1]",
+        ),
+    )
+    return with_options(options, command)
+
+
 def training_options(command: Command) -> Command:
     options = (
         click.option("--joint-epochs", type=float, metavar="E", help="Passes over the images for the indicators."),
@@ -273,6 +298,7 @@ def build_options(command: Command) -> Command:
             help="Version that files for TensorRT are written for.  [default: the installed one, else 8.6]",
         ),
         click.option("--batch", metavar="MIN:OPT:MAX", help="Images per call of a TensorRT engine, e.g. 1:8:32."),
+        builder_options,
         click.option(
             "--input",
             type=click.Choice(["float", "uint8"]),

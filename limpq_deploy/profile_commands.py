@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.options import FILE, json_option
+from limpq_deploy.options import FILE, builder_options, json_option
 
 
 @click.command(short_help="What each layer takes on this device, at each of its precisions.")
@@ -31,6 +31,7 @@ from limpq_deploy.options import FILE, json_option
     help="Mixed graphs that are timed beside the uniform ones; each also checks the table without it.",
 )
 @click.option("--runtime", metavar="NAME", help="What executes them.  [default: that of the build's target]")
+@builder_options
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the mixed graphs.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: latency-table.json]")
 @json_option
@@ -41,6 +42,9 @@ def profile(
     seconds: float,
     graphs: int,
     runtime: str | None,
+    workspace_mib: int | None,
+    builder_level: int | None,
+    builds: int | None,
     seed: int,
     output: Path | None,
     as_json: bool,
@@ -56,10 +60,18 @@ def profile(
     limpq-deploy search limpq-build/indicators.json --latency-table here.json --max-latency-ms 2
     """
     from limpq_deploy.calibration.records import to_dict, write_record
+    from limpq_deploy.export.engine_options import given_options
     from limpq_deploy.profiling import profile_build
 
     table = profile_build(
-        build, threads=threads or "default", batch=batch, seconds=seconds, graphs=graphs, runtime=runtime, seed=seed
+        build,
+        threads=threads or "default",
+        batch=batch,
+        seconds=seconds,
+        graphs=graphs,
+        runtime=runtime,
+        seed=seed,
+        options=given_options(workspace_mib=workspace_mib, level=builder_level, builds=builds),
     )
     file = output or Path("latency-table.json")
     write_record(table, file)

@@ -5,6 +5,7 @@ from pathlib import Path
 from limpq_deploy.bench import available, told
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.latency import Threads
 from limpq_deploy.export.latency_table import LatencyTable
 from limpq_deploy.export.loading import load_model
@@ -26,8 +27,10 @@ def profile_build(
     graphs: int = 8,
     runtime: str | None = None,
     seed: int = 0,
+    options: EngineOptions | None = None,
 ) -> LatencyTable:
-    """Time the parts of a build's model. Reads its float model, placement and indicators.
+    """Time the parts of a build's model. Reads its float model, placement and indicators. ``options``: how the
+    runtime builds engines.
 
     Raises ModelError for a directory that is no build's, or one of a version that did not record what is needed.
     """
@@ -41,7 +44,7 @@ def profile_build(
     chosen = runtime or placement.spec.runtime
     if chosen is None:
         raise ModelError(f"the target {placement.spec.name} is never executed; build for another with --target")
-    found = available(chosen)
+    found = available(chosen, options)
     template = with_markers(load_model(folder / FLOAT_MODEL))
     with progress("profiling") as report:
         return measure(

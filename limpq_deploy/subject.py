@@ -20,7 +20,6 @@ from limpq_deploy.config import Config
 from limpq_deploy.costs import Budget, budgets_from_options
 from limpq_deploy.edges import with_edges
 from limpq_deploy.equalise import equalise_channels
-from limpq_deploy.export.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.file_forms import FileForm, form_for
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes import runtime_named
@@ -108,11 +107,7 @@ class Subject:
     def runtime(self) -> Runtime:
         """The target's runtime. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
         assert self.target.runtime is not None
-        runtime = runtime_named(self.target.runtime)
-        if self.target.runtime == "tensorrt" and self.config.batch is not None:
-            from limpq_deploy.export.runtimes.trt import TensorRt
-
-            runtime = TensorRt(EngineOptions(batch=BatchRange.parse(self.config.batch)))
+        runtime = runtime_named(self.target.runtime, self.config.engine_options)
         why = runtime.unavailable()
         if why is not None:
             raise RuntimeUnavailable(why)

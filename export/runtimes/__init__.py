@@ -1,13 +1,22 @@
 """Runtimes by name. A runtime is imported when it is asked for."""
 
-from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.errors import ModelError, SettingError
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.runtimes.base import Runtime
 
 RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt")
 
 
-def runtime_named(name: str) -> Runtime:
-    """The runtime of this name, usable here or not (see `Runtime.unavailable`). Raises ModelError for unknown names."""
+def runtime_named(name: str, options: EngineOptions | None = None) -> Runtime:
+    """The runtime of this name, usable here or not (see `Runtime.unavailable`). ``options``: how it builds engines.
+
+    Raises ModelError for unknown names, SettingError for options where the runtime builds no engines.
+    """
+    if options is not None and name in RUNTIMES and name != "tensorrt":
+        raise SettingError(
+            f"the runtime is {name}, which builds no engines: a workspace, builder level or number of builds has no "
+            "effect; leave them away, or give tensorrt"
+        )
     if name == "onnxruntime":
         from limpq_deploy.export.runtimes.ort import OnnxRuntime
 
@@ -19,5 +28,5 @@ def runtime_named(name: str) -> Runtime:
     if name == "tensorrt":
         from limpq_deploy.export.runtimes.trt import TensorRt
 
-        return TensorRt()
+        return TensorRt(options)
     raise ModelError(f"unknown runtime {name!r}; known runtimes: {', '.join(RUNTIMES)}")

@@ -193,13 +193,16 @@ def has_uniform(folder: Path) -> bool:
 
 
 def runtime_inputs(subject: Subject) -> dict[str, Any]:
-    """What exported files and measurements depend on beside their inputs: library versions and this machine's CPU."""
+    """What exported files and measurements depend on beside their inputs: library versions, this machine's CPU, and
+    how engines are built where something is said about it."""
     environment = read_environment()
+    options = subject.config.engine_options
     return {
         "cpu": [environment.cpu, *environment.instruction_sets],
         "libraries": environment.libraries,
         "runtime": subject.target.runtime,
         **({"gpus": to_dict(ask_driver())} if subject.target.runtime == "tensorrt" else {}),
+        **({"engine": to_dict(options)} if options is not None else {}),
     }
 
 

@@ -110,6 +110,16 @@ def test_an_unknown_runtime_is_named_with_the_known_ones(build: Path) -> None:
     assert "known runtimes: " in done.output
 
 
+def test_settings_of_an_engines_builder_are_refused_where_none_is_built(build: Path) -> None:
+    for words in (("--workspace-mib", 64), ("--builder-level", 0), ("--builds", 2, "--runtime", "onnxruntime-cuda")):
+        done = run("bench", build, *words)
+        assert (done.exit_code, "which builds no engines" in done.output) == (1, True), done.output
+    done = run("bench", build, "--server", "http://localhost:1/tiny", "--builds", 2)
+    assert (done.exit_code, "no effect with --server" in done.output) == (1, True), done.output
+    done = run("bench", build, "--runtime", "tensorrt", "--builder-level", 9)
+    assert (done.exit_code, "builder level is 9; expected 0 to 5" in done.output) == (1, True), done.output
+
+
 def test_help_shows_the_options_of_timing_and_the_other_commands() -> None:
     shown = run("bench", "--help").output
     for word in ("--batch", "--runtime", "--server", "merge", "compare"):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.cli import main
 from limpq_deploy.config import Config, Training, load_config, make_config, write_config
+from limpq_deploy.export.engine_options import BatchRange, EngineOptions
 
 
 def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -118,3 +119,31 @@ def test_flags_of_training_are_options_without_a_value() -> None:
     config = make_config({"freeze_weights": True, "data_fraction": 0.5})
     assert config.training.freeze_weights is True
     assert config.command_line() == "limpq-deploy build --data-fraction 0.5 --freeze-weights"
+
+
+def test_settings_of_the_engines_builder_come_from_options_and_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('target = "tensorrt"\nbatch = "1:4:8"\nbuilder-level = 5\nbuilds = 2\n')
+    config = make_config({"workspace_mib": 512, "builds": 3}, file)
+    batch = BatchRange(least=1, best=4, most=8)
+    assert config.engine_options == EngineOptions(batch=batch, workspace_mib=512, level=5, builds=3)
+    line = config.command_line()
+    assert line.endswith("--target tensorrt --batch 1:4:8 --workspace-mib 512 --builder-level 5 --builds 3")
+    assert make_config({"target": "tensorrt", "builder_level": 0}).engine_options == EngineOptions(level=0)
+    assert make_config({"target": "tensorrt"}).engine_options is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("workspace_mib", 0, "--workspace-mib is 0; expected at least 1"),
+        ("builds", 0, "--builds is 0; expected at least 1"),
+        ("builder_level", -1, "--builder-level is -1; expected 0 to 5"),
+        ("builder_level", 6, "--builder-level is 6; expected 0 to 5"),
+    ],
+)
+def test_a_builder_setting_out_of_range_is_refused(name: str, value: int, expected: str) -> None:
+    with pytest.raises(SettingError, match=f"^{expected}$"):
+        make_config({"target": "tensorrt", name: value})
+    with pytest.raises(SettingError, match="no effect without --target tensorrt"):
+        make_config({"target": "onnxruntime", name: value})

@@ -6,7 +6,10 @@ import pytest
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.config import Config
+from limpq_deploy.export.runtimes import trt
+from limpq_deploy.export.runtimes.trt import TensorRt
 from limpq_deploy.recipe import Training
+from limpq_deploy.stages.deploy import engine_stage
 from limpq_deploy.subject import Subject
 
 MODEL = """
@@ -42,3 +45,17 @@ def test_a_batch_larger_than_the_training_split_is_refused() -> None:
     config = Config(training=Training(batch_size=5000))
     with pytest.raises(SettingError, match="batch_size is 5000, and 'digits' has 1078 training images"):
         Subject(config).check(engine=False)
+
+
+def test_builder_settings_reach_the_runtime_and_the_digest_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt, "unavailable", lambda: None)
+    plain = Subject(Config(target="tensorrt"))
+    set_up = Subject(Config(target="tensorrt", workspace_mib=256, builder_level=1, builds=2))
+    runtime = set_up.runtime()
+    assert isinstance(runtime, TensorRt)
+    assert (runtime.options.workspace_mib, runtime.options.level, runtime.options.builds) == (256, 1, 2)
+    inputs, before = engine_stage(set_up, tmp_path).inputs, engine_stage(plain, tmp_path).inputs
+    assert {name for name in inputs if inputs[name] != before.get(name)} == {"engine"}
+    assert inputs["engine"]["level"] == 1

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.qdq import strip_markers
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine
@@ -26,6 +27,12 @@ def test_runtimes_are_known_by_name() -> None:
     assert runtime_named("tensorrt").name == "tensorrt"
     with pytest.raises(ModelError, match="known runtimes: onnxruntime, onnxruntime-cuda, tensorrt"):
         runtime_named("abacus")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-cuda"])
+def test_a_runtime_that_builds_no_engine_refuses_settings_of_its_builder(name: str) -> None:
+    with pytest.raises(SettingError, match=f"the runtime is {name}, which builds no engines.*or give tensorrt"):
+        runtime_named(name, EngineOptions())
 
 
 def test_the_table_of_runtimes_imports_none_of_them() -> None:

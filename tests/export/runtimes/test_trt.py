@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.engine_options import BatchRange, EngineOptions
+from limpq_deploy.export.engine_options import BatchRange, EngineOptions, given_options
 from limpq_deploy.export.engine_record import PlanRefused
-from limpq_deploy.export.runtimes import trt, trt_session
+from limpq_deploy.export.runtimes import runtime_named, trt, trt_session
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
 from limpq_deploy.export.runtimes.cuda import CudaDriver, Gpu
 from limpq_deploy.export.runtimes.ort import open_as_written
@@ -393,6 +394,37 @@ def test_several_builds_are_timed_against_each_other(memory: HostMemory, model: 
     assert [build.ms for build in engine.plan.builds] == [0.5] * 3
     assert engine.plan.spread == 0.0
     assert engine.plan.sha256 == engine.plan.builds[engine.plan.chosen].plan_sha256
+
+
+def test_options_of_the_builder_reach_it_by_name(memory: HostMemory, model: Path) -> None:
+    engine = runtime_named("tensorrt", given_options(workspace_mib=32, level=1, builds=2)).engine(model)
+    assert engine.plan is not None
+    assert (engine.plan.settings["workspace_bytes"], len(engine.plan.builds)) == (str(32 * 2**20), 2)
+    assert engine.plan.settings["builder_optimization_level"] == "1"
+
+
+def test_bench_builds_engines_as_its_options_say(memory: HostMemory, model: Path, tmp_path: Path) -> None:
+    from limpq_deploy.cli import main
+
+    file = tmp_path / "latency.json"
+    words = (
+        "--runtime",
+        "tensorrt",
+        "--threads",
+        "1",
+        "--seconds",
+        "0.1",
+        "--workspace-mib",
+        "48",
+        "--builder-level",
+        "2",
+    )
+    done = CliRunner().invoke(main, ["bench", str(model), *words, "--builds", "2", "-o", str(file)])
+    assert done.exit_code == 0, done.output
+    (series,) = json.loads(file.read_text())["series"]
+    assert series["options"]["options"]["builder_optimization_level"] == "2"
+    assert series["options"]["options"]["workspace_bytes"] == str(48 * 2**20)
+    assert series["options"]["builds"] == 2
 
 
 def test_a_call_times_its_parts_and_a_profile_its_layers(memory: HostMemory, model: Path) -> None:

@@ -67,7 +67,7 @@ class PlaysTensorRt(OnnxRuntime):
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[PlaysTensorRt]:
-    monkeypatch.setattr(subject, "runtime_named", lambda name: PlaysTensorRt())
+    monkeypatch.setattr(subject, "runtime_named", lambda name, options: PlaysTensorRt())
     monkeypatch.setattr(PlaysTensorRt, "half", ())
     return PlaysTensorRt
 

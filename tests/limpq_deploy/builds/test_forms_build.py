@@ -42,5 +42,8 @@ def _notes(folder: Path) -> tuple[str, ...]:
 def test_settings_of_tensorrt_without_that_target_are_refused(here: Path, refused: Callable[..., str]) -> None:
     refused("build", "--tensorrt", "10", words=("--tensorrt is 10", "no effect without --target tensorrt"))
     refused("build", "--batch", "1:8:32", words=("--batch is 1:8:32", "no effect"))
+    for option in ("--workspace-mib", "--builder-level", "--builds"):
+        refused("compile", option, "2", words=(f"{option} is 2", "no effect without --target tensorrt"))
+    refused("build", "--target", "tensorrt", "--builder-level", "6", words=("--builder-level is 6", "0 to 5"))
     refused("export", "--target", "tensorrt", "--batch", "8:1", words=("8:1", "MIN:OPT:MAX"))
     refused("build", "--target", "reference", "--storage", "int4", words=("storage is int4", "never exported"))

@@ -98,5 +98,11 @@ def test_a_builds_model_is_profiled_from_its_files(run: Command, finished: Path,
     assert searched.exit_code == 0, searched.output
 
 
+def test_a_profile_without_an_engine_refuses_settings_of_its_builder(
+    refused: Callable[..., str], finished: Path
+) -> None:
+    refused("profile", finished, "--builds", "2", words=("the runtime is onnxruntime", "builds no engines"))
+
+
 def test_what_is_no_build_cannot_be_profiled(refused: Callable[..., str], here: Path) -> None:
     refused("profile", here, words=("has no baselines/float.onnx", "name the --out directory of a build"))
