@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from limpq_deploy.tables import table, wrapped
+from limpq_deploy.tables import table, width, wrapped
 
 if TYPE_CHECKING:
     from limpq_deploy.export.latency import LatencyReport, LatencySeries
@@ -13,17 +13,25 @@ if TYPE_CHECKING:
     from limpq_deploy.export.latency_table import LatencyTable
 
 
+ROOM = 125
+"""Columns that the table of all intervals takes."""
+
+
 def latency_table(report: LatencyReport) -> str:
     """Every doubt once, with the series that it is about; then percentiles of every series, and parts that a runtime
-    timed besides."""
+    timed besides. Intervals of p90 and p99 where there is room for them."""
+
+    def tail(low: float | None, high: float | None) -> tuple[float | None, float | None]:
+        return (low, high) if width() >= ROOM else (None, None)
+
     rows = [
         (
             series.name,
             str(series.threads),
             str(series.batch),
             _with_interval(series.stats.p50_ms, series.stats.p50_low_ms, series.stats.p50_high_ms),
-            _with_interval(series.stats.p90_ms, series.stats.p90_low_ms, series.stats.p90_high_ms),
-            _with_interval(series.stats.p99_ms, series.stats.p99_low_ms, series.stats.p99_high_ms),
+            _with_interval(series.stats.p90_ms, *tail(series.stats.p90_low_ms, series.stats.p90_high_ms)),
+            _with_interval(series.stats.p99_ms, *tail(series.stats.p99_low_ms, series.stats.p99_high_ms)),
             f"{len(series.samples_ms):,}",
             "stable" if series.stable else "doubtful",
         )

@@ -61,9 +61,12 @@ def run_perf_analyzer(
 ) -> PerfAnalyzed:
     """Let ``clients`` ask ``requests`` times for these images. Raises PerfAnalyzerFailed with the program's own reason
     where it does not start, a request fails, or it does not end in time."""
+    from limpq_deploy.export.pixel_input import as_pixels
+
     with tempfile.TemporaryDirectory() as folder:
         data, table = Path(folder) / "images.json", Path(folder) / "figures.csv"
-        data.write_text(json.dumps({"data": [{model.input: {"b64": _base64(image)}} for image in images_NCHW]}))
+        images = as_pixels(images_NCHW) if model.datatype == "UINT8" else images_NCHW.astype("<f4")
+        data.write_text(json.dumps({"data": [{model.input: {"b64": _base64(image)}} for image in images]}))
         command = [program, "-m", address.model, "-i", address.scheme, "-u", address.host, "-b", len(images_NCHW)]
         command += ["-x", address.version] if address.version else []
         command += ["--input-data", data, "--shape", f"{model.input}:{','.join(map(str, images_NCHW.shape[1:]))}"]
@@ -72,8 +75,8 @@ def run_perf_analyzer(
         return _read_figures(table, _version(program), clients, len(images_NCHW), requests)
 
 
-def _base64(image_CHW: NDArray[np.float32]) -> str:
-    return base64.b64encode(np.ascontiguousarray(image_CHW, dtype="<f4").tobytes()).decode()
+def _base64(image_CHW: NDArray[np.generic]) -> str:
+    return base64.b64encode(np.ascontiguousarray(image_CHW).tobytes()).decode()
 
 
 def _version(program: Path) -> str:
