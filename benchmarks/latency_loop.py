@@ -24,10 +24,10 @@ from latency_bench import Model, machine, prepare
 from limpq_deploy.export.latency_table import BitPair, LatencyTable
 from limpq_deploy.export.profile import ProfileSettings, errors, profile, skeleton_of
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.latency.cost import latency_budget
+from limpq_deploy.latency.rounds import Timed, go_round
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import silent
-from limpq_deploy.rounds import Timed, go_round
 from limpq_deploy.search import search_policy
 from limpq_deploy.stages.rounds import measure_study, time_policy
 

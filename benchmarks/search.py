@@ -30,7 +30,7 @@ from search_rivals import ALPHA, RIVALS
 from limpq_deploy.costs import Budget, budgets_from_options, compression_budget, total_cost
 from limpq_deploy.front import parse_range, sweep
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.objective import objective_of
 from limpq_deploy.outliers import treat_outliers
 from limpq_deploy.policy import Policy

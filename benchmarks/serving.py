@@ -26,10 +26,10 @@ from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.triton import ServingOptions
-from limpq_deploy.health import check_health
-from limpq_deploy.server import ServerUnhealthy, connected, parse_address
-from limpq_deploy.serving_bench import bench_server
-from limpq_deploy.ship import ship
+from limpq_deploy.serving.bench import bench_server
+from limpq_deploy.serving.health import check_health
+from limpq_deploy.serving.server import ServerUnhealthy, connected, parse_address
+from limpq_deploy.serving.ship import ship
 
 NAME = "served"
 TWIN = ServingOptions(backend="python", threads=1)

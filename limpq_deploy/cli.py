@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limpq_deploy import __version__
-from limpq_deploy.bench_commands import bench
 from limpq_deploy.calibration.errors import LimpqError, SettingError
-from limpq_deploy.options import (
+from limpq_deploy.commands.bench import bench
+from limpq_deploy.commands.options import (
     DATA_HELP,
     FILE,
     build_options,
     json_option,
 )
-from limpq_deploy.policy_commands import add_policy_commands
-from limpq_deploy.profile_commands import profile
-from limpq_deploy.search_commands import preview, search
-from limpq_deploy.ship_commands import add_ship_commands, key_option
-from limpq_deploy.storage_commands import unpack
+from limpq_deploy.commands.policy import add_policy_commands
+from limpq_deploy.commands.profile import profile
+from limpq_deploy.commands.search import preview, search
+from limpq_deploy.commands.ship import add_ship_commands, key_option
+from limpq_deploy.commands.storage import unpack
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline import Passed
@@ -276,8 +276,8 @@ def doctor(self_test: str | None, as_json: bool) -> None:
     from limpq_deploy.doctor import examine
 
     if self_test is not None:
-        from limpq_deploy.bench import available
         from limpq_deploy.export.self_test import self_test as try_out
+        from limpq_deploy.latency.bench import available
 
         found = try_out(available(self_test))
         lines = (f"{'ok    ' if one.passed else 'FAILED'} {one.name}: {one.detail}" for one in found.tried)

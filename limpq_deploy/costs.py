@@ -208,7 +208,7 @@ def budgets_from_options(
     and for none at all, RecordError and ModelError where the table or the indicators lack what a budget needs."""
     # These build on this file.
     from limpq_deploy.act_costs import act_bits_budget, act_memory_budgets, weight_bits_budget
-    from limpq_deploy.latency_cost import latency_budget
+    from limpq_deploy.latency.cost import latency_budget
 
     if like is not None and max_gbitops is not None:
         raise SettingError("--like and --max-gbitops both limit BitOps; give one of them")

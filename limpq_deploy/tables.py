@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from limpq_deploy.pipeline import Passed
     from limpq_deploy.policy import LayerBits, Policy, Tournament
     from limpq_deploy.preview import Preview
-    from limpq_deploy.serving_bench import ServingReport
+    from limpq_deploy.serving.bench import ServingReport
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
@@ -115,8 +115,8 @@ def verify_lines(report: VerifyReport) -> str:
 
 def serving_lines(report: ServingReport) -> str:
     """Latency in this process and through a server, and what several clients got."""
-    from limpq_deploy.bench_tables import latency_table  # it builds on this file
-    from limpq_deploy.serving_bench import serving_details
+    from limpq_deploy.latency.tables import latency_table  # it builds on this file
+    from limpq_deploy.serving.bench import serving_details
 
     equal = "the same float32" if report.bit_equal else "NOT the same float32"
     found = report.throughput

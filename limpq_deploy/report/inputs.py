@@ -8,9 +8,9 @@ from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.latency_study import LatencyStudy
+from limpq_deploy.latency.rounds import Rounds
+from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.policy import Policy
-from limpq_deploy.rounds import Rounds
 from limpq_deploy.verdict import Verdict
 
 

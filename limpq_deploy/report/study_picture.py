@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from limpq_deploy.latency_study import LatencyStudy, StudyPoint
+from limpq_deploy.latency.rounds import Rounds
+from limpq_deploy.latency.study import LatencyStudy, StudyPoint
 from limpq_deploy.report.drawing import LINE, MAIN, OTHER, TEXT, Dot, Drawing, Line, Shape, Text, to_inline
 from limpq_deploy.report.figures import digits, plural
 from limpq_deploy.report.rows import Scale, round_scale, tick_text
-from limpq_deploy.rounds import Rounds
 
 WIDTH, HEIGHT = 920, 400
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 40, 58

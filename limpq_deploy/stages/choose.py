@@ -15,7 +15,7 @@ from limpq_deploy.export.placement import BitPair
 from limpq_deploy.given_policy import own_budget
 from limpq_deploy.importance.names import MEASURES, SCALE
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report

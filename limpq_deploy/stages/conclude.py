@@ -25,12 +25,12 @@ from limpq_deploy.export.runtimes.base import INTEGER, Engine
 from limpq_deploy.finetuned import NOT_TRAINED, FineTuned
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.judge import MIXED, judge
-from limpq_deploy.latency_study import LatencyStudy
+from limpq_deploy.latency.rounds import Rounds
+from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
-from limpq_deploy.rounds import Rounds
 from limpq_deploy.stages.choose import Comparison
 from limpq_deploy.stages.deploy import runtime_inputs
 from limpq_deploy.stages.files import (

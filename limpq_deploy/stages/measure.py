@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.bench import told
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.evaluate import Evaluation, compare_paired, evaluate
 from limpq_deploy.export.latency import Threads
@@ -16,6 +15,7 @@ from limpq_deploy.export.measure import measure_models
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.faithful import compare_trained
 from limpq_deploy.integers import beyond_float32, integer_model
+from limpq_deploy.latency.bench import told
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report

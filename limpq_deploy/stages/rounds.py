@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 
-from limpq_deploy.bench import told
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.costs import Budget
 from limpq_deploy.edges import layer_edges
@@ -29,12 +28,13 @@ from limpq_deploy.export.profile import (
 from limpq_deploy.export.qdq import strip_markers
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.latency_cost import latency_budget
-from limpq_deploy.latency_study import LatencyStudy, Measured, narrow_policies, native_policies, study
+from limpq_deploy.latency.bench import told
+from limpq_deploy.latency.cost import latency_budget
+from limpq_deploy.latency.rounds import Rounds, Timed, go_round
+from limpq_deploy.latency.study import LatencyStudy, Measured, narrow_policies, native_policies, study
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
-from limpq_deploy.rounds import Rounds, Timed, go_round
 from limpq_deploy.stages.deploy import make_template, runtime_inputs
 from limpq_deploy.stages.files import (
     AUDIT,

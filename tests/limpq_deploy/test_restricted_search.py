@@ -13,7 +13,7 @@ from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.costs import Budget, compression_budget, like_budget, total_cost
 from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.latency_cost import Latency, latency_budget
+from limpq_deploy.latency.cost import Latency, latency_budget
 from limpq_deploy.outliers import OutlierMode
 from limpq_deploy.search import search_policy
 from limpq_deploy.solver.solvers import Solver

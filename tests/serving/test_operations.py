@@ -20,8 +20,8 @@ import pytest
 
 from limpq_deploy.export.repository import Keys, roll_back
 from limpq_deploy.export.triton import ServingOptions
-from limpq_deploy.health import check_health
-from limpq_deploy.ship import ship
+from limpq_deploy.serving.health import check_health
+from limpq_deploy.serving.ship import ship
 
 yaml = pytest.importorskip("yaml", reason="needs the extra limpq-deploy[test]")
 

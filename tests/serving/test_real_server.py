@@ -19,9 +19,9 @@ from limpq_deploy.cli import main
 from limpq_deploy.export.repository import load_serving
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.triton import ServingOptions
-from limpq_deploy.health import ask, check_health
-from limpq_deploy.server import ServerUnhealthy, connected, parse_address
-from limpq_deploy.ship import ship
+from limpq_deploy.serving.health import ask, check_health
+from limpq_deploy.serving.server import ServerUnhealthy, connected, parse_address
+from limpq_deploy.serving.ship import ship
 
 CPU_TWIN = ServingOptions(backend="python")
 

@@ -22,7 +22,7 @@ from limpq_deploy.export.folders import locked
 from limpq_deploy.export.repository import Keys, load_serving, roll_back
 from limpq_deploy.export.triton import ConfigRefused, ServingOptions, check_config, make_config, read_io
 from limpq_deploy.export.verify import BundleRefused, load_manifest, verify_bundle
-from limpq_deploy.ship import ShipRefused, ship
+from limpq_deploy.serving.ship import ShipRefused, ship
 
 MakeBundle = Callable[..., Path]
 CPU_TWIN = ServingOptions(backend="python")

@@ -18,7 +18,7 @@ from limpq_deploy.calibration.datasets import Preprocess
 from limpq_deploy.cli import main
 from limpq_deploy.export.pixel_input import with_pixel_input
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.server import ServedModel, Server, ServerUnhealthy, parse_address
+from limpq_deploy.serving.server import ServedModel, Server, ServerUnhealthy, parse_address
 
 PREPROCESS = Preprocess(height=4, width=4, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
 

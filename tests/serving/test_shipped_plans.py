@@ -16,7 +16,7 @@ from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.shipped_plans import PlanNotShipped
 from limpq_deploy.export.triton import ConfigRefused, ServingOptions
 from limpq_deploy.export.verify import load_manifest
-from limpq_deploy.ship import ShipRefused, ship
+from limpq_deploy.serving.ship import ShipRefused, ship
 
 MakeBundle = Callable[..., Path]
 TENSORRT = ServingOptions(backend="tensorrt")

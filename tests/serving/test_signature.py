@@ -14,7 +14,7 @@ from limpq_deploy.export.repository import Keys
 from limpq_deploy.export.signature import KeyRefused, is_signed_by, sign_bytes, write_key_pair
 from limpq_deploy.export.triton import ServingOptions
 from limpq_deploy.export.verify import BundleRefused, verify_bundle
-from limpq_deploy.ship import ship
+from limpq_deploy.serving.ship import ship
 
 Pair = tuple[Path, Path]
 

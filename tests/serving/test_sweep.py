@@ -13,7 +13,7 @@ import pytest
 from limpq_deploy.export.repository import roll_back
 from limpq_deploy.export.triton import ServingOptions, make_config, read_io
 from limpq_deploy.export.triton_sweep import make_sweep
-from limpq_deploy.ship import ship
+from limpq_deploy.serving.ship import ship
 
 MakeBundle = Callable[..., Path]
 

@@ -14,11 +14,11 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.config import Config, make_config
 from limpq_deploy.export.latency_table import LatencyTable
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.latency_cost import latency_budget
-from limpq_deploy.latency_study import LatencyStudy
+from limpq_deploy.latency.cost import latency_budget
+from limpq_deploy.latency.rounds import Rounds
+from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.policy import Policy
 from limpq_deploy.recipe import Training
-from limpq_deploy.rounds import Rounds
 
 Command = Callable[..., Result]
 

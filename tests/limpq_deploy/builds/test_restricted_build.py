@@ -13,7 +13,7 @@ from limpq_deploy.config import Config, Training
 from limpq_deploy.costs import handovers_of, total_cost
 from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.pipeline import Passed
 from limpq_deploy.policy import Policy
 from limpq_deploy.stages.choose import Comparison

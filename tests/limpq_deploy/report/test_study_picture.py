@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from limpq_deploy.export.latency_table import LatencyTable
-from limpq_deploy.latency_study import Correlation, LatencyStudy, StudyPoint
+from limpq_deploy.latency.rounds import Round, Rounds
+from limpq_deploy.latency.study import Correlation, LatencyStudy, StudyPoint
 from limpq_deploy.report.drawing import Dot
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.page import render_report
 from limpq_deploy.report.study_picture import study_picture
-from limpq_deploy.rounds import Round, Rounds
 
 
 def point(name: str, sweep: str, gbitops: float, ms: float, residual_ms: float | None = None) -> StudyPoint:

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from limpq_deploy.options import FILE, MEASURES, SOLVERS, budget_options, json_option, take_recipe, take_restrictions
+from limpq_deploy.commands.options import (
+    FILE,
+    MEASURES,
+    SOLVERS,
+    budget_options,
+    json_option,
+    take_recipe,
+    take_restrictions,
+)
 
 
 @click.command(short_help="Policies for many budgets, each certified.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from limpq_deploy.options import FILE, SOLVERS, budget_options, json_option, take_recipe, take_restrictions
+from limpq_deploy.commands.options import FILE, SOLVERS, budget_options, json_option, take_recipe, take_restrictions
 
 
 @click.command(short_help="One certified policy from an indicators file.")

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.bench import named_models
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.cli import main
+from limpq_deploy.latency.bench import named_models
 
 
 def save_model(path: Path, name: str = "net", size: int = 8) -> Path:

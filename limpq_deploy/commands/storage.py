@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.options import FILE, json_option
+from limpq_deploy.commands.options import FILE, json_option
 
 
 @click.command(short_help="Stored weights back into the engine's file.")

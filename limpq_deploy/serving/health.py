@@ -13,7 +13,7 @@ from limpq_deploy.calibration.records import from_json
 from limpq_deploy.export.manifest import MANIFEST, CanaryFiles, Manifest
 from limpq_deploy.export.repository import Serving
 from limpq_deploy.export.verify import load_canaries, load_manifest, verify_bundle
-from limpq_deploy.server import Server, ServerUnhealthy, connected, parse_address
+from limpq_deploy.serving.server import Server, ServerUnhealthy, connected, parse_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.options import FILE, builder_options, json_option
+from limpq_deploy.commands.options import FILE, builder_options, json_option
 
 
 @click.command(short_help="What each layer takes on this device, at each of its precisions.")
@@ -61,7 +61,7 @@ def profile(
     """
     from limpq_deploy.calibration.records import to_dict, write_record
     from limpq_deploy.export.engine_options import given_options
-    from limpq_deploy.profiling import profile_build
+    from limpq_deploy.latency.profiling import profile_build
 
     table = profile_build(
         build,
@@ -78,6 +78,6 @@ def profile(
     if as_json:
         click.echo(json.dumps(to_dict(table)))
         return
-    from limpq_deploy.bench_tables import profile_table
+    from limpq_deploy.latency.tables import profile_table
 
     click.echo(f"{profile_table(table)}\nwritten to {file}")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.options import FILE, IntList, builder_options, json_option
+from limpq_deploy.commands.options import FILE, IntList, builder_options, json_option
 
 TIME = "time"
 
@@ -96,7 +96,7 @@ def time_models(
 
     engine = given_options(workspace_mib=workspace_mib, level=builder_level, builds=builds)
     if server is not None:
-        from limpq_deploy.serving_bench import bench_server
+        from limpq_deploy.serving.bench import bench_server
         from limpq_deploy.tables import serving_lines
 
         if len(models) != 1 or len(batches) != 1:
@@ -115,7 +115,7 @@ def time_models(
             write_record(measured, output)
         click.echo(json.dumps(to_dict(measured)) if as_json else serving_lines(measured))
         return
-    from limpq_deploy.bench import bench_models
+    from limpq_deploy.latency.bench import bench_models
 
     report = bench_models(models, batches=batches, threads=threads, seconds=seconds, runtime=runtime, options=engine)
     if output is not None:
@@ -123,7 +123,7 @@ def time_models(
     if as_json:
         click.echo(json.dumps(to_dict(report)))
         return
-    from limpq_deploy.bench_tables import latency_table
+    from limpq_deploy.latency.tables import latency_table
 
     click.echo(latency_table(report))
 
@@ -135,10 +135,10 @@ def time_models(
 def merge(files: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
     """Gather what `bench -o` wrote on many machines: one table for each model and device, and one of its own for every
     other environment of them, with what differs."""
-    from limpq_deploy.bench_tables import fleet_tables
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.export.latency import LatencyReport
     from limpq_deploy.export.latency_compare import merge as merged
+    from limpq_deploy.latency.tables import fleet_tables
 
     fleet = merged({str(file): load_record(LatencyReport, file) for file in files})
     if output is not None:
@@ -153,10 +153,10 @@ def merge(files: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
 def compare(before: Path, after: Path, as_json: bool) -> None:
     """How much faster the series of AFTER are than those of the same name, threads and batch in BEFORE. Results of
     different environments are refused, with what differs."""
-    from limpq_deploy.bench_tables import change_table
     from limpq_deploy.calibration.records import load_record, to_dict
     from limpq_deploy.export.latency import LatencyReport
     from limpq_deploy.export.latency_compare import compare as compared
+    from limpq_deploy.latency.tables import change_table
 
     changes = compared(load_record(LatencyReport, before), load_record(LatencyReport, after))
     click.echo(json.dumps({"changes": [to_dict(change) for change in changes]}) if as_json else change_table(changes))

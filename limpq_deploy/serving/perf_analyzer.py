@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.server import Address, ServedModel
+from limpq_deploy.serving.server import Address, ServedModel
 
 PROGRAM = "perf_analyzer"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from limpq_deploy.options import FILE, json_option
+from limpq_deploy.commands.options import FILE, json_option
 
 FAILED = 3
 
@@ -109,7 +109,7 @@ def ship(
     """
     from limpq_deploy.export.repository import Keys
     from limpq_deploy.export.triton import ServingOptions
-    from limpq_deploy.ship import ship as ship_build
+    from limpq_deploy.serving.ship import ship as ship_build
 
     options = ServingOptions(
         backend=backend, max_batch=max_batch, instances=instances, threads=threads, queue_delay_us=throughput
@@ -137,7 +137,7 @@ def ship(
 def rollback(folder: Path, version: int, sign: Path | None, key: Path | None, as_json: bool) -> None:
     """Serve a version that is still in a model's folder, with the configuration that it was shipped with."""
     from limpq_deploy.export.repository import Keys
-    from limpq_deploy.ship import rolled_back
+    from limpq_deploy.serving.ship import rolled_back
 
     _tell(rolled_back(folder, version, Keys(private=sign, public=key)), as_json)
 
@@ -158,7 +158,7 @@ def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_j
     3: a wrong one.
     """
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.health import check_health
+    from limpq_deploy.serving.health import check_health
 
     found = check_health(url, bundle=bundle, public_key=key, timeout_s=timeout)
     if as_json:

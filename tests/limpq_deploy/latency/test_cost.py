@@ -15,7 +15,7 @@ from limpq_deploy.costs import budgets_from_options, like_budget, total_cost, un
 from limpq_deploy.explain import explain
 from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.policy import LayerBits
 from limpq_deploy.restrictions import restrict
 from limpq_deploy.search import search_policy

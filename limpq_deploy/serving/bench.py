@@ -14,8 +14,8 @@ from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, measure_interleaved
 from limpq_deploy.export.measure import random_images
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.perf_analyzer import PerfAnalyzed, PerfAnalyzerFailed, find_perf_analyzer, run_perf_analyzer
-from limpq_deploy.server import (
+from limpq_deploy.serving.perf_analyzer import PerfAnalyzed, PerfAnalyzerFailed, find_perf_analyzer, run_perf_analyzer
+from limpq_deploy.serving.server import (
     Address,
     ServedModel,
     ServerTimes,

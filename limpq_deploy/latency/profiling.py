@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from limpq_deploy.bench import available, told
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.engine_options import EngineOptions
@@ -14,6 +13,7 @@ from limpq_deploy.export.placement import Placement
 from limpq_deploy.export.profile import ProfileSettings
 from limpq_deploy.export.profile import profile as measure
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.latency.bench import available, told
 from limpq_deploy.progress import progress
 from limpq_deploy.stages.files import FLOAT_MODEL, INDICATORS, PLACEMENT
 

@@ -10,9 +10,9 @@ from limpq_deploy.costs import total_cost
 from limpq_deploy.export.latency_model import Key, Skeleton, predict, to_table
 from limpq_deploy.export.latency_table import BitPair, LatencyTable
 from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.latency_cost import latency_budget
+from limpq_deploy.latency.cost import latency_budget
+from limpq_deploy.latency.rounds import Rounds, Timed, go_round
 from limpq_deploy.policy import Policy
-from limpq_deploy.rounds import Rounds, Timed, go_round
 from limpq_deploy.search import search_policy
 
 INT8, FLOAT = (8, 8), (32, 32)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.placement import ActQuantizer, BitPair, LayerPlacement, Placement
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.latency_study import (
+from limpq_deploy.latency.study import (
     LatencyStudy,
     Measured,
     narrow_policies,

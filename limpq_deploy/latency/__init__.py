@@ -1,0 +1,1 @@
+"""Latency in the program and held against the budget: tables as costs, rounds, studies, comparisons."""

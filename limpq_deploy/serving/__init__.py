@@ -1,0 +1,1 @@
+"""Model repositories, and servers that run them."""
