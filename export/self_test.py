@@ -68,8 +68,9 @@ def self_test(runtime: Runtime) -> SelfTest:
             floats = [
                 name for name in found.float_layers if not name.startswith("fc")
             ]  # some versions keep a Gemm float
-            assert not floats, f"convolutions run in float: {found.layer_precision}"
-            return f"every convolution runs in integers: {found.layer_precision}"
+            assert not floats, f"convolutions run in float: {', '.join(floats)}"
+            kinds = ", ".join(f"{name} {precision}" for name, precision in found.layer_precision.items())
+            return f"every convolution runs in integers: {kinds}"
 
         def logits() -> str:
             session = runtime.load(path)

@@ -172,6 +172,8 @@ def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
             f"--max-latency-ms {config.max_latency_ms:g} is checked at the end and not searched for, as below 8 bits "
             "every policy takes the same time; give it alone, or with --space native:onnxruntime --bits 8"
         )
+    if config.max_latency_ms is not None and not subject.builds_engine and config.latency_table is None:
+        yield f"--max-latency-ms {config.max_latency_ms:g} is neither searched for nor checked: no engine is built"
     if subject.config.ptq and (idle := subject.config.training.of_quantized_models()):
         yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"
 

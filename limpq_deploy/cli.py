@@ -263,8 +263,8 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
 @main.command(short_help="What is usable here, and why not.")
 @click.option(
     "--self-test",
-    metavar="RUNTIME",
-    help="Put a runtime (tensorrt, on a GPU) to the test on a tiny model: engine, values, saturated grids, timing.",
+    type=click.Choice(["tensorrt"]),
+    help="Put a runtime (and its GPU) to the test on a tiny model: engine, values, saturated grids, timing.",
 )
 @json_option
 def doctor(self_test: str | None, as_json: bool) -> None:

@@ -20,6 +20,8 @@ DEFAULT_LIKE = "w4a4"
 FLOAT = 32
 """What ``act_bits`` is where activations are floats."""
 
+KNOWN_TARGETS, DEFAULT_TARGET = ("onnxruntime", "tensorrt", "reference"), "onnxruntime"
+
 NATIVE = "native:"
 """Begins the name of a search space of a target's own pairs."""
 
@@ -130,6 +132,12 @@ class Config:
             shown = ",".join(map(str, self.bits))
             raise ValueError(
                 f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6"
+            )
+        native = (self.space or "").removeprefix(NATIVE)
+        if self.space != native and native in KNOWN_TARGETS and native != (self.target or DEFAULT_TARGET):
+            raise ValueError(
+                f"space is {self.space}, pairs of another target than {self.target or DEFAULT_TARGET}; give --space "
+                f"{NATIVE}{self.target or DEFAULT_TARGET}"
             )
         for name in ("tensorrt", *ENGINE_SETTINGS):
             if getattr(self, name) is not None and self.target != "tensorrt":
@@ -340,6 +348,8 @@ def _load_toml(file: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise RecordError(f"{file} is not valid TOML: {error}") from error
     settings = {key.replace("-", "_"): value for key, value in found.items()}
+    if isinstance(settings.get("tensorrt"), int | float):  # a version without its quotes
+        settings["tensorrt"] = str(settings["tensorrt"])
     if isinstance(settings.get("training"), dict):
         settings["training"] = {key.replace("-", "_"): value for key, value in settings["training"].items()}
         _refuse_unknown(settings["training"], Training, f"{file}, [training]")

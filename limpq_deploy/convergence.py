@@ -181,11 +181,16 @@ def spread(indicators: Indicators, earlier: Sequence[Snapshot]) -> dict[str, dic
         entry: dict[str, list[float]] = {}
         for kind, now, first in (("weight", layer.weight, layer.weight_init), ("act", layer.act, layer.act_init)):
             if first is not None:
-                entry[f"{kind}_moved"] = [round(s / s0 - 1, 4) for s, s0 in zip(now, first, strict=True)]
+                entry[f"{kind}_moved"] = [_change(s, s0) for s, s0 in zip(now, first, strict=True)]
             over_time = [getattr(one, kind)[layer.name] for one in earlier] + [now]
-            entry[f"{kind}_swing"] = [round(max(s) / min(s) - 1, 4) for s in zip(*over_time, strict=True)]
+            entry[f"{kind}_swing"] = [_change(max(s), min(s)) for s in zip(*over_time, strict=True)]
         found[layer.name] = entry
     return found
+
+
+def _change(now: float, before: float) -> float:
+    """``now / before - 1``; 0 for the scale 0 of an activation that is left in float."""
+    return round(now / before - 1, 4) if before else 0.0
 
 
 def as_json(snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:

@@ -86,6 +86,7 @@ class Workspace:
         self._fresh = False
         self.state = BuildState(stages={})
         self.passed: list[Passed] = []
+        self._dropped: list[str] = []
 
     @contextlib.contextmanager
     def held(self, *, fresh: bool = False) -> Iterator[None]:
@@ -125,6 +126,7 @@ class Workspace:
             said = stage.run(report)
         seconds = time.perf_counter() - start
         outputs = {name: _digest_of(self.folder / name) for name in stage.outputs}
+        self._dropped += [name for name in (done.outputs if done else ()) if name not in outputs]
         state = StageState(inputs=digest, outputs=outputs, seconds=seconds, said=said)
         self._record({**self.state.stages, stage.name: state})
         self._clear(stage, checkpoint=True)
@@ -138,7 +140,8 @@ class Workspace:
         passed = {stage.name for stage in self.passed}
         mine = {name for stage in passed for name in self.state.stages[stage].outputs}
         others = [state.outputs for name, state in self.state.stages.items() if name not in passed]
-        return tuple(name for outputs in others for name in outputs if name not in mine)
+        left = (*(name for outputs in others for name in outputs), *self._dropped)
+        return tuple(name for name in dict.fromkeys(left) if name not in mine and (self.folder / name).exists())
 
     def remove_leftovers(self, names: Iterable[str]) -> None:
         """Remove temporary files that a killed build left beside these files."""

@@ -78,7 +78,8 @@ class PolicySearch:
             raise InfeasiblePolicy(f"{found} {conflict(program, indicators, budgets, importance.outliers)}")
         pairs = _pairs(indicators, program, solution.choice)
         objective = objective_of(indicators, importance, pairs, alpha, "the policy found")
-        bound = min(solution.bound, objective)
+        # Costs of importance are 0 or above, so what is below 0 is the bound's own rounding.
+        bound = min(max(0.0, solution.bound), objective)
         return Policy(
             bits={layer: LayerBits(weight=weight, act=act) for layer, (weight, act) in pairs.items()},
             objective=objective,

@@ -16,7 +16,7 @@ from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, Sett
 from limpq_deploy.calibration.factories import load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
-from limpq_deploy.config import Config
+from limpq_deploy.config import DEFAULT_TARGET, Config
 from limpq_deploy.costs import Budget, budgets_from_options
 from limpq_deploy.edges import with_edges
 from limpq_deploy.equalise import equalise_channels
@@ -40,8 +40,6 @@ from limpq_deploy.restrictions import restrict
 from limpq_deploy.search import search_policy
 from limpq_deploy.training.device import require_precision
 from limpq_deploy.training.watch import require_tensorboard
-
-DEFAULT_TARGET = "onnxruntime"
 
 HELD_OUT_IMAGES = 2000
 """At most so many of the held-out training images are looked at."""
@@ -110,7 +108,7 @@ class Subject:
         runtime = runtime_named(self.target.runtime, self.config.engine_options)
         why = runtime.unavailable()
         if why is not None:
-            raise RuntimeUnavailable(why)
+            raise RuntimeUnavailable(f"{why}; use --no-engine to stop after export")
         return runtime
 
     @cached_property

@@ -49,7 +49,7 @@ def unavailable() -> str | None:
             reasons.append(str(error))
     if not reasons:
         return None
-    return f"TensorRT is not available here: {'; '.join(reasons)}; use --no-engine to stop after export"
+    return f"TensorRT is not available here: {'; '.join(reasons)}"
 
 
 def load_bindings() -> ModuleType:

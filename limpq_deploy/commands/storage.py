@@ -14,10 +14,13 @@ from limpq_deploy.commands.options import FILE, json_option
 @json_option
 def unpack(model: Path, output: Path, as_json: bool) -> None:
     """Make the engine's file of the one that --storage wrote, byte for byte; needs neither torch nor a runtime."""
+    from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.files import sha256_of, write_bytes
     from limpq_deploy.export.loading import load_model
     from limpq_deploy.export.storage import unpack_weights
 
+    if output.exists() and output.samefile(model):
+        raise SettingError(f"-o names the stored file {model} itself, which would be lost; name another file")
     write_bytes(output, unpack_weights(load_model(model)).SerializeToString(deterministic=True))
     digest, size = sha256_of(output), output.stat().st_size
     if as_json:

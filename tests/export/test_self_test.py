@@ -16,6 +16,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.cli import main
 from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.ort import OnnxRuntime, OrtSession, open_as_written
 from limpq_deploy.export.self_test import SelfTest, self_test, tiny_model
@@ -90,12 +91,18 @@ def test_the_tiny_model_reaches_both_ends_of_no_grid_by_chance() -> None:
     assert model.SerializeToString() == tiny_model().SerializeToString()
 
 
-def test_the_command_refuses_a_runtime_that_is_not_here_and_fails_one_without_integer_kernels() -> None:
+def test_a_runtime_without_integer_kernels_for_the_dialect_fails() -> None:
     """ONNX Runtime reads the dialect and computes its convolutions with s8 weights in FP32 pairs: no integer engine."""
-    refused = CliRunner().invoke(main, ["doctor", "--self-test", "abacus"])
-    assert refused.exit_code == 1
-    assert "known runtimes: onnxruntime" in refused.stderr
-    done = CliRunner().invoke(main, ["doctor", "--self-test", "onnxruntime"])
-    assert done.exit_code == 3
-    assert "FAILED engine: convolutions run in float" in done.stdout
-    assert "ok     saturating inputs: 7 quantizers keep their grids" in done.stdout
+    found = {one.name: one for one in self_test(OnnxRuntime()).tried}
+    assert not found["engine"].passed
+    assert found["engine"].detail.startswith("convolutions run in float: ")
+    assert found["saturating inputs"].detail.startswith("7 quantizers keep their grids")
+
+
+def test_the_command_takes_the_runtime_of_the_dialect_alone() -> None:
+    refused = CliRunner().invoke(main, ["doctor", "--self-test", "onnxruntime"])
+    assert (refused.exit_code, "'tensorrt'" in refused.stderr) == (2, True)
+    if runtime_named("tensorrt").unavailable() is not None:
+        refused = CliRunner().invoke(main, ["doctor", "--self-test", "tensorrt"])
+        assert (refused.exit_code, "TensorRT is not available here" in refused.stderr) == (1, True)
+        assert "--no-engine" not in refused.stderr

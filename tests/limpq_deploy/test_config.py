@@ -147,3 +147,15 @@ def test_a_builder_setting_out_of_range_is_refused(name: str, value: int, expect
         make_config({"target": "tensorrt", name: value})
     with pytest.raises(SettingError, match="no effect without --target tensorrt"):
         make_config({"target": "onnxruntime", name: value})
+
+
+def test_a_version_of_tensorrt_needs_no_quotes_in_a_file(tmp_path: Path) -> None:
+    for text, version in (("10", "10"), ("8.6", "8.6"), ('"11"', "11")):
+        (tmp_path / "c.toml").write_text(f'target = "tensorrt"\ntensorrt = {text}\n')
+        assert make_config({}, tmp_path / "c.toml").tensorrt == version
+
+
+def test_a_native_space_of_another_target_is_refused() -> None:
+    with pytest.raises(SettingError, match="another target than onnxruntime; give --space native:onnxruntime"):
+        make_config({"space": "native:tensorrt"})
+    assert make_config({"space": "native:tensorrt", "target": "tensorrt"}).space == "native:tensorrt"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from limpq_deploy.convergence import (
@@ -115,3 +117,11 @@ def test_movement_and_swing_are_relative() -> None:
 def test_indicators_from_elsewhere_say_nothing(source: object) -> None:
     assert convergence_sentence(source) == ""
     assert snapshots_of(Indicators(model="m", bits=BITS, layers=(), source=source)) == []
+
+
+def test_activations_left_in_float_have_scales_that_do_not_move() -> None:
+    layers = tuple(replace(layer, act=(0.0,) * 3, act_init=(0.0,) * 3) for layer in FIRST_MATTERS.layers)
+    floats = replace(FIRST_MATTERS, layers=layers)
+    entry = spread(floats, taken(floats).taken)["a"]
+    assert entry["act_moved"] == entry["act_swing"] == [0.0, 0.0, 0.0]
+    assert entry["weight_moved"][2] == round(0.1 / 0.25 - 1, 4)

@@ -73,4 +73,14 @@ def test_a_latency_limit_that_is_only_checked_says_so(change: dict[str, Any], no
     from limpq_deploy.subject import Subject
 
     found = list(notes(Subject(Config(**change)), NEW))
-    assert ["checked at the end and not searched for" in sentence for sentence in found] == [True] * noted
+    assert sum("checked at the end and not searched for" in sentence for sentence in found) == noted
+
+
+def test_a_latency_limit_without_an_engine_is_said_to_be_idle() -> None:
+    pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+    from limpq_deploy.build import notes
+    from limpq_deploy.config import Config
+    from limpq_deploy.subject import Subject
+
+    [sentence] = notes(Subject(Config(target="tensorrt", engine=False, max_latency_ms=1.0)), NEW)
+    assert sentence == "--max-latency-ms 1 is neither searched for nor checked: no engine is built"

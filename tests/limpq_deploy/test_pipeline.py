@@ -116,6 +116,18 @@ def test_files_of_an_earlier_build_are_named_once_something_before_them_changed(
         assert space.outdated() == ("two.txt",)
 
 
+def test_files_that_a_stage_makes_no_longer_are_named(tmp_path: Path) -> None:
+    both = replace(writing(tmp_path, "one", "1"), outputs=("one.txt", "more.txt"))
+    (tmp_path / "more.txt").write_text("more")
+    build(tmp_path, both)
+    space = workspace(tmp_path)
+    with space.held():
+        space.run(writing(tmp_path, "one", "changed"))
+        assert space.outdated() == ("more.txt",)
+        (tmp_path / "more.txt").unlink()
+        assert space.outdated() == ()
+
+
 def test_a_folder_is_an_output_with_all_that_is_in_it(tmp_path: Path) -> None:
     def run(report: Callable[..., None]) -> str:
         (tmp_path / "folder/below").mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,9 @@ def test_a_version_of_tensorrt_and_its_batches_are_exported_and_recorded(
         "--space", "native:tensorrt", "--bits", "8", "--like", "w12a12", *options,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
+    stored = copy / "model.stored.onnx"
+    itself = run("unpack", stored, "-o", stored)
+    assert (itself.exit_code, "which would be lost" in itself.output, stored.is_file()) == (1, True, True)
     record = load_record(ExportRecord, copy / "export.json")
     assert (record.tensorrt, record.opset, record.batch) == ("10", 20, "1:8:32")
     assert record.float_layers != ()

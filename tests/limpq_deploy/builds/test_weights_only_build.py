@@ -60,3 +60,9 @@ def test_for_tensorrt_such_a_file_is_in_fp16_where_types_are_taken_from_it(
 def test_float_activations_beside_a_space_or_powers_of_two_are_refused(here: Path, refused: Callable[..., str]) -> None:
     refused("build", "--act-bits", "float", "--space", "w*a8", words=("act_bits is float".replace("_", "-"), "space"))
     refused("build", "--act-bits", "float", "--scales", "pow2", words=("scales pow2 says otherwise",))
+
+
+def test_weights_alone_are_learned_searched_and_fine_tuned(copy: Path, settings: Path, run: Command) -> None:
+    result = run("finetune", "--config", settings, "--out", "out", "--act-bits", "float", "--like", "w4a32")
+    assert result.exit_code == 0, result.output
+    assert {act for _, act in load_record(Policy, copy / "policy.json").pairs().values()} == {32}
