@@ -1,8 +1,8 @@
 """The integer executor: what a Q/DQ file means in integers, from the ONNX file alone.
 
-Arithmetic of ONNX Runtime's x86 kernels for the fused graph, written down in `reference_ops`; no runtime is used. The
-graph is walked in order and values stay unevaluated until a QuantizeLinear says what they become: an accumulator of
-integer products, a sum of two dequantized tensors, a mean, or a function of single codes (a table).
+Arithmetic of ONNX Runtime's kernels for the fused graph, written down in `reference_ops` and `reference_arm`; no
+runtime is used. The graph is walked in order and values stay unevaluated until a QuantizeLinear says what they become:
+an accumulator of integer products, a sum of two dequantized tensors, a mean, or a function of single codes (a table).
 
 Layers that the file says compute in floats (`float_layers.planned_float`) have no integers to refer to: sums of floats
 depend on their order. Each is handed to whoever executes such layers (`float_execution`), alone, on the reals of the
@@ -24,6 +24,7 @@ from limpq_deploy.export.float_execution import ExecuteFloats, layer_alone
 from limpq_deploy.export.float_layers import planned_float
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.reference_arm import AddTable, add_table_here
 from limpq_deploy.export.reference_moves import MOVES
 from limpq_deploy.export.reference_tables import TABLES
 from limpq_deploy.export.reference_values import LAZY, Accumulator, Dequantized, Joined, Mean, Product, Sum, Table
@@ -44,10 +45,14 @@ class _Layer:
 class IntegerReference:
     """Runs a Q/DQ file in integers. Raises ModelError for a graph outside the dialect, when it is made or first run.
 
-    ``floats`` executes the layers that compute in floats; a file without them needs none.
+    ``floats`` executes the layers that compute in floats; a file without them needs none. ``add``: the Add of an x86 or
+    an Arm machine (`reference_arm`); None: that of this one.
     """
 
-    def __init__(self, model: onnx.ModelProto | Path, *, floats: ExecuteFloats | None = None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto | Path, *, floats: ExecuteFloats | None = None, add: AddTable | None = None
+    ) -> None:
+        self._add_table = add or add_table_here()
         loaded = model if isinstance(model, onnx.ModelProto) else load_model(model)
         self._graph = loaded.graph
         self._code_tensors = tuple(code_tensors(loaded))
@@ -147,7 +152,7 @@ class IntegerReference:
             raise _outside(node, "both inputs of an Add have to come from DequantizeLinear")
         if first.codes.shape != second.codes.shape:
             raise _outside(node, "the inputs of an Add need one shape")
-        return Sum(first, second)
+        return Sum(first, second, add=self._add_table)
 
     def _mul(self, node: onnx.NodeProto, inputs: list[Any]) -> Product:
         first, second = inputs

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.export import reference_ops as ops
+from limpq_deploy.export.reference_arm import AddTable
 
 Array = NDArray[Any]
 
@@ -59,16 +60,17 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Two dequantized tensors of one shape, to be added."""
+    """Two dequantized tensors of one shape, to be added in the way of a machine's kernels."""
 
     first: Dequantized
     second: Dequantized
     relu: bool = False
+    add: AddTable = ops.add_table
 
     def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
         _require_absorbed(self.relu, zero_point, dtype)
         inputs = [(entry.scale, entry.zero_point, entry.codes.dtype) for entry in (self.first, self.second)]
-        table = ops.add_table(inputs[0], inputs[1], (scale, zero_point, dtype))
+        table = self.add(inputs[0], inputs[1], (scale, zero_point, dtype))
         return _looked_up(table, self.first.codes, self.second.codes)
 
 
