@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record, to_dict
-from limpq_deploy.config import Config, load_config, write_config
+from limpq_deploy.config import ENGINE_SETTINGS, Config, load_config, write_config
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
@@ -160,6 +160,17 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
         return load_record(ParityReport, folder / PARITY)
 
 
+OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "latency_seconds", *ENGINE_SETTINGS)
+"""Settings of what is built, measured and judged behind the export."""
+
+
+def _given(config: Config, name: str) -> bool:
+    """Whether a setting asks for something; a latency limit with a table is the search's too, a batch the export's."""
+    if name == "batch" or (name == "max_latency_ms" and config.latency_table is not None):
+        return False
+    return any(field.name == name and getattr(config, name) != field.default for field in fields(Config))
+
+
 def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
     """Sentences worth reading before a build of this configuration on this CPU."""
     if subject.builds_engine and subject.target.runtime == "onnxruntime":
@@ -172,8 +183,9 @@ def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
             f"--max-latency-ms {config.max_latency_ms:g} is checked at the end and not searched for, as below 8 bits "
             "every policy takes the same time; give it alone, or with --space native:onnxruntime --bits 8"
         )
-    if config.max_latency_ms is not None and not subject.builds_engine and config.latency_table is None:
-        yield f"--max-latency-ms {config.max_latency_ms:g} is neither searched for nor checked: no engine is built"
+    if not subject.builds_engine and (unused := [name for name in OF_ENGINES if _given(config, name)]):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        yield f"no engine is built, so these settings have no effect: {named}"
     if subject.config.ptq and (idle := subject.config.training.of_quantized_models()):
         yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"
 

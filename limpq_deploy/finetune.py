@@ -80,11 +80,8 @@ def finetune(
         chosen = candidates.take_best()
         with as_recorded(model, policy):
             test = top1_together(model, dataset.split("test"))
-    weights, activations = tensor_quants(model, policy)
     return FineTuned(
-        model=model.placement.model,
-        target=model.placement.target,
-        bits={name: LayerBits(weight=weight, act=act) for name, (weight, act) in policy.items()},
+        **of_model(model, policy),
         seed=seed,
         settings=settings,
         epochs=round(history.images / len(split), 3),
@@ -93,9 +90,6 @@ def finetune(
         chosen_step=chosen.step,
         candidates=tuple(candidates.tried),
         val_may_be_seen=foreign_weights and dataset.val_held_out,
-        scales="pow2" if model.pow2 else "free",
-        weights=weights,
-        activations=activations,
         seconds=round(history.seconds, 3),
     )
 
@@ -188,6 +182,19 @@ def candidate_steps(settings: FinetuneSettings) -> frozenset[int]:
     """Steps after which a checkpoint is tried: evenly spaced, the last step among them."""
     count = settings.candidates
     return frozenset(settings.steps * number // count for number in range(1, count + 1))
+
+
+def of_model(model: QuantizedModel, policy: Mapping[str, BitPair]) -> dict[str, Any]:
+    """What a `FineTuned` says of the model itself, by field: bits, kind of scales, every scale with its grid."""
+    weights, activations = tensor_quants(model, policy)
+    return {
+        "model": model.placement.model,
+        "target": model.placement.target,
+        "bits": {name: LayerBits(weight=weight, act=act) for name, (weight, act) in policy.items()},
+        "scales": "pow2" if model.pow2 else "free",
+        "weights": weights,
+        "activations": activations,
+    }
 
 
 def tensor_quants(

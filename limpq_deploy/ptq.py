@@ -14,9 +14,8 @@ from limpq_deploy.calibration.observe import sample_inputs
 from limpq_deploy.calibration.ranges import RANGES, least_squares
 from limpq_deploy.corrections import correct_biases
 from limpq_deploy.export.placement import BitPair
-from limpq_deploy.finetune import tensor_quants
+from limpq_deploy.finetune import of_model
 from limpq_deploy.finetuned import Calibrated, Correction, FineTuned, Top1
-from limpq_deploy.policy import LayerBits
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantizedModel
 from limpq_deploy.training import on_device, top1
@@ -125,11 +124,8 @@ def calibrate(
         model.eval()
         with as_recorded(model, policy):
             test = top1(model, dataset.split("test"))
-    weights, activations = tensor_quants(model, policy)
     return FineTuned(
-        model=model.placement.model,
-        target=model.placement.target,
-        bits={name: LayerBits(weight=weight, act=act) for name, (weight, act) in policy.items()},
+        **of_model(model, policy),
         seed=seed,
         settings=None,
         epochs=0.0,
@@ -138,9 +134,6 @@ def calibrate(
         chosen_step=0,
         candidates=(),
         val_may_be_seen=foreign_weights and dataset.val_held_out,
-        scales="pow2" if model.pow2 else "free",
-        weights=weights,
-        activations=activations,
         seconds=round(time.perf_counter() - start, 3),
         calibrated=Calibrated(
             ranges=ranges,

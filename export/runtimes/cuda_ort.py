@@ -1,6 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU: its CUDA provider alone, with no work quietly left to the CPU."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine, NoGraph, WatchedSession
 from limpq_deploy.export.runtimes.cuda import ask_driver
+from limpq_deploy.export.runtimes.ort_package import load_onnxruntime
 
 PROVIDER = "CUDAExecutionProvider"
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
@@ -118,11 +120,5 @@ def open_on_gpu(data: bytes) -> Any:
     return session
 
 
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingExtra("onnxruntime-gpu is not installed; run pip install 'limpq-deploy[gpu]'") from error
-    except (ImportError, OSError) as error:
-        raise RuntimeUnavailable(f"onnxruntime is installed but does not load ({error}); install it again") from error
-    return onnxruntime
+def _onnxruntime() -> ModuleType:
+    return load_onnxruntime("onnxruntime-gpu", "gpu")

@@ -18,6 +18,7 @@ from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.pixel_input import as_pixels
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
+from limpq_deploy.export.runtimes.ort_package import load_onnxruntime
 from limpq_deploy.export.watching import Watch, layer_precision, watches, with_outputs
 
 PROVIDER = "CPUExecutionProvider"
@@ -176,13 +177,7 @@ def largest_weight_code(model: onnx.ModelProto) -> int:
 
 
 def _onnxruntime() -> ModuleType:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingExtra("onnxruntime is not installed; run pip install 'limpq-deploy[cpu]'") from error
-    except (ImportError, OSError) as error:
-        raise RuntimeUnavailable(f"onnxruntime is installed but does not load ({error}); install it again") from error
-    return onnxruntime
+    return load_onnxruntime("onnxruntime", "cpu")
 
 
 def _open(

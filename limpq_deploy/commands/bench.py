@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.commands.options import FILE, IntList, builder_options, json_option
+from limpq_deploy.commands.options import FILE, IntList, builder_options, json_option, seconds_option, threads_option
 
 TIME = "time"
 
@@ -59,17 +59,8 @@ def bench() -> None:
 @click.option(
     "--batch", "batches", type=IntList(), default="1", show_default=True, metavar="N,..", help="Images per call."
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="[default: one, then as many as the runtime takes]"
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.1),
-    default=3.0,
-    show_default=True,
-    metavar="S",
-    help="Recorded calls of each model with each number of threads; 10 calls at least.",
-)
+@threads_option("one, then as many as the runtime takes")
+@seconds_option(3.0, 0.1, "Recorded calls of each model with each number of threads; 10 calls at least.")
 @click.option(
     "--runtime", default="onnxruntime", show_default=True, metavar="NAME", help="What executes them; see doctor."
 )
@@ -102,8 +93,7 @@ def time_models(
         if len(models) != 1 or len(batches) != 1:
             raise SettingError(
                 f"--server times one model at one batch size; found {len(models)} models and {len(batches)} "
-                "batch sizes, "
-                "give the one that is served"
+                "batch sizes, give the one that is served"
             )
         if engine is not None:
             raise SettingError(

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,27 @@ def budget_options(command: Command) -> Command:
         ),
     )
     return with_options(options, command)
+
+
+def threads_option(default: str) -> Callable[[Command], Command]:
+    """``--threads``; more than the machine has are refused: a runtime would spend hours on switching between them."""
+
+    def checked(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+        cores = os.cpu_count() or 1
+        if value is not None and value > cores:
+            raise click.BadParameter(f"{value} is more than the {cores} CPUs of this machine", ctx, param)
+        return value
+
+    return click.option(
+        "--threads", type=click.IntRange(min=1), metavar="N", callback=checked, help=f"[default: {default}]"
+    )
+
+
+def seconds_option(default: float, least: float, help: str) -> Callable[[Command], Command]:
+    """``--seconds`` of recorded calls."""
+    return click.option(
+        "--seconds", type=click.FloatRange(min=least), default=default, show_default=True, metavar="S", help=help
+    )
 
 
 def builder_options(command: Command) -> Command:

@@ -5,23 +5,14 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.commands.options import FILE, builder_options, json_option
+from limpq_deploy.commands.options import FILE, builder_options, json_option, seconds_option, threads_option
 
 
 @click.command(short_help="What each layer takes on this device, at each of its precisions.")
 @click.argument("build", metavar="DIR", type=FILE)
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="[default: as many as the runtime takes, as in a build]"
-)
+@threads_option("as many as the runtime takes, as in a build")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Images per call.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.05),
-    default=1.0,
-    show_default=True,
-    metavar="S",
-    help="Recorded calls of each graph.",
-)
+@seconds_option(1.0, 0.05, "Recorded calls of each graph.")
 @click.option(
     "--graphs",
     type=click.IntRange(min=0),

@@ -1,7 +1,6 @@
 """The GPU benchmark on a CPU: files are made, every part runs and the page is written. ONNX Runtime plays the engines;
 that the figures are of no GPU is why this is a test and no benchmark."""
 
-import hashlib
 import importlib
 import itertools
 import json
@@ -20,13 +19,15 @@ pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.engine_inspect import compute_nodes, layer_precision, planned_precision
+from limpq_deploy.export.engine_inspect import compute_nodes, planned_precision
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.engine_profile import engine_layer_times
-from limpq_deploy.export.engine_record import EngineLayer, Machine, OneBuild, Plan
+from limpq_deploy.export.engine_record import Machine
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
 from limpq_deploy.export.runtimes.ort import OnnxRuntime, OrtSession
+
+from ..played_engine import NOWHERE, played_engine
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -73,46 +74,15 @@ class PlaysTensorRt(OnnxRuntime):
         self.options = options
 
     def machine(self) -> Machine:
-        return Machine(gpu="none", compute_capability="0.0", tensorrt="0.0", system="test")
+        return NOWHERE
 
     def load(self, path: Path, *, threads: int | None = None) -> Any:
         return Played(super().load(path, threads=1), list(compute_nodes(load_model(path)).values()))
 
     def engine(self, path: Path, *, threads: int | None = None) -> Engine:
-        model = load_model(path)
         words = {"s8s8": "int8", "float32": "float16", "float16": "float16"}
-        nodes, planned = compute_nodes(model), planned_precision(model)
-        layers = tuple(
-            EngineLayer(name=node, kind="CaskConvolution", precision=words[planned[name]], nodes=(node,))
-            for name, node in nodes.items()
-        )
-        data = path.read_bytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        builds = tuple(
-            OneBuild(seconds=1.0, plan_bytes=len(data), plan_sha256=sha256, layers=len(layers), ms=1.0 + number / 10)
-            for number in range(self.options.builds)
-        )
-        plan = Plan(
-            sha256=sha256,
-            size=len(data),
-            machine=self.machine(),
-            typing="weak",
-            flags=("INT8",),
-            settings={},
-            builds=builds,
-            chosen=0,
-            layers=layers,
-        )
-        return Engine(
-            model_sha256=sha256,
-            runtime=self.name,
-            version="0.0",
-            provider="none",
-            threads=None,
-            options={},
-            layer_precision=layer_precision(model, layers),
-            plan=plan,
-        )
+        planned = planned_precision(load_model(path))
+        return played_engine(path, lambda layer: words[planned[layer]], builds=self.options.builds)
 
 
 @pytest.fixture(scope="module")

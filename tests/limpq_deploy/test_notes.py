@@ -76,11 +76,12 @@ def test_a_latency_limit_that_is_only_checked_says_so(change: dict[str, Any], no
     assert sum("checked at the end and not searched for" in sentence for sentence in found) == noted
 
 
-def test_a_latency_limit_without_an_engine_is_said_to_be_idle() -> None:
+def test_settings_of_engines_are_said_to_be_idle_without_one() -> None:
     pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
     from limpq_deploy.build import notes
     from limpq_deploy.config import Config
     from limpq_deploy.subject import Subject
 
-    [sentence] = notes(Subject(Config(target="tensorrt", engine=False, max_latency_ms=1.0)), NEW)
-    assert sentence == "--max-latency-ms 1 is neither searched for nor checked: no engine is built"
+    [sentence] = notes(Subject(Config(target="tensorrt", engine=False, max_latency_ms=1.0, builds=2)), NEW)
+    assert sentence == "no engine is built, so these settings have no effect: --max-latency-ms, --builds"
+    assert list(notes(Subject(Config(target="tensorrt", engine=False, batch="1:8:32")), NEW)) == []

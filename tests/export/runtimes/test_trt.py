@@ -1,23 +1,16 @@
 """Building, keeping, loading, running and timing engines, on a stand-in for TensorRT's bindings of 8.6.
 
-The bindings' own objects need a GPU. Here a "plan" is the ONNX file, an engine runs it as written by ONNX Runtime, and
-device memory is the host's; the stand-in has no names but those that `test_tensorrt_names` holds against the real ones.
-What it shows is our side: what is set, bound, padded, recorded and refused.
+What they show is our side: what is set, bound, padded, recorded and refused.
 """
 
-import ctypes
 import json
 from collections.abc import Callable
-from enum import IntEnum
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from numpy.typing import NDArray
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
@@ -33,255 +26,19 @@ from limpq_deploy.export.runtimes.trt import TensorRt, record_path
 from limpq_deploy.export.runtimes.trt_build import BuildFailed
 from limpq_deploy.export.self_test import self_test, tiny_images, tiny_model
 
-JUNK = b"this cache is damaged"
-
-
-class HostMemory:
-    """Device memory on the host. Every address that was given out and is not free yet is in ``held``."""
-
-    package = "the host"
-
-    def __init__(self) -> None:
-        self.held: dict[int, Any] = {}
-        self.clock = 0.0
-
-    def alloc(self, size: int) -> int:
-        buffer = ctypes.create_string_buffer(size)
-        self.held[ctypes.addressof(buffer)] = buffer
-        return ctypes.addressof(buffer)
-
-    def free(self, address: int) -> None:
-        del self.held[address]
-
-    def pinned(self, size: int) -> NDArray[np.uint8]:
-        return np.zeros(size, np.uint8)
-
-    def stream(self) -> int:
-        return 7
-
-    def event(self) -> list[float]:
-        return [0.0]
-
-    def record(self, event: list[float], stream: int) -> None:
-        self.clock += 0.5
-        event[0] = self.clock
-
-    def elapsed_ms(self, first: list[float], second: list[float]) -> float:
-        return second[0] - first[0]
-
-    def to_device(self, address: int, host: NDArray[Any], stream: int) -> None:
-        ctypes.memmove(address, host.ctypes.data, host.nbytes)
-
-    def to_host(self, host: NDArray[Any], address: int, stream: int) -> None:
-        ctypes.memmove(host.ctypes.data, address, host.nbytes)
-
-    def wait(self, stream: int) -> None: ...
-
-
-class Network:
-    model = onnx.ModelProto()
-
-    @property
-    def num_inputs(self) -> int:
-        return len(self.model.graph.input)
-
-    def get_input(self, index: int) -> Any:
-        entry = self.model.graph.input[index]
-        shape = tuple(size.dim_value or -1 for size in entry.type.tensor_type.shape.dim)
-        return type("Tensor", (), {"name": entry.name, "shape": shape})
-
-
-class Parser:
-    num_errors = 1
-
-    def __init__(self, network: Network, logger: Any) -> None:
-        self._network = network
-
-    def parse(self, data: bytes) -> bool:
-        self._network.model = onnx.ModelProto.FromString(data)
-        return all(node.op_type != "Det" for node in self._network.model.graph.node)
-
-    def get_error(self, index: int) -> Any:
-        return type("Error", (), {"desc": lambda self: "no importer for Det", "node": lambda self: 3})()
-
-
-class Config:
-    def __init__(self) -> None:
-        self.flags: set[str] = {"TF32"}
-        self.shapes: dict[str, Any] = {}
-        self.cache: Any = None
-        self.builder_optimization_level, self.profiling_verbosity, self.workspace = 3, 0, 2**37
-
-    def set_flag(self, flag: Any) -> None:
-        self.flags.add(flag.name)
-
-    def clear_flag(self, flag: Any) -> None:
-        self.flags.discard(flag.name)
-
-    def set_memory_pool_limit(self, pool: Any, size: int) -> None:
-        self.workspace = size
-
-    def get_memory_pool_limit(self, pool: Any) -> int:
-        return self.workspace
-
-    def set_tactic_sources(self, sources: int) -> bool:
-        return sources == 0b11000
-
-    def create_timing_cache(self, data: bytes) -> Any:
-        return None if data == JUNK else type("Cache", (), {"serialize": lambda self: data + b"timed"})()
-
-    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        assert not ignore_mismatch
-        self.cache = cache
-        return True
-
-    def get_timing_cache(self) -> Any:
-        return self.cache
-
-    def add_optimization_profile(self, profile: Any) -> int:
-        self.shapes = profile.shapes
-        return 0
-
-
-class Profile:
-    def __init__(self) -> None:
-        self.shapes: dict[str, list[tuple[int, ...]]] = {}
-
-    def set_shape(self, name: str, least: tuple[int, ...], best: tuple[int, ...], most: tuple[int, ...]) -> None:
-        self.shapes[name] = [least, best, most]
-
-
-class Builder:
-    builds = 0
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def create_network(self, flags: int) -> Network:
-        assert flags == 1
-        return Network()
-
-    def create_builder_config(self) -> Config:
-        return Config()
-
-    def create_optimization_profile(self) -> Profile:
-        return Profile()
-
-    def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
-        Builder.builds += 1
-        self._logger.log(Bindings.ILogger.Severity.WARNING, "a stand-in")
-        if config.workspace < 2**21:
-            self._logger.log(Bindings.ILogger.Severity.ERROR, "insufficient workspace")
-            return None
-        facts = {"shapes": config.shapes, "flags": sorted(config.flags), "number": Builder.builds}
-        return json.dumps(facts).encode() + b"\n" + network.model.SerializeToString()
-
-
-class EngineStandIn:
-    def __init__(self, plan: bytes) -> None:
-        facts, _, data = plan.partition(b"\n")
-        self.facts, self.model = json.loads(facts), onnx.ModelProto.FromString(data)
-        self.session = open_as_written(self.model)
-        entries = [*self.model.graph.input, *self.model.graph.output]
-        self.shapes = {
-            entry.name: tuple(size.dim_value or -1 for size in entry.type.tensor_type.shape.dim) for entry in entries
-        }
-        self.num_io_tensors = len(self.shapes)
-
-    def create_execution_context(self) -> "Context":
-        return Context(self)
-
-    def create_engine_inspector(self) -> Any:
-        layers = [
-            {"Name": node.name, "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Int8"}]}
-            for node in self.model.graph.node
-            if node.op_type in ("Conv", "Gemm")
-        ]
-        return type("Inspector", (), {"get_engine_information": lambda self, form: json.dumps({"Layers": layers})})()
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.shapes)[index]
-
-    def get_tensor_mode(self, name: str) -> int:
-        return Bindings.TensorIOMode.INPUT if name in self._inputs else Bindings.TensorIOMode.OUTPUT
-
-    def get_tensor_dtype(self, name: str) -> int:
-        return Bindings.DataType.FLOAT
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes[name]
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
-        return self.facts["shapes"][name]
-
-    @property
-    def _inputs(self) -> set[str]:
-        return {entry.name for entry in self.model.graph.input}
-
-
-class Context:
-    profiler: Any = None
-
-    def __init__(self, engine: EngineStandIn) -> None:
-        self._engine = engine
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._addresses: dict[str, int] = {}
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self._shapes[name] = shape
-        return True
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self._addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        feeds = {}
-        for name, shape in self._shapes.items():
-            found = (ctypes.c_float * int(np.prod(shape))).from_address(self._addresses[name])
-            feeds[name] = np.ctypeslib.as_array(found).reshape(shape).copy()
-        for name, value in self._engine.session.run_feeds(feeds).items():
-            ctypes.memmove(self._addresses[name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
-        if self.profiler is not None:
-            self.profiler.report_layer_time("node_stem", 0.25)
-        return True
-
-
-class RuntimeStandIn:
-    def __init__(self, logger: Any) -> None: ...
-
-    def deserialize_cuda_engine(self, plan: bytes) -> EngineStandIn | None:
-        return EngineStandIn(plan) if plan.startswith(b"{") else None
-
-
-class LoggerBase:
-    class Severity(IntEnum):
-        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-
-        def __str__(self) -> str:
-            return f"Severity.{self.name}"
-
-    def __init__(self) -> None: ...
-
-
-class ProfilerBase:
-    def __init__(self) -> None: ...
-
-
-class Bindings(ModuleType):
-    """The module. Bits and names as in the bindings of 8.6."""
-
-    __version__ = "8.6.0"
-    ILogger, IProfiler = LoggerBase, ProfilerBase
-    Builder, OnnxParser, Runtime = Builder, Parser, RuntimeStandIn
-    NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0})
-    BuilderFlag = IntEnum("BuilderFlag", ["FP16", "INT8", "TF32"])
-    ProfilingVerbosity = IntEnum("ProfilingVerbosity", ["DETAILED"])
-    MemoryPoolType = IntEnum("MemoryPoolType", ["WORKSPACE"])
-    TacticSource = IntEnum("TacticSource", {"EDGE_MASK_CONVOLUTIONS": 3, "JIT_CONVOLUTIONS": 4})
-    TensorIOMode = IntEnum("TensorIOMode", ["INPUT", "OUTPUT"])
-    DataType = IntEnum("DataType", ["FLOAT", "HALF"])
-    LayerInformationFormat = IntEnum("LayerInformationFormat", ["JSON"])
+from .trt_stand_in import (
+    JUNK,
+    Bindings,
+    Builder,
+    Config,
+    Context,
+    EngineStandIn,
+    HostMemory,
+    Network,
+    Parser,
+    Profile,
+    RuntimeStandIn,
+)
 
 
 @pytest.fixture

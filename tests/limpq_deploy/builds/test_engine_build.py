@@ -1,7 +1,6 @@
 """A build for TensorRT from the images to the verdict. There is no GPU where these tests run: ONNX Runtime executes
 TensorRT's own file and plays the engine, so that every stage round it is the real one."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,10 @@ import onnx
 import pytest
 
 from limpq_deploy import subject
-from limpq_deploy.export.engine_inspect import compute_nodes, layer_precision
-from limpq_deploy.export.engine_record import EngineLayer, Machine, Plan
-from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine, NoGraph
 from limpq_deploy.export.runtimes.ort import OnnxRuntime
+
+from ...played_engine import played_engine
 
 Command = Callable[..., Any]
 
@@ -30,36 +28,7 @@ class PlaysTensorRt(OnnxRuntime):
     """Layers that the engine is to say it runs in float16."""
 
     def engine(self, path: Path, *, threads: int | None = None) -> Engine:
-        model = load_model(path)
-        layers = tuple(
-            EngineLayer(
-                name=node, kind="CaskConvolution", precision="float16" if name in self.half else "int8", nodes=(node,)
-            )
-            for name, node in compute_nodes(model).items()
-        )
-        data = path.read_bytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        plan = Plan(
-            sha256=sha256,
-            size=len(data),
-            machine=Machine(gpu="none", compute_capability="0.0", tensorrt="0.0", system="test"),
-            typing="weak",
-            flags=("INT8", "FP16"),
-            settings={"batch": "1:1:64"},
-            builds=(),
-            chosen=0,
-            layers=layers,
-        )
-        return Engine(
-            model_sha256=sha256,
-            runtime=self.name,
-            version="0.0",
-            provider="none",
-            threads=None,
-            options={},
-            layer_precision=layer_precision(model, layers),
-            plan=plan,
-        )
+        return played_engine(path, lambda layer: "float16" if layer in self.half else "int8")
 
     def optimized_graph(self, path: Path) -> onnx.ModelProto:
         raise NoGraph("hidden")

@@ -1,0 +1,16 @@
+"""The package onnxruntime, imported when it is asked for; onnxruntime-gpu brings the same module."""
+
+from types import ModuleType
+
+from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable
+
+
+def load_onnxruntime(package: str, extra: str) -> ModuleType:
+    """The module. Raises MissingExtra that names package and extra, RuntimeUnavailable where it does not load."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"{package} is not installed; run pip install 'limpq-deploy[{extra}]'") from error
+    except (ImportError, OSError) as error:
+        raise RuntimeUnavailable(f"onnxruntime is installed but does not load ({error}); install it again") from error
+    return onnxruntime
