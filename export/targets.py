@@ -30,8 +30,7 @@ class TargetSpec:
     ``single_q``: a float tensor takes exactly one Q; readers with narrower grids re-quantize its codes. ``bias``: type
     in which a layer's bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight,
     activation) bits that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float.
-    ``float_type``: narrowest type of layers left in float. ``opset``: of the file. ``exportable``: False
-    for a placement that is trained, never deployed. ``linear_pairs``: pairs that linear layers alone may take besides
+    ``opset``: of the file. ``exportable``: False for a placement that is trained, never deployed. ``linear_pairs``: pairs that linear layers alone may take besides
     (weights stored narrow, computed as wide as activations).
     """
 
@@ -50,7 +49,6 @@ class TargetSpec:
     single_q: bool
     bias: Literal["int32", "float32"]
     native_pairs: tuple[tuple[int, int], ...]
-    float_type: Literal["float32", "float16"]
     opset: int
     exportable: bool
     linear_pairs: tuple[tuple[int, int], ...] = ()
@@ -107,7 +105,6 @@ ONNXRUNTIME = TargetSpec(
     single_q=True,
     bias="int32",
     native_pairs=((8, 8), (32, 32)),
-    float_type="float32",
     opset=21,
     exportable=True,
 )
@@ -128,7 +125,6 @@ TENSORRT = TargetSpec(
     single_q=False,
     bias="float32",
     native_pairs=((8, 8), (16, 16), (32, 32)),
-    float_type="float16",
     opset=17,
     exportable=True,
     linear_pairs=((4, 16),),
@@ -150,7 +146,6 @@ REFERENCE = TargetSpec(
     single_q=False,
     bias="float32",
     native_pairs=((32, 32),),
-    float_type="float32",
     opset=21,
     exportable=False,
 )
