@@ -30,8 +30,8 @@ class TargetSpec:
     ``single_q``: a float tensor takes exactly one Q; readers with narrower grids re-quantize its codes. ``bias``: type
     in which a layer's bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight,
     activation) bits that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float.
-    ``opset``: of the file. ``exportable``: False for a placement that is trained, never deployed. ``linear_pairs``: pairs that linear layers alone may take besides
-    (weights stored narrow, computed as wide as activations).
+    ``opset``: of the file. ``exportable``: False for a placement that is trained, never deployed. ``linear_pairs``:
+    pairs that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
     """
 
     name: str
