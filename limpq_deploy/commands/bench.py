@@ -39,6 +39,15 @@ class _Bench(click.Group):
             formatter.write_dl(rows)
 
 
+class _Time(click.Command):
+    """The timing itself; its usage line and hints name ``bench``, as it was typed."""
+
+    class context_class(click.Context):  # noqa: N801 - click's name
+        @property
+        def command_path(self) -> str:
+            return self.parent.command_path if self.parent is not None else super().command_path
+
+
 @click.group(cls=_Bench, short_help="Latency of ONNX models, interleaved.")
 def bench() -> None:
     """Latency of ONNX models, interleaved in one run; needs no torch. Of a build's directory: the mixed model, the
@@ -54,7 +63,7 @@ def bench() -> None:
     """
 
 
-@bench.command(name=TIME, hidden=True)
+@bench.command(name=TIME, cls=_Time, hidden=True)
 @click.argument("models", metavar="DIR|MODEL.onnx...", nargs=-1, required=True, type=FILE)
 @click.option(
     "--batch", "batches", type=IntList(), default="1", show_default=True, metavar="N,..", help="Images per call."
