@@ -104,14 +104,13 @@ def test_options_that_make_no_sense_are_wrong_usage(build: Path, words: tuple[st
     assert run("bench", build, *words).exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "words", [("bench", "--batch", "0", "m.onnx"), ("bench", "--nonsense"), ("bench", "--seconds")]
-)
+@pytest.mark.parametrize("words", [("--batch", "0", "m.onnx"), ("--nonsense",)])
 def test_wrong_usage_of_bench_is_answered_in_the_words_that_were_typed(words: tuple[str, ...]) -> None:
-    done = CliRunner().invoke(main, words, prog_name="limpq-deploy")
-    assert done.output.startswith(
-        "Usage: limpq-deploy bench [OPTIONS] DIR|MODEL.onnx...\nTry 'limpq-deploy bench --help'"
-    )
+    said = CliRunner().invoke(main, ["bench", *words], prog_name="limpq-deploy").output.splitlines()
+    assert said[:2] == [
+        "Usage: limpq-deploy bench [OPTIONS] DIR|MODEL.onnx...",
+        "Try 'limpq-deploy bench --help' for help.",
+    ]
 
 
 def test_an_unknown_runtime_is_named_with_the_known_ones(build: Path) -> None:
