@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.files import write_text
+from limpq_deploy.calibration.record_faults import fault_of
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def from_json(cls: type[T], text: str | bytes, origin: str) -> T:
     try:
         return _adapter(cls).validate_json(text, strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise RecordError(f"{origin}: {_first(error)}") from error
+        raise RecordError(f"{origin}: {fault_of(error, text, _format_of(cls))}") from error
 
 
 def load_record(cls: type[T], path: Path) -> T:
@@ -72,7 +73,7 @@ def _format_of(cls: type) -> str:
 def _check_format(cls: type, text: str | bytes, origin: str) -> None:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(
             f"{origin} is not valid JSON ({error}); the file is damaged or of another kind, make it again"
         ) from error
@@ -81,15 +82,6 @@ def _check_format(cls: type, text: str | bytes, origin: str) -> None:
     expected = _format_of(cls)
     if expected != cls.__name__ and found.get("format") != expected:
         raise RecordError(f"{origin} has format {found.get('format')!r}; expected {expected!r}")
-
-
-def _first(error: Any) -> str:
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the record"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("missing", "value_error"):
-        return f"{where}: {message}"
-    return f"{where}: {message} (found {str(problem['input'])[:60]!r})"
 
 
 def _plain(value: Any) -> Any:
