@@ -124,13 +124,18 @@ def _reads_before(graph: onnx.GraphProto, outer: set[str]) -> str | None:
     return None
 
 
-def _read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """Tensors that a node reads, those that its subgraphs take from outside included."""
-    yield from node.input
+def captured_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Tensors that a node's subgraphs take from outside."""
     for body in subgraphs(node):
         own = {value.name for value in body.input} | {name for inner in body.node for name in inner.output}
         for inner in body.node:
             yield from (name for name in _read_by(inner) if name not in own)
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Tensors that a node reads, those that its subgraphs take from outside included."""
+    yield from node.input
+    yield from captured_by(node)
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
