@@ -11,10 +11,13 @@ from typing import Literal
 import onnx
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.targets import TargetSpec
+from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT, TargetSpec
 
 TENSORRT_KEY = "limpq.tensorrt"
 """Metadata key of a file: the version of TensorRT that it is written for."""
+
+PRODUCER = "limpq-deploy"
+"""What a Q/DQ file written here calls its producer."""
 
 PACKAGES = ("tensorrt", "tensorrt-bindings", "tensorrt_cu12", "tensorrt_cu13", "tensorrt_cu12_bindings")
 
@@ -67,6 +70,14 @@ def form_of(model: onnx.ModelProto, target: TargetSpec) -> FileForm:
         if entry.key == TENSORRT_KEY and entry.value in TENSORRT_FORMS:
             return TENSORRT_FORMS[entry.value]
     return form_for(target, next(iter(TENSORRT_FORMS)))
+
+
+def target_of(model: onnx.ModelProto) -> TargetSpec | None:
+    """The target that a file is written for, as far as it says: it names a version of TensorRT, or was written here
+    without one, for ONNX Runtime. None for float models and for files of others."""
+    if any(entry.key == TENSORRT_KEY for entry in model.metadata_props):
+        return TENSORRT
+    return ONNXRUNTIME if model.producer_name == PRODUCER else None
 
 
 def installed_version() -> str | None:

@@ -252,7 +252,7 @@ def _pool(node: onnx.NodeProto, graph: _Graph) -> Iterator[Finding]:
     yield Finding(
         node=_name(node),
         rule="a pool that averages is quantized on both sides",
-        consequence=f"{where} is {'quantized' if where == 'neither side' else 'float'}, so this pool runs in float32",
+        consequence=f"{where}, so this pool runs in float32",
         remedy="put quantizers on its input and on its result",
     )
 

@@ -12,7 +12,7 @@ from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.file_forms import TENSORRT_KEY, FileForm, form_at
+from limpq_deploy.export.file_forms import PRODUCER, TENSORRT_KEY, FileForm, form_at
 from limpq_deploy.export.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.markers import is_marker
 from limpq_deploy.export.placement import Placement
@@ -73,7 +73,7 @@ def build_qdq(
     model = dialect(template, placement, layers, acts, form).build()
     drop_marker_domain(model)
     model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
-    model.producer_name = "limpq-deploy"
+    model.producer_name = PRODUCER
     model.producer_version = ""
     model.doc_string = ""
     floats = [layer.name for layer in placement.layers if isinstance(layers[layer.name], FloatLayer)]

@@ -28,6 +28,9 @@ from limpq_deploy.commands.storage import unpack
 if TYPE_CHECKING:
     from limpq_deploy.pipeline import Passed
 
+LINTED = ("onnxruntime", "tensorrt")
+"""Targets that have rules for ONNX files."""
+
 VERDICT_FAILED = 3
 INTERRUPTED = 130
 
@@ -213,15 +216,26 @@ def parity(folder: Path, as_json: bool) -> None:
 
 @main.command(short_help="An ONNX file against a target's rules.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
-@click.option("--target", type=click.Choice(["onnxruntime", "tensorrt"]), required=True, help="Whose rules.")
+@click.option("--target", type=click.Choice(LINTED), help="Whose rules.  [default: as the file says]")
 @json_option
-def lint(model: Path, target: str, as_json: bool) -> None:
-    """Check an ONNX file against a target's placement rules. Exit code 3 when a rule is broken."""
+def lint(model: Path, target: str | None, as_json: bool) -> None:
+    """Check an ONNX file against a target's placement rules. Exit code 3 when a rule is broken.
+
+    A file that was exported here says what it is written for; of others, and of float models, name the target.
+    """
     from limpq_deploy.calibration.records import to_dict
+    from limpq_deploy.export.file_forms import target_of
     from limpq_deploy.export.lint import lint as check
+    from limpq_deploy.export.loading import load_model
     from limpq_deploy.export.targets import target_named
 
-    report = check(model, target_named(target))
+    spec = target_of(load_model(model)) if target is None else target_named(target)
+    if spec is None:
+        raise click.UsageError(
+            f"Missing option '--target': {model} does not say for which runtime it is written; choose "
+            f"{' or '.join(LINTED)}"
+        )
+    report = check(model, spec)
     if as_json:
         click.echo(json.dumps(to_dict(report)))
     else:

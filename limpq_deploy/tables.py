@@ -15,6 +15,7 @@ from limpq_deploy.widths import source_notes
 
 if TYPE_CHECKING:
     from limpq_deploy.doctor import Diagnosis
+    from limpq_deploy.export.finding import Finding
     from limpq_deploy.export.lint import LintReport
     from limpq_deploy.export.parity import ParityReport, TensorParity
     from limpq_deploy.export.verify import VerifyReport
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
+
+LINTED_NODES = 4
+"""Nodes that a finding names; the others are counted, and stand in ``--json``."""
 
 
 def stage_line(passed: Passed) -> str:
@@ -86,17 +90,32 @@ def parity_table(report: ParityReport) -> str:
 
 
 def lint_table(report: LintReport) -> str:
-    """Operators, and each finding with its consequence and remedy."""
+    """Operators, and each broken rule once, with where, what follows and what to do."""
+    from limpq_deploy.report.figures import plural  # the report is more than other commands need
+
     operators = ", ".join(f"{count} {name}" for name, count in sorted(report.op_counts.items()))
     where = "after optimisation" if report.optimized else f"as written ({report.unavailable})"
-    lines = [wrapped(f"operators {where}: {operators}")]
-    lines += [
-        wrapped(f"{finding.node}: breaks the rule that {finding.rule}; {finding.consequence}; {finding.remedy}")
-        for finding in report.findings
-    ]
+    lines = [wrapped(f"rules of {report.target}; operators {where}: {operators}")]
+    alike: dict[tuple[str, str], list[Finding]] = {}
+    for finding in report.findings:
+        alike.setdefault((finding.rule, finding.remedy), []).append(finding)
+    lines += [wrapped(_finding_line(findings)) for findings in alike.values()]
     kept = "every rule is kept" if report.optimized else "of the rules that can be checked without the runtime"
-    lines.append(f"{len(report.findings)} findings" if report.findings else f"no findings: {kept}")
+    rules = plural(len({finding.rule for finding in report.findings}), "rule")
+    lines.append(f"{plural(len(report.findings), 'finding')} of {rules}" if alike else f"no findings: {kept}")
     return "\n".join(lines)
+
+
+def _finding_line(findings: Sequence[Finding]) -> str:
+    """Findings of one rule and remedy as one sentence; a consequence that is not the same everywhere is that of the
+    first."""
+    first, names = findings[0], list(dict.fromkeys(finding.node for finding in findings))
+    told = ", ".join(names[:LINTED_NODES])
+    told += f" and {len(names) - LINTED_NODES} more" if len(names) > LINTED_NODES else ""
+    breaks = "breaks" if len(names) == 1 else "break"
+    same = all(finding.consequence == first.consequence for finding in findings)
+    consequence = first.consequence if same else f"for {first.node}: {first.consequence}"
+    return f"{told}: {breaks} the rule that {first.rule}; {consequence}; {first.remedy}"
 
 
 def verify_lines(report: VerifyReport) -> str:

@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.cutting import cut_model
 from limpq_deploy.export.engine_inspect import planned_precision
-from limpq_deploy.export.file_forms import TENSORRT_FORMS, form_for, form_of, installed_version
+from limpq_deploy.export.file_forms import TENSORRT_FORMS, form_for, form_of, installed_version, target_of
 from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.lint import static_findings
 from limpq_deploy.export.qdq import build_qdq
@@ -69,6 +69,15 @@ def test_every_version_has_its_opset_and_form_of_weights_and_passes_its_rules(ed
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             assert not np.any(constants[node.input[2]]), "an explicit zero-point 0"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_file_says_for_which_target_it_is_written(edges: Any, residual: Any, version: str) -> None:
+    net, logits = edges(1)
+    assert target_of(written(net, logits, version)) is TENSORRT
+    net, logits = residual(0)
+    assert target_of(net.qdq(logits)) is ONNXRUNTIME
+    assert target_of(net.template(logits)) is None
 
 
 def test_all_versions_compute_the_same_bit_by_bit_and_are_cut_alike(edges: Any) -> None:

@@ -147,6 +147,15 @@ def test_a_breach_is_found_by_its_rule(residual: Any, change: Change) -> None:
     assert BREACHES[change] in rules(model)
 
 
+def test_a_pools_finding_says_which_side_is_float(residual: Any) -> None:
+    net, logits = residual(0)
+    cut, bare = net.qdq(logits), strip_markers(net.template(logits))
+    without(cut, "block2.out")
+    for model, side in ((cut, "its input is float"), (bare, "neither side is quantized")):
+        told = [one.consequence for one in static_findings(model, ONNXRUNTIME) if one.rule.startswith("a pool")]
+        assert told == [f"{side}, so this pool runs in float32"]
+
+
 def test_a_clip_that_the_quantizer_makes_anyway_is_no_fault(residual: Any) -> None:
     net, logits = residual(0)
     model = net.qdq(logits)

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from limpq_deploy.export.finding import Finding
+from limpq_deploy.export.lint import LintReport
 from limpq_deploy.pipeline import Passed
-from limpq_deploy.tables import in_columns, stage_line, table, width, wrapped
+from limpq_deploy.tables import in_columns, lint_table, stage_line, table, width, wrapped
 
 PROGRESS = """
 from limpq_deploy.progress import progress
@@ -43,6 +45,30 @@ def test_entries_run_down_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 2
     assert lines[0].split("  ") == ["layer0 w4a4", "layer2 w4a4", "layer4 w4a4", "layer6 w4a4"]
     assert in_columns([]) == ""
+
+
+def finding(node: str, consequence: str = "it is slow") -> Finding:
+    return Finding(node=node, rule="layers are fast", consequence=consequence, remedy="make it fast")
+
+
+def linted(*findings: Finding) -> str:
+    """What is printed of these findings, without the line of operators."""
+    report = LintReport(
+        target="t", optimized=True, op_counts={"Conv": 1}, float_compute=(), float_nodes=(), findings=findings
+    )
+    return lint_table(report).split("\n", 1)[1]
+
+
+def test_a_broken_rule_is_told_once_with_the_first_of_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    said = "breaks the rule that layers are fast; it is slow; make it fast"
+    assert linted(finding("a")) == f"a: {said}\n1 finding of 1 rule"
+    assert linted(*map(finding, "abcdefg")) == (
+        f"a, b, c, d and 3 more: {said.replace('breaks', 'break')}\n7 findings of 1 rule"
+    )
+    assert linted(finding("a", "it takes 3 ms"), finding("b", "it takes 4 ms")) == (
+        "a, b: break the rule that layers are fast; for a: it takes 3 ms; make it fast\n2 findings of 1 rule"
+    )
 
 
 def test_a_stage_is_one_line_in_a_log() -> None:

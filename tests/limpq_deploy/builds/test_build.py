@@ -183,7 +183,8 @@ def test_a_model_for_tensorrt_is_exported_where_there_is_no_tensorrt(run: Comman
     assert result.exit_code == 0, result.output
     assert passed(result) == [*TRAINED, "export"]
     assert (copy / "model.qdq.onnx").is_file()
-    assert run("lint", copy / "model.qdq.onnx", "--target", "tensorrt").exit_code == 0
+    checked = run("lint", copy / "model.qdq.onnx", "--json")
+    assert (checked.exit_code, json.loads(checked.stdout)["target"]) == (0, "tensorrt")
 
 
 def test_the_users_weights_are_not_trained_again(run: Command, settings: Path, copy: Path, here: Path) -> None:

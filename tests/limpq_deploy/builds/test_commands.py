@@ -99,6 +99,17 @@ def test_lint_passes_the_engine_and_names_every_float_node_of_the_float_model(ru
     assert "runs in float32" in run("lint", finished / "baselines/float.onnx", "--target", "onnxruntime").stdout
 
 
+def test_lint_takes_the_target_from_a_file_that_says_it_and_asks_for_it_otherwise(run: Command, finished: Path) -> None:
+    told = run("lint", finished / "model.qdq.onnx")
+    assert (told.exit_code, told.stdout.split(";")[0]) == (0, "rules of onnxruntime")
+    asked = run("lint", finished / "baselines/float.onnx")
+    assert (asked.exit_code, asked.stdout) == (2, "")
+    said = " ".join(asked.stderr.split())
+    assert "Missing option '--target'" in said
+    assert "float.onnx does not say for which runtime it is written; choose onnxruntime or tensorrt" in said
+    assert run("lint", "absent.onnx").exit_code == 1
+
+
 def test_bench_times_models_in_one_run_and_keeps_samples(run: Command, finished: Path, here: Path) -> None:
     models = (finished / "model.qdq.onnx", finished / "baselines/float.onnx")
     result = run("bench", *models, "--seconds", "0.1", "--threads", "1", "-o", "latency.json", "--json")

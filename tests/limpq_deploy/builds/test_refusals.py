@@ -218,7 +218,7 @@ def test_a_settings_file_that_is_not_there(refused: Refused, here: Path) -> None
         ("build", "--frobnicate"),
         ("search",),
         ("bench",),
-        ("lint", "model.onnx"),
+        ("lint",),
         ("frobnicate",),
     ],
 )
