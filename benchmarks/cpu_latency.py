@@ -28,7 +28,8 @@ from latency_bench import Model, machine, prepare
 from numpy.typing import NDArray
 
 from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, measure_interleaved
+from limpq_deploy.export.interleaving import measure_interleaved
+from limpq_deploy.export.latency import LatencyProtocol, LatencyReport
 from limpq_deploy.export.measure import CPU_TIME, CpuTimedCall, timed_call
 from limpq_deploy.export.profile import write_stand_ins
 from limpq_deploy.export.runtimes import runtime_named

@@ -105,11 +105,17 @@ class Bench:
         return found
 
     def latency(self) -> dict[str, Any]:
-        """All engines in turns, at batch 1 and 32."""
-        batches, seconds = ((1,), 0.3) if self.quick else ((1, 32), 3.0)
-        return to_dict(
-            measure_models(self.paths, settings=("default",), seconds=seconds, runtime=self.runtime, batches=batches)
+        """All engines in turns, at batch 1 and 32, alone and four at once."""
+        batches, streams, seconds = ((1,), (1, 2), 0.3) if self.quick else ((1, 32), (1, 4), 2.0)
+        found = measure_models(
+            self.paths,
+            settings=("default",),
+            seconds=seconds,
+            runtime=self.runtime,
+            batches=batches,
+            streams=streams,
         )
+        return to_dict(found)
 
     def profile(self) -> dict[str, Any]:
         """The latency table of INT8 and FP16, with what it predicts of graphs that it did not know."""

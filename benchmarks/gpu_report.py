@@ -72,19 +72,23 @@ def _parity(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _latency(found: dict[str, Any]) -> Iterator[str]:
-    yield "| engine | batch | p50, ms (95 %) | p99 | FP16 / this | enqueue | copies in, out | mode | doubts |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    halves = {one["batch"]: one["stats"]["p50_ms"] for one in found["series"] if one["name"] == "fp16"}
+    yield "| engine | batch | at once | p50, ms (95 %) | p99 | FP16 / this | enqueue | copies in, out | mode | doubts |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    halves = {_setting(one): one["stats"]["p50_ms"] for one in found["series"] if one["name"] == "fp16"}
     for one in found["series"]:
         stats, parts = one["stats"], one.get("parts_ms", {})
         middle = {name: f"{sorted(values)[len(values) // 2]:.3f}" for name, values in parts.items()}
-        ratio = f"{halves[one['batch']] / stats['p50_ms']:.2f}" if one["batch"] in halves else ""
+        ratio = f"{halves[_setting(one)] / stats['p50_ms']:.2f}" if _setting(one) in halves else ""
         yield (
-            f"| {one['name']} | {one['batch']} | {stats['p50_ms']:.3f} ({stats['p50_low_ms']:.3f}-"
+            f"| {one['name']} | {one['batch']} | {one['streams']} | {stats['p50_ms']:.3f} ({stats['p50_low_ms']:.3f}-"
             f"{stats['p50_high_ms']:.3f}) | {stats['p99_ms']:.3f} | {ratio} | {middle.get('enqueue', '')} | "
             f"{middle.get('copy_in', '')}, {middle.get('copy_out', '')} | {one['options'].get('mode') or ''} | "
             f"{'; '.join(one['doubts'])} |"
         )
+
+
+def _setting(series: dict[str, Any]) -> tuple[int, int]:
+    return series["batch"], series["streams"]
 
 
 def _trtexec(found: dict[str, Any]) -> Iterator[str]:

@@ -33,6 +33,7 @@ class Change:
     low: float
     high: float
     doubts: tuple[str, ...] = ()
+    streams: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class FleetRow:
     source: str
     speedup: float | None = None
     doubts: tuple[str, ...] = ()
+    streams: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +83,13 @@ def compare(before: LatencyReport, after: LatencyReport, *, seed: int = 0) -> tu
             f"the two results come from different environments ({'; '.join(found)}); measure both on one machine with "
             "the same versions"
         )
-    key = lambda one: (one.name, one.threads, one.batch)  # noqa: E731
+    key = lambda one: (one.name, one.setting)  # noqa: E731
     later = {key(one): one for one in after.series}
     pairs = [(one, later[key(one)]) for one in before.series if key(one) in later]
     if not pairs:
         raise Incomparable(
             f"the two results have no series in common: {_names(before)} before, {_names(after)} after; measure "
-            "files of the same names with the same --threads and --batch"
+            "files of the same names with the same --threads, --batch and --streams"
         )
     return tuple(_change(first, second, seed) for first, second in pairs)
 
@@ -134,6 +136,7 @@ def _change(before: LatencySeries, after: LatencySeries, seed: int) -> Change:
         name=before.name,
         threads=before.threads,
         batch=before.batch,
+        streams=before.streams,
         before_ms=before.stats.p50_ms,
         after_ms=after.stats.p50_ms,
         ratio=before.stats.p50_ms / after.stats.p50_ms,
@@ -149,19 +152,20 @@ def _settings(series: LatencySeries) -> dict[str, object]:
 
 
 def _rows(source: str, report: LatencyReport) -> list[FleetRow]:
-    slow = {(one.threads, one.batch): one.stats.p50_ms for one in report.series if one.name == FLOAT}
+    slow = {one.setting: one.stats.p50_ms for one in report.series if one.name == FLOAT}
     return [
         FleetRow(
             name=one.name,
             threads=one.threads,
             batch=one.batch,
+            streams=one.streams,
             figure=one.figure,
             p50_ms=one.stats.p50_ms,
             p90_ms=one.stats.p90_ms,
             p99_ms=one.stats.p99_ms,
             samples=len(one.samples_ms),
             source=source,
-            speedup=slow[one.threads, one.batch] / one.stats.p50_ms if (one.threads, one.batch) in slow else None,
+            speedup=slow[one.setting] / one.stats.p50_ms if one.setting in slow else None,
             doubts=one.doubts,
         )
         for one in report.series
@@ -169,4 +173,4 @@ def _rows(source: str, report: LatencyReport) -> list[FleetRow]:
 
 
 def _names(report: LatencyReport) -> str:
-    return ", ".join(f"{one.name} ({one.threads} threads, batch {one.batch})" for one in report.series) or "none"
+    return ", ".join(f"{one.name} ({one.setting})" for one in report.series) or "none"

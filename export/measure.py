@@ -1,4 +1,4 @@
-"""Model files timed by the protocol of `latency`: loaded into a runtime, fed with random images, interleaved."""
+"""Model files timed by the protocol of `interleaving`: loaded into a runtime, fed with random images, interleaved."""
 
 import itertools
 import time
@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import to_dict
+from limpq_deploy.export.at_once import RunsAtOnce
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.gpu_watch import GpuUse, watching
-from limpq_deploy.export.latency import (
-    WALL,
-    LatencyProtocol,
-    LatencyReport,
-    LatencySeries,
-    Threads,
-    measure_interleaved,
-)
+from limpq_deploy.export.interleaving import measure_interleaved
+from limpq_deploy.export.latency import WALL, LatencyProtocol, LatencyReport, LatencySeries, Setting, Threads
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import Runtime, Session
 
@@ -66,23 +61,31 @@ def measure_models(
     seconds: float,
     runtime: Runtime,
     batches: Sequence[int] = (1,),
+    streams: Sequence[int] = (1,),
     report: Progress | None = None,
 ) -> LatencyReport:
-    """Time models by name for each batch size and number of threads; those of one such run are interleaved."""
+    """Time models by name for each number of threads, batch size and number of runs at once; those of one such run are
+    interleaved."""
     protocols: list[LatencyProtocol] = []
     series: list[LatencySeries] = []
     accelerator: dict[str, Any] | None = None
-    runs = [(threads, batch) for threads in settings for batch in dict.fromkeys(batches)]
-    for number, (threads, batch) in enumerate(runs):
-        count = None if threads == "default" else threads
+    runs = [Setting(*one) for one in itertools.product(settings, dict.fromkeys(batches), dict.fromkeys(streams))]
+    for number, setting in enumerate(runs):
+        count = None if setting.threads == "default" else setting.threads
         sessions = {name: runtime.load(path, threads=count) for name, path in models.items()}
 
-        def share(done: float, number: int = number, threads: Threads = threads, batch: int = batch) -> None:
+        def share(done: float, number: int = number, setting: Setting = setting) -> None:
             if report is not None:
-                report((number + done) / len(runs), f"threads {threads}, batch {batch}")
+                report((number + done) / len(runs), str(setting))
 
-        turn_ms = min(LONGEST_TURN_MS, 1000 * seconds / LEAST_TURNS)
-        protocol = LatencyProtocol(batch=batch, threads=threads, min_seconds=seconds, turn_ms=turn_ms, inputs=INPUTS)
+        protocol = LatencyProtocol(
+            batch=setting.batch,
+            streams=setting.streams,
+            threads=setting.threads,
+            min_seconds=seconds,
+            turn_ms=min(LONGEST_TURN_MS, 1000 * seconds / LEAST_TURNS),
+            inputs=INPUTS,
+        )
         calls = {name: timed_call(session, protocol) for name, session in sessions.items()}
         facts = {name: session.environment() for name, session in sessions.items()}
         accelerator = next((one["accelerator"] for one in facts.values() if "accelerator" in one), None)
@@ -119,15 +122,18 @@ def timed_call(session: Session, protocol: LatencyProtocol) -> Callable[[], obje
     """One call of a session on the protocol's batches of random images, in turn.
 
     A session that times its own parts (a GPU's) has a method ``timed``, which takes the batches and gives a
-    `PartedCall`; on one thread of a CPU the call's CPU time stands beside the clock's.
+    `PartedCall`; on one thread of a CPU the call's CPU time stands beside the clock's. Several streams: so many runs at
+    once.
     """
     shape = (protocol.batch, *(size or 1 for size in session.input_shape[1:]))
     generator = np.random.default_rng(protocol.seed)
     images = [random_images(session, shape, generator) for _ in range(protocol.inputs)]
     own = getattr(session, "timed", None)
     if own is not None:
-        found: Callable[[], object] = own(images)
+        found: Callable[[], object] = own(images, streams=protocol.streams)
         return found
+    if protocol.streams > 1:
+        return RunsAtOnce(session.run, images, protocol.streams)
     turn = itertools.cycle(images).__next__
 
     def call() -> object:

@@ -104,11 +104,11 @@ def summarise_latency(report: LatencyReport) -> LatencyResult:
         )
         for series in report.series
     )
-    runs = {(series.threads, series.batch) for series in report.series if series.name == MIXED}
+    runs = {series.setting for series in report.series if series.name == MIXED}
     speedups = tuple(
-        report.speedup(MIXED, series.name, threads=series.threads, batch=series.batch)
+        report.speedup(MIXED, series.name, threads=series.threads, batch=series.batch, streams=series.streams)
         for series in report.series
-        if series.name != MIXED and (series.threads, series.batch) in runs
+        if series.name != MIXED and series.setting in runs
     )
     return LatencyResult(lines=lines, speedups=speedups)
 

@@ -38,7 +38,7 @@ class Session(Protocol):
 
 
 class DeviceCall(Protocol):
-    """A timed call of a session whose device keeps a clock of its own; a `latency.PartedCall`.
+    """A timed call of a session whose device keeps a clock of its own; an `interleaving.PartedCall`.
 
     Parts, in milliseconds of the last call: "compute" (the figure) and "copy_in", "copy_out" by the device's clock,
     "enqueue" by the host's. ``mode``: how work is handed to the device, "enqueue" or "cuda graph"; figures of different
@@ -60,8 +60,9 @@ class DeviceCall(Protocol):
 class DeviceTimed(Protocol):
     """A session of a device with a clock of its own."""
 
-    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> DeviceCall:
-        """A call that runs these batches (of one size) in turn. ``graph``: capture a CUDA graph where that works."""
+    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True, streams: int = 1) -> DeviceCall:
+        """A call that runs these batches (of one size) in turn. ``graph``: capture a CUDA graph where that works;
+        ``streams``: run so many batches at once."""
         ...
 
     def layer_times(self, images_NCHW: NDArray[np.float32], runs: int) -> dict[str, tuple[float, ...]]:

@@ -53,8 +53,12 @@ class CudaMemory(Protocol):
 
     def record(self, event: Any, stream: int) -> None: ...
 
+    def follow(self, stream: int, event: Any) -> None:
+        """What is put into the stream from now on waits for the event, as recorded last."""
+        ...
+
     def elapsed_ms(self, first: Any, second: Any) -> float:
-        """Milliseconds between two events of one stream, once the second has happened."""
+        """Milliseconds between two events, once the second has happened."""
         ...
 
     def to_device(self, address: int, host: NDArray[Any], stream: int) -> None:
@@ -137,6 +141,9 @@ class PyCudaMemory:
     def record(self, event: Any, stream: int) -> None:
         event.record(self._kept[stream])
 
+    def follow(self, stream: int, event: Any) -> None:
+        self._kept[stream].wait_for_event(event)
+
     def elapsed_ms(self, first: Any, second: Any) -> float:
         second.synchronize()
         return float(second.time_since(first))
@@ -185,6 +192,9 @@ class CudaPythonMemory:
 
     def record(self, event: Any, stream: int) -> None:
         self._call("cuEventRecord", event, stream)
+
+    def follow(self, stream: int, event: Any) -> None:
+        self._call("cuStreamWaitEvent", stream, event, 0)
 
     def elapsed_ms(self, first: Any, second: Any) -> float:
         self._call("cuEventSynchronize", second)

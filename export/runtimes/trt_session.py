@@ -1,7 +1,5 @@
 """A loaded TensorRT engine: run on images, timed on the device, profiled by layer."""
 
-import itertools
-import time
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,22 +11,21 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.engine_inspect import parse_inspector
 from limpq_deploy.export.engine_record import EngineLayer, Machine
 from limpq_deploy.export.runtimes.base import DeviceCall
-from limpq_deploy.export.runtimes.cuda_memory import CudaGraph, CudaMemory
+from limpq_deploy.export.runtimes.cuda_memory import CudaMemory
+from limpq_deploy.export.runtimes.trt_call import TensorRtCall
+from limpq_deploy.export.runtimes.trt_lane import Lane
 from limpq_deploy.export.runtimes.trt_log import BuildLog, make_logger
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-FLOAT = 4
-"""Bytes of a float32; inputs and results of our files are float32."""
 
 PROFILE_WARM_UP = 10
 """Runs before profiled ones, whose first would time lazy loading of kernels."""
 
 
 class TensorRtSession:
-    """One engine with its context, stream and buffers. Images and logits are float32; a batch larger than the engine
-    takes is run in parts, a smaller one is padded with zeros."""
+    """One engine with its contexts. Images and logits are float32; a batch larger than the engine takes is run in
+    parts, a smaller one is padded with zeros."""
 
     def __init__(
         self, trt: ModuleType, plan: bytes, memory: CudaMemory, machine: Machine, facts: dict[str, Any]
@@ -44,16 +41,11 @@ class TensorRtSession:
                 f"TensorRT does not load the plan ({self.log.last_error or 'no reason given'}); build it again"
             )
         self._engine = engine
-        self._context = engine.create_execution_context()
-        self._stream = memory.stream()
         self.inputs, self.outputs = _tensors(trt, engine)
         self._shape = tuple(engine.get_tensor_shape(self.inputs[0]))
         self._least, self._most = _batches(engine, self.inputs[0], self._shape)
         self._plan = plan
-        self._room = 0
-        self._owned: list[int] = []
-        self._buffers: dict[str, int] = {}
-        self._hosts: dict[str, NDArray[np.uint8]] = {}
+        self._lanes: list[Lane] = []
         self._mode: str | None = None
 
     @property
@@ -80,13 +72,18 @@ class TensorRtSession:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
 
-    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> DeviceCall:
+    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True, streams: int = 1) -> DeviceCall:
         """A call that runs the batches (of one size) in turn and times its parts by the device's own clock.
 
         ``graph``: capture a CUDA graph where that works; a graph holds one input's address, so batches are
-        copied into it. Raises ModelError for a batch that the engine does not take.
+        copied into it. ``streams``: batches run at once, each by a context of its own. Raises ModelError for a batch
+        that the engine does not take.
         """
-        call = TensorRtCall(self, batches, graph=graph)
+        self._check_batch(len(batches[0]))
+        lanes = self._first_lanes(streams)
+        for lane in lanes:
+            lane.bind(len(batches[0]))
+        call = TensorRtCall(lanes, self._memory, self.inputs[0], batches, graph=graph)
         self._mode = call.mode
         return call
 
@@ -103,19 +100,21 @@ class TensorRtSession:
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 times.setdefault(layer_name, []).append(ms)
 
+        self._check_batch(len(images_NCHW))
         engine = self._runtime.deserialize_cuda_engine(self._plan)  # a profile serves one context of an engine
-        context = engine.create_execution_context()
-        self._bind(context, len(images_NCHW))
-        self._put(self.inputs[0], images_NCHW)
+        lane = Lane(engine, self._memory, self.inputs, self.outputs)
+        lane.bind(len(images_NCHW))
+        lane.put(self.inputs[0], images_NCHW)
         for _ in range(PROFILE_WARM_UP):
-            context.execute_async_v3(self._stream)
-        self._memory.wait(self._stream)
+            lane.enqueue()
+        lane.wait()
         profiler = Profiler()
-        context.profiler = profiler
+        lane.report_to(profiler)
         for _ in range(runs):
-            if not context.execute_async_v3(self._stream):
+            if not lane.enqueue():
                 raise ModelError(f"the engine does not run ({self.log.last_error})")
-            self._memory.wait(self._stream)
+            lane.wait()
+        lane.close()
         return {name: tuple(values) for name, values in times.items()}
 
     def layers(self) -> tuple[EngineLayer, ...]:
@@ -135,135 +134,37 @@ class TensorRtSession:
             **self._facts,
         }
 
-    def prepare(self, batch: int) -> None:
-        """Set the batch and the addresses; raises ModelError for one that the engine does not take."""
+    def _check_batch(self, batch: int) -> None:
         if not self._least <= batch <= self._most:
             raise ModelError(
                 f"the engine takes {self._least} to {self._most} images at once, not {batch}; build it with "
                 f"--batch {min(self._least, batch)}:{batch}:{max(self._most, batch)}"
             )
-        self._bind(self._context, batch)
-
-    def enqueue(self) -> bool:
-        """Start one run on the stream."""
-        return bool(self._context.execute_async_v3(self._stream))
-
-    def copy_in(self, images_NCHW: NDArray[np.float32]) -> None:
-        """Start copying images to the device."""
-        self._put(self.inputs[0], images_NCHW)
-
-    def copy_out(self, batch: int) -> None:
-        """Start copying the results to the host."""
-        for name in self.outputs:
-            size = batch * self._row_bytes(name)
-            self._memory.to_host(self._hosts[name][:size], self._buffers[name], self._stream)
 
     def close(self) -> None:
         """Give the device memory back; the session cannot be used afterwards."""
-        self._memory.wait(self._stream)
-        self._buffers.clear()
-        while self._owned:
-            self._memory.free(self._owned.pop())
-
-    @property
-    def stream(self) -> int:
-        return self._stream
-
-    @property
-    def memory(self) -> CudaMemory:
-        return self._memory
+        for lane in self._lanes:
+            lane.close()
 
     def _run_part(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         count = len(feeds[self.inputs[0]])
         batch = max(count, self._least)
-        self.prepare(batch)
+        self._check_batch(batch)
+        [lane] = self._first_lanes(1)
+        lane.bind(batch)
         for name, value in feeds.items():
-            self._put(name, np.concatenate([value, np.zeros((batch - count, *value.shape[1:]), np.float32)]))
-        if not self.enqueue():
+            lane.put(name, np.concatenate([value, np.zeros((batch - count, *value.shape[1:]), np.float32)]))
+        if not lane.enqueue():
             raise ModelError(f"the engine does not run ({self.log.last_error or 'no reason given'}); build it again")
-        self.copy_out(batch)
-        self._memory.wait(self._stream)
-        return {name: self._result(name, batch)[:count].copy() for name in self.outputs}
+        lane.copy_out(batch)
+        lane.wait()
+        return {name: lane.result(name, batch)[:count].copy() for name in self.outputs}
 
-    def _result(self, name: str, batch: int) -> NDArray[np.float32]:
-        shape = (batch, *tuple(self._engine.get_tensor_shape(name))[1:])
-        return self._hosts[name][: batch * self._row_bytes(name)].view(np.float32).reshape(shape)
-
-    def _put(self, name: str, value: NDArray[np.float32]) -> None:
-        flat = np.ascontiguousarray(value, np.float32).reshape(-1).view(np.uint8)
-        host = self._hosts[name][: len(flat)]
-        host[:] = flat
-        self._memory.to_device(self._buffers[name], host, self._stream)
-
-    def _bind(self, context: "trt.IExecutionContext", batch: int) -> None:
-        if batch > self._room:
-            self._allocate(batch)
-        for name in self.inputs:
-            context.set_input_shape(name, (batch, *tuple(self._engine.get_tensor_shape(name))[1:]))
-        for name, address in self._buffers.items():
-            context.set_tensor_address(name, address)
-
-    def _allocate(self, batch: int) -> None:
-        """Buffers for so many images. Older ones stay until `close`: a captured graph may hold their addresses."""
-        for name in (*self.inputs, *self.outputs):
-            size = batch * self._row_bytes(name)
-            self._buffers[name] = self._memory.alloc(size)
-            self._hosts[name] = self._memory.pinned(size)
-        self._owned += self._buffers.values()
-        self._room = batch
-
-    def _row_bytes(self, name: str) -> int:
-        """Bytes of a tensor for one image."""
-        return FLOAT * int(np.prod(tuple(self._engine.get_tensor_shape(name))[1:], dtype=np.int64))
-
-
-class TensorRtCall:
-    """One timed call, see `base.DeviceCall`. Parts: "copy_in", "compute" and "copy_out" between events of the stream,
-    "enqueue" on the host's clock. ``mode``: "cuda graph", or "enqueue" where none was captured."""
-
-    main_part = "compute"
-
-    def __init__(self, session: TensorRtSession, batches: Sequence[NDArray[np.float32]], *, graph: bool) -> None:
-        self._session, self._batch = session, len(batches[0])
-        self._turn = itertools.cycle(batches)
-        session.prepare(self._batch)
-        session.copy_in(batches[0])
-        session.enqueue()  # the first run allocates, which no graph can hold
-        session.memory.wait(session.stream)
-        self._graph = CudaGraph.capture(session.stream, session.enqueue) if graph else None
-        self._events = [session.memory.event() for _ in range(4)]
-        self._enqueue_ms = 0.0
-
-    @property
-    def mode(self) -> str:
-        return "enqueue" if self._graph is None else "cuda graph"
-
-    def __call__(self) -> None:
-        session, record = self._session, self._session.memory.record
-        before, start, end, after = self._events
-        record(before, session.stream)
-        session.copy_in(next(self._turn))
-        record(start, session.stream)
-        began = time.perf_counter_ns()
-        if self._graph is not None:
-            self._graph.launch()
-        else:
-            session.enqueue()
-        self._enqueue_ms = (time.perf_counter_ns() - began) / 1e6
-        record(end, session.stream)
-        session.copy_out(self._batch)
-        record(after, session.stream)
-        session.memory.wait(session.stream)
-
-    def parts_ms(self) -> Mapping[str, float]:
-        elapsed = self._session.memory.elapsed_ms
-        before, start, end, after = self._events
-        return {
-            "compute": elapsed(start, end),
-            "enqueue": self._enqueue_ms,
-            "copy_in": elapsed(before, start),
-            "copy_out": elapsed(end, after),
-        }
+    def _first_lanes(self, count: int) -> list[Lane]:
+        """So many lanes, made when they are first asked for: a context takes memory, the inspector needs none."""
+        for number in range(len(self._lanes), count):
+            self._lanes.append(Lane(self._engine, self._memory, self.inputs, self.outputs, further=number > 0))
+        return self._lanes[:count]
 
 
 def accelerator(machine: Machine) -> dict[str, str | int | None]:

@@ -68,6 +68,14 @@ def bench() -> None:
 @click.option(
     "--batch", "batches", type=IntList(), default="1", show_default=True, metavar="N,..", help="Images per call."
 )
+@click.option(
+    "--streams",
+    type=IntList(),
+    default="1",
+    show_default=True,
+    metavar="N,..",
+    help="Runs at once, each of one batch, on a CUDA stream or in a thread of its own; a call ends with the last.",
+)
 @threads_option("one, then as many as the runtime takes")
 @seconds_option(3.0, 0.1, "Recorded calls of each model with each number of threads; 10 calls at least.")
 @click.option(
@@ -80,6 +88,7 @@ def bench() -> None:
 def time_models(
     models: tuple[Path, ...],
     batches: tuple[int, ...],
+    streams: tuple[int, ...],
     threads: int | None,
     seconds: float,
     runtime: str,
@@ -104,6 +113,11 @@ def time_models(
                 f"--server times one model at one batch size; found {len(models)} models and {len(batches)} "
                 "batch sizes, give the one that is served"
             )
+        if streams != (1,):
+            raise SettingError(
+                "--streams has no effect with --server, which is timed alone and then with several clients; leave it "
+                "away"
+            )
         if engine is not None:
             raise SettingError(
                 "--workspace-mib, --builder-level and --builds have no effect with --server, which builds no engine; "
@@ -116,7 +130,9 @@ def time_models(
         return
     from limpq_deploy.latency.bench import bench_models
 
-    report = bench_models(models, batches=batches, threads=threads, seconds=seconds, runtime=runtime, options=engine)
+    report = bench_models(
+        models, batches=batches, streams=streams, threads=threads, seconds=seconds, runtime=runtime, options=engine
+    )
     if output is not None:
         write_record(report, output)
     if as_json:

@@ -20,12 +20,14 @@ def bench_models(
     paths: Sequence[Path],
     *,
     batches: Sequence[int] = (1,),
+    streams: Sequence[int] = (1,),
     threads: int | None = None,
     seconds: float = 3.0,
     runtime: str = "onnxruntime",
     options: EngineOptions | None = None,
 ) -> LatencyReport:
-    """Time files, and the models of build directories; all of one batch size and number of threads are interleaved.
+    """Time files, and the models of build directories; all of one batch size, number of threads and of runs at
+    once are interleaved.
 
     ``threads`` None: one, then as many as the runtime takes. ``seconds`` of recorded calls for each. ``options``: how
     the runtime builds engines. Raises ModelError for a directory that is no build's.
@@ -34,7 +36,13 @@ def bench_models(
     settings: tuple[Threads, ...] = (1, "default") if threads is None else (threads,)
     with progress("timing") as report:
         return measure_models(
-            named_models(paths), batches=batches, settings=settings, seconds=seconds, runtime=found, report=told(report)
+            named_models(paths),
+            batches=batches,
+            streams=streams,
+            settings=settings,
+            seconds=seconds,
+            runtime=found,
+            report=told(report),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from limpq_deploy.export.latency import Setting
 from limpq_deploy.tables import table, width, wrapped
 
 if TYPE_CHECKING:
@@ -13,53 +14,68 @@ if TYPE_CHECKING:
     from limpq_deploy.export.latency_table import LatencyTable
 
 
-ROOM = 125
-"""Columns that the table of all intervals takes."""
+ROOM, ROOM_IMAGES = 125, 12
+"""Columns that the table of all intervals takes; those of images per second."""
+
+AT_ONCE = "at once"
+"""Header of the number of runs that a call makes at once; the column stands where one is more than 1."""
 
 
 def latency_table(report: LatencyReport) -> str:
     """Every doubt once, with the series that it is about; then percentiles of every series, and parts that a runtime
-    timed besides. Intervals of p90 and p99 where there is room for them."""
+    timed besides. Intervals of p90 and p99 where there is room for them; images per second where calls have several."""
+    at_once = any(series.streams > 1 for series in report.series)
+    several = at_once or any(series.batch > 1 for series in report.series)
+    wide = not at_once and width() >= ROOM + several * ROOM_IMAGES
 
     def tail(low: float | None, high: float | None) -> tuple[float | None, float | None]:
-        return (low, high) if width() >= ROOM else (None, None)
+        return (low, high) if wide else (None, None)
 
     rows = [
         (
             series.name,
             str(series.threads),
             str(series.batch),
+            *([str(series.streams)] if at_once else []),
             _with_interval(series.stats.p50_ms, series.stats.p50_low_ms, series.stats.p50_high_ms),
             _with_interval(series.stats.p90_ms, *tail(series.stats.p90_low_ms, series.stats.p90_high_ms)),
             _with_interval(series.stats.p99_ms, *tail(series.stats.p99_low_ms, series.stats.p99_high_ms)),
+            *([f"{series.images_per_second:,.0f}"] if several else []),
             f"{len(series.samples_ms):,}",
             "stable" if series.stable else "doubtful",
         )
         for series in report.series
     ]
-    lines = _doubts((one.doubts, f"{one.name} (threads {one.threads}, batch {one.batch})") for one in report.series)
-    header = ("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "samples", "verdict")
-    lines.append(table(header, rows, right=(1, 2, 3, 4, 5, 6)))
+    lines = _doubts((one.doubts, one.name, str(one.setting)) for one in report.series)
+    header = (
+        *("model", "threads", "batch", *([AT_ONCE] if at_once else []), "p50 ms", "p90 ms", "p99 ms"),
+        *(["images/s"] if several else []),
+        *("samples", "verdict"),
+    )
+    lines.append(table(header, rows, right=range(1, len(header) - 1)))
     lines += [_parts_line(series) for series in report.series if series.parts_ms]
     return "\n".join(lines)
 
 
 def change_table(changes: Sequence[Change]) -> str:
     """Each series before and after, with the ratio's interval."""
-    lines = _doubts((one.doubts, one.name) for one in changes)
+    lines = _doubts((one.doubts, one.name, str(Setting(one.threads, one.batch, one.streams))) for one in changes)
+    at_once = any(one.streams > 1 for one in changes)
     rows = [
         (
             one.name,
             str(one.threads),
             str(one.batch),
+            *([str(one.streams)] if at_once else []),
             f"{one.before_ms:.3f}",
             f"{one.after_ms:.3f}",
             f"{one.ratio:.3f} ({one.low:.3f} to {one.high:.3f})",
         )
         for one in changes
     ]
-    header = ("model", "threads", "batch", "before, p50 ms", "after", "times as fast (95 %)")
-    return "\n".join((*lines, table(header, rows, right=(1, 2, 3, 4, 5))))
+    shared = ("model", "threads", "batch", *([AT_ONCE] if at_once else []))
+    header = (*shared, "before, p50 ms", "after", "times as fast (95 %)")
+    return "\n".join((*lines, table(header, rows, right=range(1, len(header)))))
 
 
 def fleet_tables(fleet: Fleet) -> str:
@@ -69,11 +85,13 @@ def fleet_tables(fleet: Fleet) -> str:
         title = f"{one.model} on {one.device}"
         if one.differs:
             title += f" (apart, for its environment differs: {'; '.join(one.differs)})"
+        at_once = any(row.streams > 1 for row in one.rows)
         rows = [
             (
                 row.name,
                 str(row.threads),
                 str(row.batch),
+                *([str(row.streams)] if at_once else []),
                 f"{row.p50_ms:.3f}",
                 f"{row.p90_ms:.3f}",
                 f"{row.p99_ms:.3f}",
@@ -83,8 +101,9 @@ def fleet_tables(fleet: Fleet) -> str:
             )
             for row in one.rows
         ]
-        header = ("model", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "over float", "verdict", "from")
-        blocks.append(f"{wrapped(title)}\n{table(header, rows, right=(1, 2, 3, 4, 5, 6))}")
+        shared = ("model", "threads", "batch", *([AT_ONCE] if at_once else []))
+        header = (*shared, "p50 ms", "p90 ms", "p99 ms", "over float", "verdict", "from")
+        blocks.append(f"{wrapped(title)}\n{table(header, rows, right=range(1, len(header) - 2))}")
     return "\n\n".join(blocks)
 
 
@@ -113,16 +132,24 @@ def profile_table(table_: LatencyTable) -> str:
             f"{len(checked)} mixed graphs, each predicted without knowing it: median error "
             f"{100 * checked[len(checked) // 2]:.1f} %, largest {100 * checked[-1]:.1f} %"
         )
-    lines += _doubts((one.doubts, one.name) for one in table_.observations)
+    lines += _doubts((one.doubts, one.name, "") for one in table_.observations)
     return "\n".join(lines)
 
 
-def _doubts(found: Iterable[tuple[tuple[str, ...], str]]) -> list[str]:
-    about: dict[str, list[str]] = {}
-    for doubts, name in found:
-        for doubt in doubts:
-            about.setdefault(doubt, []).append(name)
-    return [wrapped(f"doubtful: {', '.join(names)}: {doubt}") for doubt, names in about.items()]
+def _doubts(found: Iterable[tuple[tuple[str, ...], str, str]]) -> list[str]:
+    """Each doubt once, with whom it is about, from (doubts, name, setting) of all."""
+    entries = list(found)
+    lines = []
+    for doubt in dict.fromkeys(doubt for doubts, _, _ in entries for doubt in doubts):
+        about = []
+        for setting in dict.fromkeys(setting for _, _, setting in entries):
+            everyone = [(doubt in doubts, name) for doubts, name, one in entries if one == setting]
+            names = [name for has, name in everyone if has]
+            if names:
+                who = "all" if 1 < len(names) == len(everyone) else ", ".join(names)
+                about.append(f"{who} ({setting})" if setting else who)
+        lines.append(wrapped(f"doubtful: {'; '.join(about)}: {doubt}"))
+    return lines
 
 
 def _with_interval(value: float, low: float | None, high: float | None) -> str:
@@ -133,6 +160,4 @@ def _with_interval(value: float, low: float | None, high: float | None) -> str:
 
 def _parts_line(series: LatencySeries) -> str:
     parts = ", ".join(f"{name} {series.part(name).p50_ms:.3f}" for name in series.parts_ms)
-    return wrapped(
-        f"{series.name} (threads {series.threads}, batch {series.batch}): p50 ms of {series.figure}; {parts}"
-    )
+    return wrapped(f"{series.name} ({series.setting}): p50 ms of {series.figure}; {parts}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Speedup, Threads
+from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Setting, Speedup, Threads
 from limpq_deploy.judge import MIXED
 from limpq_deploy.report import svg
 from limpq_deploy.report.costs import model_name
@@ -44,8 +44,7 @@ def latency_section(inputs: ReportInputs) -> LatencySection | None:
     report = inputs.latency
     if report is None or not report.series:
         return None
-    runs = dict.fromkeys((series.threads, series.batch) for series in report.series)
-    groups = tuple(_group(report, threads, batch) for threads, batch in runs)
+    groups = tuple(_group(report, one) for one in dict.fromkeys(series.setting for series in report.series))
     return LatencySection(groups=groups, doubtful=sum(bool(series.doubts) for series in report.series))
 
 
@@ -53,16 +52,24 @@ def threads_text(threads: Threads) -> str:
     return "default threads" if threads == "default" else plural(threads, "thread")
 
 
-def _group(report: LatencyReport, threads: Threads, batch: int) -> LatencyGroup:
-    series = tuple(one for one in report.series if (one.threads, one.batch) == (threads, batch))
+def _group(report: LatencyReport, setting: Setting) -> LatencyGroup:
+    series = tuple(one for one in report.series if one.setting == setting)
     names = [one.name for one in series]
-    protocols = [one for one in report.protocols if (one.threads, one.batch) == (threads, batch)]
+    protocols = [one for one in report.protocols if one.setting == setting]
     chart, beyond = _chart(series)
+    title = f"{threads_text(setting.threads).capitalize()}, batch {setting.batch}"
+    if setting.streams > 1:
+        title += f", {setting.streams} at once"
     speedups: tuple[Speedup, ...] = ()
     if MIXED in names:
-        speedups = tuple(report.speedup(MIXED, name, threads=threads, batch=batch) for name in names if name != MIXED)
+        threads, batch, streams = setting.threads, setting.batch, setting.streams
+        speedups = tuple(
+            report.speedup(MIXED, name, threads=threads, batch=batch, streams=streams)
+            for name in names
+            if name != MIXED
+        )
     return LatencyGroup(
-        title=f"{threads_text(threads).capitalize()}, batch {batch}",
+        title=title,
         chart=chart,
         series=series,
         speedups=speedups,

@@ -56,7 +56,7 @@ def test_other_settings_and_other_figures_are_refused() -> None:
 
 
 def test_nothing_in_common_is_said_with_both_lists() -> None:
-    with pytest.raises(Incomparable, match=r"mixed \(1 threads, batch 1\) before, mixed \(2 threads, batch 1\) after"):
+    with pytest.raises(Incomparable, match=r"mixed \(1 thread, batch 1\) before, mixed \(2 threads, batch 1\) after"):
         compare(report(series("mixed", 1)), report(series("mixed", 1, threads=2)))
 
 

@@ -2,7 +2,6 @@
 that the figures are of no GPU is why this is a test and no benchmark."""
 
 import importlib
-import itertools
 import json
 import subprocess
 import sys
@@ -19,6 +18,7 @@ pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
+from limpq_deploy.export.at_once import RunsAtOnce
 from limpq_deploy.export.engine_inspect import compute_nodes, planned_precision
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.engine_profile import engine_layer_times
@@ -42,8 +42,8 @@ class Played:
     def environment(self) -> dict[str, Any]:
         return {**self._session.environment(), "mode": "enqueue"}
 
-    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True) -> "Call":
-        return Call(self._session, batches)
+    def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True, streams: int = 1) -> "Call":
+        return Call(RunsAtOnce(self._session.run, batches, streams))
 
     def layer_times(self, images_NCHW: NDArray[np.float32], runs: int) -> dict[str, tuple[float, ...]]:
         return {name: tuple(0.1 + 0.001 * (run % 3) for run in range(runs)) for name in self._layers}
@@ -52,12 +52,12 @@ class Played:
 class Call:
     main_part, mode = "compute", "enqueue"
 
-    def __init__(self, session: OrtSession, batches: Sequence[NDArray[np.float32]]) -> None:
-        self._session, self._turn, self._ms = session, itertools.cycle(batches), 0.0
+    def __init__(self, run: RunsAtOnce) -> None:
+        self._run, self._ms = run, 0.0
 
     def __call__(self) -> None:
         start = time.perf_counter()
-        self._session.run(next(self._turn))
+        self._run()
         self._ms = 1000 * (time.perf_counter() - start)
 
     def parts_ms(self) -> Mapping[str, float]:

@@ -120,6 +120,23 @@ def test_a_call_times_its_parts_on_the_device(model: Path, graph: bool) -> None:
     assert all(len(values) == 5 for values in times.values())
 
 
+@pytest.mark.parametrize("graph", [True, False])
+def test_several_runs_at_once_take_longer_than_one_and_less_than_one_after_the_other(model: Path, graph: bool) -> None:
+    from limpq_deploy.export.runtimes.trt import TensorRt
+
+    session = TensorRt().load(model)
+    assert isinstance(session, DeviceTimed)
+    medians = {}
+    for streams in (1, 4):
+        call = session.timed([tiny_images(1), tiny_images(1, seed=2)], graph=graph, streams=streams)
+        samples = []
+        for _ in range(200):
+            call()
+            samples.append(call.parts_ms()["compute"])
+        medians[streams] = float(np.median(samples[50:]))
+    assert 0.9 * medians[1] < medians[4] < 4 * medians[1]
+
+
 def test_several_builds_are_compared_and_float_types_are_kept_apart(model: Path) -> None:
     from limpq_deploy.export.runtimes.trt import TensorRt
 

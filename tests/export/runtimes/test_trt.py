@@ -18,7 +18,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.engine_options import BatchRange, EngineOptions, given_options
 from limpq_deploy.export.engine_record import PlanRefused
-from limpq_deploy.export.runtimes import runtime_named, trt, trt_session
+from limpq_deploy.export.runtimes import runtime_named, trt, trt_call
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
 from limpq_deploy.export.runtimes.cuda import CudaDriver, Gpu
 from limpq_deploy.export.runtimes.ort import open_as_written
@@ -51,8 +51,9 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostMemory:
     monkeypatch.setattr(trt, "load_bindings", lambda: Bindings("tensorrt"))
     monkeypatch.setattr(trt, "ask_driver", lambda: CudaDriver(cuda=(12, 4), gpus=(gpu,), problem=None))
     monkeypatch.setattr(trt, "open_memory", lambda package: found)
-    monkeypatch.setattr(trt_session.CudaGraph, "capture", lambda stream, enqueue: None)
+    monkeypatch.setattr(trt_call.CudaGraph, "capture", lambda stream, enqueue: None)
     monkeypatch.setattr(Builder, "builds", 0)
+    monkeypatch.setattr(Context, "_ran", found.ran)
     return found
 
 
@@ -195,6 +196,36 @@ def test_a_call_times_its_parts_and_a_profile_its_layers(memory: HostMemory, mod
     assert (call.main_part, call.mode, session.environment()["mode"]) == ("compute", "enqueue", "enqueue")
     assert session.environment()["accelerator"]["name"] == "NVIDIA H200"
     assert session.layer_times(tiny_images(1), 4) == {"node_stem": (0.25,) * 4}
+
+
+def test_several_runs_at_once_take_as_long_as_the_slowest_of_them(memory: HostMemory, model: Path) -> None:
+    session = TensorRt().load(model)
+    batches = [tiny_images(1, seed=number) for number in range(3)]
+    assert isinstance(session, DeviceTimed)
+    call = session.timed(batches, streams=3)
+    streams = list(memory.clocks)[-3:]
+    memory.run_ms[streams[2]] = 4.0
+    for _ in range(2):
+        call()
+        assert {**call.parts_ms(), "enqueue": 0} == {"copy_in": 0.5, "compute": 4.0, "copy_out": 0.5, "enqueue": 0}
+    held = len(memory.held)
+    assert held == 3 * 2
+    alone = session.timed(batches)
+    alone()
+    assert alone.parts_ms()["compute"] == 0.5
+    assert len(memory.held) == held
+    session.close()
+    assert not memory.held
+
+
+def test_an_engine_whose_contexts_share_nothing_is_refused_for_several_streams(
+    memory: HostMemory, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Config, "set_preview_feature", lambda self, feature, on: None)
+    session = TensorRt().load(model)
+    assert isinstance(session, DeviceTimed)
+    with pytest.raises(ModelError, match="runs one batch at a time"):
+        session.timed([tiny_images(1)], streams=2)
 
 
 def test_the_self_test_passes_on_it(memory: HostMemory) -> None:

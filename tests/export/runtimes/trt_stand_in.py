@@ -6,6 +6,7 @@ names but those that `test_tensorrt_names` holds against the real ones.
 
 import ctypes
 import json
+from collections.abc import Callable
 from enum import IntEnum
 from types import ModuleType
 from typing import Any
@@ -19,14 +20,23 @@ from limpq_deploy.export.runtimes.ort import open_as_written
 JUNK = b"this cache is damaged"
 
 
+STEP_MS = 0.5
+"""What each copy and each run takes on its stream."""
+
+
 class HostMemory:
-    """Device memory on the host. Every address that was given out and is not free yet is in ``held``."""
+    """Device memory on the host. Every address that was given out and is not free yet is in ``held``.
+
+    Work is done at once, but each stream has a clock of its own, by which copies and runs take their time: events carry
+    it, and a stream that follows one waits for it. ``run_ms``: of runs on a stream that is no `STEP_MS`.
+    """
 
     package = "the host"
 
     def __init__(self) -> None:
         self.held: dict[int, Any] = {}
-        self.clock = 0.0
+        self.clocks: dict[int, float] = {}
+        self.run_ms: dict[int, float] = {}
 
     def alloc(self, size: int) -> int:
         buffer = ctypes.create_string_buffer(size)
@@ -40,23 +50,32 @@ class HostMemory:
         return np.zeros(size, np.uint8)
 
     def stream(self) -> int:
-        return 7
+        self.clocks[7 + len(self.clocks)] = 0.0
+        return 6 + len(self.clocks)
 
     def event(self) -> list[float]:
         return [0.0]
 
     def record(self, event: list[float], stream: int) -> None:
-        self.clock += 0.5
-        event[0] = self.clock
+        event[0] = self.clocks[stream]
+
+    def follow(self, stream: int, event: list[float]) -> None:
+        self.clocks[stream] = max(self.clocks[stream], event[0])
 
     def elapsed_ms(self, first: list[float], second: list[float]) -> float:
         return second[0] - first[0]
 
     def to_device(self, address: int, host: NDArray[Any], stream: int) -> None:
         ctypes.memmove(address, host.ctypes.data, host.nbytes)
+        self.clocks[stream] += STEP_MS
 
     def to_host(self, host: NDArray[Any], address: int, stream: int) -> None:
         ctypes.memmove(host.ctypes.data, address, host.nbytes)
+        self.clocks[stream] += STEP_MS
+
+    def ran(self, stream: int) -> None:
+        """A run was put into a stream."""
+        self.clocks[stream] += self.run_ms.get(stream, STEP_MS)
 
     def wait(self, stream: int) -> None: ...
 
@@ -93,6 +112,7 @@ class Config:
         self.flags: set[str] = {"TF32"}
         self.shapes: dict[str, Any] = {}
         self.cache: Any = None
+        self.features: set[str] = set()
         self.builder_optimization_level, self.profiling_verbosity, self.workspace = 3, 0, 2**37
 
     def set_flag(self, flag: Any) -> None:
@@ -106,6 +126,9 @@ class Config:
 
     def get_memory_pool_limit(self, pool: Any) -> int:
         return self.workspace
+
+    def set_preview_feature(self, feature: Any, on: bool) -> None:
+        (self.features.add if on else self.features.discard)(feature.name)
 
     def set_tactic_sources(self, sources: int) -> bool:
         return sources == 0b11000
@@ -156,7 +179,12 @@ class Builder:
         if config.workspace < 2**21:
             self._logger.log(Bindings.ILogger.Severity.ERROR, "insufficient workspace")
             return None
-        facts = {"shapes": config.shapes, "flags": sorted(config.flags), "number": Builder.builds}
+        facts = {
+            "shapes": config.shapes,
+            "flags": sorted(config.flags),
+            "shares": "PROFILE_SHARING_0806" in config.features,
+            "number": Builder.builds,
+        }
         return json.dumps(facts).encode() + b"\n" + network.model.SerializeToString()
 
 
@@ -204,6 +232,7 @@ class EngineStandIn:
 
 class Context:
     profiler: Any = None
+    _ran: Callable[[int], None] = staticmethod(lambda stream: None)
 
     def __init__(self, engine: EngineStandIn) -> None:
         self._engine = engine
@@ -218,7 +247,11 @@ class Context:
         self._addresses[name] = address
         return True
 
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        return bool(self._engine.facts["shares"]) and profile == 0
+
     def execute_async_v3(self, stream: int) -> bool:
+        self._ran(stream)
         feeds = {}
         for name, shape in self._shapes.items():
             found = (ctypes.c_float * int(np.prod(shape))).from_address(self._addresses[name])
@@ -259,6 +292,7 @@ class Bindings(ModuleType):
     Builder, OnnxParser, Runtime = Builder, Parser, RuntimeStandIn
     NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0})
     BuilderFlag = IntEnum("BuilderFlag", ["FP16", "INT8", "TF32"])
+    PreviewFeature = IntEnum("PreviewFeature", ["PROFILE_SHARING_0806"])
     ProfilingVerbosity = IntEnum("ProfilingVerbosity", ["DETAILED"])
     MemoryPoolType = IntEnum("MemoryPoolType", ["WORKSPACE"])
     TacticSource = IntEnum("TacticSource", {"EDGE_MASK_CONVOLUTIONS": 3, "JIT_CONVOLUTIONS": 4})

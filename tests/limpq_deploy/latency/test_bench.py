@@ -11,7 +11,9 @@ from onnx import TensorProto, helper
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.records import load_record
 from limpq_deploy.cli import main
+from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.latency.bench import named_models
 
 
@@ -99,7 +101,7 @@ def test_results_are_merged_and_compared(build: Path, tmp_path: Path) -> None:
     assert "different environments" in refused.output
 
 
-@pytest.mark.parametrize("words", [("--batch", "0"), ("--batch", "1,x"), ("--seconds", "0")])
+@pytest.mark.parametrize("words", [("--batch", "0"), ("--batch", "1,x"), ("--streams", "0"), ("--seconds", "0")])
 def test_options_that_make_no_sense_are_wrong_usage(build: Path, words: tuple[str, ...]) -> None:
     assert run("bench", build, *words).exit_code == 2
 
@@ -123,6 +125,8 @@ def test_settings_of_an_engines_builder_are_refused_where_none_is_built(build: P
     for words in (("--workspace-mib", 64), ("--builder-level", 0), ("--builds", 2, "--runtime", "onnxruntime-cuda")):
         done = run("bench", build, *words)
         assert (done.exit_code, "which builds no engines" in done.output) == (1, True), done.output
+    done = run("bench", build / "model.qdq.onnx", "--server", "http://localhost:1/tiny", "--streams", 2)
+    assert (done.exit_code, "--streams has no effect with --server" in done.output) == (1, True), done.output
     done = run("bench", build, "--server", "http://localhost:1/tiny", "--builds", 2)
     assert (done.exit_code, "no effect with --server" in done.output) == (1, True), done.output
     done = run("bench", build, "--runtime", "tensorrt", "--builder-level", 9)
@@ -131,5 +135,24 @@ def test_settings_of_an_engines_builder_are_refused_where_none_is_built(build: P
 
 def test_help_shows_the_options_of_timing_and_the_other_commands() -> None:
     shown = run("bench", "--help").output
-    for word in ("--batch", "--runtime", "--server", "merge", "compare"):
+    for word in ("--batch", "--streams", "--runtime", "--server", "merge", "compare"):
         assert word in shown
+
+
+def test_several_runs_at_once_are_series_of_their_own_with_images_per_second(build: Path, tmp_path: Path) -> None:
+    file = tmp_path / "here.json"
+    done = run("bench", build, "--threads", 1, "--streams", "1,2", "--seconds", 0.1, "-o", file)
+    assert done.exit_code == 0, done.output
+    report = load_record(LatencyReport, file)
+    assert {(one.name, one.streams) for one in report.series} == {
+        (name, streams) for name in ("mixed", "float", "uniform8") for streams in (1, 2)
+    }
+    assert [one.streams for one in report.protocols] == [1, 2]
+    head = next(line for line in done.stdout.splitlines() if line.startswith("model"))
+    assert "at once" in head
+    assert "images/s" in head
+    many = report.find("mixed", threads=1, streams=2)
+    assert f"{many.images_per_second:,.0f}" in done.stdout
+    assert "at once" in run("bench", "merge", file).stdout
+    compared = run("bench", "compare", file, file)
+    assert len([line for line in compared.stdout.splitlines() if line.startswith("mixed")]) == 2

@@ -10,7 +10,8 @@ import pytest
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.evaluate import Accuracy, Evaluation, compare_paired
 from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Threads, measure_interleaved
+from limpq_deploy.export.interleaving import measure_interleaved
+from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Threads
 from limpq_deploy.export.parity import Disagreement, ParityReport, TensorParity, compare_codes
 from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer

@@ -1,0 +1,106 @@
+"""One execution context of a TensorRT engine with its stream and buffers: what one run at a time needs."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.runtimes.cuda_memory import CudaMemory
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+FLOAT = 4
+"""Bytes of a float32; inputs and results of our files are float32."""
+
+
+class Lane:
+    """Several lanes of one engine run at once, each on a stream of its own; they share the engine's weights."""
+
+    def __init__(
+        self,
+        engine: "trt.ICudaEngine",
+        memory: CudaMemory,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        *,
+        further: bool = False,
+    ) -> None:
+        """``further``: not the engine's first context, which alone has the optimisation profile by itself. Raises
+        ModelError where the engine does not let a second context have it."""
+        self._engine, self._memory = engine, memory
+        self._inputs, self._outputs = inputs, outputs
+        self._context = engine.create_execution_context()
+        self.stream = memory.stream()
+        if further:
+            if not self._context.set_optimization_profile_async(0, self.stream):
+                raise ModelError(
+                    "the engine runs one batch at a time, for its contexts do not share an optimisation profile; "
+                    "build it again, or leave streams at 1"
+                )
+            memory.wait(self.stream)
+        self._room = 0
+        self._owned: list[int] = []
+        self._buffers: dict[str, int] = {}
+        self._hosts: dict[str, NDArray[np.uint8]] = {}
+
+    def bind(self, batch: int) -> None:
+        """Set the batch and the addresses."""
+        if batch > self._room:
+            self._allocate(batch)
+        for name in self._inputs:
+            self._context.set_input_shape(name, (batch, *tuple(self._engine.get_tensor_shape(name))[1:]))
+        for name, address in self._buffers.items():
+            self._context.set_tensor_address(name, address)
+
+    def put(self, name: str, value: NDArray[np.float32]) -> None:
+        """Start copying an input to the device."""
+        flat = np.ascontiguousarray(value, np.float32).reshape(-1).view(np.uint8)
+        host = self._hosts[name][: len(flat)]
+        host[:] = flat
+        self._memory.to_device(self._buffers[name], host, self.stream)
+
+    def enqueue(self) -> bool:
+        """Start one run on the stream."""
+        return bool(self._context.execute_async_v3(self.stream))
+
+    def copy_out(self, batch: int) -> None:
+        """Start copying the results to the host."""
+        for name in self._outputs:
+            size = batch * self._row_bytes(name)
+            self._memory.to_host(self._hosts[name][:size], self._buffers[name], self.stream)
+
+    def result(self, name: str, batch: int) -> NDArray[np.float32]:
+        """A result on the host, valid until the next copy."""
+        shape = (batch, *tuple(self._engine.get_tensor_shape(name))[1:])
+        return self._hosts[name][: batch * self._row_bytes(name)].view(np.float32).reshape(shape)
+
+    def report_to(self, profiler: "trt.IProfiler") -> None:
+        """Times of layers go to the profiler from now on; whoever made it keeps it alive."""
+        self._context.profiler = profiler
+
+    def wait(self) -> None:
+        """Until everything in the stream is done."""
+        self._memory.wait(self.stream)
+
+    def close(self) -> None:
+        """Give the device memory back."""
+        self.wait()
+        self._buffers.clear()
+        self._room = 0
+        while self._owned:
+            self._memory.free(self._owned.pop())
+
+    def _allocate(self, batch: int) -> None:
+        """Buffers for so many images. Older ones stay until `close`: a captured graph may hold their addresses."""
+        for name in (*self._inputs, *self._outputs):
+            size = batch * self._row_bytes(name)
+            self._buffers[name] = self._memory.alloc(size)
+            self._hosts[name] = self._memory.pinned(size)
+        self._owned += self._buffers.values()
+        self._room = batch
+
+    def _row_bytes(self, name: str) -> int:
+        """Bytes of a tensor for one image."""
+        return FLOAT * int(np.prod(tuple(self._engine.get_tensor_shape(name))[1:], dtype=np.int64))

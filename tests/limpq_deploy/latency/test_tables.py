@@ -1,0 +1,35 @@
+"""What people read of a timing."""
+
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
+from limpq_deploy.export.stability import latency_stats
+from limpq_deploy.latency.tables import latency_table
+
+
+def series(name: str, streams: int, *doubts: str) -> LatencySeries:
+    samples = (1.0,) * 12
+    return LatencySeries(
+        name=name,
+        threads=1,
+        batch=1,
+        streams=streams,
+        samples_ms=samples,
+        turns=(12,),
+        warm_up_calls=3,
+        settle_calls=1,
+        stats=latency_stats(samples, (12,), seed=0),
+        doubts=doubts,
+    )
+
+
+def test_a_doubt_about_all_series_of_a_run_names_the_run_alone() -> None:
+    found = (
+        *(series("mixed", 1, "busy"), series("float", 1, "busy", "drift")),
+        *(series("mixed", 2, "busy"), series("float", 2)),
+    )
+    protocols = (LatencyProtocol(threads=1), LatencyProtocol(threads=1, streams=2))
+    lines = latency_table(LatencyReport(environment=read_environment(), protocols=protocols, series=found)).splitlines()
+    assert " ".join(lines[:2]).split(": busy")[0] == (
+        "doubtful: all (1 thread, batch 1); mixed (1 thread, batch 1, 2 at once)"
+    )
+    assert "doubtful: float (1 thread, batch 1): drift" in lines
