@@ -51,8 +51,13 @@ int cuCtxSetCurrent(handle context) { return context == (handle)3 ? 0 : 201; }
 int cuMemAlloc_v2(uint64_t *address, size_t size) { *address = (uint64_t)malloc(size); return 0; }
 int cuMemFree_v2(uint64_t address) { free((void *)address); return 0; }
 int cuMemHostAlloc(void **address, size_t size, unsigned flags) { *address = malloc(size); return 0; }
-int cuStreamCreate(handle *stream, unsigned flags) { *stream = (handle)7; return 0; }
-int cuStreamSynchronize(handle stream) { return stream == (handle)7 ? 0 : 400; }
+static long streams = 6;
+static int is_stream(handle stream) { return (long)stream >= 7 && (long)stream <= streams ? 0 : 400; }
+int followed = 0;
+int cuStreamCreate(handle *stream, unsigned flags) { *stream = (handle)++streams; return 0; }
+int cuStreamSynchronize(handle stream) { return is_stream(stream); }
+int cuStreamWaitEvent(handle stream, handle event, unsigned flags)
+{ followed++; return *(double *)event > 0 && flags == 0 ? is_stream(stream) : 400; }
 int cuEventCreate(handle *event, unsigned flags) { *event = calloc(1, sizeof(double)); return 0; }
 int cuEventRecord(handle event, handle stream) { *(double *)event = clock_ms += 0.25; return 0; }
 int cuEventSynchronize(handle event) { return 0; }
@@ -60,9 +65,9 @@ int cuEventElapsedTime(float *ms, handle first, handle second)
 { *ms = *(double *)second - *(double *)first; return 0; }
 int cuEventElapsedTime_v2(float *ms, handle first, handle second) { return cuEventElapsedTime(ms, first, second); }
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, handle stream)
-{ memcpy((void *)to, from, size); return stream == (handle)7 ? 0 : 400; }
+{ memcpy((void *)to, from, size); return is_stream(stream); }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, handle stream)
-{ memcpy(to, (void *)from, size); return stream == (handle)7 ? 0 : 400; }
+{ memcpy(to, (void *)from, size); return is_stream(stream); }
 int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
 int cuCtxPushCurrent_v2(handle context) { return context == (handle)3 ? 0 : 201; }
 int cuCtxPopCurrent_v2(handle *context) { *context = (handle)3; return 0; }

@@ -17,7 +17,7 @@ import pytest
 from limpq_deploy.export.runtimes.cuda_memory import PACKAGES, _installed
 
 PROGRAM = """
-import json, sys
+import ctypes, json, sys
 import numpy as np
 from limpq_deploy.export.runtimes.cuda_memory import CudaGraph, open_memory
 
@@ -32,6 +32,9 @@ memory.record(first, stream)
 memory.to_device(address, host[:48], stream)
 memory.to_host(back[:32], address, stream)
 memory.record(second, stream)
+other = memory.stream()
+memory.follow(other, second)
+memory.wait(other)
 memory.wait(stream)
 graph = CudaGraph.capture(stream, lambda: True)
 graph.launch()
@@ -39,6 +42,8 @@ found = {
     "package": memory.package,
     "back": back.tolist(),
     "elapsed_ms": memory.elapsed_ms(first, second),
+    "followed": ctypes.c_int.in_dll(ctypes.CDLL("libcuda.so.1"), "followed").value,
+    "streams": other != stream,
     "integers": [type(stream).__name__, type(address).__name__],
 }
 memory.free(address)
@@ -75,3 +80,4 @@ def test_bytes_go_to_the_device_and_back_between_two_events(
     assert found["back"] == [*range(32), *[0] * 32]
     assert found["elapsed_ms"] > 0
     assert found["integers"] == ["int", "int"]
+    assert (found["followed"], found["streams"]) == (1, True)
