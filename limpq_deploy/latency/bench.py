@@ -1,14 +1,16 @@
 """ONNX files timed side by side on a runtime. No torch here, so that a target machine stays light."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
+from limpq_deploy.export.as_deployed import with_misfits
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.latency import LatencyReport, Threads
 from limpq_deploy.export.measure import Progress, measure_models
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
+from limpq_deploy.latency.baselines import with_fp32
 from limpq_deploy.progress import Report, progress
 from limpq_deploy.stages.files import FLOAT_MODEL, MODEL, UNIFORM8_MODEL
 
@@ -30,13 +32,15 @@ def bench_models(
     once are interleaved.
 
     ``threads`` None: one, then as many as the runtime takes. ``seconds`` of recorded calls for each. ``options``: how
-    the runtime builds engines. Raises ModelError for a directory that is no build's.
+    the runtime builds engines. A file that is not for this runtime is doubtful. Raises ModelError for a directory that
+    is no build's.
     """
     found = available(runtime, options)
     settings: tuple[Threads, ...] = (1, "default") if threads is None else (threads,)
+    models = named_models(paths)
     with progress("timing") as report:
-        return measure_models(
-            named_models(paths),
+        measured = measure_models(
+            models,
             batches=batches,
             streams=streams,
             settings=settings,
@@ -44,6 +48,7 @@ def bench_models(
             runtime=found,
             report=told(report),
         )
+    return with_misfits(measured, models, runtime)
 
 
 def named_models(paths: Sequence[Path]) -> dict[str, Path]:
@@ -62,6 +67,26 @@ def named_models(paths: Sequence[Path]) -> dict[str, Path]:
         alike = sum(other.name == file.name for other in files) > 1 or file.name in models
         models[str(file) if alike else file.name] = file
     return models
+
+
+def require_batches(batches: Sequence[int], models: Iterable[Path], runtime: Runtime) -> None:
+    """Raise SettingError, before anything is built, where ``--batch`` asks for images that ``--engine-batch`` leaves
+    out; a file of a fixed batch takes that one whatever is set."""
+    if not isinstance(runtime, BuildsEngines):
+        return
+    taken = runtime.options.batch
+    outside = [batch for batch in batches if not taken.least <= batch <= taken.most]
+    if outside and any(path.suffix == ".onnx" and _free_batch(path) for path in models):
+        wanted = f"{min(taken.least, *batches)}:{outside[0]}:{max(taken.most, *batches)}"
+        raise SettingError(
+            f"--batch {outside[0]} lies outside the range {taken} that engines are built for; give --engine-batch "
+            f"{wanted}"
+        )
+
+
+def _free_batch(path: Path) -> bool:
+    dims = load_model(path).graph.input[0].type.tensor_type.shape.dim
+    return not (dims and dims[0].dim_value)
 
 
 def told(report: Report) -> Progress:

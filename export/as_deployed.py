@@ -1,0 +1,41 @@
+"""Files that are timed on a runtime which would not execute them so in use: a figure of them is doubtful."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from limpq_deploy.export.file_forms import TENSORRT_KEY
+from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.storage import STORAGE_KEY
+
+
+def misfit(model: onnx.ModelProto, runtime: str) -> str | None:
+    """Why the latency of a file on this runtime is not that of a deployed model, as far as the file says; else None.
+
+    ONNX Runtime runs layers with weights below 8 bits in float, and fuses few of TensorRT's int8 layers.
+    """
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    if STORAGE_KEY in texts:
+        return (
+            f"the file is for storing, with weights at their true bits, and {runtime} runs such layers in float; "
+            "time the file that limpq-deploy unpack makes of it"
+        )
+    if TENSORRT_KEY in texts and runtime != "tensorrt":
+        return (
+            f"the file is written for TensorRT {texts[TENSORRT_KEY]}, and {runtime} runs most of its layers in float; "
+            "time it with --runtime tensorrt, or a file exported for onnxruntime"
+        )
+    return None
+
+
+def with_misfits(report: LatencyReport, models: Mapping[str, Path], runtime: str) -> LatencyReport:
+    """A report with the doubts of `misfit`, first among those of each series. ``models``: files by series' name; what
+    is no ONNX file says nothing."""
+    found = {name: misfit(load_model(path), runtime) for name, path in models.items() if path.suffix == ".onnx"}
+    series = [
+        replace(one, doubts=(doubt, *one.doubts)) if (doubt := found.get(one.name)) else one for one in report.series
+    ]
+    return replace(report, series=tuple(series))
