@@ -95,8 +95,11 @@ def _settings(trt: ModuleType, config: "trt.IBuilderConfig", options: EngineOpti
     """Set what does not depend on the network; the settings as they took effect."""
     config.builder_optimization_level = options.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows names only
-    if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
-        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)  # later versions always do
+    # Sharing of profiles among contexts: off in 8.6; on in 10, where asking for it draws a warning; always in 11.
+    if hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806") and not config.get_preview_feature(
+        trt.PreviewFeature.PROFILE_SHARING_0806
+    ):
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
     sources = 1 << int(trt.TacticSource.EDGE_MASK_CONVOLUTIONS) | 1 << int(trt.TacticSource.JIT_CONVOLUTIONS)

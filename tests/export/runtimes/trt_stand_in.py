@@ -127,6 +127,9 @@ class Config:
     def get_memory_pool_limit(self, pool: Any) -> int:
         return self.workspace
 
+    def get_preview_feature(self, feature: Any) -> bool:
+        return feature.name in self.features
+
     def set_preview_feature(self, feature: Any, on: bool) -> None:
         (self.features.add if on else self.features.discard)(feature.name)
 
