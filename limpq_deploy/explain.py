@@ -98,8 +98,10 @@ class Explanation:
 
     @property
     def improvements(self) -> tuple[Step, ...]:
-        """Steps that lower the objective and keep every budget: none around an optimum."""
-        return tuple(step for step in self.steps if step.fits and step.objective is not None and step.objective < 0)
+        """Steps that lower the objective and keep every budget, the best first: none around an optimum."""
+        least = -_tolerance(self.objective)
+        found = [(step.objective, step) for step in self.steps if step.fits and step.objective is not None]
+        return tuple(step for change, step in sorted(found, key=lambda one: one[0]) if change < least)
 
 
 def explain(
@@ -237,7 +239,7 @@ def _price(
     without = search(_beyond(budget, indicators))
     assert relaxed is not None, "a larger budget has a policy"
     assert without is not None, "no budget has a policy"
-    tolerance = 1e-12 * max(1.0, abs(best.objective))  # sums of doubles in another order
+    tolerance = _tolerance(best.objective)
     least = min(best.objective, relaxed.objective)  # a search that was stopped may miss what is already known
     return BudgetPrice(
         name=budget.cost.name,
@@ -257,6 +259,11 @@ def _price(
             if one is not None
         ),
     )
+
+
+def _tolerance(objective: float) -> float:
+    """By how much sums of doubles differ in another order."""
+    return 1e-12 * max(1.0, abs(objective))
 
 
 def _beyond(budget: Budget, indicators: Indicators) -> int:

@@ -7,6 +7,9 @@ from limpq_deploy.policy_diff import PolicyDiff, TotalChange
 from limpq_deploy.report.figures import digits, giga, plural, signed
 from limpq_deploy.tables import table, wrapped
 
+STEPS_TOLD = 4
+"""Steps that a sentence names; the others are counted, and stand in the table."""
+
 
 def diff_table(diff: PolicyDiff) -> str:
     """Layers whose bits differ, then the totals."""
@@ -93,11 +96,27 @@ def explanation_table(explanation: Explanation) -> str:
     lines.append(table(("layer", "", "bits", "fits", "objective", *limits), steps, right=range(4, 5 + len(limits))))
     if any(len(step.layers) > 1 for step in explanation.steps):
         lines.append("+N: layers that share these bits change with it")
+    lines += _improvement_lines(explanation)
     if explanation.handovers:
         told = ", ".join(f"{use.before} -> {use.after} {use.used:,} {use.unit}" for use in explanation.handovers[:8])
         more = f" and {len(explanation.handovers) - 8} more" if len(explanation.handovers) > 8 else ""
         lines.append(wrapped(f"paid between layers of different precision: {told}{more}"))
     return "\n".join(lines)
+
+
+def _improvement_lines(explanation: Explanation) -> list[str]:
+    """Single steps that a policy that is not the best has left out, such as the uniform one that won a preview."""
+    found = explanation.improvements
+    if not found:
+        return []
+    told = ", ".join(
+        f"{step.layer} {'weight' if step.tensor == 'weight' else 'act.'} {step.bits} -> {step.to_bits} "
+        f"({step.objective:+.6f})"
+        for step in found[:STEPS_TOLD]
+    )
+    more = f" and {len(found) - STEPS_TOLD} more" if len(found) > STEPS_TOLD else ""
+    step = "single step" if len(found) == 1 else "single steps"
+    return [wrapped(f"not the best within these budgets; {step} that would lower the objective: {told}{more}")]
 
 
 def conflict_table(conflict: Conflict) -> str:

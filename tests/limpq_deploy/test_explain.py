@@ -121,6 +121,12 @@ def test_a_policy_that_is_not_the_best_shows_its_improvements() -> None:
     assert found.best < found.objective == 31.0
     assert found.improvements
     assert all(step.to_bits > step.bits for step in found.improvements)
+    changes = [step.objective or 0.0 for step in found.improvements]
+    assert changes == sorted(changes)
+    first = found.improvements[0]
+    said = " ".join(explanation_table(found).split())
+    assert f"would lower the objective: {first.layer} {first.tensor}" in said.replace("act.", "act")
+    assert "would lower" not in explanation_table(explain(search_policy(SMALL, BUDGETS), SMALL, BUDGETS))
 
 
 @st.composite
