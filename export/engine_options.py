@@ -42,12 +42,13 @@ class BatchRange:
 class EngineOptions:
     """Settings of one engine.
 
-    ``float_type``: what layers without Q/DQ may run in where typing is weak: "float16" lets the builder choose between
-    that and float32. ``typing``: "strong" takes every type from the file (10; always 11), "weak" lets the builder
-    choose (8.6, 10); "auto": strong for a file written with its types. ``tf32``: whether float32 products may drop 13
-    bits of the mantissa, as TensorRT does by default. ``batch``: for files whose batch is free. ``workspace_mib`` None:
-    all of the GPU's memory. ``level``: see `LEVELS`. ``builds``: engines built to choose the fastest of; beyond one,
-    each times its kernels anew, so that their spread is known.
+    ``float_type``: what layers left in float may run in where the file does not say: "float16" lets the builder choose
+    between that and float32 where typing is weak, and writes float models in float16 where it is strong. ``typing``:
+    "strong" takes every type from the file (10; always 11), "weak" lets the builder choose (8.6, 10); "auto": strong
+    for a file written with its types. ``tf32``: whether float32 products may drop 13 bits of the mantissa, as TensorRT
+    does by default. ``batch``: for files whose batch is free. ``workspace_mib`` None: all of the GPU's memory.
+    ``level``: see `LEVELS`. ``builds``: engines built to choose the fastest of; beyond one, each times its kernels
+    anew, so that their spread is known.
 
     Raises SettingError for a value out of range.
     """

@@ -10,6 +10,7 @@ import onnx
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.file_forms import form_of
+from limpq_deploy.export.half import in_half
 from limpq_deploy.export.runtimes.trt_api import Typing, choose_typing, network_flags, set_precision
 from limpq_deploy.export.runtimes.trt_log import BuildLog, Report, make_logger, make_monitor, parser_errors
 from limpq_deploy.export.targets import TENSORRT
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 LOCAL_SOURCES = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
 """Kernels that TensorRT itself brings. cuBLAS and cuDNN, which older versions may ask besides, are other libraries, and
 may be missing."""
+
+
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+"""Operators that a file with integers has; it is left as it is."""
 
 
 class BuildFailed(ModelError):
@@ -52,7 +57,12 @@ def build_plan(
     Raises BuildFailed where the file is refused or nothing is built, SettingError where the version does not know a
     setting.
     """
-    typing = choose_typing(trt, options, typed=form_of(model, TENSORRT).typed)
+    typed = form_of(model, TENSORRT).typed
+    quantized = any(node.op_type in PAIR for node in model.graph.node)
+    typing = choose_typing(trt, options, typed=typed)
+    notes: dict[str, str] = {}
+    if typing == "strong" and options.float_type == "float16" and not (typed or quantized):
+        model, notes = _written_in_half(model, log)
     named_flags = network_flags(trt, typing)
     logger = make_logger(trt, log)
     builder = trt.Builder(logger)
@@ -62,10 +72,9 @@ def build_plan(
         reasons = "; ".join(parser_errors(parser)) or log.last_error or "without a reason"
         raise BuildFailed(f"TensorRT {trt.__version__} refuses the model: {reasons}; export it for the target tensorrt")
     config = builder.create_builder_config()
-    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     flags = (*named_flags, *set_precision(trt, config, typing, options, quantized=quantized))
     settings = _settings(trt, config, options)
-    settings |= _batch(builder, config, network, options)
+    settings |= _batch(builder, config, network, options) | notes
     cache = config.create_timing_cache(timing_cache or b"") or config.create_timing_cache(b"")  # None for a damaged one
     config.set_timing_cache(cache, False)  # a cache of another version or GPU is refused, not used
     monitor = make_monitor(trt, report)
@@ -89,6 +98,15 @@ def build_plan(
         settings=settings,
         seconds=seconds,
     )
+
+
+def _written_in_half(model: onnx.ModelProto, log: BuildLog) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """A float model with its types in the file, and what the engine's record says of it."""
+    found = in_half(model)
+    kept = [f"{name} ({reason})" for name, reason in found.kept.items()]
+    for one in kept:
+        log.add("INFO", f"stays in float32: {one}")
+    return found.model, {"floats": "float16", **({"kept_in_float32": "; ".join(kept)} if kept else {})}
 
 
 def _settings(trt: ModuleType, config: "trt.IBuilderConfig", options: EngineOptions) -> dict[str, str]:
