@@ -8,7 +8,7 @@ from typing import Any
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record, to_dict
-from limpq_deploy.config import ENGINE_SETTINGS, Config, load_config, write_config
+from limpq_deploy.config import ENGINE_SETTINGS, Config, load_config, option_of, write_config
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
@@ -160,7 +160,7 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
         return load_record(ParityReport, folder / PARITY)
 
 
-OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "latency_seconds", *ENGINE_SETTINGS)
+OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "latency_seconds", *ENGINE_SETTINGS, "tf32")
 """Settings of what is built, measured and judged behind the export."""
 
 
@@ -184,7 +184,7 @@ def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
             "every policy takes the same time; give it alone, or with --space native:onnxruntime --bits 8"
         )
     if not subject.builds_engine and (unused := [name for name in OF_ENGINES if _given(config, name)]):
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        named = ", ".join(option_of(name) for name in unused)
         yield f"no engine is built, so these settings have no effect: {named}"
     if subject.config.ptq and (idle := subject.config.training.of_quantized_models()):
         yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"

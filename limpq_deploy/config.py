@@ -45,10 +45,10 @@ TRAINING_OPTIONS = (
 )
 """Keys of ``[training]`` that are options of ``build`` too."""
 
-FLAGS = {"engine": "--no-engine", "ptq": "--ptq"}
+FLAGS = {"engine": "--no-engine", "ptq": "--ptq", "tf32": "--no-tf32"}
 """Options that say what is not the default by being there."""
 
-ENGINE_SETTINGS = ("batch", "workspace_mib", "builder_level", "builds")
+ENGINE_SETTINGS = ("batch", "float_type", "workspace_mib", "builder_level", "builds")
 """Settings of the builder of engines, which TensorRT alone has."""
 
 REPEATED = ("min_bits", "pin", "tie")
@@ -74,7 +74,8 @@ class Config:
     trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (mse). ``scales``:
     "pow2" makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``: version that
     files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX;
-    ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions` (None: its defaults).
+    ``float_type``, ``tf32``, ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions` (None: its
+    defaults).
     ``input``: "uint8" writes a file that takes pixels, and ships that. ``storage``: a second file with weights at their
     true bits, none below 4 (or 2).
 
@@ -116,6 +117,8 @@ class Config:
     scales: Literal["free", "pow2"] = "free"
     tensorrt: Literal["8.6", "10", "11"] | None = None
     batch: str | None = None
+    float_type: Literal["float16", "float32"] | None = None
+    tf32: bool = True
     workspace_mib: int | None = None
     builder_level: int | None = None
     builds: int | None = None
@@ -142,6 +145,8 @@ class Config:
         for name in ("tensorrt", *ENGINE_SETTINGS):
             if getattr(self, name) is not None and self.target != "tensorrt":
                 raise ValueError(f"{name} is {getattr(self, name)}, which has no effect without --target tensorrt")
+        if not self.tf32 and self.target != "tensorrt":
+            raise ValueError("tf32 has no effect without --target tensorrt")
         if self.storage is not None and self.target == "reference":
             raise ValueError(f"storage is {self.storage}, and the target reference is never exported")
         if self.input == "uint8" and self.target == "reference":
@@ -208,13 +213,14 @@ class Config:
             value = getattr(self, field.name)
             if field.name == "training" or value == field.default:
                 continue
+            option = option_of(field.name)
             if field.name in FLAGS:
-                words.append(FLAGS[field.name])
+                words.append(option)
             elif field.name in REPEATED:
-                words += [word for one in value for word in (f"--{field.name.replace('_', '-')}", shlex.quote(one))]
+                words += [word for one in value for word in (option, shlex.quote(one))]
             else:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                words += [f"--{field.name.replace('_', '-')}", shlex.quote(text)]
+                words += [option, shlex.quote(text)]
         given = self.training.given()
         for name in TRAINING_OPTIONS:
             if name in given:
@@ -249,7 +255,12 @@ class Config:
         """How the engine is to be built; None where nothing is said about it."""
         batch = None if self.batch is None else BatchRange.parse(self.batch)
         return given_options(
-            batch=batch, workspace_mib=self.workspace_mib, level=self.builder_level, builds=self.builds
+            batch=batch,
+            float_type=self.float_type,
+            tf32=None if self.tf32 else False,
+            workspace_mib=self.workspace_mib,
+            level=self.builder_level,
+            builds=self.builds,
         )
 
     @property
@@ -257,6 +268,11 @@ class Config:
         """Bits of what searched layers read where weights alone are searched: ``act_bits``, for floats those of the
         narrowest float type of the target."""
         return 16 if self.act_bits == FLOAT and self.target == "tensorrt" else self.act_bits
+
+
+def option_of(name: str) -> str:
+    """The option of ``build`` that sets a field."""
+    return FLAGS.get(name) or f"--{name.replace('_', '-')}"
 
 
 def toml(value: Any) -> str:
@@ -287,7 +303,7 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
         return _validated(settings)
     except _Invalid as error:
         key, _, rest = f"{error.key}{error.message}".removeprefix("training.").partition(" ")
-        raise SettingError(f"--{key.replace('_', '-')} {rest}") from error
+        raise SettingError(f"{option_of(key)} {rest}") from error
 
 
 def _let_latency_decide(settings: dict[str, Any]) -> None:

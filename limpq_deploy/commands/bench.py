@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.commands.options import FILE, IntList, builder_options, json_option, seconds_option, threads_option
+from limpq_deploy.commands.builder import builder_options, engine_batch_option, take_builder
+from limpq_deploy.commands.options import FILE, IntList, json_option, seconds_option, threads_option
 
 TIME = "time"
 
@@ -81,6 +82,7 @@ def bench() -> None:
 @click.option(
     "--runtime", default="onnxruntime", show_default=True, metavar="NAME", help="What executes them; see doctor."
 )
+@engine_batch_option
 @builder_options
 @click.option("--server", metavar="URL", help="Time one model here and through http://HOST:PORT/MODEL or grpc://...")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep all raw samples as JSON.")
@@ -92,18 +94,15 @@ def time_models(
     threads: int | None,
     seconds: float,
     runtime: str,
-    workspace_mib: int | None,
-    builder_level: int | None,
-    builds: int | None,
     server: str | None,
     output: Path | None,
     as_json: bool,
+    **builder: Any,
 ) -> None:
     """Latency of ONNX models, interleaved in one run; needs no torch."""
     from limpq_deploy.calibration.records import to_dict, write_record
-    from limpq_deploy.export.engine_options import given_options
 
-    engine = given_options(workspace_mib=workspace_mib, level=builder_level, builds=builds)
+    engine = take_builder(builder)
     if server is not None:
         from limpq_deploy.serving.bench import bench_server
         from limpq_deploy.tables import serving_lines
@@ -120,8 +119,8 @@ def time_models(
             )
         if engine is not None:
             raise SettingError(
-                "--workspace-mib, --builder-level and --builds have no effect with --server, which builds no engine; "
-                "leave them away"
+                "settings of TensorRT's builder (--engine-batch, --float-type, --no-tf32, --workspace-mib, "
+                "--builder-level, --builds) have no effect with --server, which builds no engine; leave them away"
             )
         measured = bench_server(server, models[0], batch=batches[0], threads=threads, seconds=seconds)
         if output is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-Command = Callable[..., Any]
+from limpq_deploy.commands.builder import Command, builder_options
 
 FILE = click.Path(path_type=Path)
 
@@ -180,31 +180,6 @@ def seconds_option(default: float, least: float, help: str) -> Callable[[Command
     return click.option(
         "--seconds", type=click.FloatRange(min=least), default=default, show_default=True, metavar="S", help=help
     )
-
-
-def builder_options(command: Command) -> Command:
-    """How TensorRT builds engines."""
-    options = (
-        click.option(
-            "--workspace-mib",
-            type=int,
-            metavar="M",
-            help="GPU memory that TensorRT's builder may take, in MiB.  [default: all]",
-        ),
-        click.option(
-            "--builder-level",
-            type=int,
-            metavar="L",
-            help="Of TensorRT's builder: 0 builds fastest, 5 tries most.  [default: 3]",
-        ),
-        click.option(
-            "--builds",
-            type=int,
-            metavar="N",
-            help="TensorRT engines built of each file, to keep the fastest and record the spread.  [default: 1]",
-        ),
-    )
-    return with_options(options, command)
 
 
 def training_options(command: Command) -> Command:

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from limpq_deploy.commands.options import FILE, builder_options, json_option, seconds_option, threads_option
+from limpq_deploy.commands.builder import builder_options, engine_batch_option, take_builder
+from limpq_deploy.commands.options import FILE, json_option, seconds_option, threads_option
 
 
 @click.command(short_help="What each layer takes on this device, at each of its precisions.")
@@ -22,6 +24,7 @@ from limpq_deploy.commands.options import FILE, builder_options, json_option, se
     help="Mixed graphs that are timed beside the uniform ones; each also checks the table without it.",
 )
 @click.option("--runtime", metavar="NAME", help="What executes them.  [default: that of the build's target]")
+@engine_batch_option
 @builder_options
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the mixed graphs.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: latency-table.json]")
@@ -33,12 +36,10 @@ def profile(
     seconds: float,
     graphs: int,
     runtime: str | None,
-    workspace_mib: int | None,
-    builder_level: int | None,
-    builds: int | None,
     seed: int,
     output: Path | None,
     as_json: bool,
+    **builder: Any,
 ) -> None:
     """Time every layer of a build's model on this device, at each precision that the device executes, and what
     conversions between them take: a table for --latency-table. Needs no torch, so it runs on the target.
@@ -51,7 +52,6 @@ def profile(
     limpq-deploy search limpq-build/indicators.json --latency-table here.json --max-latency-ms 2
     """
     from limpq_deploy.calibration.records import to_dict, write_record
-    from limpq_deploy.export.engine_options import given_options
     from limpq_deploy.latency.profiling import profile_build
 
     table = profile_build(
@@ -62,7 +62,7 @@ def profile(
         graphs=graphs,
         runtime=runtime,
         seed=seed,
-        options=given_options(workspace_mib=workspace_mib, level=builder_level, builds=builds),
+        options=take_builder(builder),
     )
     file = output or Path("latency-table.json")
     write_record(table, file)

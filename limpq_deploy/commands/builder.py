@@ -1,0 +1,80 @@
+"""Options of commands that build TensorRT engines."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from limpq_deploy.export.engine_options import EngineOptions
+
+Command = Callable[..., Any]
+
+BUILDER_FIELDS = {
+    **{name: name for name in ("float_type", "tf32", "workspace_mib", "builds")},
+    "builder_level": "level",
+    "engine_batch": "batch",
+}
+"""Options of a command that times engines, and the fields of `EngineOptions` that they set."""
+
+
+def builder_options(command: Command) -> Command:
+    """How TensorRT builds engines; see `take_builder`."""
+    options = (
+        click.option(
+            "--float-type",
+            type=click.Choice(["float16", "float32"]),
+            help="What layers left in float may run in, in a TensorRT engine, where the file does not say.  "
+            "[default: float16]",
+        ),
+        click.option(
+            "--no-tf32",
+            "tf32",
+            flag_value=False,
+            default=None,
+            help="Float32 products of TensorRT with all 24 bits; by default it may drop 13.",
+        ),
+        click.option(
+            "--workspace-mib",
+            type=int,
+            metavar="M",
+            help="GPU memory that TensorRT's builder may take, in MiB.  [default: all]",
+        ),
+        click.option(
+            "--builder-level",
+            type=int,
+            metavar="L",
+            help="Of TensorRT's builder: 0 builds fastest, 5 tries most.  [default: 3]",
+        ),
+        click.option(
+            "--builds",
+            type=int,
+            metavar="N",
+            help="TensorRT engines built of each file, to keep the fastest and record the spread.  [default: 1]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def engine_batch_option(command: Command) -> Command:
+    """For commands whose ``--batch`` is what they time."""
+    return click.option(
+        "--engine-batch",
+        metavar="MIN:OPT:MAX",
+        help="Images per call that TensorRT engines take and are tuned for; --batch of a build.  [default: 1:1:64]",
+    )(command)
+
+
+def take_builder(options: dict[str, Any]) -> "EngineOptions | None":
+    """Move what `builder_options` and `engine_batch_option` add out of a command's options; None where none was given.
+
+    Raises SettingError for values that make no sense.
+    """
+    from limpq_deploy.export.engine_options import BatchRange, given_options
+
+    given = {field: options.pop(name) for name, field in BUILDER_FIELDS.items()}
+    if given["batch"] is not None:
+        given["batch"] = BatchRange.parse(given["batch"])
+    return given_options(**given)
