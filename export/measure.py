@@ -62,17 +62,20 @@ def measure_models(
     runtime: Runtime,
     batches: Sequence[int] = (1,),
     streams: Sequence[int] = (1,),
+    runtimes: Mapping[str, Runtime] | None = None,
     report: Progress | None = None,
 ) -> LatencyReport:
     """Time models by name for each number of threads, batch size and number of runs at once; those of one such run are
-    interleaved."""
+    interleaved. ``runtimes``: of models that ``runtime`` does not run, such as one file with other settings of an
+    engine's builder."""
+    own = runtimes or {}
     protocols: list[LatencyProtocol] = []
     series: list[LatencySeries] = []
     accelerator: dict[str, Any] | None = None
     runs = [Setting(*one) for one in itertools.product(settings, dict.fromkeys(batches), dict.fromkeys(streams))]
     for number, setting in enumerate(runs):
         count = None if setting.threads == "default" else setting.threads
-        sessions = {name: runtime.load(path, threads=count) for name, path in models.items()}
+        sessions = {name: own.get(name, runtime).load(path, threads=count) for name, path in models.items()}
 
         def share(done: float, number: int = number, setting: Setting = setting) -> None:
             if report is not None:

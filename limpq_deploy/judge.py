@@ -22,8 +22,14 @@ from limpq_deploy.verdict import (
 MIXED, FLOAT = "mixed", "float"
 """Names of the latency series that limits are about."""
 
+FP32 = "fp32"
+"""Name of a further float series; where there is one, `FLOAT` is the engine in FP16."""
+
 UNIFORM = ("uniform8", "float16")
-"""Names of the series of one precision throughout that a budgeted engine is set beside."""
+"""Names of the engines of one precision throughout that a budgeted engine is set beside."""
+
+HALF_SHARE = 4
+"""BitOps of 32 by 32 bits over those of 16 by 16."""
 
 Finding = Check | NotMeasured
 
@@ -111,6 +117,11 @@ def summarise_latency(report: LatencyReport) -> LatencyResult:
         if series.name != MIXED and series.setting in runs
     )
     return LatencyResult(lines=lines, speedups=speedups)
+
+
+def float_baseline(names: Iterable[str]) -> str:
+    """What the series "float" is to be called among series of these names."""
+    return f"{FLOAT} (FP16)" if FP32 in names else FLOAT
 
 
 def _budget(budget: BudgetUse) -> Check:
@@ -296,13 +307,14 @@ def _latency(report: LatencyReport | None, limits: Limits, why: dict[str, str]) 
             findings.append(_missing("speedup", "latency", why))
         else:
             gain = report.speedup(MIXED, FLOAT, threads="default", batch=mixed.batch)
+            other = float_baseline(series.name for series in report.series)
             findings.append(
                 Check(
                     name="speedup",
                     passed=gain.ratio >= limits.min_speedup,
                     detail=(
-                        f"{gain.ratio:.2f} times as fast as float (95 % interval {gain.low:.2f} to {gain.high:.2f}) at "
-                        f"batch {gain.batch}, at least {limits.min_speedup:g} asked{_doubtful(mixed, slow)}"
+                        f"{gain.ratio:.2f} times as fast as {other} (95 % interval {gain.low:.2f} to {gain.high:.2f}) "
+                        f"at batch {gain.batch}, at least {limits.min_speedup:g} asked{_doubtful(mixed, slow)}"
                     ),
                 )
             )
@@ -312,15 +324,18 @@ def _latency(report: LatencyReport | None, limits: Limits, why: dict[str, str]) 
 def _faster_than_uniform(report: LatencyReport | None, bitops: tuple[BitOps, ...]) -> list[Finding]:
     """Where the engine executes fewer BitOps than a uniform one that was timed beside it, it has to be faster."""
     executed = {entry.name: entry.realised_all for entry in bitops}
+    series_of = {name: name for name in UNIFORM}
+    if report is not None and any(series.name == FP32 for series in report.series) and FLOAT in executed:
+        executed["float16"], series_of["float16"] = executed[FLOAT] // HALF_SHARE, FLOAT
     mixed = _deployed(report, MIXED)
     findings: list[Finding] = []
-    for name in UNIFORM:
-        other = _deployed(report, name)
+    for name, timed in series_of.items():
+        other = _deployed(report, timed)
         if report is None or mixed is None or other is None or other.batch != mixed.batch:
             continue
         if not executed.get(MIXED, 0) < executed.get(name, 0):
             continue
-        gain = report.speedup(MIXED, name, threads="default", batch=mixed.batch)
+        gain = report.speedup(MIXED, timed, threads="default", batch=mixed.batch)
         findings.append(
             Check(
                 name=f"faster_than_{name}",
@@ -372,13 +387,22 @@ def _accuracy_notes(accuracy: AccuracyResult | None) -> tuple[str, ...]:
 
 
 def _latency_notes(result: LatencyResult | None) -> tuple[str, ...]:
+    """What float is here, and where quantization does not pay."""
     if result is None:
         return ()
-    return tuple(
-        f"With {_threads(gain.threads)} at batch {gain.batch} the mixed engine is slower than float "
-        f"({gain.ratio:.2f} times its speed): quantization does not pay here."
-        for gain in result.speedups
-        if gain.over == FLOAT and gain.high < 1
+    names = {line.name for line in result.lines}
+    other = float_baseline(names)
+    kinds = (
+        f"Float is the float model's engine in FP16; {FP32} is that of the same file with float32 products, no TF32."
+    )
+    return (
+        *((kinds,) if FP32 in names else ()),
+        *(
+            f"With {_threads(gain.threads)} at batch {gain.batch} the mixed engine is slower than {other} "
+            f"({gain.ratio:.2f} times its speed): quantization does not pay here."
+            for gain in result.speedups
+            if gain.over == FLOAT and gain.high < 1
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import click
 from limpq_deploy.build import Outcome
 from limpq_deploy.evaluate import Accuracy
 from limpq_deploy.export.placement import Placement
+from limpq_deploy.judge import float_baseline
 from limpq_deploy.policy import Policy
 from limpq_deploy.tables import in_columns, table, wrapped
 from limpq_deploy.verdict import FLOAT_BITS, LatencyResult, Verdict
@@ -92,7 +93,7 @@ def _speed(latency: LatencyResult) -> Iterator[str]:
         if gain.over != "float" or gain.threads != "default":
             continue
         yield wrapped(
-            f"speed: {gain.ratio:.2f} times as fast as float "
+            f"speed: {gain.ratio:.2f} times as fast as {float_baseline(line.name for line in latency.lines)} "
             f"(95 % interval {gain.low:.2f} to {gain.high:.2f}; default threads, batch {gain.batch})"
         )
         for line in latency.lines:

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.engine_record import Plan
 
 INTEGER = ("u8s8", "s8s8", "u8u8", "s8u8")
@@ -113,6 +114,18 @@ class Runtime(Protocol):
 
     def engine(self, path: Path, *, threads: int | None = None) -> "Engine":
         """What the runtime makes of a model file."""
+        ...
+
+
+@runtime_checkable
+class BuildsEngines(Runtime, Protocol):
+    """A runtime that compiles models, by settings of its builder."""
+
+    @property
+    def options(self) -> EngineOptions: ...
+
+    def with_options(self, options: EngineOptions) -> Runtime:
+        """The same runtime with other settings; engines of both can be loaded at once."""
         ...
 
 

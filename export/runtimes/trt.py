@@ -56,6 +56,9 @@ class TensorRt:
     def report_to(self, report: Report) -> None:
         self._report = report
 
+    def with_options(self, options: EngineOptions) -> "TensorRt":
+        return TensorRt(options, memory=self._memory_package, report=self._report, fresh=self._fresh)
+
     def unavailable(self) -> str | None:
         return unavailable()
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
+from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable, SettingError
 from limpq_deploy.export.as_deployed import with_misfits
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.latency import LatencyReport, Threads
+from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.measure import Progress, measure_models
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
@@ -32,12 +33,14 @@ def bench_models(
     once are interleaved.
 
     ``threads`` None: one, then as many as the runtime takes. ``seconds`` of recorded calls for each. ``options``: how
-    the runtime builds engines. A file that is not for this runtime is doubtful. Raises ModelError for a directory that
-    is no build's.
+    the runtime builds engines. A build's float model is timed in FP32 too where the runtime takes it in FP16. A file
+    that is not for this runtime is doubtful. Raises ModelError for a directory that is no build's, SettingError for a
+    batch that the engines would not take.
     """
     found = available(runtime, options)
     settings: tuple[Threads, ...] = (1, "default") if threads is None else (threads,)
-    models = named_models(paths)
+    models, runtimes = with_fp32(named_models(paths), found)
+    require_batches(batches, models.values(), found)
     with progress("timing") as report:
         measured = measure_models(
             models,
@@ -46,6 +49,7 @@ def bench_models(
             settings=settings,
             seconds=seconds,
             runtime=found,
+            runtimes=runtimes,
             report=told(report),
         )
     return with_misfits(measured, models, runtime)

@@ -14,7 +14,7 @@ BAR = 11
 OFF_CHART = 8
 """An assignment this many times more costly than every other one is left to the table."""
 
-MODEL_NAMES = {"mixed": "mixed", "float": "float", "uniform8": "uniform 8 bit"}
+MODEL_NAMES = {"mixed": "mixed", "float": "float", "uniform8": "uniform 8 bit", "fp32": "float, FP32"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from limpq_deploy.judge import FLOAT, MIXED
+from limpq_deploy.judge import FLOAT, MIXED, float_baseline
 from limpq_deploy.report.costs import weight_sizes
 from limpq_deploy.report.figures import giga, milliseconds, plural, signed
 from limpq_deploy.report.inputs import ReportInputs
@@ -129,7 +129,8 @@ def _latency(inputs: ReportInputs) -> Figure:
     line = min(lines, key=lambda one: (one.threads != "default", one.batch))
     run = (line.threads, line.batch)
     gains = [gain for gain in latency.speedups if gain.over == FLOAT and (gain.threads, gain.batch) == run]
-    faster = f"{gains[0].ratio:.2f} times as fast as float, " if gains else ""
+    other = float_baseline(line.name for line in latency.lines)
+    faster = f"{gains[0].ratio:.2f} times as fast as {other}, " if gains else ""
     return Figure(
         name="Latency, p50",
         value=milliseconds(line.p50_ms),

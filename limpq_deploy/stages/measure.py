@@ -15,6 +15,8 @@ from limpq_deploy.export.measure import measure_models
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.faithful import compare_trained
 from limpq_deploy.integers import beyond_float32, integer_model
+from limpq_deploy.judge import float_baseline
+from limpq_deploy.latency.baselines import least_batch, with_fp32
 from limpq_deploy.latency.bench import told
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
@@ -148,20 +150,31 @@ def accuracy_stage(subject: Subject, folder: Path) -> Stage:
 
 
 def latency_stage(subject: Subject, folder: Path) -> Stage:
-    """Mixed, float and uniform 8 bits, interleaved in one run: on a CPU one thread, then the runtime's own choice."""
+    """Mixed, float (where it is FP16, FP32 too) and uniform 8 bits, interleaved in one run: on a CPU one thread, then
+    the runtime's own choice."""
     threads: tuple[Threads, ...] = (1, "default") if subject.target.runtime == "onnxruntime" else ("default",)
     seconds = subject.config.latency_seconds
 
     def run(report: Report) -> str:
-        models = {name: folder / file for name, file in exported_files(folder).items() if name != "uniform"}
+        files = {name: folder / file for name, file in exported_files(folder).items() if name != "uniform"}
+        runtime = subject.runtime()
+        models, runtimes = with_fp32(files, runtime)
+        batch = least_batch(runtime)
         found = measure_models(
-            models, settings=threads, seconds=seconds, runtime=subject.runtime(), report=told(report)
+            models,
+            settings=threads,
+            seconds=seconds,
+            runtime=runtime,
+            runtimes=runtimes,
+            batches=(batch,),
+            report=told(report),
         )
         write_record(found, folder / LATENCY)
-        gain = found.speedup("mixed", "float", threads="default", batch=1)
-        p50 = found.find("mixed", threads="default").stats.p50_ms
+        gain = found.speedup("mixed", "float", threads="default", batch=batch)
+        p50 = found.find("mixed", threads="default", batch=batch).stats.p50_ms
+        other = float_baseline(models)
         return (
-            f"p50 {p50:.3f} ms, {gain.ratio:.2f} times as fast as float (95 % {gain.low:.2f} to {gain.high:.2f}); "
+            f"p50 {p50:.3f} ms, {gain.ratio:.2f} times as fast as {other} (95 % {gain.low:.2f} to {gain.high:.2f}); "
             f"{seconds:g} s of calls each, `limpq-deploy bench` takes longer"
         )
 
