@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from limpq_deploy.undecided import undecided
 from limpq_deploy.widths import source_notes
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from limpq_deploy.pipeline import Passed
     from limpq_deploy.policy import LayerBits, Policy, Tournament
     from limpq_deploy.preview import Preview
-    from limpq_deploy.serving.bench import ServingReport
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
@@ -67,7 +67,8 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
         )
     if policy.is_everywhere(indicators.bits[-1]):
         lines.append(f"The budget limits nothing: every layer takes the widest candidate, {indicators.bits[-1]} bits.")
-    lines += [wrapped(note) for note in source_notes(policy.source)]
+    alike = undecided(policy, indicators)
+    lines += [wrapped(note) for note in (*source_notes(policy.source), *((alike,) if alike else ()))]
     return "\n".join(lines)
 
 
@@ -130,23 +131,6 @@ def verify_lines(report: VerifyReport) -> str:
         found = f"{canaries.differing} of {canaries.logits} logits differ: " if canaries.differing else ""
         lines.append(wrapped(f"{canaries.images} canaries: {found}{canaries.note}"))
     return "\n".join(lines)
-
-
-def serving_lines(report: ServingReport) -> str:
-    """Latency in this process and through a server, and what several clients got."""
-    from limpq_deploy.latency.tables import latency_table  # it builds on this file
-    from limpq_deploy.serving.bench import serving_details
-
-    equal = "the same float32" if report.bit_equal else "NOT the same float32"
-    found = report.throughput
-    return "\n".join(
-        (
-            latency_table(report.latency),
-            f"p50 through the server: {report.p50_overhead_ms:+.3f} ms; both give {equal}",
-            f"{found.clients} clients: {found.images_per_second:,.0f} images/s, {found.failed} requests failed",
-            *map(wrapped, serving_details(report)),
-        )
-    )
 
 
 def doctor_table(diagnosis: Diagnosis) -> str:

@@ -1,25 +1,25 @@
 """The stage that chooses the policy, and what it is set beside."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.candidates import find, one_recipe, recipes
 from limpq_deploy.config import BUDGETS
 from limpq_deploy.convergence import at_snapshot, snapshots_of, stability
-from limpq_deploy.costs import Budget, parse_like, uniform_policy_within
+from limpq_deploy.budgets import parse_like, uniform_policy_within
+from limpq_deploy.costs import Budget
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.given_policy import own_budget
-from limpq_deploy.importance.names import MEASURES, SCALE
+from limpq_deploy.importance.names import MEASURES, SCALE, read_by
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.search import PolicySearch, search_policy
+from limpq_deploy.stages.comparison import Comparison
 from limpq_deploy.stages.files import (
     COMPARISON,
     FLOAT,
@@ -31,39 +31,10 @@ from limpq_deploy.stages.files import (
     TEMPLATE,
 )
 from limpq_deploy.stages.previewer import Previewer
+from limpq_deploy.stages.rounds import search_in_rounds
 from limpq_deploy.subject import Subject
 from limpq_deploy.tournament import hold_tournament
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """The uniform (weight, activation) bits within the same budgets and restrictions, to set beside the policy.
-
-    ``pair`` None: no uniform policy keeps them. ``same``: the policy is that uniform one. ``unrestricted``: where the
-    restrictions alone (lower bounds, pins, the search space) leave none, the pair within the budgets alone.
-    """
-
-    pair: BitPair | None
-    same: bool
-    unrestricted: BitPair | None = None
-    format: Literal["limpq.comparison/1"] = field(default="limpq.comparison/1")
-
-    @property
-    def bits(self) -> str | None:
-        """``w4a4``."""
-        return None if self.pair is None else _text(self.pair)
-
-    def sentence(self) -> str:
-        """What the policy is set beside, or why nothing."""
-        if self.pair is not None:
-            return f"beside {_text(self.pair)}"
-        if self.unrestricted is not None:
-            return f"no uniform policy keeps the restrictions ({_text(self.unrestricted)} keeps the budgets alone)"
-        return "no uniform policy fits"
-
-
-def _text(pair: BitPair) -> str:
-    return f"w{pair[0]}a{pair[1]}"
+from limpq_deploy.undecided import undecided
 
 
 def search_stage(subject: Subject, folder: Path) -> Stage:
@@ -79,8 +50,6 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         like = parse_like(config.budget_like) if config.budget_like is not None else None
         told = ""
         if config.goes_round:
-            from limpq_deploy.stages.rounds import search_in_rounds  # it builds on this file
-
             def choose(within: tuple[Budget, ...]) -> Policy:
                 rival = uniform_policy_within(restricted, within, like)
                 return _choose(subject, folder, indicators, within, rival, report)
@@ -107,6 +76,8 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         how = f"{policy.importance}, {policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms"
         if policy.tournament is not None:
             how = policy.tournament.why
+        alike = undecided(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
+        idle += f"; {alike}" if alike else ""
         return f"{how}; {used}; {comparison.sentence()}{idle}{told}{_settled(subject, indicators, budgets)}"
 
     return Stage(
@@ -171,14 +142,6 @@ def _given_stage(subject: Subject, folder: Path, path: Path) -> Stage:
         outputs=(POLICY, COMPARISON),
         run=run,
     )
-
-
-def compared_pairs(subject: Subject, folder: Path) -> dict[str, BitPair] | None:
-    """Bits of the uniform policy that is trained for comparison; None where there is none of its own."""
-    comparison = load_record(Comparison, folder / COMPARISON)
-    if comparison.pair is None or comparison.same:
-        return None
-    return {layer.name: comparison.pair for layer in subject.placement.searched}
 
 
 def _choose(
