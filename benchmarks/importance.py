@@ -29,12 +29,13 @@ from statistics import fmean, stdev
 import numpy as np
 import torch
 
+from limpq_deploy.budgets import like_budget, parse_like
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.candidates import find, one_recipe
 from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
 from limpq_deploy.config import Config
-from limpq_deploy.costs import Budget, like_budget, parse_like, uniform_pairs
+from limpq_deploy.costs import Budget, uniform_pairs
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetune import finetune
 from limpq_deploy.finetuned import Top1

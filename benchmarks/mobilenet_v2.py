@@ -28,8 +28,9 @@ from typing import Any
 
 from mobilenet_v2_bench import Bench, Extent
 
+from limpq_deploy.budgets import like_budget, parse_like
 from limpq_deploy.candidates import find, one_recipe
-from limpq_deploy.costs import BitOps, like_budget, parse_like, total_cost, uniform_pairs
+from limpq_deploy.costs import BitOps, total_cost, uniform_pairs
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.joint import uniform

@@ -27,7 +27,8 @@ from typing import Any
 from search_instances import resnet18, resnet50, synthetic, with_conversions
 from search_rivals import ALPHA, RIVALS
 
-from limpq_deploy.costs import Budget, budgets_from_options, compression_budget, total_cost
+from limpq_deploy.budgets import budgets_from_options, compression_budget
+from limpq_deploy.costs import Budget, total_cost
 from limpq_deploy.front import parse_range, sweep
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.latency.cost import latency_budget

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from limpq_deploy.budgets import like_budget
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.costs import like_budget
 from limpq_deploy.indicators import BitPair, Indicators
 from limpq_deploy.objective import objective_of
 from limpq_deploy.outliers import treat_outliers

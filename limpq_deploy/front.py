@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal, Protocol
 
+from limpq_deploy.budgets import gbitops_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
-from limpq_deploy.costs import BitOps, Budget, Pairs, gbitops_budget, total_cost, uniform_pairs
+from limpq_deploy.costs import BitOps, Budget, Pairs, total_cost, uniform_pairs
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.objective import check_ties, objective_of
 from limpq_deploy.outliers import OutlierMode, treat_outliers

@@ -4,9 +4,10 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
+from limpq_deploy.budgets import like_budget
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.costs import Budget, like_budget, total_cost
+from limpq_deploy.costs import Budget, total_cost
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.objective import check_ties
 from limpq_deploy.policy import BudgetUse, Policy

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from math import isfinite
 
 from limpq_deploy.blocks import build_program, limits_of
+from limpq_deploy.budgets import check_budgets
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
-from limpq_deploy.costs import Budget, Cost, check_budgets, total_cost
+from limpq_deploy.costs import Budget, Cost, total_cost
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.infeasible import conflict, unreachable
 from limpq_deploy.objective import objective_of

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from limpq_deploy.budgets import budgets_from_options
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, hold_out, open_dataset, require_classes
 from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import DEFAULT_TARGET, Config
-from limpq_deploy.costs import Budget, budgets_from_options
+from limpq_deploy.costs import Budget
 from limpq_deploy.edges import with_edges
 from limpq_deploy.equalise import equalise_channels
 from limpq_deploy.export.file_forms import FileForm, form_for

@@ -12,8 +12,9 @@ from math import fsum
 import numpy as np
 
 from limpq_deploy.blocks import build_program
+from limpq_deploy.budgets import gbitops_budget
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.costs import gbitops_budget, total_cost
+from limpq_deploy.costs import total_cost
 from limpq_deploy.front import COST, Front, FrontPoint
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.objective import objective_of

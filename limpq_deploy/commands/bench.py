@@ -105,7 +105,7 @@ def time_models(
     engine = take_builder(builder)
     if server is not None:
         from limpq_deploy.serving.bench import bench_server
-        from limpq_deploy.tables import serving_lines
+        from limpq_deploy.serving.tables import serving_lines
 
         if len(models) != 1 or len(batches) != 1:
             raise SettingError(

@@ -57,10 +57,10 @@ def sweep(
     limpq-deploy sweep indicators.json --gbitops 20:120:50 --max-mib 8 --picture front.svg
     limpq-deploy sweep indicators.json --all
     """
+    from limpq_deploy.budgets import budgets_from_options
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.candidates import one_recipe
-    from limpq_deploy.costs import budgets_from_options
     from limpq_deploy.front import parse_range
     from limpq_deploy.front import sweep as front_of
     from limpq_deploy.importance.names import read_by

@@ -46,10 +46,10 @@ def search(
     limpq-deploy search indicators.json --like w4a4 --min-bits 'layer4.*=3' --pin fc1=w6a6
     limpq-deploy search limpq-build/indicators.json --like w3a3 --preview limpq-build
     """
+    from limpq_deploy.budgets import budgets_from_options, parse_like, uniform_policy_within
     from limpq_deploy.calibration.errors import InfeasiblePolicy
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.candidates import find, one_recipe, recipes
-    from limpq_deploy.costs import budgets_from_options, parse_like, uniform_policy_within
     from limpq_deploy.explain import explain as explanation_of
     from limpq_deploy.importance.names import read_by
     from limpq_deploy.indicators import Indicators

@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from limpq_deploy.budgets import gbitops_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.costs import BitOps as BitOpsCost
-from limpq_deploy.costs import gbitops_budget, total_cost
+from limpq_deploy.costs import total_cost
 from limpq_deploy.export.latency import Threads
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.indicators import Indicators

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from limpq_deploy.budgets import parse_like, uniform_policy_within
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.candidates import find, one_recipe, recipes
 from limpq_deploy.config import BUDGETS
 from limpq_deploy.convergence import at_snapshot, snapshots_of, stability
-from limpq_deploy.budgets import parse_like, uniform_policy_within
 from limpq_deploy.costs import Budget
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.given_policy import own_budget

@@ -31,7 +31,7 @@ from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
-from limpq_deploy.stages.choose import Comparison
+from limpq_deploy.stages.comparison import Comparison
 from limpq_deploy.stages.deploy import runtime_inputs
 from limpq_deploy.stages.files import (
     AUDIT,

@@ -28,7 +28,7 @@ from limpq_deploy.placement import with_quantizers
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quantized import QuantizedModel
-from limpq_deploy.stages.choose import Comparison, compared_pairs
+from limpq_deploy.stages.comparison import Comparison, compared_pairs
 from limpq_deploy.stages.files import (
     COMPARISON,
     ENGINE,

@@ -19,7 +19,7 @@ from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quantized import QuantizedModel, inherit, model_of_policy
 from limpq_deploy.recipe import finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.stages.choose import compared_pairs
+from limpq_deploy.stages.comparison import compared_pairs
 from limpq_deploy.stages.files import (
     FINETUNED,
     FINETUNED_RECORD,

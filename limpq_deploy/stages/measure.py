@@ -21,8 +21,8 @@ from limpq_deploy.latency.bench import told
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
-from limpq_deploy.stages.choose import Comparison
 from limpq_deploy.stages.compared import against_engine, against_reference, alone
+from limpq_deploy.stages.comparison import Comparison
 from limpq_deploy.stages.deploy import exported_files, runtime_inputs
 from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, FLOAT_MODEL, LATENCY, MODEL, POLICY, UNIFORM8_MODEL
 from limpq_deploy.stages.learn import load_finetuned

@@ -6,8 +6,9 @@ from fractions import Fraction
 import pytest
 
 from limpq_deploy.act_costs import act_bits_budget, act_memory_budgets, weight_bits_budget
+from limpq_deploy.budgets import budgets_from_options
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
-from limpq_deploy.costs import budgets_from_options, pinned_cost, total_cost, uniform_pairs
+from limpq_deploy.costs import pinned_cost, total_cost, uniform_pairs
 from limpq_deploy.indicators import ActMoment, Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.search import search_policy
 

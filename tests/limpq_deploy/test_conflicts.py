@@ -7,9 +7,10 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.budgets import compression_budget, like_budget
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.conflicts import Conflict, explain_conflict
-from limpq_deploy.costs import Budget, LayerShape, compression_budget, like_budget, total_cost
+from limpq_deploy.costs import Budget, LayerShape, total_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.search_tables import conflict_table
 

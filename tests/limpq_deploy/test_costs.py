@@ -4,21 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.costs import (
-    BitOps,
-    Budget,
-    WeightSize,
+from limpq_deploy.budgets import (
     budgets_from_options,
     compression_budget,
     gbitops_budget,
     like_budget,
     mib_budget,
     parse_like,
-    total_cost,
-    uniform_pairs,
     uniform_policy_within,
 )
+from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.costs import BitOps, Budget, WeightSize, total_cost, uniform_pairs
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.restrictions import restrict
 

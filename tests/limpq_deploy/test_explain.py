@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.budgets import budgets_from_options, compression_budget, like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
-from limpq_deploy.costs import Budget, budgets_from_options, compression_budget, like_budget, total_cost
+from limpq_deploy.costs import Budget, total_cost
 from limpq_deploy.explain import Explanation, explain
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.objective import objective_of

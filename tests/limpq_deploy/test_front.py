@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.budgets import compression_budget, like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
-from limpq_deploy.costs import BitOps, Budget, compression_budget, like_budget, total_cost
+from limpq_deploy.costs import BitOps, Budget, total_cost
 from limpq_deploy.front import Front, drop_dominated, parse_range, sweep, uniform_points
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.objective import objective_of

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from limpq_deploy.budgets import like_budget
 from limpq_deploy.calibration.errors import LimpqError, ModelError, SettingError
 from limpq_deploy.calibration.records import write_record
-from limpq_deploy.costs import like_budget
 from limpq_deploy.given_policy import load_given, own_budget
 from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy import LayerBits, Policy

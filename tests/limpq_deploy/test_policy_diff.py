@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limpq_deploy.budgets import budgets_from_options
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
-from limpq_deploy.costs import BitOps, WeightSize, budgets_from_options, total_cost
+from limpq_deploy.costs import BitOps, WeightSize, total_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy import LayerBits, Policy
 from limpq_deploy.policy_diff import PolicyDiff, diff_policies

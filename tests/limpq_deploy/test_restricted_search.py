@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.act_costs import ActMemory, act_bits_budget, act_memory_budgets, weight_bits_budget
+from limpq_deploy.budgets import compression_budget, like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
-from limpq_deploy.costs import Budget, compression_budget, like_budget, total_cost
+from limpq_deploy.costs import Budget, total_cost
 from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
 from limpq_deploy.latency.cost import Latency, latency_budget

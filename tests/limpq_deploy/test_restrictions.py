@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from limpq_deploy.admitted import admitted_pairs, components
+from limpq_deploy.budgets import like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli import main
-from limpq_deploy.costs import like_budget, total_cost
+from limpq_deploy.costs import total_cost
 from limpq_deploy.explain import explain
 from limpq_deploy.front import uniform_points
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer

@@ -12,17 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.budgets import budgets_from_options, compression_budget, gbitops_budget, like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.costs import (
-    Budget,
-    LayerShape,
-    budgets_from_options,
-    compression_budget,
-    gbitops_budget,
-    like_budget,
-    total_cost,
-)
+from limpq_deploy.costs import Budget, LayerShape, total_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy import Policy

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.admitted import admitted_pairs
+from limpq_deploy.budgets import budgets_from_options, like_budget
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.cli import main
-from limpq_deploy.costs import budgets_from_options, like_budget
 from limpq_deploy.indicators import ActMoment, Indicators, LayerIndicators
 from limpq_deploy.policy import Policy
 from limpq_deploy.restrictions import restrict

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.budgets import gbitops_budget
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.costs import gbitops_budget
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.search import search_policy
 from limpq_deploy.supported import supported_front

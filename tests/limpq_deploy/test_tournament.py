@@ -3,10 +3,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from limpq_deploy.budgets import like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.candidates import Recipe, one_recipe, recipes
-from limpq_deploy.costs import Budget, like_budget
+from limpq_deploy.costs import Budget
 from limpq_deploy.indicators import BitPair, Indicators, LayerIndicators, Measure
 from limpq_deploy.policy import Policy
 from limpq_deploy.preview import Preview

@@ -7,10 +7,10 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.budgets import like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.records import write_record
 from limpq_deploy.cli import main
-from limpq_deploy.costs import like_budget
 from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.objective import objective_of
 from limpq_deploy.outliers import treat_outliers

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from limpq_deploy.blocks import build_program
+from limpq_deploy.budgets import budgets_from_options
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.costs import BitOps, budgets_from_options, total_cost
+from limpq_deploy.costs import BitOps, total_cost
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.outliers import treat_outliers
 from limpq_deploy.policy import Policy

@@ -11,7 +11,7 @@ from click.testing import Result
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.policy import Policy
-from limpq_deploy.stages.choose import Comparison
+from limpq_deploy.stages.comparison import Comparison
 from limpq_deploy.verdict import Verdict
 
 Command = Callable[..., Result]

@@ -16,7 +16,7 @@ from limpq_deploy.indicators import Indicators
 from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.pipeline import Passed
 from limpq_deploy.policy import Policy
-from limpq_deploy.stages.choose import Comparison
+from limpq_deploy.stages.comparison import Comparison
 
 CONFIG = Config(
     bits=(2, 4, 8),

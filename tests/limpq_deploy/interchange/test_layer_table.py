@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limpq_deploy.budgets import budgets_from_options, like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError, SettingError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
-from limpq_deploy.costs import budgets_from_options, like_budget
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.interchange.layer_table import (
     LayerTable,

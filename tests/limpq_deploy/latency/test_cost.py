@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from limpq_deploy.budgets import budgets_from_options, like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
 from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli import main
 from limpq_deploy.conflicts import explain_conflict
-from limpq_deploy.costs import budgets_from_options, like_budget, total_cost, uniform_pairs
+from limpq_deploy.costs import total_cost, uniform_pairs
 from limpq_deploy.explain import explain
 from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limpq_deploy.budgets import compression_budget
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.costs import compression_budget
 from limpq_deploy.front import Front, InfeasibleBudget, sweep, uniform_points
 from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.report.drawing import BAD, MAIN, OTHER, SOFT, TEXT, Area, Dot, Drawing, Line, Text, to_png, to_svg

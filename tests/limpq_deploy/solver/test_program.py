@@ -1,7 +1,8 @@
 from dataclasses import dataclass, replace
 
 from limpq_deploy.blocks import build_program, limits_of
-from limpq_deploy.costs import BitOps, Budget, LayerShape, compression_budget, like_budget, total_cost
+from limpq_deploy.budgets import compression_budget, like_budget
+from limpq_deploy.costs import BitOps, Budget, LayerShape, total_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.outliers import treat_outliers
 from limpq_deploy.solver.program import Program

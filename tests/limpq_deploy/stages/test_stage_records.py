@@ -10,7 +10,7 @@ from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.evaluate import Accuracy, PairedComparison
 from limpq_deploy.finetuned import FloatModel, Top1
-from limpq_deploy.stages.choose import Comparison
+from limpq_deploy.stages.comparison import Comparison
 from limpq_deploy.stages.measure import Measured
 from limpq_deploy.verdict import AccuracyResult
 

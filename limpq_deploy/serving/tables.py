@@ -1,0 +1,21 @@
+"""What `bench --server` prints for people."""
+
+from __future__ import annotations
+
+from limpq_deploy.latency.tables import latency_table
+from limpq_deploy.serving.bench import ServingReport, serving_details
+from limpq_deploy.tables import wrapped
+
+
+def serving_lines(report: ServingReport) -> str:
+    """Latency in this process and through a server, and what several clients got."""
+    equal = "the same float32" if report.bit_equal else "NOT the same float32"
+    found = report.throughput
+    return "\n".join(
+        (
+            latency_table(report.latency),
+            f"p50 through the server: {report.p50_overhead_ms:+.3f} ms; both give {equal}",
+            f"{found.clients} clients: {found.images_per_second:,.0f} images/s, {found.failed} requests failed",
+            *map(wrapped, serving_details(report)),
+        )
+    )
