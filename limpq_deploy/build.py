@@ -105,7 +105,7 @@ def run_build(
     with progress("checking inputs"):
         subject.check(engine=until is None or until in ENGINE_STAGES or config.goes_round)
     if note is not None:
-        for sentence in notes(subject, this_cpu()):
+        for sentence in notes(subject, this_cpu(), until):
             note(sentence)
     settle_threads(sum(layer.macs for layer in subject.placement.layers))
     workspace = Workspace(config.out, say=say, tell=agree)
@@ -171,8 +171,8 @@ def _given(config: Config, name: str) -> bool:
     return any(field.name == name and getattr(config, name) != field.default for field in fields(Config))
 
 
-def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
-    """Sentences worth reading before a build of this configuration on this CPU."""
+def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]:
+    """Sentences worth reading before a build of this configuration, up to this stage, on this CPU."""
     if subject.builds_engine and subject.target.runtime == "onnxruntime":
         config = subject.config
         if advice := saturation_advice(cpu, bits=config.bits, pinned_bits=config.pinned_bits):
@@ -186,6 +186,11 @@ def notes(subject: Subject, cpu: Cpu) -> Iterator[str]:
     if not subject.builds_engine and (unused := [name for name in OF_ENGINES if _given(config, name)]):
         named = ", ".join(option_of(name) for name in unused)
         yield f"no engine is built, so these settings have no effect: {named}"
+    if until == "indicators" and config.scales == "pow2":
+        yield (
+            "indicators are learned with free scales, so --scales pow2 has no effect on them; powers of two begin with "
+            "fine-tuning, or with the calibration of --ptq"
+        )
     if subject.config.ptq and (idle := subject.config.training.of_quantized_models()):
         yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"
 

@@ -84,4 +84,19 @@ def test_settings_of_engines_are_said_to_be_idle_without_one() -> None:
 
     [sentence] = notes(Subject(Config(target="tensorrt", engine=False, max_latency_ms=1.0, builds=2)), NEW)
     assert sentence == "no engine is built, so these settings have no effect: --max-latency-ms, --builds"
+    [sentence] = notes(Subject(Config(target="tensorrt", engine=False, float_type="float32", tf32=False)), NEW)
+    assert sentence == "no engine is built, so these settings have no effect: --float-type, --no-tf32"
     assert list(notes(Subject(Config(target="tensorrt", engine=False, batch="1:8:32")), NEW)) == []
+
+
+def test_indicators_alone_say_that_they_are_learned_with_free_scales() -> None:
+    pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+    from limpq_deploy.build import notes
+    from limpq_deploy.config import Config
+    from limpq_deploy.subject import Subject
+
+    powers = Subject(Config(scales="pow2"))
+    [sentence] = notes(powers, NEW, "indicators")
+    assert "--scales pow2 has no effect on them" in sentence
+    assert list(notes(powers, NEW, "finetune")) == list(notes(powers, NEW)) == []
+    assert list(notes(Subject(Config()), NEW, "indicators")) == []
