@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from limpq_deploy.calibration.errors import SettingError
+
 if TYPE_CHECKING:
     from limpq_deploy.export.engine_options import EngineOptions
 
@@ -76,5 +78,8 @@ def take_builder(options: dict[str, Any]) -> "EngineOptions | None":
 
     given = {field: options.pop(name) for name, field in BUILDER_FIELDS.items()}
     if given["batch"] is not None:
-        given["batch"] = BatchRange.parse(given["batch"])
+        try:
+            given["batch"] = BatchRange.parse(given["batch"])
+        except SettingError as error:
+            raise SettingError(f"--engine-batch: {error}") from error
     return given_options(**given)

@@ -133,6 +133,21 @@ def test_settings_of_the_engines_builder_come_from_options_and_file(tmp_path: Pa
     assert make_config({"target": "tensorrt"}).engine_options is None
 
 
+def test_the_float_type_of_engines_and_tf32_come_from_options_and_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('target = "tensorrt"\ntf32 = false\n')
+    config = make_config({"float_type": "float32"}, file)
+    assert config.engine_options == EngineOptions(float_type="float32", tf32=False)
+    assert config.command_line().endswith("--target tensorrt --float-type float32 --no-tf32")
+    assert make_config({"target": "tensorrt", "tf32": False}).engine_options == EngineOptions(tf32=False)
+    with pytest.raises(SettingError, match=r"^--no-tf32 has no effect without --target tensorrt$"):
+        make_config({"tf32": False})
+    with pytest.raises(SettingError, match=r"^--float-type is float16, which has no effect without --target tensorrt$"):
+        make_config({"float_type": "float16", "target": "onnxruntime"})
+    with pytest.raises(SettingError, match=r"^--float-type is 'half'; expected 'float16' or 'float32'$"):
+        make_config({"float_type": "half", "target": "tensorrt"})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

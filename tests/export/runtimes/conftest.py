@@ -1,13 +1,17 @@
-"""A stand-in for NVIDIA's driver, compiled here: the real library is where a GPU is. It counts host memory as device
-memory, and does in order what it is asked."""
+"""Stand-ins: for NVIDIA's driver, compiled here (it counts host memory as device memory, and does in order what it is
+asked), and a machine with TensorRT and a GPU, as far as the runtime can see."""
 
 import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from .trt_stand_in import HostMemory
 
 DRIVER = r"""
 #define _GNU_SOURCE
@@ -121,3 +125,35 @@ def driver(tmp_path: Path) -> Callable[..., str]:
 def loaded() -> Callable[[str], ctypes.CDLL]:
     """The library itself, to ask what it counted."""
     return ctypes.CDLL
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "HostMemory":
+    """A machine with a GPU and TensorRT 8.6; its device memory."""
+    pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+    from limpq_deploy.export.runtimes import trt, trt_call
+    from limpq_deploy.export.runtimes.cuda import CudaDriver, Gpu
+
+    from .trt_stand_in import Bindings, Builder, Context, HostMemory
+
+    found = HostMemory()
+    gpu = Gpu(name="NVIDIA H200", compute_capability="9.0", memory_mib=143771)
+    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trt, "unavailable", lambda: None)
+    monkeypatch.setattr(trt, "load_bindings", lambda: Bindings("tensorrt"))
+    monkeypatch.setattr(trt, "ask_driver", lambda: CudaDriver(cuda=(12, 4), gpus=(gpu,), problem=None))
+    monkeypatch.setattr(trt, "open_memory", lambda package: found)
+    monkeypatch.setattr(trt_call.CudaGraph, "capture", lambda stream, enqueue: None)
+    monkeypatch.setattr(Builder, "builds", 0)
+    monkeypatch.setattr(Context, "_ran", found.ran)
+    return found
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The tiny model of the self-test, as a file."""
+    from limpq_deploy.export.self_test import tiny_model
+
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(tiny_model().SerializeToString())
+    return path

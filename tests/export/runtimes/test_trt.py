@@ -16,11 +16,11 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.engine_inspect import compute_nodes
 from limpq_deploy.export.engine_options import BatchRange, EngineOptions, given_options
 from limpq_deploy.export.engine_record import PlanRefused
-from limpq_deploy.export.runtimes import runtime_named, trt, trt_call
+from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
-from limpq_deploy.export.runtimes.cuda import CudaDriver, Gpu
 from limpq_deploy.export.runtimes.ort import open_as_written
 from limpq_deploy.export.runtimes.trt import TensorRt, record_path
 from limpq_deploy.export.runtimes.trt_build import BuildFailed
@@ -28,7 +28,6 @@ from limpq_deploy.export.self_test import self_test, tiny_images, tiny_model
 
 from .trt_stand_in import (
     JUNK,
-    Bindings,
     Builder,
     Config,
     Context,
@@ -39,29 +38,6 @@ from .trt_stand_in import (
     Profile,
     RuntimeStandIn,
 )
-
-
-@pytest.fixture
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostMemory:
-    """A machine with a GPU, as far as the runtime can see."""
-    found = HostMemory()
-    gpu = Gpu(name="NVIDIA H200", compute_capability="9.0", memory_mib=143771)
-    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(trt, "unavailable", lambda: None)
-    monkeypatch.setattr(trt, "load_bindings", lambda: Bindings("tensorrt"))
-    monkeypatch.setattr(trt, "ask_driver", lambda: CudaDriver(cuda=(12, 4), gpus=(gpu,), problem=None))
-    monkeypatch.setattr(trt, "open_memory", lambda package: found)
-    monkeypatch.setattr(trt_call.CudaGraph, "capture", lambda stream, enqueue: None)
-    monkeypatch.setattr(Builder, "builds", 0)
-    monkeypatch.setattr(Context, "_ran", found.ran)
-    return found
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.onnx"
-    path.write_bytes(tiny_model().SerializeToString())
-    return path
 
 
 def test_an_engine_runs_the_file_in_parts_that_it_takes_and_pads_small_ones(memory: HostMemory, model: Path) -> None:
@@ -195,7 +171,7 @@ def test_a_call_times_its_parts_and_a_profile_its_layers(memory: HostMemory, mod
     assert parts["enqueue"] > 0
     assert (call.main_part, call.mode, session.environment()["mode"]) == ("compute", "enqueue", "enqueue")
     assert session.environment()["accelerator"]["name"] == "NVIDIA H200"
-    assert session.layer_times(tiny_images(1), 4) == {"node_stem": (0.25,) * 4}
+    assert session.layer_times(tiny_images(1), 4) == dict.fromkeys(compute_nodes(tiny_model()).values(), (0.25,) * 4)
 
 
 def test_several_runs_at_once_take_as_long_as_the_slowest_of_them(memory: HostMemory, model: Path) -> None:

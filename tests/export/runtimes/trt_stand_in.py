@@ -166,8 +166,11 @@ class Builder:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
+    network_flags = 1
+    """Bits that a network is to be made with: explicit batches."""
+
     def create_network(self, flags: int) -> Network:
-        assert flags == 1
+        assert flags == self.network_flags
         return Network()
 
     def create_builder_config(self) -> Config:
@@ -261,8 +264,9 @@ class Context:
             feeds[name] = np.ctypeslib.as_array(found).reshape(shape).copy()
         for name, value in self._engine.session.run_feeds(feeds).items():
             ctypes.memmove(self._addresses[name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
-        if self.profiler is not None:
-            self.profiler.report_layer_time("node_stem", 0.25)
+        for node in self._engine.model.graph.node if self.profiler is not None else ():
+            if node.op_type in ("Conv", "Gemm"):
+                self.profiler.report_layer_time(node.name, 0.25)
         return True
 
 
@@ -302,3 +306,18 @@ class Bindings(ModuleType):
     TensorIOMode = IntEnum("TensorIOMode", ["INPUT", "OUTPUT"])
     DataType = IntEnum("DataType", ["FLOAT", "HALF"])
     LayerInformationFormat = IntEnum("LayerInformationFormat", ["JSON"])
+
+
+class StrongBuilder(Builder):
+    network_flags = 1 << 1
+    """Types are those of the file."""
+
+
+class Bindings11(Bindings):
+    """What is known of the bindings of 11: no weak typing, no flags of precision but TF32."""
+
+    __version__ = "11.4.0"
+    Builder = StrongBuilder
+    NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
+    BuilderFlag = IntEnum("BuilderFlag", ["TF32"])
+    PreviewFeature = IntEnum("PreviewFeature", ["ALIASED_PLUGIN_IO_10_03"])

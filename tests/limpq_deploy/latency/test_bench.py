@@ -122,7 +122,14 @@ def test_an_unknown_runtime_is_named_with_the_known_ones(build: Path) -> None:
 
 
 def test_settings_of_an_engines_builder_are_refused_where_none_is_built(build: Path) -> None:
-    for words in (("--workspace-mib", 64), ("--builder-level", 0), ("--builds", 2, "--runtime", "onnxruntime-cuda")):
+    for words in (
+        ("--workspace-mib", 64),
+        ("--builder-level", 0),
+        ("--builds", 2, "--runtime", "onnxruntime-cuda"),
+        ("--no-tf32",),
+        ("--float-type", "float16"),
+        ("--engine-batch", "1:8:8"),
+    ):
         done = run("bench", build, *words)
         assert (done.exit_code, "which builds no engines" in done.output) == (1, True), done.output
     done = run("bench", build / "model.qdq.onnx", "--server", "http://localhost:1/tiny", "--streams", 2)

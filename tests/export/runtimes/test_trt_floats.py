@@ -1,0 +1,245 @@
+"""What a float model becomes: its types where TensorRT takes them from the file, and the FP32 engine beside it.
+
+On stand-ins for the bindings of 8.6 and 11; which kernels TensorRT chooses is not shown here.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+from limpq_deploy.calibration.records import write_record
+from limpq_deploy.cli import main
+from limpq_deploy.export.engine_inspect import planned_precision
+from limpq_deploy.export.engine_options import BatchRange, EngineOptions
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.markers import MARKERS_KEY, markers_text
+from limpq_deploy.export.qdq import strip_markers
+from limpq_deploy.export.runtimes import runtime_named, trt
+from limpq_deploy.export.runtimes.base import BuildsEngines
+from limpq_deploy.export.runtimes.ort import open_as_written
+from limpq_deploy.export.runtimes.trt import TensorRt
+from limpq_deploy.export.self_test import tiny_images
+from limpq_deploy.indicators import Indicators, LayerIndicators
+
+from .trt_stand_in import Bindings11, Builder, EngineStandIn, HostMemory
+
+
+@pytest.fixture
+def strong(memory: HostMemory, monkeypatch: pytest.MonkeyPatch) -> HostMemory:
+    """The same machine with TensorRT 11."""
+    monkeypatch.setattr(trt, "load_bindings", lambda: Bindings11("tensorrt"))
+    return memory
+
+
+def float_model(batch: int | str = "batch", epsilon: float = 1.0) -> onnx.ModelProto:
+    """A convolution, a sum with a constant, a pool and a Gemm."""
+    random = np.random.default_rng(0)
+    numbers = {
+        "stem.weight": random.normal(0, 0.2, (8, 3, 3, 3)),
+        "stem.bias": random.normal(0, 0.2, 8),
+        "epsilon": np.full((1, 8, 1, 1), epsilon),
+        "head.weight": random.normal(0, 0.3, (10, 8)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["images", "stem.weight", "stem.bias"], ["a"], "node_stem"),
+        helper.make_node("Add", ["a", "epsilon"], ["b"], "node_sum"),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"], "node_pool"),
+        helper.make_node("Flatten", ["c"], ["d"], "node_flat"),
+        helper.make_node("Gemm", ["d", "head.weight"], ["logits"], "node_head", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "float",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 10])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in numbers.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def float_file(tmp_path: Path) -> Path:
+    path = tmp_path / "float.onnx"
+    path.write_bytes(float_model().SerializeToString())
+    return path
+
+
+def parsed(runtime: TensorRt, path: Path) -> onnx.ModelProto:
+    """The file that the builder was given."""
+    return EngineStandIn(runtime.built(path)[1].read_bytes()).model
+
+
+def test_a_float_model_is_an_fp16_engine_where_types_come_from_the_file(strong: HostMemory, float_file: Path) -> None:
+    runtime = TensorRt()
+    engine, plan = runtime.built(float_file)
+    assert engine.plan is not None
+    assert (engine.plan.typing, engine.plan.flags) == ("strong", ("STRONGLY_TYPED", "TF32"))
+    assert engine.plan.settings["floats"] == "float16"
+    assert "kept_in_float32" not in engine.plan.settings
+    assert planned_precision(parsed(runtime, float_file)) == {"stem": "float16", "head": "float16"}
+    assert set(engine.layer_precision) == {"stem", "head"}, "layers keep their names"
+    images = tiny_images(4)
+    found, expected = runtime.load(float_file).run(images), open_as_written(float_model()).run(images)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).max() < 0.01 * np.ptp(expected), "11 bits, not 24"
+    assert plan.with_suffix(".log").read_text() == "[WARNING] a stand-in\n"
+
+
+def test_operators_that_stay_in_float32_are_named_in_record_and_log(strong: HostMemory, tmp_path: Path) -> None:
+    path = tmp_path / "tiny_epsilon.onnx"
+    path.write_bytes(float_model(epsilon=1e-12).SerializeToString())
+    engine, plan = TensorRt().built(path)
+    assert engine.plan is not None
+    reason = "node_sum (epsilon holds at most 1e-12, which float16 would make 0)"
+    assert engine.plan.settings["kept_in_float32"] == engine.options["kept_in_float32"] == reason
+    assert f"[INFO] stays in float32: {reason}\n" in plan.with_suffix(".log").read_text()
+
+
+def test_float32_as_asked_and_files_with_integers_are_built_as_they_are_written(
+    strong: HostMemory, float_file: Path, model: Path
+) -> None:
+    exact = TensorRt(EngineOptions(float_type="float32"))
+    assert planned_precision(parsed(exact, float_file)) == {"stem": "float32", "head": "float32"}
+    for runtime, path in ((exact, float_file), (TensorRt(), model)):
+        engine = runtime.engine(path)
+        assert engine.plan is not None
+        assert "floats" not in engine.plan.settings
+    assert parsed(TensorRt(), model) == load_model(model)
+
+
+def test_where_the_builder_chooses_types_the_file_is_left_as_it_is(memory: HostMemory, float_file: Path) -> None:
+    runtime = TensorRt()
+    assert parsed(runtime, float_file) == load_model(float_file)
+    engine = runtime.engine(float_file)
+    assert engine.plan is not None
+    assert engine.plan.flags == ("EXPLICIT_BATCH", "FP16", "TF32")
+
+
+def test_a_runtime_gives_the_same_with_other_settings(memory: HostMemory, float_file: Path) -> None:
+    found = runtime_named("tensorrt")
+    assert isinstance(found, BuildsEngines)
+    other = found.with_options(EngineOptions(level=1))
+    assert isinstance(other, TensorRt)
+    assert (other.options.level, found.options.level) == (1, 3)
+    assert found.engine(float_file) != other.engine(float_file)
+    assert not isinstance(runtime_named("onnxruntime"), BuildsEngines)
+
+
+@pytest.fixture
+def build(tmp_path: Path, model: Path, float_file: Path) -> Path:
+    """The files of a build that bench looks for."""
+    folder = tmp_path / "build"
+    (folder / "baselines").mkdir(parents=True)
+    for name in ("model.qdq.onnx", "baselines/uniform8.qdq.onnx"):
+        (folder / name).write_bytes(model.read_bytes())
+    (folder / "baselines/float.onnx").write_bytes(float_file.read_bytes())
+    return folder
+
+
+def bench(*words: object) -> dict[str, dict[str, object]]:
+    """Options of the session that timed each series, by its name."""
+    done = CliRunner().invoke(
+        main, ["bench", *map(str, words), "--runtime", "tensorrt", "--threads", "1", "--seconds", "0.1", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    return {series["name"]: series["options"]["options"] for series in json.loads(done.stdout)["series"]}
+
+
+def test_bench_times_the_float_model_of_a_build_in_fp16_and_in_fp32(memory: HostMemory, build: Path) -> None:
+    found = bench(build)
+    assert {name: options["flags"] for name, options in found.items()} == {
+        "mixed": "EXPLICIT_BATCH, INT8, FP16, TF32",
+        "float": "EXPLICIT_BATCH, FP16, TF32",
+        "fp32": "EXPLICIT_BATCH",
+        "uniform8": "EXPLICIT_BATCH, INT8, FP16, TF32",
+    }
+
+
+def test_where_types_come_from_the_file_both_are_timed_as_well(strong: HostMemory, build: Path) -> None:
+    found = bench(build, "--no-tf32")
+    assert {name: (options["flags"], options.get("floats")) for name, options in found.items()} == {
+        "mixed": ("STRONGLY_TYPED", None),
+        "float": ("STRONGLY_TYPED", "float16"),
+        "fp32": ("STRONGLY_TYPED", None),
+        "uniform8": ("STRONGLY_TYPED", None),
+    }
+
+
+def test_bench_takes_the_batch_range_of_engines_and_finds_those_of_a_build(memory: HostMemory, build: Path) -> None:
+    options = EngineOptions(batch=BatchRange(least=1, best=8, most=96), tf32=False, float_type="float32")
+    runtime_named("tensorrt", options).engine(build / "model.qdq.onnx")
+    assert Builder.builds == 1
+    words = ("--batch", "96", "--engine-batch", "1:8:96", "--float-type", "float32", "--no-tf32")
+    (found,) = bench(build / "model.qdq.onnx", *words).values()
+    assert Builder.builds == 1
+    assert (found["batch"], found["flags"]) == ("1:8:96", "EXPLICIT_BATCH, INT8")
+
+
+def test_a_batch_beyond_the_engines_is_refused_before_they_are_built(memory: HostMemory, build: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", str(build), "--runtime", "tensorrt", "--batch", "1,128"])
+    assert (done.exit_code, Builder.builds) == (1, 0)
+    assert done.output == (
+        "Error: --batch 128 lies outside the range 1:1:64 that engines are built for; give --engine-batch 1:128:128\n"
+    )
+
+
+@pytest.fixture
+def profiled(tmp_path: Path, edges: Any) -> Path:
+    """What `profile` reads of a build for TensorRT: a float model that knows its markers, placement, edges."""
+    net, logits = edges(0)
+    placement = replace(
+        net.placement,
+        layers=tuple(replace(one, pinned_bits=None) if number == 1 else one for number, one in enumerate(net.placed)),
+    )
+    layer = placement.layers[1]
+    placement = replace(
+        placement,
+        quantizers=tuple(
+            replace(one, bits=None, layers=(layer.name,)) if one.name == layer.input else one
+            for one in placement.quantizers
+        ),
+    )
+    template = net.template(logits)
+    float_model = strip_markers(template)
+    helper.set_model_props(float_model, {MARKERS_KEY: markers_text(template)})
+    folder = tmp_path / "profiled"
+    (folder / "baselines").mkdir(parents=True)
+    (folder / "baselines/float.onnx").write_bytes(float_model.SerializeToString())
+    write_record(placement, folder / "placement.json")
+    rows = LayerIndicators(name=layer.name, macs=1, num_weights=1, weight=(1.0,), act=(1.0,))
+    write_record(Indicators(model="tiny", bits=(8,), layers=(rows,), edges=()), folder / "indicators.json")
+    return folder
+
+
+def test_profile_takes_the_same_settings_and_times_no_fp16_where_there_is_none(
+    memory: HostMemory, profiled: Path, tmp_path: Path
+) -> None:
+    words = ["profile", str(profiled), "--runtime", "tensorrt", "--seconds", "0.05", "--graphs", "0", "--json"]
+    done = CliRunner().invoke(main, [*words, "--batch", "128"])
+    assert (done.exit_code, "give --engine-batch 1:128:128" in done.output, Builder.builds) == (1, True, 0), done.output
+    for given, bits in ((("--float-type", "float32"), {7, 8, 32}), ((), {7, 8, 16, 32})):
+        output = tmp_path / "table.json"
+        done = CliRunner().invoke(main, [*words, *given, "--batch", "4", "--engine-batch", "1:4:4", "-o", str(output)])
+        assert done.exit_code == 0, done.output
+        assert {one["weight_bits"] for one in json.loads(output.read_text())["times"]} == bits
+
+
+def test_a_file_of_a_fixed_batch_is_timed_whatever_the_range(memory: HostMemory, tmp_path: Path) -> None:
+    path = tmp_path / "fixed.onnx"
+    path.write_bytes(float_model(batch=96).SerializeToString())
+    (found,) = bench(path, "--batch", "96").values()
+    assert found["batch"] == "96"
+
+
+def test_a_batch_range_that_makes_no_sense_is_named(build: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", str(build), "--runtime", "tensorrt", "--engine-batch", "8:1:2"])
+    assert (done.exit_code, "--engine-batch: the batch range is 8:1:2" in done.output) == (1, True), done.output
