@@ -336,7 +336,7 @@ def test_searches_that_differ_in_more_than_limits_share_nothing() -> None:
 def test_the_search_needs_no_library_of_solvers() -> None:
     script = (
         "import sys; sys.modules['pulp'] = None\n"
-        "from limpq_deploy.costs import like_budget\n"
+        "from limpq_deploy.budgets import like_budget\n"
         "from limpq_deploy.indicators import Indicators, LayerIndicators\n"
         "from limpq_deploy.search import search_policy\n"
         "layer = LayerIndicators(name='a', macs=1, num_weights=1, weight=(2.0, 1.0), act=(2.0, 1.0))\n"
