@@ -107,7 +107,7 @@ def _profile(found: dict[str, Any]) -> Iterator[str]:
     said = (
         "no graph was predicted"
         if error is None
-        else f"predicted to {error:.1%} (median), {found['worst_prediction_error']:.1%} (worst)"
+        else f"predicted to {100 * error:.1f} % (median), {100 * found['worst_prediction_error']:.1f} % (worst)"
     )
     yield f"Latency table of {len(found['table']['times'])} part times; graphs that it did not know: {said}."
 
@@ -116,7 +116,7 @@ def _spread(found: dict[str, Any]) -> Iterator[str]:
     times = ", ".join(f"{one['ms']:.3f}" for one in found["builds"] if one.get("ms") is not None)
     spread = found["spread"]
     yield f"Builds that timed their kernels anew: {times} ms" + (
-        f", {spread:.1%} apart." if spread is not None else "."
+        f", {100 * spread:.1f} % apart." if spread is not None else "."
     )
 
 

@@ -195,7 +195,8 @@ def audit_notes(found: Audit) -> list[str]:
         notes.append(f"{len(found.slower)} integer layers are slower than in float: {_some(found.slower)}.")
     if found.reformats and found.total_ms:
         share = (found.reformat_ms or 0.0) / found.total_ms
-        notes.append(f"{found.reformats} reformat layers take {share:.1%} of the profiled time.")
+        layers = "1 reformat layer takes" if found.reformats == 1 else f"{found.reformats} reformat layers take"
+        notes.append(f"{layers} {100 * share:.1f} % of the profiled time.")
     if found.total_ms is not None and found.float_total_ms is not None and found.total_ms >= found.float_total_ms:
         notes.append(
             f"By its layers' times this engine is no faster than the float one ({found.total_ms:.3f} against "

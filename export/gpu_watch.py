@@ -60,7 +60,7 @@ class GpuUse:
     def doubts(self) -> tuple[str, ...]:
         """Reasons not to trust what was timed meanwhile."""
         found = [
-            f"throttled: {reason} in {share:.0%} of the readings"
+            f"throttled: {reason} in {100 * share:.0f} % of the readings"
             for reason, share in (self.throttled or {}).items()
             if share > 0
         ]

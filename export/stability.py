@@ -114,11 +114,13 @@ def find_doubts(samples_ms: Sequence[float], turns: Sequence[int], use: CpuUse |
         drift = float(np.median(values[half:]) / np.median(values[:half]) - 1)
         if abs(drift) > MAX_DRIFT:
             word = "slower" if drift > 0 else "faster"
-            doubts.append(f"drift: the second half is {abs(drift):.0%} {word} than the first")
+            doubts.append(f"drift: the second half is {100 * abs(drift):.0f} % {word} than the first")
     if len(turns) >= 4:
         first, rest = np.median(values[: turns[0]]), np.median(values[turns[0] :])
         if first > (1 + 2 * MAX_DRIFT) * rest:
-            doubts.append(f"slow start: the first turn is {first / rest - 1:.0%} slower; the warm-up was too short")
+            doubts.append(
+                f"slow start: the first turn is {100 * (first / rest - 1):.0f} % slower; the warm-up was too short"
+            )
     return (*doubts, *_load_doubts(use))
 
 

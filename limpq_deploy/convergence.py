@@ -75,7 +75,7 @@ class Stability:
         if not self.steps:
             return "no earlier policy to compare with"
         return (
-            f"policy since step {self.steps[0]}: {max(self.changed):.0%} of layers changed, "
+            f"policy since step {self.steps[0]}: {100 * max(self.changed):.0f} % of layers changed, "
             f"regret {100 * max(self.regret):.1f} %"
         )
 

@@ -186,7 +186,7 @@ def _layer_parity(parity: LayerParity | None, limits: Limits, why: dict[str, str
             f"{parity.mismatches:,} of {parity.codes:,} codes of {parity.layers} layers differ "
             f"(fewer than {allowed:,.1f} allowed), by at most {parity.max_lsb} LSB, "
             f"at most {parity.max_tie_distance:.2g} of a step from a tie; "
-            f"top-1 agrees on {parity.top1_agreement:.2%} of {parity.images:,} images"
+            f"top-1 agrees on {100 * parity.top1_agreement:.2f} % of {parity.images:,} images"
         ),
     )
 

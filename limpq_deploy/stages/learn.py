@@ -119,14 +119,15 @@ def indicators_stage(subject: Subject, folder: Path) -> Stage:
         write_record(subject.placement, folder / PLACEMENT)
         write_record(indicators, folder / INDICATORS)
         source = indicators.source
-        moved = f"scales moved {source['median_weight_movement']:.0%} (weights), {source['median_act_movement']:.0%}"
+        weights, acts = (100 * source[f"median_{tensor}_movement"] for tensor in ("weight", "act"))
+        moved = f"scales moved {weights:.0f} % (weights), {acts:.0f} % (activations)"
         settled = convergence_sentence(source)
         notes = [f"the scales' {settled}"] if settled else []
         if source["stopped_early"]:
             notes.insert(0, f"stopped after {source['steps']} of {settings.steps} steps")
         notes += [f"warning: {warning}" for warning in source["warnings"]]
         noted = "".join(f"; {note}" for note in notes)
-        return f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved} (activations){resumed}{noted}"
+        return f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved}{resumed}{noted}"
 
     return Stage(
         name="indicators",

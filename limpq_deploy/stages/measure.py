@@ -50,9 +50,8 @@ def parity_stage(subject: Subject, folder: Path) -> Stage:
         found = measure_parity(subject, folder, report)
         write_record(found, folder / PARITY)
         if subject.placement.weights_only:
-            return (
-                f"no codes to compare; top-1 of the trained model agrees on {found.top1_agreement or 0:.2%} of images"
-            )
+            agreed = 100 * (found.top1_agreement or 0)
+            return f"no codes to compare; top-1 of the trained model agrees on {agreed:.2f} % of images"
         logits = "bit-equal" if found.logits_equal else "not bit-equal"
         steps = sum(entry.mismatches for entry in found.faithful)
         largest = max((entry.max_lsb for entry in found.faithful), default=0)

@@ -176,7 +176,7 @@ def study_stage(subject: Subject, folder: Path) -> Stage | None:
         slow = f"; {len(audit.slower)} integer layers slower than in float" if audit.slower else ""
         return (
             f"rank correlation with executed BitOps {order} ({found.realised.policies} engines); within "
-            f"{found.narrow_spread:.0%} over 2 to 8 bits{doubtful}{slow}"
+            f"{100 * found.narrow_spread:.0f} % over 2 to 8 bits{doubtful}{slow}"
         )
 
     return Stage(

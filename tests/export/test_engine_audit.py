@@ -117,5 +117,5 @@ def test_reformats_are_counted_with_their_share_and_a_slow_engine_is_called_so(m
     times = samples({f"{name} kernel": 0.1 for name in LAYERS} | {"copy": 0.25, "pool": 0.25})
     found = audit(model, integer, times, float_samples={"whole": [0.9]})
     assert (found.reformats, found.reformat_ms, found.other_ms) == (1, 0.25, 0.25)
-    assert found.notes[0] == "1 reformat layers take 25.0% of the profiled time."
+    assert found.notes[0] == "1 reformat layer takes 25.0 % of the profiled time."
     assert "no faster than the float one (1.000 against 0.900 ms)" in found.notes[1]

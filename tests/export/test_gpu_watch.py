@@ -24,8 +24,8 @@ def test_throttling_moving_clocks_and_other_programs_are_doubts() -> None:
     use = summarise([QUIET, hot, hot, QUIET], others=2)
     assert use.throttled == {"power cap": 0.5, "temperature (software)": 0.5}
     assert use.doubts == (
-        "throttled: power cap in 50% of the readings",
-        "throttled: temperature (software) in 50% of the readings",
+        "throttled: power cap in 50 % of the readings",
+        "throttled: temperature (software) in 50 % of the readings",
         "the GPU's clock moved from 1200 to 1980 MHz",
         "shared GPU: 2 other processes used it",
     )

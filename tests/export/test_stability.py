@@ -70,9 +70,9 @@ def test_quiet_samples_leave_no_doubt() -> None:
     [
         ([1.0] * 10, [5, 5], QUIET, "only 10 samples"),
         ([1.0] * 80 + [2.0] * 40, [10] * 12, QUIET, "wide spread: p90 is 2.00 times p50"),
-        ([1.0] * 50 + [1.2] * 50, [10] * 10, QUIET, "the second half is 20% slower"),
-        ([1.2] * 50 + [1.0] * 50, [10] * 10, QUIET, "the second half is 17% faster"),
-        ([1.5] * 10 + [1.0] * 190, [10] * 20, QUIET, "the first turn is 50% slower"),
+        ([1.0] * 50 + [1.2] * 50, [10] * 10, QUIET, "the second half is 20 % slower"),
+        ([1.2] * 50 + [1.0] * 50, [10] * 10, QUIET, "the second half is 17 % faster"),
+        ([1.5] * 10 + [1.0] * 190, [10] * 20, QUIET, "the first turn is 50 % slower"),
         ([1.0] * 100, [10] * 10, CpuUse(other_cpus=0.8, stolen_cpus=0.0), "other processes kept 0.8 CPUs busy"),
         ([1.0] * 100, [10] * 10, CpuUse(other_cpus=0.0, stolen_cpus=0.3), "0.30 CPUs were taken"),
     ],

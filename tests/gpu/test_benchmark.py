@@ -118,7 +118,7 @@ def test_every_part_runs_and_the_page_tells_what_came_of_it(gpu: Any, files: dic
     assert parts["spread"]["result"]["spread"] == pytest.approx(0.1)
     page = gpu.page(result)
     assert "| int8 | 10 / 0 / 0 |" in page
-    assert "Builds that timed their kernels anew: 1.000, 1.100 ms, 10.0% apart." in page
+    assert "Builds that timed their kernels anew: 1.000, 1.100 ms, 10.0 % apart." in page
     assert "TensorRT is not available here" in page or "| pycuda: " in page
 
 

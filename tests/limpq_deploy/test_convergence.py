@@ -66,7 +66,7 @@ def test_an_earlier_policy_that_favoured_the_wrong_layer_is_regretted() -> None:
     assert found.regret[0] > 0.2
     assert found.regret[1] == 0
     assert not found.stands
-    assert found.sentence().startswith("policy since step 10: 100% of layers changed, regret ")
+    assert found.sentence().startswith("policy since step 10: 100 % of layers changed, regret ")
 
 
 def test_policies_of_nearly_equal_worth_stand_although_bits_change() -> None:

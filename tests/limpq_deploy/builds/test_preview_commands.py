@@ -119,5 +119,5 @@ def test_a_build_says_how_far_scales_moved_and_whether_their_policy_stands(finis
     stages = load_record(BuildState, finished / "stages.json").stages
     assert "scales moved" in stages["indicators"].said
     for stage in ("indicators", "search"):
-        settled = r"the scales' policy since step \d+: \d+ ?% of layers changed, regret"
+        settled = r"the scales' policy since step \d+: \d+ % of layers changed, regret"
         assert re.search(settled, stages[stage].said), stage
