@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.calibration.record_faults import fault_of
 
@@ -42,6 +42,8 @@ def from_json(cls: type[T], text: str | bytes, origin: str) -> T:
         return _adapter(cls).validate_json(text, strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         raise RecordError(f"{origin}: {fault_of(error, text, _format_of(cls))}") from error
+    except SettingError as error:  # a record of settings checks them as it does a user's
+        raise RecordError(f"{origin}: {error}") from error
 
 
 def load_record(cls: type[T], path: Path) -> T:

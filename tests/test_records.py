@@ -16,6 +16,7 @@ from limpq_deploy.calibration.params import QuantParams, TensorQuant
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.config import Config, Training, load_config, write_config
 from limpq_deploy.evaluate import Accuracy
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.exported import ExportedFile, ExportRecord
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
@@ -177,6 +178,11 @@ def test_what_is_no_json_object_is_refused_by_name(text: str) -> None:
 def test_a_value_of_the_wrong_kind_is_named_with_what_was_found() -> None:
     with pytest.raises(RecordError, match=r'^a file: alpha is "two"; expected a number; '):
         from_json(Policy, '{"format": "limpq.policy/1", "bits": {}, "objective": 1, "alpha": "two"}', "a file")
+
+
+def test_settings_in_a_record_that_make_no_sense_are_a_damaged_record() -> None:
+    with pytest.raises(RecordError, match=r"^a file: the builder level is 9; expected 0 to 5$"):
+        from_json(EngineOptions, '{"level": 9}', "a file")
 
 
 def test_numbers_that_are_not_finite_are_never_written() -> None:
