@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.calibration.records import from_json, to_dict, to_json
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.folders import building, move_into_place, put, sync_folders, synced
 from limpq_deploy.export.manifest import MANIFEST, CanaryFiles, Manifest, require_plain_name
@@ -33,11 +34,13 @@ def write_bundle(
     policy: Any,
     verdict: Any = None,
     preprocess: Any = None,
+    engine: EngineOptions | None = None,
 ) -> Manifest:
     """Write ``folder`` with ``files`` (name in the bundle -> a file to copy, or its bytes), canaries and manifest.
 
     ``canary_outputs``: float32 [N, classes], what the runtime answered to all N inputs in one batch. ``policy``,
-    ``verdict`` and ``preprocess`` are records or plain JSON values. The folder is built under a hidden name beside its
+    ``verdict`` and ``preprocess`` are records or plain JSON values; ``engine``: how the answering engine was built, if
+    one was. The folder is built under a hidden name beside its
     place, synced, and renamed; folders left there by killed writers are removed. An older bundle is exchanged for it in
     one step where the system can (Linux); elsewhere the old one is moved away first, and for that moment there is none.
     Raises OutputError where it cannot be written, and where ``folder`` holds something that is no bundle; ValueError
@@ -61,6 +64,7 @@ def write_bundle(
                 policy=_plain(policy),
                 verdict=_plain(verdict),
                 preprocess=_plain(preprocess),
+                engine=engine,
             )
             text = to_json(manifest).encode()
             with synced(temporary / MANIFEST) as target_file:

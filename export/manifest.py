@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.environment import Environment
 
 MANIFEST = "manifest.json"
@@ -48,9 +49,11 @@ class Manifest:
 
     ``model_file``: the file that a runtime loads. ``environment``: the machine on which the canaries' answers were
     made. ``versions``: of what made the model. ``policy``, ``verdict`` and ``preprocess``: those records as JSON.
+    ``engine``: settings of the engine that made the answers, where the target's runtime builds one (TensorRT).
     ``serving``: in a model repository the record of `export.repository`, with the facts of every version there; then
     all else is of the version that is served.
-    Raises ValueError for unsafe or repeated names, and for a model or canary file that is not listed.
+    Raises ValueError for unsafe or repeated names, for a model or canary file that is not listed, and for settings of
+    an engine that the target has none of.
     """
 
     model: str
@@ -63,6 +66,7 @@ class Manifest:
     policy: Any
     verdict: Any = None
     preprocess: Any = None
+    engine: EngineOptions | None = None
     serving: Any = None
     format: Literal["limpq.manifest/1"] = field(default="limpq.manifest/1")
 
@@ -75,6 +79,8 @@ class Manifest:
         for name in (self.model_file, self.canaries.inputs, self.canaries.outputs):
             if name not in names:
                 raise ValueError(f"file {name!r} is used but not listed under files")
+        if self.engine is not None and self.target != "tensorrt":
+            raise ValueError(f"it has settings of an engine, and the target is {self.target!r}; expected 'tensorrt'")
 
 
 def require_plain_name(name: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.calibration.records import from_json, to_dict, to_json
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.engine_record import Machine
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.folders import building, locked, move_into_place, put, sync_folders, synced
@@ -55,6 +56,7 @@ class ShippedVersion:
     labels: str
     forced: str = ""
     gpus: tuple[Machine, ...] = ()
+    engine: EngineOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +209,7 @@ def _manifest(serving: Serving, active: ShippedVersion, files: list[BundleFile])
         policy=active.policy,
         verdict=active.verdict,
         preprocess=active.preprocess,
+        engine=active.engine,
         serving=to_dict(serving),
     )
 

@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from limpq_deploy.evaluate import Accuracy, PairedComparison
+from limpq_deploy.export.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.finding import Finding
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Speedup
@@ -109,14 +110,27 @@ CANARY_REPORT = st.builds(
 VERIFY = st.builds(VerifyReport, files=COUNT, bytes=COUNT, canaries=optional(CANARY_REPORT))
 
 
+ENGINE_OPTIONS = st.builds(
+    EngineOptions,
+    float_type=st.sampled_from(["float32", "float16"]),
+    tf32=st.booleans(),
+    batch=exactly(3, st.integers(1, 64)).map(lambda sizes: BatchRange.parse(":".join(map(str, sorted(sizes))))),
+    workspace_mib=optional(st.integers(1, 2**20)),
+    level=st.integers(0, 5),
+    builds=st.integers(1, 9),
+)
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     names = draw(
         st.lists(st.from_regex(r"[a-z0-9]{1,8}(\.[a-z]{1,4})?", fullmatch=True), min_size=3, unique=True, max_size=5)
     )
+    engine = draw(optional(ENGINE_OPTIONS))
     return Manifest(
         model=draw(TEXT),
-        target=draw(TEXT),
+        target=draw(TEXT) if engine is None else "tensorrt",
+        engine=engine,
         model_file=names[0],
         files=tuple(draw(st.builds(BundleFile, name=st.just(name), size=COUNT, sha256=SHA256)) for name in names),
         canaries=CanaryFiles(inputs=names[1], outputs=names[2], images=draw(COUNT)),

@@ -108,6 +108,7 @@ def ship(
             policy=manifest.policy,
             verdict=manifest.verdict,
             preprocess=manifest.preprocess,
+            engine=manifest.engine,
             config=text,
             labels=labels.decode(),
             forced=forced,

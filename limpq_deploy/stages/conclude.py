@@ -21,7 +21,7 @@ from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import BitPair, Placement
-from limpq_deploy.export.runtimes.base import INTEGER, Engine
+from limpq_deploy.export.runtimes.base import INTEGER, BuildsEngines, Engine
 from limpq_deploy.finetuned import NOT_TRAINED, FineTuned
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.judge import MIXED, judge
@@ -220,6 +220,7 @@ def bundle_stage(subject: Subject, folder: Path) -> Stage:
             policy=load_record(Policy, folder / POLICY),
             verdict=load_record(Verdict, folder / VERDICT),
             preprocess=subject.preprocess if shipped == MODEL else subject.preprocess.of_pixels(),
+            engine=runtime.options if isinstance(runtime, BuildsEngines) else None,
         )
         size = sum(file.size for file in manifest.files)
         return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB"
