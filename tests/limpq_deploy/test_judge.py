@@ -333,6 +333,35 @@ def test_an_engine_that_executes_as_many_bitops_promises_no_speed_and_says_what_
     assert not any("as many BitOps" in note for note in faster.notes)
 
 
+def with_fp32(mixed: float, half: float, full: float) -> LatencyReport:
+    """What a build for TensorRT times: float is FP16 there."""
+    named = (("mixed", mixed), ("float", half), ("fp32", full), ("uniform8", 1.0))
+    return LatencyReport(
+        environment=read_environment(()),
+        protocols=(LatencyProtocol(),),
+        series=tuple(series(name, ms) for name, ms in named),
+    )
+
+
+def test_beside_fp32_float_is_the_uniform_fp16_engine_and_is_called_so() -> None:
+    work = executed(mixed=9, uniform8=9, float=144)
+    limits = Limits(min_speedup=1.5)
+    kept = verdict(bitops=work, limits=limits, latency=with_fp32(mixed=1.0, half=2.0, full=8.0))
+    checks = {check.name: check for check in kept.checks}
+    assert "9 G BitOps executed against 36 G, and 2.00 times its speed" in checks["faster_than_float16"].detail
+    assert checks["speedup"].detail.startswith("2.00 times as fast as float (FP16) (95 %")
+    assert any(note.startswith("Float is the float model's engine in FP16; fp32 is") for note in kept.notes)
+    slower = verdict(bitops=work, limits=limits, latency=with_fp32(mixed=3.0, half=2.0, full=8.0))
+    assert failed(slower) == ["speedup", "faster_than_float16"]
+    assert any("the mixed engine is slower than float (FP16)" in note for note in slower.notes)
+
+
+def test_without_an_fp32_series_nothing_is_said_of_float_types() -> None:
+    found = verdict(bitops=executed(mixed=9, uniform8=9, float=144), limits=Limits(min_speedup=1.5), latency=latency())
+    assert "faster_than_float16" not in {check.name for check in found.checks}
+    assert not any("FP16" in text for text in (*found.notes, *(check.detail for check in found.checks)))
+
+
 def test_more_bitops_than_uniform_8_bits_promise_no_speed_either() -> None:
     result = verdict(bitops=executed(mixed=20, uniform8=9), latency=latency(mixed=3.0))
     assert "faster_than_uniform8" not in {check.name for check in result.checks}

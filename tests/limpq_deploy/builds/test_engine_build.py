@@ -2,16 +2,21 @@
 TensorRT's own file and plays the engine, so that every stage round it is the real one."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from limpq_deploy import subject
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.runtimes.base import Engine, NoGraph
 from limpq_deploy.export.runtimes.ort import OnnxRuntime
+from limpq_deploy.stages.files import FLOAT_MODEL
 
 from ...played_engine import played_engine
 
@@ -21,11 +26,25 @@ ENGINE_STAGES = ["engine", "parity", "accuracy", "latency", "audit", "verdict", 
 
 
 class PlaysTensorRt(OnnxRuntime):
-    """Runs TensorRT's files, hides its graph, and describes a plan, as the runtime of a GPU does."""
+    """Runs TensorRT's files, hides its graph, describes a plan and takes settings, as the runtime of a GPU does. Its
+    floats are slow, those of FP32 most: what a verdict expects of a GPU."""
 
     name = "tensorrt"
     half: tuple[str, ...] = ()
     """Layers that the engine is to say it runs in float16."""
+
+    def __init__(self, options: EngineOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or EngineOptions()
+
+    def with_options(self, options: EngineOptions) -> "PlaysTensorRt":
+        return type(self)(options)
+
+    def load(self, path: Path, *, threads: int | None = None) -> Any:
+        session = super().load(path, threads=threads)
+        if path.name != Path(FLOAT_MODEL).name:
+            return session
+        return Slow(session, 0.005 if self.options.float_type == "float16" else 0.010)
 
     def engine(self, path: Path, *, threads: int | None = None) -> Engine:
         return played_engine(path, lambda layer: "float16" if layer in self.half else "int8")
@@ -34,9 +53,24 @@ class PlaysTensorRt(OnnxRuntime):
         raise NoGraph("hidden")
 
 
+class Slow:
+    """A session whose calls take so many seconds longer."""
+
+    def __init__(self, session: Any, seconds: float) -> None:
+        self._session, self._seconds = session, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        time.sleep(self._seconds)
+        answers: NDArray[np.float32] = self._session.run(images)
+        return answers
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[PlaysTensorRt]:
-    monkeypatch.setattr(subject, "runtime_named", lambda name, options: PlaysTensorRt())
+    monkeypatch.setattr(subject, "runtime_named", lambda name, options: PlaysTensorRt(options))
     monkeypatch.setattr(PlaysTensorRt, "half", ())
     return PlaysTensorRt
 
@@ -44,7 +78,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[PlaysTensorRt]:
 def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_verdict(
     run: Command, settings: Path, here: Path, engine: type[PlaysTensorRt]
 ) -> None:
-    quick = ("--ptq", "--calibration-images", "64", "--bits", "4,5", "--importance", "scale")
+    quick = ("--ptq", "--calibration-images", "64", "--bits", "4,5", "--importance", "scale", "--builder-level", "1")
     arguments = ("build", "--config", settings, "--out", "out", "--target", "tensorrt", *quick, "--json")
     result = run(*arguments)
     assert result.exit_code == 0, result.output
@@ -63,6 +97,14 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     assert set(record["layer_precision"].values()) == {"s8s8"}
     latency = json.loads((here / "out/latency.json").read_text())
     assert {series["threads"] for series in latency["series"]} == {"default"}
+    assert {series["name"] for series in latency["series"]} == {"mixed", "float", "fp32", "uniform8"}
+    assert checks["faster_than_float16"]["passed"]
+    assert sum(note.startswith("Float is the float model's engine in FP16") for note in found["verdict"]["notes"]) == 1
+    page = (here / "out/report.html").read_text()
+    assert "times as fast as float (FP16)" in page
+    assert "float, FP32" in page
+    manifest = json.loads((here / "out/bundle/manifest.json").read_text())
+    assert (manifest["engine"]["level"], manifest["engine"]["float_type"]) == (1, "float16")
 
     again = json.loads(run(*arguments).stdout)
     assert not any(stage["ran"] for stage in again["stages"])
