@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.records import from_json, to_dict
 
 
@@ -27,6 +27,8 @@ class Record:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("the name is empty; expected one")
+        if self.name == "?":
+            raise SettingError("the name is a question; expected an answer")
 
 
 SOUND: dict[str, Any] = to_dict(Record(name="a", parts={"layer1.conv": Part(ms=1.0)}))
@@ -62,6 +64,7 @@ def test_a_fault_is_told_with_the_field_what_was_found_and_what_was_expected(
 
 def test_a_records_own_check_speaks_for_itself() -> None:
     assert fault(name="") == "a.json: the name is empty; expected one"
+    assert fault(name="?") == "a.json: the name is a question; expected an answer"
 
 
 def test_a_long_value_is_cut() -> None:
