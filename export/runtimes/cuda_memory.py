@@ -6,6 +6,7 @@ pycuda has no calls for it.
 """
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
@@ -32,7 +33,8 @@ class CudaFailed(RuntimeUnavailable):
 
 
 class CudaMemory(Protocol):
-    """What a session needs of the device. Addresses and streams are integers; sizes are bytes."""
+    """What a session needs of the device. Addresses and streams are integers; sizes are bytes. To be used from the
+    thread that opened it, whose context it makes current."""
 
     @property
     def package(self) -> str:
@@ -44,10 +46,12 @@ class CudaMemory(Protocol):
     def free(self, address: int) -> None: ...
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        """Page-locked host memory; it lives as long as the adapter."""
+        """Page-locked host memory; it lives as long as the array and its views."""
         ...
 
     def stream(self) -> int: ...
+
+    def end_stream(self, stream: int) -> None: ...
 
     def event(self) -> Any: ...
 
@@ -69,6 +73,10 @@ class CudaMemory(Protocol):
 
     def wait(self, stream: int) -> None:
         """Until everything in the stream is done."""
+        ...
+
+    def reach(self, event: Any) -> None:
+        """Until an event has happened."""
         ...
 
 
@@ -135,6 +143,9 @@ class PyCudaMemory:
         self._kept[int(stream.handle)] = stream
         return int(stream.handle)
 
+    def end_stream(self, stream: int) -> None:
+        del self._kept[stream]
+
     def event(self) -> Any:
         return self._cuda.Event()
 
@@ -145,7 +156,7 @@ class PyCudaMemory:
         self._kept[stream].wait_for_event(event)
 
     def elapsed_ms(self, first: Any, second: Any) -> float:
-        second.synchronize()
+        self.reach(second)
         return float(second.time_since(first))
 
     def to_device(self, address: int, host: NDArray[Any], stream: int) -> None:
@@ -156,6 +167,9 @@ class PyCudaMemory:
 
     def wait(self, stream: int) -> None:
         self._kept[stream].synchronize()
+
+    def reach(self, event: Any) -> None:
+        event.synchronize()
 
     def _leave(self) -> None:
         """pycuda ends the process with an error where a context is still on its stack."""
@@ -181,24 +195,29 @@ class CudaPythonMemory:
         self._call("cuMemFree", address)
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        address = int(self._call("cuMemHostAlloc", size, 0))
-        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        owned = _Owned(int(self._call("cuMemHostAlloc", size, 0)), self._cuda.cuMemFreeHost)
+        memory: Any = (ctypes.c_uint8 * size).from_address(owned.handle)
+        memory.owned = owned  # the array and all its views hold ``memory``
+        return np.ctypeslib.as_array(memory)
 
     def stream(self) -> int:
         return int(self._call("cuStreamCreate", 0))
 
+    def end_stream(self, stream: int) -> None:
+        self._call("cuStreamDestroy", stream)
+
     def event(self) -> Any:
-        return self._call("cuEventCreate", 0)
+        return _Owned(self._call("cuEventCreate", 0), self._cuda.cuEventDestroy)
 
     def record(self, event: Any, stream: int) -> None:
-        self._call("cuEventRecord", event, stream)
+        self._call("cuEventRecord", event.handle, stream)
 
     def follow(self, stream: int, event: Any) -> None:
-        self._call("cuStreamWaitEvent", stream, event, 0)
+        self._call("cuStreamWaitEvent", stream, event.handle, 0)
 
     def elapsed_ms(self, first: Any, second: Any) -> float:
-        self._call("cuEventSynchronize", second)
-        return float(self._call("cuEventElapsedTime", first, second))
+        self.reach(second)
+        return float(self._call("cuEventElapsedTime", first.handle, second.handle))
 
     def to_device(self, address: int, host: NDArray[Any], stream: int) -> None:
         self._call("cuMemcpyHtoDAsync", address, host.ctypes.data, host.nbytes, stream)
@@ -209,11 +228,22 @@ class CudaPythonMemory:
     def wait(self, stream: int) -> None:
         self._call("cuStreamSynchronize", stream)
 
+    def reach(self, event: Any) -> None:
+        self._call("cuEventSynchronize", event.handle)
+
     def _call(self, name: str, *arguments: Any) -> Any:
         status, *results = getattr(self._cuda, name)(*arguments)
         if int(status) != 0:
             raise CudaFailed(f"{name} gives {int(status)} ({status}); the GPU is busy, out of memory, or failing")
         return results[0] if results else None
+
+
+class _Owned:
+    """A handle of the driver, given back when nobody has it any more; at the end of the process the driver does it."""
+
+    def __init__(self, handle: Any, give_back: Callable[[Any], object]) -> None:
+        self.handle = handle
+        weakref.finalize(self, give_back, handle).atexit = False
 
 
 class CudaGraph:
@@ -224,6 +254,7 @@ class CudaGraph:
 
     def __init__(self, driver: Any, graph: ctypes.c_void_p, stream: int) -> None:
         self._driver, self._graph, self._stream = driver, graph, ctypes.c_void_p(stream)
+        weakref.finalize(self, driver.cuGraphExecDestroy, graph).atexit = False
 
     @classmethod
     def capture(cls, stream: int, enqueue: Callable[[], bool], library: str = LIBRARY) -> "CudaGraph | None":

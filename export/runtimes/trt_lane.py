@@ -1,5 +1,6 @@
 """One execution context of a TensorRT engine with its stream and buffers: what one run at a time needs."""
 
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,42 +29,54 @@ class Lane:
         further: bool = False,
     ) -> None:
         """``further``: not the engine's first context, which alone has the optimisation profile by itself. Raises
-        ModelError where the engine does not let a second context have it."""
+        ModelError where the engine does not let a second context have it, and where there is no memory for one."""
         self._engine, self._memory = engine, memory
         self._inputs, self._outputs = inputs, outputs
-        self._context = engine.create_execution_context()
+        context = engine.create_execution_context()
+        if context is None:
+            raise ModelError("TensorRT makes no execution context of the engine; free memory of the GPU and try again")
+        self._context = context
         self.stream = memory.stream()
-        if further:
-            if not self._context.set_optimization_profile_async(0, self.stream):
-                raise ModelError(
-                    "the engine runs one batch at a time, for its contexts do not share an optimisation profile; "
-                    "build it again, or leave streams at 1"
-                )
-            memory.wait(self.stream)
         self._room = 0
         self._owned: list[int] = []
         self._buffers: dict[str, int] = {}
         self._hosts: dict[str, NDArray[np.uint8]] = {}
+        self._give_back = weakref.finalize(self, _give_back, memory, self.stream, self._owned)
+        self._give_back.atexit = False  # the driver does it then
+        if further:
+            self._share_profile()
 
     def bind(self, batch: int) -> None:
-        """Set the batch and the addresses."""
+        """Set the batch and the addresses. Raises ModelError where TensorRT refuses one."""
         if batch > self._room:
             self._allocate(batch)
         for name in self._inputs:
-            self._context.set_input_shape(name, (batch, *tuple(self._engine.get_tensor_shape(name))[1:]))
+            shape = (batch, *tuple(self._engine.get_tensor_shape(name))[1:])
+            if not self._context.set_input_shape(name, shape):
+                raise ModelError(f"the engine refuses the shape {list(shape)} of {name!r}; build it for that batch")
         for name, address in self._buffers.items():
-            self._context.set_tensor_address(name, address)
+            if not self._context.set_tensor_address(name, address):
+                raise ModelError(f"the engine knows no tensor {name!r}; build it again")
 
     def put(self, name: str, value: NDArray[np.float32]) -> None:
-        """Start copying an input to the device."""
+        """Start copying an input to the device, by way of page-locked memory of the lane's own."""
         flat = np.ascontiguousarray(value, np.float32).reshape(-1).view(np.uint8)
         host = self._hosts[name][: len(flat)]
         host[:] = flat
+        self.copy_in(name, host)
+
+    def copy_in(self, name: str, host: NDArray[np.uint8]) -> None:
+        """Start copying an input to the device from page-locked memory, which must stay until the copy is done."""
         self._memory.to_device(self._buffers[name], host, self.stream)
 
     def enqueue(self) -> bool:
-        """Start one run on the stream."""
+        """Start one run on the stream; whether it could be."""
         return bool(self._context.execute_async_v3(self.stream))
+
+    def run(self) -> None:
+        """Start one run on the stream. Raises ModelError where it cannot be."""
+        if not self.enqueue():
+            raise ModelError("the engine does not run; build it again (TensorRT's reason is in its log)")
 
     def copy_out(self, batch: int) -> None:
         """Start copying the results to the host."""
@@ -80,27 +93,49 @@ class Lane:
         """Times of layers go to the profiler from now on; whoever made it keeps it alive."""
         self._context.profiler = profiler
 
+    def show_to(self, inspector: "trt.EngineInspector") -> None:
+        """Let the engine's inspector know the shapes that are bound: without them it shows no formats."""
+        inspector.execution_context = self._context
+
     def wait(self) -> None:
-        """Until everything in the stream is done."""
-        self._memory.wait(self.stream)
+        """Until everything in the stream is done; at once after `close`."""
+        if self._give_back.alive:
+            self._memory.wait(self.stream)
 
     def close(self) -> None:
-        """Give the device memory back."""
-        self.wait()
+        """Give stream and device memory back, as the garbage collector does with a lane that nobody has any more."""
+        self._give_back()
         self._buffers.clear()
         self._room = 0
-        while self._owned:
-            self._memory.free(self._owned.pop())
+
+    def _share_profile(self) -> None:
+        try:
+            shared = bool(self._context.set_optimization_profile_async(0, self.stream))
+        except RuntimeError:  # what the bindings make of a refusal
+            shared = False
+        if not shared:
+            raise ModelError(
+                "the engine runs one batch at a time, for its contexts do not share an optimisation profile; build it "
+                "again, or leave streams at 1"
+            )
+        self.wait()
 
     def _allocate(self, batch: int) -> None:
         """Buffers for so many images. Older ones stay until `close`: a captured graph may hold their addresses."""
         for name in (*self._inputs, *self._outputs):
             size = batch * self._row_bytes(name)
             self._buffers[name] = self._memory.alloc(size)
+            self._owned.append(self._buffers[name])
             self._hosts[name] = self._memory.pinned(size)
-        self._owned += self._buffers.values()
         self._room = batch
 
     def _row_bytes(self, name: str) -> int:
         """Bytes of a tensor for one image."""
         return FLOAT * int(np.prod(tuple(self._engine.get_tensor_shape(name))[1:], dtype=np.int64))
+
+
+def _give_back(memory: CudaMemory, stream: int, owned: list[int]) -> None:
+    memory.wait(stream)
+    while owned:
+        memory.free(owned.pop())
+    memory.end_stream(stream)

@@ -43,7 +43,7 @@ class TensorRtSession:
         self._engine = engine
         self.inputs, self.outputs = _tensors(trt, engine)
         self._shape = tuple(engine.get_tensor_shape(self.inputs[0]))
-        self._least, self._most = _batches(engine, self.inputs[0], self._shape)
+        self._least, self._best, self._most = _batches(engine, self.inputs[0], self._shape)
         self._plan = plan
         self._lanes: list[Lane] = []
         self._mode: str | None = None
@@ -75,8 +75,8 @@ class TensorRtSession:
     def timed(self, batches: Sequence[NDArray[np.float32]], *, graph: bool = True, streams: int = 1) -> DeviceCall:
         """A call that runs the batches (of one size) in turn and times its parts by the device's own clock.
 
-        ``graph``: capture a CUDA graph where that works; a graph holds one input's address, so batches are
-        copied into it. ``streams``: batches run at once, each by a context of its own. Raises ModelError for a batch
+        ``graph``: capture a CUDA graph where that works; a graph holds one input's address, so batches are copied
+        into it. ``streams``: batches run at once, each by a context of its own. Raises ModelError for a batch
         that the engine does not take.
         """
         self._check_batch(len(batches[0]))
@@ -106,21 +106,27 @@ class TensorRtSession:
         lane.bind(len(images_NCHW))
         lane.put(self.inputs[0], images_NCHW)
         for _ in range(PROFILE_WARM_UP):
-            lane.enqueue()
+            lane.run()
         lane.wait()
         profiler = Profiler()
         lane.report_to(profiler)
         for _ in range(runs):
-            if not lane.enqueue():
-                raise ModelError(f"the engine does not run ({self.log.last_error})")
+            lane.run()
             lane.wait()
         lane.close()
         return {name: tuple(values) for name, values in times.items()}
 
     def layers(self) -> tuple[EngineLayer, ...]:
         """What the engine's inspector says of its layers."""
+        return parse_inspector(self.inspected())
+
+    def inspected(self) -> str:
+        """What the engine's inspector says, as it says it, with the formats at the batch that the engine is best at."""
+        [lane] = self._first_lanes(1)
+        lane.bind(self._best)
         inspector = self._engine.create_engine_inspector()
-        return parse_inspector(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        lane.show_to(inspector)
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def environment(self) -> dict[str, Any]:
         return {
@@ -142,9 +148,9 @@ class TensorRtSession:
             )
 
     def close(self) -> None:
-        """Give the device memory back; the session cannot be used afterwards."""
-        for lane in self._lanes:
-            lane.close()
+        """Give streams and device memory back; the session cannot be used afterwards."""
+        while self._lanes:
+            self._lanes.pop().close()
 
     def _run_part(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         count = len(feeds[self.inputs[0]])
@@ -161,7 +167,7 @@ class TensorRtSession:
         return {name: lane.result(name, batch)[:count].copy() for name in self.outputs}
 
     def _first_lanes(self, count: int) -> list[Lane]:
-        """So many lanes, made when they are first asked for: a context takes memory, the inspector needs none."""
+        """So many lanes, made when they are first asked for: each context takes memory."""
         for number in range(len(self._lanes), count):
             self._lanes.append(Lane(self._engine, self._memory, self.inputs, self.outputs, further=number > 0))
         return self._lanes[:count]
@@ -192,9 +198,9 @@ def _tensors(trt: ModuleType, engine: "trt.ICudaEngine") -> tuple[tuple[str, ...
     return inputs, results
 
 
-def _batches(engine: "trt.ICudaEngine", name: str, shape: Sequence[int]) -> tuple[int, int]:
-    """Smallest and largest batch."""
+def _batches(engine: "trt.ICudaEngine", name: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    """Smallest, best and largest batch."""
     if shape[0] > 0:
-        return shape[0], shape[0]
-    least, _, most = engine.get_tensor_profile_shape(name, 0)
-    return int(least[0]), int(most[0])
+        return shape[0], shape[0], shape[0]
+    least, best, most = engine.get_tensor_profile_shape(name, 0)
+    return int(least[0]), int(best[0]), int(most[0])

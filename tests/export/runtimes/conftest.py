@@ -48,6 +48,8 @@ int cuStreamEndCapture(handle stream, handle *graph) { *graph = (handle)1; retur
 int cuGraphInstantiateWithFlags(handle *executable, handle graph, unsigned long long flags)
 { *executable = (handle)2; return 0; }
 int cuGraphDestroy(handle graph) { return 0; }
+int destroyed = 0;
+int cuGraphExecDestroy(handle executable) { destroyed++; return 0; }
 int cuGraphLaunch(handle executable, handle stream) { graph_launches++; return executable == (handle)2 ? 0 : 400; }
 
 int cuDevicePrimaryCtxRetain(handle *context, int device) { *context = (handle)3; return 0; }
@@ -78,9 +80,9 @@ int cuCtxPopCurrent_v2(handle *context) { *context = (handle)3; return 0; }
 int cuCtxGetCurrent(handle *context) { *context = (handle)3; return 0; }
 int cuCtxGetDevice(int *device) { *device = 0; return 0; }
 int cuCtxSynchronize(void) { return 0; }
-int cuMemFreeHost(void *address) { free(address); return 0; }
-int cuStreamDestroy_v2(handle stream) { return 0; }
-int cuEventDestroy_v2(handle event) { free(event); return 0; }
+int cuMemFreeHost(void *address) { destroyed++; free(address); return 0; }
+int cuStreamDestroy_v2(handle stream) { destroyed++; return is_stream(stream); }
+int cuEventDestroy_v2(handle event) { destroyed++; free(event); return 0; }
 int cuGetErrorName(int error, const char **text) { *text = "error"; return 0; }
 int cuGetErrorString(int error, const char **text) { *text = "error"; return 0; }
 int cuGetProcAddress(const char *name, void **function, int cuda, uint64_t flags)

@@ -38,15 +38,25 @@ memory.wait(other)
 memory.wait(stream)
 graph = CudaGraph.capture(stream, lambda: True)
 graph.launch()
+library = ctypes.CDLL("libcuda.so.1")
+of_driver = lambda name: ctypes.c_int.in_dll(library, name).value
+view = memory.pinned(16)[4:]
+kept = of_driver("destroyed")
+elapsed_ms = memory.elapsed_ms(first, second)
+memory.reach(second)
 found = {
     "package": memory.package,
     "back": back.tolist(),
-    "elapsed_ms": memory.elapsed_ms(first, second),
-    "followed": ctypes.c_int.in_dll(ctypes.CDLL("libcuda.so.1"), "followed").value,
+    "elapsed_ms": elapsed_ms,
+    "followed": of_driver("followed"),
     "streams": other != stream,
     "integers": [type(stream).__name__, type(address).__name__],
 }
 memory.free(address)
+before = of_driver("destroyed")
+del graph, first, view
+memory.end_stream(other)
+found["given_back"] = [kept, before, of_driver("destroyed")]
 print(json.dumps(found))
 """
 
@@ -81,3 +91,4 @@ def test_bytes_go_to_the_device_and_back_between_two_events(
     assert found["elapsed_ms"] > 0
     assert found["integers"] == ["int", "int"]
     assert (found["followed"], found["streams"]) == (1, True)
+    assert found["given_back"] == [0, 0, 4], "graph, event, page-locked memory and stream, when nobody has them"

@@ -181,6 +181,8 @@ def test_several_runs_at_once_take_as_long_as_the_slowest_of_them(memory: HostMe
     call = session.timed(batches, streams=3)
     streams = list(memory.clocks)[-3:]
     memory.run_ms[streams[2]] = 4.0
+    call()  # submitted before
+    assert call.parts_ms()["compute"] == 0.5
     for _ in range(2):
         call()
         assert {**call.parts_ms(), "enqueue": 0} == {"copy_in": 0.5, "compute": 4.0, "copy_out": 0.5, "enqueue": 0}
@@ -192,6 +194,77 @@ def test_several_runs_at_once_take_as_long_as_the_slowest_of_them(memory: HostMe
     assert len(memory.held) == held
     session.close()
     assert not memory.held
+
+
+def test_one_run_is_always_queued_ahead_of_the_one_that_is_told(
+    memory: HostMemory, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = TensorRt().load(model)
+    assert isinstance(session, DeviceTimed)
+    runs: list[int] = []
+
+    def ran(stream: int) -> None:
+        runs.append(stream)
+        memory.ran(stream)
+
+    monkeypatch.setattr(Context, "_ran", staticmethod(ran))
+    call = session.timed([tiny_images(1)])
+    assert len(runs) == 2  # the first, and one ahead
+    memory.run_ms[runs[0]] = 3.0
+    told = []
+    for number in range(3):
+        call()
+        assert len(runs) == 3 + number
+        told.append(call.parts_ms()["compute"])
+    assert told == [0.5, 3.0, 3.0]
+
+
+def test_what_a_session_took_is_given_back_when_nobody_has_it(memory: HostMemory, model: Path) -> None:
+    session = TensorRt().load(model)
+    assert isinstance(session, DeviceTimed)
+    call = session.timed([tiny_images(1)], streams=2)
+    taken = set(memory.clocks) - set(memory.ended)
+    assert len(taken) == 2
+    del session
+    call()
+    assert len(memory.held) == 4
+    del call
+    assert not memory.held
+    assert set(memory.clocks) == set(memory.ended)
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "said"),
+    [
+        ("execute_async_v3", False, "the engine does not run"),
+        ("set_input_shape", False, r"refuses the shape \[1, 3, 16, 16\] of 'images'"),
+        ("set_tensor_address", False, "knows no tensor"),
+    ],
+)
+def test_what_tensorrt_refuses_without_a_word_is_an_error(
+    memory: HostMemory, model: Path, monkeypatch: pytest.MonkeyPatch, method: str, answer: bool, said: str
+) -> None:
+    session = TensorRt().load(model)
+    assert isinstance(session, DeviceTimed)
+    call = session.timed([tiny_images(1)])
+    call()
+    monkeypatch.setattr(Context, method, lambda self, *arguments: answer)
+    with pytest.raises(ModelError, match=said):
+        session.run(tiny_images(1))
+    with pytest.raises(ModelError, match=said):
+        session.timed([tiny_images(1)])
+    if method == "execute_async_v3":
+        with pytest.raises(ModelError, match=said):
+            call()
+
+
+def test_a_gpu_without_room_for_a_context_is_an_error(
+    memory: HostMemory, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = TensorRt().load(model)
+    monkeypatch.setattr(EngineStandIn, "create_execution_context", lambda self: None)
+    with pytest.raises(ModelError, match="no execution context"):
+        session.run(tiny_images(1))
 
 
 def test_an_engine_whose_contexts_share_nothing_is_refused_for_several_streams(

@@ -37,6 +37,7 @@ class HostMemory:
         self.held: dict[int, Any] = {}
         self.clocks: dict[int, float] = {}
         self.run_ms: dict[int, float] = {}
+        self.ended: list[int] = []
 
     def alloc(self, size: int) -> int:
         buffer = ctypes.create_string_buffer(size)
@@ -52,6 +53,9 @@ class HostMemory:
     def stream(self) -> int:
         self.clocks[7 + len(self.clocks)] = 0.0
         return 6 + len(self.clocks)
+
+    def end_stream(self, stream: int) -> None:
+        self.ended.append(stream)
 
     def event(self) -> list[float]:
         return [0.0]
@@ -77,7 +81,10 @@ class HostMemory:
         """A run was put into a stream."""
         self.clocks[stream] += self.run_ms.get(stream, STEP_MS)
 
-    def wait(self, stream: int) -> None: ...
+    def wait(self, stream: int) -> None:
+        assert stream not in self.ended
+
+    def reach(self, event: list[float]) -> None: ...
 
 
 class Network:
@@ -214,7 +221,8 @@ class EngineStandIn:
             for node in self.model.graph.node
             if node.op_type in ("Conv", "Gemm")
         ]
-        return type("Inspector", (), {"get_engine_information": lambda self, form: json.dumps({"Layers": layers})})()
+        text = json.dumps({"Layers": layers})
+        return type("Inspector", (), {"execution_context": None, "get_engine_information": lambda self, form: text})()
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.shapes)[index]
@@ -254,7 +262,9 @@ class Context:
         return True
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        return bool(self._engine.facts["shares"]) and profile == 0
+        if not self._engine.facts["shares"]:
+            raise RuntimeError("Error in set optimization profile async.")  # as the bindings do
+        return profile == 0
 
     def execute_async_v3(self, stream: int) -> bool:
         self._ran(stream)
