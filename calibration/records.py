@@ -42,8 +42,6 @@ def from_json(cls: type[T], text: str | bytes, origin: str) -> T:
         return _adapter(cls).validate_json(text, strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         raise RecordError(f"{origin}: {fault_of(error, text, _format_of(cls))}") from error
-    except LimpqError as error:  # a record's own check, where it is also one of the user's settings
-        raise RecordError(f"{origin}: {error}") from error
     except SettingError as error:  # a record of settings checks them as it does a user's
         raise RecordError(f"{origin}: {error}") from error
 
