@@ -20,7 +20,7 @@ from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.markers import with_markers
 from limpq_deploy.export.measure import measure_models
 from limpq_deploy.export.profile import ProfileSettings, profile
-from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, Runtime, Session
+from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, Runtime
 
 MakeRuntime = Callable[[EngineOptions], Runtime]
 
@@ -31,51 +31,22 @@ ENGINES: dict[str, tuple[str, EngineOptions]] = {
     "int8": ("int8.onnx", EngineOptions()),
     "mixed": ("mixed.onnx", EngineOptions()),
 }
-"""Engines by name: file and settings. FP16 is let in by the builder's flag, which needs weak typing (TensorRT 8.6)."""
+"""Engines by name: file and settings. FP16 of the float file is the builder's flag, or written (TensorRT 11)."""
 
 Part = Callable[["Bench"], Any]
 
 
-class ByFile:
-    """One runtime in which every file has settings of its own, so that different engines are timed in turns."""
-
-    name = "tensorrt"
-
-    def __init__(self, runtimes: dict[Path, Runtime]) -> None:
-        self._runtimes = runtimes
-
-    def unavailable(self) -> str | None:
-        return None
-
-    def load(self, path: Path, *, threads: int | None = None) -> Session:
-        return self._runtimes[path].load(path)
-
-    def engine(self, path: Path, *, threads: int | None = None) -> Engine:
-        return self._runtimes[path].engine(path)
-
-    def watch(self, path: Path, *, threads: int | None = None) -> Any:
-        return self._runtimes[path].watch(path)
-
-    def optimized_graph(self, path: Path) -> onnx.ModelProto:
-        return self._runtimes[path].optimized_graph(path)
-
-
 class Bench:
-    """One model's files, copied so that each engine has a file of its own."""
+    """One model's files and the runtimes of its engines, by the engines' names."""
 
-    def __init__(self, folder: Path, scratch: Path, make: MakeRuntime, *, quick: bool) -> None:
+    def __init__(self, folder: Path, make: MakeRuntime, *, quick: bool) -> None:
         self.folder, self.quick, self.make = folder, quick, make
-        self.paths: dict[str, Path] = {}
-        runtimes: dict[Path, Runtime] = {}
-        for name, (file, options) in ENGINES.items():
-            self.paths[name] = scratch / f"{name}.onnx"
-            self.paths[name].write_bytes((folder / file).read_bytes())
-            runtimes[self.paths[name]] = make(options)
-        self.runtime = ByFile(runtimes)
+        self.paths = {name: folder / file for name, (file, _) in ENGINES.items()}
+        self.runtimes = {name: make(options) for name, (_, options) in ENGINES.items()}
 
     def engines(self) -> dict[str, Any]:
         """Records of all engines."""
-        return {name: to_dict(self.runtime.engine(path)) for name, path in self.paths.items()}
+        return {name: to_dict(self._engine(name)) for name in ENGINES}
 
     def parity(self) -> dict[str, Any]:
         """Layer by layer against the file as written; and whether saturated grids hold."""
@@ -85,10 +56,10 @@ class Bench:
             with tempfile.TemporaryDirectory() as scratch:
                 path = Path(scratch) / f"{name}.cut.onnx"
                 onnx.save(cut, path)
-                session: Any = self.make(ENGINES[name][1]).load(path)
+                session: Any = self.runtimes[name].load(path)
             report = compare_engine(self.folder / f"{name}.onnx", cuts, [reference], session.run_feeds, {})
             clips = check_clips(load_model(self.folder / f"{name}.onnx"), cuts, session.run_feeds)
-            logits = self.runtime.load(self.paths[name]).run(next(iter(reference.feeds.values())))
+            logits = self.runtimes[name].load(self.paths[name]).run(next(iter(reference.feeds.values())))
             expected = next(iter(reference.ends.values()))
             found[name] = {
                 "codes": report.elements,
@@ -111,7 +82,8 @@ class Bench:
             self.paths,
             settings=("default",),
             seconds=seconds,
-            runtime=self.runtime,
+            runtime=self.runtimes["mixed"],
+            runtimes=self.runtimes,
             batches=batches,
             streams=streams,
         )
@@ -139,7 +111,7 @@ class Bench:
 
     def audit(self) -> dict[str, Any]:
         """INT8 and mixed against FP16, layer by layer, profiled in runs of their own."""
-        engines = {name: self.runtime.engine(self.paths[name]) for name in ("fp16", "int8", "mixed")}
+        engines = {name: self._engine(name) for name in ("fp16", "int8", "mixed")}
         samples = {name: self._layer_times(name) for name in engines}
         return {
             name: to_dict(
@@ -158,7 +130,7 @@ class Bench:
         """NVIDIA's figures for the same plans at batch 1."""
         found = {}
         for name in ("fp16", "int8", "mixed"):
-            built = getattr(self.make(ENGINES[name][1]), "built", None)
+            built = getattr(self.runtimes[name], "built", None)
             if built is None:
                 raise OSError("this runtime keeps no plans")
             entry = load_model(self.paths[name]).graph.input[0]
@@ -173,8 +145,11 @@ class Bench:
         assert engine.plan is not None
         return {"builds": [to_dict(one) for one in engine.plan.builds], "spread": engine.plan.spread}
 
+    def _engine(self, name: str) -> Engine:
+        return self.runtimes[name].engine(self.paths[name])
+
     def _layer_times(self, name: str) -> dict[str, tuple[float, ...]]:
-        session = self.runtime.load(self.paths[name])
+        session = self.runtimes[name].load(self.paths[name])
         assert isinstance(session, DeviceTimed), "this runtime profiles no layers"
         shape = (1, *(size or 1 for size in session.input_shape[1:]))
         images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -197,18 +172,17 @@ def measure(
     folder: Path, make: MakeRuntime, *, quick: bool, deadline: float, say: Callable[[str], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each part's result, or what failed; parts behind the deadline (``time.monotonic``) are skipped and say so."""
-    with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(folder, Path(scratch), make, quick=quick)
-        for name, part in PARTS.items():
-            start = time.monotonic()
-            if start > deadline:
-                yield name, {"skipped": "the time was up"}
-                continue
-            say(name)
-            try:
-                result = {"result": part(bench)}
-            except (LimpqError, AssertionError) as error:
-                result = {"failed": str(error)}
-            except Exception as error:  # one part's fault must not take the others' figures with it
-                result = {"failed": f"{type(error).__name__}: {error}"}
-            yield name, {**result, "seconds": round(time.monotonic() - start, 1)}
+    bench = Bench(folder, make, quick=quick)
+    for name, part in PARTS.items():
+        start = time.monotonic()
+        if start > deadline:
+            yield name, {"skipped": "the time was up"}
+            continue
+        say(name)
+        try:
+            result = {"result": part(bench)}
+        except (LimpqError, AssertionError) as error:
+            result = {"failed": str(error)}
+        except Exception as error:  # one part's fault must not take the others' figures with it
+            result = {"failed": f"{type(error).__name__}: {error}"}
+        yield name, {**result, "seconds": round(time.monotonic() - start, 1)}
