@@ -8,6 +8,7 @@ from limpq_deploy.calibration.records import write_record
 from limpq_deploy.export.engine_audit import Samples, audit
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
+from limpq_deploy.latency.baselines import least_batch
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.progress import Report
 from limpq_deploy.stages.deploy import ENGINE, runtime_inputs
@@ -49,7 +50,7 @@ def audit_stage(subject: Subject, folder: Path) -> Stage | None:
 def profiled(runtime: Runtime, path: Path) -> Samples | None:
     """Times of an engine's layers; None where the runtime tells none."""
     session = runtime.load(path)
-    shape = (1, *(size or 1 for size in session.input_shape[1:]))
+    shape = (least_batch(runtime), *(size or 1 for size in session.input_shape[1:]))
     if not isinstance(session, DeviceTimed):
         return None
     return session.layer_times(np.random.default_rng(0).standard_normal(shape).astype(np.float32), RUNS)

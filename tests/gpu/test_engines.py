@@ -16,6 +16,8 @@ from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
 from limpq_deploy.export.runtimes.cuda_memory import PACKAGES, _installed, open_memory
 from limpq_deploy.export.self_test import SelfTest, self_test, tiny_images, tiny_model
 
+from ..float_model import float_model
+
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("tensorrt")]
 
 
@@ -149,6 +151,26 @@ def test_several_builds_are_compared_and_float_types_are_kept_apart(model: Path)
     assert exact.plan is not None
     assert "TF32" not in exact.plan.flags
     assert "FP16" not in exact.plan.flags
+
+
+def test_a_float_model_is_built_in_fp16_and_in_fp32_and_answers_alike(tmp_path: Path) -> None:
+    """Where types come from the file (TensorRT 11), FP16 is certain; elsewhere the builder may choose it."""
+    from limpq_deploy.export.runtimes.trt import TensorRt
+
+    path = tmp_path / "float.onnx"
+    path.write_bytes(float_model().SerializeToString())
+    runtime = TensorRt()
+    exact = runtime.with_options(EngineOptions(float_type="float32", tf32=False))
+    engine = runtime.engine(path)
+    assert engine.plan is not None
+    if engine.plan.typing == "strong":
+        assert engine.plan.settings["floats"] == "float16"
+        assert set(engine.layer_precision.values()) == {"float16"}
+    else:
+        assert "FP16" in engine.plan.flags
+    images = tiny_images(4)
+    expected = exact.load(path).run(images)
+    assert np.abs(runtime.load(path).run(images) - expected).max() < 0.01 * np.ptp(expected)
 
 
 def test_a_gpu_is_watched() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
@@ -30,6 +30,7 @@ from limpq_deploy.export.runtimes.trt import TensorRt
 from limpq_deploy.export.self_test import tiny_images
 from limpq_deploy.indicators import Indicators, LayerIndicators
 
+from ...float_model import float_model
 from .trt_stand_in import Bindings11, Builder, EngineStandIn, HostMemory
 
 
@@ -38,32 +39,6 @@ def strong(memory: HostMemory, monkeypatch: pytest.MonkeyPatch) -> HostMemory:
     """The same machine with TensorRT 11."""
     monkeypatch.setattr(trt, "load_bindings", lambda: Bindings11("tensorrt"))
     return memory
-
-
-def float_model(batch: int | str = "batch", epsilon: float = 1.0) -> onnx.ModelProto:
-    """A convolution, a sum with a constant, a pool and a Gemm."""
-    random = np.random.default_rng(0)
-    numbers = {
-        "stem.weight": random.normal(0, 0.2, (8, 3, 3, 3)),
-        "stem.bias": random.normal(0, 0.2, 8),
-        "epsilon": np.full((1, 8, 1, 1), epsilon),
-        "head.weight": random.normal(0, 0.3, (10, 8)),
-    }
-    nodes = [
-        helper.make_node("Conv", ["images", "stem.weight", "stem.bias"], ["a"], "node_stem"),
-        helper.make_node("Add", ["a", "epsilon"], ["b"], "node_sum"),
-        helper.make_node("GlobalAveragePool", ["b"], ["c"], "node_pool"),
-        helper.make_node("Flatten", ["c"], ["d"], "node_flat"),
-        helper.make_node("Gemm", ["d", "head.weight"], ["logits"], "node_head", transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "float",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, 16, 16])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 10])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in numbers.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 @pytest.fixture
