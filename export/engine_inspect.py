@@ -6,64 +6,115 @@ The inspector writes JSON, and not the same in all versions (from NVIDIA's docum
 - 11: ``"I/O Tensors"`` for ``"Bindings"``, and ``"Format"`` and ``"Datatype"`` apart.
 
 With less than detailed verbosity a layer is only its name, a string. Operators of the file stand in ``"Metadata"`` as
-``[ONNX Layer: NAME]``, one for each; without it they are taken from the layer's name, ``a + b + c``.
+``[ONNX Layer: NAME]``, one for each, between them the control characters 0x1E or 0x1F, which 8.6 writes as they are
+(NVIDIA/TensorRT#2779); without it they are taken from the layer's name, ``a + b + c``.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
 
 from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.export.engine_precision import UNKNOWN, computes, precision_of, weight_type
 from limpq_deploy.export.engine_record import EngineLayer
 
-_TYPES = (
-    (re.compile(r"\bint8\b|\bi8\b", re.I), "int8"),
-    (re.compile(r"\b(fp8|float8\w*|f8\w*)\b", re.I), "float8"),
-    (re.compile(r"\b(bf16|bfloat16)\b", re.I), "bfloat16"),
-    (re.compile(r"\b(fp16|half|float16)\b", re.I), "float16"),
-    (re.compile(r"\b(fp32|float|float32)\b", re.I), "float32"),
-    (re.compile(r"\bint4\b", re.I), "int4"),
-    (re.compile(r"\bint32\b", re.I), "int32"),
-    (re.compile(r"\bint64\b", re.I), "int64"),
-    (re.compile(r"\bbool\b", re.I), "bool"),
-)
-"""Types as the inspector spells them, the most telling spelling first; a format that has no type in it has none."""
+NO_WORK = "noop"
+"""Kind of a layer that launches nothing, not even a copy."""
 
-_ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=$|\s*[\x1e,;]|\s*\[)")
+_PARTS = re.compile(r"[\x1e\x1f]")
+_ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\s+,;]*(?:\[|$))")
 _REFORMAT_NAME = re.compile(r"^reformatting copynode|^reformat(ted)? ", re.I)
 _FUSED_NAMES = re.compile(r" \+ |\|\||, ")
-_LAYER_KINDS = ("convolution", "gemm", "matmul", "matrixmultiply", "matrix_multiply", "fullyconnected", "deconvolution")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What an engine's inspector said. ``text``: as it came; ``layers``: what was read of it; ``problem``: why nothing
+    could be, in one sentence, None where it could."""
+
+    text: str
+    layers: tuple[EngineLayer, ...] = ()
+    problem: str | None = None
+
+
+def read_inspector(text: str) -> Inspection:
+    """As `parse_inspector`, for whom an answer in an unknown form must cost no engine: it raises nothing."""
+    try:
+        return Inspection(text=text, layers=parse_inspector(text))
+    except RecordError as error:
+        return Inspection(text=text, problem=str(error))
 
 
 def parse_inspector(text: str) -> tuple[EngineLayer, ...]:
-    """Layers of an engine in execution order, from ``EngineInspector.get_engine_information`` as JSON.
+    """Layers of an engine in execution order, from ``EngineInspector.get_engine_information`` as JSON. Names that stand
+    there more than once are told apart (`told_apart`).
 
     Raises RecordError for text of another form.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, strict=False)  # control characters stand there as they are
     except ValueError as error:
         raise RecordError(
             f"the engine inspector's answer is not valid JSON ({error}); report it with the log"
         ) from error
-    layers = document.get("Layers") if isinstance(document, dict) else None
-    if not isinstance(layers, list):
+    entries = document.get("Layers") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
         raise RecordError("the engine inspector's answer has no list 'Layers'; this version writes it in another form")
-    return tuple(_layer(layer) for layer in layers)
+    names = told_apart([_name(entry) for entry in entries])
+    return tuple(_layer(entry, name) for entry, name in zip(entries, names, strict=True))
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The same names, in which the second "a" is "a (2)": inspector and profiler both list layers in execution order,
+    and several can have one name."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def samples_by_layer(runs: Sequence[Sequence[tuple[str, float]]]) -> dict[str, tuple[float, ...]]:
+    """Milliseconds of each layer in each run, from what the profiler reported in each, in its order."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for name, (_, ms) in zip(told_apart([name for name, _ in run]), run, strict=True):
+            found.setdefault(name, []).append(ms)
+    return {name: tuple(values) for name, values in found.items()}
 
 
 def layer_precision(model: onnx.ModelProto, layers: Iterable[EngineLayer]) -> dict[str, str]:
     """Precision of each Conv and Gemm of the file by layer name, in the words of `Engine.layer_precision`: ``s8s8``,
     ``float16``, ``float32``, ``absent`` where the engine shows no layer that it went into."""
-    by_node = {node: layer for layer in layers if not layer.reformat for node in layer.nodes}
+    listed = tuple(layers)
+    found = computing_layers(model, listed)
     words = {"int8": "s8s8"}
     return {
-        name: words.get(by_node[node].precision, by_node[node].precision) if node in by_node else "absent"
-        for name, node in compute_nodes(model).items()
+        name: words.get(precision := listed[found[name]].precision, precision) if name in found else "absent"
+        for name in compute_nodes(model)
     }
+
+
+def computing_layers(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> dict[str, int]:
+    """Place of the engine's layer that computes each Conv and Gemm of the file, by layer name. Copies and layers that
+    do nothing may carry a node's name too: of several layers with one node, the first that has weights, or is of
+    a kind that multiplies, or else is no copy."""
+    places: dict[str, list[int]] = {}
+    for place, layer in enumerate(layers):
+        if not layer.reformat and layer.kind.lower() != NO_WORK:
+            for node in layer.nodes:
+                places.setdefault(node, []).append(place)
+
+    def rank(place: int) -> tuple[bool, bool]:
+        layer = layers[place]
+        return layer.weights is None, not computes(layer.kind, layer.tactic or "")
+
+    return {name: min(places[node], key=rank) for name, node in compute_nodes(model).items() if node in places}
 
 
 def planned_precision(model: onnx.ModelProto) -> dict[str, str]:
@@ -94,52 +145,39 @@ def nodes_of(layer_name: str) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
-def _layer(entry: Any) -> EngineLayer:
-    if isinstance(entry, str):  # names only: the engine was built without detailed verbosity
-        return EngineLayer(name=entry, kind="", precision="unknown", nodes=nodes_of(entry), reformat=_reformats(entry))
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("Name"), str):
+def _name(entry: Any) -> str:
+    name = entry if isinstance(entry, str) else entry.get("Name") if isinstance(entry, Mapping) else None
+    if not isinstance(name, str):
         raise RecordError(f"the engine inspector lists a layer without a name: {str(entry)[:60]!r}")
-    name, kind = entry["Name"], str(entry.get("LayerType", ""))
-    nodes = tuple(_ONNX_NODE.findall(str(entry.get("Metadata", "")))) or nodes_of(name)
-    tactic = str(entry.get("TacticName") or "") or None
+    return name
+
+
+def _layer(entry: Any, name: str) -> EngineLayer:
+    given = _name(entry)
+    if isinstance(entry, str):  # names only: the engine was built without detailed verbosity
+        return EngineLayer(name=name, kind="", precision=UNKNOWN, nodes=nodes_of(given), reformat=_reformats(given))
+    kind = str(entry.get("LayerType", ""))
     return EngineLayer(
         name=name,
         kind=kind,
-        precision=_precision(entry, kind),
-        nodes=nodes,
-        tactic=tactic,
-        reformat=kind.lower() in ("reformat", "nooptocopy") or entry.get("Origin") == "REFORMAT" or _reformats(name),
+        precision=precision_of(entry, kind),
+        nodes=_onnx_nodes(str(entry.get("Metadata", ""))) or nodes_of(given),
+        tactic=str(entry.get("TacticName") or "") or None,
+        weights=weight_type(entry),
+        reformat=_copies(kind, str(entry.get("Origin", "")), given),
     )
 
 
-def _precision(entry: Mapping[str, Any], kind: str) -> str:
-    """Type that a layer computes in: of its weights and first input where it has weights (they agree, or the wider one
-    decides), else of its first output."""
-    first_in, first_out = (_tensor_type(entry.get(key)) for key in ("Inputs", "Outputs"))
-    weights = entry.get("Weights")
-    weight = _type_in(str(weights.get("Type", ""))) if isinstance(weights, Mapping) else None
-    if weight is not None and first_in is not None:
-        return max(weight, first_in, key=_width)
-    computes = any(word in f"{kind} {entry.get('ParameterType', '')}".lower() for word in _LAYER_KINDS)
-    return (first_in if computes else first_out) or first_in or "unknown"
+def _onnx_nodes(metadata: str) -> tuple[str, ...]:
+    return tuple(name for part in _PARTS.split(metadata) for name in _ONNX_NODE.findall(part))
 
 
-def _tensor_type(tensors: Any) -> str | None:
-    if not isinstance(tensors, list) or not tensors or not isinstance(tensors[0], Mapping):
-        return None
-    for key in ("Datatype", "DataType", "Format/Datatype", "Format"):
-        if key in tensors[0] and (found := _type_in(str(tensors[0][key]))) is not None:
-            return found
-    return None
-
-
-def _type_in(text: str) -> str | None:
-    return next((name for pattern, name in _TYPES if pattern.search(text)), None)
-
-
-def _width(name: str) -> int:
-    digits = re.search(r"\d+", name)
-    return int(digits.group()) if digits else 0
+def _copies(kind: str, origin: str, name: str) -> bool:
+    """Whether a layer was put in to change a layout or a type. One that does nothing is none, and a quantizer of the
+    file, which is of the same kind, is asked for."""
+    if kind.lower() == NO_WORK or origin == "QDQ":
+        return False
+    return kind.lower() == "reformat" or origin == "REFORMAT" or _reformats(name)
 
 
 def _reformats(name: str) -> bool:

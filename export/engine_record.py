@@ -20,7 +20,8 @@ class EngineLayer:
 
     ``kind``: the inspector's layer type. ``precision``: of its computation, "int8", "float16", "float32", or another
     type's own name; of its first output where it computes nothing. ``nodes``: operators of the file that went into it.
-    ``tactic``: the kernel, where it has a name. ``reformat``: it only changes a tensor's layout or type.
+    ``tactic``: the kernel, where it has a name. ``reformat``: it only changes a tensor's layout or type, and the file
+    does not ask for it. ``weights``: type of its weights, None where it has none or the inspector tells none.
     """
 
     name: str
@@ -29,6 +30,7 @@ class EngineLayer:
     nodes: tuple[str, ...] = ()
     tactic: str | None = None
     reformat: bool = False
+    weights: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
