@@ -119,6 +119,7 @@ class Bench:
                     load_model(self.paths[name]),
                     engines[name],
                     samples[name],
+                    float_model=load_model(self.paths["fp16"]),
                     float_engine=engines["fp16"],
                     float_samples=samples["fp16"],
                 )

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from limpq_deploy.export.engine_inspect import compute_nodes, planned_precision
+from limpq_deploy.export.engine_inspect import computing_layers, planned_precision
 from limpq_deploy.export.engine_record import EngineLayer
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
 
@@ -89,14 +89,19 @@ def audit(
     engine: Engine,
     samples: Samples | None = None,
     *,
+    float_model: onnx.ModelProto | None = None,
     float_engine: Engine | None = None,
     float_samples: Samples | None = None,
 ) -> Audit:
-    """Set an engine against its file, and against the float engine of the same model where that was profiled too."""
+    """Set an engine against its file, and against the float engine of the same model where that was profiled too.
+
+    ``float_model``: the float engine's own file, whose operators have names of their own.
+    """
     assert engine.plan is not None, "an engine without a plan has nothing to audit"
+    assert float_engine is None or float_model is not None, "layers of the float engine are known by its own file"
     planned = planned_precision(model)
     groups = layer_groups(model, engine.plan.layers)
-    floats = _by_layer(model, float_engine, float_samples)
+    floats = _timed_groups(float_model, float_engine, float_samples)
     lines = tuple(
         AuditLine(
             layers=layers,
@@ -104,7 +109,7 @@ def audit(
             actual=engine.layer_precision[layers[0]],
             kernel=layer.tactic,
             time=_time([samples[layer.name]]) if samples and layer.name in samples else None,
-            float_time=_time([floats[name] for name in layers if name in floats]),
+            float_time=_time_of(layers, floats),
         )
         for layer, layers in groups
     )
@@ -131,26 +136,30 @@ def _allowed(engine: Engine, planned: str, actual: str) -> str:
 
 
 def layer_groups(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> list[tuple[EngineLayer, tuple[str, ...]]]:
-    """Engine layers that compute, each with the layers of the file that it was made of."""
-    by_node = {node: name for name, node in compute_nodes(model).items()}
-    found = []
-    for layer in layers:
-        names = tuple(by_node[node] for node in layer.nodes if node in by_node)
-        if names and not layer.reformat:
-            found.append((layer, names))
-    return found
+    """Engine layers that compute, in their order, each with the layers of the file that it was made of."""
+    groups: dict[int, list[str]] = {}
+    for name, place in computing_layers(model, layers).items():
+        groups.setdefault(place, []).append(name)
+    return [(layers[place], tuple(groups[place])) for place in sorted(groups)]
 
 
-def _by_layer(model: onnx.ModelProto, engine: Engine | None, samples: Samples | None) -> dict[str, Sequence[float]]:
-    """Samples of the float engine by layer of the file; a fused group's stand with its first layer. The float file has
-    the same operators, or ones that name the same layers."""
-    if engine is None or engine.plan is None or samples is None:
-        return {}
-    return {
-        names[0]: samples[layer.name]
-        for layer, names in layer_groups(model, engine.plan.layers)
-        if layer.name in samples
-    }
+Timed = list[tuple[frozenset[str], Sequence[float]]]
+"""Layers of the file that one layer of an engine computes, and its times in ms."""
+
+
+def _timed_groups(model: onnx.ModelProto | None, engine: Engine | None, samples: Samples | None) -> Timed:
+    if model is None or engine is None or engine.plan is None or samples is None:
+        return []
+    groups = layer_groups(model, engine.plan.layers)
+    return [(frozenset(names), samples[layer.name]) for layer, names in groups if layer.name in samples]
+
+
+def _time_of(layers: Sequence[str], groups: Timed) -> LayerTime | None:
+    """Time of exactly these layers; None where some are not timed, or only together with others."""
+    own = [(names, samples) for names, samples in groups if not names.isdisjoint(layers)]
+    if frozenset().union(*(names for names, _ in own)) != frozenset(layers):
+        return None
+    return _time([samples for _, samples in own])
 
 
 def _time(parts: Sequence[Sequence[float]]) -> LayerTime | None:

@@ -31,7 +31,14 @@ def audit_stage(subject: Subject, folder: Path) -> Stage | None:
         engine, samples = runtime.engine(folder / MODEL), profiled(runtime, folder / MODEL)
         report(1, 2, "float")
         plain, float_samples = runtime.engine(folder / FLOAT_MODEL), profiled(runtime, folder / FLOAT_MODEL)
-        found = audit(load_model(folder / MODEL), engine, samples, float_engine=plain, float_samples=float_samples)
+        found = audit(
+            load_model(folder / MODEL),
+            engine,
+            samples,
+            float_model=load_model(folder / FLOAT_MODEL),
+            float_engine=plain,
+            float_samples=float_samples,
+        )
         write_record(found, folder / AUDIT)
         return f"{len(found.lines)} layers, {found.reformats} reformats; " + (
             " ".join(found.notes) or "every layer runs as planned"

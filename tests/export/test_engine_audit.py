@@ -96,6 +96,7 @@ def test_an_integer_layer_that_is_slower_than_in_float_is_named(model: onnx.Mode
         model,
         integer,
         samples(times | {"stem kernel": 0.3}),
+        float_model=model,
         float_engine=half,
         float_samples=samples(dict.fromkeys(times, 0.2)),
     )
@@ -104,11 +105,59 @@ def test_an_integer_layer_that_is_slower_than_in_float_is_named(model: onnx.Mode
     assert found.notes == ("1 integer layers are slower than in float: stem.",)
 
 
+@pytest.fixture
+def plain(edges: Any) -> onnx.ModelProto:
+    """The float file of the same model, its operators named by the exporter as they came."""
+    net, logits = edges(0)
+    found = strip_markers(net.template(logits))
+    for number, node in enumerate(found.graph.node):
+        node.name = f"node_{node.op_type}_{number}"
+    return found
+
+
+def test_layers_of_the_float_engine_are_found_by_the_names_in_its_own_file(
+    model: onnx.ModelProto, plain: onnx.ModelProto
+) -> None:
+    """The exporter's Conv is node_Conv_8 where the integer file's is conv1."""
+    assert not set(compute_nodes(model).values()) & set(compute_nodes(plain).values())
+    integer, half = engine_of(model, ALL_INT8), engine_of(plain, dict.fromkeys(LAYERS, "float16"))
+    times = {f"{name} kernel": 0.1 for name in LAYERS}
+    found = audit(
+        model,
+        integer,
+        samples(times | {"head kernel": 0.4}),
+        float_model=plain,
+        float_engine=half,
+        float_samples=samples(dict.fromkeys(times, 0.2)),
+    )
+    assert [line.float_time is not None and line.float_time.ms for line in found.lines] == [pytest.approx(0.2)] * 5
+    assert found.slower == ("head",)
+
+
+def test_layers_that_the_float_engine_runs_together_are_compared_only_where_the_other_does_too(
+    model: onnx.ModelProto, plain: onnx.ModelProto
+) -> None:
+    nodes = compute_nodes(plain)
+    both = EngineLayer(name="both", kind="CaskConvolution", precision="float16", nodes=(nodes["stem"], nodes["head"]))
+    half = engine_of(plain, {"block2.conv": "float16"}, both)
+    times = samples({"both": 0.2, "block2.conv kernel": 0.1})
+    found = audit(model, engine_of(model, ALL_INT8), float_model=plain, float_engine=half, float_samples=times)
+    assert [line.layers for line in found.lines if line.float_time is not None] == [("block2.conv",)]
+
+
+def test_a_layer_whose_node_stands_on_a_copy_too_is_one_line(model: onnx.ModelProto) -> None:
+    beside = EngineLayer(name="beside", kind="Scale", precision="float16", nodes=(compute_nodes(model)["stem"],))
+    found = audit(model, engine_of(model, ALL_INT8, beside), samples({"stem kernel": 0.1, "beside": 0.02}))
+    assert [line.layers for line in found.lines] == [(name,) for name in LAYERS]
+    assert found.lines[0].actual == "s8s8"
+    assert found.other_ms == pytest.approx(0.02)
+
+
 def test_a_difference_within_the_quartiles_is_none(model: onnx.ModelProto) -> None:
     integer, half = engine_of(model, ALL_INT8), engine_of(model, dict.fromkeys(LAYERS, "float16"))
     times = {f"{name} kernel": 0.1 for name in LAYERS}
     spread = {name: [0.05, 0.1, 0.11, 0.2] for name in times}
-    found = audit(model, integer, spread, float_engine=half, float_samples=samples(times))
+    found = audit(model, integer, spread, float_model=model, float_engine=half, float_samples=samples(times))
     assert found.slower == ()
 
 

@@ -115,6 +115,8 @@ def test_every_part_runs_and_the_page_tells_what_came_of_it(gpu: Any, files: dic
         assert parts["parity"]["result"][name]["clips"]["lost"] == []
     assert {one["name"] for one in parts["latency"]["result"]["series"]} == {"fp32", "tf32", "fp16", "int8", "mixed"}
     assert {one["figure"] for one in parts["latency"]["result"]["series"]} == {"compute"}
+    for name in ("int8", "mixed"):  # the float file's operators have the exporter's names
+        assert [line["layers"] for line in parts["audit"]["result"][name]["lines"] if line["float_time"] is None] == []
     assert parts["spread"]["result"]["spread"] == pytest.approx(0.1)
     page = gpu.page(result)
     assert "| int8 | 10 / 0 / 0 |" in page
