@@ -30,13 +30,16 @@ from limpq_deploy.export.latency_model import (
 from limpq_deploy.export.latency_table import BitPair, LatencyTable, Observation, PartTime
 from limpq_deploy.export.measure import CPU_TIME, Progress, measure_models
 from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
+from limpq_deploy.export.runtimes.base import BuildsEngines, DeviceTimed, Runtime
 from limpq_deploy.export.runtimes.ort_profile import NodeTime, layer_times
 from limpq_deploy.export.stability import percentile_interval
 from limpq_deploy.export.stand_in import stand_in
 
 NARROW = (7, 7)
 """Stands for all grids below 8 bits: they run as 8 bits with a Clip on the codes."""
+
+HALF_BITS = 16
+"""Bits of layers in FP16, which no engine has where floats may only be FP32; such layers then take what FP32 takes."""
 
 QUICK_SHARE = 0.1
 """Of the calls, by CPU time: those that other processes hindered least."""
@@ -84,11 +87,12 @@ def profile(
     report: Progress | None = None,
 ) -> LatencyTable:
     """Time a model's parts. ``edges``: (producer, consumer, elements) of every tensor that one layer hands to another.
-    ``pairs``: precisions to time; None: the target's native ones, and `NARROW`.
+    ``pairs``: precisions to time; None: `NARROW` and the target's native ones, those of 16 bits only where floats may be
+    FP16 on this runtime.
 
     Raises what building and running the graphs raises.
     """
-    timed = tuple(sorted(pairs or (NARROW, *placement.spec.native_pairs), key=lambda pair: (pair[0] * pair[1], pair)))
+    timed = tuple(sorted(pairs or _pairs(placement, runtime), key=lambda pair: (pair[0] * pair[1], pair)))
     bones = skeleton_of(placement, edges, timed)
     policies = {uniform(pair): dict.fromkeys(bones.searched, pair) for pair in timed}
     wide = [pair for pair in timed if pair != NARROW]
@@ -145,6 +149,13 @@ def profile(
 def uniform(pair: BitPair) -> str:
     """Name of the graph in which all searched layers have one pair."""
     return f"uniform w{pair[0]}a{pair[1]}"
+
+
+def _pairs(placement: Placement, runtime: Runtime) -> tuple[BitPair, ...]:
+    native = placement.spec.native_pairs
+    if isinstance(runtime, BuildsEngines) and runtime.options.float_type == "float32":
+        native = tuple(pair for pair in native if max(pair) != HALF_BITS)
+    return (NARROW, *native)
 
 
 def skeleton_of(placement: Placement, edges: Sequence[tuple[str, str, int]], measured: Sequence[BitPair]) -> Skeleton:

@@ -255,7 +255,12 @@ def build_options(command: Command) -> Command:
             metavar="K",
             help="With --max-latency-ms and no table: search, time and correct at most K times.  [default: 4]",
         ),
-        click.option("--min-speedup", type=float, metavar="X", help="Check: times as fast as the float model."),
+        click.option(
+            "--min-speedup",
+            type=float,
+            metavar="X",
+            help="Check: times as fast as the float model, which is FP16 on TensorRT.",
+        ),
         click.option(
             "--max-accuracy-drop", type=float, metavar="P", help="Check: points of top-1 below float.  [default: 1.0]"
         ),

@@ -10,16 +10,12 @@ from limpq_deploy.export.latency_table import LatencyTable
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.markers import with_markers
 from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.profile import NARROW, ProfileSettings
+from limpq_deploy.export.profile import ProfileSettings
 from limpq_deploy.export.profile import profile as measure
-from limpq_deploy.export.runtimes.base import BuildsEngines
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.latency.bench import available, require_batches, told
 from limpq_deploy.progress import progress
 from limpq_deploy.stages.files import FLOAT_MODEL, INDICATORS, PLACEMENT
-
-HALF_BITS = 16
-"""Bits of layers in FP16, which no engine has where floats may only be FP32."""
 
 
 def profile_build(
@@ -51,9 +47,6 @@ def profile_build(
         raise ModelError(f"the target {placement.spec.name} is never executed; build for another with --target")
     found = available(chosen, options)
     require_batches((batch,), (folder / FLOAT_MODEL,), found)
-    pairs = (NARROW, *placement.spec.native_pairs)
-    if isinstance(found, BuildsEngines) and found.options.float_type == "float32":
-        pairs = tuple(pair for pair in pairs if max(pair) != HALF_BITS)
     template = with_markers(load_model(folder / FLOAT_MODEL))
     with progress("profiling") as report:
         return measure(
@@ -62,6 +55,5 @@ def profile_build(
             [(edge.producer, edge.consumer, edge.elements) for edge in edges],
             found,
             ProfileSettings(threads=threads, batch=batch, seconds=seconds, mixed=graphs, seed=seed),
-            pairs=pairs,
             report=told(report),
         )
