@@ -79,12 +79,18 @@ def told_apart(names: Sequence[str]) -> list[str]:
     return found
 
 
-def samples_by_layer(runs: Sequence[Sequence[tuple[str, float]]]) -> dict[str, tuple[float, ...]]:
-    """Milliseconds of each layer in each run, from what the profiler reported in each, in its order."""
+def samples_by_layer(reported: Sequence[tuple[str, float]], runs: int) -> dict[str, tuple[float, ...]]:
+    """Milliseconds of each layer in each of so many runs, from what the profiler reported in all of them, in its order.
+
+    Runs report the same layers; where they do not, those of one name stand together.
+    """
+    size, rest = divmod(len(reported), runs)
+    names = [name for name, _ in reported]
+    if not rest:
+        names = [name for start in range(0, len(names), size or 1) for name in told_apart(names[start : start + size])]
     found: dict[str, list[float]] = {}
-    for run in runs:
-        for name, (_, ms) in zip(told_apart([name for name, _ in run]), run, strict=True):
-            found.setdefault(name, []).append(ms)
+    for name, (_, ms) in zip(names, reported, strict=True):
+        found.setdefault(name, []).append(ms)
     return {name: tuple(values) for name, values in found.items()}
 
 

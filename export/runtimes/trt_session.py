@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.engine_inspect import parse_inspector
+from limpq_deploy.export.engine_inspect import parse_inspector, samples_by_layer
 from limpq_deploy.export.engine_record import EngineLayer, Machine
 from limpq_deploy.export.runtimes.base import DeviceCall
 from limpq_deploy.export.runtimes.cuda_memory import CudaMemory
@@ -89,8 +89,8 @@ class TensorRtSession:
 
     def layer_times(self, images_NCHW: NDArray[np.float32], runs: int) -> dict[str, tuple[float, ...]]:
         """Milliseconds of each layer of the engine in each of so many runs, by the engine's own profiler; a run of its
-        own, for profiling slows the whole."""
-        times: dict[str, list[float]] = {}
+        own, for profiling slows the whole. Layers of one name are told apart as in `layers`."""
+        reported: list[tuple[str, float]] = []
         trt = self._trt
 
         class Profiler(trt.IProfiler):  # type: ignore[name-defined]
@@ -98,7 +98,7 @@ class TensorRtSession:
                 trt.IProfiler.__init__(self)
 
             def report_layer_time(self, layer_name: str, ms: float) -> None:
-                times.setdefault(layer_name, []).append(ms)
+                reported.append((layer_name, ms))
 
         self._check_batch(len(images_NCHW))
         engine = self._runtime.deserialize_cuda_engine(self._plan)  # a profile serves one context of an engine
@@ -114,7 +114,7 @@ class TensorRtSession:
             lane.run()
             lane.wait()
         lane.close()
-        return {name: tuple(values) for name, values in times.items()}
+        return samples_by_layer(reported, runs)
 
     def layers(self) -> tuple[EngineLayer, ...]:
         """What the engine's inspector says of its layers."""

@@ -250,11 +250,10 @@ def test_layers_of_one_name_are_told_apart_in_inspector_and_profile_alike() -> N
     assert [layer.name for layer in layers] == ["conv", "copy", "conv (2)"]
     assert [layer.nodes for layer in layers] == [("conv",), ("copy",), ("conv",)]
     run = [("conv", 1.0), ("copy", 0.1), ("conv", 2.0)]
-    assert samples_by_layer([run, [(name, ms + 0.5) for name, ms in run]]) == {
-        "conv": (1.0, 1.5),
-        "copy": (0.1, 0.6),
-        "conv (2)": (2.0, 2.5),
-    }
+    again = [(name, ms + 0.5) for name, ms in run]
+    assert samples_by_layer([*run, *again], 2) == {"conv": (1.0, 1.5), "copy": (0.1, 0.6), "conv (2)": (2.0, 2.5)}
+    assert samples_by_layer([*run, *again[:2]], 2) == {"conv": (1.0, 2.0, 1.5), "copy": (0.1, 0.6)}
+    assert samples_by_layer([], 2) == {}
 
 
 def test_a_layer_with_int8_weights_that_reads_halves_is_called_a_half() -> None:

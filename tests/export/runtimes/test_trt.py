@@ -174,6 +174,17 @@ def test_a_call_times_its_parts_and_a_profile_its_layers(memory: HostMemory, mod
     assert session.layer_times(tiny_images(1), 4) == dict.fromkeys(compute_nodes(tiny_model()).values(), (0.25,) * 4)
 
 
+def test_layers_of_one_name_keep_a_time_of_each_run(memory: HostMemory, model: Path) -> None:
+    file = tiny_model()
+    for node in file.graph.node:
+        if node.op_type == "Gemm":
+            node.name = "gemm"
+    model.write_bytes(file.SerializeToString())
+    times = TensorRt().load(model).layer_times(tiny_images(1), 3)
+    assert {"gemm", "gemm (2)"} < set(times)
+    assert set(map(len, times.values())) == {3}
+
+
 def test_several_runs_at_once_take_as_long_as_the_slowest_of_them(memory: HostMemory, model: Path) -> None:
     session = TensorRt().load(model)
     batches = [tiny_images(1, seed=number) for number in range(3)]
