@@ -87,8 +87,8 @@ def profile(
     report: Progress | None = None,
 ) -> LatencyTable:
     """Time a model's parts. ``edges``: (producer, consumer, elements) of every tensor that one layer hands to another.
-    ``pairs``: precisions to time; None: `NARROW` and the target's native ones, those of 16 bits only where floats may be
-    FP16 on this runtime.
+    ``pairs``: precisions to time; None: `NARROW` and the target's native ones, without those of 16 bits where the
+    runtime's floats are FP32 only.
 
     Raises what building and running the graphs raises.
     """
