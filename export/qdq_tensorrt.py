@@ -12,7 +12,10 @@ floats; the builder fuses them. What depends on the version is its `FileForm`:
   and the builder runs the pair once);
 - a layer that the policy leaves in float reads the floats that are there. Where types are taken from the file (10, 11)
   a layer of 16 bits has FP16 constants between Casts, and what only moves or bounds its result (ReLU, pool) stays in
-  FP16 with it; else (8.6) it is written in FP32 and the builder's flag FP16 decides.
+  FP16 with it; else (8.6) it is written in FP32 and the builder's flag FP16 decides. A convolution of 8.6 that reads
+  floats has its integer weights as FP32 constants ``codes * scale``: a pair would bring nothing there, and TensorRT 8
+  refuses convolutions whose weight it cannot fuse with its pair (NVIDIA/TensorRT#1864, #2131), as it does together
+  with one on the input. A Gemm takes computed weights.
 
 Scales stay FP32 beside FP16 layers: rounded to FP16 they would move the grids that were trained by up to 2^-11.
 
@@ -27,12 +30,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.params import QuantParams
 from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.folding import IntegerLayer
+from limpq_deploy.export.onnx_files import attribute
 from limpq_deploy.export.placement import ActQuantizer
 from limpq_deploy.export.qdq_base import CODE_MOVERS, Dialect
 
@@ -87,13 +91,21 @@ class TensorRtDialect(Dialect):
             real = self.add("Clip", [real, *bounds], f"{name}_clipped{suffix}")
         codes = self.add("QuantizeLinear", [real, scale, zero_point], f"{name}_codes{suffix}")
         self.dequantized[result] = self.add(
-            "DequantizeLinear", [codes, scale, zero_point], f"{name}{suffix}_dequantized"
+            "DequantizeLinear", [codes, scale, zero_point], f"{name}_dequantized{suffix}"
         )
         self.params[result] = params
 
     def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
         bias = self.constant(f"{layer.name}.bias", layer.float_bias)
         return self._weight(layer.name, layer.codes, layer.scale), bias
+
+    def copy(self, node: onnx.NodeProto, inputs: list[str], name: str | None = None) -> None:
+        """The node, a convolution with its ``kernel_shape``: up to TensorRT 10.3 the parser takes it from there alone
+        where the weight is no constant of the node (onnx-tensorrt, ``convMultiInput``), and reads no kernel else."""
+        super().copy(node, inputs, name)
+        if node.op_type == "Conv" and attribute(node, "kernel_shape") is None and node.input[1] in self.fixed:
+            sizes = [int(size) for size in self.fixed[node.input[1]].shape[2:]]
+            self.nodes[-1].attribute.append(helper.make_attribute("kernel_shape", sizes))
 
     def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
         if not self._in_half(layer):
@@ -105,7 +117,7 @@ class TensorRtDialect(Dialect):
         number = np.float16 if self._in_half(layer) else np.float32
         _require_range(layer, number)
         bias = self.constant(f"{layer.name}.bias", layer.float_bias.astype(number))
-        if layer.codes is None or layer.scale is None:
+        if layer.codes is None or layer.scale is None or (self.form.weights == "float32" and layer.codes.ndim == 4):
             return self.constant(f"{layer.name}.weight", layer.weight.astype(number)), bias
         if number is np.float16 and layer.scale.min() < SMALLEST_HALF:
             return self._cast(self._weight(layer.name, layer.codes, layer.scale), TensorProto.FLOAT16), bias

@@ -180,6 +180,8 @@ class _Net:
         quantized = self.add("QuantizeLinear", names, f"{name}.weight_codes", axis=0)
         real = self.add("DequantizeLinear", [quantized, *names[1:]], f"{name}.weight_real", axis=0)
         bias = self.constant(f"{name}.bias", self.random.normal(0, 0.2, shape[0]).astype(np.float32))
+        if op == "Conv":
+            attributes["kernel_shape"] = list(shape[2:])  # up to 10.3 the parser finds it nowhere else
         return self.add(op, [source, real, bias], result or name, **attributes)
 
     def relu(self, source: str) -> str:

@@ -1,5 +1,6 @@
 """Files for the versions of TensorRT: what each is written like, and that all compute the same."""
 
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -160,6 +161,39 @@ def test_integer_weights_of_an_island_have_fp16_scales_where_fp16_holds_them(edg
     assert fixed(model)[f"{one.name}.weight_scale"].dtype == (np.float16 if half else np.float32)
     assert maker.op_type == ("DequantizeLinear" if half else "Cast")
     assert np.isfinite(run(model, net.images(2))).all()
+
+
+def test_integer_weights_of_a_convolution_that_reads_floats_are_plain_floats_for_8_6(edges: Any) -> None:
+    """TensorRT 8 takes a pair on a convolution's weight only beside one on its input; a Gemm takes it alone."""
+    net, logits = edges(9)
+    layers = {
+        name: FloatLayer(
+            name=name,
+            bits=16,
+            weight_bits=4,
+            weight=one.codes * one.scale[(slice(None),) + (None,) * (one.codes.ndim - 1)],
+            bias=one.bias,
+            codes=one.codes,
+            scale=one.scale,
+        )
+        for name, one in net.layers.items()
+    }
+    floats = tuple(replace(quantizer, bits=16) for quantizer in net.placement.quantizers)
+    placement = replace(net.placement, quantizers=floats)
+    models = {}
+    for version in ("8.6", "10"):
+        template = net.template(logits)
+        template.opset_import[0].version = TENSORRT_FORMS[version].opset
+        models[version] = build_qdq(template, placement, layers, {}, {}, TENSORRT_FORMS[version])
+    pairs = {
+        version: [node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"]
+        for version, model in models.items()
+    }
+    assert pairs["10"] == [f"{name}.weight_dequantized" for name in layers]
+    assert pairs["8.6"] == ["head.weight_dequantized"]
+    assert all(list(static_findings(model, TENSORRT)) == [] for model in models.values())
+    for name, layer in layers.items():
+        np.testing.assert_array_equal(fixed(models["8.6"])[f"{name}.weight"], layer.weight)
 
 
 def test_a_weight_that_fp16_cannot_hold_is_refused_by_name(edges: Any) -> None:

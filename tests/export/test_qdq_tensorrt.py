@@ -6,6 +6,7 @@ reference evaluator (NumPy, float32).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,39 @@ def test_two_quantizers_of_one_tensor_both_read_its_floats(edges: Any) -> None:
     net, logits = edges(7, act_bits=(8, 8, 8))
     model = net.qdq(logits)
     assert node_of(model, "block1.in_codes").input[0] == node_of(model, "stem.carrier_codes").input[0] == "stem.pool"
+
+
+def test_a_second_edge_of_one_quantizer_has_another_name_than_a_quantizer_called_so(tiny_net: Any) -> None:
+    """As in GoogLeNet, whose concatenations are called cat, cat_1, cat_2 and feed convolutions and pools."""
+    net = tiny_net(12, "tensorrt")
+    images = net.quantize(net.input, "images", 8, signed=True)
+    stem = net.conv(images, "stem", 8)
+    first = net.conv(net.quantize(stem, "cat", 8), "left", 8)
+    second = net.conv(net.maxpool(net.quantize(stem, "cat", 8), "pooled"), "right", 8)
+    third = net.conv(net.quantize(first, "cat_2", 8), "third", 8)
+    net.node("Concat", [net.mean(second, "a").name, net.mean(third, "b").name], "joined", axis=1)
+    flat = net.flatten(replace(third, name="joined", channels=16, quantizer=None), "flat")
+    model = net.qdq(net.gemm(net.quantize(flat, "pool.out", 8), "head", 10))
+    assert {"cat_dequantized", "cat_dequantized_2", "cat_2_dequantized"} <= {
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"
+    }
+    assert executed(model, net.images(2))["logits"].shape == (2, 10)
+
+
+def test_every_convolution_says_its_kernel(edges: Any) -> None:
+    net, logits = edges(13)
+    template = net.template(logits)
+    for node in template.graph.node:
+        kept = [entry for entry in node.attribute if (node.op_type, entry.name) != ("Conv", "kernel_shape")]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    model = build_qdq(template, net.placement, net.layers, net.acts, {})
+    found = {
+        node.name: [list(entry.ints) for entry in node.attribute if entry.name == "kernel_shape"]
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }
+    assert found == {name: [list(layer.codes.shape[2:])] for name, layer in net.layers.items() if layer.codes.ndim == 4}
 
 
 def test_the_file_is_of_opset_17_passes_the_rules_and_takes_any_batch(edges: Any) -> None:
