@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from limpq_deploy.export.file_forms import FileForm, form_of
 from limpq_deploy.export.finding import Finding
 from limpq_deploy.export.float_layers import computes_in_floats, planned_float
+from limpq_deploy.export.lint_tensorrt_parser import QDQ, parser_findings
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.qdq_base import CODE_MOVERS
 from limpq_deploy.export.targets import TargetSpec
 
 LAYERS = ("Conv", "Gemm")
-QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Finding]:
-    """Opset, standard operators, int8 codes with zero-point 0 in whole pairs, weights per channel in the form of the
-    version that the file is written for (8.6 where it says nothing), float biases, no pair between Pad and Conv, one on
-    the identity input of an Add alone, one scale for all inputs of a Concat. A layer that is left in float by plan
-    breaks no rule."""
+    """Opset, standard operators that the parser reads (`lint_tensorrt_parser`), int8 codes with zero-point 0 in whole
+    pairs, weights per channel in the form of the version that the file is written for (8.6 where it says nothing),
+    float biases, no pair between Pad and Conv, one on the identity input of an Add alone, one scale for all inputs of a
+    Concat. A layer that is left in float by plan breaks no placement rule."""
     planned, form = planned_float(model), form_of(model, target)
     producers, fixed = _producers(model), constants(model.graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
@@ -43,6 +43,7 @@ def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Fi
                 remedy="export with standard operators only (int8 Q/DQ), not after another runtime's optimiser",
             )
             continue
+        yield from parser_findings(node, fixed, form)
         if node.op_type in QDQ:
             yield from _zero_point(node, fixed)
         if node.op_type != "DequantizeLinear":
@@ -153,8 +154,9 @@ def _weight_pair(
 
 
 def _add(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[Finding]:
-    """One input dequantized, and the other the bare result of the layer that is to take the Add in."""
-    sources = [producers.get(tensor) for tensor in node.input]
+    """One input dequantized, and the other the bare result of the layer that is to take the Add in: cast to float32
+    where that layer computes in FP16."""
+    sources = [_uncast(producers.get(tensor), producers) for tensor in node.input]
     quantized = [source for source in sources if source is not None and source.op_type == "DequantizeLinear"]
     rule = "an Add is quantized on its identity input alone"
     if not quantized:
@@ -197,6 +199,10 @@ def _moved(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) ->
     while node is not None and node.op_type in CODE_MOVERS:
         node = producers.get(node.input[0])
     return node
+
+
+def _uncast(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    return producers.get(node.input[0]) if _op(node) == "Cast" and node is not None else node
 
 
 def _quantized(dequantize: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:

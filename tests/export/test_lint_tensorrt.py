@@ -8,7 +8,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from limpq_deploy.export.file_forms import TENSORRT_FORMS
+from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.lint import lint, static_findings
+from limpq_deploy.export.qdq import build_qdq
 from limpq_deploy.export.targets import TENSORRT
 
 Change = Callable[[onnx.ModelProto], None]
@@ -179,6 +182,24 @@ def test_the_identity_may_itself_come_from_a_convolution(tiny_net: Any) -> None:
     right = net.quantize(net.conv(images, "right", 8, relu=False), "right.carrier", 8, signed=True)
     flat = net.flatten(net.mean(net.add(left, right, "sum"), "pool"), "flat")
     assert rules(net.qdq(net.gemm(net.quantize(flat, "pool.out", 8), "head", 10))) == set()
+
+
+def test_a_layer_in_fp16_before_an_add_is_seen_through_its_cast(tiny_net: Any) -> None:
+    net = tiny_net(6, "tensorrt")
+    images = net.quantize(net.input, "images", 8, signed=True)
+    left = net.conv(images, "left", 8, relu=False)
+    right = net.quantize(net.conv(images, "right", 8, relu=False), "right.carrier", 8, signed=True)
+    flat = net.flatten(net.mean(net.add(left, right, "sum"), "pool"), "flat")
+    logits = net.gemm(net.quantize(flat, "pool.out", 8), "head", 10)
+    one = net.layers["left"]
+    half = FloatLayer(
+        name="left", bits=16, weight_bits=16, weight=one.codes * one.scale[:, None, None, None], bias=one.bias
+    )
+    template, form = net.template(logits), TENSORRT_FORMS["10"]
+    template.opset_import[0].version = form.opset
+    model = build_qdq(template, net.placement, {**net.layers, "left": half}, net.acts, {}, form)
+    assert node_of(model, node_of(model, "sum").input[0]).op_type == "Cast"
+    assert rules(model) == set()
 
 
 def test_a_file_of_the_other_dialect_breaks_the_rules_of_codes_zero_points_and_adds(residual: Any) -> None:
