@@ -177,7 +177,7 @@ def test_a_call_times_its_parts_and_a_profile_its_layers(memory: HostMemory, mod
 def test_layers_of_one_name_keep_a_time_of_each_run(
     memory: HostMemory, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Context, "layer_name", staticmethod(lambda node: node.op_type))
+    monkeypatch.setattr(Context, "_layer_name", staticmethod(lambda node: node.op_type))
     times = TensorRt().load(model).layer_times(tiny_images(1), 3)
     assert list(times) == ["Conv", "Conv (2)", "Conv (3)", "Conv (4)", "Gemm", "Gemm (2)"]
     assert set(map(len, times.values())) == {3}

@@ -246,7 +246,7 @@ class EngineStandIn:
 
 class Context:
     profiler: Any = None
-    layer_name: Callable[[onnx.NodeProto], str] = staticmethod(lambda node: str(node.name))
+    _layer_name: Callable[[onnx.NodeProto], str] = staticmethod(lambda node: str(node.name))
     _ran: Callable[[int], None] = staticmethod(lambda stream: None)
 
     def __init__(self, engine: EngineStandIn) -> None:
@@ -277,7 +277,7 @@ class Context:
             ctypes.memmove(self._addresses[name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
         for node in self._engine.model.graph.node if self.profiler is not None else ():
             if node.op_type in ("Conv", "Gemm"):
-                self.profiler.report_layer_time(self.layer_name(node), 0.25)
+                self.profiler.report_layer_time(self._layer_name(node), 0.25)
         return True
 
 
