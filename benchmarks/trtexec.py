@@ -6,8 +6,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-MEDIAN = re.compile(r"(GPU Compute Time|Enqueue Time|Latency): .*?median = ([0-9.]+) ms")
-"""A line of its summary, as NVIDIA documents it: "GPU Compute Time: min = ..., mean = ..., median = 0.512 ms, ..."."""
+MEDIAN = re.compile(
+    r"^(?:\[[^]]*\]\s*)*(Latency|Enqueue Time|H2D Latency|GPU Compute Time|D2H Latency): min = .*?"
+    r"median = ([0-9.]+(?:e[-+]?[0-9]+)?) ms",
+    re.MULTILINE,
+)
+"""A line of its summary: "[11/01/2024-10:33:09] [I] GPU Compute Time: min = ..., median = 0.499023 ms, ...".
+"Latency" is
+the whole of the way in, the computing and the way back."""
 
 
 def time_plan(plan: Path, input_name: str, shape: tuple[int, ...], *, seconds: float) -> dict[str, Any]:

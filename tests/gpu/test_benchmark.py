@@ -145,35 +145,6 @@ def test_what_fails_or_comes_too_late_is_in_the_result_and_takes_nothing_else_wi
     assert "| pycuda: start | **no** | not tried here |" in gpu.page(late)
 
 
-TRTEXEC = """#!/bin/sh
-echo "[I] === Performance summary ==="
-echo "[I] Latency: min = 0.5 ms, max = 0.9 ms, mean = 0.6 ms, median = 0.55 ms, percentile(90%) = 0.7 ms"
-echo "[I] GPU Compute Time: min = 0.4 ms, max = 0.8 ms, mean = 0.5 ms, median = 0.45 ms, percentile(90%) = 0.6 ms"
-test -f "${1#--loadEngine=}"
-"""
-"""Prints the summary as NVIDIA documents it; written by hand, not recorded."""
-
-
-def test_nvidias_stopwatch_is_asked_where_it_is_installed(
-    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    time_plan = importlib.import_module("trtexec").time_plan
-    monkeypatch.setenv("PATH", str(tmp_path))
-    plan = tmp_path / "model.plan"
-    with pytest.raises(OSError, match="trtexec is not installed here"):
-        time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
-    program = tmp_path / "trtexec"
-    program.write_text(TRTEXEC)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    with pytest.raises(OSError, match="trtexec ended with 1"):
-        time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
-    plan.write_bytes(b"plan")
-    found = time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
-    assert found["median_ms"] == {"Latency": 0.55, "GPU Compute Time": 0.45}
-    assert "--shapes=images:1x3x16x16" in found["command"]
-
-
 def test_the_reference_is_the_file_as_written(gpu: Any, files: dict[str, Path]) -> None:
     gpu_files = importlib.import_module("gpu_files")
     path = files["resnet8"] / "mixed.onnx"
