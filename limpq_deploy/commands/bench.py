@@ -52,7 +52,7 @@ class _Time(click.Command):
 @click.group(cls=_Bench, short_help="Latency of ONNX models, interleaved.")
 def bench() -> None:
     """Latency of ONNX models, interleaved in one run; needs no torch. Of a build's directory: the mixed model, the
-    float one and the uniform 8-bit one.
+    float one (on TensorRT in FP16, and in FP32 as fp32) and the uniform 8-bit one.
 
     Every candidate warms up for 200 ms, then all take turns in random order; every raw sample is kept (-o, --json), and
     what speaks against a figure is said.
