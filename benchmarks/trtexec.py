@@ -12,8 +12,7 @@ MEDIAN = re.compile(
     re.MULTILINE,
 )
 """A line of its summary: "[11/01/2024-10:33:09] [I] GPU Compute Time: min = ..., median = 0.499023 ms, ...".
-"Latency" is
-the whole of the way in, the computing and the way back."""
+"Latency" is the whole of the way in, the computing and the way back."""
 
 
 def time_plan(plan: Path, input_name: str, shape: tuple[int, ...], *, seconds: float) -> dict[str, Any]:
