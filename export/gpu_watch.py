@@ -13,8 +13,11 @@ from types import TracebackType
 from typing import Any
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable
+from limpq_deploy.export.runtimes.cuda import ask_driver
 
-INTERVAL_S = 0.05
+INTERVAL_S = 0.25
+"""Between two readings. Each takes Python's lock and the driver's for a moment, which a call that is timed may feel: at
+this rate it is one call in hundreds, beyond the 99th percentile."""
 
 THROTTLES = {
     0x0000000000000004: "power cap",
@@ -45,7 +48,7 @@ class GpuUse:
 
     Clocks in MHz, ``temperature`` in degrees Celsius, ``power`` in watts; None for what the GPU does not tell.
     ``throttled``: share of the readings in which each reason slowed it. ``others``: processes beside this one that used
-    it at the end.
+    it at the end, see `other_processes`.
     """
 
     samples: int
@@ -68,35 +71,44 @@ class GpuUse:
         if clock is not None and clock.low > 0 and clock.high / clock.low - 1 > MAX_CLOCK_SPREAD:
             found.append(f"the GPU's clock moved from {clock.low:.0f} to {clock.high:.0f} MHz")
         if self.others:
-            found.append(f"shared GPU: {self.others} other processes used it")
+            found.append(f"shared GPU: {self.others} other process{'es' if self.others > 1 else ''} used it")
         return tuple(found)
 
 
 class GpuWatch:
-    """Samples a GPU in a thread, from ``with`` to its end; `use` is what it saw."""
+    """Samples CUDA's first GPU in a thread, from `start` (or ``with``) to `stop`; `use` is what it saw."""
 
-    def __init__(self, device: int = 0, interval_s: float = INTERVAL_S) -> None:
-        """Raises MissingExtra without ``pynvml`` and RuntimeUnavailable where NVML does not answer."""
+    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+        """Raises MissingExtra without ``pynvml`` and RuntimeUnavailable where NVML does not answer or does not know the
+        GPU."""
         self._nvml = _nvml()
-        self._handle = self._nvml.nvmlDeviceGetHandleByIndex(device)
+        self._handle = first_gpu(self._nvml, _first_pci())
         self._interval = interval_s
         self._readings: list[Mapping[str, float]] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> "GpuWatch":
+    def start(self) -> None:
         self._thread.start()
+
+    def stop(self) -> None:
+        """Does nothing to a watch that was not started."""
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def __enter__(self) -> "GpuWatch":
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._thread.join()
+        self.stop()
 
     @property
     def use(self) -> GpuUse:
-        return summarise(self._readings, others=self._others())
+        return summarise(list(self._readings), others=self._others())
 
     def _sample(self) -> None:
         while not self._done.is_set():
@@ -116,35 +128,63 @@ class GpuWatch:
         for name, ask in asked.items():
             try:
                 found[name] = float(ask())
-            except nvml.NVMLError:
-                continue  # not every GPU tells everything
+            except (nvml.NVMLError, AttributeError):
+                continue  # not every GPU tells everything, nor does every NVML know every question
         return found
 
     def _others(self) -> int | None:
-        import os
-
         try:
             running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         except self._nvml.NVMLError:
             return None
-        return sum(one.pid != os.getpid() for one in running)
+        return other_processes([one.pid for one in running])
+
+
+def other_processes(running: Iterable[int]) -> int:
+    """Processes that use a GPU beside this one, by the ids of all that do.
+
+    Whether this one's id is among them or not: in a container NVML may list the host's ids, by which it does not know
+    itself (NVIDIA/nvidia-docker#1483, gpuopenanalytics/pynvml#36), and one of them is its own. So a single other
+    process goes unseen where NVML lists that and not this one.
+    """
+    return max(len(set(running)) - 1, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """A GPU that is or is not watched. ``problem``: why it could not be, though it was wanted."""
+
+    watch: GpuWatch | None = None
+    problem: str | None = None
+
+    def start(self) -> None:
+        """Begin to sample: after the warm-up, before which a GPU's clock is that of an idle one."""
+        if self.watch is not None:
+            self.watch.start()
+
+    def seen(self) -> tuple[GpuUse | None, tuple[str, ...]]:
+        """What was seen until now, and what that makes doubtful. A GPU that cannot be watched is a doubt of its own."""
+        if self.watch is None:
+            return None, () if self.problem is None else (self.problem,)
+        use = self.watch.use
+        return use, use.doubts
 
 
 @contextmanager
-def watching(wanted: bool) -> Iterator[Callable[[], tuple[GpuUse | None, tuple[str, ...]]]]:
-    """Watch the GPU where it is ``wanted`` and can be watched; gives a function for what was seen and what it makes
-    doubtful. A GPU that cannot be watched is a doubt of its own."""
+def watching(wanted: bool) -> Iterator[Watching]:
+    """Watch the GPU where it is ``wanted`` and can be watched, from `Watching.start` to the end of the block."""
     if not wanted:
-        yield lambda: (None, ())
+        yield Watching()
         return
     try:
         watch = GpuWatch()
     except (MissingExtra, RuntimeUnavailable) as error:
-        why = f"clocks and temperature were not watched: {error}"
-        yield lambda: (None, (why,))
+        yield Watching(problem=f"clocks and temperature were not watched: {error}")
         return
-    with watch:
-        yield lambda: (watch.use, watch.use.doubts)
+    try:
+        yield Watching(watch=watch)
+    finally:
+        watch.stop()
 
 
 def summarise(readings: Iterable[Mapping[str, float]], *, others: int | None = None) -> GpuUse:
@@ -174,10 +214,31 @@ def driver_release(proc: Path = Path("/proc/driver/nvidia/version")) -> str | No
     if found:
         return found.group(1)
     try:
-        text = _nvml().nvmlSystemGetDriverVersion()
+        nvml = _nvml()
+        text = nvml.nvmlSystemGetDriverVersion()
     except (MissingExtra, RuntimeUnavailable):
         return None
+    except nvml.NVMLError:
+        return None
     return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def first_gpu(nvml: Any, pci: str | None) -> Any:
+    """NVML's handle of the GPU at this PCI bus id, or of the only one where the id is not known: NVML counts all GPUs,
+    in another order than CUDA. Raises RuntimeUnavailable where it cannot be told."""
+    try:
+        if pci is not None:
+            return nvml.nvmlDeviceGetHandleByPciBusId(pci)
+        if (count := nvml.nvmlDeviceGetCount()) == 1:
+            return nvml.nvmlDeviceGetHandleByIndex(0)
+    except nvml.NVMLError as error:
+        raise RuntimeUnavailable(f"NVML does not show the GPU at {pci or 'index 0'} ({error})") from error
+    raise RuntimeUnavailable(f"NVML shows {count} GPUs, and the driver does not tell which of them CUDA's first one is")
+
+
+def _first_pci() -> str | None:
+    gpus = ask_driver().gpus
+    return gpus[0].pci if gpus else None
 
 
 def _nvml() -> Any:

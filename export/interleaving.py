@@ -48,11 +48,12 @@ def measure_interleaved(
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Callable[[float], None] | None = None,
+    warmed: Callable[[], object] | None = None,
 ) -> tuple[LatencySeries, ...]:
     """Time every candidate (one call = one batch) in turns, and return their series in the order given.
 
-    ``options``: runtime settings to record, by name. ``progress`` gets the share done, between turns. Raises
-    MeasurementFailed with the candidate's name when a call fails.
+    ``options``: runtime settings to record, by name. ``progress`` gets the share done, between turns. ``warmed`` is
+    called once, when all are warmed up. Raises MeasurementFailed with the candidate's name when a call fails.
     """
     if not candidates:
         raise ValueError("nothing to measure")
@@ -61,6 +62,8 @@ def measure_interleaved(
     with _no_garbage_collection():
         for run in runs:
             run.warm_up(protocol)
+        if warmed is not None:
+            warmed()
         meter = CpuMeter()
         while (done := min(run.share(protocol) for run in runs)) < 1:
             if progress is not None:

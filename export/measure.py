@@ -92,9 +92,9 @@ def measure_models(
         calls = {name: timed_call(session, protocol) for name, session in sessions.items()}
         facts = {name: session.environment() for name, session in sessions.items()}
         accelerator = next((one["accelerator"] for one in facts.values() if "accelerator" in one), None)
-        with watching(accelerator is not None) as seen:
-            timed = measure_interleaved(calls, protocol, options=facts, progress=share)
-            use, doubts = seen()
+        with watching(accelerator is not None) as gpu:
+            timed = measure_interleaved(calls, protocol, options=facts, progress=share, warmed=gpu.start)
+            use, doubts = gpu.seen()
         series += [with_gpu(one, use, doubts) for one in timed]
         protocols.append(protocol)
     return LatencyReport(

@@ -29,11 +29,13 @@ _MAJOR, _MINOR = 75, 76
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One device. ``compute_capability``: such as "9.0"; ``memory_mib``: all of its memory."""
+    """One device. ``compute_capability``: such as "9.0"; ``memory_mib``: all of its memory; ``pci``: its PCI bus id,
+    such as "0000:3b:00.0", None where the driver does not tell."""
 
     name: str
     compute_capability: str
     memory_mib: int
+    pci: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,17 @@ def _gpu(driver: Any, index: int) -> Gpu | None:
         name=name.value.decode(errors="replace"),
         compute_capability=f"{major.value}.{minor.value}",
         memory_mib=memory.value // 2**20,
+        pci=_pci(driver, device),
     )
+
+
+def _pci(driver: Any, device: ctypes.c_int) -> str | None:
+    """What NVML knows the device by; a driver that does not tell is one all the same."""
+    ask = getattr(driver, "cuDeviceGetPCIBusId", None)
+    text = ctypes.create_string_buffer(32)
+    if ask is None or ask(text, len(text), device) != 0:
+        return None
+    return text.value.decode(errors="replace") or None
 
 
 def _without(problem: str, cuda: tuple[int, int] | None = None) -> CudaDriver:

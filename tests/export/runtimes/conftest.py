@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DRIVER = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <stdint.h>
@@ -41,6 +42,8 @@ int cuDriverGetVersion(int *version) { *version = CUDA; return 0; }
 int cuDeviceGetCount(int *count) { *count = GPUS; return 0; }
 int cuDeviceGet(int *device, int index) { *device = index; return index < GPUS ? 0 : 101; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Stand-in GPU", size); return 0; }
+int cuDeviceGetPCIBusId(char *text, int size, int device)
+{ snprintf(text, size, "0000:%02x:00.0", 0x3b + device); return 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)143771 << 20; return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
 int cuStreamBeginCapture_v2(handle stream, int mode) { return CAPTURE; }

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ Make = Callable[..., str]
 
 def test_a_driver_names_its_gpus_and_the_cuda_that_it_serves(driver: Make) -> None:
     found = ask_driver(driver(GPUS=2))
-    gpu = Gpu(name="Stand-in GPU", compute_capability="9.0", memory_mib=143771)
-    assert (found.cuda, found.gpus, found.problem) == ((12, 4), (gpu, gpu), None)
+    gpu = Gpu(name="Stand-in GPU", compute_capability="9.0", memory_mib=143771, pci="0000:3b:00.0")
+    assert (found.cuda, found.gpus, found.problem) == ((12, 4), (gpu, replace(gpu, pci="0000:3c:00.0")), None)
 
 
 def test_without_a_driver_the_sentence_names_the_library() -> None:
