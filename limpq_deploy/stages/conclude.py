@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.config import Config
 from limpq_deploy.export.bundle import write_bundle
 from limpq_deploy.export.engine_audit import Audit
 from limpq_deploy.export.engine_inspect import planned_precision
@@ -121,6 +122,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
                 *_parity_notes(parity),
                 *_size_notes(load_record(ExportRecord, folder / EXPORT)),
                 *_latency_notes(subject, folder, load_record(LatencyReport, folder / LATENCY)),
+                *float_notes(subject.config),
                 *_warnings(load_record(Indicators, folder / INDICATORS)),
             ),
         )
@@ -380,6 +382,12 @@ def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> It
             f"The trained engine: predicted {rounds.last.predicted_ms:.3f} ms, measured {measured:.3f} ms in the "
             f"latency stage ({error:+.1f} %), with the machine as busy as it was in either."
         )
+
+
+def float_notes(config: Config) -> Iterator[str]:
+    """That the float baseline is not the strongest one, where it was asked for in FP32."""
+    if config.target == "tensorrt" and config.float_type == "float32":
+        yield "Float is the float model's engine in FP32, as --float-type asks; in FP16 it would most likely be faster."
 
 
 def _parity_notes(parity: ParityReport) -> tuple[str, ...]:
