@@ -51,7 +51,7 @@ def tensorrt_findings(model: onnx.ModelProto, target: TargetSpec) -> Iterator[Fi
         if node.op_type in LAYERS and node.name not in planned:
             yield from _layer(node, producers, fixed, form)
         if node.op_type == "Add" and not computes_in_floats(model):
-            yield from _add(node, producers)
+            yield from _add(node, producers, fixed)
         if node.op_type == "Concat":
             yield from _concat(node, producers, fixed)
 
@@ -153,7 +153,9 @@ def _weight_pair(
     return [weight] if codes is not None and codes.dtype == np.int8 and form.weights == "int8" else []
 
 
-def _add(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[Finding]:
+def _add(
+    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto], fixed: dict[str, NDArray[Any]]
+) -> Iterator[Finding]:
     """One input dequantized, and the other the bare result of the layer that is to take the Add in: cast to float32
     where that layer computes in FP16."""
     sources = [_uncast(producers.get(tensor), producers) for tensor in node.input]
@@ -167,7 +169,7 @@ def _add(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator
             remedy="put a quantizer on the input that does not come straight from a layer",
         )
     elif len(quantized) == 2 or not any(_op(source) in LAYERS for source in sources):
-        between = [source for source in quantized if _op(_quantized(source, producers)) in LAYERS]
+        between = [source for source in quantized if _takes_a_layers_result(source, producers, fixed)]
         if between:
             yield Finding(
                 node=_name(node),
@@ -199,6 +201,17 @@ def _moved(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) ->
     while node is not None and node.op_type in CODE_MOVERS:
         node = producers.get(node.input[0])
     return node
+
+
+def _takes_a_layers_result(
+    dequantize: onnx.NodeProto, producers: dict[str, onnx.NodeProto], fixed: dict[str, NDArray[Any]]
+) -> bool:
+    """Whether a pair quantizes a layer's own result, not what an activation makes of it: a Clip from 0 is a ReLU."""
+    quantize = producers.get(dequantize.input[0])
+    clip = producers.get(quantize.input[0]) if quantize is not None else None
+    low = fixed.get(clip.input[1]) if clip is not None and clip.op_type == "Clip" and len(clip.input) > 1 else None
+    rectified = low is not None and not np.any(low)
+    return not rectified and _op(_quantized(dequantize, producers)) in LAYERS
 
 
 def _uncast(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:

@@ -5,7 +5,10 @@ Each marker becomes, on the edge where it stands,
     (Clip on the floats, where the grid is narrower than int8) -> QuantizeLinear -> codes -> DequantizeLinear
 
 with int8 codes and an explicit zero-point 0. Nodes between a DequantizeLinear and the next QuantizeLinear work on
-floats; the builder fuses them. What depends on the version is its `FileForm`:
+floats; the builder fuses them. A ReLU that such a Clip alone reads is left out, for the Clip cuts at 0 itself: the
+builder then has one activation to take into the convolution before it, and writes int8 from there.
+
+What depends on the version is its `FileForm`:
 
 - a weight is an int8 initializer with a DequantizeLinear along axis 0 (10, 11), or an FP32 initializer
   ``codes * scale`` followed by a QuantizeLinear and a DequantizeLinear (8.6 does not read int8 initializers reliably,
@@ -25,6 +28,7 @@ grid, since TensorRT's layers take float biases; the two differ by at most half 
 an order that the builder chooses, so two engines agree to at most one step layer by layer, not bit by bit end to end.
 """
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -58,6 +62,10 @@ class TensorRtDialect(Dialect):
         self.params: dict[str, QuantParams] = {}
         self.half: dict[str, str] = {}
         self.casts: dict[str, str] = {}
+        graph = self.template.graph
+        self.readers = Counter(
+            [name for node in graph.node for name in node.input] + [end.name for end in graph.output]
+        )
 
     def params_of(self, tensor: str) -> QuantParams | None:
         return self.params.get(tensor)
@@ -84,9 +92,12 @@ class TensorRtDialect(Dialect):
         zero_point = self.constant(f"{name}_zero_point", np.array(0, np.int8))
         real = self.real(source)
         if grid.qmax < INT8.max or (grid.signed and grid.qmin > INT8.min):
+            high = np.float32(grid.qmax) * step
+            if grid.qmin == 0:
+                real, high = self._before_relu(real, high)
             bounds = [
                 self.constant(f"{name}_low", np.array(np.float32(grid.qmin) * step)),
-                self.constant(f"{name}_high", np.array(np.float32(grid.qmax) * step)),
+                self.constant(f"{name}_high", np.array(high)),
             ]
             real = self.add("Clip", [real, *bounds], f"{name}_clipped{suffix}")
         codes = self.add("QuantizeLinear", [real, scale, zero_point], f"{name}_codes{suffix}")
@@ -94,6 +105,31 @@ class TensorRtDialect(Dialect):
             "DequantizeLinear", [codes, scale, zero_point], f"{name}_dequantized{suffix}"
         )
         self.params[result] = params
+
+    def _before_relu(self, real: str, high: np.float32) -> tuple[str, np.float32]:
+        """What a Clip from 0 to ``high`` reads, and its bound: both without the ReLU or ReLU6 that it alone reads.
+
+            min(max(relu6(x), 0), high) = min(max(x, 0), min(6, high))
+
+        Behind a Gemm the ReLU stays: TensorRT 10.12 and 10.13 forget the bound of a Clip from 0 there
+        (NVIDIA/TensorRT#4606).
+        """
+        index = next((at for at, node in enumerate(self.nodes) if real in node.output), None)
+        relu = None if index is None else self.nodes[index]
+        if index is None or relu is None or self.readers[real] != 1:
+            return real, high
+        before = next((node for node in self.nodes if relu.input[0] in node.output), None)
+        if before is not None and before.op_type == "Gemm":
+            return real, high
+        if relu.op_type == "Clip" and len(relu.input) == 3 and np.all(self.fixed.get(relu.input[1], 1) == 0):
+            bound = self.fixed.get(relu.input[2])
+            if bound is None:
+                return real, high
+            high = np.minimum(high, np.float32(bound))
+        elif relu.op_type != "Relu":
+            return real, high
+        del self.nodes[index]
+        return relu.input[0], high
 
     def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
         bias = self.constant(f"{layer.name}.bias", layer.float_bias)

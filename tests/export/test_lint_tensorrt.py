@@ -184,6 +184,16 @@ def test_the_identity_may_itself_come_from_a_convolution(tiny_net: Any) -> None:
     assert rules(net.qdq(net.gemm(net.quantize(flat, "pool.out", 8), "head", 10))) == set()
 
 
+def test_a_clip_from_0_is_the_activation_between_a_layer_and_its_pair(tiny_net: Any) -> None:
+    net = tiny_net(7, "tensorrt")
+    images = net.quantize(net.input, "images", 8, signed=True)
+    left, right = (net.quantize(net.conv(images, name, 8), f"{name}.q", 4) for name in ("left", "right"))
+    flat = net.flatten(net.mean(net.add(left, right, "sum"), "pool"), "flat")
+    model = net.qdq(net.gemm(net.quantize(flat, "pool.out", 8), "head", 10))
+    assert "Relu" not in {node.op_type for node in model.graph.node if node.input[0] in ("left", "right")}
+    assert rules(model) == set()
+
+
 def test_a_layer_in_fp16_before_an_add_is_seen_through_its_cast(tiny_net: Any) -> None:
     net = tiny_net(6, "tensorrt")
     images = net.quantize(net.input, "images", 8, signed=True)

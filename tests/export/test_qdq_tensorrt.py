@@ -159,6 +159,51 @@ def test_grids_narrower_than_int8_are_clipped_on_the_floats_and_an_unsigned_one_
         assert constant(model, f"{name}_high") == np.float32(high) * scale
 
 
+def test_a_relu_that_a_narrow_grid_alone_reads_is_left_to_its_clip(edges: Any) -> None:
+    """The second convolution's ReLU; the stem's is read by a pool, which two quantizers read."""
+    net, logits = edges(14, act_bits=(4, 4, 4))
+    model = net.qdq(logits)
+    assert node_of(model, "block1.mid_clipped").input[0] == "block1.conv1"
+    assert node_of(model, "block1.in_clipped").input[0] == "stem.pool"
+    relus = {node.input[0] for node in model.graph.node if node.op_type == "Relu"}
+    assert ("block1.conv1" in relus, "stem" in relus) == (False, True)
+
+
+def one_layer(tiny_net: Any, activation: str, *, gemm: bool = False, bits: int = 4) -> tuple[Any, onnx.ModelProto]:
+    """A layer, its activation and a quantizer behind it; the input reaches beyond 6."""
+    net = tiny_net(15, "tensorrt")
+    images = net.quantize(net.input, "images", 8, signed=True, spread=20.0)
+    if gemm:
+        flat = net.flatten(net.mean(net.conv(images, "stem", 8), "mean"), "flat")
+        made = net.gemm(net.quantize(flat, "flat.in", 8), "layer", 8)
+    else:
+        made = net.conv(images, "layer", 8, relu=False)
+    bounds = [net.constant(name, np.array(value, np.float32)) for name, value in (("zero", 0), ("six", 6))]
+    cut = net.node(activation, [made.name, *(bounds if activation == "Clip" else [])], "cut")
+    made = net.quantize(replace(made, name=cut), "narrow", bits, spread=9.0)
+    flat = made if gemm else net.flatten(net.mean(made, "pool"), "end")
+    return net, net.qdq(net.gemm(flat if gemm else net.quantize(flat, "pool.out", 8), "head", 10))
+
+
+def test_a_relu6_is_one_clip_with_the_smaller_of_both_bounds(tiny_net: Any) -> None:
+    net, model = one_layer(tiny_net, "Clip")
+    clips = [node for node in model.graph.node if node.op_type == "Clip"]
+    assert [node.input[0] for node in clips] == ["layer"]
+    scale = net.acts["narrow"].scale[0]
+    assert 15 * scale > 6
+    assert constant(model, "narrow_high") == np.float32(6)
+    codes = executed(model, net.images(8, saturating=True))["narrow_codes"]
+    assert (codes.min(), codes.max()) == (0, round(6 / scale))
+
+
+def test_behind_a_gemm_the_relu_stays(tiny_net: Any) -> None:
+    """TensorRT 10.12 and 10.13 forget the bound of a Clip from 0 that follows a matrix product and its bias."""
+    _, model = one_layer(tiny_net, "Relu", gemm=True)
+    assert node_of(model, node_of(model, "narrow_clipped").input[0]).op_type == "Relu"
+    _, model = one_layer(tiny_net, "Relu")
+    assert node_of(model, "narrow_clipped").input[0] == "layer"
+
+
 def test_eight_bits_after_a_relu_are_0_to_127_and_need_no_clip(edges: Any) -> None:
     net, logits = edges(6)
     assert net.acts["stem.carrier"].grid.qmax == 127
