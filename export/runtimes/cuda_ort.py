@@ -1,5 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU: its CUDA provider alone, with no work quietly left to the CPU."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,6 +101,7 @@ def open_on_gpu(data: bytes) -> Any:
     then, and ModelError where a node has no kernel there or the model is refused.
     """
     ort = _onnxruntime()
+    missing = _load_cuda(ort)
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     settings.add_session_config_entry(NO_FALLBACK, "1")
@@ -115,9 +118,25 @@ def open_on_gpu(data: bytes) -> Any:
     if found != PROVIDER:
         raise RuntimeUnavailable(
             f"onnxruntime took {found} where {PROVIDER} was asked for; it does so without an error when CUDA's or "
-            "cuDNN's libraries do not load: install those that onnxruntime-gpu names, or use the runtime onnxruntime"
+            f"cuDNN's libraries do not load{missing and f' ({missing})'}: pip install 'onnxruntime-gpu[cuda,cudnn]', "
+            "or use the runtime onnxruntime"
         )
     return session
+
+
+def _load_cuda(ort: ModuleType) -> str:
+    """Load CUDA's and cuDNN's libraries where pip has put them, beside onnxruntime, where no loader would look; what
+    did not load, as it says it. Versions before 1.21 cannot."""
+    load = getattr(ort, "preload_dlls", None)
+    if load is None or PROVIDER not in ort.get_available_providers():
+        return ""
+    said = io.StringIO()  # it prints what it misses, and standard output may be somebody's JSON
+    with redirect_stdout(said):
+        try:
+            load()
+        except (OSError, RuntimeError) as error:
+            return str(error)
+    return "; ".join(line for line in said.getvalue().splitlines() if line.startswith("Failed to load"))
 
 
 def _onnxruntime() -> ModuleType:

@@ -1,0 +1,90 @@
+"""ONNX Runtime's CUDA provider where its libraries are, or are not, beside it; the package is played."""
+
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from limpq_deploy.calibration.errors import RuntimeUnavailable
+from limpq_deploy.export.runtimes import cuda_ort
+from limpq_deploy.export.runtimes.cuda_ort import PROVIDER, open_on_gpu
+
+MISSES = "Failed to load libcudnn.so.9: libcudnn.so.9: cannot open shared object file: No such file or directory"
+"""As onnxruntime 1.31 prints it."""
+
+
+class Package(ModuleType):
+    """onnxruntime, whose CUDA provider loads when its libraries have been loaded before."""
+
+    __version__ = "1.31.1"
+
+    def __init__(self, providers: tuple[str, ...] = (PROVIDER, "CPUExecutionProvider")) -> None:
+        super().__init__("onnxruntime")
+        self.loaded, self.providers = False, providers
+
+    def get_available_providers(self) -> list[str]:
+        return list(self.providers)
+
+    def SessionOptions(self) -> Any:  # noqa: N802 - its name
+        return SimpleNamespace(add_session_config_entry=lambda key, value: None)
+
+    def InferenceSession(self, data: bytes, settings: Any, providers: list[str]) -> Any:  # noqa: N802 - its name
+        found = PROVIDER if self.loaded else "CPUExecutionProvider"
+        return SimpleNamespace(get_providers=lambda: [found])
+
+
+class Newer(Package):
+    """Since 1.21. ``installed``: whether pip has put the libraries beside it."""
+
+    installed = True
+
+    def preload_dlls(self) -> None:
+        self.loaded = self.installed
+        if not self.installed:
+            print(MISSES)
+            print("Please follow https://onnxruntime.ai/docs/install/#cuda-and-cudnn to install CUDA.")
+
+
+Use = Callable[[Package], Package]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    def put(package: Package) -> Package:
+        monkeypatch.setattr(cuda_ort, "_onnxruntime", lambda: package)
+        return package
+
+    return put
+
+
+def test_libraries_that_pip_installed_are_loaded_before_the_provider_asks_for_them(use: Use) -> None:
+    use(Newer())
+    assert open_on_gpu(b"").get_providers() == [PROVIDER]
+
+
+def test_what_is_missing_is_in_the_error_and_not_on_standard_output(
+    use: Use, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Newer, "installed", False)
+    use(Newer())
+    with pytest.raises(RuntimeUnavailable) as caught:
+        open_on_gpu(b"")
+    assert f"do not load ({MISSES}): pip install 'onnxruntime-gpu[cuda,cudnn]'" in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_older_onnxruntime_is_taken_as_it_is(use: Use) -> None:
+    use(Package()).loaded = True
+    assert open_on_gpu(b"").get_providers() == [PROVIDER]
+    use(Package())
+    with pytest.raises(RuntimeUnavailable, match="libraries do not load: pip install"):
+        open_on_gpu(b"")
+
+
+def test_nothing_is_loaded_for_a_build_without_the_provider(use: Use) -> None:
+    package = Newer(("CPUExecutionProvider",))
+    use(package)
+    with pytest.raises(RuntimeUnavailable, match="onnxruntime took CPUExecutionProvider"):
+        open_on_gpu(b"")
+    assert not package.loaded
