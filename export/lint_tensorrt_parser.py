@@ -32,9 +32,9 @@ NOT_READ = (
 )  # fmt: skip
 """Standard operators without an importer in 10.15 (docs/operators.md); older parsers read no more of them."""
 
-KERNEL_FROM_ATTRIBUTE = ("8.6", "10")
-"""Versions whose parsers, up to 10.3, take the kernel of a convolution with a computed weight from ``kernel_shape``
-alone (``convMultiInput``; docs/Changelog.md has the fix under 10.4)."""
+BEFORE_10_4 = ("8.6", "10")
+"""Versions of files that parsers up to 10.3 are to read. These take the kernel of a convolution with a computed weight
+from ``kernel_shape`` alone (``convMultiInput``; docs/Changelog.md has the fix under 10.4)."""
 
 
 def parser_findings(node: onnx.NodeProto, fixed: Constants, form: FileForm) -> Iterator[Finding]:
@@ -51,7 +51,7 @@ def parser_findings(node: onnx.NodeProto, fixed: Constants, form: FileForm) -> I
     elif node.op_type in POOLS:
         yield from _dilations(node)
     elif node.op_type == "Pad":
-        yield from _amounts(node, fixed)
+        yield from _padding(node, fixed, form)
     elif node.op_type in QDQ:
         yield from _scale(node, fixed)
 
@@ -59,7 +59,7 @@ def parser_findings(node: onnx.NodeProto, fixed: Constants, form: FileForm) -> I
 def _kernel(node: onnx.NodeProto, fixed: Constants, form: FileForm) -> Iterator[Finding]:
     if node.input[1] in fixed or attribute(node, "kernel_shape") is not None:
         return
-    if form.version in KERNEL_FROM_ATTRIBUTE:
+    if form.version in BEFORE_10_4:
         yield Finding(
             node=_name(node),
             rule="a convolution whose weight is computed says its kernel_shape",
@@ -81,8 +81,8 @@ def _dilations(node: onnx.NodeProto) -> Iterator[Finding]:
         )
 
 
-def _amounts(node: onnx.NodeProto, fixed: Constants) -> Iterator[Finding]:
-    """``convertOnnxPadding``."""
+def _padding(node: onnx.NodeProto, fixed: Constants, form: FileForm) -> Iterator[Finding]:
+    """Amounts: ``convertOnnxPadding``. Axes: the Pad importer of 8.6; docs/Changelog.md has them under 10.4."""
     amounts = fixed.get(node.input[1]) if len(node.input) > 1 else None
     if amounts is not None and np.any(amounts < 0):
         yield Finding(
@@ -90,6 +90,13 @@ def _amounts(node: onnx.NodeProto, fixed: Constants) -> Iterator[Finding]:
             rule="a Pad adds",
             consequence=f"it takes {-int(amounts.min())} away at one end, which TensorRT's parser refuses",
             remedy="cut with a slice instead",
+        )
+    if form.version in BEFORE_10_4 and len(node.input) > 3 and node.input[3]:
+        yield Finding(
+            node=_name(node),
+            rule="a Pad has amounts for all axes",
+            consequence="it names some axes in an input, which parsers up to TensorRT 10.3 refuse",
+            remedy="write amounts for all axes, zeros for the others",
         )
 
 

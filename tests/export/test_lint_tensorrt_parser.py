@@ -62,7 +62,13 @@ def with_a_pad_that_cuts(model: onnx.ModelProto) -> None:
     between(model, "Pad", ["amounts"])
 
 
-def with_another_runtimes_integers(model: onnx.ModelProto) -> None:
+def with_a_pad_of_named_axes(model: onnx.ModelProto) -> None:
+    for name, value in (("amounts", [1, 1]), ("axes", [2])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    between(model, "Pad", ["amounts", "", "axes"])
+
+
+def with_an_operator_that_is_not_read(model: onnx.ModelProto) -> None:
     between(model, "Det", [])
 
 
@@ -94,7 +100,8 @@ BREACHES: dict[Change, str] = {
     with_a_computed_scale: SCALE,
     with_a_dilated_pool: "a pool has no dilation",
     with_a_pad_that_cuts: "a Pad adds",
-    with_another_runtimes_integers: "operators are those that the parser reads",
+    with_a_pad_of_named_axes: "a Pad has amounts for all axes",
+    with_an_operator_that_is_not_read: "operators are those that the parser reads",
 }
 
 
