@@ -13,7 +13,7 @@ from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import cache_folder, sha256_of, write_bytes, write_text
 from limpq_deploy.calibration.records import load_record, to_json, write_record
-from limpq_deploy.export.engine_inspect import layer_precision
+from limpq_deploy.export.engine_inspect import Inspection, layer_precision
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.engine_record import Machine, OneBuild, Plan, PlanRefused, require_usable
 from limpq_deploy.export.gpu_watch import driver_release
@@ -91,11 +91,12 @@ class TensorRt:
             return load_record(Engine, record_path(plan)), plan
         log = BuildLog()
         try:
-            record, best = self._build(trt, machine, path, model, folder / "timing.cache", log)
+            record, best, layers = self._build(trt, machine, path, model, folder / "timing.cache", log)
         except BuildFailed as error:
             raise BuildFailed(f"{error} (the builder's log: {plan.with_suffix('.log')})") from error
         finally:
             write_text(plan.with_suffix(".log"), log.text())
+        write_text(plan.with_suffix(".layers.json"), layers)
         write_record(record, record_path(plan))
         write_bytes(plan, best)
         return record, plan
@@ -122,33 +123,33 @@ class TensorRt:
 
     def _build(
         self, trt: ModuleType, machine: Machine, path: Path, model: onnx.ModelProto, cache: Path, log: BuildLog
-    ) -> tuple[Engine, bytes]:
-        """Build as often as asked for, time the builds against each other, and describe the fastest."""
+    ) -> tuple[Engine, bytes, str]:
+        """Build as often as asked for, time the builds against each other, and describe the fastest: record, plan,
+        and what the inspector said."""
         memory = self._open()
         kept = cache.read_bytes() if cache.is_file() and self.options.builds == 1 else None
         built: list[Built] = []
         lines: list[OneBuild] = []
+        seen: list[Inspection] = []
         for _ in range(self.options.builds):
             one = build_plan(trt, model, self.options, log=log, report=self._report, timing_cache=kept)
             session = TensorRtSession(trt, one.plan, memory, machine, {})
             built.append(one)
+            seen.append(session.inspect())
             lines.append(
                 OneBuild(
                     seconds=one.seconds,
                     plan_bytes=len(one.plan),
                     plan_sha256=hashlib.sha256(one.plan).hexdigest(),
-                    layers=len(session.layers()),
+                    layers=len(seen[-1].layers),
                     ms=short_timing(session, self.options) if self.options.builds > 1 else None,
                 )
             )
             session.close()
         chosen = min(range(len(lines)), key=lambda index: lines[index].ms or 0.0)
-        best = built[chosen]
-        if best.timing_cache is not None:
-            write_bytes(cache, best.timing_cache)
-        session = TensorRtSession(trt, best.plan, memory, machine, {})
-        layers = session.layers()
-        session.close()
+        best, inspection = built[chosen], seen[chosen]
+        if best.timing_cache is not None and (self.options.builds == 1 or not cache.is_file()):
+            write_bytes(cache, best.timing_cache)  # several builds began without the times of others
         plan = Plan(
             sha256=lines[chosen].plan_sha256,
             size=len(best.plan),
@@ -158,9 +159,9 @@ class TensorRt:
             settings=best.settings,
             builds=tuple(lines),
             chosen=chosen,
-            layers=layers,
+            layers=inspection.layers,
             timing_cache_sha256=hashlib.sha256(best.timing_cache).hexdigest() if best.timing_cache else None,
-            warnings=log.of("WARNING"),
+            warnings=(*([inspection.problem] if inspection.problem else []), *log.of("WARNING")),
             log=f"{_key(path, self.options)}.log",
         )
         engine = Engine(
@@ -170,10 +171,10 @@ class TensorRt:
             provider=machine.gpu,
             threads=None,
             options={"typing": best.typing, "flags": ", ".join(best.flags), **best.settings},
-            layer_precision=layer_precision(model, layers),
+            layer_precision=layer_precision(model, inspection.layers),
             plan=plan,
         )
-        return engine, best.plan
+        return engine, best.plan, inspection.text
 
 
 def read_plan(record: Engine, plan: Path, here: Machine) -> bytes:

@@ -27,6 +27,10 @@ PAIR = ("QuantizeLinear", "DequantizeLinear")
 """Operators that a file with integers has; it is left as it is."""
 
 
+NO_KERNEL = "Could not find any implementation for node"
+"""What TensorRT's builder says of a layer that none of its kernels takes."""
+
+
 class BuildFailed(ModelError):
     """TensorRT builds no engine from a file; the sentence carries its own reason."""
 
@@ -76,7 +80,8 @@ def build_plan(
     settings = _settings(trt, config, options)
     settings |= _batch(builder, config, network, options) | notes
     cache = config.create_timing_cache(timing_cache or b"") or config.create_timing_cache(b"")  # None for a damaged one
-    config.set_timing_cache(cache, False)  # a cache of another version or GPU is refused, not used
+    if not config.set_timing_cache(cache, False):  # of another version or GPU: refused, and to be replaced
+        config.set_timing_cache(config.create_timing_cache(b""), False)
     monitor = make_monitor(trt, report)
     if monitor is not None and hasattr(config, "progress_monitor"):
         config.progress_monitor = monitor
@@ -86,10 +91,8 @@ def build_plan(
     if monitor is not None and (stopped := getattr(monitor, "stopped_by", None)) is not None:
         raise stopped
     if memory is None:
-        raise BuildFailed(
-            f"TensorRT {trt.__version__} builds no engine: {log.last_error or 'it gives no reason'}; "
-            "try a larger workspace, or --no-engine"
-        )
+        reason = log.last_error or "it gives no reason"
+        raise BuildFailed(f"TensorRT {trt.__version__} builds no engine: {reason}; {_remedy(reason)}")
     return Built(
         plan=bytes(memory),
         timing_cache=_cache_bytes(config),
@@ -98,6 +101,18 @@ def build_plan(
         settings=settings,
         seconds=seconds,
     )
+
+
+def _remedy(reason: str) -> str:
+    """What to do about a builder that gives up. "Could not find any implementation for node X" is what 8.5 and 8.6 say
+    of int8 depthwise convolutions with more behind them than a ReLU (NVIDIA/TensorRT#3385, NVIDIA/Model-Optimizer#50,
+    where TensorRT 10 is said to build the same file); a workspace that is too small may say the same."""
+    if NO_KERNEL in reason:
+        return (
+            "it has no kernel for that node, or none within the workspace: try a larger workspace or TensorRT 10, or "
+            "leave the layer in float (16 bits in the policy)"
+        )
+    return "try a larger workspace, or --no-engine"
 
 
 def _written_in_half(model: onnx.ModelProto, log: BuildLog) -> tuple[onnx.ModelProto, dict[str, str]]:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.engine_inspect import parse_inspector, samples_by_layer
-from limpq_deploy.export.engine_record import EngineLayer, Machine
+from limpq_deploy.export.engine_inspect import Inspection, read_inspector, samples_by_layer
+from limpq_deploy.export.engine_record import Machine
 from limpq_deploy.export.runtimes.base import DeviceCall
 from limpq_deploy.export.runtimes.cuda_memory import CudaMemory
 from limpq_deploy.export.runtimes.trt_call import TensorRtCall
@@ -116,17 +116,13 @@ class TensorRtSession:
         lane.close()
         return samples_by_layer(reported, runs)
 
-    def layers(self) -> tuple[EngineLayer, ...]:
-        """What the engine's inspector says of its layers."""
-        return parse_inspector(self.inspected())
-
-    def inspected(self) -> str:
-        """What the engine's inspector says, as it says it, with the formats at the batch that the engine is best at."""
+    def inspect(self) -> Inspection:
+        """What the engine's inspector says of its layers, with the formats at the batch that the engine is best at."""
         [lane] = self._first_lanes(1)
         lane.bind(self._best)
         inspector = self._engine.create_engine_inspector()
         lane.show_to(inspector)
-        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        return read_inspector(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def environment(self) -> dict[str, Any]:
         return {

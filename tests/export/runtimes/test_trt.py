@@ -27,12 +27,14 @@ from limpq_deploy.export.runtimes.trt_build import BuildFailed
 from limpq_deploy.export.self_test import self_test, tiny_images, tiny_model
 
 from .trt_stand_in import (
+    ELSEWHERE,
     JUNK,
     Builder,
     Config,
     Context,
     EngineStandIn,
     HostMemory,
+    Inspector,
     Network,
     Parser,
     Profile,
@@ -94,6 +96,9 @@ def test_other_settings_are_another_engine_and_use_the_timing_cache(memory: Host
     (plan.parent.parent / "timing.cache").write_bytes(JUNK)
     TensorRt(EngineOptions(level=1)).built(model)
     assert (plan.parent.parent / "timing.cache").read_bytes() == b"timed"
+    (plan.parent.parent / "timing.cache").write_bytes(ELSEWHERE)
+    TensorRt(EngineOptions(level=2)).built(model)
+    assert (plan.parent.parent / "timing.cache").read_bytes() == b"timed"
 
 
 @pytest.mark.parametrize("change", [lambda data: data + b"!", lambda data: b"{}" + data[2:], lambda data: b""])
@@ -119,6 +124,29 @@ def test_what_the_parser_or_the_builder_refuses_is_said_in_their_words(memory: H
     model.write_bytes(refused.SerializeToString())
     with pytest.raises(BuildFailed, match=r"refuses the model: no importer for Det \(node 3 of the file\)"):
         TensorRt().built(model)
+
+
+def test_an_inspector_that_nobody_understands_costs_no_engine(
+    memory: HostMemory, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inspector, "get_engine_information", lambda self, form: "Layers: several")
+    record, plan = TensorRt().built(model)
+    assert record.plan is not None
+    assert record.plan.layers == ()
+    assert "the engine inspector's answer is not valid JSON" in record.plan.warnings[0]
+    assert set(record.layer_precision.values()) == {"absent"}
+    assert plan.with_suffix(".layers.json").read_text() == "Layers: several"
+    assert TensorRt().built(model)[1] == plan
+    assert Builder.builds == 1
+
+
+def test_several_builds_leave_the_times_of_others_alone(memory: HostMemory, model: Path) -> None:
+    _, plan = TensorRt(EngineOptions(builds=2)).built(model)
+    cache = plan.parent.parent / "timing.cache"
+    assert cache.read_bytes() == b"timed"
+    TensorRt(EngineOptions(level=1)).built(model)
+    TensorRt(EngineOptions(builds=3)).built(model)
+    assert cache.read_bytes() == b"timedtimed"
 
 
 def test_several_builds_are_timed_against_each_other(memory: HostMemory, model: Path) -> None:

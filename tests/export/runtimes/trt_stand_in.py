@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from limpq_deploy.export.runtimes.ort import open_as_written
 
 JUNK = b"this cache is damaged"
+ELSEWHERE = b"this cache is of another GPU"
 
 
 STEP_MS = 0.5
@@ -148,6 +149,8 @@ class Config:
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch
+        if cache.serialize().startswith(ELSEWHERE):
+            return False
         self.cache = cache
         return True
 
@@ -201,6 +204,21 @@ class Builder:
         return json.dumps(facts).encode() + b"\n" + network.model.SerializeToString()
 
 
+class Inspector:
+    """Without a context whose shapes are set it tells no formats, as NVIDIA's documentation says."""
+
+    execution_context: Any = None
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+
+    def get_engine_information(self, form: Any) -> str:
+        known = self.execution_context is not None and self.execution_context.has_shapes
+        form = "Int8" if known else "N/A due to dynamic shapes"
+        layer = {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": form}]}
+        return json.dumps({"Layers": [{"Name": name, **layer} for name in self._names]})
+
+
 class EngineStandIn:
     def __init__(self, plan: bytes) -> None:
         facts, _, data = plan.partition(b"\n")
@@ -216,13 +234,7 @@ class EngineStandIn:
         return Context(self)
 
     def create_engine_inspector(self) -> Any:
-        layers = [
-            {"Name": node.name, "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Int8"}]}
-            for node in self.model.graph.node
-            if node.op_type in ("Conv", "Gemm")
-        ]
-        text = json.dumps({"Layers": layers})
-        return type("Inspector", (), {"execution_context": None, "get_engine_information": lambda self, form: text})()
+        return Inspector([node.name for node in self.model.graph.node if node.op_type in ("Conv", "Gemm")])
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.shapes)[index]
@@ -253,6 +265,10 @@ class Context:
         self._engine = engine
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+
+    @property
+    def has_shapes(self) -> bool:
+        return bool(self._shapes)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._shapes[name] = shape
