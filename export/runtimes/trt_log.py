@@ -28,8 +28,11 @@ class BuildLog:
 
     @property
     def last_error(self) -> str | None:
+        """The last error that says something: behind the reason the builder of 8 logs that it has no engine
+        ("Assertion engine != nullptr failed", NVIDIA/TensorRT#2719)."""
         errors = self.of("ERROR", "INTERNAL_ERROR")
-        return errors[-1] if errors else None
+        telling = [error for error in errors if "buildSerializedNetwork" not in error]
+        return next(reversed(telling or list(errors)), None)
 
     def text(self) -> str:
         return "".join(f"[{severity}] {message}\n" for severity, message in self.lines)

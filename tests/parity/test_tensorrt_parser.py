@@ -37,7 +37,8 @@ from limpq_deploy.placement import place, with_quantizers  # noqa: E402
 from limpq_deploy.quantized import model_of_policy  # noqa: E402
 
 SHAPE = (3, 16, 16)
-FLOAT, HALF, INT8, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT64
+FLOAT, HALF, UINT8 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16), int(TensorProto.UINT8)
+INT8, INT64 = int(TensorProto.INT8), int(TensorProto.INT64)
 FLOATS = {FLOAT, HALF}
 
 
@@ -81,7 +82,7 @@ READ: Mapping[str, tuple[Form, ...]] = {
     "Pad": (Form(inputs=("t", "c"), types=(FLOATS, {INT64}), attributes={"mode": "constant"}),),
     "Slice": (Form(inputs=("t", "c", "c", "c", "c"), types=(FLOATS, *({INT64},) * 4)),),
     # pixels may be an input of the network, read by a Cast alone
-    "Cast": (Form(inputs=("t",), types=({FLOAT, HALF, TensorProto.UINT8},), attributes={"to": ANY}),),
+    "Cast": (Form(inputs=("t",), types=({FLOAT, HALF, UINT8},), attributes={"to": ANY}),),
     # `QuantDequantLinearHelper`: scales FP32 (10: the FP16 of what is made, too), zero-points int8
     "QuantizeLinear": (Form(inputs=("*", "c", "c"), types=({FLOAT}, {FLOAT}, {INT8}), attributes={"axis": 0}),),
     "DequantizeLinear": (Form(inputs=("*", "c", "c"), types=({INT8}, FLOATS, {INT8}), attributes={"axis": 0}),),
