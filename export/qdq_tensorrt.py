@@ -16,9 +16,9 @@ What depends on the version is its `FileForm`:
 - a layer that the policy leaves in float reads the floats that are there. Where types are taken from the file (10, 11)
   a layer of 16 bits has FP16 constants between Casts, and what only moves or bounds its result (ReLU, pool) stays in
   FP16 with it; else (8.6) it is written in FP32 and the builder's flag FP16 decides. A convolution of 8.6 that reads
-  floats has its integer weights as FP32 constants ``codes * scale``: a pair would bring nothing there, and TensorRT 8
-  refuses convolutions whose weight it cannot fuse with its pair (NVIDIA/TensorRT#1864, #2131), as it does together
-  with one on the input. A Gemm takes computed weights.
+  floats has its integer weights as FP32 constants ``codes * scale``: a pair would bring nothing there, and 8.2 and 8.4
+  are reported to refuse a convolution's weight whose pair they cannot fuse, which they do together with one on the
+  input (NVIDIA/TensorRT#1864, #2131). A Gemm takes computed weights.
 
 Scales stay FP32 beside FP16 layers: rounded to FP16 they would move the grids that were trained by up to 2^-11.
 

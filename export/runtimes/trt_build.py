@@ -104,9 +104,9 @@ def build_plan(
 
 
 def _remedy(reason: str) -> str:
-    """What to do about a builder that gives up. "Could not find any implementation for node X" is what 8.5 and 8.6 say
-    of int8 depthwise convolutions with more behind them than a ReLU (NVIDIA/TensorRT#3385, NVIDIA/Model-Optimizer#50,
-    where TensorRT 10 is said to build the same file); a workspace that is too small may say the same."""
+    """What to do about a builder that gives up. "Could not find any implementation for node X" is what 8.5 says of an
+    int8 depthwise convolution with SiLU behind it (NVIDIA/TensorRT#3385), and 8.6 of one with an Add, which 10 builds
+    (NVIDIA/Model-Optimizer#50); a workspace that is too small may end in the same words."""
     if NO_KERNEL in reason:
         return (
             "it has no kernel for that node, or none within the workspace: try a larger workspace or TensorRT 10, or "

@@ -164,7 +164,7 @@ def test_integer_weights_of_an_island_have_fp16_scales_where_fp16_holds_them(edg
 
 
 def test_integer_weights_of_a_convolution_that_reads_floats_are_plain_floats_for_8_6(edges: Any) -> None:
-    """TensorRT 8 takes a pair on a convolution's weight only beside one on its input; a Gemm takes it alone."""
+    """TensorRT 8 fuses a pair on a convolution's weight only together with one on its input; a Gemm takes it alone."""
     net, logits = edges(9)
     layers = {
         name: FloatLayer(
