@@ -5,8 +5,9 @@
     python benchmarks/gpu.py --page RESULT.json             a page of it, in Markdown
 
 Per model: engine records (precision of each layer, reformats), parity layer by layer, saturated grids, latency of all
-engines in turns (CUDA events, clocks and throttling watched), audit, latency table with its prediction error, spread of
-three builds. Before them the self-test, with pycuda and with cuda-python. What fails is in the result with its reason.
+engines in turns (CUDA events, clocks and throttling watched); when all models have these, audit, latency table with
+its prediction error, spread of three builds, trtexec. Before them the self-test, with pycuda and with cuda-python. What
+fails is in the result with its reason. The same command again goes on with RESULT.json, whose page stands beside it.
 """
 
 import argparse
@@ -22,22 +23,26 @@ from pathlib import Path
 from typing import Any
 
 from gpu_files import is_prepared, prepare
-from gpu_measure import MakeRuntime, measure
+from gpu_measure import Bench, MakeRuntime, in_order, measure_part
 from gpu_report import page
+from gpu_result import CUT_SHORT, Kept, files_digest
 
+from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.calibration.files import write_text
 from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.file_forms import TENSORRT_FORMS
 from limpq_deploy.export.runtimes.cuda_memory import PACKAGES
 
 MODELS = ("torchvision/resnet18", "torchvision/resnet50")
+FILES = Path(__file__).resolve().parents[1] / "gpu-files"
+"""Half a gigabyte, which git ignores."""
+SELF_TEST_S = 180
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=Path, default=Path("gpu-files"), help="folder of the models' files")
+    parser.add_argument("--files", type=Path, default=FILES, help="folder of the models' files")
     parser.add_argument("--prepare", action="store_true", help="make the files and stop")
     parser.add_argument("--tensorrt", choices=tuple(TENSORRT_FORMS), default="8.6", help="version that files are for")
     parser.add_argument(
@@ -46,8 +51,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=18.0, help="parts that would begin later are left out")
     parser.add_argument("--quick", action="store_true", help="short timings and fewer graphs, to see that it runs")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument("-o", "--output", type=Path, help="where the result is kept; renewed after each part")
+    parser.add_argument("-o", "--output", type=Path, help="where the result is kept, and gone on with")
     parser.add_argument("--page", type=Path, metavar="RESULT.json", help="print a page of a result and stop")
+    parser.add_argument("--versions", action="store_true", help="print what a result is bound to, as JSON, and stop")
     parser.add_argument("--try", dest="package", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.package is not None:
@@ -56,61 +62,83 @@ def main() -> None:
     if options.page is not None:
         print(page(json.loads(options.page.read_text())), end="")
         return
+    if options.versions:
+        print(json.dumps(versions(measurable())))
+        return
     names = options.models.split(",")
     files = {name: options.files / name.rpartition("/")[2] for name in names}
-    if options.prepare or not all(map(is_prepared, files.values())):
-        make_files(files, options.tensorrt)
-        if options.prepare:
-            return
+    make_files(files, options.tensorrt)
+    if options.prepare:
+        return
+    result = run(files, measurable(), minutes=options.minutes, quick=options.quick, output=options.output)
+    print(json.dumps(result) if options.json else page(result))
+
+
+def measurable() -> MakeRuntime:
+    """TensorRT; ends the program with the reasons where it cannot be used."""
     from limpq_deploy.export.runtimes.trt import TensorRt
 
     why = TensorRt().unavailable()
     if why is not None:
-        sys.exit(f"{why.partition(';')[0]}; the benchmark runs on a machine with an NVIDIA GPU and TensorRT")
-    result = run(files, TensorRt, minutes=options.minutes, quick=options.quick, output=options.output)
-    print(json.dumps(result) if options.json else page(result))
+        sys.exit(f"{why}; the benchmark runs on a machine with an NVIDIA GPU and TensorRT")
+    return TensorRt
 
 
 def make_files(files: dict[str, Path], tensorrt: str = "8.6") -> None:
     """Prepare the models that are not yet."""
-    if importlib.util.find_spec("torch") is None:
-        missing = [str(path) for path in files.values() if not is_prepared(path)]
-        sys.exit(f"{', '.join(missing)} not prepared; run --prepare where torch is, and carry the folder here")
-    for name, folder in files.items():
-        if not is_prepared(folder):
-            say(f"preparing {name}")
-            prepare(name, folder, tensorrt=tensorrt)
+    missing = {name: folder for name, folder in files.items() if not is_prepared(folder)}
+    if missing and importlib.util.find_spec("torch") is None:
+        folders = ", ".join(map(str, missing.values()))
+        sys.exit(f"{folders} not prepared; run --prepare where torch is, and carry the folder here")
+    for name, folder in missing.items():
+        say(f"preparing {name}")
+        prepare(name, folder, tensorrt=tensorrt)
 
 
 def run(
     files: dict[str, Path], make: MakeRuntime, *, minutes: float, quick: bool, output: Path | None
 ) -> dict[str, Any]:
-    """Everything, as one JSON-able result; with ``output`` it is written after each part, so that nothing is lost."""
-    started = time.monotonic()
-    result: dict[str, Any] = {"quick": quick, "environment": environment(make), "self_tests": {}, "models": {}}
-
-    def keep() -> None:
-        result["seconds"] = round(time.monotonic() - started, 1)
-        if output is not None:
-            write_text(output, json.dumps(result, indent=1) + "\n")
-
+    """Everything, as one JSON-able result; with ``output`` it is written after each part, so that nothing is lost, and
+    what is there already is not done again."""
+    deadline = time.monotonic() + 60 * minutes
+    kept = Kept(identity(files, make, quick=quick), environment(make), output)
+    if kept.moved is not None:
+        say(f"{output} is of other files or versions; it is {kept.moved.name} now")
+    tests = kept.result["self_tests"]
     for package in PACKAGES:
-        result["self_tests"][package] = attempt(package)
-        keep()
-    for name, folder in files.items():
-        result["models"][name] = {}
-        deadline = started + 60 * minutes
-        say(name)
-        for part, found in measure(folder, make, quick=quick, deadline=deadline, say=say):
-            result["models"][name][part] = found
-            keep()
-    keep()
-    return result
+        if "tried" not in tests.get(package, {}):
+            tests[package] = attempt(package)
+            kept.keep()
+    benches = {name: Bench(folder, make, quick=quick) for name, folder in files.items()}
+    for name, part in kept.to_do(in_order(files)):
+        if time.monotonic() > deadline:
+            kept.set(name, part, kept.part(name, part) or {"skipped": "the time was up"})
+            continue
+        say(f"{name}: {part}")
+        kept.set(name, part, {"failed": CUT_SHORT})
+        kept.set(name, part, measure_part(benches[name], part))
+    kept.keep()
+    return kept.result
+
+
+def identity(files: dict[str, Path], make: MakeRuntime, *, quick: bool) -> dict[str, Any]:
+    """What figures must share to stand in one result."""
+    return {"quick": quick, **versions(make), "files": files_digest(files.values())}
+
+
+def versions(make: MakeRuntime) -> dict[str, Any]:
+    """This package, and the machine with its driver and TensorRT."""
+    here = environment(make)
+    return {"limpq_deploy": __version__, "machine": here["gpu"], "cpu": here["cpu"], "python": here["python"]}
 
 
 def attempt(package: str) -> dict[str, Any]:
     """The self-test with one of the two packages for device memory, in a process of its own: a crash is a result."""
-    done = subprocess.run([sys.executable, __file__, "--try", package], capture_output=True, text=True, check=False)
+    command = [sys.executable, __file__, "--try", package]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SELF_TEST_S, check=False)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"it took longer than {SELF_TEST_S} s"}
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

@@ -1,8 +1,11 @@
-"""What the GPU benchmark measures of one model: engines, parity, saturated grids, latency, profile, audit. No torch."""
+"""What the GPU benchmark measures of one model: engines, parity, saturated grids, latency, profile, audit. No torch.
+
+An engine that cannot be built, or does not run, costs its own figures and no others.
+"""
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.markers import with_markers
 from limpq_deploy.export.measure import measure_models
 from limpq_deploy.export.profile import ProfileSettings, profile
-from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, Runtime
+from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, Runtime, Session
 
 MakeRuntime = Callable[[EngineOptions], Runtime]
 
@@ -43,43 +46,57 @@ class Bench:
         self.folder, self.quick, self.make = folder, quick, make
         self.paths = {name: folder / file for name, (file, _) in ENGINES.items()}
         self.runtimes = {name: make(options) for name, (_, options) in ENGINES.items()}
+        self._built: dict[str, Engine | Exception] = {}
+
+    def engine(self, name: str) -> Engine:
+        """An engine's record. What could not be built is not tried again: it would take as long to fail."""
+        if name not in self._built:
+            try:
+                self._built[name] = self.runtimes[name].engine(self.paths[name])
+            except Exception as error:
+                self._built[name] = error
+        found = self._built[name]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def engines(self) -> dict[str, Any]:
         """Records of all engines."""
-        return {name: to_dict(self._engine(name)) for name in ENGINES}
+        return each(self.paths, lambda name: to_dict(self.engine(name)))
 
     def parity(self) -> dict[str, Any]:
         """Layer by layer against the file as written; and whether saturated grids hold."""
-        found = {}
-        for name in ("int8", "mixed"):
-            cut, cuts, reference = load_reference(self.folder / f"{name}.onnx")
-            with tempfile.TemporaryDirectory() as scratch:
-                path = Path(scratch) / f"{name}.cut.onnx"
-                onnx.save(cut, path)
-                session: Any = self.runtimes[name].load(path)
-            report = compare_engine(self.folder / f"{name}.onnx", cuts, [reference], session.run_feeds, {})
-            clips = check_clips(load_model(self.folder / f"{name}.onnx"), cuts, session.run_feeds)
-            logits = self.runtimes[name].load(self.paths[name]).run(next(iter(reference.feeds.values())))
-            expected = next(iter(reference.ends.values()))
-            found[name] = {
-                "codes": report.elements,
-                "mismatches": report.mismatches,
-                "max_lsb": report.max_lsb,
-                "tensors": [to_dict(one) for one in report.tensors if one.mismatches],
-                "clips": to_dict(clips),
-                "end_to_end_logits": {
-                    "max_difference": float(np.abs(logits - expected).max()),
-                    "range": float(np.ptp(expected)),
-                    "top1_equal": bool((logits.argmax(1) == expected.argmax(1)).all()),
-                },
-            }
-        return found
+        return each(("int8", "mixed"), self._parity)
+
+    def _parity(self, name: str) -> dict[str, Any]:
+        cut, cuts, reference = load_reference(self.folder / f"{name}.onnx")
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / f"{name}.cut.onnx"
+            onnx.save(cut, path)
+            session: Any = self.runtimes[name].load(path)
+        report = compare_engine(self.folder / f"{name}.onnx", cuts, [reference], session.run_feeds, {})
+        clips = check_clips(load_model(self.folder / f"{name}.onnx"), cuts, session.run_feeds)
+        logits = self.runtimes[name].load(self.paths[name]).run(next(iter(reference.feeds.values())))
+        expected = next(iter(reference.ends.values()))
+        return {
+            "codes": report.elements,
+            "mismatches": report.mismatches,
+            "max_lsb": report.max_lsb,
+            "tensors": [to_dict(one) for one in report.tensors if one.mismatches],
+            "clips": to_dict(clips),
+            "end_to_end_logits": {
+                "max_difference": float(np.abs(logits - expected).max()),
+                "range": float(np.ptp(expected)),
+                "top1_equal": bool((logits.argmax(1) == expected.argmax(1)).all()),
+            },
+        }
 
     def latency(self) -> dict[str, Any]:
-        """All engines in turns, at batch 1 and 32, alone and four at once."""
+        """All engines in turns, at batch 1 and 32, alone and four at once; without those that do not run."""
         batches, streams, seconds = ((1,), (1, 2), 0.3) if self.quick else ((1, 32), (1, 4), 2.0)
+        tried = each(self.paths, self._runs)
         found = measure_models(
-            self.paths,
+            {name: path for name, path in self.paths.items() if tried[name] is None},
             settings=("default",),
             seconds=seconds,
             runtime=self.runtimes["mixed"],
@@ -87,7 +104,15 @@ class Bench:
             batches=batches,
             streams=streams,
         )
-        return to_dict(found)
+        return to_dict(found) | {"left_out": {name: why["failed"] for name, why in tried.items() if why is not None}}
+
+    def _runs(self, name: str) -> None:
+        """Raises where an engine cannot be built or run."""
+        self.engine(name)
+        session: Any = self.runtimes[name].load(self.paths[name])
+        session.run(np.zeros(self._shape(session), np.float32))
+        if hasattr(session, "close"):
+            session.close()
 
     def profile(self) -> dict[str, Any]:
         """The latency table of INT8 and FP16, with what it predicts of graphs that it did not know."""
@@ -111,33 +136,31 @@ class Bench:
 
     def audit(self) -> dict[str, Any]:
         """INT8 and mixed against FP16, layer by layer, profiled in runs of their own."""
-        engines = {name: self._engine(name) for name in ("fp16", "int8", "mixed")}
-        samples = {name: self._layer_times(name) for name in engines}
-        return {
-            name: to_dict(
-                audit(
-                    load_model(self.paths[name]),
-                    engines[name],
-                    samples[name],
-                    float_model=load_model(self.paths["fp16"]),
-                    float_engine=engines["fp16"],
-                    float_samples=samples["fp16"],
-                )
-            )
-            for name in ("int8", "mixed")
-        }
+        plain = each(("fp16",), lambda name: (self.engine(name), self._layer_times(name)), all_may_fail=True)["fp16"]
+        floats = dict[str, Any]()
+        if isinstance(plain, tuple):
+            float_model = load_model(self.paths["fp16"])
+            floats = {"float_model": float_model, "float_engine": plain[0], "float_samples": plain[1]}
+
+        def one(name: str) -> dict[str, Any]:
+            model, engine = load_model(self.paths[name]), self.engine(name)
+            found = to_dict(audit(model, engine, self._layer_times(name), **floats))
+            return found | ({} if floats else {"without_float": plain["failed"]})
+
+        return each(("int8", "mixed"), one)
 
     def trtexec(self) -> dict[str, Any]:
         """NVIDIA's figures for the same plans at batch 1."""
-        found = {}
-        for name in ("fp16", "int8", "mixed"):
-            built = getattr(self.runtimes[name], "built", None)
-            if built is None:
-                raise OSError("this runtime keeps no plans")
-            entry = load_model(self.paths[name]).graph.input[0]
-            shape = (1, *(size.dim_value for size in entry.type.tensor_type.shape.dim[1:]))
-            found[name] = time_plan(built(self.paths[name])[1], entry.name, shape, seconds=1.0 if self.quick else 3.0)
-        return found
+        return each(("fp16", "int8", "mixed"), self._trtexec)
+
+    def _trtexec(self, name: str) -> dict[str, Any]:
+        built = getattr(self.runtimes[name], "built", None)
+        if built is None:
+            raise OSError("this runtime keeps no plans")
+        self.engine(name)
+        entry = load_model(self.paths[name]).graph.input[0]
+        shape = (1, *(size.dim_value for size in entry.type.tensor_type.shape.dim[1:]))
+        return time_plan(built(self.paths[name])[1], entry.name, shape, seconds=1.0 if self.quick else 3.0)
 
     def spread(self) -> dict[str, Any]:
         """Three INT8 builds, each timing its kernels anew."""
@@ -152,38 +175,57 @@ class Bench:
     def _layer_times(self, name: str) -> dict[str, tuple[float, ...]]:
         session = self.runtimes[name].load(self.paths[name])
         assert isinstance(session, DeviceTimed), "this runtime profiles no layers"
-        shape = (1, *(size or 1 for size in session.input_shape[1:]))
-        images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        images = np.random.default_rng(0).standard_normal(self._shape(session)).astype(np.float32)
         return session.layer_times(images, 10 if self.quick else 100)
 
+    @staticmethod
+    def _shape(session: Session) -> tuple[int, ...]:
+        """Of one image."""
+        return (1, *(size or 1 for size in session.input_shape[1:]))
 
-PARTS: dict[str, Part] = {
-    "engines": Bench.engines,
-    "parity": Bench.parity,
-    "latency": Bench.latency,
-    "trtexec": Bench.trtexec,
+
+FIRST: dict[str, Part] = {"engines": Bench.engines, "parity": Bench.parity, "latency": Bench.latency}
+"""What every model is to have before any has more."""
+THEN: dict[str, Part] = {
     "audit": Bench.audit,
     "profile": Bench.profile,
     "spread": Bench.spread,
+    "trtexec": Bench.trtexec,
 }
-"""What is measured of each model, in this order; the last ones are left out where time is up."""
+"""Of all models in turn; the last ones are left out where time is up."""
 
 
-def measure(
-    folder: Path, make: MakeRuntime, *, quick: bool, deadline: float, say: Callable[[str], None]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each part's result, or what failed; parts behind the deadline (``time.monotonic``) are skipped and say so."""
-    bench = Bench(folder, make, quick=quick)
-    for name, part in PARTS.items():
-        start = time.monotonic()
-        if start > deadline:
-            yield name, {"skipped": "the time was up"}
-            continue
-        say(name)
+def in_order(models: Iterable[str]) -> list[tuple[str, str]]:
+    """Models and parts as they are measured."""
+    names = list(models)
+    return [(name, part) for name in names for part in FIRST] + [(name, part) for part in THEN for name in names]
+
+
+def measure_part(bench: Bench, part: str) -> dict[str, Any]:
+    """A part's result, or what failed: one part's fault must not take the others' figures with it."""
+    start = time.monotonic()
+    try:
+        found = {"result": (FIRST | THEN)[part](bench)}
+    except Exception as error:
+        found = {"failed": reason(error)}
+    return {**found, "seconds": round(time.monotonic() - start, 1)}
+
+
+def each(names: Iterable[str], work: Callable[[str], Any], *, all_may_fail: bool = False) -> dict[str, Any]:
+    """The work on each, or ``{"failed": why}``. Raises what the last one raised where all fail, unless they may."""
+    found: dict[str, Any] = {}
+    errors: list[Exception] = []
+    for name in names:
         try:
-            result = {"result": part(bench)}
-        except (LimpqError, AssertionError) as error:
-            result = {"failed": str(error)}
-        except Exception as error:  # one part's fault must not take the others' figures with it
-            result = {"failed": f"{type(error).__name__}: {error}"}
-        yield name, {**result, "seconds": round(time.monotonic() - start, 1)}
+            found[name] = work(name)
+        except Exception as error:
+            found[name] = {"failed": reason(error)}
+            errors.append(error)
+    if errors and len(errors) == len(found) and not all_may_fail:
+        raise errors[-1]
+    return found
+
+
+def reason(error: Exception) -> str:
+    """An error of ours is a sentence; another's kind says more than its text."""
+    return str(error) if isinstance(error, LimpqError | AssertionError) else f"{type(error).__name__}: {error}"

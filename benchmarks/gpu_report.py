@@ -14,6 +14,7 @@ def page(result: dict[str, Any]) -> str:
         f"{gpu.get('gpu', 'no GPU')}, compute capability {gpu.get('compute_capability', '?')}, driver "
         f"{gpu.get('driver', '?')}, TensorRT {gpu.get('tensorrt', '?')}, Python {machine['python']}; "
         f"{machine['cpu']}, {machine['cpus']} CPUs. {result['seconds']:.0f} s in all"
+        f"{', in ' + str(result['runs']) + ' runs' if result['runs'] > 1 else ''}"
         f"{', a quick run' if result['quick'] else ''}.",
         "",
         "| self-test | passed | |",
@@ -42,10 +43,12 @@ def _engines(found: dict[str, Any]) -> Iterator[str]:
     yield "| engine | layers in INT8 / FP16 / FP32 | reformats | plan, MiB | build, s |"
     yield "|---|---|---|---|---|"
     for name, engine in found.items():
+        if "failed" in engine:
+            yield f"| {name} | {_cell(engine['failed'])} | | | |"
+            continue
         kinds = list(engine["layer_precision"].values())
-        counts = [
-            sum(kind in words for kind in kinds) for words in (("s8s8", "u8s8"), ("float16",), ("float32", "absent"))
-        ]
+        counts = [sum(kind in words for kind in kinds) for words in (("s8s8", "u8s8"), ("float16",), ("float32",))]
+        others = len(kinds) - sum(counts)
         plan = engine.get("plan")
         about = ["?", "?", "?"]
         if plan is not None:
@@ -55,13 +58,17 @@ def _engines(found: dict[str, Any]) -> Iterator[str]:
                 f"{plan['size'] / 2**20:.1f}",
                 f"{sum(one['seconds'] for one in plan['builds']):.1f}",
             ]
-        yield f"| {name} | {' / '.join(map(str, counts))} | {' | '.join(about)} |"
+        untold = f", {others} not told" if others else ""
+        yield f"| {name} | {' / '.join(map(str, counts))}{untold} | {' | '.join(about)} |"
 
 
 def _parity(found: dict[str, Any]) -> Iterator[str]:
     yield "| against the file | codes that differ, layer by layer | largest, LSB | lost bounds | logits, end to end |"
     yield "|---|---|---|---|---|"
     for name, one in found.items():
+        if "failed" in one:
+            yield f"| {name} | {_cell(one['failed'])} | | | |"
+            continue
         logits = one["end_to_end_logits"]
         share = one["mismatches"] / one["codes"]
         yield (
@@ -86,6 +93,14 @@ def _latency(found: dict[str, Any]) -> Iterator[str]:
             f"{'; '.join(one['doubts'])} |"
         )
 
+    for name, why in found["left_out"].items():
+        yield f"| {name} | | | {_cell(why)} | | | | | | |"
+
+
+def _cell(text: str) -> str:
+    """A reason in a table: one line, no bars."""
+    return " ".join(text.split()).replace("|", "/")
+
 
 def _setting(series: dict[str, Any]) -> tuple[int, int]:
     return series["batch"], series["streams"]
@@ -93,13 +108,19 @@ def _setting(series: dict[str, Any]) -> tuple[int, int]:
 
 def _trtexec(found: dict[str, Any]) -> Iterator[str]:
     for name, one in found.items():
+        if "failed" in one:
+            yield f"trtexec on {name}: {one['failed']}."
+            continue
         medians = ", ".join(f"{what} {ms:.3f} ms" for what, ms in one["median_ms"].items())
         yield f"trtexec on {name}, batch 1, medians: {medians}."
 
 
 def _audit(found: dict[str, Any]) -> Iterator[str]:
     for name, one in found.items():
-        yield f"Audit of {name}: " + (" ".join(one["notes"]) or "every layer runs as planned.")
+        said = one["failed"] if "failed" in one else " ".join(one["notes"]) or "every layer runs as planned."
+        if "without_float" in one:
+            said += f" Not compared with FP16: {one['without_float']}."
+        yield f"Audit of {name}: {said}"
 
 
 def _profile(found: dict[str, Any]) -> Iterator[str]:

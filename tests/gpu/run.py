@@ -1,12 +1,15 @@
 """Everything that needs a GPU in one command, in under 20 minutes: the GPU tests and the benchmark.
 
-    python tests/gpu/run.py OUT [--tensorrt-python PYTHON] [--files DIR] [--quick]
+    python tests/gpu/run.py OUT [--tensorrt-python PYTHON] [--files DIR] [--minutes M] [--quick]
 
 With torch and ONNX Runtime in this Python the models' files are made first, unless DIR has them. Tests and benchmark
 then run in PYTHON (default: this one), which needs TensorRT, numpy, onnx, pydantic, click and rich, pycuda or
 cuda-python, and nvidia-ml-py for clocks; no torch. Without pytest and hypothesis
 there the tests are left out and said so; the benchmark's self-test covers the same calls. OUT gets tests.log,
-result.json (renewed after each part) and result.md.
+result.json and result.md, both renewed after each part.
+
+Nothing that would begin after M minutes is begun. The same command again goes on: tests that passed with the same
+versions on the same machine are not run again, nor parts of the benchmark that have their result.
 """
 
 import argparse
@@ -18,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARK = ROOT / "benchmarks/gpu.py"
+FILES = ROOT / "gpu-files"
 GPU_TESTS = (ROOT / "tests/gpu/test_engines.py", ROOT / "tests/gpu/test_onnxruntime_cuda.py")
 MINUTES = 18.0
 
@@ -26,44 +30,63 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the results")
     parser.add_argument("--tensorrt-python", default=sys.executable, help="the Python that has TensorRT")
-    parser.add_argument("--files", type=Path, default=Path("gpu-files"), help="folder of the models' files")
+    parser.add_argument("--files", type=Path, default=FILES, help="folder of the models' files")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="what would begin later is left out")
     parser.add_argument("--models", default=None, help="names for the benchmark, comma-separated")
     parser.add_argument("--quick", action="store_true", help="short timings, to see that it runs")
     options = parser.parse_args()
     out, files = options.out.resolve(), options.files.resolve()
-    sys.exit(run(out, options.tensorrt_python, files, options.models, quick=options.quick))
+    common = ["--files", str(files), *(["--models", options.models] if options.models else [])]
+    sys.exit(run(out, options.tensorrt_python, common, minutes=options.minutes, quick=options.quick))
 
 
-def run(out: Path, python: str, files: Path, models: str | None, *, quick: bool) -> int:
+def run(out: Path, python: str, common: list[str], *, minutes: float, quick: bool) -> int:
     """The worst exit code of what was run."""
     started = time.monotonic()
+
+    def left() -> float:
+        return minutes - (time.monotonic() - started) / 60
+
     out.mkdir(parents=True, exist_ok=True)
-    common = [str(BENCHMARK), "--files", str(files), *(["--models", models] if models else [])]
-    codes = [call([sys.executable, *common, "--prepare"])]
-    codes.append(tests(python, out / "tests.log"))
-    left = MINUTES - (time.monotonic() - started) / 60
-    result = out / "result.json"
+    benchmark = [str(BENCHMARK), *common]
+    codes = [call([sys.executable, *benchmark, "--prepare"])]
+    codes.append(tests(python, out / "tests.log", minutes=left()))
     quickly = ["--quick"] if quick else []
-    codes.append(call([python, *common, "--minutes", f"{max(left, 1):.1f}", *quickly, "-o", str(result)]))
-    if result.is_file():
-        shown = said([sys.executable, str(BENCHMARK), "--page", str(result)])
-        (out / "result.md").write_text(shown.stdout)
-        print(shown.stdout)
+    timed = ["--minutes", f"{max(left(), 0):.2f}", *quickly, "-o", str(out / "result.json")]
+    codes.append(call([python, *benchmark, *timed]))
     print(f"{time.monotonic() - started:.0f} s; results in {out}")
     return max(codes)
 
 
-def tests(python: str, log: Path) -> int:
-    """The GPU tests, where that Python has pytest."""
+def tests(python: str, log: Path, *, minutes: float) -> int:
+    """The GPU tests, where that Python has pytest, unless they have passed here before; in half of the time left."""
+    versions = said([python, str(BENCHMARK), "--versions"]).stdout.strip()
+    passed = f"passed with {versions}\n"
+    if versions and log.is_file() and log.read_text().endswith(passed):
+        print(f"GPU tests: {passed}", end="")
+        return 0
+    why = None
     if call([python, "-c", "import pytest, hypothesis"], quiet=True) != 0:
-        log.write_text(f"{python} has no pytest or no hypothesis: the GPU tests were not run\n")
+        why = f"{python} has no pytest or no hypothesis"
+    elif minutes <= 0:
+        why = "the time was up"
+    if why is not None:
+        log.write_text(f"{why}: the GPU tests were not run\n")
         print(log.read_text(), end="")
         return 0
     command = [python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", "gpu", *map(str, GPU_TESTS)]
-    done = said(command)
-    log.write_text(done.stdout + done.stderr)
-    print("".join(done.stdout.splitlines(keepends=True)[-15:]))
-    return done.returncode
+    with log.open("w") as file:
+        try:
+            code = subprocess.run(
+                command, env=environment(), cwd=ROOT, stdout=file, stderr=file, timeout=30 * minutes, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = 1
+            file.write(f"\nended after {minutes / 2:.1f} minutes\n")
+        if code == 0 and versions:
+            file.write(passed)
+    print("".join(log.read_text().splitlines(keepends=True)[-15:]))
+    return code
 
 
 def call(command: list[str], *, quiet: bool = False) -> int:

@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.at_once import RunsAtOnce
 from limpq_deploy.export.engine_inspect import compute_nodes, planned_precision
 from limpq_deploy.export.engine_options import EngineOptions
@@ -106,7 +107,7 @@ def test_every_part_runs_and_the_page_tells_what_came_of_it(gpu: Any, files: dic
     result = gpu.run(files, PlaysTensorRt, minutes=5, quick=True, output=output)
     assert json.loads(output.read_text()) == json.loads(json.dumps(result))
     parts = result["models"]["resnet8"]
-    assert list(parts) == ["engines", "parity", "latency", "trtexec", "audit", "profile", "spread"]
+    assert list(parts) == ["engines", "parity", "latency", "audit", "profile", "spread", "trtexec"]
     assert {name: part["failed"] for name, part in parts.items() if "result" not in part} == {
         "trtexec": "OSError: this runtime keeps no plans"
     }
@@ -116,33 +117,74 @@ def test_every_part_runs_and_the_page_tells_what_came_of_it(gpu: Any, files: dic
     assert {one["name"] for one in parts["latency"]["result"]["series"]} == {"fp32", "tf32", "fp16", "int8", "mixed"}
     assert {one["figure"] for one in parts["latency"]["result"]["series"]} == {"compute"}
     for name in ("int8", "mixed"):  # the float file's operators have the exporter's names
-        assert [line["layers"] for line in parts["audit"]["result"][name]["lines"] if line["float_time"] is None] == []
+        assert [line["layers"] for line in parts["audit"]["result"][name]["lines"] if "float_time" not in line] == []
     assert parts["spread"]["result"]["spread"] == pytest.approx(0.1)
     page = gpu.page(result)
+    assert output.with_suffix(".md").read_text() == page
     assert "| int8 | 10 / 0 / 0 |" in page
     assert "Builds that timed their kernels anew: 1.000, 1.100 ms, 10.0 % apart." in page
     assert "TensorRT is not available here" in page or "| pycuda: " in page
 
 
-def test_what_fails_or_comes_too_late_is_in_the_result_and_takes_nothing_else_with_it(
+def test_an_engine_that_is_not_built_or_does_not_run_costs_its_own_figures_alone(
     gpu: Any, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = importlib.import_module("gpu_measure").PARTS
-    for name in ("latency", "trtexec", "audit", "profile"):
-        monkeypatch.delitem(measured, name)
+    measured = importlib.import_module("gpu_measure")
+    monkeypatch.setattr(measured, "FIRST", {name: measured.FIRST[name] for name in ("engines", "latency")})
+    monkeypatch.setattr(measured, "THEN", {"audit": measured.THEN["audit"]})
     monkeypatch.setattr(gpu, "attempt", lambda package: {"failed": "not tried here"})
+    builds: list[str] = []
 
     class Broken(PlaysTensorRt):
         def engine(self, path: Path, *, threads: int | None = None) -> Engine:
-            raise OSError("no memory")
+            if path.name == "mixed.onnx":
+                builds.append(path.name)
+                raise OSError("no | memory")
+            return super().engine(path)
 
-    parts = gpu.run(files, Broken, minutes=5, quick=True, output=None)["models"]["resnet8"]
-    assert parts["engines"]["failed"] == "OSError: no memory"
-    assert "result" in parts["parity"]
-    late = gpu.run(files, PlaysTensorRt, minutes=0, quick=True, output=None)
-    assert set(late["models"]["resnet8"]["parity"]) == {"skipped"}
-    assert "parity: the time was up" in gpu.page(late)
-    assert "| pycuda: start | **no** | not tried here |" in gpu.page(late)
+        def load(self, path: Path, *, threads: int | None = None) -> Any:
+            if not self.options.tf32:
+                raise ModelError("it does not load")
+            return super().load(path)
+
+    result = gpu.run(files, Broken, minutes=5, quick=True, output=None)
+    found = {name: part["result"] for name, part in result["models"]["resnet8"].items() if "result" in part}
+    assert found["engines"]["mixed"] == {"failed": "OSError: no | memory"}
+    assert "layer_precision" in found["engines"]["int8"]
+    assert {one["name"] for one in found["latency"]["series"]} == {"tf32", "fp16", "int8"}
+    assert found["latency"]["left_out"] == {"fp32": "it does not load", "mixed": "OSError: no | memory"}
+    assert found["audit"]["mixed"] == {"failed": "OSError: no | memory"}
+    assert found["audit"]["int8"]["lines"]
+    assert builds == ["mixed.onnx"]
+    page = gpu.page(result)
+    assert "| mixed | OSError: no / memory | | | |" in page
+    assert "| fp32 | | | it does not load | | | | | | |" in page
+    assert "Audit of mixed: OSError: no | memory" in page
+
+
+def test_without_the_fp16_engine_the_audit_says_that_it_compared_nothing(gpu: Any, files: dict[str, Path]) -> None:
+    class Broken(PlaysTensorRt):
+        def engine(self, path: Path, *, threads: int | None = None) -> Engine:
+            if path.name == "float.onnx":
+                raise ModelError("refused")
+            return super().engine(path)
+
+    measure = importlib.import_module("gpu_measure")
+    found = measure.measure_part(measure.Bench(files["resnet8"], Broken, quick=True), "audit")
+    assert found["result"]["int8"]["without_float"] == "refused"
+    assert not any("float_time" in line for line in found["result"]["int8"]["lines"])
+
+
+def test_a_part_of_which_nothing_came_has_failed() -> None:
+    measure = importlib.import_module("gpu_measure")
+
+    def fail(name: str) -> None:
+        raise ModelError(f"{name} is refused")
+
+    with pytest.raises(ModelError, match="b is refused"):
+        measure.each(("a", "b"), fail)
+    assert measure.in_order(["x", "y"])[:4] == [("x", "engines"), ("x", "parity"), ("x", "latency"), ("y", "engines")]
+    assert measure.in_order(["x", "y"])[6:8] == [("x", "audit"), ("y", "audit")]
 
 
 def test_the_reference_is_the_file_as_written(gpu: Any, files: dict[str, Path]) -> None:

@@ -1,0 +1,86 @@
+"""The benchmark's result as a file that survives: renewed after each part, with its page, and gone on with later.
+
+A command on a GPU machine may be ended at any time. A part is marked before it begins; what is there with its result is
+not done again in a later run with the same files on the same machine and versions. What was left out comes next, and
+what failed, or was being measured when the process ended, last.
+"""
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gpu_report import page
+
+from limpq_deploy.calibration.files import sha256_of, write_text
+
+CUT_SHORT = "the process ended while this was measured"
+
+
+class Kept:
+    """A result, and the file that it is kept in (None: nowhere)."""
+
+    def __init__(self, identity: dict[str, Any], environment: dict[str, Any], output: Path | None) -> None:
+        """Go on with the file's result where it is of this identity; one of another is put aside."""
+        self._output, self._started = output, time.monotonic()
+        found = _read(output)
+        self.moved: Path | None = None
+        if found is not None and found.get("identity") != identity:
+            assert output is not None
+            self.moved = output.with_suffix(".previous.json")
+            output.replace(self.moved)
+            found = None
+        self.result: dict[str, Any] = found or {"identity": identity, "runs": 0, "self_tests": {}, "models": {}}
+        self.result |= {"quick": identity["quick"], "environment": environment, "runs": self.result["runs"] + 1}
+        self._before = self.result.get("seconds", 0.0)
+
+    def keep(self) -> None:
+        self.result["seconds"] = round(self._before + time.monotonic() - self._started, 1)
+        if self._output is None:
+            return
+        write_text(self._output, json.dumps(self.result, indent=1) + "\n")
+        try:
+            text = page(self.result)
+        except (KeyError, TypeError, ValueError) as error:  # figures are worth more than their page
+            text = f"The page could not be written ({type(error).__name__}: {error}); see {self._output.name}.\n"
+        write_text(self._output.with_suffix(".md"), text)
+
+    def set(self, model: str, part: str, found: dict[str, Any]) -> None:
+        self.result["models"].setdefault(model, {})[part] = found
+        self.keep()
+
+    def has(self, model: str, part: str) -> bool:
+        """Whether a part has its result."""
+        return "result" in self.part(model, part)
+
+    def to_do(self, order: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Models and parts without a result: in their order those never begun, then those that failed."""
+        open_ones = [one for one in order if not self.has(*one)]
+        return sorted(open_ones, key=lambda one: "failed" in self.part(*one))
+
+    def part(self, model: str, part: str) -> dict[str, Any]:
+        """What is there of a part; empty where it was never begun."""
+        found: dict[str, Any] = self.result["models"].get(model, {}).get(part, {})
+        return found
+
+
+def files_digest(folders: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of every file of the models' folders, by "model/file"."""
+    return {
+        f"{folder.name}/{path.name}": sha256_of(path)
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+
+
+def _read(output: Path | None) -> dict[str, Any] | None:
+    """A result that can be gone on with; a file that is none is put aside like one of another identity."""
+    if output is None or not output.is_file():
+        return None
+    try:
+        found = json.loads(output.read_text())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

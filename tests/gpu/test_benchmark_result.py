@@ -1,0 +1,156 @@
+"""The GPU benchmark's result survives the end of its process, and is gone on with. What is measured is played."""
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..played_engine import NOWHERE
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+MODELS = ("a", "b")
+
+
+class Killed(BaseException):
+    """What ends a process; nothing catches it."""
+
+
+class Plays:
+    """A runtime of which only the machine is asked."""
+
+    machine_here = NOWHERE
+
+    def __init__(self, options: Any) -> None: ...
+
+    def machine(self) -> Any:
+        return self.machine_here
+
+
+@pytest.fixture
+def gpu() -> Iterator[Any]:
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("gpu")
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    found = {name: tmp_path / name for name in MODELS}
+    for name, folder in found.items():
+        folder.mkdir()
+        (folder / "float.onnx").write_text(name)
+    return found
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(gpu: Any, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The benchmark with parts that say that they were measured; ``does`` gives another end to some."""
+    tried: list[str] = []
+
+    def attempt(package: str) -> dict[str, Any]:
+        tried.append(package)
+        return {"tried": [{"name": "engine", "passed": True, "detail": package}]}
+
+    def go(does: Callable[[str, str], None] = lambda model, part: None, **settings: Any) -> dict[str, Any]:
+        measured: list[tuple[str, str]] = []
+
+        def measure(bench: Any, part: str) -> dict[str, Any]:
+            model = bench.folder.name
+            measured.append((model, part))
+            does(model, part)
+            return {"failed": "no luck"} if (model, part) == ("a", "parity") else {"result": {}, "seconds": 0.0}
+
+        monkeypatch.setattr(gpu, "attempt", attempt)
+        monkeypatch.setattr(gpu, "measure_part", measure)
+        tried.clear()
+        output = tmp_path / "result.json"
+        with suppress(Killed):
+            gpu.run(files, settings.get("make", Plays), minutes=settings.get("minutes", 5), quick=True, output=output)
+        return {"measured": measured, "tried": list(tried), "result": json.loads(output.read_text())}
+
+    return go
+
+
+FIRST = [(model, part) for model in MODELS for part in ("engines", "parity", "latency")]
+THEN = [(model, part) for part in ("audit", "profile", "spread", "trtexec") for model in MODELS]
+
+
+def test_every_model_has_its_latency_before_any_has_more(run: Run) -> None:
+    assert run()["measured"] == FIRST + THEN
+
+
+def test_a_second_run_does_what_the_first_left_out_and_then_what_failed(run: Run) -> None:
+    def kill(model: str, part: str) -> None:
+        if (model, part) == ("b", "engines"):
+            raise Killed
+
+    first = run(kill)
+    assert first["measured"] == FIRST[:4]
+    assert first["result"]["models"]["b"]["engines"] == {"failed": "the process ended while this was measured"}
+    assert first["result"]["models"]["a"]["engines"] == {"result": {}, "seconds": 0.0}
+    second = run()
+    assert second["measured"] == [*FIRST[4:], *THEN, ("a", "parity"), ("b", "engines")]
+    assert (second["tried"], second["result"]["runs"]) == ([], 2)
+    assert run()["measured"] == [("a", "parity")]
+
+
+def test_parts_behind_the_last_minute_are_skipped_and_done_the_next_time(run: Run, tmp_path: Path) -> None:
+    late = run(minutes=-1)
+    assert late["measured"] == []
+    assert late["result"]["models"]["a"]["engines"] == {"skipped": "the time was up"}
+    assert "engines: the time was up" in (tmp_path / "result.md").read_text()
+    assert run()["measured"] == FIRST + THEN
+
+
+@pytest.mark.parametrize("changed", ["file", "machine", "no result"])
+def test_a_result_of_other_files_or_another_machine_is_put_aside(
+    run: Run, files: dict[str, Path], tmp_path: Path, changed: str
+) -> None:
+    before = run()["result"]
+    make: type[Plays] = Plays
+    if changed == "file":
+        (files["b"] / "float.onnx").write_text("c")
+    elif changed == "machine":
+        make = type("Other", (Plays,), {"machine_here": None})
+    else:
+        (tmp_path / "result.json").write_text("{ this is none")
+    again = run(make=make)
+    assert (again["measured"], again["result"]["runs"]) == (FIRST + THEN, 1)
+    aside = (tmp_path / "result.previous.json").read_text()
+    assert aside == "{ this is none" if changed == "no result" else json.loads(aside) == before
+
+
+def test_the_page_is_renewed_with_the_result_and_a_page_that_fails_costs_no_figures(
+    gpu: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[str] = []
+
+    def look(model: str, part: str) -> None:
+        pages.append((tmp_path / "result.md").read_text())
+
+    run(look)
+    assert f"{FIRST[1][1]}: the process ended while this was measured" in pages[1]
+    broken = importlib.import_module("gpu_result")
+
+    def fail(result: dict[str, Any]) -> str:
+        raise KeyError("stats")
+
+    monkeypatch.setattr(broken, "page", fail)
+    assert run()["result"]["runs"] == 2
+    assert (tmp_path / "result.md").read_text().startswith("The page could not be written (KeyError: 'stats')")
+
+
+def test_a_self_test_that_hangs_is_ended(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "SELF_TEST_S", 0.01)
+    start = time.monotonic()
+    assert gpu.attempt("pycuda") == {"failed": "it took longer than 0.01 s"}
+    assert time.monotonic() - start < 10
