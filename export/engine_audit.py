@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from limpq_deploy.export.engine_inspect import computing_layers, planned_precision
+from limpq_deploy.export.engine_precision import UNKNOWN
 from limpq_deploy.export.engine_record import EngineLayer
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
 
@@ -49,6 +50,10 @@ class AuditLine:
         return self.planned == self.actual
 
     @property
+    def told(self) -> bool:
+        return self.actual != UNKNOWN
+
+    @property
     def slower(self) -> bool:
         """An integer layer that is slower than in float, beyond the quartiles of both."""
         if self.actual not in INTEGER or self.time is None or self.float_time is None:
@@ -81,7 +86,12 @@ class Audit:
     @property
     def unplanned(self) -> tuple[str, ...]:
         """Layers that run in another precision than planned."""
-        return tuple(name for line in self.lines if not line.as_planned for name in line.layers)
+        return tuple(name for line in self.lines if not line.as_planned and line.told for name in line.layers)
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """Layers of whose precision the engine tells nothing."""
+        return tuple(name for line in self.lines if not line.told for name in line.layers)
 
 
 def audit(
@@ -195,9 +205,13 @@ def audit_notes(found: Audit) -> list[str]:
     notes = []
     if found.unplanned:
         pairs = [
-            f"{line.layers[0]} ({line.planned} planned, {line.actual})" for line in found.lines if not line.as_planned
+            f"{line.layers[0]} ({line.planned} planned, {line.actual})"
+            for line in found.lines
+            if line.told and not line.as_planned
         ]
         notes.append(f"{len(found.unplanned)} layers run in another precision than planned: {_some(pairs)}.")
+    if found.untold:
+        notes.append(f"The engine does not tell the precision of {len(found.untold)} layers: {_some(found.untold)}.")
     if found.absent:
         notes.append(f"The engine shows nothing of {len(found.absent)} layers: {_some(found.absent)}.")
     if found.slower:

@@ -66,9 +66,9 @@ def self_test(runtime: Runtime) -> SelfTest:
         def engine() -> str:
             found = runtime.engine(path)
             floats = [
-                name for name in found.float_layers if not name.startswith("fc")
+                f"{name} {found.layer_precision[name]}" for name in found.float_layers if not name.startswith("fc")
             ]  # some versions keep a Gemm float
-            assert not floats, f"convolutions run in float: {', '.join(floats)}"
+            assert not floats, f"convolutions are not shown to run in integers: {', '.join(floats)}"
             kinds = ", ".join(f"{name} {precision}" for name, precision in found.layer_precision.items())
             return f"every convolution runs in integers: {kinds}"
 

@@ -80,6 +80,15 @@ def test_layers_of_another_precision_and_missing_ones_are_named(model: onnx.Mode
     )
 
 
+def test_a_layer_of_which_no_precision_is_told_is_not_said_to_run_in_another(model: onnx.ModelProto) -> None:
+    found = audit(model, engine_of(model, ALL_INT8 | {"stem": "unknown", "head": "float32"}))
+    assert (found.untold, found.unplanned) == (("stem",), ("head",))
+    assert found.notes == (
+        "1 layers run in another precision than planned: head (s8s8 planned, float32).",
+        "The engine does not tell the precision of 1 layers: stem.",
+    )
+
+
 def test_a_float_layer_may_run_in_halves_where_the_builder_chooses(edges: Any) -> None:
     net, logits = edges(0)
     plain = strip_markers(net.template(logits))
