@@ -169,9 +169,6 @@ class Bench:
         assert engine.plan is not None
         return {"builds": [to_dict(one) for one in engine.plan.builds], "spread": engine.plan.spread}
 
-    def _engine(self, name: str) -> Engine:
-        return self.runtimes[name].engine(self.paths[name])
-
     def _layer_times(self, name: str) -> dict[str, tuple[float, ...]]:
         session = self.runtimes[name].load(self.paths[name])
         assert isinstance(session, DeviceTimed), "this runtime profiles no layers"

@@ -126,6 +126,33 @@ def test_what_the_parser_or_the_builder_refuses_is_said_in_their_words(memory: H
         TensorRt().built(model)
 
 
+AS_8_6 = """{"Layers": [@
+],
+"Bindings": ["images"
+,"logits"
+]}"""
+LAYER = """{
+  "Name": "Q + NODE",
+  "LayerType": "CaskConvolution",
+  "Inputs": [{"Name": "x", "Dimensions": [-1,32,16,16], "Format/Datatype": "N/A due to dynamic shapes"}],
+  "Outputs": [{"Name": "y", "Dimensions": [-1,32,16,16], "Format/Datatype": "N/A due to dynamic shapes"}],
+  "ParameterType": "Convolution",
+  "Weights": {"Type": "Int8", "Count": 9216},
+  "Metadata": "[ONNX Layer: Q]\x1e[ONNX Layer: NODE]"
+}"""
+"""In the form of public dumps of 8.x with dynamic shapes; 8.6 writes the control character as it is."""
+
+
+def test_an_engine_of_a_free_batch_is_known_to_run_in_integers_though_no_format_is_told(
+    memory: HostMemory, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = ",".join(LAYER.replace("NODE", node) for node in compute_nodes(tiny_model()).values())
+    monkeypatch.setattr(Inspector, "get_engine_information", lambda self, form: AS_8_6.replace("@", layers))
+    found = {one.name: one for one in self_test(TensorRt()).tried}
+    assert found["engine"].passed, found["engine"].detail
+    assert TensorRt().engine(model).float_layers == ()
+
+
 def test_an_inspector_that_nobody_understands_costs_no_engine(
     memory: HostMemory, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
