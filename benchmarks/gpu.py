@@ -112,7 +112,8 @@ def run(
     benches = {name: Bench(folder, make, quick=quick) for name, folder in files.items()}
     for name, part in kept.to_do(in_order(files)):
         if time.monotonic() > deadline:
-            kept.set(name, part, kept.part(name, part) or {"skipped": "the time was up"})
+            if not kept.part(name, part):
+                kept.set(name, part, {"skipped": "the time was up"})
             continue
         say(f"{name}: {part}")
         kept.set(name, part, {"failed": CUT_SHORT})

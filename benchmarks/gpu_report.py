@@ -16,6 +16,7 @@ def page(result: dict[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cpus']} CPUs. {result['seconds']:.0f} s in all"
         f"{', in ' + str(result['runs']) + ' runs' if result['runs'] > 1 else ''}"
         f"{', a quick run' if result['quick'] else ''}.",
+        *_states(result["models"]),
         "",
         "| self-test | passed | |",
         "|---|---|---|",
@@ -28,6 +29,13 @@ def page(result: dict[str, Any]) -> str:
     for name, parts in result["models"].items():
         lines += ["", f"## {name}", *_model(parts)]
     return "\n".join(lines) + "\n"
+
+
+def _states(models: dict[str, Any]) -> Iterator[str]:
+    """A line where the parts come of more than one state of the code."""
+    states = {part["code"]: None for parts in models.values() for part in parts.values() if "result" in part}
+    if len(states) > 1:
+        yield f"The parts come of {len(states)} states of the code: {', '.join(states)} (`code` in the result)."
 
 
 def _model(parts: dict[str, Any]) -> Iterator[str]:

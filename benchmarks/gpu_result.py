@@ -5,6 +5,8 @@ not done again in a later run with the same files on the same machine and versio
 what failed, or was being measured when the process ended, last.
 """
 
+import hashlib
+import itertools
 import json
 import time
 from collections.abc import Iterable
@@ -15,6 +17,7 @@ from gpu_report import page
 
 from limpq_deploy.calibration.files import sha256_of, write_text
 
+ROOT = Path(__file__).resolve().parents[1]
 CUT_SHORT = "the process ended while this was measured"
 
 
@@ -26,13 +29,15 @@ class Kept:
         self._output, self._started = output, time.monotonic()
         found = _read(output)
         self.moved: Path | None = None
-        if found is not None and found.get("identity") != identity:
+        if found is not None and not _fits(found, identity):
             assert output is not None
-            self.moved = output.with_suffix(".previous.json")
+            self.moved = _free_name(output)
             output.replace(self.moved)
             found = None
         self.result: dict[str, Any] = found or {"identity": identity, "runs": 0, "self_tests": {}, "models": {}}
+        self.result["identity"]["files"] |= identity["files"]
         self.result |= {"quick": identity["quick"], "environment": environment, "runs": self.result["runs"] + 1}
+        self._code = code_digest()
         self._before = self.result.get("seconds", 0.0)
 
     def keep(self) -> None:
@@ -47,7 +52,8 @@ class Kept:
         write_text(self._output.with_suffix(".md"), text)
 
     def set(self, model: str, part: str, found: dict[str, Any]) -> None:
-        self.result["models"].setdefault(model, {})[part] = found
+        """Keep what came of a part now, and which code it came of."""
+        self.result["models"].setdefault(model, {})[part] = found | {"code": self._code}
         self.keep()
 
     def has(self, model: str, part: str) -> bool:
@@ -73,6 +79,27 @@ def files_digest(folders: Iterable[Path]) -> dict[str, str]:
         for path in sorted(folder.iterdir())
         if path.is_file()
     }
+
+
+def code_digest() -> str:
+    """Of the code that measures: the version stays the same while it is worked at."""
+    folders = (ROOT / "calibration", ROOT / "export", ROOT / "benchmarks")
+    sources = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return hashlib.sha256("".join(sha256_of(path) for path in sources).encode()).hexdigest()[:12]
+
+
+def _fits(found: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Whether a result is of the same versions and machine, and of no other state of any file; it may be of other
+    models."""
+    known = found.get("identity", {})
+    same = all(known.get(name) == identity[name] for name in identity if name != "files")
+    files = known.get("files", {})
+    return same and all(files.get(name, digest) == digest for name, digest in identity["files"].items())
+
+
+def _free_name(output: Path) -> Path:
+    names = (output.with_suffix(f".previous{number or ''}.json") for number in itertools.count())
+    return next(path for path in names if not path.exists())
 
 
 def _read(output: Path | None) -> dict[str, Any] | None:

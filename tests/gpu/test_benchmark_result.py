@@ -95,8 +95,8 @@ def test_a_second_run_does_what_the_first_left_out_and_then_what_failed(run: Run
 
     first = run(kill)
     assert first["measured"] == FIRST[:4]
-    assert first["result"]["models"]["b"]["engines"] == {"failed": "the process ended while this was measured"}
-    assert first["result"]["models"]["a"]["engines"] == {"result": {}, "seconds": 0.0}
+    assert first["result"]["models"]["b"]["engines"]["failed"] == "the process ended while this was measured"
+    assert "result" in first["result"]["models"]["a"]["engines"]
     second = run()
     assert second["measured"] == [*FIRST[4:], *THEN, ("a", "parity"), ("b", "engines")]
     assert (second["tried"], second["result"]["runs"]) == ([], 2)
@@ -106,7 +106,7 @@ def test_a_second_run_does_what_the_first_left_out_and_then_what_failed(run: Run
 def test_parts_behind_the_last_minute_are_skipped_and_done_the_next_time(run: Run, tmp_path: Path) -> None:
     late = run(minutes=-1)
     assert late["measured"] == []
-    assert late["result"]["models"]["a"]["engines"] == {"skipped": "the time was up"}
+    assert late["result"]["models"]["a"]["engines"]["skipped"] == "the time was up"
     assert "engines: the time was up" in (tmp_path / "result.md").read_text()
     assert run()["measured"] == FIRST + THEN
 
@@ -127,6 +127,25 @@ def test_a_result_of_other_files_or_another_machine_is_put_aside(
     assert (again["measured"], again["result"]["runs"]) == (FIRST + THEN, 1)
     aside = (tmp_path / "result.previous.json").read_text()
     assert aside == "{ this is none" if changed == "no result" else json.loads(aside) == before
+    (tmp_path / "result.json").write_text("neither")
+    run()
+    assert (tmp_path / "result.previous1.json").read_text() == "neither"
+
+
+def test_a_further_model_joins_a_result_and_code_of_another_state_is_named_on_the_page(
+    run: Run, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = files.pop("b")
+    run()
+    files["b"] = further
+    monkeypatch.setattr(importlib.import_module("gpu_result"), "code_digest", lambda: "ffff")
+    again = run()
+    assert again["measured"] == [*FIRST[3:], *THEN[1::2], ("a", "parity")]
+    assert set(again["result"]["models"]) == {"a", "b"}
+    assert again["result"]["models"]["b"]["engines"]["code"] == "ffff"
+    [line] = importlib.import_module("gpu_report")._states(again["result"]["models"])
+    assert line.startswith("The parts come of 2 states of the code: ")
+    assert set(again["result"]["identity"]["files"]) == {"a/float.onnx", "b/float.onnx"}
 
 
 def test_the_page_is_renewed_with_the_result_and_a_page_that_fails_costs_no_figures(
