@@ -6,7 +6,7 @@ Each marker becomes, on the edge where it stands,
 
 with int8 codes and an explicit zero-point 0. Nodes between a DequantizeLinear and the next QuantizeLinear work on
 floats; the builder fuses them. A ReLU that such a Clip alone reads is left out, for the Clip cuts at 0 itself: the
-builder then has one activation to take into the convolution before it, and writes int8 from there.
+parser makes an activation layer of each, and the builder has one to take into the convolution before it, not two.
 
 What depends on the version is its `FileForm`:
 

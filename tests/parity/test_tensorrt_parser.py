@@ -75,7 +75,7 @@ READ: Mapping[str, tuple[Form, ...]] = {
     "Gemm": (alike("t*c", {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}),),
     "MaxPool": (alike("t", {**WINDOW, "ceil_mode": 0, "dilations": [1, 1], "storage_order": 0}),),
     "GlobalAveragePool": (alike("t"),),
-    "Concat": (Form(inputs=("t", "t"), types=(FLOATS, FLOATS), attributes={"axis": ANY}),),
+    "Concat": tuple(alike("t" * count, {"axis": ANY}) for count in (2, 3, 4)),
     # shuffles and slices; a free batch stands as -1
     "Flatten": (alike("t", {"axis": ANY}),),
     "Reshape": (Form(inputs=("t", "c"), types=(FLOATS, {INT64}), attributes={"allowzero": ANY}),),
