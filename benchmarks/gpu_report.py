@@ -139,6 +139,7 @@ def _profile(found: dict[str, Any]) -> Iterator[str]:
         else f"predicted to {100 * error:.1f} % (median), {100 * found['worst_prediction_error']:.1f} % (worst)"
     )
     yield f"Latency table of {len(found['table']['times'])} part times; graphs that it did not know: {said}."
+    yield from (f"{name} is left out: {why}." for name, why in found["table"].get("refused", {}).items())
 
 
 def _spread(found: dict[str, Any]) -> Iterator[str]:

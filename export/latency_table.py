@@ -69,6 +69,7 @@ class LatencyTable:
     neighbours of different precision; what is not listed takes no time. ``environment``: device, driver, clocks and
     versions, as the measurement wrote them. ``threads`` and ``batch``: how it was measured; with a batch, times are
     those of a call. ``observations``: the whole graphs from which, beside the parts' own times, the figures come.
+    ``refused``: graphs of which the device builds no engine, each with the reason.
 
     Raises ValueError where a time is negative or not finite, a part is measured twice at one precision, a layer stands
     in two different parts, or a conversion is listed twice, names one end of an edge only, or leads from or to a
@@ -84,6 +85,7 @@ class LatencyTable:
     threads: int | Literal["default"] | None = None
     batch: int = 1
     observations: tuple[Observation, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
     format: Literal["limpq.latency-table/1"] = field(default="limpq.latency-table/1")
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.engine_profile import engine_layer_times
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencySeries, Threads
@@ -34,6 +35,9 @@ from limpq_deploy.export.runtimes.base import BuildsEngines, DeviceTimed, Runtim
 from limpq_deploy.export.runtimes.ort_profile import NodeTime, layer_times
 from limpq_deploy.export.stability import percentile_interval
 from limpq_deploy.export.stand_in import stand_in
+
+MIXED = "mixed "
+"""What the names of graphs that mix precisions begin with."""
 
 NARROW = (7, 7)
 """Stands for all grids below 8 bits: they run as 8 bits with a Clip on the codes."""
@@ -90,7 +94,8 @@ def profile(
     ``pairs``: precisions to time; None: `NARROW` and the target's native ones, without those of 16 bits where the
     runtime's floats are FP32 only.
 
-    Raises what building and running the graphs raises.
+    A mixed graph of which no engine is built is left out, and stands in the table with the reason. Raises what building
+    the uniform ones and running the graphs raises.
     """
     timed = tuple(sorted(pairs or _pairs(placement, runtime), key=lambda pair: (pair[0] * pair[1], pair)))
     bones = skeleton_of(placement, edges, timed)
@@ -100,6 +105,9 @@ def profile(
         policies |= mixed_policies(placement, wide, settings.mixed, seed=settings.seed)
     with tempfile.TemporaryDirectory() as folder:
         files = write_stand_ins(template, placement, policies, Path(folder))
+        refused = _refused({name: path for name, path in files.items() if name.startswith(MIXED)}, runtime)
+        policies = {name: policy for name, policy in policies.items() if name not in refused}
+        files = {name: files[name] for name in policies}
         series = time_graphs(files, runtime, settings, report)
         profiled = runtime.name == "onnxruntime" or _profiled(runtime, files[uniform(timed[0])])
         nodes = {
@@ -142,6 +150,7 @@ def profile(
         environment=environment,
         threads=settings.threads,
         batch=settings.batch,
+        refused=refused,
     )
     return to_table(bones, figures, observations, base)
 
@@ -149,6 +158,17 @@ def profile(
 def uniform(pair: BitPair) -> str:
     """Name of the graph in which all searched layers have one pair."""
     return f"uniform w{pair[0]}a{pair[1]}"
+
+
+def _refused(files: Mapping[str, Path], runtime: Runtime) -> dict[str, str]:
+    """Why no engine of a file is built, by its name; nothing where a runtime builds none."""
+    found = {}
+    for name, path in files.items() if isinstance(runtime, BuildsEngines) else ():
+        try:
+            runtime.engine(path)
+        except ModelError as error:
+            found[name] = str(error)
+    return found
 
 
 def _pairs(placement: Placement, runtime: Runtime) -> tuple[BitPair, ...]:
@@ -187,7 +207,7 @@ def mixed_policies(
                 current = generator.choice([pair for pair in pairs if pair != current])
             group = placement.act_group(layer)
             policy[layer.name] = current if group is None else by_group.setdefault(group, current)
-        found[f"mixed {number + 1}"] = policy
+        found[f"{MIXED}{number + 1}"] = policy
     return found
 
 

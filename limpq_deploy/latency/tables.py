@@ -133,6 +133,7 @@ def profile_table(table_: LatencyTable) -> str:
             f"{100 * checked[len(checked) // 2]:.1f} %, largest {100 * checked[-1]:.1f} %"
         )
     lines += _doubts((one.doubts, one.name, "") for one in table_.observations)
+    lines += [f"{name} is left out, no engine of it is built: {why}" for name, why in table_.refused.items()]
     return "\n".join(lines)
 
 

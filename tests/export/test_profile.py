@@ -8,11 +8,15 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.latency_model import from_table, predict
 from limpq_deploy.export.latency_table import LatencyTable
 from limpq_deploy.export.profile import ProfileSettings, errors, mixed_policies, profile, skeleton_of
 from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.runtimes.ort import OnnxRuntime
 from limpq_deploy.export.runtimes.ort_profile import layer_times
 
 SEARCHED = ("block1.conv1", "block1.conv2", "block2.conv")
@@ -55,6 +59,33 @@ def test_the_tables_sums_are_the_uniform_graphs_times(table: LatencyTable, searc
 def test_every_mixed_graph_was_predicted_by_a_table_that_did_not_know_it(table: LatencyTable) -> None:
     assert len(errors(table)) == 4
     assert [one.predicted_ms is None for one in table.observations] == [True] * 3 + [False] * 4
+
+
+class RefusesTheSecond(OnnxRuntime):
+    """Builds engines, as a GPU's runtime does; of the second mixed graph none."""
+
+    name = "onnxruntime"
+
+    def __init__(self, options: EngineOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or EngineOptions()
+
+    def with_options(self, options: EngineOptions) -> "RefusesTheSecond":
+        return type(self)(options)
+
+    def engine(self, path: Path, *, threads: int | None = None) -> Engine:
+        if path.name == "4.onnx":  # behind three uniform ones and the first mixed one
+            raise ModelError("no implementation for node_stem")
+        return super().engine(path, threads=threads)
+
+
+def test_a_graph_of_which_no_engine_is_built_is_left_out_with_the_reason(searched_net: Any, tmp_path: Path) -> None:
+    template, placement = searched_net
+    found = profile(template, placement, EDGES, RefusesTheSecond(), QUICK)
+    assert found.refused == {"mixed 2": "no implementation for node_stem"}
+    assert [one.name for one in found.observations if one.name.startswith("mixed")] == ["mixed 1", "mixed 3", "mixed 4"]
+    write_record(found, tmp_path / "table.json")
+    assert load_record(LatencyTable, tmp_path / "table.json").refused == found.refused
 
 
 def test_the_table_survives_json(table: LatencyTable, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
+from limpq_deploy.export.latency_table import LatencyTable, PartTime
 from limpq_deploy.export.stability import latency_stats
-from limpq_deploy.latency.tables import latency_table
+from limpq_deploy.latency.tables import latency_table, profile_table
 
 
 def series(name: str, streams: int, *doubts: str) -> LatencySeries:
@@ -33,3 +34,11 @@ def test_a_doubt_about_all_series_of_a_run_names_the_run_alone() -> None:
         "doubtful: all (1 thread, batch 1); mixed (1 thread, batch 1, 2 at once)"
     )
     assert "doubtful: float (1 thread, batch 1): drift" in lines
+
+
+def test_a_graph_that_was_refused_is_told_below_the_profile() -> None:
+    time = PartTime(layers=("stem",), weight_bits=8, act_bits=8, ms=0.5)
+    found = LatencyTable(model="m", device="d", times=(time,), refused={"mixed 2": "no implementation for stem"})
+    assert profile_table(found).splitlines()[-1] == (
+        "mixed 2 is left out, no engine of it is built: no implementation for stem"
+    )
