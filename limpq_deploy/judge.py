@@ -395,13 +395,17 @@ def _latency_notes(result: LatencyResult | None) -> tuple[str, ...]:
     kinds = (
         f"Float is the float model's engine in FP16; {FP32} is that of the same file with float32 products, no TF32."
     )
+    slow = [
+        f"{gain.ratio:.2f} times its speed with {_threads(gain.threads)} at batch {gain.batch}"
+        for gain in result.speedups
+        if gain.over == FLOAT and gain.high < 1
+    ]
     return (
         *((kinds,) if FP32 in names else ()),
         *(
-            f"With {_threads(gain.threads)} at batch {gain.batch} the mixed engine is slower than {other} "
-            f"({gain.ratio:.2f} times its speed): quantization does not pay here."
-            for gain in result.speedups
-            if gain.over == FLOAT and gain.high < 1
+            [f"The mixed engine is slower than {other}: {', '.join(slow)}. Quantization does not pay here."]
+            if slow
+            else ()
         ),
     )
 

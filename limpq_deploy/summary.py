@@ -96,10 +96,14 @@ def _speed(latency: LatencyResult) -> Iterator[str]:
             f"speed: {gain.ratio:.2f} times as fast as {float_baseline(line.name for line in latency.lines)} "
             f"(95 % interval {gain.low:.2f} to {gain.high:.2f}; default threads, batch {gain.batch})"
         )
+        about: dict[str, list[str]] = {}
         for line in latency.lines:
-            same_run = (line.threads, line.batch) == (gain.threads, gain.batch)
-            if same_run and line.name in ("mixed", "float") and line.doubts:
-                yield wrapped(f"doubtful ({line.name}): {'; '.join(line.doubts)}")
+            if (line.threads, line.batch) == (gain.threads, gain.batch) and line.name in ("mixed", "float"):
+                for doubt in line.doubts:
+                    about.setdefault(doubt, []).append(line.name)
+        for names in sorted(set(map(tuple, about.values()))):
+            doubts = "; ".join(doubt for doubt, ones in about.items() if tuple(ones) == names)
+            yield wrapped(f"doubtful ({', '.join(names)}): {doubts}")
 
 
 def _where(outcome: Outcome) -> Iterator[str]:

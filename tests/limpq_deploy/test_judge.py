@@ -353,7 +353,7 @@ def test_beside_fp32_float_is_the_uniform_fp16_engine_and_is_called_so() -> None
     assert any(note.startswith("Float is the float model's engine in FP16; fp32 is") for note in kept.notes)
     slower = verdict(bitops=work, limits=limits, latency=with_fp32(mixed=3.0, half=2.0, full=8.0))
     assert failed(slower) == ["speedup", "faster_than_float16"]
-    assert any("the mixed engine is slower than float (FP16)" in note for note in slower.notes)
+    assert any("The mixed engine is slower than float (FP16): " in note for note in slower.notes)
 
 
 def test_without_an_fp32_series_nothing_is_said_of_float_types() -> None:

@@ -64,7 +64,7 @@ def test_a_build_closes_with_one_screen_of_figures(first_result: Result, finishe
     )
     for word in expected:
         assert word in text
-    assert len(text.splitlines()) < 40
+    assert len(text.splitlines()) < 45  # a busy machine is told of in four lines more
     assert max(map(len, text.splitlines())) <= 140
 
 
