@@ -25,7 +25,7 @@ from typing import Any
 from gpu_files import is_prepared, prepare
 from gpu_measure import Bench, MakeRuntime, in_order, measure_part
 from gpu_report import page
-from gpu_result import CUT_SHORT, Kept, files_digest
+from gpu_result import Kept, files_digest
 
 from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import LimpqError
@@ -116,7 +116,7 @@ def run(
                 kept.set(name, part, {"skipped": "the time was up"})
             continue
         say(f"{name}: {part}")
-        kept.set(name, part, {"failed": CUT_SHORT})
+        kept.begin(name, part)
         kept.set(name, part, measure_part(benches[name], part))
     kept.keep()
     return kept.result

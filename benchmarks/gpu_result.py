@@ -1,8 +1,8 @@
 """The benchmark's result as a file that survives: renewed after each part, with its page, and gone on with later.
 
 A command on a GPU machine may be ended at any time. A part is marked before it begins; what is there with its result is
-not done again in a later run with the same files on the same machine and versions. What was left out comes next, and
-what failed, or was being measured when the process ended, last.
+not done again in a later run with the same files on the same machine and versions. What was being measured when the
+process ended has one more try in its place; what ended it twice, and what failed, comes last.
 """
 
 import hashlib
@@ -56,14 +56,22 @@ class Kept:
         self.result["models"].setdefault(model, {})[part] = found | {"code": self._code}
         self.keep()
 
+    def begin(self, model: str, part: str) -> None:
+        """Mark a part, for it may be the last thing that this process does."""
+        self.set(model, part, {"failed": CUT_SHORT, "times": self.part(model, part).get("times", 0) + 1})
+
     def has(self, model: str, part: str) -> bool:
         """Whether a part has its result."""
         return "result" in self.part(model, part)
 
     def to_do(self, order: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Models and parts without a result: in their order those never begun, then those that failed."""
-        open_ones = [one for one in order if not self.has(*one)]
-        return sorted(open_ones, key=lambda one: "failed" in self.part(*one))
+        """Models and parts without a result, in their order; at the end those that failed, or were cut short twice."""
+
+        def last(one: tuple[str, str]) -> bool:
+            found = self.part(*one)
+            return "failed" in found and found.get("times") != 1
+
+        return sorted((one for one in order if not self.has(*one)), key=last)
 
     def part(self, model: str, part: str) -> dict[str, Any]:
         """What is there of a part; empty where it was never begun."""

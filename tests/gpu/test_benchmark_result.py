@@ -88,7 +88,7 @@ def test_every_model_has_its_latency_before_any_has_more(run: Run) -> None:
     assert run()["measured"] == FIRST + THEN
 
 
-def test_a_second_run_does_what_the_first_left_out_and_then_what_failed(run: Run) -> None:
+def test_a_second_run_tries_again_what_ended_the_first_and_last_what_failed(run: Run) -> None:
     def kill(model: str, part: str) -> None:
         if (model, part) == ("b", "engines"):
             raise Killed
@@ -98,9 +98,19 @@ def test_a_second_run_does_what_the_first_left_out_and_then_what_failed(run: Run
     assert first["result"]["models"]["b"]["engines"]["failed"] == "the process ended while this was measured"
     assert "result" in first["result"]["models"]["a"]["engines"]
     second = run()
-    assert second["measured"] == [*FIRST[4:], *THEN, ("a", "parity"), ("b", "engines")]
+    assert second["measured"] == [*FIRST[3:], *THEN, ("a", "parity")]
     assert (second["tried"], second["result"]["runs"]) == ([], 2)
     assert run()["measured"] == [("a", "parity")]
+
+
+def test_what_ends_the_process_twice_comes_last(run: Run) -> None:
+    def kill(model: str, part: str) -> None:
+        if (model, part) == ("b", "engines"):
+            raise Killed
+
+    run(kill)
+    assert run(kill)["measured"] == [("b", "engines")]
+    assert run()["measured"] == [*FIRST[4:], *THEN, ("a", "parity"), ("b", "engines")]
 
 
 def test_parts_behind_the_last_minute_are_skipped_and_done_the_next_time(run: Run, tmp_path: Path) -> None:
