@@ -29,13 +29,10 @@ from statistics import fmean, stdev
 import numpy as np
 import torch
 
-from limpq_deploy.budgets import like_budget, parse_like
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.candidates import find, one_recipe
 from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
 from limpq_deploy.config import Config
-from limpq_deploy.costs import Budget, uniform_pairs
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetune import finetune
 from limpq_deploy.finetuned import Top1
@@ -46,7 +43,10 @@ from limpq_deploy.joint import train_indicators
 from limpq_deploy.layers import trace
 from limpq_deploy.preview import preview
 from limpq_deploy.quantized import QuantizedModel, inherit, joint_model, model_of_policy
-from limpq_deploy.search import PolicySearch
+from limpq_deploy.search.budgets import like_budget, parse_like
+from limpq_deploy.search.candidates import find, one_recipe
+from limpq_deploy.search.costs import Budget, uniform_pairs
+from limpq_deploy.search.search import PolicySearch
 from limpq_deploy.settings import finetune_settings, joint_settings
 from limpq_deploy.subject import Subject
 

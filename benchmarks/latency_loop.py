@@ -28,7 +28,7 @@ from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.latency.rounds import Timed, go_round
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import silent
-from limpq_deploy.search import search_policy
+from limpq_deploy.search.search import search_policy
 from limpq_deploy.stages.rounds import measure_study, time_policy
 
 NAME = "torchvision/resnet18"

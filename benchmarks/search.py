@@ -27,15 +27,15 @@ from typing import Any
 from search_instances import resnet18, resnet50, synthetic, with_conversions
 from search_rivals import ALPHA, RIVALS
 
-from limpq_deploy.budgets import budgets_from_options, compression_budget
-from limpq_deploy.costs import Budget, total_cost
-from limpq_deploy.front import parse_range, sweep
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.latency.cost import latency_budget
-from limpq_deploy.objective import objective_of
-from limpq_deploy.outliers import treat_outliers
 from limpq_deploy.policy import Policy
-from limpq_deploy.search import search_policy
+from limpq_deploy.search.budgets import budgets_from_options, compression_budget
+from limpq_deploy.search.costs import Budget, total_cost
+from limpq_deploy.search.front import parse_range, sweep
+from limpq_deploy.search.objective import objective_of
+from limpq_deploy.search.outliers import treat_outliers
+from limpq_deploy.search.search import search_policy
 
 PUBLISHED_OBJECTIVE = 4.61743923
 FRONT = "25:80:50"

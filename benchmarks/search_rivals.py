@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from limpq_deploy.blocks import build_program
-from limpq_deploy.costs import Budget, pinned_cost
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.outliers import treat_outliers
-from limpq_deploy.search import search_policy
+from limpq_deploy.search.blocks import build_program
+from limpq_deploy.search.costs import Budget, pinned_cost
+from limpq_deploy.search.outliers import treat_outliers
+from limpq_deploy.search.search import search_policy
 from limpq_deploy.solver.milp import Library, solve_milp
 from limpq_deploy.solver.program import Program
 from limpq_deploy.solver.relaxation import relax

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from limpq_deploy.budgets import like_budget
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.indicators import BitPair, Indicators
-from limpq_deploy.objective import objective_of
-from limpq_deploy.outliers import treat_outliers
-from limpq_deploy.search import search_policy
+from limpq_deploy.search.budgets import like_budget
+from limpq_deploy.search.objective import objective_of
+from limpq_deploy.search.outliers import treat_outliers
+from limpq_deploy.search.search import search_policy
 
 CHECKS = 20
 """Snapshots in a whole training."""

@@ -36,9 +36,9 @@ from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, we
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.lifetimes import with_memory
 from limpq_deploy.losses import Loss, Pass, Teacher, cross_entropy, distilled, teaching
-from limpq_deploy.objective import group_leaders
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantizedModel, joint_model
+from limpq_deploy.search.objective import group_leaders
 from limpq_deploy.settings import JointSettings
 from limpq_deploy.training import GeneratorState, History, train
 from limpq_deploy.training.device import on_device

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from limpq_deploy.budgets import budgets_from_options
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, hold_out, open_dataset, require_classes
 from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import DEFAULT_TARGET, Config
-from limpq_deploy.costs import Budget
 from limpq_deploy.edges import with_edges
 from limpq_deploy.equalise import equalise_channels
 from limpq_deploy.export.file_forms import FileForm, form_for
@@ -27,7 +25,6 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec, in_float, target_named
 from limpq_deploy.extras import require_modules
-from limpq_deploy.given_policy import load_given
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.lifetimes import with_memory
@@ -37,8 +34,11 @@ from limpq_deploy.placement import place
 from limpq_deploy.policy import Policy
 from limpq_deploy.quantized import QuantizedModel, model_of_policy
 from limpq_deploy.recipe import finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.restrictions import restrict
-from limpq_deploy.search import search_policy
+from limpq_deploy.search.budgets import budgets_from_options
+from limpq_deploy.search.costs import Budget
+from limpq_deploy.search.given_policy import load_given
+from limpq_deploy.search.restrictions import restrict
+from limpq_deploy.search.search import search_policy
 from limpq_deploy.training.device import require_precision
 from limpq_deploy.training.watch import require_tensorboard
 

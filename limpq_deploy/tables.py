@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from limpq_deploy.undecided import undecided
-from limpq_deploy.widths import source_notes
+from limpq_deploy.search.undecided import undecided
+from limpq_deploy.search.widths import source_notes
 
 if TYPE_CHECKING:
     from limpq_deploy.doctor import Diagnosis

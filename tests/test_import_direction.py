@@ -27,7 +27,7 @@ PICKLING = (
 )
 LIGHT = (
     "limpq_deploy.cli",
-    "limpq_deploy.costs",
+    "limpq_deploy.search.costs",
     "limpq_deploy.evaluate",
     "limpq_deploy.indicators",
     "limpq_deploy.judge",

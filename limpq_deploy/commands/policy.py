@@ -57,18 +57,18 @@ def sweep(
     limpq-deploy sweep indicators.json --gbitops 20:120:50 --max-mib 8 --picture front.svg
     limpq-deploy sweep indicators.json --all
     """
-    from limpq_deploy.budgets import budgets_from_options
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.candidates import one_recipe
-    from limpq_deploy.front import parse_range
-    from limpq_deploy.front import sweep as front_of
     from limpq_deploy.importance.names import read_by
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.progress import progress
-    from limpq_deploy.restrictions import restrict
-    from limpq_deploy.search import PolicySearch
-    from limpq_deploy.supported import supported_front
+    from limpq_deploy.search.budgets import budgets_from_options
+    from limpq_deploy.search.candidates import one_recipe
+    from limpq_deploy.search.front import parse_range
+    from limpq_deploy.search.front import sweep as front_of
+    from limpq_deploy.search.restrictions import restrict
+    from limpq_deploy.search.search import PolicySearch
+    from limpq_deploy.search.supported import supported_front
 
     if options["like"] is not None or options["max_gbitops"] is not None:
         raise SettingError("--gbitops already limits BitOps; leave --like and --max-gbitops away")
@@ -98,14 +98,14 @@ def sweep(
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
-        from limpq_deploy.front import uniform_points
         from limpq_deploy.report.front_picture import write_front_picture
+        from limpq_deploy.search.front import uniform_points
 
         write_front_picture(front, picture, uniform=uniform_points(found, budgets=budgets, **settings))
     if as_json:
         click.echo(json.dumps(to_dict(front)))
         return
-    from limpq_deploy.search_tables import front_table
+    from limpq_deploy.search.tables import front_table
 
     drawn = f"\ndrawn in {picture}" if picture is not None else ""
     click.echo(f"{front_table(front)}\nwritten to {file}{drawn}")
@@ -137,8 +137,8 @@ def diff(
     from limpq_deploy.importance.names import SCALE, read_by
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.policy import Policy
-    from limpq_deploy.policy_diff import diff_policies
-    from limpq_deploy.search_tables import diff_table
+    from limpq_deploy.search.diff import diff_policies
+    from limpq_deploy.search.tables import diff_table
 
     policies = load_record(Policy, first), load_record(Policy, second)
     indicators = load_record(Indicators, indicators_file) if indicators_file else None
@@ -179,12 +179,12 @@ def table(
     limpq-deploy table policy.csv --indicators indicators.json -o policy.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.candidates import one_recipe
     from limpq_deploy.importance.names import read_by
     from limpq_deploy.indicators import Indicators
     from limpq_deploy.interchange.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
     from limpq_deploy.policy import Policy
-    from limpq_deploy.widths import source_notes
+    from limpq_deploy.search.candidates import one_recipe
+    from limpq_deploy.search.widths import source_notes
 
     indicators = load_record(Indicators, indicators_file)
     written: Any

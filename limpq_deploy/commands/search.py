@@ -46,15 +46,15 @@ def search(
     limpq-deploy search indicators.json --like w4a4 --min-bits 'layer4.*=3' --pin fc1=w6a6
     limpq-deploy search limpq-build/indicators.json --like w3a3 --preview limpq-build
     """
-    from limpq_deploy.budgets import budgets_from_options, parse_like, uniform_policy_within
     from limpq_deploy.calibration.errors import InfeasiblePolicy
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.candidates import find, one_recipe, recipes
-    from limpq_deploy.explain import explain as explanation_of
     from limpq_deploy.importance.names import read_by
     from limpq_deploy.indicators import Indicators
-    from limpq_deploy.restrictions import restrict
-    from limpq_deploy.search import PolicySearch
+    from limpq_deploy.search.budgets import budgets_from_options, parse_like, uniform_policy_within
+    from limpq_deploy.search.candidates import find, one_recipe, recipes
+    from limpq_deploy.search.explain import explain as explanation_of
+    from limpq_deploy.search.restrictions import restrict
+    from limpq_deploy.search.search import PolicySearch
 
     carried = load_record(Indicators, indicators_file)
     asked = take_recipe(options)
@@ -73,8 +73,8 @@ def search(
             policy = find(carried, budgets, recipe, solve=solve, admit=admit)
         else:
             from limpq_deploy.progress import progress
+            from limpq_deploy.search.tournament import hold_tournament
             from limpq_deploy.stages.previewer import open_previewer
-            from limpq_deploy.tournament import hold_tournament
 
             uniform = uniform_policy_within(found, budgets, parse_like(like) if like is not None else None)
             with progress("previews") as report:
@@ -90,8 +90,8 @@ def search(
                 )
     except InfeasiblePolicy:
         if explain:
-            from limpq_deploy.conflicts import explain_conflict
-            from limpq_deploy.search_tables import conflict_table
+            from limpq_deploy.search.conflicts import explain_conflict
+            from limpq_deploy.search.tables import conflict_table
 
             conflict = explain_conflict(found, budgets, alpha=recipe.alpha, outliers=recipe.outliers)
             click.echo(conflict_table(conflict) if conflict else "", err=True)
@@ -110,7 +110,7 @@ def search(
     if policy.tournament is not None:
         click.echo(f"\n{tournament_table(policy.tournament)}")
     if explanation is not None:
-        from limpq_deploy.search_tables import explanation_table
+        from limpq_deploy.search.tables import explanation_table
 
         click.echo(f"\n{explanation_table(explanation)}")
 

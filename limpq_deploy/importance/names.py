@@ -5,7 +5,7 @@ from typing import Any
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.indicators import Indicators, LayerIndicators
-from limpq_deploy.outliers import OutlierMode
+from limpq_deploy.search.outliers import OutlierMode
 
 SCALE = "scale"
 """The paper's: the learned scale itself."""

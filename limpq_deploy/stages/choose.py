@@ -3,22 +3,24 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from limpq_deploy.budgets import parse_like, uniform_policy_within
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.candidates import find, one_recipe, recipes
 from limpq_deploy.config import BUDGETS
 from limpq_deploy.convergence import at_snapshot, snapshots_of, stability
-from limpq_deploy.costs import Budget
 from limpq_deploy.export.placement import BitPair
-from limpq_deploy.given_policy import own_budget
 from limpq_deploy.importance.names import MEASURES, SCALE, read_by
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
-from limpq_deploy.search import PolicySearch, search_policy
+from limpq_deploy.search.budgets import parse_like, uniform_policy_within
+from limpq_deploy.search.candidates import find, one_recipe, recipes
+from limpq_deploy.search.costs import Budget
+from limpq_deploy.search.given_policy import own_budget
+from limpq_deploy.search.search import PolicySearch, search_policy
+from limpq_deploy.search.tournament import hold_tournament
+from limpq_deploy.search.undecided import undecided
 from limpq_deploy.stages.comparison import Comparison
 from limpq_deploy.stages.files import (
     COMPARISON,
@@ -33,8 +35,6 @@ from limpq_deploy.stages.files import (
 from limpq_deploy.stages.previewer import Previewer
 from limpq_deploy.stages.rounds import search_in_rounds
 from limpq_deploy.subject import Subject
-from limpq_deploy.tournament import hold_tournament
-from limpq_deploy.undecided import undecided
 
 
 def search_stage(subject: Subject, folder: Path) -> Stage:
@@ -50,6 +50,7 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
         like = parse_like(config.budget_like) if config.budget_like is not None else None
         told = ""
         if config.goes_round:
+
             def choose(within: tuple[Budget, ...]) -> Policy:
                 rival = uniform_policy_within(restricted, within, like)
                 return _choose(subject, folder, indicators, within, rival, report)

@@ -10,16 +10,16 @@ from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import load_config
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.export.targets import in_float
-from limpq_deploy.front import Front, PointPreview
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.layers import TracedModel
-from limpq_deploy.objective import check_covers, check_ties
 from limpq_deploy.preview import Preview, preview
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quantized import QuantizedModel, joint_model
+from limpq_deploy.search.front import Front, PointPreview
+from limpq_deploy.search.objective import check_covers, check_ties
+from limpq_deploy.search.widths import with_widths
 from limpq_deploy.stages.files import CONFIG, FLOAT, INDICATORS, JOINT
 from limpq_deploy.subject import Subject
-from limpq_deploy.widths import with_widths
 
 
 class Previewer:

@@ -9,7 +9,6 @@ from pathlib import Path
 import onnx
 
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.costs import Budget
 from limpq_deploy.edges import layer_edges
 from limpq_deploy.export.cpu_audit import audit_cpu
 from limpq_deploy.export.latency import Threads
@@ -35,6 +34,7 @@ from limpq_deploy.latency.study import LatencyStudy, Measured, narrow_policies, 
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
+from limpq_deploy.search.costs import Budget
 from limpq_deploy.stages.deploy import make_template, runtime_inputs
 from limpq_deploy.stages.files import (
     AUDIT,

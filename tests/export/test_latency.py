@@ -63,9 +63,7 @@ def test_series_of_one_name_are_told_apart_by_how_many_runs_a_call_makes() -> No
     assert (alone.streams, many.streams, str(many.setting)) == (1, 4, "default threads, batch 2, 4 at once")
     assert many.images_per_second == pytest.approx(8 * 1000 / many.stats.p50_ms)
     assert report.speedup("mixed", "float", threads="default", batch=2, streams=4).streams == 4
-    with pytest.raises(
-        LookupError, match="with default threads, batch 2; measured: mixed with default threads"
-    ):
+    with pytest.raises(LookupError, match="with default threads, batch 2; measured: mixed with default threads"):
         report.find("mixed", threads="default", batch=2)
     with pytest.raises(ValueError, match="two series"):
         replace(report, series=(alone, alone))

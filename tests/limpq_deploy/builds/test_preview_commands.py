@@ -6,11 +6,11 @@ from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.finetuned import FineTuned
-from limpq_deploy.front import Front
 from limpq_deploy.importance.names import MEASURES, carried
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.pipeline import BuildState
 from limpq_deploy.policy import Policy
+from limpq_deploy.search.front import Front
 
 from .conftest import limpq_deploy
 

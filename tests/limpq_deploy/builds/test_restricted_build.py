@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from limpq_deploy.act_costs import ActMemory
 from limpq_deploy.build import run_build
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.config import Config, Training
-from limpq_deploy.costs import handovers_of, total_cost
 from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.pipeline import Passed
 from limpq_deploy.policy import Policy
+from limpq_deploy.search.act_costs import ActMemory
+from limpq_deploy.search.costs import handovers_of, total_cost
 from limpq_deploy.stages.comparison import Comparison
 
 CONFIG = Config(

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limpq_deploy.budgets import budgets_from_options, like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError, SettingError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
@@ -22,6 +21,7 @@ from limpq_deploy.interchange.layer_table import (
     write_layer_table,
 )
 from limpq_deploy.policy import LayerBits, Policy
+from limpq_deploy.search.budgets import budgets_from_options, like_budget
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

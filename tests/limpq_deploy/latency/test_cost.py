@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from limpq_deploy.budgets import budgets_from_options, like_budget
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
 from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli import main
-from limpq_deploy.conflicts import explain_conflict
-from limpq_deploy.costs import total_cost, uniform_pairs
-from limpq_deploy.explain import explain
 from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
 from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
 from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.policy import LayerBits
-from limpq_deploy.restrictions import restrict
-from limpq_deploy.search import search_policy
-from limpq_deploy.search_tables import explanation_table
+from limpq_deploy.search.budgets import budgets_from_options, like_budget
+from limpq_deploy.search.conflicts import explain_conflict
+from limpq_deploy.search.costs import total_cost, uniform_pairs
+from limpq_deploy.search.explain import explain
+from limpq_deploy.search.restrictions import restrict
+from limpq_deploy.search.search import search_policy
+from limpq_deploy.search.tables import explanation_table
 
 
 def layer(name: str) -> LayerIndicators:

@@ -16,9 +16,9 @@ from limpq_deploy.export.parity import Disagreement, ParityReport, TensorParity,
 from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.judge import judge
-from limpq_deploy.outliers import treat_outliers
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.report import ReportInputs
+from limpq_deploy.search.outliers import treat_outliers
 from limpq_deploy.verdict import (
     AccuracyResult,
     EndToEndParity,

@@ -1,10 +1,10 @@
 from dataclasses import dataclass, replace
 
-from limpq_deploy.blocks import build_program, limits_of
-from limpq_deploy.budgets import compression_budget, like_budget
-from limpq_deploy.costs import BitOps, Budget, LayerShape, total_cost
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.outliers import treat_outliers
+from limpq_deploy.search.blocks import build_program, limits_of
+from limpq_deploy.search.budgets import compression_budget, like_budget
+from limpq_deploy.search.costs import BitOps, Budget, LayerShape, total_cost
+from limpq_deploy.search.outliers import treat_outliers
 from limpq_deploy.solver.program import Program
 
 

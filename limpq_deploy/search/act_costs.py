@@ -1,0 +1,164 @@
+"""Average bit-widths, and the memory that activations take while the model runs, as costs and budgets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+from typing import TypeVar
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.indicators import ActMoment, Indicators
+from limpq_deploy.search.costs import Budget, LayerShape, Number, positive
+from limpq_deploy.search.objective import group_leaders
+
+Recorded = TypeVar("Recorded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightBits:
+    """``num_weights * weight_bits`` of the searched layers; divided by their weights: bits of a weight on average."""
+
+    @property
+    def name(self) -> str:
+        return "weight_bits_searched"
+
+    @property
+    def unit(self) -> str:
+        return "bits"
+
+    @property
+    def pinned(self) -> bool:
+        return False
+
+    def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
+        return layer.num_weights * weight_bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActBits:
+    """``act_elements * act_bits`` of the tensors that searched layers read; divided by their elements: bits of an
+    activation on average. ``elements``: by layer; a tensor that several layers read stands at the first."""
+
+    elements: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        return "act_bits_searched"
+
+    @property
+    def unit(self) -> str:
+        return "bits"
+
+    @property
+    def pinned(self) -> bool:
+        return False
+
+    def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
+        return self.elements.get(layer.name, 0) * act_bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActMemory:
+    """Bits of all activations in memory at one moment, for one image, codes packed to their width."""
+
+    moment: ActMoment
+
+    @property
+    def name(self) -> str:
+        return f"act_memory at {self.moment.name}"
+
+    @property
+    def unit(self) -> str:
+        return "bits"
+
+    @property
+    def pinned(self) -> bool:
+        return False
+
+    @property
+    def constant(self) -> int:
+        return self.moment.fixed_bits
+
+    def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
+        return self.moment.tensors.get(layer.name, 0) * act_bits
+
+
+def weight_bits_budget(indicators: Indicators, average: Number) -> Budget:
+    """Bits of a weight on average over the searched layers, each weight counting once."""
+    total = sum(layer.num_weights for layer in indicators.layers)
+    return Budget(
+        cost=WeightBits(),
+        limit=floor(positive("--max-avg-weight-bits", average) * total),
+        option=f"--max-avg-weight-bits {average}",
+        figure_unit="bits per weight",
+        multiplier=Fraction(1, max(total, 1)),
+    )
+
+
+def act_bits_budget(indicators: Indicators, average: Number) -> Budget:
+    """Bits of an activation on average over the tensors that searched layers read, each element counting once.
+
+    Raises ModelError where the indicators do not know the tensors' sizes.
+    """
+    option = f"--max-avg-act-bits {average}"
+    leaders = group_leaders(indicators)
+    elements = {
+        layer.name: _recorded(layer.act_elements, "act_elements", option, indicators)
+        for layer in indicators.layers
+        if leaders[layer.name] == layer.name
+    }
+    total = sum(elements.values())
+    return Budget(
+        cost=ActBits(elements=elements),
+        limit=floor(positive("--max-avg-act-bits", average) * total),
+        option=option,
+        figure_unit="bits per activation",
+        multiplier=Fraction(1, max(total, 1)),
+    )
+
+
+def act_memory_budgets(indicators: Indicators, mib: Number) -> tuple[Budget, ...]:
+    """At no moment do activations of one image take more memory; 1 MiB = 2^20 bytes.
+
+    One budget per moment, without those that another one implies and those that the widest candidates everywhere keep
+    (of which the largest stays, where all are such). Raises ModelError where the indicators do not know the moments.
+    """
+    option = f"--max-act-mib {mib}"
+    limit = floor(positive("--max-act-mib", mib) * 2**23)
+    moments = _recorded(indicators.moments, "moments", option, indicators)
+    widest = indicators.bits[-1]
+
+    def most(moment: ActMoment) -> int:
+        return moment.fixed_bits + widest * sum(moment.tensors.values())
+
+    by_size = sorted(moments, key=lambda moment: (-most(moment), moment.name))
+    kept: list[ActMoment] = []
+    for moment in by_size[:1] + [one for one in by_size[1:] if most(one) > limit]:
+        if not any(_implies(other, moment) for other in kept):
+            kept.append(moment)
+    return tuple(
+        Budget(
+            cost=ActMemory(moment=moment),
+            limit=limit,
+            option=f"{option} (at {moment.name})",
+            figure_unit="MiB of activations",
+            multiplier=Fraction(1, 2**23),
+        )
+        for moment in kept
+    )
+
+
+def _implies(larger: ActMoment, smaller: ActMoment) -> bool:
+    """Whether no policy takes more at ``smaller`` than at ``larger``."""
+    return larger.fixed_bits >= smaller.fixed_bits and all(
+        larger.tensors.get(name, 0) >= elements for name, elements in smaller.tensors.items()
+    )
+
+
+def _recorded(value: Recorded | None, field: str, option: str, indicators: Indicators) -> Recorded:
+    if value is None:
+        raise ModelError(
+            f"{option} needs {field!r} in the indicators of {indicators.model!r}, which an older version or another "
+            "program wrote without; renew them with `limpq-deploy indicators --fresh`"
+        )
+    return value
