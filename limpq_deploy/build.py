@@ -17,13 +17,15 @@ from limpq_deploy.pipeline import Passed, Stage, Workspace
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import progress, silent
 from limpq_deploy.stages.audit import audit_stage
+from limpq_deploy.stages.bundle import bundle_stage
 from limpq_deploy.stages.choose import search_stage
-from limpq_deploy.stages.conclude import VERDICT, bundle_stage, report_stage, verdict_stage
 from limpq_deploy.stages.deploy import engine_stage, export_stage
-from limpq_deploy.stages.files import CONFIG, PLACEMENT, POLICY
+from limpq_deploy.stages.files import CONFIG, PLACEMENT, POLICY, VERDICT
 from limpq_deploy.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
 from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
+from limpq_deploy.stages.page import report_stage
 from limpq_deploy.stages.rounds import profile_stage, study_stage
+from limpq_deploy.stages.verdict import verdict_stage
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import settle_threads
 from limpq_deploy.training.processes import agree, joined

@@ -28,9 +28,6 @@ FP32 = "fp32"
 UNIFORM = ("uniform8", "float16")
 """Names of the engines of one precision throughout that a budgeted engine is set beside."""
 
-HALF_SHARE = 4
-"""BitOps of 32 by 32 bits over those of 16 by 16."""
-
 Finding = Check | NotMeasured
 
 
@@ -326,7 +323,7 @@ def _faster_than_uniform(report: LatencyReport | None, bitops: tuple[BitOps, ...
     executed = {entry.name: entry.realised_all for entry in bitops}
     series_of = {name: name for name in UNIFORM}
     if report is not None and any(series.name == FP32 for series in report.series) and FLOAT in executed:
-        executed["float16"], series_of["float16"] = executed[FLOAT] // HALF_SHARE, FLOAT
+        executed["float16"], series_of["float16"] = executed[FLOAT], FLOAT
     mixed = _deployed(report, MIXED)
     findings: list[Finding] = []
     for name, timed in series_of.items():

@@ -23,3 +23,4 @@ TABLE, TEMPLATE, ROUNDS, STUDY = (
     "latency-rounds.json",
     "latency-study.json",
 )
+VERDICT, REPORT, BUNDLE = "verdict.json", "report.html", "bundle"

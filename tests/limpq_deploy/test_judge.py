@@ -344,7 +344,7 @@ def with_fp32(mixed: float, half: float, full: float) -> LatencyReport:
 
 
 def test_beside_fp32_float_is_the_uniform_fp16_engine_and_is_called_so() -> None:
-    work = executed(mixed=9, uniform8=9, float=144)
+    work = executed(mixed=9, uniform8=9, float=36)
     limits = Limits(min_speedup=1.5)
     kept = verdict(bitops=work, limits=limits, latency=with_fp32(mixed=1.0, half=2.0, full=8.0))
     checks = {check.name: check for check in kept.checks}

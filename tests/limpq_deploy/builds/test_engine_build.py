@@ -99,6 +99,12 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     assert {series["threads"] for series in latency["series"]} == {"default"}
     assert {series["name"] for series in latency["series"]} == {"mixed", "float", "fp32", "uniform8"}
     assert checks["faster_than_float16"]["passed"]
+    executed = {entry["name"]: entry for entry in found["verdict"]["bitops"]}
+    assert (
+        executed["float"]["nominal_all"]
+        == 4 * executed["float"]["realised_all"]
+        == 16 * executed["uniform8"]["realised_all"]
+    )
     assert sum(note.startswith("Float is the float model's engine in FP16") for note in found["verdict"]["notes"]) == 1
     page = (here / "out/report.html").read_text()
     assert "times as fast as float (FP16)" in page

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
 from limpq_deploy.config import Config
-from limpq_deploy.stages.conclude import float_notes
+from limpq_deploy.stages.notes import float_notes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""The stage that makes what is shipped."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.bundle import write_bundle
+from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.runtimes.base import BuildsEngines
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.policy import Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.stages.deploy import runtime_inputs
+from limpq_deploy.stages.files import BUNDLE, MODEL, PIXELS, POLICY, REPORT, VERDICT
+from limpq_deploy.stages.versions import versions
+from limpq_deploy.subject import Subject
+from limpq_deploy.verdict import Verdict
+
+CANARIES = 16
+
+
+def bundle_stage(subject: Subject, folder: Path) -> Stage:
+    """What is shipped: model (that which takes pixels, where there is one), labels, canaries, manifest."""
+    shipped = PIXELS if subject.config.input == "uint8" else MODEL
+
+    def run(report: Report) -> str:
+        split = subject.dataset.split("test")
+        images, _ = next(split.subset(np.arange(min(CANARIES, len(split)))).batches(CANARIES))
+        runtime = subject.runtime()
+        answers = runtime.load(folder / MODEL).run(images)
+        if shipped == PIXELS:
+            images = subject.preprocess.pixels(images).astype(np.float32)
+            _require_same(runtime.load(folder / PIXELS).run(images), answers)
+        manifest = write_bundle(
+            folder / BUNDLE,
+            {
+                "model.onnx": folder / shipped,
+                "labels.txt": "".join(f"{name}\n" for name in subject.dataset.classes).encode(),
+                "report.html": folder / REPORT,
+            },
+            model=subject.config.model,
+            target=subject.target.name,
+            model_file="model.onnx",
+            canary_inputs_NCHW=images,
+            canary_outputs=answers,
+            environment=read_environment(),
+            versions=versions(),
+            policy=load_record(Policy, folder / POLICY),
+            verdict=load_record(Verdict, folder / VERDICT),
+            preprocess=subject.preprocess if shipped == MODEL else subject.preprocess.of_pixels(),
+            engine=runtime.options if isinstance(runtime, BuildsEngines) else None,
+        )
+        size = sum(file.size for file in manifest.files)
+        return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB"
+
+    return Stage(
+        name="bundle",
+        title="bundle",
+        inputs={
+            "classes": subject.dataset.classes,
+            "data": subject.dataset.digest(),
+            "versions": versions(),
+            "input": subject.config.input,
+            **runtime_inputs(subject),
+        },
+        reads=(*dict.fromkeys((MODEL, shipped)), POLICY, VERDICT, REPORT),
+        outputs=(BUNDLE,),
+        run=run,
+    )
+
+
+def _require_same(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    """The file that takes pixels answers as the one that was measured, which it does by construction."""
+    if found.tobytes() != expected.tobytes():
+        raise ModelError(
+            f"{PIXELS} gives other logits than {MODEL} for the same images (by up to "
+            f"{np.abs(found - expected).max():g}); leave --input uint8 away on this runtime"
+        )

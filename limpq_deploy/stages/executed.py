@@ -1,0 +1,16 @@
+"""The bits that an engine really executes."""
+
+from limpq_deploy.export.placement import BitPair
+from limpq_deploy.export.runtimes.base import INTEGER, Engine
+from limpq_deploy.verdict import FLOAT_BITS
+
+EXECUTED_BITS: dict[str, BitPair] = {**dict.fromkeys(INTEGER, (8, 8)), "float16": (16, 16), "bfloat16": (16, 16)}
+"""(weight, activation) bits of an engine's layer by its precision; all others are float32."""
+
+
+def executed_bits(engine: Engine) -> dict[str, BitPair]:
+    """(weight, activation) bits that the engine executes by layer: an integer layer runs 8 by 8 bits."""
+    return {
+        name: EXECUTED_BITS.get(precision, (FLOAT_BITS, FLOAT_BITS))
+        for name, precision in engine.layer_precision.items()
+    }

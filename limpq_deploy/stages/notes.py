@@ -1,0 +1,108 @@
+"""Sentences of a build's verdict on what was measured: sizes, calibration, parity, latency, warnings of training."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.config import Config
+from limpq_deploy.export.engine_audit import Audit
+from limpq_deploy.export.exported import ExportRecord
+from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.parity import ParityReport
+from limpq_deploy.finetuned import FineTuned
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.judge import MIXED
+from limpq_deploy.latency.rounds import Rounds
+from limpq_deploy.latency.study import LatencyStudy
+from limpq_deploy.stages.files import AUDIT, EXPORT, FINETUNED_RECORD, INDICATORS, LATENCY, ROUNDS, STUDY
+from limpq_deploy.stages.measure import PARITY, PARITY_IMAGES
+from limpq_deploy.subject import Subject
+
+
+def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
+    """All of them, from the records of the stages before."""
+    return (
+        *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),
+        *_parity_notes(load_record(ParityReport, folder / PARITY)),
+        *_size_notes(load_record(ExportRecord, folder / EXPORT)),
+        *_latency_notes(subject, folder, load_record(LatencyReport, folder / LATENCY)),
+        *float_notes(subject.config),
+        *_warnings(load_record(Indicators, folder / INDICATORS)),
+    )
+
+
+def studied_files(subject: Subject) -> tuple[str, ...]:
+    """Files on latency that this build makes beside the latency report."""
+    made: tuple[str, ...] = (STUDY, AUDIT) if subject.target.runtime == "onnxruntime" else (AUDIT,)
+    if subject.placement.weights_only:
+        made = ()
+    return (*made, *((ROUNDS,) if subject.config.goes_round else ()))
+
+
+def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> Iterator[str]:
+    """How far BitOps predict latency here, and what was predicted of this engine."""
+    made = studied_files(subject)
+    if STUDY in made:
+        yield load_record(LatencyStudy, folder / STUDY).sentence
+    if AUDIT in made:
+        yield from load_record(Audit, folder / AUDIT).notes
+    if ROUNDS in made:
+        rounds = load_record(Rounds, folder / ROUNDS)
+        yield f"Latency limit: {rounds.why}."
+        measured = latency.find(MIXED, threads="default").stats.p50_ms
+        error = 100 * (rounds.last.predicted_ms / measured - 1)
+        yield (
+            f"The trained engine: predicted {rounds.last.predicted_ms:.3f} ms, measured {measured:.3f} ms in the "
+            f"latency stage ({error:+.1f} %), with the machine as busy as it was in either."
+        )
+
+
+def float_notes(config: Config) -> Iterator[str]:
+    """That the float baseline is not the strongest one, where it was asked for in FP32."""
+    if config.target == "tensorrt" and config.float_type == "float32":
+        yield "Float is the float model's engine in FP32, as --float-type asks; in FP16 it would most likely be faster."
+
+
+def _parity_notes(parity: ParityReport) -> tuple[str, ...]:
+    """What limits the comparison: few images, tensors that the runtime does not compute, kernels chosen."""
+    notes = []
+    if parity.images < PARITY_IMAGES:
+        notes.append(
+            f"Parity was shown on {parity.images} images, all that the test split has; {PARITY_IMAGES} are usual here."
+        )
+    if parity.unwatched:
+        notes.append(
+            f"{len(parity.unwatched)} code tensors are not computed by the runtime's graph and were not compared: "
+            f"{', '.join(list(parity.unwatched)[:5])}."
+        )
+    return (*notes, *parity.notes)
+
+
+def _calibration_notes(found: FineTuned) -> tuple[str, ...]:
+    """That a model was not trained, and how it came to its scales."""
+    made = found.calibrated
+    if made is None:
+        return ()
+    left = f" {len(made.uncorrected)} layers have neither bias nor BatchNorm to correct." if made.uncorrected else ""
+    return (f"{made.how.capitalize()}: {made.ranges} on {made.images:,} training images, then {made.why}.{left}",)
+
+
+def _size_notes(record: ExportRecord) -> tuple[str, ...]:
+    """What the policy's compression comes to in files."""
+    nominal, written, stored = record.nominal, record.model, record.stored
+    notes = [
+        f"The weights take {nominal:,} bytes at the policy's bits and {written.weights:,} bytes in {written.name}, "
+        f"which has {written.size:,} bytes in all."
+    ]
+    if stored is not None:
+        notes.append(
+            f"In {stored.name} they take {stored.weights:,} bytes ({stored.size:,} in all); `limpq-deploy unpack` "
+            f"gives {written.name} back, byte for byte."
+        )
+    return tuple(notes)
+
+
+def _warnings(indicators: Indicators) -> tuple[str, ...]:
+    source: Mapping[str, Any] = indicators.source if isinstance(indicators.source, Mapping) else {}
+    return tuple(str(warning) for warning in source.get("warnings", ()))

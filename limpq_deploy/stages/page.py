@@ -1,0 +1,126 @@
+"""The stage that draws the page that people look at."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.parity import ParityReport
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.finetuned import NOT_TRAINED
+from limpq_deploy.indicators import Indicators
+from limpq_deploy.latency.rounds import Rounds
+from limpq_deploy.latency.study import LatencyStudy
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.policy import LayerBits, Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.report import ReportInputs, write_report
+from limpq_deploy.stages.comparison import Comparison
+from limpq_deploy.stages.executed import executed_bits
+from limpq_deploy.stages.files import (
+    COMPARISON,
+    ENGINE,
+    FLOAT_MODEL,
+    INDICATORS,
+    LATENCY,
+    MODEL,
+    PLACEMENT,
+    POLICY,
+    REPORT,
+    ROUNDS,
+    STORED,
+    STUDY,
+    UNIFORM8_MODEL,
+    VERDICT,
+)
+from limpq_deploy.stages.measure import PARITY
+from limpq_deploy.stages.notes import studied_files
+from limpq_deploy.stages.versions import versions
+from limpq_deploy.subject import Subject
+from limpq_deploy.verdict import Verdict
+
+
+def report_stage(subject: Subject, folder: Path) -> Stage:
+    """The page that people look at."""
+    command = subject.config.command_line()
+    studied = studied_files(subject)
+
+    def run(report: Report) -> str:
+        comparison = load_record(Comparison, folder / COMPARISON)
+        engine = load_record(Engine, folder / ENGINE)
+        write_report(
+            folder / REPORT,
+            ReportInputs(
+                title=f"{subject.config.model} for {subject.target.name}",
+                command=command,
+                created=_written(folder / VERDICT),
+                versions=versions(),
+                realised=executed_bits(engine),
+                built=_built(subject, load_record(Indicators, folder / INDICATORS)),
+                files=_sizes(folder),
+                class_names=subject.dataset.classes,
+                trained=not subject.config.ptq,
+                given=subject.config.policy.name if subject.config.policy is not None else None,
+                verdict=load_record(Verdict, folder / VERDICT),
+                policy=load_record(Policy, folder / POLICY),
+                uniform=_uniform_policy(subject, comparison),
+                indicators=load_record(Indicators, folder / INDICATORS),
+                placement=load_record(Placement, folder / PLACEMENT),
+                latency=load_record(LatencyReport, folder / LATENCY),
+                parity=load_record(ParityReport, folder / PARITY),
+                study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
+                rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
+            ),
+        )
+        return str(folder / REPORT)
+
+    return Stage(
+        name="report",
+        title="report",
+        inputs={"command": command, "versions": versions(), "classes": subject.dataset.classes},
+        reads=(
+            *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, ENGINE, LATENCY, PARITY),
+            *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *studied),
+            *((STORED,) if subject.config.storage is not None else ()),
+        ),
+        outputs=(REPORT,),
+        run=run,
+    )
+
+
+def _written(path: Path) -> str:
+    """When a file was written. The verdict's time is that of the page, so that equal records give equal bytes."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _uniform_policy(subject: Subject, comparison: Comparison) -> Policy | None:
+    """The uniform bits as a policy, for the pictures; it has no objective of its own."""
+    if comparison.pair is None:
+        return None
+    weight, act = comparison.pair
+    return Policy(
+        bits={layer.name: LayerBits(weight=weight, act=act) for layer in subject.placement.searched},
+        objective=0.0,
+        alpha=1.0,
+    )
+
+
+def _built(subject: Subject, indicators: Indicators) -> dict[str, str]:
+    splits = ", ".join(f"{len(split):,} {name}" for name, split in subject.dataset.splits.items())
+    source = indicators.source if isinstance(indicators.source, Mapping) else {}
+    return {
+        "Model": subject.config.model,
+        "Weights": subject.config.weights.name if subject.config.weights else "trained here, briefly",
+        "Data set": f"{subject.dataset.name} ({splits} images)",
+        "Target": subject.target.description,
+        "Indicators": f"{source.get('steps', '?')} joint steps, seed {subject.config.seed}",
+        **({"Indicators": NOT_TRAINED, "Training": NOT_TRAINED} if subject.config.ptq else {}),
+    }
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes on disk of the exported models."""
+    names = (MODEL, STORED, FLOAT_MODEL, UNIFORM8_MODEL)
+    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}

@@ -1,0 +1,171 @@
+"""The stage that holds every promise against its measurement."""
+
+from pathlib import Path
+
+from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.export.engine_inspect import planned_precision
+from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.lint import LintReport
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.parity import ParityReport
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.runtimes.base import INTEGER, Engine
+from limpq_deploy.judge import judge
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.policy import Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.stages.comparison import Comparison
+from limpq_deploy.stages.executed import executed_bits
+from limpq_deploy.stages.files import (
+    COMPARISON,
+    ENGINE,
+    EXPORT,
+    FINETUNED_RECORD,
+    INDICATORS,
+    LATENCY,
+    LINT,
+    MODEL,
+    PLACEMENT,
+    POLICY,
+    VERDICT,
+)
+from limpq_deploy.stages.measure import ACCURACY, PARITY, Measured
+from limpq_deploy.stages.notes import studied_files, verdict_notes
+from limpq_deploy.subject import Subject
+from limpq_deploy.verdict import (
+    FLOAT_BITS,
+    BitOps,
+    EndToEndParity,
+    LayerParity,
+    Limits,
+    TrainedParity,
+    count_bitops,
+    same_bits_everywhere,
+)
+
+HALF_BITS = 16
+"""Bits that the float model's engine of TensorRT executes, unless it was asked for in FP32."""
+
+FLOAT_REASONS = dict.fromkeys(
+    ("parity", "layer_parity"), "weights alone are integers, so nothing is executed in integers that could be compared"
+)
+"""Why a file of float activations has no parity checks."""
+
+
+def verdict_stage(subject: Subject, folder: Path) -> Stage:
+    """Every promise against its measurement."""
+    limits = Limits(
+        max_accuracy_drop=subject.config.max_accuracy_drop,
+        max_latency_ms=subject.config.max_latency_ms,
+        min_speedup=subject.config.min_speedup,
+    )
+
+    def run(report: Report) -> str:
+        policy = load_record(Policy, folder / POLICY)
+        parity = load_record(ParityReport, folder / PARITY)
+        placement = load_record(Placement, folder / PLACEMENT)
+        checked, engine = load_record(LintReport, folder / LINT), load_record(Engine, folder / ENGINE)
+        verdict = judge(
+            model=subject.config.model,
+            target=subject.target.name,
+            budgets=policy.costs,
+            bitops=_bitops(subject, placement, policy, load_record(Comparison, folder / COMPARISON), folder),
+            limits=limits,
+            accuracy=load_record(Measured, folder / ACCURACY).accuracy,
+            parity=None
+            if placement.weights_only
+            else EndToEndParity(
+                images=parity.images,
+                codes=parity.elements,
+                mismatches=parity.mismatches,
+                logits_bit_equal=parity.logits_equal,
+                max_lsb=parity.max_lsb,
+                layer_by_layer=parity.mode == "layer by layer",
+                lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
+            ),
+            layer_parity=None if placement.weights_only else _layer_parity(parity),
+            reasons=FLOAT_REASONS if placement.weights_only else None,
+            trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
+            float_nodes=_unplanned_floats(folder),
+            planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
+            latency=load_record(LatencyReport, folder / LATENCY),
+            notes=verdict_notes(subject, folder),
+        )
+        write_record(verdict, folder / VERDICT)
+        failed = [check.name for check in verdict.checks if not check.passed]
+        if failed:
+            return f"{verdict.outcome}: {', '.join(failed)}"
+        return f"{verdict.outcome}: {len(verdict.checks)} checks"
+
+    return Stage(
+        name="verdict",
+        title="verdict",
+        inputs={"limits": to_dict(limits)},
+        reads=(
+            *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
+            *(ENGINE, EXPORT, PARITY, ACCURACY, LINT, LATENCY, *studied_files(subject)),
+        ),
+        outputs=(VERDICT,),
+        run=run,
+    )
+
+
+def _bitops(
+    subject: Subject, placement: Placement, policy: Policy, comparison: Comparison, folder: Path
+) -> tuple[BitOps, ...]:
+    realised = executed_bits(load_record(Engine, folder / ENGINE))
+    counted = [count_bitops("mixed", placement, policy.pairs(), realised=realised)]
+    if comparison.pair is not None:
+        pairs = {layer.name: comparison.pair for layer in placement.searched}
+        counted.append(count_bitops(f"uniform {comparison.bits}", placement, pairs))
+    counted.append(count_bitops("uniform8", placement, same_bits_everywhere(placement, 8, 8)))
+    floats = same_bits_everywhere(placement, FLOAT_BITS, FLOAT_BITS)
+    in_half = subject.target.name == "tensorrt" and subject.config.float_type != "float32"
+    halves = same_bits_everywhere(placement, HALF_BITS, HALF_BITS) if in_half else None
+    counted.append(count_bitops("float", placement, floats, realised=halves))
+    return tuple(counted)
+
+
+def _unplanned_floats(folder: Path) -> tuple[str, ...]:
+    """What computes in float though it should not: nodes of the graph that the runtime shows, or layers of its engine.
+
+    Layers that the policy leaves in float are in no list.
+    """
+    lint = load_record(LintReport, folder / LINT)
+    if lint.optimized:
+        return lint.float_compute
+    planned = planned_precision(load_model(folder / MODEL))
+    floats = load_record(Engine, folder / ENGINE).float_layers
+    return tuple(name for name in floats if planned[name] in INTEGER)
+
+
+def _layer_parity(report: ParityReport) -> LayerParity | None:
+    if report.top1_agreement is None:
+        return None
+    return LayerParity(
+        images=report.images,
+        layers=len(report.faithful),
+        codes=sum(entry.elements for entry in report.faithful),
+        mismatches=sum(entry.mismatches for entry in report.faithful),
+        max_lsb=max((entry.max_lsb for entry in report.faithful), default=0),
+        max_tie_distance=max((entry.max_tie_distance or 0.0 for entry in report.faithful), default=0.0),
+        top1_agreement=report.top1_agreement,
+        disagreements=len(report.disagreements),
+    )
+
+
+def _exact(subject: Subject, checked: LintReport) -> bool:
+    """Whether the target sums in integers everywhere, so that scales of powers of two leave nothing to differ."""
+    return subject.target.clip == "integer" and not checked.planned_float
+
+
+def _trained_parity(report: ParityReport) -> TrainedParity | None:
+    """Only powers of two promise that nothing differs."""
+    if report.scales != "pow2" or report.trained_logits_equal is None:
+        return None
+    return TrainedParity(
+        images=report.images,
+        codes=sum(entry.elements for entry in report.end_to_end),
+        mismatches=sum(entry.mismatches for entry in report.end_to_end),
+        logits_bit_equal=report.trained_logits_equal,
+    )
