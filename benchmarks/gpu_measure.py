@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 from gpu_files import FLOAT, PAIRS, load_edges, load_placement, load_reference
-from trtexec import time_plan
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.records import to_dict
@@ -23,7 +22,8 @@ from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.markers import with_markers
 from limpq_deploy.export.measure import measure_models
 from limpq_deploy.export.profile import ProfileSettings, profile
-from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, Runtime, Session
+from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, KeepsPlans, Runtime, Session
+from limpq_deploy.export.trtexec import time_plan
 
 MakeRuntime = Callable[[EngineOptions], Runtime]
 
@@ -103,6 +103,7 @@ class Bench:
             runtimes=self.runtimes,
             batches=batches,
             streams=streams,
+            trtexec=False,  # a part of its own
         )
         return to_dict(found) | {"left_out": {name: why["failed"] for name, why in tried.items() if why is not None}}
 
@@ -154,13 +155,15 @@ class Bench:
         return each(("fp16", "int8", "mixed"), self._trtexec)
 
     def _trtexec(self, name: str) -> dict[str, Any]:
-        built = getattr(self.runtimes[name], "built", None)
-        if built is None:
+        runtime = self.runtimes[name]
+        if not isinstance(runtime, KeepsPlans):
             raise OSError("this runtime keeps no plans")
         self.engine(name)
         entry = load_model(self.paths[name]).graph.input[0]
         shape = (1, *(size.dim_value for size in entry.type.tensor_type.shape.dim[1:]))
-        return time_plan(built(self.paths[name])[1], entry.name, shape, seconds=1.0 if self.quick else 3.0)
+        plan = runtime.built(self.paths[name])[1]
+        medians, arguments = time_plan(plan, entry.name, shape, seconds=1.0 if self.quick else 3.0)
+        return {"command": list(arguments), "median_ms": medians}
 
     def spread(self) -> dict[str, Any]:
         """Three INT8 builds, each timing its kernels anew."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.stability import LatencyStats, latency_stats, ratio_interval
+from limpq_deploy.export.trtexec import TrtexecTimes
 
 Threads = int | Literal["default"]
 """Threads that a runtime computes with; "default": as many as it takes by itself."""
@@ -145,13 +146,14 @@ class Speedup:
 class LatencyReport:
     """All series of a model on a machine. Series of one (threads, batch, streams) were interleaved in one run, under
     ``protocols``' entry for it. ``model``: what it calls itself; ``files``: SHA-256 by series' name, where a series is
-    a file."""
+    a file. ``trtexec``: what NVIDIA's own stopwatch says of the same plans, where it is installed."""
 
     environment: Environment
     protocols: tuple[LatencyProtocol, ...]
     series: tuple[LatencySeries, ...]
     model: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    trtexec: tuple[TrtexecTimes, ...] = ()
     format: Literal["limpq.latency/1"] = field(default="limpq.latency/1")
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from limpq_deploy.export.interleaving import measure_interleaved
 from limpq_deploy.export.latency import WALL, LatencyProtocol, LatencyReport, LatencySeries, Setting, Threads
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import Runtime, Session
+from limpq_deploy.export.trtexec import times_beside
 
 MODEL_KEY = "limpq.model"
 """Metadata of an exported model: the name of what it was made from."""
@@ -63,11 +64,12 @@ def measure_models(
     batches: Sequence[int] = (1,),
     streams: Sequence[int] = (1,),
     runtimes: Mapping[str, Runtime] | None = None,
+    trtexec: bool = True,
     report: Progress | None = None,
 ) -> LatencyReport:
     """Time models by name for each number of threads, batch size and number of runs at once; those of one such run are
     interleaved. ``runtimes``: of models that ``runtime`` does not run, such as one file with other settings of an
-    engine's builder."""
+    engine's builder. ``trtexec``: ask it too, where it is installed and plans are kept."""
     own = runtimes or {}
     protocols: list[LatencyProtocol] = []
     series: list[LatencySeries] = []
@@ -97,12 +99,14 @@ def measure_models(
             use, doubts = gpu.seen()
         series += [with_gpu(one, use, doubts) for one in timed]
         protocols.append(protocol)
+    all_runtimes = {name: own.get(name, runtime) for name in models}
     return LatencyReport(
         environment=replace(read_environment(), accelerator=accelerator),
         protocols=tuple(protocols),
         series=tuple(series),
         model=_model_name(models),
         files={name: sha256_of(path) for name, path in models.items()},
+        trtexec=times_beside(models, all_runtimes, batches, seconds=seconds) if trtexec else (),
     )
 
 

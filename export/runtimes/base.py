@@ -130,6 +130,15 @@ class BuildsEngines(Runtime, Protocol):
 
 
 @runtime_checkable
+class KeepsPlans(Protocol):
+    """A runtime that compiles a model and keeps what it made."""
+
+    def built(self, path: Path) -> tuple["Engine", Path]:
+        """The engine of a model file, and where its plan lies; built now where there is none yet."""
+        ...
+
+
+@runtime_checkable
 class Reporting(Protocol):
     """A runtime that takes long to make an engine, and tells how far it is."""
 

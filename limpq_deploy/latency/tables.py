@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from limpq_deploy.export.latency import Setting
+from limpq_deploy.export.trtexec import COMPUTE
 from limpq_deploy.tables import table, width, wrapped
 
 if TYPE_CHECKING:
     from limpq_deploy.export.latency import LatencyReport, LatencySeries
     from limpq_deploy.export.latency_compare import Change, Fleet
     from limpq_deploy.export.latency_table import LatencyTable
+    from limpq_deploy.export.trtexec import TrtexecTimes
 
 
 ROOM, ROOM_IMAGES = 125, 12
@@ -54,6 +56,7 @@ def latency_table(report: LatencyReport) -> str:
     )
     lines.append(table(header, rows, right=range(1, len(header) - 1)))
     lines += [_parts_line(series) for series in report.series if series.parts_ms]
+    lines += [_trtexec_line(one) for one in report.trtexec]
     return "\n".join(lines)
 
 
@@ -157,6 +160,15 @@ def _with_interval(value: float, low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return f"{value:.3f}"
     return f"{value:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _trtexec_line(times: TrtexecTimes) -> str:
+    if times.failed is not None:
+        return wrapped(f"trtexec on {times.name} (batch {times.batch}): {times.failed}")
+    named = {"compute" if name == COMPUTE else name: ms for name, ms in times.median_ms.items()}
+    told = sorted(named.items(), key=lambda one: one[0] != "compute")
+    medians = ", ".join(f"{name} {ms:.3f}" for name, ms in told)
+    return wrapped(f"trtexec on {times.name} (batch {times.batch}): p50 ms of {medians}")
 
 
 def _parts_line(series: LatencySeries) -> str:

@@ -19,6 +19,7 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.engine_inspect import compute_nodes
 from limpq_deploy.export.engine_options import BatchRange, EngineOptions, given_options
 from limpq_deploy.export.engine_record import PlanRefused
+from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
 from limpq_deploy.export.runtimes.ort import open_as_written
@@ -214,6 +215,30 @@ def test_bench_builds_engines_as_its_options_say(memory: HostMemory, model: Path
     assert series["options"]["options"]["builder_optimization_level"] == "2"
     assert series["options"]["options"]["workspace_bytes"] == str(48 * 2**20)
     assert series["options"]["builds"] == 2
+
+
+def test_bench_asks_trtexec_about_the_same_plans_where_it_is_installed(
+    memory: HostMemory, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from limpq_deploy.cli import main
+
+    program = tmp_path / "trtexec"
+    line = (
+        "[I] GPU Compute Time: min = 0.1 ms, max = 0.9 ms, mean = 0.2 ms, median = 0.456 ms, p = 0.8 ms"
+    )
+    program.write_text(f'#!/bin/sh\ncase "$2" in *:2x*) echo "no such batch"; exit 3;; esac\necho "{line}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    file = tmp_path / "latency.json"
+    words = ["--runtime", "tensorrt", "--threads", "1", "--seconds", "0.1", "--batch", "1,2", "-o", str(file)]
+    done = CliRunner().invoke(main, ["bench", str(model), *words])
+    assert done.exit_code == 0, done.output
+    first, second = load_record(LatencyReport, file).trtexec
+    assert (first.name, first.batch, first.median_ms) == ("tiny.onnx", 1, {"GPU Compute Time": 0.456})
+    assert Path(first.command[0].removeprefix("--loadEngine=")) == TensorRt().built(model)[1]
+    assert (second.batch, second.failed) == (2, "trtexec ended with 3: no such batch")
+    assert "trtexec on tiny.onnx (batch 1): p50 ms of compute 0.456" in done.stdout
+    assert "trtexec on tiny.onnx (batch 2): trtexec ended with 3: no such batch" in done.stdout
 
 
 def test_a_call_times_its_parts_and_a_profile_its_layers(memory: HostMemory, model: Path) -> None:

@@ -1,14 +1,11 @@
 """NVIDIA's stopwatch, played by a script that prints what it prints."""
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from limpq_deploy.export.trtexec import TrtexecFailed, time_plan
 
 SUMMARY = """\
 &&&& RUNNING TensorRT.trtexec [TensorRT v8401] # trtexec --loadEngine=resnet50.int8.engine
@@ -36,13 +33,6 @@ Install = Callable[[str], None]
 
 
 @pytest.fixture
-def trtexec() -> Iterator[Any]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("trtexec")
-    sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a program of this name on the path that prints a summary and ends well where the plan is there."""
 
@@ -57,32 +47,32 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 @pytest.mark.parametrize("prefixed", [True, False], ids=["with times", "bare lines"])
-def test_each_median_is_that_of_its_own_line(trtexec: Any, install: Install, tmp_path: Path, prefixed: bool) -> None:
+def test_each_median_is_that_of_its_own_line(install: Install, tmp_path: Path, prefixed: bool) -> None:
     install(SUMMARY if prefixed else SUMMARY.replace("[07/22/2022-23:37:09] [I] ", ""))
     plan = tmp_path / "model.plan"
     plan.write_bytes(b"plan")
-    found = trtexec.time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
-    assert found["median_ms"] == {
+    medians, arguments = time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
+    assert medians == {
         "Latency": 0.522217,
         "Enqueue Time": 0.0142822,
         "H2D Latency": 0.0122681,
         "GPU Compute Time": 0.499756,
         "D2H Latency": 0.00976562,
     }
-    assert "--shapes=images:1x3x16x16" in found["command"]
+    assert "--shapes=images:1x3x16x16" in arguments
 
 
 def test_where_it_is_missing_fails_or_prints_no_summary_the_reason_is_said(
-    trtexec: Any, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     plan = tmp_path / "model.plan"
-    with pytest.raises(OSError, match="trtexec is not installed here"):
-        trtexec.time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
+    with pytest.raises(TrtexecFailed, match="trtexec is not installed here"):
+        time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
     install(SUMMARY)
-    with pytest.raises(OSError, match="trtexec ended with 1"):
-        trtexec.time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
+    with pytest.raises(TrtexecFailed, match="trtexec ended with 1"):
+        time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
     plan.write_bytes(b"plan")
     install("nothing of it")
-    with pytest.raises(OSError, match="trtexec ended with 0: nothing of it"):
-        trtexec.time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
+    with pytest.raises(TrtexecFailed, match="trtexec ended with 0: nothing of it"):
+        time_plan(plan, "images", (1, 3, 16, 16), seconds=1)
