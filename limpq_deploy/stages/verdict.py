@@ -43,6 +43,11 @@ from limpq_deploy.verdict import (
     same_bits_everywhere,
 )
 
+UNTOLD = {"unknown", "absent"}
+"""Words of an engine's record for layers of which its inspector tells no precision, and for those that it lacks."""
+
+NOT_TOLD = "the engine's inspector tells no layer's precision; what it says is kept beside the plan (*.layers.json)"
+
 HALF_BITS = 16
 """Bits that the float model's engine of TensorRT executes, unless it was asked for in FP32."""
 
@@ -84,9 +89,9 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
                 lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
             ),
             layer_parity=None if placement.weights_only else _layer_parity(parity),
-            reasons=FLOAT_REASONS if placement.weights_only else None,
+            reasons=(FLOAT_REASONS if placement.weights_only else {}) | {"float_nodes": NOT_TOLD},
             trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
-            float_nodes=_unplanned_floats(folder),
+            float_nodes=unplanned_floats(folder),
             planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
             latency=load_record(LatencyReport, folder / LATENCY),
             notes=verdict_notes(subject, folder),
@@ -126,8 +131,9 @@ def _bitops(
     return tuple(counted)
 
 
-def _unplanned_floats(folder: Path) -> tuple[str, ...]:
+def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
     """What computes in float though it should not: nodes of the graph that the runtime shows, or layers of its engine.
+    None where the engine tells the precision of none of its layers.
 
     Layers that the policy leaves in float are in no list.
     """
@@ -135,8 +141,12 @@ def _unplanned_floats(folder: Path) -> tuple[str, ...]:
     if lint.optimized:
         return lint.float_compute
     planned = planned_precision(load_model(folder / MODEL))
-    floats = load_record(Engine, folder / ENGINE).float_layers
-    return tuple(name for name in floats if planned[name] in INTEGER)
+    engine = load_record(Engine, folder / ENGINE)
+    if engine.layer_precision and set(engine.layer_precision.values()) <= UNTOLD:
+        return None
+    floats = [name for name in engine.float_layers if planned[name] in INTEGER]
+    untold = {name for name, precision in engine.layer_precision.items() if precision in UNTOLD}
+    return tuple(f"{name} (precision not told)" if name in untold else name for name in floats)
 
 
 def _layer_parity(report: ParityReport) -> LayerParity | None:
