@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
 
+TABLE_GAP = 3
+"""Columns between two of a table."""
+
 LINTED_NODES = 4
 """Nodes that a finding names; the others are counted, and stand in ``--json``."""
 
@@ -187,6 +190,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterab
     out = io.StringIO()
     Console(file=out, width=width(), color_system=None, markup=False, highlight=False).print(drawn)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def needed_width(header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
+    """Columns of the terminal that `table` takes for these cells, with nothing cut."""
+    widest = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return sum(widest) + TABLE_GAP * (len(widest) - 1)
 
 
 def in_columns(entries: Sequence[str], *, gap: int = 2) -> str:

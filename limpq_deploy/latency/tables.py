@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from limpq_deploy.export.latency import Setting
 from limpq_deploy.export.trtexec import COMPUTE
-from limpq_deploy.tables import table, width, wrapped
+from limpq_deploy.tables import needed_width, table, width, wrapped
 
 if TYPE_CHECKING:
     from limpq_deploy.export.latency import LatencyReport, LatencySeries
@@ -16,48 +17,59 @@ if TYPE_CHECKING:
     from limpq_deploy.export.trtexec import TrtexecTimes
 
 
-ROOM, ROOM_IMAGES = 125, 12
-"""Columns that the table of all intervals takes; those of images per second."""
+NARROWER: tuple[tuple[int, tuple[str, ...]], ...] = (
+    *((3, ()), (1, ()), (0, ())),
+    *((0, ("samples",)), (0, ("samples", "p90 ms")), (0, ("samples", "p90 ms", "verdict"))),
+    (0, ("samples", "p90 ms", "verdict", "images/s")),
+)
+"""How many percentiles have their intervals, and which columns are left out, from the widest table to the narrowest;
+doubts stand above the table in any case."""
 
 AT_ONCE = "at once"
 """Header of the number of runs that a call makes at once; the column stands where one is more than 1."""
 
 
 def latency_table(report: LatencyReport) -> str:
-    """Every doubt once, with the series that it is about; then percentiles of every series, and parts that a runtime
-    timed besides. Intervals of p90 and p99 where there is room for them; images per second where calls have several."""
-    at_once = any(series.streams > 1 for series in report.series)
-    several = at_once or any(series.batch > 1 for series in report.series)
-    wide = not at_once and width() >= ROOM + several * ROOM_IMAGES
-
-    def tail(low: float | None, high: float | None) -> tuple[float | None, float | None]:
-        return (low, high) if wide else (None, None)
-
-    rows = [
-        (
-            series.name,
-            str(series.threads),
-            str(series.batch),
-            *([str(series.streams)] if at_once else []),
-            _with_interval(series.stats.p50_ms, series.stats.p50_low_ms, series.stats.p50_high_ms),
-            _with_interval(series.stats.p90_ms, *tail(series.stats.p90_low_ms, series.stats.p90_high_ms)),
-            _with_interval(series.stats.p99_ms, *tail(series.stats.p99_low_ms, series.stats.p99_high_ms)),
-            *([f"{series.images_per_second:,.0f}"] if several else []),
-            f"{len(series.samples_ms):,}",
-            "stable" if series.stable else "doubtful",
-        )
-        for series in report.series
-    ]
+    """Every doubt once, with the series that it is about; then percentiles of every series, with as many intervals and
+    columns as there is room for, images per second where calls have several, and parts that were timed besides."""
     lines = _doubts((one.doubts, one.name, str(one.setting)) for one in report.series)
-    header = (
-        *("model", "threads", "batch", *([AT_ONCE] if at_once else []), "p50 ms", "p90 ms", "p99 ms"),
-        *(["images/s"] if several else []),
-        *("samples", "verdict"),
-    )
+    for intervals, left_out in NARROWER:
+        header, rows = _series_rows(report.series, intervals, left_out)
+        if needed_width(header, rows) <= width():
+            break
     lines.append(table(header, rows, right=range(1, len(header) - 1)))
     lines += [_parts_line(series) for series in report.series if series.parts_ms]
     lines += [_trtexec_line(one) for one in report.trtexec]
     return "\n".join(lines)
+
+
+def _series_rows(
+    series: Sequence[LatencySeries], intervals: int, left_out: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and cells; intervals for so many of the percentiles, and without some columns."""
+    at_once = any(one.streams > 1 for one in series)
+    several = at_once or any(one.batch > 1 for one in series)
+    header = ["model", "threads", "batch", "at once", "p50 ms", "p90 ms", "p99 ms", "images/s", "samples", "verdict"]
+    unneeded = {*left_out, *([] if at_once else [AT_ONCE]), *([] if several else ["images/s"])}
+    shown = [name not in unneeded for name in header]
+
+    def cells(one: LatencySeries) -> list[str]:
+        stats = one.stats
+        percentiles = (
+            (stats.p50_ms, stats.p50_low_ms, stats.p50_high_ms),
+            (stats.p90_ms, stats.p90_low_ms, stats.p90_high_ms),
+            (stats.p99_ms, stats.p99_low_ms, stats.p99_high_ms),
+        )
+        return [
+            *(one.name, str(one.threads), str(one.batch), str(one.streams)),
+            *(
+                _with_interval(value, *((low, high) if number < intervals else (None, None)))
+                for number, (value, low, high) in enumerate(percentiles)
+            ),
+            *(f"{one.images_per_second:,.0f}", f"{len(one.samples_ms):,}", "stable" if one.stable else "doubtful"),
+        ]
+
+    return list(compress(header, shown)), [list(compress(cells(one), shown)) for one in series]
 
 
 def change_table(changes: Sequence[Change]) -> str:

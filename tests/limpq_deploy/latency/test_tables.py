@@ -1,5 +1,7 @@
 """What people read of a timing."""
 
+import pytest
+
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
 from limpq_deploy.export.latency_table import LatencyTable, PartTime
@@ -42,3 +44,16 @@ def test_a_graph_that_was_refused_is_told_below_the_profile() -> None:
     assert profile_table(found).splitlines()[-1] == (
         "mixed 2 is left out, no engine of it is built: no implementation for stem"
     )
+
+
+@pytest.mark.parametrize("columns", [60, 72, 80, 90, 100, 110, 125, 140])
+def test_no_number_is_cut_however_narrow_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    found = (series("float", 1), series("mixed", 4), series("uniform8", 4))
+    protocols = (LatencyProtocol(threads=1), LatencyProtocol(threads=1, streams=4))
+    text = latency_table(LatencyReport(environment=read_environment(), protocols=protocols, series=found))
+    assert "…" not in text
+    assert all(len(line) <= columns for line in text.splitlines())
+    head = next(line for line in text.splitlines() if line.startswith("model"))
+    assert {"at once", "p50 ms", "p99 ms"} <= {name.strip() for name in head.split("   ")}
+    assert ("1.000 (1.000-1.000)" in text) == (columns >= 110)
