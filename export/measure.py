@@ -99,6 +99,8 @@ def measure_models(
             use, doubts = gpu.seen()
         series += [with_gpu(one, use, doubts) for one in timed]
         protocols.append(protocol)
+        calls.clear()  # a device's memory is given back before the next run
+        sessions.clear()
     all_runtimes = {name: own.get(name, runtime) for name in models}
     return LatencyReport(
         environment=replace(read_environment(), accelerator=accelerator),

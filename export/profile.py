@@ -232,6 +232,7 @@ def time_graphs(
         seconds=settings.seconds,
         runtime=runtime,
         batches=(settings.batch,),
+        trtexec=False,  # nobody deploys these graphs
         report=report,
     )
     return {one.name: one for one in found.series}

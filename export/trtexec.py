@@ -14,6 +14,9 @@ from limpq_deploy.export.runtimes.base import KeepsPlans, Runtime
 COMPUTE = "GPU Compute Time"
 """Its name for what our figure is: the time between two CUDA events round the run."""
 
+START_SECONDS = 120.0
+"""For loading a plan; a `trtexec` that takes longer is ended."""
+
 MOST_SECONDS = 3.0
 """Of recorded runs, as `trtexec` takes by itself."""
 
@@ -34,7 +37,7 @@ class TrtexecFailed(LimpqError):
 class TrtexecTimes:
     """What ``trtexec`` measured of one series' plan at one batch size, one run at a time.
 
-    ``median_ms``: by its own names. ``command``: its arguments. ``failed``: why there are no medians.
+    ``median_ms``: by its own names. ``command``: its arguments, without the plan. ``failed``: why there are no medians.
     """
 
     name: str
@@ -71,7 +74,7 @@ def times_beside(
 def time_plan(
     plan: Path, input_name: str, shape: tuple[int, ...], *, seconds: float
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Medians in ms by name, and the arguments: 200 ms of warm-up, a CUDA graph, as our own protocol has it.
+    """Medians in ms by name, and the arguments beside the plan: 200 ms of warm-up, a CUDA graph, as in our own protocol.
 
     Raises TrtexecFailed where it is not installed, or ends with an error.
     """
@@ -80,10 +83,16 @@ def time_plan(
         raise TrtexecFailed("trtexec is not installed here; it comes with TensorRT's own packages, not with pip's")
     sizes = "x".join(map(str, shape))
     arguments = (
-        *(f"--loadEngine={plan}", f"--shapes={input_name}:{sizes}"),
+        f"--shapes={input_name}:{sizes}",
         *("--warmUp=200", f"--duration={seconds:g}", "--useCudaGraph"),
     )
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    command = [program, f"--loadEngine={plan}", *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=START_SECONDS + 10 * seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TrtexecFailed(f"trtexec did not end within {error.timeout:.0f} s, and was ended") from error
     medians = {name: float(ms) for name, ms in MEDIAN.findall(done.stdout)}
     if done.returncode != 0 or not medians:
         last = (done.stdout + done.stderr).strip().splitlines()[-1:] or ["it says nothing"]

@@ -12,6 +12,9 @@ from limpq_deploy.commands.options import FILE, IntList, json_option, seconds_op
 
 TIME = "time"
 
+MOST_STREAMS = 64
+"""Runs at once; each is a thread, or a context of an engine with buffers of its own."""
+
 
 class _Bench(click.Group):
     """``bench FILE...`` times files; ``bench merge`` and ``bench compare`` read what it wrote."""
@@ -71,7 +74,7 @@ def bench() -> None:
 )
 @click.option(
     "--streams",
-    type=IntList(),
+    type=IntList(most=MOST_STREAMS),
     default="1",
     show_default=True,
     metavar="N,..",

@@ -47,9 +47,12 @@ class BitList(click.ParamType):
 
 
 class IntList(click.ParamType):
-    """``1,8`` -> (1, 8); numbers above 0."""
+    """``1,8`` -> (1, 8); numbers above 0, and at most ``most``."""
 
     name = "numbers"
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -57,7 +60,10 @@ class IntList(click.ParamType):
         parts = str(value).split(",")
         if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is no list of numbers above 0; expected something like 1,8", param, ctx)
-        return tuple(int(part) for part in parts)
+        found = tuple(int(part) for part in parts)
+        if self._most is not None and max(found) > self._most:
+            self.fail(f"{max(found)} is more than {self._most}", param, ctx)
+        return found
 
 
 def json_option(command: Command) -> Command:

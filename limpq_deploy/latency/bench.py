@@ -15,6 +15,9 @@ from limpq_deploy.latency.baselines import with_fp32
 from limpq_deploy.progress import Report, progress
 from limpq_deploy.stages.files import FLOAT_MODEL, MODEL, UNIFORM8_MODEL
 
+ON_CPU = "onnxruntime"
+"""The runtime that computes with threads."""
+
 BUILT = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
 """What is timed of a build's directory, by the series' name."""
 
@@ -32,13 +35,13 @@ def bench_models(
     """Time files, and the models of build directories; all of one batch size, number of threads and of runs at
     once are interleaved.
 
-    ``threads`` None: one, then as many as the runtime takes. ``seconds`` of recorded calls for each. ``options``: how
+    ``threads`` None: on a CPU one, then as many as the runtime takes. ``seconds`` of recorded calls for each. ``options``: how
     the runtime builds engines. A build's float model is timed in FP32 too where the runtime takes it in FP16. A file
     that is not for this runtime is doubtful. Raises ModelError for a directory that is no build's, SettingError for a
-    batch that the engines would not take.
+    batch that the engines would not take, and for threads of a runtime that computes on a device.
     """
     found = available(runtime, options)
-    settings: tuple[Threads, ...] = (1, "default") if threads is None else (threads,)
+    settings = _settings(found, threads)
     models, runtimes = with_fp32(named_models(paths), found)
     require_batches(batches, models.values(), found)
     with progress("timing") as report:
@@ -53,6 +56,15 @@ def bench_models(
             report=told(report),
         )
     return with_misfits(measured, models, runtime)
+
+
+def _settings(runtime: Runtime, threads: int | None) -> tuple[Threads, ...]:
+    """Numbers of threads to time with."""
+    if runtime.name != ON_CPU:
+        if threads is not None:
+            raise SettingError(f"--threads has no effect on {runtime.name}, which computes on a device; leave it away")
+        return ("default",)
+    return (1, "default") if threads is None else (threads,)
 
 
 def named_models(paths: Sequence[Path]) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.interleaving import measure_interleaved
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
+from limpq_deploy.export.stability import latency_stats
 
 QUICK = LatencyProtocol(warm_up_ms=5, settle_ms=0, turn_ms=2, turn_calls=2, min_seconds=0.02, min_iterations=10)
 
@@ -69,3 +70,20 @@ def test_series_of_one_name_are_told_apart_by_how_many_runs_a_call_makes() -> No
         replace(report, series=(alone, alone))
     before = {key: value for key, value in json.loads(to_json(alone)).items() if key != "streams"}
     assert from_json(LatencySeries, json.dumps(before), "series") == alone
+
+
+def test_images_per_second_are_those_of_whole_calls_where_a_part_is_the_figure() -> None:
+    samples = (1.0,) * 12
+    series = LatencySeries(
+        name="mixed",
+        threads="default",
+        batch=8,
+        samples_ms=samples,
+        turns=(12,),
+        warm_up_calls=3,
+        settle_calls=1,
+        stats=latency_stats(samples, (12,), seed=0),
+        figure="compute",
+        parts_ms={"call": (4.0,) * 12, "copy_in": (3.0,) * 12},
+    )
+    assert series.images_per_second == 2000

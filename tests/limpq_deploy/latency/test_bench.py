@@ -14,6 +14,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.cli import main
 from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.runtimes.ort import OnnxRuntime
 from limpq_deploy.latency.bench import named_models
 
 
@@ -101,7 +102,9 @@ def test_results_are_merged_and_compared(build: Path, tmp_path: Path) -> None:
     assert "different environments" in refused.output
 
 
-@pytest.mark.parametrize("words", [("--batch", "0"), ("--batch", "1,x"), ("--streams", "0"), ("--seconds", "0")])
+@pytest.mark.parametrize(
+    "words", [("--batch", "0"), ("--batch", "1,x"), ("--streams", "0"), ("--streams", "65"), ("--seconds", "0")]
+)
 def test_options_that_make_no_sense_are_wrong_usage(build: Path, words: tuple[str, ...]) -> None:
     assert run("bench", build, *words).exit_code == 2
 
@@ -163,3 +166,16 @@ def test_several_runs_at_once_are_series_of_their_own_with_images_per_second(bui
     assert "at once" in run("bench", "merge", file).stdout
     compared = run("bench", "compare", file, file)
     assert len([line for line in compared.stdout.splitlines() if line.startswith("mixed")]) == 2
+
+
+def test_threads_of_a_runtime_that_computes_on_a_device_are_refused(
+    build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnDevice(OnnxRuntime):
+        name = "onnxruntime-cuda"
+
+    monkeypatch.setattr("limpq_deploy.latency.bench.runtime_named", lambda name, options: OnDevice())
+    done = run("bench", build, "--runtime", "onnxruntime-cuda", "--threads", 1)
+    assert (done.exit_code, "--threads has no effect on onnxruntime-cuda" in done.output) == (1, True), done.output
+    done = run("bench", build, "--runtime", "onnxruntime-cuda", "--seconds", 0.1, "--json")
+    assert {series["threads"] for series in json.loads(done.stdout)["series"]} == {"default"}
