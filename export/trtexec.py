@@ -74,7 +74,7 @@ def times_beside(
 def time_plan(
     plan: Path, input_name: str, shape: tuple[int, ...], *, seconds: float
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Medians in ms by name, and the arguments beside the plan: 200 ms of warm-up, a CUDA graph, as in our own protocol.
+    """Medians in ms by name, and the arguments beside the plan: 200 ms of warm-up, a CUDA graph, as ours.
 
     Raises TrtexecFailed where it is not installed, or ends with an error.
     """

@@ -221,10 +221,9 @@ def test_bench_asks_trtexec_about_the_same_plans_where_it_is_installed(
     from limpq_deploy.cli import main
 
     program = tmp_path / "trtexec"
-    line = (
-        "[I] GPU Compute Time: min = 0.1 ms, max = 0.9 ms, mean = 0.2 ms, median = 0.456 ms, p = 0.8 ms"
-    )
-    program.write_text(f'#!/bin/sh\ntest -f "${{1#--loadEngine=}}" || exit 4\ncase "$2" in *:2x*) echo "no such batch"; exit 3;; esac\necho "{line}"\n')
+    line = "[I] GPU Compute Time: min = 0.1 ms, max = 0.9 ms, mean = 0.2 ms, median = 0.456 ms, p = 0.8 ms"
+    script = ('test -f "${1#--loadEngine=}" || exit 4', 'case "$2" in *:2x*) echo "no such batch"; exit 3;; esac')
+    program.write_text("\n".join(("#!/bin/sh", *script, f'echo "{line}"\n')))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     file = tmp_path / "latency.json"
