@@ -37,8 +37,8 @@ def bench_models(
 
     ``threads`` None: on a CPU one, then as many as the runtime takes. ``seconds`` of recorded calls for each.
     ``options``: how the runtime builds engines. A build's float model is timed in FP32 too where the runtime takes it
-    in FP16. A file that is not for this runtime is doubtful. Raises ModelError for a directory that is no build's, SettingError for a
-    batch that the engines would not take, and for threads of a runtime that computes on a device.
+    in FP16. A file that is not for this runtime is doubtful. Raises ModelError for a directory that is no build's,
+    SettingError for a batch that the engines would not take, and for threads of a runtime that computes on a device.
     """
     found = available(runtime, options)
     settings = _settings(found, threads)
