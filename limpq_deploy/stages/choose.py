@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.config import BUDGETS
@@ -53,7 +54,13 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
 
             def choose(within: tuple[Budget, ...]) -> Policy:
                 rival = uniform_policy_within(restricted, within, like)
-                return _choose(subject, folder, indicators, within, rival, report)
+                try:
+                    return _choose(subject, folder, indicators, within, rival, report)
+                except InfeasiblePolicy as error:
+                    raise InfeasiblePolicy(
+                        f"{error}; times are predicted from this build's profile of the machine, and are alike at all "
+                        "bits below 8: --fresh profiles it anew, which helps where it was busy then"
+                    ) from error
 
             policy, rounds = search_in_rounds(subject, folder, restricted, choose, report)
             assert config.max_latency_ms is not None
@@ -181,6 +188,9 @@ def _settled(subject: Subject, indicators: Indicators, budgets: tuple[Budget, ..
         return search_policy(scales, budgets, alpha=alpha, outliers="repair", solver="own").pairs()
 
     earlier = [(one.step, subject.restricted(at_snapshot(indicators, one))) for one in snapshots]
-    found = stability(subject.restricted(indicators), earlier, find_by_scales, alpha=alpha)
+    try:
+        found = stability(subject.restricted(indicators), earlier, find_by_scales, alpha=alpha)
+    except InfeasiblePolicy:  # rounds that did not settle took a policy beyond the limit, and say so
+        return ""
     warning = "" if found.stands else "; warning: the scales have not settled, train longer (--joint-epochs)"
     return f"; the scales' {found.sentence()}{warning}"
