@@ -52,6 +52,7 @@ class TensorRtCall:
         self._batch = len(batches[0])
         staged = [_page_locked(memory, batch) for batch in batches]
         self._turn = itertools.cycle(staged)
+        weakref.finalize(self, _drain, tuple(lanes)).atexit = False  # before a copy begins: what follows may fail
         for lane in lanes:
             lane.copy_in(name, staged[0])
             lane.run()  # the first run allocates, which no graph can hold
@@ -64,7 +65,6 @@ class TensorRtCall:
         self._start = self._start or [lane.run for lane in lanes]
         self._waiting, self._told = (_Marks(*(memory.event() for _ in range(4))) for _ in range(2))
         self._ready = [memory.event() for _ in lanes[1:]]
-        weakref.finalize(self, _drain, tuple(lanes)).atexit = False
         self._submit(self._waiting)
 
     @property

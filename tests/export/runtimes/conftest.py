@@ -4,7 +4,7 @@ asked), and a machine with TensorRT and a GPU, as far as the runtime can see."""
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,8 +133,8 @@ def loaded() -> Callable[[str], ctypes.CDLL]:
 
 
 @pytest.fixture
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "HostMemory":
-    """A machine with a GPU and TensorRT 8.6; its device memory."""
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["HostMemory"]:
+    """A machine with a GPU and TensorRT 8.6; its device memory. No copy may outlive the page-locked memory it is of."""
     pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
     from limpq_deploy.export.runtimes import trt, trt_call
     from limpq_deploy.export.runtimes.cuda import CudaDriver, Gpu
@@ -151,7 +151,8 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "HostMemory":
     monkeypatch.setattr(trt_call.CudaGraph, "capture", lambda stream, enqueue: None)
     monkeypatch.setattr(Builder, "builds", 0)
     monkeypatch.setattr(Context, "_ran", found.ran)
-    return found
+    yield found
+    assert not found.torn
 
 
 @pytest.fixture

@@ -74,7 +74,11 @@ def test_a_captured_graph_is_launched_instead_of_the_enqueue(driver: Make, loade
     graph.launch()
     graph.launch()
     assert enqueued == [7]
-    assert ctypes.c_int.in_dll(loaded(library), "graph_launches").value == 2
+    counted = loaded(library)
+    assert ctypes.c_int.in_dll(counted, "graph_launches").value == 2
+    assert ctypes.c_int.in_dll(counted, "destroyed").value == 0
+    del graph
+    assert ctypes.c_int.in_dll(counted, "destroyed").value == 1, "the graph, when nobody has it"
 
 
 def test_where_capture_fails_there_is_no_graph(driver: Make) -> None:

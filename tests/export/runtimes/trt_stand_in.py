@@ -6,6 +6,7 @@ names but those that `test_tensorrt_names` holds against the real ones.
 
 import ctypes
 import json
+import weakref
 from collections.abc import Callable
 from enum import IntEnum
 from types import ModuleType
@@ -29,7 +30,9 @@ class HostMemory:
     """Device memory on the host. Every address that was given out and is not free yet is in ``held``.
 
     Work is done at once, but each stream has a clock of its own, by which copies and runs take their time: events carry
-    it, and a stream that follows one waits for it. ``run_ms``: of runs on a stream that is no `STEP_MS`.
+    it, and a stream that follows one waits for it. The host has one too, ``now_ms``: it goes on where the host waits,
+    and work begins no sooner than it was given. ``in_ms``, ``run_ms`` and ``out_ms``: of copies and runs on a stream
+    that are no `STEP_MS`. ``torn``: sizes of page-locked memory that went while a copy was still to read or write it.
     """
 
     package = "the host"
@@ -37,8 +40,13 @@ class HostMemory:
     def __init__(self) -> None:
         self.held: dict[int, Any] = {}
         self.clocks: dict[int, float] = {}
+        self.now_ms = 0.0
+        self.in_ms: dict[int, float] = {}
         self.run_ms: dict[int, float] = {}
+        self.out_ms: dict[int, float] = {}
         self.ended: list[int] = []
+        self.torn: list[int] = []
+        self._copies: dict[int, float] = {}
 
     def alloc(self, size: int) -> int:
         buffer = ctypes.create_string_buffer(size)
@@ -49,7 +57,9 @@ class HostMemory:
         del self.held[address]
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        return np.zeros(size, np.uint8)
+        memory = np.zeros(size, np.uint8)
+        weakref.finalize(memory, self._went, id(memory), size).atexit = False
+        return memory
 
     def stream(self) -> int:
         self.clocks[7 + len(self.clocks)] = 0.0
@@ -62,30 +72,58 @@ class HostMemory:
         return [0.0]
 
     def record(self, event: list[float], stream: int) -> None:
-        event[0] = self.clocks[stream]
+        event[0] = self._spend(stream, 0.0)
 
     def follow(self, stream: int, event: list[float]) -> None:
         self.clocks[stream] = max(self.clocks[stream], event[0])
 
     def elapsed_ms(self, first: list[float], second: list[float]) -> float:
+        self.reach(second)
         return second[0] - first[0]
 
     def to_device(self, address: int, host: NDArray[Any], stream: int) -> None:
         ctypes.memmove(address, host.ctypes.data, host.nbytes)
-        self.clocks[stream] += STEP_MS
+        self._copies[_owner(host)] = self._spend(stream, self.in_ms.get(stream, STEP_MS))
 
     def to_host(self, host: NDArray[Any], address: int, stream: int) -> None:
         ctypes.memmove(host.ctypes.data, address, host.nbytes)
-        self.clocks[stream] += STEP_MS
+        self._copies[_owner(host)] = self._spend(stream, self.out_ms.get(stream, STEP_MS))
 
     def ran(self, stream: int) -> None:
         """A run was put into a stream."""
-        self.clocks[stream] += self.run_ms.get(stream, STEP_MS)
+        self._spend(stream, self.run_ms.get(stream, STEP_MS))
 
     def wait(self, stream: int) -> None:
         assert stream not in self.ended
+        self.now_ms = max(self.now_ms, self.clocks[stream])
 
-    def reach(self, event: list[float]) -> None: ...
+    def reach(self, event: list[float]) -> None:
+        self.now_ms = max(self.now_ms, event[0])
+
+    def _spend(self, stream: int, ms: float) -> float:
+        """When work that is given to a stream now will be done."""
+        self.clocks[stream] = max(self.clocks[stream], self.now_ms) + ms
+        return self.clocks[stream]
+
+    def _went(self, owner: int, size: int) -> None:
+        if self._copies.pop(owner, 0.0) > self.now_ms:
+            self.torn.append(size)
+
+
+def _owner(host: NDArray[Any]) -> int:
+    """The page-locked memory that an array is, or is a view of."""
+    return id(host if host.base is None else host.base)
+
+
+class Graph:
+    """A captured enqueue: launched, it runs. ``launched``: streams, as they were launched."""
+
+    def __init__(self, stream: int, enqueue: Callable[[], bool], launched: list[int]) -> None:
+        self._stream, self._enqueue, self._launched = stream, enqueue, launched
+
+    def launch(self) -> None:
+        self._launched.append(self._stream)
+        assert self._enqueue()
 
 
 class Network:
