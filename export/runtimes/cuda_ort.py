@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.export.gpu_watch import driver_release
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine, NoGraph, WatchedSession
-from limpq_deploy.export.runtimes.cuda import ask_driver
+from limpq_deploy.export.runtimes.cuda import CudaDriver, ask_driver
 from limpq_deploy.export.runtimes.ort_package import load_onnxruntime
 
 PROVIDER = "CUDAExecutionProvider"
@@ -89,9 +90,24 @@ class OrtCudaSession:
             "version": _onnxruntime().__version__,
             "provider": self._session.get_providers()[0],
             "threads": None,
-            "gpu": driver.gpus[0].name if driver.gpus else None,
+            "accelerator": accelerator(driver, driver_release()),
             "options": {NO_FALLBACK: "1"},
         }
+
+
+def accelerator(driver: CudaDriver, release: str | None) -> dict[str, str | int | None]:
+    """What `Environment.accelerator` keeps of the first GPU, as TensorRT's sessions tell it; ``release``: the driver's.
+    Figures are filed under it, and NVML watches it."""
+    if not driver.gpus:
+        return {"name": "a GPU that the driver does not show", "driver": release}
+    gpu = driver.gpus[0]
+    return {
+        "name": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "driver": release,
+        "cuda": f"{driver.cuda[0]}.{driver.cuda[1]}" if driver.cuda is not None else None,
+        "memory_mib": gpu.memory_mib,
+    }
 
 
 def open_on_gpu(data: bytes) -> Any:

@@ -1,13 +1,20 @@
 """ONNX Runtime's CUDA provider where its libraries are, or are not, beside it; the package is played."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from limpq_deploy.calibration.errors import RuntimeUnavailable
-from limpq_deploy.export.runtimes import cuda_ort
+from limpq_deploy.export import gpu_watch
+from limpq_deploy.export.engine_record import Machine
+from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.latency_compare import merge
+from limpq_deploy.export.measure import measure_models
+from limpq_deploy.export.runtimes import cuda_ort, runtime_named, trt_session
+from limpq_deploy.export.runtimes.cuda import CudaDriver, Gpu
 from limpq_deploy.export.runtimes.cuda_ort import PROVIDER, open_on_gpu
 
 MISSES = "Failed to load libcudnn.so.9: libcudnn.so.9: cannot open shared object file: No such file or directory"
@@ -88,3 +95,64 @@ def test_nothing_is_loaded_for_a_build_without_the_provider(use: Use) -> None:
     with pytest.raises(RuntimeUnavailable, match="onnxruntime took CPUExecutionProvider"):
         open_on_gpu(b"")
     assert not package.loaded
+
+
+H200 = CudaDriver(
+    cuda=(12, 4), gpus=(Gpu(name="NVIDIA H200", compute_capability="9.0", memory_mib=143771),), problem=None
+)
+
+
+class Computing(Newer):
+    """Its sessions compute, though on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._real = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+    def InferenceSession(self, data: bytes, settings: Any, providers: list[str]) -> Any:  # noqa: N802 - its name
+        session = self._real.InferenceSession(data)
+        session.get_providers = lambda: providers
+        return session
+
+
+def timed_by(runtime: Any, model: Path) -> LatencyReport:
+    return measure_models({"tiny": model}, settings=("default",), seconds=0.05, runtime=runtime, trtexec=False)
+
+
+def test_figures_of_the_gpu_are_filed_under_it_and_its_clocks_are_asked_for(
+    use: Use, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(Computing())
+    monkeypatch.setattr(cuda_ort, "ask_driver", lambda: H200)
+    monkeypatch.setattr(cuda_ort, "driver_release", lambda: "580.159.04")
+    asked: list[str] = []
+
+    def watch() -> None:
+        asked.append("watched")
+        raise RuntimeUnavailable("NVML does not answer")
+
+    monkeypatch.setattr(gpu_watch, "GpuWatch", watch)
+    on_gpu = timed_by(cuda_ort.OnnxRuntimeCuda(), model)
+    assert on_gpu.environment.device == "NVIDIA H200"
+    assert asked == ["watched"]
+    assert "clocks and temperature were not watched: NVML does not answer" in on_gpu.series[0].doubts
+    on_cpu = timed_by(runtime_named("onnxruntime"), model)
+    assert len(merge({"gpu.json": on_gpu, "cpu.json": on_cpu}).tables) == 2
+
+
+def test_a_gpu_is_described_as_tensorrt_describes_it() -> None:
+    machine = Machine(
+        gpu="NVIDIA H200",
+        compute_capability="9.0",
+        tensorrt="10.16.1",
+        system="Linux x86_64",
+        driver="580.159.04",
+        cuda="12.4",
+        memory_mib=143771,
+    )
+    assert cuda_ort.accelerator(H200, "580.159.04") == trt_session.accelerator(machine)
+
+
+def test_a_gpu_that_the_driver_does_not_show_is_no_cpu() -> None:
+    hidden = CudaDriver(cuda=(12, 4), gpus=(), problem="the NVIDIA driver finds no GPU")
+    assert cuda_ort.accelerator(hidden, None)["name"] == "a GPU that the driver does not show"
