@@ -5,9 +5,10 @@
     python benchmarks/gpu.py --page RESULT.json             a page of it, in Markdown
 
 Per model: engine records (precision of each layer, reformats), parity layer by layer, saturated grids, latency of all
-engines in turns (CUDA events, clocks and throttling watched); when all models have these, audit, latency table with
-its prediction error, spread of three builds, trtexec. Before them the self-test, with pycuda and with cuda-python. What
-fails is in the result with its reason. The same command again goes on with RESULT.json, whose page stands beside it.
+engines in turns (CUDA events, clocks and throttling watched); when all models have these, audit, latency table with its
+prediction error, BitOps against latency, spread of three builds, trtexec. Before them the self-test, with pycuda and
+with cuda-python. What fails is in the result with its reason. The same command again goes on with RESULT.json, whose
+page stands beside it.
 """
 
 import argparse

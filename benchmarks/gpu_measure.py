@@ -1,6 +1,6 @@
-"""What the GPU benchmark measures of one model: engines, parity, saturated grids, latency, profile, audit. No torch.
+"""What the GPU benchmark measures of one model: engines, parity, saturated grids, latency, audit, profile, study.
 
-An engine that cannot be built, or does not run, costs its own figures and no others.
+An engine that cannot be built, or does not run, costs its own figures and no others. No torch.
 """
 
 import tempfile
@@ -21,9 +21,11 @@ from limpq_deploy.export.engine_parity import check_clips, compare_engine
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.markers import with_markers
 from limpq_deploy.export.measure import measure_models
-from limpq_deploy.export.profile import ProfileSettings, profile
+from limpq_deploy.export.profile import ProfileSettings, mixed_policies, profile, uniform
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, KeepsPlans, Runtime, Session
 from limpq_deploy.export.trtexec import time_plan
+from limpq_deploy.latency.study import NATIVE_SWEEP, narrow_policies
+from limpq_deploy.latency.sweep import time_study
 
 MakeRuntime = Callable[[EngineOptions], Runtime]
 
@@ -35,6 +37,9 @@ ENGINES: dict[str, tuple[str, EngineOptions]] = {
     "mixed": ("mixed.onnx", EngineOptions()),
 }
 """Engines by name: file and settings. FP16 of the float file is the builder's flag, or written (TensorRT 11)."""
+
+STUDY_MIXED, STUDY_BITS = 3, (2, 4, 8)
+"""Mixed graphs of the study, beside those of INT8 and FP16 throughout, and bits of its narrow sweep."""
 
 Part = Callable[["Bench"], Any]
 
@@ -135,6 +140,22 @@ class Bench:
             "worst_prediction_error": max(errors, default=None),
         }
 
+    def study(self) -> dict[str, Any]:
+        """How far BitOps predict latency: graphs of INT8 and FP16, those of the profile, whose engines are there then,
+        and of 2 to 8 bits."""
+        seconds = 0.1 if self.quick else 1.0
+        template, placement = with_markers(load_model(self.folder / FLOAT)), load_placement(self.folder)
+        searched = [layer.name for layer in placement.searched]
+        native = {
+            **{uniform(pair): dict.fromkeys(searched, pair) for pair in PAIRS},
+            **mixed_policies(placement, PAIRS, STUDY_MIXED, seed=0),
+        }
+        policies = {f"{NATIVE_SWEEP}{name}": policy for name, policy in native.items()}
+        policies |= narrow_policies(placement, STUDY_BITS)
+        return to_dict(
+            time_study(template, placement, policies, self.make(EngineOptions()), ProfileSettings(seconds=seconds))
+        )
+
     def audit(self) -> dict[str, Any]:
         """INT8 and mixed against FP16, layer by layer, profiled in runs of their own."""
         plain = each(("fp16",), lambda name: (self.engine(name), self._layer_times(name)), all_may_fail=True)["fp16"]
@@ -189,6 +210,7 @@ FIRST: dict[str, Part] = {"engines": Bench.engines, "parity": Bench.parity, "lat
 THEN: dict[str, Part] = {
     "audit": Bench.audit,
     "profile": Bench.profile,
+    "study": Bench.study,
     "spread": Bench.spread,
     "trtexec": Bench.trtexec,
 }

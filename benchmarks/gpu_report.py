@@ -142,6 +142,26 @@ def _profile(found: dict[str, Any]) -> Iterator[str]:
     yield from (f"{name} is left out: {why}." for name, why in found["table"].get("refused", {}).items())
 
 
+def _study(found: dict[str, Any]) -> Iterator[str]:
+    native = [point for point in found["points"] if point["sweep"] == "native"]
+    worst = max((abs(point["residual_ms"]) / point["ms"] for point in native), default=0.0)
+    yield (
+        f"BitOps and latency of {len(native)} graphs of INT8 and FP16: rank correlation {_rank(found['nominal'])} "
+        f"nominal, {_rank(found['realised'])} executed; line {found['base_ms']:.3f} ms + "
+        f"{found['ms_per_gbitops']:.4g} ms per executed G BitOps (R squared {found['explained']:.2f}), off by up to "
+        f"{100 * worst:.1f} %; over 2 to 8 bits latency differs by {100 * found['narrow_spread']:.1f} %."
+    )
+    yield ""
+    yield found["sentence"]
+    yield from (f"{name} is left out: {why}." for name, why in found["refused"].items())
+
+
+def _rank(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return "undefined"
+    return f"{found['value']:.2f} (95 % {found['low']:.2f} to {found['high']:.2f})"
+
+
 def _spread(found: dict[str, Any]) -> Iterator[str]:
     times = ", ".join(f"{one['ms']:.3f}" for one in found["builds"] if one.get("ms") is not None)
     spread = found["spread"]
@@ -157,5 +177,6 @@ _TABLES = {
     "trtexec": _trtexec,
     "audit": _audit,
     "profile": _profile,
+    "study": _study,
     "spread": _spread,
 }

@@ -144,8 +144,8 @@ def budget_options(command: Command) -> Command:
             "--max-latency-ms",
             type=float,
             metavar="T",
-            help="A budget with --latency-table. In a build a check too (p50 of one image, default threads); alone, or "
-            "in a native space, the build times this machine and searches for it.",
+            help="A budget with --latency-table. In a build a check too (p50 at the smallest batch, default threads); "
+            "alone, or in a native space, the build times this machine and searches for it.",
         ),
         restriction_options,
         click.option(

@@ -6,7 +6,7 @@ latency should stay where it is. All pure; who times the graphs hands the figure
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +27,9 @@ Sweep = Literal["native", "narrow"]
 
 GOOD, FAIR = 0.9, 0.6
 """Rank correlations from which BitOps order engines well, or roughly."""
+
+NATIVE_SWEEP = "native "
+"""What the names of policies of the native sweep begin with."""
 
 STAYS = 0.1
 """Relative spread of latencies that is told as none."""
@@ -66,7 +69,8 @@ class LatencyStudy:
     """All points. ``realised`` and ``nominal``: correlation over the native sweep; ``nominal_narrow``: over 2 to 8
     bits. The line, latency = ``base_ms`` + ``ms_per_gbitops`` * realised G BitOps, is that of least squares over the
     native sweep; ``explained``: share of the variance that it explains (R squared). ``narrow_spread``: largest less
-    smallest latency over 2 to 8 bits, relative to their median. ``sentence``: what this comes to."""
+    smallest latency over 2 to 8 bits, relative to their median. ``sentence``: what this comes to. ``batch``: images of
+    a call (BitOps are those of one); ``refused``: why of a policy's graph no engine was built, by its name."""
 
     model: str
     device: str
@@ -80,6 +84,8 @@ class LatencyStudy:
     explained: float
     narrow_spread: float
     sentence: str
+    batch: int = 1
+    refused: Mapping[str, str] = field(default_factory=dict)
     format: Literal["limpq.latency-study/1"] = field(default="limpq.latency-study/1")
 
     @property
@@ -88,11 +94,16 @@ class LatencyStudy:
         return sum(bool(point.doubts) for point in self.points)
 
 
-def native_policies(indicators: Indicators, placement: Placement, count: int) -> dict[str, dict[str, BitPair]]:
-    """Policies over the target's native pairs at ``count`` BitOps budgets, evenly from all integers to all floats, by
-    name; equal ones once."""
+def native_policies(
+    indicators: Indicators, placement: Placement, count: int, pairs: Sequence[BitPair] | None = None
+) -> dict[str, dict[str, BitPair]]:
+    """Policies over the target's native pairs (or these of them) at ``count`` BitOps budgets, evenly from all integers
+    to all floats, by name; equal ones once."""
     native = restrict(indicators, space=f"native:{placement.target}")
-    pairs = placement.spec.native_pairs
+    pairs = tuple(pairs or placement.spec.native_pairs)
+    asked = [tuple(pair for pair in layer.pairs or () if pair in pairs) for layer in native.layers]
+    layers = tuple(replace(layer, pairs=some) for layer, some in zip(native.layers, asked, strict=True))
+    native = replace(native, layers=layers)
     cost = BitOpsCost(pinned=True)
     ends = [total_cost(cost, native, dict.fromkeys((layer.name for layer in native.layers), pair)) for pair in pairs]
     found: dict[str, dict[str, BitPair]] = {}
@@ -103,7 +114,7 @@ def native_policies(indicators: Indicators, placement: Placement, count: int) ->
         except InfeasiblePolicy:
             continue
         if policy not in found.values():
-            found[f"native {gbitops:.3g} G"] = policy
+            found[f"{NATIVE_SWEEP}{gbitops:.3g} G"] = policy
     return found
 
 
@@ -129,16 +140,21 @@ def study(
     *,
     device: str,
     threads: Threads,
+    batch: int = 1,
+    realised: Mapping[str, Mapping[str, BitPair]] | None = None,
+    refused: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> LatencyStudy:
-    """What timed policies say. Names that begin with ``native`` are of that sweep, others of the narrow one."""
+    """What timed policies say. Names that begin with `NATIVE_SWEEP` are of that sweep, others of the narrow one.
+    ``realised``: bits by layer that a policy's engine tells; others count as the target promises."""
     points = []
     for name, policy in policies.items():
-        bitops, found = count_bitops(name, placement, policy), measured[name]
+        bitops = count_bitops(name, placement, policy, realised=(realised or {}).get(name))
+        found = measured[name]
         points.append(
             StudyPoint(
                 name=name,
-                sweep="native" if name.startswith("native") else "narrow",
+                sweep="native" if name.startswith(NATIVE_SWEEP) else "narrow",
                 nominal=bitops.nominal_all,
                 realised=bitops.realised_all,
                 ms=found.ms,
@@ -153,34 +169,26 @@ def study(
     told = {point.name: point.ms - base - slope * point.realised / 1e9 for point in native}
     times = np.array([point.ms for point in narrow])
     spread = float((times.max() - times.min()) / np.median(times)) if len(narrow) else 0.0
-    realised = rank_correlation([point.realised for point in native], [point.ms for point in native], seed=seed)
+    order = rank_correlation([point.realised for point in native], [point.ms for point in native], seed=seed)
     nominal_narrow = rank_correlation([point.nominal for point in narrow], [point.ms for point in narrow], seed=seed)
     return LatencyStudy(
         model=placement.model,
         device=device,
         threads=threads,
-        points=tuple(
-            StudyPoint(
-                name=point.name,
-                sweep=point.sweep,
-                nominal=point.nominal,
-                realised=point.realised,
-                ms=point.ms,
-                low_ms=point.low_ms,
-                high_ms=point.high_ms,
-                residual_ms=told.get(point.name),
-                doubts=point.doubts,
-            )
-            for point in points
-        ),
-        realised=realised,
+        points=tuple(replace(point, residual_ms=told.get(point.name)) for point in points),
+        realised=order,
         nominal=rank_correlation([point.nominal for point in native], [point.ms for point in native], seed=seed),
         nominal_narrow=nominal_narrow,
         base_ms=base,
         ms_per_gbitops=slope,
         explained=explained,
         narrow_spread=spread,
-        sentence=_sentence(realised, native, told, device) + _narrow_sentence(narrow, spread) + _doubt_sentence(points),
+        sentence=_sentence(order, native, told, device if batch == 1 else f"{device} at batch {batch}")
+        + _narrow_sentence(placement, narrow, spread)
+        + _doubt_sentence(points)
+        + _refused_sentence(refused or {}),
+        batch=batch,
+        refused=dict(refused or {}),
     )
 
 
@@ -221,7 +229,9 @@ def _line(points: Sequence[StudyPoint]) -> tuple[float, float, float]:
 
 
 def _sentence(realised: Correlation, native: Sequence[StudyPoint], residuals: Mapping[str, float], device: str) -> str:
-    if realised.value is None or realised.low is None or realised.high is None:
+    if len(native) < 3:
+        told = f"On {device} {len(native)} engines of native pairs were timed, too few to say what BitOps predict"
+    elif realised.value is None or realised.low is None or realised.high is None:
         told = f"On {device} the policies' executed BitOps are all equal, so they predict nothing of latency"
     else:
         how = "well" if realised.value >= GOOD else "roughly" if realised.value >= FAIR else "poorly"
@@ -235,17 +245,24 @@ def _sentence(realised: Correlation, native: Sequence[StudyPoint], residuals: Ma
     return f"{told}."
 
 
-def _narrow_sentence(narrow: Sequence[StudyPoint], spread: float) -> str:
+def _narrow_sentence(placement: Placement, narrow: Sequence[StudyPoint], spread: float) -> str:
     if not narrow:
         return ""
+    promised = count_bitops("", placement, {layer.name: (8, 8) for layer in placement.searched}).realised_all
+    wider = sum(point.realised != promised for point in narrow)
+    how = f"of which {wider} engines leave integers in places" if wider else "which all execute as 8-bit integers"
     noise = max(point.low_ms for point in narrow) <= min(point.high_ms for point in narrow)
     if spread <= STAYS:
         said = f"stays where it is (within {100 * spread:.0f} %)"
     else:
         said = f"differs by {100 * spread:.0f} %" + (", no more than the intervals of these figures" if noise else "")
-    return f" Over 2 to 8 bits, which all execute as 8-bit integers, nominal BitOps vary and latency {said}."
+    return f" Over 2 to 8 bits, {how}, nominal BitOps vary and latency {said}."
 
 
 def _doubt_sentence(points: Sequence[StudyPoint]) -> str:
     doubtful = sum(bool(point.doubts) for point in points)
     return f" {doubtful} of {len(points)} of these figures are doubtful." if doubtful else ""
+
+
+def _refused_sentence(refused: Mapping[str, str]) -> str:
+    return f" No engine is built of {', '.join(refused)}." if refused else ""

@@ -34,9 +34,7 @@ def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
 
 def studied_files(subject: Subject) -> tuple[str, ...]:
     """Files on latency that this build makes beside the latency report."""
-    made: tuple[str, ...] = (STUDY, AUDIT) if subject.target.runtime == "onnxruntime" else (AUDIT,)
-    if subject.placement.weights_only:
-        made = ()
+    made: tuple[str, ...] = () if subject.placement.weights_only else (STUDY, AUDIT)
     return (*made, *((ROUNDS,) if subject.config.goes_round else ()))
 
 
@@ -50,7 +48,8 @@ def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> It
     if ROUNDS in made:
         rounds = load_record(Rounds, folder / ROUNDS)
         yield f"Latency limit: {rounds.why}."
-        measured = latency.find(MIXED, threads="default").stats.p50_ms
+        batch = min(series.batch for series in latency.series)
+        measured = latency.find(MIXED, threads="default", batch=batch).stats.p50_ms
         error = 100 * (rounds.last.predicted_ms / measured - 1)
         yield (
             f"The trained engine: predicted {rounds.last.predicted_ms:.3f} ms, measured {measured:.3f} ms in the "

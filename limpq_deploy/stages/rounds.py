@@ -25,12 +25,14 @@ from limpq_deploy.export.profile import (
     write_stand_ins,
 )
 from limpq_deploy.export.qdq import strip_markers
-from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
 from limpq_deploy.indicators import Indicators
+from limpq_deploy.latency.baselines import least_batch
 from limpq_deploy.latency.bench import told
 from limpq_deploy.latency.cost import latency_budget
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
-from limpq_deploy.latency.study import LatencyStudy, Measured, narrow_policies, native_policies, study
+from limpq_deploy.latency.study import LatencyStudy, narrow_policies, native_policies
+from limpq_deploy.latency.sweep import swept_pairs, time_study
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
@@ -50,17 +52,20 @@ from limpq_deploy.stages.files import (
 from limpq_deploy.subject import Subject
 
 THREADS: Threads = "default"
-"""As in the verdict's check of latency: the runtime's own choice, one image."""
+"""As in the verdict's check of latency: the runtime's own choice, at the smallest batch that its engines take."""
 
-STUDY_BUDGETS = 7
-"""Budgets of the study's native sweep."""
+STUDY_BUDGETS, STUDY_BITS = 7, (2, 3, 4, 6, 8)
+"""Budgets of the study's native sweep, and bits of its narrow one."""
+
+ENGINE_BUDGETS, ENGINE_BITS = 5, (2, 4, 8)
+"""The same where each graph is an engine that takes half a minute to build."""
 
 
 def profile_stage(subject: Subject, folder: Path) -> Stage | None:
     """What every layer takes on this machine, at each native precision; None where no limit asks for it."""
     if not subject.config.goes_round:
         return None
-    settings = _settings(subject)
+    seconds = _seconds(subject)
 
     def run(report: Report) -> str:
         traced = subject.traced(folder / FLOAT)
@@ -69,7 +74,8 @@ def profile_stage(subject: Subject, folder: Path) -> Stage | None:
         onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template)})
         onnx.save(plain, folder / TEMPLATE)
         edges = [(edge.producer, edge.consumer, edge.elements) for edge in layer_edges(traced)]
-        table = profile(template, subject.placement, edges, subject.runtime(), settings, report=told(report))
+        runtime = subject.runtime()
+        table = profile(template, subject.placement, edges, runtime, _settings(subject, runtime), report=told(report))
         write_record(table, folder / TABLE)
         off = sorted(abs(one.error) for one in table.observations if one.error is not None)
         said = f"{len(subject.placement.layers)} layers on {table.device}"
@@ -81,7 +87,7 @@ def profile_stage(subject: Subject, folder: Path) -> Stage | None:
         name="profile",
         title="profile",
         inputs={
-            "seconds": settings.seconds,
+            "seconds": seconds,
             **subject.model_digest(),
             **runtime_inputs(subject),
         },
@@ -107,7 +113,8 @@ def search_in_rounds(
     measured = tuple(dict.fromkeys((time.weight_bits, time.act_bits) for time in table.times))
     limit = subject.config.max_latency_ms
     assert limit is not None
-    template, runtime, settings = with_markers(load_model(folder / TEMPLATE)), subject.runtime(), _settings(subject)
+    template, runtime = with_markers(load_model(folder / TEMPLATE)), subject.runtime()
+    settings = _settings(subject, runtime)
     most = subject.config.latency_rounds
     rounds = 0
 
@@ -157,23 +164,27 @@ def time_policy(
 
 
 def study_stage(subject: Subject, folder: Path) -> Stage | None:
-    """How far BitOps predict latency on this machine, and what each layer takes beside the float model's. None for a
-    runtime whose engines take minutes to build, and where weights alone are integers: all policies take one time."""
-    if subject.target.runtime != "onnxruntime" or subject.placement.weights_only:
+    """How far BitOps predict latency on this machine, and, on ONNX Runtime, what each layer takes beside the float
+    model's (of an engine `audit_stage` tells it). None where weights alone are integers: all policies take one time."""
+    if subject.placement.weights_only:
         return None
     seconds = subject.config.latency_seconds / 5
-    settings = ProfileSettings(threads=THREADS, seconds=seconds)
+    on_cpu = subject.target.runtime == "onnxruntime"
 
     def run(report: Report) -> str:
         indicators = load_record(Indicators, folder / INDICATORS)
         template = with_markers(load_model(folder / FLOAT_MODEL))
-        found = measure_study(template, subject.placement, indicators, subject.runtime(), settings, report)
+        runtime = subject.runtime()
+        settings = ProfileSettings(threads=THREADS, batch=least_batch(runtime), seconds=seconds)
+        found = measure_study(template, subject.placement, indicators, runtime, settings, report)
         write_record(found, folder / STUDY)
-        audit = audit_cpu(folder / MODEL, folder / FLOAT_MODEL, subject.runtime())
-        write_record(audit, folder / AUDIT)
+        slow = ""
+        if on_cpu:
+            audit = audit_cpu(folder / MODEL, folder / FLOAT_MODEL, runtime)
+            write_record(audit, folder / AUDIT)
+            slow = f"; {len(audit.slower)} integer layers slower than in float" if audit.slower else ""
         order = "undefined" if found.realised.value is None else f"{found.realised.value:.2f}"
         doubtful = f"; {found.doubtful} of {len(found.points)} figures doubtful" if found.doubtful else ""
-        slow = f"; {len(audit.slower)} integer layers slower than in float" if audit.slower else ""
         return (
             f"rank correlation with executed BitOps {order} ({found.realised.policies} engines); within "
             f"{100 * found.narrow_spread:.0f} % over 2 to 8 bits{doubtful}{slow}"
@@ -183,8 +194,8 @@ def study_stage(subject: Subject, folder: Path) -> Stage | None:
         name="study",
         title="latency, BitOps",
         inputs={"seconds": seconds, **runtime_inputs(subject)},
-        reads=(MODEL, FLOAT_MODEL, INDICATORS, PLACEMENT),
-        outputs=(STUDY, AUDIT),
+        reads=(*((MODEL,) if on_cpu else ()), FLOAT_MODEL, INDICATORS, PLACEMENT),
+        outputs=(STUDY, AUDIT) if on_cpu else (STUDY,),
         run=run,
     )
 
@@ -196,21 +207,18 @@ def measure_study(
     runtime: Runtime,
     settings: ProfileSettings,
     report: Report,
-    *,
-    budgets: int = STUDY_BUDGETS,
 ) -> LatencyStudy:
-    """Time the study's graphs, interleaved, and say what they show."""
-    policies = {**native_policies(indicators, placement, budgets), **narrow_policies(placement)}
-    with tempfile.TemporaryDirectory() as work:
-        files = write_stand_ins(template, placement, policies, Path(work))
-        series = time_graphs(files, runtime, settings, told(report))
-    measured = {}
-    for name, one in series.items():
-        stats = figure(one, settings)
-        measured[name] = Measured(ms=stats.ms, low_ms=stats.low_ms, high_ms=stats.high_ms, doubts=one.doubts)
-    device = next(iter(series.values())).options.get("cpu") or runtime.name
-    return study(placement, policies, measured, device=str(device), threads=settings.threads)
+    """Time the study's graphs, interleaved, and say what they show; fewer where each is an engine."""
+    engines = isinstance(runtime, BuildsEngines)
+    budgets, bits = (ENGINE_BUDGETS, ENGINE_BITS) if engines else (STUDY_BUDGETS, STUDY_BITS)
+    native = native_policies(indicators, placement, budgets, swept_pairs(placement, runtime))
+    policies = {**native, **narrow_policies(placement, bits)}
+    return time_study(template, placement, policies, runtime, settings, told(report))
 
 
-def _settings(subject: Subject) -> ProfileSettings:
-    return ProfileSettings(threads=THREADS, seconds=min(1.0, subject.config.latency_seconds))
+def _settings(subject: Subject, runtime: Runtime) -> ProfileSettings:
+    return ProfileSettings(threads=THREADS, batch=least_batch(runtime), seconds=_seconds(subject))
+
+
+def _seconds(subject: Subject) -> float:
+    return min(1.0, subject.config.latency_seconds)

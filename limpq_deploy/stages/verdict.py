@@ -15,7 +15,7 @@ from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.stages.comparison import Comparison
-from limpq_deploy.stages.executed import executed_bits
+from limpq_deploy.stages.executed import UNTOLD, executed_bits
 from limpq_deploy.stages.files import (
     COMPARISON,
     ENGINE,
@@ -42,9 +42,6 @@ from limpq_deploy.verdict import (
     count_bitops,
     same_bits_everywhere,
 )
-
-UNTOLD = {"unknown", "absent"}
-"""Words of an engine's record for layers of which its inspector tells no precision, and for those that it lacks."""
 
 NOT_TOLD = "the engine's inspector tells no layer's precision; what it says is kept beside the plan (*.layers.json)"
 

@@ -74,6 +74,9 @@ class PlaysTensorRt(OnnxRuntime):
         super().__init__()
         self.options = options
 
+    def with_options(self, options: EngineOptions) -> "PlaysTensorRt":
+        return type(self)(options)
+
     def machine(self) -> Machine:
         return NOWHERE
 
@@ -107,7 +110,7 @@ def test_every_part_runs_and_the_page_tells_what_came_of_it(gpu: Any, files: dic
     result = gpu.run(files, PlaysTensorRt, minutes=5, quick=True, output=output)
     assert json.loads(output.read_text()) == json.loads(json.dumps(result))
     parts = result["models"]["resnet8"]
-    assert list(parts) == ["engines", "parity", "latency", "audit", "profile", "spread", "trtexec"]
+    assert list(parts) == ["engines", "parity", "latency", "audit", "profile", "study", "spread", "trtexec"]
     assert {name: part["failed"] for name, part in parts.items() if "result" not in part} == {
         "trtexec": "OSError: this runtime keeps no plans"
     }
@@ -118,10 +121,17 @@ def test_every_part_runs_and_the_page_tells_what_came_of_it(gpu: Any, files: dic
     assert {one["figure"] for one in parts["latency"]["result"]["series"]} == {"compute"}
     for name in ("int8", "mixed"):  # the float file's operators have the exporter's names
         assert [line["layers"] for line in parts["audit"]["result"][name]["lines"] if "float_time" not in line] == []
+    study = parts["study"]["result"]
+    assert [point["sweep"] for point in study["points"]] == ["native"] * 5 + ["narrow"] * 3
+    assert {point["realised"] for point in study["points"][5:]} == {study["points"][0]["realised"]}
+    assert len({point["realised"] for point in study["points"][:5]}) == 5
+    assert (study["device"], study["realised"]["policies"], study["refused"]) == ("none", 5, {})
     assert parts["spread"]["result"]["spread"] == pytest.approx(0.1)
     page = gpu.page(result)
     assert output.with_suffix(".md").read_text() == page
     assert "| int8 | 10 / 0 / 0 |" in page
+    assert "BitOps and latency of 5 graphs of INT8 and FP16: rank correlation " in page
+    assert study["sentence"] in page
     assert "Builds that timed their kernels anew: 1.000, 1.100 ms, 10.0 % apart." in page
     assert "TensorRT is not available here" in page or "| pycuda: " in page
 
@@ -243,3 +253,30 @@ def test_layers_of_an_engine_are_profiled_by_their_names_in_the_file(files: dict
 def test_the_player_keeps_the_protocol_of_a_device(files: dict[str, Path]) -> None:
     session = PlaysTensorRt(EngineOptions()).load(files["resnet8"] / "int8.onnx")
     assert isinstance(session, DeviceTimed)
+
+
+def test_the_study_finds_the_profiles_engines_and_leaves_out_what_is_not_built(files: dict[str, Path]) -> None:
+    measure = importlib.import_module("gpu_measure")
+    built: dict[str, list[bytes]] = {"profile": [], "study": []}
+    part = "profile"
+
+    class Broken(PlaysTensorRt):
+        def engine(self, path: Path, *, threads: int | None = None) -> Engine:
+            built[part].append(path.read_bytes())
+            if part == "study" and len(built[part]) == 3:
+                raise ModelError("no kernel")
+            return super().engine(path)
+
+        def load(self, path: Path, *, threads: int | None = None) -> Any:
+            if part == "profile":
+                built[part].append(path.read_bytes())
+            return super().load(path)
+
+    bench = measure.Bench(files["resnet8"], Broken, quick=True)
+    measure.measure_part(bench, "profile")
+    part = "study"
+    found = measure.measure_part(bench, "study")["result"]
+    assert set(built["study"][:4]) <= set(built["profile"])  # quick profiles have two mixed graphs
+    assert found["refused"] == {"native mixed 1": "no kernel"}
+    assert found["realised"]["policies"] == 4
+    assert "No engine is built of native mixed 1." in found["sentence"]

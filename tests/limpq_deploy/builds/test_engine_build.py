@@ -13,16 +13,23 @@ import pytest
 from numpy.typing import NDArray
 
 from limpq_deploy import subject
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.engine_inspect import planned_precision
 from limpq_deploy.export.engine_options import EngineOptions
+from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine, NoGraph
 from limpq_deploy.export.runtimes.ort import OnnxRuntime
+from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.stages.files import FLOAT_MODEL
 
 from ...played_engine import played_engine
 
 Command = Callable[..., Any]
 
-ENGINE_STAGES = ["engine", "parity", "accuracy", "latency", "audit", "verdict", "report", "bundle"]
+ENGINE_STAGES = ["engine", "parity", "accuracy", "latency", "audit", "study", "verdict", "report", "bundle"]
+
+WORDS = {"s8s8": "int8", "float16": "float16", "float32": "float16"}
+"""The inspector's word for a layer by what the file asks for, with the flag FP16."""
 
 
 class PlaysTensorRt(OnnxRuntime):
@@ -47,7 +54,8 @@ class PlaysTensorRt(OnnxRuntime):
         return Slow(session, 0.005 if self.options.float_type == "float16" else 0.010)
 
     def engine(self, path: Path, *, threads: int | None = None) -> Engine:
-        return played_engine(path, lambda layer: "float16" if layer in self.half else "int8")
+        planned = planned_precision(load_model(path))
+        return played_engine(path, lambda layer: "float16" if layer in self.half else WORDS[planned[layer]])
 
     def optimized_graph(self, path: Path) -> onnx.ModelProto:
         raise NoGraph("hidden")
@@ -83,7 +91,7 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert [stage["name"] for stage in found["stages"]][-8:] == ENGINE_STAGES
+    assert [stage["name"] for stage in found["stages"]][-len(ENGINE_STAGES) :] == ENGINE_STAGES
     checks = {check["name"]: check for check in found["verdict"]["checks"]}
     assert {"parity_engine", "parity_layer_by_layer", "integers_everywhere", "accuracy_against_float"} <= set(checks)
     assert all(check["passed"] for check in checks.values()), checks
@@ -111,6 +119,17 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     assert "float, FP32" in page
     manifest = json.loads((here / "out/bundle/manifest.json").read_text())
     assert (manifest["engine"]["level"], manifest["engine"]["float_type"]) == (1, "float16")
+
+    study = load_record(LatencyStudy, here / "out/latency-study.json")
+    native = [point for point in study.points if point.sweep == "native"]
+    narrow = [point for point in study.points if point.sweep == "narrow"]
+    assert (len(native), [point.name for point in narrow]) == (5, ["w2a2", "w4a4", "w8a8"])
+    assert max(point.realised for point in native) > min(point.realised for point in native)
+    assert {point.realised for point in narrow} == {min(point.realised for point in native)}
+    assert (study.device, study.realised.policies, study.refused) == ("none", 5, {})
+    [said] = [note for note in found["verdict"]["notes"] if "executed BitOps order 5 engines of native pairs" in note]
+    assert "Over 2 to 8 bits, which all execute as 8-bit integers, nominal BitOps vary" in said
+    assert '<svg class="study"' in page
 
     again = json.loads(run(*arguments).stdout)
     assert not any(stage["ran"] for stage in again["stages"])
