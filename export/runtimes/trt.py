@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import cache_folder, sha256_of, write_bytes, write_text
 from limpq_deploy.calibration.records import load_record, to_json, write_record
@@ -25,6 +24,7 @@ from limpq_deploy.export.runtimes.trt_api import load_bindings, unavailable
 from limpq_deploy.export.runtimes.trt_build import BuildFailed, Built, build_plan
 from limpq_deploy.export.runtimes.trt_log import BuildLog, Report
 from limpq_deploy.export.runtimes.trt_session import TensorRtSession
+from limpq_deploy.export.runtimes.trt_sources import builder_digest
 
 SHORT_RUNS = 50
 """Timed runs that choose between several builds."""
@@ -34,7 +34,8 @@ class TensorRt:
     """TensorRT 8.6 and later on the first GPU.
 
     An engine is built when it is first asked for and kept under ``LIMPQ_CACHE``; the same file with the same settings
-    on the same machine is the same engine afterwards, so that parity, accuracy and latency are of one engine.
+    on the same machine is the same engine afterwards, so that parity, accuracy and latency are of one engine. Code
+    that builds otherwise (`trt_sources`) builds anew.
     """
 
     name = "tensorrt"
@@ -240,4 +241,4 @@ def short_timing(session: TensorRtSession, options: EngineOptions) -> float:
 
 
 def _key(path: Path, options: EngineOptions) -> str:
-    return hashlib.sha256(f"{__version__} {sha256_of(path)} {to_json(options)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{builder_digest()} {sha256_of(path)} {to_json(options)}".encode()).hexdigest()[:32]
