@@ -94,6 +94,19 @@ def compare(before: LatencyReport, after: LatencyReport, *, seed: int = 0) -> tu
     return tuple(_change(first, second, seed) for first, second in pairs)
 
 
+def unmatched(before: LatencyReport, after: LatencyReport) -> tuple[str, ...]:
+    """What `compare` leaves out: series that only one of the reports has, in a sentence for each report."""
+    keys = [
+        {(one.name, one.setting): f"{one.name} ({one.setting})" for one in report.series} for report in (before, after)
+    ]
+    found = []
+    for which, own, other in (("before", keys[0], keys[1]), ("after", keys[1], keys[0])):
+        alone = [text for key, text in own.items() if key not in other]
+        if alone:
+            found.append(f"only {which}, not compared: {', '.join(alone)}")
+    return tuple(found)
+
+
 def merge(reports: Mapping[str, LatencyReport]) -> Fleet:
     """One table for each model, device and environment. ``reports`` by source, such as a file's name."""
     groups: dict[tuple[str, str], list[tuple[str, LatencyReport]]] = {}

@@ -177,15 +177,18 @@ def _bits(bits: Mapping[str, LayerBits]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
-    """A plain table; columns ``right`` are aligned right, the last one wraps."""
+    """A plain table; columns ``right`` are aligned right, the last one wraps. Columns move together where there is no
+    room."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    cells = [list(row) for row in rows]
+    narrow = needed_width(header, cells) > width()
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=narrow)
     for index, title in enumerate(header):
         drawn.add_column(title, justify="right" if index in set(right) else "left", no_wrap=index < len(header) - 1)
-    for row in rows:
+    for row in cells:
         drawn.add_row(*row)
     out = io.StringIO()
     Console(file=out, width=width(), color_system=None, markup=False, highlight=False).print(drawn)
@@ -194,7 +197,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterab
 
 def needed_width(header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     """Columns of the terminal that `table` takes for these cells, with nothing cut."""
-    widest = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [[line for cell in column for line in cell.split("\n")] for column in zip(header, *rows, strict=True)]
+    widest = [max(map(len, column)) for column in lines]
     return sum(widest) + TABLE_GAP * (len(widest) - 1)
 
 

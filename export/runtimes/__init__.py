@@ -15,7 +15,7 @@ def runtime_named(name: str, options: EngineOptions | None = None) -> Runtime:
     if options is not None and name in RUNTIMES and name != "tensorrt":
         raise SettingError(
             f"the runtime is {name}, which builds no engines: settings of TensorRT's builder (batch range, float type, "
-            "TF32, workspace, level, number of builds) have no effect; leave them away, or give tensorrt"
+            "TF32, workspace, level, number of builds) have no effect; leave them away, or give --runtime tensorrt"
         )
     if name == "onnxruntime":
         from limpq_deploy.export.runtimes.ort import OnnxRuntime

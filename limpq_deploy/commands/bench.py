@@ -8,7 +8,7 @@ import click
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.commands.builder import builder_options, engine_batch_option, take_builder
-from limpq_deploy.commands.options import FILE, IntList, json_option, seconds_option, threads_option
+from limpq_deploy.commands.options import FILE, NEW_FILE, IntList, json_option, seconds_option, threads_option
 
 TIME = "time"
 
@@ -88,7 +88,7 @@ def bench() -> None:
 @engine_batch_option
 @builder_options
 @click.option("--server", metavar="URL", help="Time one model here and through http://HOST:PORT/MODEL or grpc://...")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep all raw samples as JSON.")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="Keep all raw samples as JSON.")
 @json_option
 def time_models(
     models: tuple[Path, ...],
@@ -137,6 +137,7 @@ def time_models(
     )
     if output is not None:
         write_record(report, output)
+        click.echo(f"written to {output}", err=True)
     if as_json:
         click.echo(json.dumps(to_dict(report)))
         return
@@ -147,7 +148,7 @@ def time_models(
 
 @bench.command(short_help="Results of many machines as one table for each model and device.")
 @click.argument("files", metavar="FILE.json...", nargs=-1, required=True, type=FILE)
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Keep the tables as JSON.")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="Keep the tables as JSON.")
 @json_option
 def merge(files: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
     """Gather what `bench -o` wrote on many machines: one table for each model and device, and one of its own for every
@@ -173,7 +174,12 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
     from limpq_deploy.calibration.records import load_record, to_dict
     from limpq_deploy.export.latency import LatencyReport
     from limpq_deploy.export.latency_compare import compare as compared
+    from limpq_deploy.export.latency_compare import unmatched
     from limpq_deploy.latency.tables import change_table
+    from limpq_deploy.tables import wrapped
 
-    changes = compared(load_record(LatencyReport, before), load_record(LatencyReport, after))
+    reports = load_record(LatencyReport, before), load_record(LatencyReport, after)
+    changes = compared(*reports)
+    for sentence in unmatched(*reports):
+        click.echo(wrapped(sentence), err=True)
     click.echo(json.dumps({"changes": [to_dict(change) for change in changes]}) if as_json else change_table(changes))

@@ -11,6 +11,8 @@ import click
 from limpq_deploy.commands.builder import Command, builder_options
 
 FILE = click.Path(path_type=Path)
+NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+"""One to write: a folder of that name is told before anything is done."""
 
 TARGETS = ("onnxruntime", "tensorrt", "reference")
 MEASURES = ("scale", "kl", "loss", "fisher")

@@ -10,6 +10,7 @@ import click
 from limpq_deploy.commands.options import (
     FILE,
     MEASURES,
+    NEW_FILE,
     SOLVERS,
     budget_options,
     json_option,
@@ -24,7 +25,7 @@ from limpq_deploy.commands.options import (
 @click.option("--all", "supported", is_flag=True, help="Every policy that is best at some price of BitOps instead.")
 @click.option("--gap", type=click.FloatRange(0, 1), default=0.0, help="Accept policies certified this close.")
 @click.option("--solver", type=click.Choice(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: front.json]")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: front.json]")
 @click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
 @click.option(
     "--preview",
@@ -157,7 +158,9 @@ def diff(
 @click.command(short_help="A policy as a table, or a table as a policy.")
 @click.argument("source", metavar="FILE", type=FILE)
 @click.option("--indicators", "indicators_file", type=FILE, required=True, metavar="FILE", help="Layers and costs.")
-@click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="Table (.csv, .json) or policy (.json).")
+@click.option(
+    "-o", "--output", type=NEW_FILE, required=True, metavar="FILE", help="Table (.csv, .json) or policy (.json)."
+)
 @click.option("--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: as search]")
 @click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2 for scale, else 1]")
 @json_option
@@ -205,7 +208,7 @@ def table(
 @click.command(name="import", short_help="The LIMPQ authors' indicators as indicators.json.")
 @click.argument("pickle_file", metavar="INDICATORS.pkl", type=FILE)
 @click.option("--shapes", type=FILE, metavar="FILE", help="MACs and weight counts: limpq.shapes/1 or indicators.json.")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: indicators.json]")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: indicators.json]")
 @json_option
 def import_(pickle_file: Path, shapes: Path | None, output: Path | None, as_json: bool) -> None:
     """Read the pickle that the authors' code writes, admitting only dicts, lists, strings and numbers: nothing is run.

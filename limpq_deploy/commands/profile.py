@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from limpq_deploy.commands.builder import builder_options, engine_batch_option, take_builder
-from limpq_deploy.commands.options import FILE, json_option, seconds_option, threads_option
+from limpq_deploy.commands.options import FILE, NEW_FILE, json_option, seconds_option, threads_option
 
 
 @click.command(short_help="What each layer takes on this device, at each of its precisions.")
@@ -27,7 +27,7 @@ from limpq_deploy.commands.options import FILE, json_option, seconds_option, thr
 @engine_batch_option
 @builder_options
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the mixed graphs.")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: latency-table.json]")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: latency-table.json]")
 @json_option
 def profile(
     build: Path,

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from limpq_deploy.commands.options import FILE, SOLVERS, budget_options, json_option, take_recipe, take_restrictions
+from limpq_deploy.commands.options import (
+    FILE,
+    NEW_FILE,
+    SOLVERS,
+    budget_options,
+    json_option,
+    take_recipe,
+    take_restrictions,
+)
 
 
 @click.command(short_help="One certified policy from an indicators file.")
@@ -27,7 +35,7 @@ from limpq_deploy.commands.options import FILE, SOLVERS, budget_options, json_op
     metavar="DIR",
     help="Let the policies of all measures, and the uniform one, compete on this build's joint network (needs torch).",
 )
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="[default: policy.json]")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: policy.json]")
 @json_option
 def search(
     indicators_file: Path,

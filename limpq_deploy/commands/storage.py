@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.commands.options import FILE, json_option
+from limpq_deploy.commands.options import FILE, NEW_FILE, json_option
 
 
 @click.command(short_help="Stored weights back into the engine's file.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="Where the engine's file goes.")
+@click.option("-o", "--output", type=NEW_FILE, required=True, metavar="FILE", help="Where the engine's file goes.")
 @json_option
 def unpack(model: Path, output: Path, as_json: bool) -> None:
     """Make the engine's file of the one that --storage wrote, byte for byte; needs neither torch nor a runtime."""

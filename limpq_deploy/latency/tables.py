@@ -118,6 +118,9 @@ def fleet_tables(fleet: Fleet) -> str:
         ]
         shared = ("model", "threads", "batch", *([AT_ONCE] if at_once else []))
         header = (*shared, "p50 ms", "p90 ms", "p99 ms", "over float", "verdict", "from")
+        if needed_width(header, rows) > width():
+            shown = [name != "p90 ms" for name in header]
+            header, rows = tuple(compress(header, shown)), [tuple(compress(row, shown)) for row in rows]
         blocks.append(f"{wrapped(title)}\n{table(header, rows, right=range(1, len(header) - 2))}")
     return "\n\n".join(blocks)
 

@@ -6,7 +6,7 @@ import pytest
 
 from limpq_deploy.export.environment import Environment, read_environment
 from limpq_deploy.export.latency import LatencyReport, LatencySeries, Threads
-from limpq_deploy.export.latency_compare import Incomparable, compare, merge
+from limpq_deploy.export.latency_compare import Incomparable, compare, merge, unmatched
 from limpq_deploy.export.stability import latency_stats
 
 HERE = read_environment()
@@ -58,6 +58,16 @@ def test_other_settings_and_other_figures_are_refused() -> None:
 def test_nothing_in_common_is_said_with_both_lists() -> None:
     with pytest.raises(Incomparable, match=r"mixed \(1 thread, batch 1\) before, mixed \(2 threads, batch 1\) after"):
         compare(report(series("mixed", 1)), report(series("mixed", 1, threads=2)))
+
+
+def test_series_of_one_result_alone_are_named() -> None:
+    before = report(series("mixed", 1), series("float", 2))
+    after = report(series("mixed", 1), series("mixed", 1, threads=2))
+    assert unmatched(before, after) == (
+        "only before, not compared: float (1 thread, batch 1)",
+        "only after, not compared: mixed (2 threads, batch 1)",
+    )
+    assert unmatched(before, before) == ()
 
 
 def test_a_fleet_has_one_table_for_each_model_and_device_with_speedups_of_each_run() -> None:

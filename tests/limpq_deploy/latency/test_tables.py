@@ -7,6 +7,7 @@ from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencyS
 from limpq_deploy.export.latency_table import LatencyTable, PartTime
 from limpq_deploy.export.stability import latency_stats
 from limpq_deploy.latency.tables import latency_table, profile_table
+from limpq_deploy.tables import needed_width, table
 
 
 def series(name: str, streams: int, *doubts: str) -> LatencySeries:
@@ -57,3 +58,12 @@ def test_no_number_is_cut_however_narrow_the_terminal(columns: int, monkeypatch:
     head = next(line for line in text.splitlines() if line.startswith("model"))
     assert {"at once", "p50 ms", "p99 ms"} <= {name.strip() for name in head.split("   ")}
     assert ("1.000 (1.000-1.000)" in text) == (columns >= 110)
+
+
+def test_tables_stand_closer_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    header, rows = ("model", "top-1\nof all", "last"), [("mixed, untrained", "95.1 %", "of the three")]
+    room = needed_width(header, rows)
+    assert room == len("mixed, untrained") + len("95.1 %") + len("of the three") + 6
+    for columns, gap in ((max(60, room), 3), (room - 1, 2)):
+        monkeypatch.setattr("limpq_deploy.tables.width", lambda columns=columns: columns)
+        assert f"mixed, untrained{' ' * gap}95.1 %{' ' * gap}of the three" in table(header, rows)
