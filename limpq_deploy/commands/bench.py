@@ -169,8 +169,8 @@ def merge(files: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
 @click.argument("after", metavar="AFTER.json", type=FILE)
 @json_option
 def compare(before: Path, after: Path, as_json: bool) -> None:
-    """How much faster the series of AFTER are than those of the same name, threads and batch in BEFORE. Results of
-    different environments are refused, with what differs."""
+    """How much faster the series of AFTER are than those of the same name, threads, batch and streams in BEFORE.
+    Results of different environments are refused, with what differs."""
     from limpq_deploy.calibration.records import load_record, to_dict
     from limpq_deploy.export.latency import LatencyReport
     from limpq_deploy.export.latency_compare import compare as compared
