@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.errors import LimpqError, RecordError
 from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.config import ENGINE_SETTINGS, Config, load_config, option_of, write_config
 from limpq_deploy.export.parity import ParityReport
@@ -20,7 +20,7 @@ from limpq_deploy.stages.audit import audit_stage
 from limpq_deploy.stages.bundle import bundle_stage
 from limpq_deploy.stages.choose import search_stage
 from limpq_deploy.stages.deploy import engine_stage, export_stage
-from limpq_deploy.stages.files import CONFIG, PLACEMENT, POLICY, VERDICT
+from limpq_deploy.stages.files import BUNDLE, CONFIG, PLACEMENT, POLICY, REPORT, VERDICT
 from limpq_deploy.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
 from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
 from limpq_deploy.stages.page import report_stage
@@ -114,14 +114,22 @@ def run_build(
     with joined(), workspace.held(fresh=fresh):
         workspace.remove_leftovers((CONFIG,))
         write_config(config, config.out / CONFIG)
-        for make in _stages(subject):
-            agree(True)  # files of the stages before are there
-            stage = make(subject, config.out)
-            if stage is None:
-                continue
-            workspace.run(stage)
-            if stage.name == until:
-                break
+        try:
+            for make in _stages(subject):
+                agree(True)  # files of the stages before are there
+                stage = make(subject, config.out)
+                if stage is None:
+                    continue
+                workspace.run(stage)
+                if stage.name == until:
+                    break
+        except LimpqError:
+            old = workspace.outdated(failed=True)
+            shown = [name for name in (REPORT, VERDICT, BUNDLE) if name in old]
+            if note is not None and shown:
+                more = f" and {len(old) - len(shown)} more files" if len(old) > len(shown) else ""
+                note(f"of an earlier build in {config.out}, not of this one: {', '.join(shown)}{more}")
+            raise
         names = {passed.name for passed in workspace.passed}
         return Outcome(
             folder=config.out,

@@ -133,9 +133,10 @@ class Workspace:
         self._pass(stage, state, ran=True)
         return True
 
-    def outdated(self) -> tuple[str, ...]:
-        """Outputs of an earlier build that this one did not come to, once it has changed something before them."""
-        if not any(stage.ran for stage in self.passed):
+    def outdated(self, *, failed: bool = False) -> tuple[str, ...]:
+        """Outputs of an earlier build that this one did not come to, once it has changed something before them, or
+        failed to (``failed``)."""
+        if not failed and not any(stage.ran for stage in self.passed):
             return ()
         passed = {stage.name for stage in self.passed}
         mine = {name for stage in passed for name in self.state.stages[stage].outputs}

@@ -1,6 +1,7 @@
 """A latency limit brought into a real build: profiled, searched, timed and corrected before anything is fine-tuned."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_a_limit_that_no_policy_keeps_is_refused_before_fine_tuning_with_the_sma
     config = replace(CONFIG, max_latency_ms=1e-5, out=built)
     with pytest.raises(InfeasiblePolicy, match=r"--max-latency-ms 1e-05 allows .* smallest reachable is"):
         run_build(config, until="search", say=lambda passed: None)
+
+
+def test_a_build_that_fails_names_what_is_left_of_an_earlier_one(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(finished, folder)
+    said: list[str] = []
+    with pytest.raises(InfeasiblePolicy, match="--fresh profiles it anew"):
+        run_build(replace(CONFIG, max_latency_ms=1e-5, out=folder), say=lambda passed: None, note=said.append)
+    [told] = [sentence for sentence in said if "of an earlier build" in sentence]
+    assert "report.html, verdict.json, bundle and" in told
 
 
 def test_a_finished_build_says_how_far_bitops_predict_latency(finished: Path) -> None:
