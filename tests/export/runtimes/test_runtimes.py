@@ -31,7 +31,8 @@ def test_runtimes_are_known_by_name() -> None:
 
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-cuda"])
 def test_a_runtime_that_builds_no_engine_refuses_settings_of_its_builder(name: str) -> None:
-    with pytest.raises(SettingError, match=f"the runtime is {name}, which builds no engines.*or give --runtime tensorrt"):
+    said = f"the runtime is {name}, which builds no engines.*or give --runtime tensorrt"
+    with pytest.raises(SettingError, match=said):
         runtime_named(name, EngineOptions())
 
 
