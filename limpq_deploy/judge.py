@@ -45,6 +45,7 @@ def judge(
     float_nodes: tuple[str, ...] | None = None,
     planned_float: Mapping[str, str] | None = None,
     latency: LatencyReport | None = None,
+    untold: Mapping[str, tuple[str, ...]] | None = None,
     reasons: dict[str, str] | None = None,
     notes: Iterable[str] = (),
 ) -> Verdict:
@@ -54,8 +55,9 @@ def judge(
     ``reasons`` under "accuracy", "uniform", "parity", "layer_parity", "float_nodes" or "latency". ``float_nodes``:
     names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float, those of
     layers that the policy leaves in float excepted; ``planned_float``: the precision in which the engine runs each of
-    these. ``trained_parity``: where it is promised that nothing differs; else None, and no check. Raises ValueError
-    when accuracies were not measured on the same number of images.
+    these. ``untold``: by name of an entry of ``bitops``, layers of which the engine does not tell the precision, so
+    that their executed bits are assumed. ``trained_parity``: where it is promised that nothing differs; else None, and
+    no check. Raises ValueError when accuracies were not measured on the same number of images.
     """
     why = reasons or {}
     found = [
@@ -67,7 +69,7 @@ def judge(
         *_floats(planned_float or {}),
         *_accuracy(accuracy, limits, why),
         *_latency(latency, limits, why),
-        *_faster_than_uniform(latency, bitops),
+        *_faster_than_uniform(latency, bitops, untold or {}),
     ]
     checks = tuple(finding for finding in found if isinstance(finding, Check))
     not_measured = tuple(finding for finding in found if isinstance(finding, NotMeasured))
@@ -318,8 +320,11 @@ def _latency(report: LatencyReport | None, limits: Limits, why: dict[str, str]) 
     return findings
 
 
-def _faster_than_uniform(report: LatencyReport | None, bitops: tuple[BitOps, ...]) -> list[Finding]:
-    """Where the engine executes fewer BitOps than a uniform one that was timed beside it, it has to be faster."""
+def _faster_than_uniform(
+    report: LatencyReport | None, bitops: tuple[BitOps, ...], untold: Mapping[str, tuple[str, ...]]
+) -> list[Finding]:
+    """Where the engine executes fewer BitOps than a uniform one that was timed beside it, it has to be faster. Not
+    measured where executed BitOps are assumed in part."""
     executed = {entry.name: entry.realised_all for entry in bitops}
     series_of = {name: name for name in UNIFORM}
     if report is not None and any(series.name == FP32 for series in report.series) and FLOAT in executed:
@@ -331,6 +336,12 @@ def _faster_than_uniform(report: LatencyReport | None, bitops: tuple[BitOps, ...
         if report is None or mixed is None or other is None or other.batch != mixed.batch:
             continue
         if not executed.get(MIXED, 0) < executed.get(name, 0):
+            continue
+        assumed = [(one, untold[one]) for one in (MIXED, timed) if untold.get(one)]
+        if assumed:
+            of = " and ".join(f"{len(layers)} layers of the {one} engine ({_some(layers)})" for one, layers in assumed)
+            reason = f"executed BitOps are assumed: the precision of {of} is not told"
+            findings.append(NotMeasured(name=f"faster_than_{name}", reason=reason))
             continue
         gain = report.speedup(MIXED, timed, threads="default", batch=mixed.batch)
         findings.append(

@@ -12,7 +12,7 @@ from limpq_deploy.latency.baselines import least_batch
 from limpq_deploy.pipeline import Stage
 from limpq_deploy.progress import Report
 from limpq_deploy.stages.deploy import ENGINE, runtime_inputs
-from limpq_deploy.stages.files import AUDIT, FLOAT_MODEL, MODEL
+from limpq_deploy.stages.files import AUDIT, FLOAT_ENGINE, FLOAT_MODEL, MODEL
 from limpq_deploy.subject import Subject
 
 RUNS = 100
@@ -40,6 +40,7 @@ def audit_stage(subject: Subject, folder: Path) -> Stage | None:
             float_samples=float_samples,
         )
         write_record(found, folder / AUDIT)
+        write_record(plain, folder / FLOAT_ENGINE)
         return f"{len(found.lines)} layers, {found.reformats} reformats; " + (
             " ".join(found.notes) or "every layer runs as planned"
         )
@@ -49,7 +50,7 @@ def audit_stage(subject: Subject, folder: Path) -> Stage | None:
         title="audit",
         inputs={"runs": RUNS, **runtime_inputs(subject)},
         reads=(MODEL, FLOAT_MODEL, ENGINE),
-        outputs=(AUDIT,),
+        outputs=(AUDIT, FLOAT_ENGINE),
         run=run,
     )
 

@@ -15,7 +15,7 @@ FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL = (
     f"{BASELINES}/uniform8.qdq.onnx",
 )
 LATENCY = "latency.json"
-AUDIT = "audit.json"
+AUDIT, FLOAT_ENGINE = "audit.json", "float-engine.json"
 EXPORT, STORED, PIXELS = "export.json", "model.stored.onnx", "model.uint8.onnx"
 TABLE, TEMPLATE, ROUNDS, STUDY = (
     "latency-table.json",

@@ -10,12 +10,24 @@ from limpq_deploy.export.engine_audit import Audit
 from limpq_deploy.export.exported import ExportRecord
 from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.parity import ParityReport
+from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.finetuned import FineTuned
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.judge import MIXED
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
-from limpq_deploy.stages.files import AUDIT, EXPORT, FINETUNED_RECORD, INDICATORS, LATENCY, ROUNDS, STUDY
+from limpq_deploy.stages.executed import untold_layers
+from limpq_deploy.stages.files import (
+    AUDIT,
+    ENGINE,
+    EXPORT,
+    FINETUNED_RECORD,
+    FLOAT_ENGINE,
+    INDICATORS,
+    LATENCY,
+    ROUNDS,
+    STUDY,
+)
 from limpq_deploy.stages.measure import PARITY, PARITY_IMAGES
 from limpq_deploy.subject import Subject
 
@@ -26,6 +38,7 @@ def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
         *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),
         *_parity_notes(load_record(ParityReport, folder / PARITY)),
         *_size_notes(load_record(ExportRecord, folder / EXPORT)),
+        *_untold_notes(untold_layers(load_record(Engine, folder / ENGINE))),
         *_latency_notes(subject, folder, load_record(LatencyReport, folder / LATENCY)),
         *float_notes(subject.config),
         *_warnings(load_record(Indicators, folder / INDICATORS)),
@@ -33,8 +46,10 @@ def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
 
 
 def studied_files(subject: Subject) -> tuple[str, ...]:
-    """Files on latency that this build makes beside the latency report."""
+    """Files on latency and engines that this build makes beside the latency report and its engine's record."""
     made: tuple[str, ...] = () if subject.placement.weights_only else (STUDY, AUDIT)
+    if made and subject.target.runtime != "onnxruntime":
+        made = (*made, FLOAT_ENGINE)
     return (*made, *((ROUNDS,) if subject.config.goes_round else ()))
 
 
@@ -54,6 +69,15 @@ def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> It
         yield (
             f"The trained engine: predicted {rounds.last.predicted_ms:.3f} ms, measured {measured:.3f} ms in the "
             f"latency stage ({error:+.1f} %), with the machine as busy as it was in either."
+        )
+
+
+def _untold_notes(untold: tuple[str, ...]) -> Iterator[str]:
+    """That executed BitOps are assumed in part."""
+    if untold:
+        yield (
+            f"The mixed engine does not tell the precision of {len(untold)} layers ({', '.join(untold[:5])}"
+            f"{' and more' if len(untold) > 5 else ''}): their executed BitOps are those that the target promises."
         )
 
 

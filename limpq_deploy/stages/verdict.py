@@ -15,12 +15,13 @@ from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.stages.comparison import Comparison
-from limpq_deploy.stages.executed import UNTOLD, executed_bits
+from limpq_deploy.stages.executed import executed_bits, untold_layers
 from limpq_deploy.stages.files import (
     COMPARISON,
     ENGINE,
     EXPORT,
     FINETUNED_RECORD,
+    FLOAT_ENGINE,
     INDICATORS,
     LATENCY,
     LINT,
@@ -43,10 +44,13 @@ from limpq_deploy.verdict import (
     same_bits_everywhere,
 )
 
-NOT_TOLD = "the engine's inspector tells no layer's precision; what it says is kept beside the plan (*.layers.json)"
+NOT_TOLD = (
+    "the engine's inspector does not tell the precision of {} of {} layers; what it says is kept beside the plan "
+    "(*.layers.json)"
+)
 
 HALF_BITS = 16
-"""Bits that the float model's engine of TensorRT executes, unless it was asked for in FP32."""
+"""Bits of the float model's layers in TensorRT of which its engine does not tell them, unless asked for in FP32."""
 
 FLOAT_REASONS = dict.fromkeys(
     ("parity", "layer_parity"), "weights alone are integers, so nothing is executed in integers that could be compared"
@@ -67,11 +71,13 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
         parity = load_record(ParityReport, folder / PARITY)
         placement = load_record(Placement, folder / PLACEMENT)
         checked, engine = load_record(LintReport, folder / LINT), load_record(Engine, folder / ENGINE)
+        plain = _float_engine(subject, folder)
+        comparison = load_record(Comparison, folder / COMPARISON)
         verdict = judge(
             model=subject.config.model,
             target=subject.target.name,
             budgets=policy.costs,
-            bitops=_bitops(subject, placement, policy, load_record(Comparison, folder / COMPARISON), folder),
+            bitops=_bitops(subject, placement, policy, comparison, engine, plain),
             limits=limits,
             accuracy=load_record(Measured, folder / ACCURACY).accuracy,
             parity=None
@@ -86,11 +92,13 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
                 lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
             ),
             layer_parity=None if placement.weights_only else _layer_parity(parity),
-            reasons=(FLOAT_REASONS if placement.weights_only else {}) | {"float_nodes": NOT_TOLD},
+            reasons=(FLOAT_REASONS if placement.weights_only else {})
+            | {"float_nodes": NOT_TOLD.format(len(untold_layers(engine)), len(engine.layer_precision))},
             trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
             float_nodes=unplanned_floats(folder),
             planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
             latency=load_record(LatencyReport, folder / LATENCY),
+            untold={"mixed": untold_layers(engine), "float": untold_layers(plain) if plain is not None else ()},
             notes=verdict_notes(subject, folder),
         )
         write_record(verdict, folder / VERDICT)
@@ -112,25 +120,36 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
     )
 
 
+def _float_engine(subject: Subject, folder: Path) -> Engine | None:
+    """The float model's engine as the audit found it; None where it was none's task."""
+    return load_record(Engine, folder / FLOAT_ENGINE) if FLOAT_ENGINE in studied_files(subject) else None
+
+
 def _bitops(
-    subject: Subject, placement: Placement, policy: Policy, comparison: Comparison, folder: Path
+    subject: Subject,
+    placement: Placement,
+    policy: Policy,
+    comparison: Comparison,
+    engine: Engine,
+    plain: Engine | None,
 ) -> tuple[BitOps, ...]:
-    realised = executed_bits(load_record(Engine, folder / ENGINE))
-    counted = [count_bitops("mixed", placement, policy.pairs(), realised=realised)]
+    """``engine`` is that of the policy, ``plain`` the float model's; uniform bits count as the target promises."""
+    counted = [count_bitops("mixed", placement, policy.pairs(), realised=executed_bits(engine))]
     if comparison.pair is not None:
         pairs = {layer.name: comparison.pair for layer in placement.searched}
         counted.append(count_bitops(f"uniform {comparison.bits}", placement, pairs))
     counted.append(count_bitops("uniform8", placement, same_bits_everywhere(placement, 8, 8)))
     floats = same_bits_everywhere(placement, FLOAT_BITS, FLOAT_BITS)
     in_half = subject.target.name == "tensorrt" and subject.config.float_type != "float32"
-    halves = same_bits_everywhere(placement, HALF_BITS, HALF_BITS) if in_half else None
-    counted.append(count_bitops("float", placement, floats, realised=halves))
+    halves = same_bits_everywhere(placement, HALF_BITS, HALF_BITS) if in_half else {}
+    told = executed_bits(plain) if plain is not None else {}
+    counted.append(count_bitops("float", placement, floats, realised=halves | told))
     return tuple(counted)
 
 
 def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
     """What computes in float though it should not: nodes of the graph that the runtime shows, or layers of its engine.
-    None where the engine tells the precision of none of its layers.
+    None where the engine does not tell the precision of some layers, and runs no other one in float.
 
     Layers that the policy leaves in float are in no list.
     """
@@ -139,11 +158,9 @@ def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
         return lint.float_compute
     planned = planned_precision(load_model(folder / MODEL))
     engine = load_record(Engine, folder / ENGINE)
-    if engine.layer_precision and set(engine.layer_precision.values()) <= UNTOLD:
-        return None
-    floats = [name for name in engine.float_layers if planned[name] in INTEGER]
-    untold = {name for name, precision in engine.layer_precision.items() if precision in UNTOLD}
-    return tuple(f"{name} (precision not told)" if name in untold else name for name in floats)
+    untold = {name for name in untold_layers(engine) if planned[name] in INTEGER}
+    floats = tuple(name for name in engine.float_layers if planned[name] in INTEGER and name not in untold)
+    return floats if floats or not untold else None
 
 
 def _layer_parity(report: ParityReport) -> LayerParity | None:

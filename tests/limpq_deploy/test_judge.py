@@ -361,6 +361,19 @@ def test_beside_fp32_float_is_the_uniform_fp16_engine_and_is_called_so() -> None
     assert any("The mixed engine is slower than float (FP16): " in note for note in slower.notes)
 
 
+@pytest.mark.parametrize("engine", ["mixed", "float"])
+def test_executed_bitops_that_are_assumed_in_part_promise_no_speed_and_the_check_is_not_measured(engine: str) -> None:
+    work, times = executed(mixed=9, uniform8=9, float=36), with_fp32(mixed=3.0, half=2.0, full=8.0)
+    found = verdict(bitops=work, latency=times, untold={engine: ("conv1", "conv2")})
+    assert "faster_than_float16" not in {check.name for check in found.checks}
+    [missing] = found.not_measured
+    assert missing.name == "faster_than_float16"
+    assert f"the precision of 2 layers of the {engine} engine (conv1, conv2) is not told" in missing.reason
+    assert found.outcome == "incomplete"
+    more = verdict(bitops=executed(mixed=40, uniform8=9, float=36), latency=times, untold={engine: ("conv1",)})
+    assert not more.not_measured  # nothing is promised
+
+
 def test_without_an_fp32_series_nothing_is_said_of_float_types() -> None:
     found = verdict(bitops=executed(mixed=9, uniform8=9, float=144), limits=Limits(min_speedup=1.5), latency=latency())
     assert "faster_than_float16" not in {check.name for check in found.checks}

@@ -17,6 +17,7 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.engine_inspect import planned_precision
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.placement import Placement
 from limpq_deploy.export.runtimes.base import Engine, NoGraph
 from limpq_deploy.export.runtimes.ort import OnnxRuntime
 from limpq_deploy.latency.study import LatencyStudy
@@ -39,6 +40,10 @@ class PlaysTensorRt(OnnxRuntime):
     name = "tensorrt"
     half: tuple[str, ...] = ()
     """Layers that the engine is to say it runs in float16."""
+    untold: tuple[str, ...] = ()
+    """Layers of which it is to say nothing."""
+    full: tuple[str, ...] = ()
+    """Layers that the float model's engine is to say it runs in float32."""
 
     def __init__(self, options: EngineOptions | None = None) -> None:
         super().__init__()
@@ -55,7 +60,10 @@ class PlaysTensorRt(OnnxRuntime):
 
     def engine(self, path: Path, *, threads: int | None = None) -> Engine:
         planned = planned_precision(load_model(path))
-        return played_engine(path, lambda layer: "float16" if layer in self.half else WORDS[planned[layer]])
+        own = {**dict.fromkeys(self.half, "float16"), **dict.fromkeys(self.untold, "unknown")}
+        if path.name == Path(FLOAT_MODEL).name:
+            own = dict.fromkeys(self.full, "float32")
+        return played_engine(path, lambda layer: own.get(layer, WORDS[planned[layer]]))
 
     def optimized_graph(self, path: Path) -> onnx.ModelProto:
         raise NoGraph("hidden")
@@ -79,7 +87,8 @@ class Slow:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[PlaysTensorRt]:
     monkeypatch.setattr(subject, "runtime_named", lambda name, options: PlaysTensorRt(options))
-    monkeypatch.setattr(PlaysTensorRt, "half", ())
+    for name in ("half", "untold", "full"):
+        monkeypatch.setattr(PlaysTensorRt, name, ())
     return PlaysTensorRt
 
 
@@ -147,6 +156,39 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     assert layer in checks["integers_everywhere"]["detail"]
     notes = json.loads(result.stdout)["verdict"]["notes"]
     assert f"1 layers run in another precision than planned: {layer} (s8s8 planned, float16)." in notes
+
+    engine.half, engine.untold, engine.full = (), (layer,), (layer,)
+    for name in ("engine.json", "audit.json"):
+        (here / "out" / name).unlink()
+    result = run(*arguments)
+    assert result.exit_code == 0
+    verdict = json.loads(result.stdout)["verdict"]
+    checks = {check["name"]: check for check in verdict["checks"]}
+    missing = {one["name"]: one["reason"] for one in verdict["not_measured"]}
+    assert set(missing) == {"integers_everywhere", "faster_than_float16"}
+    assert "does not tell the precision of 1 of" in missing["integers_everywhere"]
+    assert f"1 layers of the mixed engine ({layer})" in missing["faster_than_float16"]
+    macs = {one.name: one.macs for one in load_record(Placement, here / "out/placement.json").layers}
+    then, now = executed, {entry["name"]: entry for entry in verdict["bitops"]}
+    assert now["mixed"] == then["mixed"]
+    assert now["float"]["realised_all"] - then["float"]["realised_all"] == macs[layer] * (32 * 32 - 16 * 16)
+    assert f"The mixed engine does not tell the precision of 1 layers ({layer})" in " ".join(verdict["notes"])
+
+
+def test_a_limit_is_searched_for_and_told_at_the_smallest_batch_that_the_engine_takes(
+    run: Command, settings: Path, here: Path, engine: type[PlaysTensorRt]
+) -> None:
+    quick = ("--ptq", "--calibration-images", "64", "--bits", "8", "--importance", "scale", "--latency-seconds", "0.1")
+    limit = ("--like", "w16a16", "--space", "native:tensorrt", "--max-latency-ms", "500", "--batch", "2:2:4", "--latency-rounds", "1")
+    arguments = ("build", "--config", settings, "--out", "out", "--target", "tensorrt", *quick, *limit, "--json")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert json.loads((here / "out/latency-table.json").read_text())["batch"] == 2
+    assert load_record(LatencyStudy, here / "out/latency-study.json").batch == 2
+    checks = {check["name"]: check for check in found["verdict"]["checks"]}
+    assert "at batch 2, limit 500 ms" in checks["latency"]["detail"]
+    assert any(note.startswith("The trained engine: predicted ") for note in found["verdict"]["notes"])
 
 
 def test_without_a_gpu_the_build_stops_before_any_work_with_what_is_missing(refused: Any, here: Path) -> None:

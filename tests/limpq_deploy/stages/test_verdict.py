@@ -20,7 +20,8 @@ from ...played_engine import played_engine
     [
         ({}, ()),
         ({"conv1": "float16"}, ("conv1",)),
-        ({"conv1": "float16", "conv2": "unknown"}, ("conv1", "conv2 (precision not told)")),
+        ({"conv1": "float16", "conv2": "unknown"}, ("conv1",)),
+        ({"conv2": "unknown"}, None),
         (dict.fromkeys(("stem", "conv1", "conv2", "conv3", "fc1", "fc2"), "unknown"), None),
     ],
 )
