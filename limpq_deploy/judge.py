@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from limpq_deploy.export.engine_precision import UNKNOWN
 from limpq_deploy.export.latency import LatencyReport, LatencySeries, Threads
 from limpq_deploy.policy import BudgetUse
 from limpq_deploy.verdict import (
@@ -224,6 +225,11 @@ def _floats(planned: Mapping[str, str]) -> list[Finding]:
     others = tuple(f"{name} ({precision})" for name, precision in planned.items() if not precision.startswith("float"))
     if not planned:
         return []
+    untold = tuple(name for name, precision in planned.items() if precision == UNKNOWN)
+    if untold and len(untold) == len(others):
+        return [
+            NotMeasured(name="floats_as_planned", reason=f"the engine does not tell the precision of {_some(untold)}")
+        ]
     detail = f"{len(planned) - len(others)} of {len(planned)} layers that the policy leaves in float run so"
     return [
         Check(

@@ -289,6 +289,10 @@ def test_layers_left_in_float_by_the_policy_are_named_and_have_to_run_so() -> No
     assert [check.name for check in fused.checks if not check.passed] == ["floats_as_planned"]
     assert "not conv3 (u8s8)" in {check.name: check for check in fused.checks}["floats_as_planned"].detail
     assert "floats_as_planned" not in {check.name for check in verdict().checks}
+    untold = verdict(planned_float={"conv2": "float32", "conv3": "unknown"})
+    assert [(one.name, one.reason) for one in untold.not_measured] == [
+        ("floats_as_planned", "the engine does not tell the precision of conv3")
+    ]
 
 
 @pytest.mark.parametrize(

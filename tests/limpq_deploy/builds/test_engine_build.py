@@ -97,7 +97,7 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
 ) -> None:
     quick = ("--ptq", "--calibration-images", "64", "--bits", "4,5", "--importance", "scale", "--builder-level", "1")
     arguments = ("build", "--config", settings, "--out", "out", "--target", "tensorrt", *quick, "--json")
-    result = run(*arguments)
+    result = run(*arguments, "--batch", "2:2:4", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [stage["name"] for stage in found["stages"]][-len(ENGINE_STAGES) :] == ENGINE_STAGES
@@ -179,9 +179,9 @@ def test_a_limit_is_searched_for_and_told_at_the_smallest_batch_that_the_engine_
     run: Command, settings: Path, here: Path, engine: type[PlaysTensorRt]
 ) -> None:
     quick = ("--ptq", "--calibration-images", "64", "--bits", "8", "--importance", "scale", "--latency-seconds", "0.1")
-    limit = ("--like", "w16a16", "--space", "native:tensorrt", "--max-latency-ms", "500", "--batch", "2:2:4", "--latency-rounds", "1")
-    arguments = ("build", "--config", settings, "--out", "out", "--target", "tensorrt", *quick, *limit, "--json")
-    result = run(*arguments)
+    limit = ("--space", "native:tensorrt", "--max-latency-ms", "500", "--like", "w16a16", "--latency-rounds", "1")
+    arguments = ("build", "--config", settings, "--out", "out", "--target", "tensorrt", *quick, *limit)
+    result = run(*arguments, "--batch", "2:2:4", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert json.loads((here / "out/latency-table.json").read_text())["batch"] == 2

@@ -110,6 +110,38 @@ def test_engines_off_the_line_have_residuals_that_are_told() -> None:
     assert "off by up to" in found.sentence
 
 
+def test_engines_that_leave_integers_below_8_bits_are_not_said_to_execute_them() -> None:
+    policies = all_policies()
+    found = study(
+        placement(),
+        policies,
+        measured(policies),
+        realised={"w2a2": {"a": (16, 16)}},
+        device="a device",
+        threads="default",
+        batch=4,
+    )
+    assert "On a device at batch 4 executed BitOps order" in found.sentence
+    assert "Over 2 to 8 bits, of which 1 engines leave integers in places, nominal BitOps" in found.sentence
+    by_name = {point.name: point.realised for point in found.points}
+    assert by_name["w2a2"] - by_name["w4a4"] == MACS * (16 * 16 - 8 * 8)
+
+
+def test_two_engines_say_nothing_of_an_order_and_those_not_built_are_named() -> None:
+    policies = dict(list(native_policies(INDICATORS, placement(), 5).items())[:2])
+    found = study(
+        placement(),
+        policies,
+        measured(policies),
+        device="a device",
+        threads="default",
+        refused={"native 3 G": "no kernel"},
+    )
+    assert found.realised.value is None
+    assert "2 engines of native pairs were timed, too few" in found.sentence
+    assert found.sentence.endswith(" No engine is built of native 3 G.")
+
+
 @settings(max_examples=10)
 @given(st.permutations(range(8)))
 def test_rank_correlation_is_that_of_the_order_alone(order: list[int]) -> None:
