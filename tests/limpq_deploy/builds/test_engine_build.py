@@ -97,7 +97,7 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
 ) -> None:
     quick = ("--ptq", "--calibration-images", "64", "--bits", "4,5", "--importance", "scale", "--builder-level", "1")
     arguments = ("build", "--config", settings, "--out", "out", "--target", "tensorrt", *quick, "--json")
-    result = run(*arguments, "--batch", "2:2:4", "--json")
+    result = run(*arguments)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [stage["name"] for stage in found["stages"]][-len(ENGINE_STAGES) :] == ENGINE_STAGES
