@@ -122,9 +122,7 @@ def build(tmp_path: Path, model: Path, float_file: Path) -> Path:
 
 def bench(*words: object) -> dict[str, dict[str, object]]:
     """Options of the session that timed each series, by its name."""
-    done = CliRunner().invoke(
-        main, ["bench", *map(str, words), "--runtime", "tensorrt", "--seconds", "0.1", "--json"]
-    )
+    done = CliRunner().invoke(main, ["bench", *map(str, words), "--runtime", "tensorrt", "--seconds", "0.1", "--json"])
     assert done.exit_code == 0, done.output
     return {series["name"]: series["options"]["options"] for series in json.loads(done.stdout)["series"]}
 
