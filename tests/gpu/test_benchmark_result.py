@@ -81,7 +81,7 @@ def run(gpu: Any, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Mo
 
 
 FIRST = [(model, part) for model in MODELS for part in ("engines", "parity", "latency")]
-THEN = [(model, part) for part in ("audit", "profile", "spread", "trtexec") for model in MODELS]
+THEN = [(model, part) for part in ("audit", "profile", "study", "spread", "trtexec") for model in MODELS]
 
 
 def test_every_model_has_its_latency_before_any_has_more(run: Run) -> None:
