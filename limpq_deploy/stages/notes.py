@@ -6,6 +6,7 @@ from typing import Any
 
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.config import Config
+from limpq_deploy.executed import untold_layers
 from limpq_deploy.export.engine_audit import Audit
 from limpq_deploy.export.exported import ExportRecord
 from limpq_deploy.export.latency import LatencyReport
@@ -16,7 +17,6 @@ from limpq_deploy.indicators import Indicators
 from limpq_deploy.judge import MIXED
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
-from limpq_deploy.stages.executed import untold_layers
 from limpq_deploy.stages.files import (
     AUDIT,
     ENGINE,

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record
+from limpq_deploy.executed import executed_bits
 from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.placement import Placement
@@ -18,7 +19,6 @@ from limpq_deploy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
 from limpq_deploy.stages.comparison import Comparison
-from limpq_deploy.stages.executed import executed_bits
 from limpq_deploy.stages.files import (
     COMPARISON,
     ENGINE,

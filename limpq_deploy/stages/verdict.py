@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.executed import executed_bits, untold_layers
 from limpq_deploy.export.engine_inspect import planned_precision
 from limpq_deploy.export.latency import LatencyReport
 from limpq_deploy.export.lint import LintReport
@@ -15,7 +16,6 @@ from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.stages.comparison import Comparison
-from limpq_deploy.stages.executed import executed_bits, untold_layers
 from limpq_deploy.stages.files import (
     COMPARISON,
     ENGINE,
