@@ -58,13 +58,18 @@ def bench_models(
     return with_misfits(measured, models, runtime)
 
 
+def require_threads(runtime: Runtime, threads: Threads | None) -> None:
+    """Raise SettingError where a number of threads was given for a runtime that computes on a device."""
+    if runtime.name != ON_CPU and threads not in (None, "default"):
+        raise SettingError(f"--threads has no effect on {runtime.name}, which computes on a device; leave it away")
+
+
 def _settings(runtime: Runtime, threads: int | None) -> tuple[Threads, ...]:
     """Numbers of threads to time with."""
-    if runtime.name != ON_CPU:
-        if threads is not None:
-            raise SettingError(f"--threads has no effect on {runtime.name}, which computes on a device; leave it away")
-        return ("default",)
-    return (1, "default") if threads is None else (threads,)
+    require_threads(runtime, threads)
+    if threads is not None:
+        return (threads,)
+    return (1, "default") if runtime.name == ON_CPU else ("default",)
 
 
 def named_models(paths: Sequence[Path]) -> dict[str, Path]:

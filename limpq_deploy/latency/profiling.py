@@ -12,8 +12,9 @@ from limpq_deploy.export.markers import with_markers
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.export.profile import ProfileSettings
 from limpq_deploy.export.profile import profile as measure
+from limpq_deploy.export.targets import TENSORRT
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.latency.bench import available, require_batches, told
+from limpq_deploy.latency.bench import available, require_batches, require_threads, told
 from limpq_deploy.progress import progress
 from limpq_deploy.stages.files import FLOAT_MODEL, INDICATORS, PLACEMENT
 
@@ -32,8 +33,9 @@ def profile_build(
     """Time the parts of a build's model. Reads its float model, placement and indicators. ``options``: how the
     runtime builds engines.
 
-    Raises ModelError for a directory that is no build's, or one of a version that did not record what is needed;
-    SettingError for a batch that the engines would not take.
+    Raises ModelError for a directory that is no build's, one of a version that did not record what is needed, and one
+    for a target that the runtime does not execute; SettingError for a batch that the engines would not take, and for
+    threads of a runtime that computes on a device.
     """
     for name in (FLOAT_MODEL, PLACEMENT, INDICATORS):
         if not (folder / name).is_file():
@@ -45,7 +47,13 @@ def profile_build(
     chosen = runtime or placement.spec.runtime
     if chosen is None:
         raise ModelError(f"the target {placement.spec.name} is never executed; build for another with --target")
+    if TENSORRT.runtime in (chosen, placement.spec.runtime) and chosen != placement.spec.runtime:
+        raise ModelError(
+            f"{folder} is a build for {placement.spec.name}, whose quantizers {chosen} does not execute; leave "
+            "--runtime away, or build for that target"
+        )
     found = available(chosen, options)
+    require_threads(found, threads)
     require_batches((batch,), (folder / FLOAT_MODEL,), found)
     template = with_markers(load_model(folder / FLOAT_MODEL))
     with progress("profiling") as report:

@@ -58,7 +58,7 @@ STUDY_BUDGETS, STUDY_BITS = 7, (2, 3, 4, 6, 8)
 """Budgets of the study's native sweep, and bits of its narrow one."""
 
 ENGINE_BUDGETS, ENGINE_BITS = 5, (2, 4, 8)
-"""The same where each graph is an engine that takes half a minute to build."""
+"""The same where each graph is an engine that has to be built."""
 
 
 def profile_stage(subject: Subject, folder: Path) -> Stage | None:

@@ -199,6 +199,8 @@ def test_profile_takes_the_same_settings_and_times_no_fp16_where_there_is_none(
     words = ["profile", str(profiled), "--runtime", "tensorrt", "--seconds", "0.05", "--graphs", "0", "--json"]
     done = CliRunner().invoke(main, [*words, "--batch", "128"])
     assert (done.exit_code, "give --engine-batch 1:128:128" in done.output, Builder.builds) == (1, True, 0), done.output
+    done = CliRunner().invoke(main, [*words, "--threads", "1"])
+    assert (done.exit_code, "--threads has no effect on tensorrt" in done.output) == (1, True), done.output
     for given, bits in ((("--float-type", "float32"), {7, 8, 32}), ((), {7, 8, 16, 32})):
         output = tmp_path / "table.json"
         done = CliRunner().invoke(main, [*words, *given, "--batch", "4", "--engine-batch", "1:4:4", "-o", str(output)])

@@ -97,6 +97,12 @@ def test_a_finished_build_says_how_far_bitops_predict_latency(finished: Path) ->
     assert '<svg class="study"' in page
 
 
+def test_a_build_is_profiled_by_what_executes_it_alone(run: Command, finished: Path) -> None:
+    done = run("profile", finished, "--runtime", "tensorrt")
+    assert done.exit_code == 1
+    assert "is a build for onnxruntime, whose quantizers tensorrt does not execute" in " ".join(done.output.split())
+
+
 def test_a_builds_model_is_profiled_from_its_files(run: Command, finished: Path, here: Path) -> None:
     result = run("profile", finished, "--seconds", "0.05", "--graphs", "2", "--threads", "1", "--json")
     assert result.exit_code == 0, result.output
