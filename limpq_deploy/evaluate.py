@@ -12,6 +12,12 @@ from limpq_deploy.calibration.errors import DataError, ModelError
 
 TOP5 = 5
 
+Z95 = 1.959963984540054
+"""Half the width of a 95 % interval, in standard errors."""
+
+MOST_IMAGES = 10**9
+"""No data set has more, so that nobody is told to gather them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
@@ -60,6 +66,32 @@ class PairedComparison:
     def points(self) -> float:
         """Top-1 of the first minus the second, in points of percent."""
         return 100 * (self.only_first - self.only_second) / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of `points`, over images that might have been drawn instead of these."""
+        return paired_interval(self.only_first, self.only_second, self.images)
+
+    def images_that_decide(self, limit: float) -> int | None:
+        """About how many images leave ``limit`` (points) outside the interval, if the shares of these stay; None where
+        no number does."""
+        if self.points == limit:
+            return None
+
+        def decides(images: int) -> bool:
+            more = images / self.images
+            low, high = paired_interval(more * self.only_first, more * self.only_second, images)
+            return not low <= limit <= high
+
+        least, most = self.images, self.images
+        while not decides(most):
+            least, most = most, 2 * most
+            if most > MOST_IMAGES:
+                return None
+        while most - least > max(1, most // 100):
+            middle = (least + most) // 2
+            least, most = (least, middle) if decides(middle) else (middle, most)
+        return most
 
 
 def evaluate(
@@ -117,6 +149,19 @@ def compare_paired(first: Evaluation, second: Evaluation) -> PairedComparison:
         only_second=only_second,
         p_first_worse=binomial_tail(only_second, only_first + only_second),
     )
+
+
+def paired_interval(only_first: float, only_second: float, images: int) -> tuple[float, float]:
+    """95 % interval of the first model's top-1 minus the second's on the same images, in points of percent.
+
+    With p1, p2 = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2), n images:
+    p1 - p2 -+ z sqrt((p1 + p2 - (p1 - p2)^2) / (n + 2))   (the adjusted Wald interval of Bonett and Price, 2012)
+
+    It is never of width 0: models that agree on every image may still differ on the next.
+    """
+    first, second = (only_first + 1) / (images + 2), (only_second + 1) / (images + 2)
+    half = Z95 * math.sqrt((first + second - (first - second) ** 2) / (images + 2))
+    return 100 * (first - second - half), 100 * (first - second + half)
 
 
 def binomial_tail(successes: int, trials: int) -> float:

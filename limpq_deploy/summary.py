@@ -7,15 +7,14 @@ import click
 from limpq_deploy.build import Outcome
 from limpq_deploy.evaluate import Accuracy
 from limpq_deploy.export.placement import Placement
-from limpq_deploy.judge import float_baseline
 from limpq_deploy.policy import Policy
 from limpq_deploy.tables import in_columns, table, wrapped
-from limpq_deploy.verdict import FLOAT_BITS, LatencyResult, Verdict
+from limpq_deploy.verdict import FLOAT_BITS, LatencyResult, Verdict, float_baseline
 
 NAMES = {"uniform8": "w8a8, untrained"}
 """How models are called here; the 8-bit baseline has scales from 256 images and no training."""
 
-COLOURS = {"passed": "green", "failed": "red", "incomplete": "yellow"}
+COLOURS = {"passed": "green", "failed": "red", "undecided": "yellow", "incomplete": "yellow"}
 
 
 def summary(outcome: Outcome) -> str:
@@ -66,14 +65,19 @@ def bits_of_layers(policy: Policy, placement: Placement) -> str:
 def _headline(verdict: Verdict) -> str:
     word = click.style(verdict.outcome, fg=COLOURS[verdict.outcome], bold=True)
     passed = sum(check.passed for check in verdict.checks)
-    return f"{verdict.model} for {verdict.target}: {word}, {passed} of {len(verdict.checks)} checks kept"
+    kept = f"{passed} of {len(verdict.checks)} checks kept"
+    left = f", {len(verdict.undecided)} not decided" if verdict.undecided else ""
+    return f"{verdict.model} for {verdict.target}: {word}, {kept}{left}"
 
 
 def _remarks(verdict: Verdict) -> Iterator[str]:
-    """Failed checks, what was not measured, speed-up and doubts, notes."""
+    """Failed checks, what was not decided or not measured, speed-up and doubts, notes."""
     for check in verdict.checks:
         if not check.passed:
             yield click.style(wrapped(f"FAILED {check.name}: {check.detail}"), fg="red")
+    for left in verdict.undecided:
+        text = f"NOT DECIDED {left.name}: {left.detail}; {left.needs} would decide"
+        yield click.style(wrapped(text), fg="yellow")
     for missing in verdict.not_measured:
         yield wrapped(f"not measured: {missing.name}: {missing.reason}")
     if verdict.parity is not None:

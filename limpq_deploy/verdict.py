@@ -9,9 +9,18 @@ from limpq_deploy.export.latency import Speedup, Threads
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.policy import BudgetUse
 
-Outcome = Literal["passed", "failed", "incomplete"]
+Outcome = Literal["passed", "failed", "undecided", "incomplete"]
 
 FLOAT_BITS = 32
+
+MIXED, FLOAT = "mixed", "float"
+"""Names of the latency series that limits are about."""
+
+FP32 = "fp32"
+"""Name of a further float series; where there is one, `FLOAT` is the engine in FP16."""
+
+UNIFORM = ("uniform8", "float16")
+"""Names of the engines of one precision throughout that a budgeted engine is set beside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +28,8 @@ class Limits:
     """What may be asked of a result.
 
     ``max_accuracy_drop``: points of top-1 below float. ``significance``: the mixed model fails against the uniform one
-    when chance alone would make it look so much worse with a smaller probability than this. ``max_lsb``,
+    when chance alone would make it look so much worse with a smaller probability than this (0.025: one end of a 95 %
+    interval). ``max_lsb``,
     ``max_flip_share`` and ``max_tie_distance`` (in steps): what float32 rounding of the trained model may differ from
     the exported integers, layer by layer. ``max_engine_flip_share``: share of codes that an engine which scales in
     floats may give one step off, fed the same codes. ``max_latency_ms``: p50 of one call, and ``min_speedup``: ratio of
@@ -27,7 +37,7 @@ class Limits:
     """
 
     max_accuracy_drop: float = 1.0
-    significance: float = 0.05
+    significance: float = 0.025
     max_lsb: int = 1
     max_flip_share: float = 1e-5
     max_tie_distance: float = 0.01
@@ -57,7 +67,8 @@ class AccuracyResult:
 
     ``uniform_bits``: the uniform policy within the same budgets, such as "w4a4"; None when no uniform policy keeps
     them. ``uniform``: that policy, trained by the same recipe; None when it was not trained, ``against_uniform``
-    (mixed first) with it.
+    (mixed first) with it. ``against_float``: mixed first too, image by image; None in files of older versions.
+    ``of``: what these accuracies are of.
     """
 
     float: Accuracy
@@ -66,6 +77,8 @@ class AccuracyResult:
     uniform: Accuracy | None = None
     uniform_bits: str | None = None
     against_uniform: PairedComparison | None = None
+    against_float: PairedComparison | None = None
+    of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +160,16 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Undecided:
+    """One thing that was asked and measured, and that the measurement leaves open: the limit lies within its 95 %
+    interval. Neither passed nor failed. ``detail``: a sentence with the figures; ``needs``: what would decide."""
+
+    name: str
+    detail: str
+    needs: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotMeasured:
     """One thing that was asked and not measured, and why; neither passed nor failed."""
 
@@ -158,8 +181,9 @@ class NotMeasured:
 class Verdict:
     """All checks of one build.
 
-    ``outcome``: "failed" when a check failed, "incomplete" when none did but something was not measured, else "passed".
-    ``passed`` is true for the last alone. ``notes``: what is worth knowing and is no check.
+    ``outcome``: "failed" when a check failed; "undecided" when none did but the measurements leave one open;
+    "incomplete" when something was not measured; else "passed". ``passed`` is true for the last alone. ``checks``:
+    those that are decided. ``notes``: what is worth knowing and is no check.
     """
 
     model: str
@@ -178,18 +202,26 @@ class Verdict:
     float_nodes: tuple[str, ...] | None = None
     latency: LatencyResult | None = None
     notes: tuple[str, ...] = ()
+    undecided: tuple[Undecided, ...] = ()
     format: Literal["limpq.verdict/1"] = field(default="limpq.verdict/1")
 
     def __post_init__(self) -> None:
-        outcome = outcome_of(self.checks, self.not_measured)
+        outcome = outcome_of(self.checks, self.undecided, self.not_measured)
         if self.outcome != outcome or self.passed != (outcome == "passed"):
             raise ValueError(f"the checks say {outcome!r}, the verdict says {self.outcome!r}")
 
 
-def outcome_of(checks: Iterable[Check], not_measured: Iterable[NotMeasured]) -> Outcome:
-    """ "failed" beats "incomplete" beats "passed"."""
+def float_baseline(names: Iterable[str]) -> str:
+    """What the series "float" is to be called among series of these names."""
+    return f"{FLOAT} (FP16)" if FP32 in names else FLOAT
+
+
+def outcome_of(checks: Iterable[Check], undecided: Iterable[Undecided], not_measured: Iterable[NotMeasured]) -> Outcome:
+    """ "failed" beats "undecided" beats "incomplete" beats "passed"."""
     if not all(check.passed for check in checks):
         return "failed"
+    if tuple(undecided):
+        return "undecided"
     return "incomplete" if tuple(not_measured) else "passed"
 
 

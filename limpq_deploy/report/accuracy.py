@@ -3,14 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from limpq_deploy.evaluate import Accuracy
+from limpq_deploy.evaluate import Z95, Accuracy
 from limpq_deploy.report import svg
 from limpq_deploy.report.figures import count, digits, plural, signed
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.rows import Row, RowChart, round_scale, tick_text
+from limpq_deploy.verdict import AccuracyResult
 
 HEIGHT = 30
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +28,15 @@ class AccuracyRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracySection:
-    """``paired``: the comparison with the uniform policy as a sentence."""
+    """``paired``: the comparison with the uniform policy as a sentence, ``paired_float``: that with float. ``of``: what
+    these accuracies are of."""
 
     chart: RowChart
     rows: tuple[AccuracyRow, ...]
     images: int
     paired: str | None
+    paired_float: str | None
+    of: str | None
     missing_uniform: str | None
 
     @property
@@ -72,6 +75,8 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
         rows=tuple(rows),
         images=result.float.images,
         paired=_paired(inputs),
+        paired_float=_paired_float(result),
+        of=result.of,
         missing_uniform=missing,
     )
 
@@ -109,6 +114,17 @@ def _chart(rows: list[AccuracyRow]) -> RowChart:
 
     return RowChart(
         rows=tuple(track(row) for row in rows), axis=scale.axis(tick_text(scale, " %")), axis_name="top-1 accuracy"
+    )
+
+
+def _paired_float(result: AccuracyResult) -> str | None:
+    if result.against_float is None:
+        return None
+    pair, (low, high) = result.against_float, result.against_float.interval
+    return (
+        f"Image by image, mixed alone is right on {plural(pair.only_first, 'image')} and float alone on "
+        f"{count(pair.only_second)} of {count(pair.images)}: {signed(pair.points)} points, 95 % interval {signed(low)} "
+        f"to {signed(high)}."
     )
 
 

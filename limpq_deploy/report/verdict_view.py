@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from limpq_deploy.judge import FLOAT, MIXED, float_baseline
 from limpq_deploy.report.costs import weight_sizes
 from limpq_deploy.report.figures import giga, milliseconds, plural, signed
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.latency import threads_text
-from limpq_deploy.verdict import LatencyLine, Verdict
+from limpq_deploy.verdict import FLOAT, MIXED, LatencyLine, Verdict, float_baseline
 
-WORDS = {"passed": "Passed", "failed": "Failed", "incomplete": "Incomplete"}
+WORDS = {"passed": "Passed", "failed": "Failed", "undecided": "Not decided", "incomplete": "Incomplete"}
 
 TITLES = {
     "budget_bitops": "BitOps budget, all layers",
@@ -30,7 +29,7 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRow:
-    """``state``: "passed", "failed" or "not measured"."""
+    """``state``: "passed", "failed", "not decided" or "not measured"."""
 
     name: str
     title: str
@@ -59,9 +58,10 @@ def verdict_section(inputs: ReportInputs) -> VerdictSection:
     verdict = inputs.verdict
     rows = [
         *(_row(check.name, "passed" if check.passed else "failed", check.detail) for check in verdict.checks),
+        *(_row(one.name, "not decided", f"{one.detail}; {one.needs} would decide") for one in verdict.undecided),
         *(_row(missing.name, "not measured", missing.reason) for missing in verdict.not_measured),
     ]
-    order = {"failed": 0, "not measured": 1, "passed": 2}
+    order = {"failed": 0, "not decided": 1, "not measured": 2, "passed": 3}
     return VerdictSection(
         word=WORDS[verdict.outcome],
         sentence=_sentence(verdict),
@@ -76,15 +76,23 @@ def _row(name: str, state: str, detail: str) -> CheckRow:
 
 def _sentence(verdict: Verdict) -> str:
     failed = [check.name for check in verdict.checks if not check.passed]
-    measured = plural(len(verdict.checks), "check")
-    missing = len(verdict.not_measured)
-    not_measured = f"{plural(missing, 'thing')} asked for {'was' if missing == 1 else 'were'} not measured"
+    decided = len(verdict.checks)
+    open_ends = []
+    if verdict.undecided:
+        open_ends.append(f"{plural(len(verdict.undecided), 'check')} {_are(len(verdict.undecided))} not decided")
+    if verdict.not_measured:
+        count = len(verdict.not_measured)
+        open_ends.append(f"{plural(count, 'thing')} asked for {_are(count, 'was', 'were')} not measured")
+    left = " and ".join(open_ends)
     if failed:
-        kept = "The only check failed" if len(verdict.checks) == 1 else f"{len(failed)} of {measured} failed"
-        return f"{kept}, and {not_measured}." if missing else f"{kept}."
-    if missing:
-        return f"{'The only check' if len(verdict.checks) == 1 else f'All {measured}'} made passed, but {not_measured}."
-    return f"All {measured} passed." if len(verdict.checks) != 1 else "The only check passed."
+        kept = "The only check failed" if decided == 1 else f"{len(failed)} of {plural(decided, 'check')} failed"
+        return f"{kept}, and {left}." if left else f"{kept}."
+    kept = "The only check" if decided == 1 else f"All {plural(decided, 'check')}"
+    return f"{kept} made passed, but {left}." if left else f"{kept} passed."
+
+
+def _are(number: int, one: str = "is", many: str = "are") -> str:
+    return one if number == 1 else many
 
 
 def _accuracy(inputs: ReportInputs) -> Figure:

@@ -128,7 +128,8 @@ def ship(
         check_batches(max_batch_size, shipped_plans)
 
     serving = ship_version(repository, name, files, describe, keep=keep, keys=keys, check=check)
-    return _shipped(repository / name, serving, keys, _notes(options, parameters, forced, shipped_plans))
+    notes = (*_undecided_notes(manifest), *_notes(options, parameters, forced, shipped_plans))
+    return _shipped(repository / name, serving, keys, notes)
 
 
 def _shipped(folder: Path, serving: Serving, keys: Keys, notes: tuple[str, ...] = ()) -> Shipped:
@@ -170,7 +171,7 @@ def _require_verdict(manifest: Manifest, force: bool) -> str:
     """Empty for a verdict that may be served; what it was where ``force`` overrides it."""
     verdict = manifest.verdict if isinstance(manifest.verdict, dict) else {}
     outcome = str(verdict.get("outcome", "missing"))
-    if outcome in ("passed", "incomplete"):
+    if outcome in ("passed", "undecided", "incomplete"):
         return ""
     if force:
         return f"the verdict was {outcome!r}; shipped with --force"
@@ -181,6 +182,13 @@ def _require_verdict(manifest: Manifest, force: bool) -> str:
         f"the verdict of this build is {outcome!r}{what}; expected one that has not failed: build again, or ship it "
         "with --force, which the manifest records"
     )
+
+
+def _undecided_notes(manifest: Manifest) -> tuple[str, ...]:
+    """What the verdict leaves open, which an operator has to know."""
+    verdict = manifest.verdict if isinstance(manifest.verdict, dict) else {}
+    left = [one for one in verdict.get("undecided", ()) if isinstance(one, dict)]
+    return tuple(f"the verdict does not decide {one.get('name')}: {one.get('detail')}" for one in left)
 
 
 def _require_plans(options: ServingOptions, plans: Mapping[str, Path]) -> None:

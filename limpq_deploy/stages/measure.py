@@ -15,7 +15,6 @@ from limpq_deploy.export.measure import measure_models
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.faithful import compare_trained
 from limpq_deploy.integers import beyond_float32, integer_model
-from limpq_deploy.judge import float_baseline
 from limpq_deploy.latency.baselines import least_batch, with_fp32
 from limpq_deploy.latency.bench import told
 from limpq_deploy.pipeline import Stage
@@ -27,7 +26,7 @@ from limpq_deploy.stages.deploy import exported_files, runtime_inputs
 from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, FLOAT_MODEL, LATENCY, MODEL, POLICY, UNIFORM8_MODEL
 from limpq_deploy.stages.learn import load_finetuned
 from limpq_deploy.subject import Subject
-from limpq_deploy.verdict import AccuracyResult
+from limpq_deploy.verdict import AccuracyResult, float_baseline
 
 PARITY, ACCURACY = "parity.json", "accuracy.json"
 
@@ -131,6 +130,8 @@ def accuracy_stage(subject: Subject, folder: Path) -> Stage:
             uniform=uniform.accuracy if uniform else None,
             uniform_bits=comparison.bits,
             against_uniform=compare_paired(found["mixed"], uniform) if uniform else None,
+            against_float=compare_paired(found["mixed"], found["float"]),
+            of=f"the exported files on {runtime.name}, {len(split):,} images of test",
         )
         write_record(Measured(accuracy=result), folder / ACCURACY)
         said = f"mixed {result.mixed.top1:.2f} %, float {result.float.top1:.2f} %"

@@ -14,7 +14,6 @@ from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.finetuned import FineTuned
 from limpq_deploy.indicators import Indicators
-from limpq_deploy.judge import MIXED
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.stages.files import (
@@ -30,6 +29,7 @@ from limpq_deploy.stages.files import (
 )
 from limpq_deploy.stages.measure import PARITY, PARITY_IMAGES
 from limpq_deploy.subject import Subject
+from limpq_deploy.verdict import MIXED
 
 
 def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:

@@ -103,9 +103,9 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
         )
         write_record(verdict, folder / VERDICT)
         failed = [check.name for check in verdict.checks if not check.passed]
-        if failed:
-            return f"{verdict.outcome}: {', '.join(failed)}"
-        return f"{verdict.outcome}: {len(verdict.checks)} checks"
+        left = [f"{one.name}, which {one.needs} would decide" for one in verdict.undecided]
+        said = f"{verdict.outcome}: {', '.join(failed) if failed else f'{len(verdict.checks)} checks'}"
+        return f"{said}; not decided: {'; '.join(left)}" if left else said
 
     return Stage(
         name="verdict",

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import DataError, ModelError
-from limpq_deploy.evaluate import Evaluation, binomial_tail, compare_paired, evaluate
+from limpq_deploy.evaluate import (
+    Evaluation,
+    PairedComparison,
+    binomial_tail,
+    compare_paired,
+    evaluate,
+    paired_interval,
+)
 
 
 def lookup(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -111,3 +119,28 @@ def test_binomial_tail_of_many_trials_is_exact_and_quick() -> None:
 def test_different_images_are_not_compared() -> None:
     with pytest.raises(ValueError, match="same images"):
         compare_paired(of([True]), of([True, True]))
+
+
+@pytest.mark.parametrize(("only_first", "only_second", "images"), [(20, 30, 1000), (0, 4, 400), (2, 1, 300)])
+def test_the_interval_of_a_paired_difference_holds_the_truth_in_95_of_100_samples(
+    only_first: int, only_second: int, images: int
+) -> None:
+    first, second = only_first / images, only_second / images
+    draws = np.random.default_rng(0).multinomial(images, (first, second, 1 - first - second), size=2000)
+    truth = 100 * (first - second)
+    held = [low <= truth <= high for low, high in (paired_interval(one, two, images) for one, two, _ in draws)]
+    assert np.mean(held) >= 0.935  # a standard error of 0.005 below 0.95, and a little
+
+
+def test_as_many_images_as_asked_for_decide_and_a_tenth_fewer_do_not() -> None:
+    pair = PairedComparison(images=1000, only_first=20, only_second=26, p_first_worse=0.2)
+    needed = pair.images_that_decide(-1.0)
+    assert needed is not None
+
+    def decides(images: int) -> bool:
+        low, high = paired_interval(0.02 * images, 0.026 * images, images)
+        return not low <= -1.0 <= high
+
+    assert decides(needed)
+    assert not decides(int(0.9 * needed))
+    assert replace(pair, only_second=30).images_that_decide(-1.0) is None

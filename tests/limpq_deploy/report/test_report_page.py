@@ -97,7 +97,7 @@ def test_nominal_and_realised_bitops_are_both_given_in_exact_integers(small: Rep
 def test_accuracies_latencies_parity_and_sizes_are_the_numbers_given(small: ReportInputs, page: str) -> None:
     words = Reader(page).words
     assert "97.78 %" in words
-    assert "352 of 360" in words
+    assert "3,520 of 3,600" in words
     assert small.latency is not None
     assert small.parity is not None
     for series in small.latency.series:
