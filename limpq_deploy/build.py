@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from limpq_deploy.build_files import BuildFiles
 from limpq_deploy.calibration.errors import LimpqError, RecordError
 from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.config import ENGINE_SETTINGS, Config, load_config, option_of, write_config
@@ -20,7 +21,17 @@ from limpq_deploy.stages.audit import audit_stage
 from limpq_deploy.stages.bundle import bundle_stage
 from limpq_deploy.stages.choose import search_stage
 from limpq_deploy.stages.deploy import engine_stage, export_stage
-from limpq_deploy.stages.files import BUNDLE, CONFIG, PLACEMENT, POLICY, REPORT, VERDICT
+from limpq_deploy.stages.files import (
+    BUNDLE,
+    CONFIG,
+    FINETUNED,
+    FLOAT,
+    MODEL,
+    PLACEMENT,
+    POLICY,
+    REPORT,
+    VERDICT,
+)
 from limpq_deploy.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
 from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
 from limpq_deploy.stages.page import report_stage
@@ -114,6 +125,7 @@ def run_build(
     with joined(), workspace.held(fresh=fresh):
         workspace.remove_leftovers((CONFIG,))
         write_config(config, config.out / CONFIG)
+        workspace.remember(CONFIG)
         try:
             for make in _stages(subject):
                 agree(True)  # files of the stages before are there
@@ -163,9 +175,12 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
     """Measure a build's parity again, from its own files and configuration, as its stage does."""
     if not (folder / CONFIG).is_file():
         raise RecordError(f"{folder} is no build directory (it has no {CONFIG}); name the --out of a build")
-    subject = Subject(replace(load_config(folder / CONFIG), out=folder))
+    files = BuildFiles(folder)
+    subject = Subject(replace(load_config(files.path(CONFIG)), out=folder))
     workspace = Workspace(folder, say=say)
     with workspace.held():
+        for name in (POLICY, FLOAT, FINETUNED, MODEL):
+            files.path(name)
         workspace.run(parity_stage(subject, folder), again=True)
         return load_record(ParityReport, folder / PARITY)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
+from limpq_deploy.build_files import checked
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
 from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
 from limpq_deploy.calibration.records import from_json
@@ -24,7 +25,7 @@ def evaluate_model(model: Path, data: str, *, split: str, classes: Path | None, 
 
     Raises DataError where the data's classes are not those, in that order, that the model says it knows.
     """
-    texts = _metadata(model)
+    texts = _metadata(checked(model))
     dataset = open_dataset(data, _preprocess(model, texts), classes, needs=(split,))
     _require_same_classes(model, texts, dataset)
     session = runtime_named("onnxruntime").load(model)
@@ -72,6 +73,7 @@ def verify_and_replay(bundle: Path, *, replay: bool, public_key: Path | None = N
     """Check a bundle's files (with ``public_key`` its signature), then (``replay``) its canaries on the runtime that it
     was made for; an engine is built with the settings that the manifest records, or the default ones."""
     report = verify_bundle(bundle, public_key)
+    checked(bundle)
     if not replay:
         return report
     manifest = load_manifest(bundle, public_key)

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,9 +37,10 @@ class StageState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildState:
-    """All finished stages of a directory, by name."""
+    """All finished stages of a directory, by name. ``written``: SHA-256 of files that no stage writes, the settings."""
 
     stages: dict[str, StageState]
+    written: dict[str, str] = field(default_factory=dict)
     format: Literal["limpq.stages/1"] = field(default="limpq.stages/1")
 
 
@@ -125,7 +126,7 @@ class Workspace:
         with progress(stage.title) as report:
             said = stage.run(report)
         seconds = time.perf_counter() - start
-        outputs = {name: _digest_of(self.folder / name) for name in stage.outputs}
+        outputs = {name: digest_of(self.folder / name) for name in stage.outputs}
         self._dropped += [name for name in (done.outputs if done else ()) if name not in outputs]
         state = StageState(inputs=digest, outputs=outputs, seconds=seconds, said=said)
         self._record({**self.state.stages, stage.name: state})
@@ -143,6 +144,11 @@ class Workspace:
         others = [state.outputs for name, state in self.state.stages.items() if name not in passed]
         left = (*(name for outputs in others for name in outputs), *self._dropped)
         return tuple(name for name in dict.fromkeys(left) if name not in mine and (self.folder / name).exists())
+
+    def remember(self, name: str) -> None:
+        """Record a file that no stage writes, for those who read the build when it is finished."""
+        self.state = replace(self.state, written={**self.state.written, name: digest_of(self.folder / name)})
+        self._record(self.state.stages)
 
     def remove_leftovers(self, names: Iterable[str]) -> None:
         """Remove temporary files that a killed build left beside these files."""
@@ -181,18 +187,18 @@ class Workspace:
             "version": __version__,
             "stage": stage.name,
             "inputs": stage.inputs,
-            "reads": {name: _digest_of(self.folder / name) for name in stage.reads},
+            "reads": {name: digest_of(self.folder / name) for name in stage.reads},
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     def _outputs_stand(self, done: StageState) -> bool:
         return all(
-            (self.folder / name).exists() and _digest_of(self.folder / name) == digest
+            (self.folder / name).exists() and digest_of(self.folder / name) == digest
             for name, digest in done.outputs.items()
         )
 
     def _record(self, stages: dict[str, StageState]) -> None:
-        self.state = BuildState(stages=stages)
+        self.state = replace(self.state, stages=stages)
         write_record(self.state, self.folder / STATE)
 
     def _load(self) -> BuildState:
@@ -205,7 +211,7 @@ class Workspace:
             return BuildState(stages={})
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """SHA-256 of a file, or of a folder's file names and contents."""
     if path.is_file():
         return sha256_of(path)

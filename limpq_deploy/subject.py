@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from limpq_deploy.build_files import checked
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, hold_out, open_dataset, require_classes
 from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import load_factory
@@ -59,6 +60,9 @@ class Subject:
         Raises the error that the stage would raise.
         """
         require_modules(("safetensors",), "training")
+        for given in (self.config.weights, self.config.policy, self.config.latency_table):
+            if given is not None:
+                checked(given)
         if self.target.exportable:
             require_modules(("onnxscript",), "exporting")
         if engine and self.builds_engine:

@@ -10,7 +10,20 @@ import click
 
 from limpq_deploy.commands.builder import Command, builder_options
 
-FILE = click.Path(path_type=Path)
+
+class _Given(click.Path):
+    """A path to read; a file that lies in a finished build is held against the build's record of it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if path.is_file():
+            from limpq_deploy.build_files import checked
+
+            checked(path)
+        return path
+
+
+FILE = _Given(path_type=Path)
 NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 """One to write: a folder of that name is told before anything is done."""
 

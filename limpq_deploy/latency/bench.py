@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from limpq_deploy.build_files import BuildFiles, checked
 from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable, SettingError
 from limpq_deploy.export.as_deployed import with_misfits
 from limpq_deploy.export.engine_options import EngineOptions
@@ -79,14 +80,15 @@ def named_models(paths: Sequence[Path]) -> dict[str, Path]:
     files = [path for path in paths if not path.is_dir()]
     models: dict[str, Path] = {}
     for folder in folders:
-        built = {name: folder / file for name, file in BUILT.items() if (folder / file).is_file()}
-        if "mixed" not in built:
+        if not (folder / MODEL).is_file():
             raise ModelError(f"{folder} holds no {MODEL}; name ONNX files, or the --out directory of a finished build")
+        written = BuildFiles(folder)
+        built = {name: written.path(file) for name, file in BUILT.items() if (folder / file).is_file()}
         prefix = "" if len(folders) == 1 else f"{folder.name}/"
         models.update({prefix + name: path for name, path in built.items()})
     for file in files:
         alike = sum(other.name == file.name for other in files) > 1 or file.name in models
-        models[str(file) if alike else file.name] = file
+        models[str(file) if alike else file.name] = checked(file)
     return models
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from limpq_deploy.build_files import BuildFiles
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.engine_options import EngineOptions
@@ -40,8 +41,9 @@ def profile_build(
     for name in (FLOAT_MODEL, PLACEMENT, INDICATORS):
         if not (folder / name).is_file():
             raise ModelError(f"{folder} has no {name}; name the --out directory of a build that came to its export")
-    placement = load_record(Placement, folder / PLACEMENT)
-    edges = load_record(Indicators, folder / INDICATORS).edges
+    files = BuildFiles(folder)
+    placement = load_record(Placement, files.path(PLACEMENT))
+    edges = load_record(Indicators, files.path(INDICATORS)).edges
     if edges is None:
         raise ModelError(f"the indicators of {folder} know no edges; renew them with `limpq-deploy indicators --fresh`")
     chosen = runtime or placement.spec.runtime
@@ -54,8 +56,9 @@ def profile_build(
         )
     found = available(chosen, options)
     require_threads(found, threads)
-    require_batches((batch,), (folder / FLOAT_MODEL,), found)
-    template = with_markers(load_model(folder / FLOAT_MODEL))
+    float_model = files.path(FLOAT_MODEL)
+    require_batches((batch,), (float_model,), found)
+    template = with_markers(load_model(float_model))
     with progress("profiling") as report:
         return measure(
             template,

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from limpq_deploy.build_files import checked
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.export.manifest import MANIFEST, CanaryFiles, Manifest
 from limpq_deploy.export.repository import Serving
@@ -95,6 +96,7 @@ class _Known:
     @classmethod
     def read(cls, folder: Path, public_key: Path | None) -> "_Known":
         verify_bundle(folder, public_key)
+        checked(folder)
         manifest = load_manifest(folder, public_key)
         if manifest.serving is None:
             return cls(folder=folder, manifest=manifest, canaries={"": manifest.canaries})

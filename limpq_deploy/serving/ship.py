@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from limpq_deploy.build_files import checked
 from limpq_deploy.calibration.errors import LimpqError, ModelError, OutputError, SettingError
 from limpq_deploy.calibration.records import to_json
 from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest
@@ -27,6 +28,7 @@ from limpq_deploy.export.triton import (
     read_labels,
 )
 from limpq_deploy.export.verify import load_manifest, verify_bundle
+from limpq_deploy.stages.files import ENGINE
 
 THROUGHPUT_NOTE = (
     "requests wait up to {delay} microseconds for others to share a batch: more images per second under load, a longer "
@@ -76,10 +78,11 @@ def ship(
     bundle = _bundle_of(build)
     # The public key is the repository's; a bundle of an unsigned build is checked by its hashes.
     verify_bundle(bundle, keys.public if (bundle / SIGNATURE).exists() else None)
+    checked(bundle)
     manifest = load_manifest(bundle)
     forced = _require_verdict(manifest, force)
     if options.backend == "tensorrt" and not plans:
-        plans = plan_of_build(build)
+        plans = plan_of_build(checked(build / ENGINE).parent)
     _require_plans(options, plans or {})
     name = name or re.sub(r"[^A-Za-z0-9_.-]+", "_", manifest.model).lstrip(".-")
     require_model_name(name)

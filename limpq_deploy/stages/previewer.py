@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from limpq_deploy.build_files import BuildFiles
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
@@ -59,6 +60,9 @@ def open_previewer(folder: Path, indicators: Indicators | None = None) -> Previe
                 f"{folder} has no {name}; expected the --out of a build that came as far as its indicators "
                 "(`limpq-deploy indicators` makes one)"
             )
+    files = BuildFiles(folder)
+    for name in (CONFIG, FLOAT, JOINT, INDICATORS):
+        files.path(name)
     subject = Subject(replace(load_config(folder / CONFIG), out=folder))
     if indicators is not None:
         own = load_record(Indicators, folder / INDICATORS)
