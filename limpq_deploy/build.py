@@ -121,7 +121,7 @@ def run_build(
         for sentence in notes(subject, this_cpu(), until):
             note(sentence)
     settle_threads(sum(layer.macs for layer in subject.placement.layers))
-    workspace = Workspace(config.out, say=say, tell=agree)
+    workspace = Workspace(config.out, say=say, tell=agree, note=note or (lambda sentence: None))
     with joined(), workspace.held(fresh=fresh):
         workspace.remove_leftovers((CONFIG,))
         write_config(config, config.out / CONFIG)

@@ -16,23 +16,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import OutputError, RecordError
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.progress import Report, progress
+from limpq_deploy.sources import Code, code_of
 
 STATE = "stages.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageState:
-    """A finished stage: the digest of its inputs, SHA-256 of each output, wall seconds, and its closing line."""
+    """A finished stage: the digest of its inputs, SHA-256 of each output, wall seconds, and its closing line.
+
+    ``sources`` and ``libraries``: the code that it ran, as `Code` has it; empty in files of older versions.
+    """
 
     inputs: str
     outputs: dict[str, str]
     seconds: float
     said: str
+    sources: str = ""
+    libraries: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +83,19 @@ class Workspace:
     """An output directory, held by one build at a time. ``passed``: the stages gone through so far."""
 
     def __init__(
-        self, folder: Path, *, say: Callable[[Passed], None], tell: Callable[[bool], object] = lambda runs: None
+        self,
+        folder: Path,
+        *,
+        say: Callable[[Passed], None],
+        tell: Callable[[bool], object] = lambda runs: None,
+        note: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        """``say`` is called after each stage; ``tell`` before each that all processes take part in: whether it runs."""
+        """``say`` is called after each stage; ``tell`` before each that all processes take part in: whether it runs;
+        ``note`` before one that runs again though nothing was asked differently: why."""
         self.folder = folder
         self.say = say
         self.tell = tell
+        self.note = note
         self._fresh = False
         self.state = BuildState(stages={})
         self.passed: list[Passed] = []
@@ -110,9 +122,10 @@ class Workspace:
 
     def run(self, stage: Stage, *, again: bool = False) -> bool:
         """Run a stage unless it is done (``again``: even then); returns whether it ran."""
-        digest = self._digest(stage)
+        digest, code = self._digest(stage), code_of(stage.run)
         done = self.state.stages.get(stage.name)
-        stands = not again and done is not None and done.inputs == digest and self._outputs_stand(done)
+        other = _difference(done, code) if done is not None else None
+        stands = not again and done is not None and done.inputs == digest and not other and self._outputs_stand(done)
         if not stands:
             self._clear(stage, checkpoint=self._fresh or again)
         if stage.together:
@@ -121,6 +134,8 @@ class Workspace:
             assert done is not None
             self._pass(stage, done, ran=False)
             return False
+        if other and not again:
+            self.note(f"{stage.title} runs again: {other}")
         self._record({name: state for name, state in self.state.stages.items() if name != stage.name})
         start = time.perf_counter()
         with progress(stage.title) as report:
@@ -128,7 +143,14 @@ class Workspace:
         seconds = time.perf_counter() - start
         outputs = {name: digest_of(self.folder / name) for name in stage.outputs}
         self._dropped += [name for name in (done.outputs if done else ()) if name not in outputs]
-        state = StageState(inputs=digest, outputs=outputs, seconds=seconds, said=said)
+        state = StageState(
+            inputs=digest,
+            outputs=outputs,
+            seconds=seconds,
+            said=said,
+            sources=code.sources,
+            libraries=code.libraries,
+        )
         self._record({**self.state.stages, stage.name: state})
         self._clear(stage, checkpoint=True)
         self._pass(stage, state, ran=True)
@@ -184,7 +206,6 @@ class Workspace:
 
     def _digest(self, stage: Stage) -> str:
         inputs = {
-            "version": __version__,
             "stage": stage.name,
             "inputs": stage.inputs,
             "reads": {name: digest_of(self.folder / name) for name in stage.reads},
@@ -209,6 +230,18 @@ class Workspace:
             return load_record(BuildState, path)
         except RecordError:
             return BuildState(stages={})
+
+
+def _difference(done: StageState, code: Code) -> str | None:
+    """How the code that a stage would run now is another than it ran then; None where it is the same."""
+    names = sorted({*done.libraries, *code.libraries})
+    changed = [name for name in names if done.libraries.get(name) != code.libraries.get(name)]
+    if done.libraries and changed:
+        versions = ((name, done.libraries.get(name, "absent"), code.libraries.get(name, "absent")) for name in changed)
+        return ", ".join(f"{name} is {now}, and was {then} when it ran" for name, then, now in versions)
+    if changed or done.sources != code.sources:
+        return "the program's sources have changed since it ran"
+    return None
 
 
 def digest_of(path: Path) -> str:

@@ -1,7 +1,6 @@
 """What a build is about: the model, its data, its placement. Opened and checked before any work is done."""
 
 import hashlib
-import inspect
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -12,9 +11,9 @@ import torch
 from torch import nn
 
 from limpq_deploy.build_files import checked
-from limpq_deploy.calibration.datasets import DataSet, Preprocess, hold_out, open_dataset, require_classes
+from limpq_deploy.calibration.datasets import KINDS, DataSet, Preprocess, hold_out, open_dataset, require_classes
 from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
-from limpq_deploy.calibration.factories import load_factory
+from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import DEFAULT_TARGET, Config
@@ -40,6 +39,7 @@ from limpq_deploy.search.costs import Budget
 from limpq_deploy.search.given_policy import load_given
 from limpq_deploy.search.restrictions import restrict
 from limpq_deploy.search.search import search_policy
+from limpq_deploy.sources import user_sources
 from limpq_deploy.training.device import require_precision
 from limpq_deploy.training.watch import require_tensorboard
 
@@ -254,6 +254,14 @@ class Subject:
             "structure": None if self.config.model in MODELS else _structure_digest(self._shapes),
         }
 
+    def data_digest(self) -> str:
+        """What the data are, with the source of a user's own: how it reads and augments is not in the fingerprint."""
+        digest = self.dataset.digest()
+        if not is_factory_name(self.config.data) or self.config.data.partition(":")[0] in KINDS:
+            return digest
+        source = user_sources(load_factory(self.config.data, LimpqError))
+        return hashlib.sha256(f"{digest} {source}".encode()).hexdigest()
+
     def quantized(self, traced: TracedModel, policy: dict[str, BitPair]) -> QuantizedModel:
         """A quantized model at these bits, with first scales from 256 training images."""
         model = model_of_policy(traced, self.placement, policy, scales=self.config.scales)
@@ -306,5 +314,4 @@ def _structure_digest(traced: TracedModel) -> str:
 
 
 def _source_digest(name: str) -> str:
-    source = inspect.getsourcefile(load_factory(name, LimpqError))
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "unknown"
+    return user_sources(load_factory(name, LimpqError))

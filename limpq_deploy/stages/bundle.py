@@ -61,7 +61,7 @@ def bundle_stage(subject: Subject, folder: Path) -> Stage:
         title="bundle",
         inputs={
             "classes": subject.dataset.classes,
-            "data": subject.dataset.digest(),
+            "data": subject.data_digest(),
             "versions": versions(),
             "input": subject.config.input,
             **runtime_inputs(subject),

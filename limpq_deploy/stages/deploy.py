@@ -91,7 +91,7 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
             "placement": to_dict(subject.placement),
             "preprocess": to_dict(subject.preprocess),
             "classes": subject.dataset.classes,
-            "data": subject.dataset.digest(),
+            "data": subject.data_digest(),
             "seed": subject.config.seed,
             "pairs": load_record(Policy, folder / POLICY).pairs(),
             "scales": subject.config.scales,

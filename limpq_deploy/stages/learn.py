@@ -48,7 +48,7 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
 
     inputs = {
         **subject.model_digest(),
-        "data": dataset.digest(),
+        "data": subject.data_digest(),
         "training": training_inputs(subject, settings) if config.weights is None else None,
     }
 
@@ -58,7 +58,7 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
         require_classes(dataset, subject.info.num_classes)
         resumed = ""
         if config.weights is None:
-            execution, resumed = prepare(subject, folder, "float", inputs, ())
+            execution, resumed = prepare(subject, folder, "float", inputs, (), run)
             train_float(subject.model, dataset, settings=settings, seed=config.seed, report=report, execution=execution)
         if not leads():
             return ""
@@ -93,7 +93,7 @@ def indicators_stage(subject: Subject, folder: Path) -> Stage:
 
     inputs = {
         **subject.model_digest(),
-        "data": subject.dataset.digest(),
+        "data": subject.data_digest(),
         "placement": to_dict(subject.placement),
         "bits": config.bits,
         "training": training_inputs(subject, settings),
@@ -101,7 +101,7 @@ def indicators_stage(subject: Subject, folder: Path) -> Stage:
     reads = (FLOAT,)
 
     def run(report: Report) -> str:
-        execution, resumed = prepare(subject, folder, "indicators", inputs, reads)
+        execution, resumed = prepare(subject, folder, "indicators", inputs, reads, run)
         indicators, model = train_indicators(
             subject.traced(folder / FLOAT),
             subject.placement,
@@ -178,14 +178,14 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
         **subject.model_digest(),
         "pairs": pairs,
         "scales": config.scales,
-        "data": subject.dataset.digest(),
+        "data": subject.data_digest(),
         "bits": config.bits,
         "training": training_inputs(subject, settings),
     }
     reads = (FLOAT, FLOAT_RECORD, JOINT, PLACEMENT)
 
     def run(report: Report) -> str:
-        execution, resumed = prepare(subject, folder, names.stage, inputs, reads)
+        execution, resumed = prepare(subject, folder, names.stage, inputs, reads, run)
         traced = subject.traced(folder / FLOAT)
         if settings.start == "joint":
             model = model_of_policy(traced, subject.placement, pairs, scales=config.scales)

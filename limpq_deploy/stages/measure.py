@@ -63,7 +63,7 @@ def parity_stage(subject: Subject, folder: Path) -> Stage:
         name="parity",
         title="parity",
         inputs={
-            "data": subject.dataset.digest(),
+            "data": subject.data_digest(),
             "images": PARITY_IMAGES,
             "pairs": load_record(Policy, folder / POLICY).pairs(),
             **runtime_inputs(subject),
@@ -142,7 +142,7 @@ def accuracy_stage(subject: Subject, folder: Path) -> Stage:
     return Stage(
         name="accuracy",
         title="accuracy",
-        inputs={"data": subject.dataset.digest(), **runtime_inputs(subject)},
+        inputs={"data": subject.data_digest(), **runtime_inputs(subject)},
         reads=(COMPARISON, *exported_files(folder).values()),
         outputs=(ACCURACY,),
         run=run,

@@ -100,7 +100,7 @@ def calibrated_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], 
         name=names.stage,
         title=names.title,
         inputs={**_inputs(subject), "pairs": pairs, "scales": config.scales},
-        reads=(FLOAT, FLOAT_RECORD),
+        reads=(FLOAT, FLOAT_RECORD, PLACEMENT),
         outputs=(names.checkpoint, names.record),
         run=run,
     )
@@ -109,7 +109,7 @@ def calibrated_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], 
 def _inputs(subject: Subject) -> dict[str, Any]:
     return {
         **subject.model_digest(),
-        "data": subject.dataset.digest(),
+        "data": subject.data_digest(),
         "ptq": [_ranges(subject), _images(subject)],
         "seed": subject.config.seed,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.edges import layer_edges
 from limpq_deploy.export.cpu_audit import audit_cpu
 from limpq_deploy.export.latency import Threads
@@ -88,6 +88,7 @@ def profile_stage(subject: Subject, folder: Path) -> Stage | None:
         title="profile",
         inputs={
             "seconds": seconds,
+            "form": to_dict(subject.form),
             **subject.model_digest(),
             **runtime_inputs(subject),
         },

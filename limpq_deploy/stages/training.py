@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy import __version__
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.checkpoints import CheckpointInfo
 from limpq_deploy.export.placement import BitPair
+from limpq_deploy.progress import Report
 from limpq_deploy.settings import TrainSettings
+from limpq_deploy.sources import code_of
 from limpq_deploy.subject import Subject
 from limpq_deploy.training import Checkpoint, Execution
 from limpq_deploy.training.execution import EVERY_MINUTES
@@ -54,17 +55,24 @@ def training_inputs(subject: Subject, settings: TrainSettings) -> dict[str, Any]
 
 
 def prepare(
-    subject: Subject, folder: Path, stage: str, inputs: Mapping[str, Any], reads: Iterable[str]
+    subject: Subject,
+    folder: Path,
+    stage: str,
+    inputs: Mapping[str, Any],
+    reads: Iterable[str],
+    run: Callable[[Report], str],
 ) -> tuple[Execution, str]:
     """How to run the training of a stage, and what to say of a checkpoint that was found (empty: there was none).
 
-    A checkpoint of other inputs is removed: the stage's digest would not have been the same either. All processes call
-    this; the first decides.
+    A checkpoint of other inputs, or of other code than ``run`` comes to, is removed: the stage would not have stood
+    either. All processes call this; the first decides.
     """
     training = subject.config.training
+    code = code_of(run)
     identity = {
-        "version": __version__,
         "stage": stage,
+        "sources": code.sources,
+        "libraries": code.libraries,
         **{name: _short(value) for name, value in inputs.items()},
         "reads": {name: sha256_of(folder / name) for name in reads},
     }
