@@ -28,6 +28,7 @@ from limpq_deploy.stages.files import (
     FLOAT,
     INDICATORS,
     JOINT,
+    PLACEMENT,
     POLICY,
     ROUNDS,
     TABLE,
@@ -112,7 +113,8 @@ def search_stage(subject: Subject, folder: Path) -> Stage:
             "solver": config.solver,
         },
         reads=(
-            *((INDICATORS,) if config.importance is not None else (INDICATORS, FLOAT, JOINT)),
+            *(INDICATORS, PLACEMENT),
+            *((FLOAT, JOINT) if config.importance is None else ()),
             *((TABLE, TEMPLATE) if config.goes_round else ()),
         ),
         outputs=(POLICY, COMPARISON, *((ROUNDS,) if config.goes_round else ())),
@@ -146,7 +148,7 @@ def _given_stage(subject: Subject, folder: Path, path: Path) -> Stage:
             "max_latency_ms": config.max_latency_ms if config.latency_table is not None else None,
             **{name: getattr(config, name) for name in ("space", "min_bits", "pin", "tie")},
         },
-        reads=(INDICATORS,),
+        reads=(INDICATORS, PLACEMENT),
         outputs=(POLICY, COMPARISON),
         run=run,
     )

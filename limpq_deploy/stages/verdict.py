@@ -110,7 +110,11 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
     return Stage(
         name="verdict",
         title="verdict",
-        inputs={"limits": to_dict(limits)},
+        inputs={
+            "limits": to_dict(limits),
+            "target": to_dict(subject.target),
+            "float_type": subject.config.float_type,
+        },
         reads=(
             *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
             *(ENGINE, EXPORT, PARITY, ACCURACY, LINT, LATENCY, *studied_files(subject)),

@@ -155,9 +155,9 @@ def test_parity_is_measured_again_and_recorded(run: Command, copy: Path, here: P
 def test_parity_says_what_is_missing(refused: Refused, copy: Path, here: Path) -> None:
     refused("parity", "absent", words=("absent is no build directory", "--out"))
     (copy / "finetuned.safetensors").unlink()
-    refused("parity", "out", words=("finetuned.safetensors", "train again"))
+    refused("parity", "out", words=("finetuned.safetensors", "is missing", "run the build again"))
     (copy / "config.json").write_text("{}")
-    refused("parity", "out", words=("config.json is not a limpq.config/1 file",))
+    refused("parity", "out", words=("config.json is not what the stage 'settings' wrote",))
 
 
 def test_doctor_tells_what_is_usable_and_what_is_not(run: Command) -> None:

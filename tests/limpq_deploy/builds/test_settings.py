@@ -1,0 +1,197 @@
+"""Every setting of a build, changed in turn: the stages whose own inputs change, and no others, run again.
+
+What reads their files follows if those come out differently, which is `test_pipeline`'s matter.
+"""
+
+import dataclasses
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limpq_deploy import subject as subject_module
+from limpq_deploy.build import CONCLUDED, EXPORTED, MEASURED, TRAINED
+from limpq_deploy.config import Config, load_config
+from limpq_deploy.pipeline import Workspace
+from limpq_deploy.recipe import Training
+from limpq_deploy.subject import Subject
+
+FLOAT, JOINT, TUNED = "float", "indicators", "finetune uniform"
+MODELS = f"{FLOAT} {JOINT} {TUNED}"
+RUN = "engine parity accuracy latency study"
+"""Stages that start the runtime, beside bundle."""
+
+ON_CPU: dict[str, tuple[Any, str]] = {
+    "model": ("resnet20", f"{MODELS} export parity accuracy bundle"),  # it takes images of another size
+    "weights": ("float.safetensors", f"{MODELS} export"),
+    "bits": ((2, 3, 4, 5, 6, 7), f"{JOINT} {TUNED}"),
+    "like": ("w4a4", "search"),
+    **dict.fromkeys(("max_gbitops", "compression_ratio", "max_mib", "max_act_mib"), (1.0, "search")),
+    **dict.fromkeys(("max_avg_weight_bits", "max_avg_act_bits"), (5.0, "search")),
+    "max_latency_ms": (5.0, "verdict"),
+    "min_speedup": (1.0, "verdict"),
+    "max_accuracy_drop": (2.0, "verdict"),
+    "space": ("w*a5", "search"),
+    "min_bits": (("layer1.*=4",), "search"),
+    "pin": (("layer2.conv1=w6a6",), "search"),
+    "tie": (("layer1.*",), "search"),
+    "pinned_bits": (7, f"{JOINT} export"),  # and by placement.json all that trains
+    "act_bits": (5, f"{JOINT} export"),
+    **{name: (value, "search") for name, value in (("importance", "kl"), ("alpha", 1.0), ("outliers", "forbid"))},
+    "solver": ("own", "search"),
+    "policy": ("policy.json", "search"),
+    "ptq": (True, f"{JOINT} {TUNED}"),
+    "scales": ("pow2", f"{TUNED} export"),
+    "storage": ("int4", "export"),
+    "input": ("uint8", "export bundle"),
+    "latency_seconds": (0.2, "latency study"),
+    "seed": (1, f"{MODELS} export"),
+    "target": ("tensorrt", f"{JOINT} export {RUN} audit verdict bundle"),
+    "engine": (False, f"{RUN} verdict bundle"),  # those are left away
+    "out": (Path("elsewhere"), ""),
+}
+"""Setting -> another value, and stages: of a build on ONNX Runtime. ``report`` holds the command, so it always runs."""
+
+WITH_PTQ: dict[str, tuple[Any, str]] = {
+    "ranges": ("minmax", f"{JOINT} {TUNED}"),
+    "calibration_images": (64, f"{JOINT} {TUNED}"),
+    "bits": ((2, 3, 4, 5, 6, 7), JOINT),
+    "seed": (1, f"{MODELS} export"),
+}
+BUILDER = "profile export engine parity accuracy latency audit study bundle"
+ON_TENSORRT: dict[str, tuple[Any, str]] = {
+    "tensorrt": ("11", "profile export"),
+    "batch": ("1:2:4", BUILDER),
+    "float_type": ("float32", f"{BUILDER} verdict"),
+    **{name: (value, BUILDER) for name, value in (("tf32", False), ("workspace_mib", 100), ("builder_level", 5))},
+    "builds": (2, BUILDER),
+    "latency_rounds": (2, "search"),
+    "max_latency_ms": (6.0, "search verdict"),
+    "latency_seconds": (0.2, "profile latency study"),
+}
+"""Of a build that goes round until a latency limit holds."""
+
+WITH_A_TABLE: dict[str, tuple[Any, str]] = {
+    "latency_table": ("latency-table.json", "search"),
+    "max_latency_ms": (6.0, "search verdict"),
+}
+
+OF_TRAINING: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("float_epochs", "float_lr"), (1.0, FLOAT)),
+    **dict.fromkeys(("joint_epochs", "joint_lr", "data_fraction"), (1.0, JOINT)),
+    **dict.fromkeys(("finetune_epochs", "finetune_lr"), (1.0, TUNED)),
+    **{
+        name: (7, stages)
+        for name, stages in (("float_steps", FLOAT), ("joint_steps", JOINT), ("finetune_steps", TUNED))
+    },
+    "data_fraction": (0.5, JOINT),
+    "finetune_start": ("joint", TUNED),
+    "freeze_weights": (True, JOINT),
+    "inplace_distill": (True, JOINT),
+    "stop_early": (True, JOINT),
+    "distill": (0.5, f"{JOINT} {TUNED}"),
+    "temperature": (2.0, TUNED),
+    "ema": (0.5, TUNED),
+    **{name: (value, MODELS) for name, value in (("batch_size", 32), ("label_smoothing", 0.5), ("warmup", 0.5))},
+    **{name: (value, MODELS) for name, value in (("accumulate", 2), ("precision", "bf16"), ("channels_last", False))},
+    "freeze_batchnorm": (True, MODELS),
+    **dict.fromkeys(("workers", "checkpoint_steps"), (1, "")),
+    **{name: (value, "") for name, value in (("log", False), ("tensorboard", True))},
+    "checkpoint_minutes": (1.0, ""),
+}
+"""Keys of ``[training]``; how often is saved, how many read and what is logged changes no number."""
+
+
+def digests(config: Config, folder: Path) -> dict[str, str]:
+    """The digest of every stage's inputs, with the files that lie in the folder."""
+    about = Subject(config)
+    space = Workspace(folder, say=lambda passed: None)
+    makers = (*TRAINED, *EXPORTED, *(() if not config.engine else (*MEASURED, *CONCLUDED)))
+    stages = [stage for make in makers if (stage := make(about, folder)) is not None]
+    found = {}
+    for stage in stages:
+        present = tuple(name for name in stage.reads if (folder / name).exists())
+        found[stage.name] = space._digest(replace(stage, reads=present))
+    return found
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+@pytest.fixture
+def base(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The finished build's settings; one data set is opened once."""
+    monkeypatch.setattr(subject_module, "open_dataset", functools.cache(subject_module.open_dataset))
+    training = Training(float_steps=60, joint_steps=5, finetune_steps=40)
+    return replace(load_config(finished / "config.json"), training=training)
+
+
+def expect(base: Config, folder: Path, table: dict[str, tuple[Any, str]], *, report: bool = True) -> None:
+    before = digests(base, folder)
+    files = ("weights", "policy", "latency_table")
+    for name, (value, stages) in table.items():
+        given = folder / value if name in files else value
+        config = replace(base, **{name: given})
+        expected = {*stages.split(), *(("report",) if report else ())}
+        assert changed(before, digests(config, folder)) == expected, name
+
+
+def test_each_setting_of_a_build_on_the_cpu_repeats_the_stages_that_it_is_about(base: Config, finished: Path) -> None:
+    expect(base, finished, ON_CPU)
+
+
+def test_each_setting_without_training_repeats_the_stages_that_it_is_about(base: Config, finished: Path) -> None:
+    expect(replace(base, ptq=True), finished, WITH_PTQ)
+
+
+def test_each_setting_of_an_engine_repeats_the_stages_that_it_is_about(base: Config, finished: Path) -> None:
+    rounds = replace(base, target="tensorrt", max_latency_ms=5.0, space="native:tensorrt", bits=(8,), like=None)
+    expect(rounds, finished, ON_TENSORRT)
+
+
+def test_a_latency_table_repeats_the_search(base: Config, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.json").write_text("{}")
+    table = replace(base, latency_table=tmp_path / "table.json", max_latency_ms=5.0)
+    expect(table, finished, {"max_latency_ms": WITH_A_TABLE["max_latency_ms"]})
+    before = digests(table, finished)
+    (tmp_path / "table.json").write_text("{ }")
+    assert changed(before, digests(table, finished)) == {"search"}  # other times under one name
+
+
+def test_each_setting_of_training_repeats_the_models_that_it_is_about(base: Config, finished: Path) -> None:
+    before = digests(base, finished)
+    for name, (value, stages) in OF_TRAINING.items():
+        other = {f"{name.removesuffix('_epochs')}_steps": None} if name.endswith("_epochs") else {}
+        training = replace(base.training, **{name: value, **other})
+        assert changed(before, digests(replace(base, training=training), finished)) == {*stages.split(), "report"}, name
+
+
+def test_no_setting_is_left_out() -> None:
+    tried = {*ON_CPU, *WITH_PTQ, *ON_TENSORRT, *WITH_A_TABLE, "data", "classes", "training"}
+    assert tried == {field.name for field in dataclasses.fields(Config)}
+    assert OF_TRAINING.keys() == {field.name for field in dataclasses.fields(Training)}
+
+
+def test_other_images_and_another_order_of_the_classes_repeat_all_that_sees_images(
+    base: Config, finished: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    names = [f"class{number}" for number in range(10)]
+    for split in ("train", "test"):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(2):
+                pixels = random.integers(0, 255, (16, 16), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    sees = {*MODELS.split(), "export", "parity", "accuracy", "bundle", "report"}
+    images = replace(base, data=f"imagefolder:{tmp_path}")
+    before = digests(images, finished)
+    assert changed(digests(base, finished), before) == sees
+    (tmp_path / "classes.json").write_text(json.dumps(names[::-1]))
+    assert changed(before, digests(replace(images, classes=tmp_path / "classes.json"), finished)) == sees
