@@ -77,8 +77,7 @@ def user_sources(factory: Callable[..., Any]) -> str:
     if source is None:
         return "unknown"
     start, module = Path(source).resolve(), factory.__module__.split(".")
-    depth = len(module) - (start.name != "__init__.py")
-    root = start.parents[depth] if start.name != "__init__.py" else start.parents[len(module)]
+    root = start.parents[len(module) - (start.name != "__init__.py")]
     installed = {"site-packages", "dist-packages"} & set(root.parts)
     found, pending = set(), [start]
     while pending:

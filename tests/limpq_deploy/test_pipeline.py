@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from limpq_deploy import pipeline
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.pipeline import Passed, Stage, Workspace
+from limpq_deploy.sources import Code
 
 
 def workspace(folder: Path) -> Workspace:
@@ -186,3 +188,35 @@ def test_processes_that_help_are_told_whether_a_shared_stage_runs(tmp_path: Path
             space.run(writing(tmp_path, "alone", "1"))
             space.run(shared)
     assert told == [True, False]
+
+
+def test_other_code_or_another_library_runs_a_stage_again_and_is_said_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def built(code: Code) -> list[str]:
+        monkeypatch.setattr(pipeline, "code_of", lambda run: code)
+        space = Workspace(tmp_path, say=lambda passed: said.append("done"), note=said.append)
+        with space.held():
+            space.run(writing(tmp_path, "one", "1"))
+        return ran(space.passed)
+
+    code = Code(sources="a", libraries={"limpq_deploy": "1", "torch": "2.13"}, modules=())
+    assert built(code) == ["one"]
+    assert built(code) == []
+    assert said == ["done", "done"]
+    said.clear()
+    assert built(replace(code, sources="b")) == ["one"]
+    assert said == ["one runs again: the program's sources have changed since it ran", "done"]
+    said.clear()
+    assert built(replace(code, sources="b", libraries={"limpq_deploy": "1", "torch": "2.14"})) == ["one"]
+    assert said == ["one runs again: torch is 2.14, and was 2.13 when it ran", "done"]
+
+
+def test_a_stage_of_a_version_that_did_not_record_its_code_runs_again(tmp_path: Path) -> None:
+    build(tmp_path, writing(tmp_path, "one", "1"))
+    state = json.loads((tmp_path / "stages.json").read_text())
+    del state["stages"]["one"]["sources"], state["stages"]["one"]["libraries"]
+    (tmp_path / "stages.json").write_text(json.dumps(state))
+    assert ran(build(tmp_path, writing(tmp_path, "one", "1"))) == ["one"]

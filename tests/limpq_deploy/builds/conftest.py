@@ -1,8 +1,13 @@
 """One real build on the digits, made once a session with a few training steps; tests work on copies of it."""
 
+import functools
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -12,6 +17,9 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.cli import main
+from limpq_deploy.pipeline import Stage, Workspace
+from limpq_deploy.progress import Report
+from limpq_deploy.sources import code_of
 
 SETTINGS = """
 like = "w5a5"
@@ -42,11 +50,43 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+Executed = dict[str, tuple[set[str], tuple[str, ...]]]
+"""By stage: source files of which a function was called, and the modules that its digest is over."""
+
+
+def watched(stage: Stage, executed: Executed) -> Stage:
+    """A stage that records what it executes."""
+    files: set[str] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            files.add(frame.f_code.co_filename)
+
+    @functools.wraps(stage.run)
+    def run(report: Report) -> str:
+        sys.setprofile(note)
+        try:
+            return stage.run(report)
+        finally:
+            sys.setprofile(None)
+            executed[stage.name] = files, code_of(stage.run).modules
+
+    return replace(stage, run=run)
+
+
 @pytest.fixture(scope="session")
-def _finished(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def executed() -> Executed:
+    """What the stages of the finished build executed."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def _finished(settings: Path, tmp_path_factory: pytest.TempPathFactory, executed: Executed) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("finished")
+    run = Workspace.run
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(Workspace, "run", lambda space, stage, **how: run(space, watched(stage, executed), **how))
         result = limpq_deploy("build", "--config", settings, "--out", "out")
     assert result.exit_code == 0, result.output
     return folder / "out", result

@@ -16,6 +16,8 @@ from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.config import Config
 from limpq_deploy.pipeline import Passed
 from limpq_deploy.recipe import Training
+from limpq_deploy.sources import code_of
+from limpq_deploy.stages import training
 
 CONFIG = Config(bits=(2, 4), training=Training(float_steps=3, joint_steps=16))
 
@@ -77,6 +79,17 @@ def test_a_checkpoint_of_other_settings_is_left_aside_with_a_sentence(tmp_path: 
     assert "; began anew: " in said
     assert "training.settings.learning_rate is 0.01, not 0.02" in said
     assert not checkpoint(config).exists()
+
+
+def test_a_checkpoint_of_other_code_is_left_aside_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, out=tmp_path / "build")
+    stop_in_joint_training(config)
+    monkeypatch.setattr(training, "code_of", lambda run: replace(code_of(run), sources="edited"))
+    said = build(config)
+    assert "; began anew: " in said
+    assert 'not "edited"' in said
 
 
 def test_a_fresh_build_does_not_go_on(tmp_path: Path) -> None:

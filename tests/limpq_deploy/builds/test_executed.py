@@ -1,0 +1,19 @@
+"""The modules that a stage's digest is over are those that it executes."""
+
+from pathlib import Path
+
+from limpq_deploy import sources
+
+CARRIES = {*sources.PLUMBING, "limpq_deploy.tables", "limpq_deploy.stages.versions"}
+"""What is executed and computes no result: files, records, progress."""
+
+
+def test_whatever_a_stage_of_a_build_executes_is_in_its_digest(
+    finished: Path, executed: dict[str, tuple[set[str], tuple[str, ...]]]
+) -> None:
+    assert len(executed) == 14
+    modules = {str(path.resolve()): name for name in sources._modules() for path in sources._files_of(name)}
+    for stage, (files, digested) in executed.items():
+        ran = {modules[file] for path in files if (file := str(Path(path).resolve())) in modules}
+        assert ran - set(digested) <= CARRIES, stage
+        assert len(ran & set(digested)) > 3, stage
