@@ -183,10 +183,11 @@ def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: in
 
     accuracy = evaluate_model(model, data, split=split, classes=classes, batch=batch)
     if as_json:
-        click.echo(json.dumps(to_dict(accuracy)))
+        click.echo(json.dumps({**to_dict(accuracy), "model": str(model), "runtime": "onnxruntime", "split": split}))
         return
     top5 = f", top-5 {accuracy.top5:.2f} %" if accuracy.top5 is not None else ""
-    click.echo(f"top-1 {accuracy.top1:.2f} % ({accuracy.correct:,} of {accuracy.images:,} images of {split}){top5}")
+    right = f"{accuracy.correct:,} of {accuracy.images:,} images of {split}"
+    click.echo(f"top-1 {accuracy.top1:.2f} % ({right}){top5}; {model} on onnxruntime")
 
 
 @main.command(short_help="A build's integers compared again.")

@@ -86,7 +86,9 @@ def finetune(
         settings=settings,
         epochs=round(history.images / len(split), 3),
         float_top1=float_top1,
-        top1=Top1(val=chosen.val, test=test),
+        top1=Top1(
+            val=chosen.val, test=test, val_images=len(dataset.split("val")), test_images=len(dataset.split("test"))
+        ),
         chosen_step=chosen.step,
         candidates=tuple(candidates.tried),
         val_may_be_seen=foreign_weights and dataset.val_held_out,

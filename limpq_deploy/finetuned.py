@@ -11,21 +11,34 @@ NOT_TRAINED: Literal["ranges only, not trained"] = "ranges only, not trained"
 """What is said wherever such a model is spoken of."""
 
 
+FLOAT_IN_TORCH = "the float model in PyTorch"
+
+IN_TORCH = (
+    "the quantized model in PyTorch, BatchNorm folded and biases rounded as they are exported; what the exported files "
+    "reach on the runtime is in accuracy.json"
+)
+"""What an accuracy is of that was measured while training."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Top1:
     """Top-1 in percent on the validation split, on which checkpoints are chosen, and on the test split, on which
-    nothing is."""
+    nothing is; and of how many images (None in files of older versions)."""
 
     val: float
     test: float
+    val_images: int | None = None
+    test_images: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatModel:
-    """The float model of a build: ``source`` is the user's weights file, or says that it was trained here."""
+    """The float model of a build: ``source`` is the user's weights file, or says that it was trained here. ``of``: what
+    ``top1`` is of."""
 
     source: str
     top1: Top1
+    of: str = FLOAT_IN_TORCH
     format: Literal["limpq.float/1"] = field(default="limpq.float/1")
 
 
@@ -70,7 +83,7 @@ class FineTuned:
     """A fine-tuned mixed-precision model; its tensors are in ``finetuned.safetensors``.
 
     ``bits``: of the searched layers. ``float_top1``: the float model it came from. ``top1``: the quantized model at
-    ``chosen_step``. ``weights``: per-tensor grid and scale by layer, before BatchNorm is folded in.
+    ``chosen_step``, as ``of`` says. ``weights``: per-tensor grid and scale by layer, before BatchNorm is folded in.
     ``activations``: by quantizer. ``epochs``: passes over the train split. ``seconds``: wall time of training alone.
     ``val_may_be_seen``: the validation images, which chose the checkpoint, are a part of what others train on, and the
     float weights came from elsewhere: accuracy on them may flatter. The test split chose nothing.
@@ -95,6 +108,7 @@ class FineTuned:
     val_may_be_seen: bool = False
     calibrated: Calibrated | None = None
     scales: Scales = "free"
+    of: str = IN_TORCH
     format: Literal["limpq.finetuned/1"] = field(default="limpq.finetuned/1")
 
     def pairs(self) -> dict[str, tuple[int, int]]:

@@ -130,7 +130,7 @@ def calibrate(
         settings=None,
         epochs=0.0,
         float_top1=float_top1,
-        top1=Top1(val=tried[best].top1, test=test),
+        top1=Top1(val=tried[best].top1, test=test, val_images=len(held), test_images=len(dataset.split("test"))),
         chosen_step=0,
         candidates=(),
         val_may_be_seen=foreign_weights and dataset.val_held_out,

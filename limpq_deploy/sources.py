@@ -79,7 +79,7 @@ def user_sources(factory: Callable[..., Any]) -> str:
     start, module = Path(source).resolve(), factory.__module__.split(".")
     root = start.parents[len(module) - (start.name != "__init__.py")]
     installed = {"site-packages", "dist-packages"} & set(root.parts)
-    found, pending = set(), [start]
+    found, pending = set[Path](), [start, *_module_files(root, module)]
     while pending:
         path = pending.pop()
         if path in found:

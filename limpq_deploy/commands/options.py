@@ -15,7 +15,7 @@ class _Given(click.Path):
     """A path to read; a file that lies in a finished build is held against the build's record of it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.is_file():
             from limpq_deploy.build_files import checked
 

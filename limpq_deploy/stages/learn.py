@@ -62,7 +62,13 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
             train_float(subject.model, dataset, settings=settings, seed=config.seed, report=report, execution=execution)
         if not leads():
             return ""
-        found = Top1(val=top1(subject.model, dataset.split("val")), test=top1(subject.model, dataset.split("test")))
+        val, test = dataset.split("val"), dataset.split("test")
+        found = Top1(
+            val=top1(subject.model, val),
+            test=top1(subject.model, test),
+            val_images=len(val),
+            test_images=len(test),
+        )
         save_module(folder / FLOAT, subject.model, subject.float_info)
         source = "trained here" if config.weights is None else config.weights.name
         write_record(FloatModel(source=source, top1=found), folder / FLOAT_RECORD)
@@ -70,7 +76,7 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
             name for name in ("float_steps", "float_epochs", "float_lr") if getattr(config.training, name) is not None
         ]
         ignored = f"; {' and '.join(unused)} without effect" if config.weights is not None and unused else ""
-        return f"top-1 {found.test:.2f} % on test ({source}{ignored}){resumed}"
+        return f"top-1 {found.test:.2f} % on test in PyTorch ({source}{ignored}){resumed}"
 
     return Stage(
         name="float",
@@ -213,7 +219,7 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
             if found.val_may_be_seen and found.chosen_step > 0
             else ""
         )
-        return f"top-1 {found.top1.test:.2f} % on test ({found.epochs:.1f} epochs){flattered}{resumed}"
+        return f"top-1 {found.top1.test:.2f} % on test in PyTorch ({found.epochs:.1f} epochs){flattered}{resumed}"
 
     return Stage(
         name=names.stage,

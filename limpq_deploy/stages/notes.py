@@ -27,15 +27,18 @@ from limpq_deploy.stages.files import (
     ROUNDS,
     STUDY,
 )
-from limpq_deploy.stages.measure import PARITY, PARITY_IMAGES
+from limpq_deploy.stages.measure import ACCURACY, PARITY, PARITY_IMAGES, Measured
 from limpq_deploy.subject import Subject
-from limpq_deploy.verdict import MIXED
+from limpq_deploy.verdict import MIXED, AccuracyResult
 
 
 def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
     """All of them, from the records of the stages before."""
     return (
         *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),
+        *torch_notes(
+            load_record(FineTuned, folder / FINETUNED_RECORD), load_record(Measured, folder / ACCURACY).accuracy
+        ),
         *_parity_notes(load_record(ParityReport, folder / PARITY)),
         *_size_notes(load_record(ExportRecord, folder / EXPORT)),
         *_untold_notes(untold_layers(load_record(Engine, folder / ENGINE))),
@@ -109,6 +112,21 @@ def _calibration_notes(found: FineTuned) -> tuple[str, ...]:
         return ()
     left = f" {len(made.uncorrected)} layers have neither bias nor BatchNorm to correct." if made.uncorrected else ""
     return (f"{made.how.capitalize()}: {made.ranges} on {made.images:,} training images, then {made.why}.{left}",)
+
+
+def torch_notes(trained: FineTuned, deployed: AccuracyResult) -> Iterator[str]:
+    """That two records name two accuracies, because they are of two things."""
+    pairs = (("float", trained.float_top1, deployed.float), ("mixed", trained.top1, deployed.mixed))
+    other = [
+        f"{name} {inside.test:.2f} % there and {outside.top1:.2f} % here"
+        for name, inside, outside in pairs
+        if round(inside.test, 2) != round(outside.top1, 2)
+    ]
+    if other:
+        yield (
+            f"Top-1 of the test split in {FINETUNED_RECORD} is of the model in PyTorch, in this verdict of the exported "
+            f"files on the runtime: {', '.join(other)}. The runtime adds in another order, which tips values at ties."
+        )
 
 
 def _size_notes(record: ExportRecord) -> tuple[str, ...]:

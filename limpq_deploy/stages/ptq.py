@@ -94,7 +94,7 @@ def calibrated_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], 
         write_record(found, folder / names.record)
         assert found.calibrated is not None
         seen = "; the given weights may have seen those images" if found.val_may_be_seen else ""
-        return f"top-1 {found.top1.test:.2f} % on test, {NOT_TRAINED}; {found.calibrated.why}{seen}"
+        return f"top-1 {found.top1.test:.2f} % on test in PyTorch, {NOT_TRAINED}; {found.calibrated.why}{seen}"
 
     return Stage(
         name=names.stage,

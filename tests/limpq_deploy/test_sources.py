@@ -161,9 +161,17 @@ def factory_of(folder: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> Ca
     return found
 
 
-@pytest.mark.parametrize(
-    "edit", ["theirs/nets.py", "theirs/blocks/conv.py", "theirs/blocks/__init__.py", "shared_parts.py"]
-)
+PROJECT = {
+    "theirs/__init__.py": "",
+    "theirs/blocks/__init__.py": "from .conv import conv\n",
+    "theirs/blocks/conv.py": "import shared_parts\n\ndef conv():\n    return shared_parts.PART\n",
+    "theirs/nets.py": "import json\nfrom .blocks import conv\n\ndef make():\n    return conv()\n",
+    "theirs/unused.py": "X = 1\n",
+    "shared_parts.py": "PART = 1\n",
+}
+
+
+@pytest.mark.parametrize("edit", [name for name in PROJECT if name != "theirs/unused.py"])
 def test_what_a_users_factory_imports_of_its_own_project_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str
 ) -> None:
