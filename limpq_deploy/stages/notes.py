@@ -34,11 +34,10 @@ from limpq_deploy.verdict import MIXED, AccuracyResult
 
 def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
     """All of them, from the records of the stages before."""
+    trained = load_record(FineTuned, folder / FINETUNED_RECORD)
     return (
-        *_calibration_notes(load_record(FineTuned, folder / FINETUNED_RECORD)),
-        *torch_notes(
-            load_record(FineTuned, folder / FINETUNED_RECORD), load_record(Measured, folder / ACCURACY).accuracy
-        ),
+        *_calibration_notes(trained),
+        *torch_notes(trained, load_record(Measured, folder / ACCURACY).accuracy),
         *_parity_notes(load_record(ParityReport, folder / PARITY)),
         *_size_notes(load_record(ExportRecord, folder / EXPORT)),
         *_untold_notes(untold_layers(load_record(Engine, folder / ENGINE))),
@@ -124,8 +123,8 @@ def torch_notes(trained: FineTuned, deployed: AccuracyResult) -> Iterator[str]:
     ]
     if other:
         yield (
-            f"Top-1 of the test split in {FINETUNED_RECORD} is of the model in PyTorch, in this verdict of the exported "
-            f"files on the runtime: {', '.join(other)}. The runtime adds in another order, which tips values at ties."
+            f"Top-1 of the test split in {FINETUNED_RECORD} is of the model in PyTorch, in this verdict of the files on "
+            f"the runtime: {', '.join(other)}. The runtime adds in another order, which tips values at ties."
         )
 
 

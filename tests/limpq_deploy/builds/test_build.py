@@ -204,3 +204,44 @@ def test_the_engine_can_be_compiled_alone(run: Command, settings: Path, copy: Pa
     assert result.exit_code == 0
     assert ran(result) == ["engine"]
     assert set(json.loads((copy / "engine.json").read_text())["layer_precision"].values()) == {"u8s8"}
+
+
+def test_a_limit_within_the_interval_is_not_decided_said_loudly_and_no_exit_code(
+    run: Command, settings: Path, copy: Path
+) -> None:
+    before = load_record(Verdict, copy / "verdict.json").accuracy
+    assert before is not None
+    lost = before.float.top1 - before.mixed.top1
+    arguments = ("build", "--config", settings, "--out", "out", "--max-accuracy-drop", f"{lost + 0.01:.4f}")
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert ran(result) == ["verdict", "report", "bundle"]
+    verdict = json.loads(result.stdout)["verdict"]
+    assert (verdict["outcome"], verdict["passed"]) == ("undecided", False)
+    [left] = verdict["undecided"]
+    assert left["name"] == "accuracy_against_float"
+    assert "95 % interval" in left["detail"]
+    assert "images" in left["needs"]
+    assert all(check["passed"] is True for check in verdict["checks"])
+    assert "undecided: 5 checks; not decided: accuracy_against_float, which" in result.stderr
+    printed = run(*arguments)
+    assert printed.exit_code == 0
+    assert "undecided, 5 of 5 checks kept, 1 not decided" in printed.stdout
+    assert "NOT DECIDED accuracy_against_float" in printed.stdout
+    page = (copy / "report.html").read_text()
+    assert "Not decided" in page
+    assert "1 check is not decided" in page
+    shipped = run("ship", "out", "models", "--json")
+    assert shipped.exit_code == 0, shipped.output
+    assert any("does not decide accuracy_against_float" in note for note in json.loads(shipped.stdout)["notes"])
+
+
+def test_each_accuracy_says_of_what_it_is(finished: Path) -> None:
+    trained, measured = (json.loads((finished / name).read_text()) for name in ("finetuned.json", "accuracy.json"))
+    assert "in PyTorch" in trained["of"]
+    assert "accuracy.json" in trained["of"]
+    images = measured["accuracy"]["mixed"]["images"]
+    assert trained["top1"]["test_images"] == trained["float_top1"]["test_images"] == images
+    assert measured["accuracy"]["of"] == f"the exported files on onnxruntime, {images:,} images of test"
+    assert json.loads((finished / "float.json").read_text())["of"] == "the float model in PyTorch"
+    assert measured["accuracy"]["of"] in (finished / "report.html").read_text()

@@ -68,6 +68,9 @@ def test_evaluate_counts_what_the_build_counted(run: Command, finished: Path, he
         "top1": mixed.top1,
         "correct_top5": mixed.correct_top5,
         "top5": mixed.top5,
+        "model": str(finished / "model.qdq.onnx"),
+        "runtime": "onnxruntime",
+        "split": "test",
     }
     printed = run("evaluate", finished / "model.qdq.onnx", "--data", "digits", "--batch", "7").stdout
     assert printed.startswith(f"top-1 {mixed.top1:.2f} % ({mixed.correct} of 359 images of test)")
