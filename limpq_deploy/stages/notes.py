@@ -123,8 +123,8 @@ def torch_notes(trained: FineTuned, deployed: AccuracyResult) -> Iterator[str]:
     ]
     if other:
         yield (
-            f"Top-1 of the test split in {FINETUNED_RECORD} is of the model in PyTorch, in this verdict of the files on "
-            f"the runtime: {', '.join(other)}. The runtime adds in another order, which tips values at ties."
+            f"Top-1 of the test split in {FINETUNED_RECORD} is of the model in PyTorch, in this verdict of the files "
+            f"on the runtime: {', '.join(other)}. The runtime adds in another order, which tips values at ties."
         )
 
 
