@@ -104,6 +104,7 @@ def summary(folder: Path, verdict: Verdict) -> dict[str, Any]:
         ],
         "outcome": verdict.outcome,
         "failed_checks": [check.name for check in verdict.checks if not check.passed],
+        "undecided_checks": [one.name for one in verdict.undecided],
     }
 
 

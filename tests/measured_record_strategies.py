@@ -23,6 +23,7 @@ from limpq_deploy.verdict import (
     LayerParity,
     Limits,
     NotMeasured,
+    Undecided,
     Verdict,
     outcome_of,
 )
@@ -159,6 +160,7 @@ LIMITS = st.builds(Limits, max_accuracy_drop=REAL, max_latency_ms=optional(REAL)
 BITOPS = st.builds(
     BitOps, name=NAME, nominal_searched=COUNT, nominal_all=COUNT, realised_searched=COUNT, realised_all=COUNT
 )
+PAIRED = st.builds(PairedComparison, images=COUNT, only_first=COUNT, only_second=COUNT, p_first_worse=SHARE)
 ACCURACY_RESULT = st.builds(
     AccuracyResult,
     float=accuracies(),
@@ -166,9 +168,9 @@ ACCURACY_RESULT = st.builds(
     uniform8=optional(accuracies()),
     uniform=optional(accuracies()),
     uniform_bits=optional(TEXT),
-    against_uniform=optional(
-        st.builds(PairedComparison, images=COUNT, only_first=COUNT, only_second=COUNT, p_first_worse=SHARE)
-    ),
+    against_uniform=optional(PAIRED),
+    against_float=optional(PAIRED),
+    of=optional(TEXT),
 )
 PARITY = st.builds(EndToEndParity, images=COUNT, codes=COUNT, mismatches=COUNT, logits_bit_equal=st.booleans())
 LAYER_PARITY = st.builds(
@@ -206,13 +208,15 @@ LATENCY_RESULT = st.builds(
 def verdicts(draw: st.DrawFn) -> Verdict:
     checks = draw(tuples(st.builds(Check, name=NAME, passed=st.booleans(), detail=TEXT)))
     not_measured = draw(tuples(st.builds(NotMeasured, name=NAME, reason=TEXT)))
-    outcome = outcome_of(checks, not_measured)
+    undecided = draw(tuples(st.builds(Undecided, name=NAME, detail=TEXT, needs=TEXT)))
+    outcome = outcome_of(checks, undecided, not_measured)
     return Verdict(
         model=draw(TEXT),
         target=draw(TEXT),
         outcome=outcome,
         passed=outcome == "passed",
         checks=checks,
+        undecided=undecided,
         not_measured=not_measured,
         budgets=draw(tuples(BUDGET)),
         bitops=draw(tuples(BITOPS)),
