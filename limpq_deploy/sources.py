@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -165,7 +165,7 @@ class _Hub:
 
     def __init__(self, module: str) -> None:
         self.module = module
-        tree = ast.parse(_files_of(module)[0].read_text(encoding="utf-8"))
+        tree = ast.parse(_contents()[module][0][1])
         self._nodes: dict[str, list[ast.AST]] = {}
         self._imported: dict[str, tuple[str, str]] = {}
         for node in ast.walk(tree):
@@ -220,8 +220,7 @@ def _without_annotations(node: ast.AST) -> Iterator[ast.AST]:
 @cache
 def _imports(module: str) -> tuple[tuple[str, str], ...]:
     """What a module of ours imports."""
-    source = _files_of(module)[0]
-    return tuple(_imports_of(source.read_text(encoding="utf-8")))
+    return tuple(_imports_of(_contents()[module][0][1].decode()))
 
 
 def _imports_of(text: str) -> Iterator[tuple[str, str]]:
@@ -246,33 +245,37 @@ def _hub(module: str) -> _Hub:
     return _Hub(module)
 
 
-@cache
-def _modules() -> frozenset[str]:
+def _modules() -> Collection[str]:
     """Every module of ours by its dotted name; packages by theirs."""
-    found = set()
+    return _contents().keys()
+
+
+@cache
+def _contents() -> dict[str, tuple[tuple[str, bytes], ...]]:
+    """Kind and bytes of the files of every module, its source first. Read once, so that a stage which begins hours
+    later is recorded with what this process runs, and not with what was edited since."""
+    found = {}
     for folder in (ROOT, ROOT / "calibration", ROOT / "export"):  # links where the program runs from its checkout
         for path in folder.rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            found.add(".".join((PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts))))
-    return frozenset(found)
+            name = ".".join((PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)))
+            found[name] = tuple((one.suffix, one.read_bytes()) for one in (path, *_beside(path)))
+    return found
 
 
-def _files_of(module: str) -> list[Path]:
-    """The source of a module, and what lies beside it under its name."""
-    parts = module.split(".")[1:]
-    path = ROOT.joinpath(*parts)
-    if path.is_dir():
-        return [path / "__init__.py", *sorted(one for one in path.iterdir() if one.suffix in RESOURCES[1:])]
-    beside = (path.with_suffix(suffix) for suffix in RESOURCES)
-    return [path.with_suffix(".py"), *(one for one in beside if one.is_file())]
+def _beside(source: Path) -> list[Path]:
+    """What a module compiles or fills in: under its name, and for a package all that lies in its folder."""
+    if source.name == "__init__.py":
+        return sorted(one for one in source.parent.iterdir() if one.suffix in RESOURCES[1:])
+    return [one for suffix in RESOURCES if (one := source.with_suffix(suffix)).is_file()]
 
 
 @cache
 def _hash_of(module: str) -> bytes:
     """Of a module's files."""
     digest = hashlib.sha256()
-    for path in _files_of(module):
-        digest.update(path.suffix.encode() + hashlib.sha256(path.read_bytes()).digest())
+    for kind, data in _contents()[module]:
+        digest.update(kind.encode() + hashlib.sha256(data).digest())
     return digest.digest()
 
 

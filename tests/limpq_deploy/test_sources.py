@@ -44,7 +44,7 @@ MAKERS: dict[str, Callable[..., object]] = {
     "bundle": bundle_stage,
 }
 LEARN = {"float", "indicators", "ranges", "finetune", "calibration"}
-CACHES = ("_code_of", "_hub", "_imports", "_modules", "_hash_of", "_version")
+CACHES = ("_code_of", "_hub", "_imports", "_contents", "_hash_of", "_version")
 
 
 def forget() -> None:
@@ -140,6 +140,15 @@ def test_another_version_of_a_library_is_seen(monkeypatch: pytest.MonkeyPatch) -
     other = {name for name in MAKERS if now[name].libraries != before[name].libraries}
     assert other >= {"engine", "parity", "accuracy", "latency", "study", "bundle"}
     assert not other & LEARN
+
+
+def test_sources_edited_while_a_build_runs_are_not_taken_for_those_that_run(copied: Path) -> None:
+    first = code_of(float_stage)
+    (copied / "finetune.py").write_text("raise SystemExit\n")
+    later = code_of(_finetune_stage)  # a stage that begins hours later
+    forget()
+    assert code_of(float_stage) == first
+    assert code_of(_finetune_stage) != later
 
 
 def test_all_stages_are_read_in_a_moment() -> None:

@@ -12,7 +12,11 @@ def test_whatever_a_stage_of_a_build_executes_is_in_its_digest(
     finished: Path, executed: dict[str, tuple[set[str], tuple[str, ...]]]
 ) -> None:
     assert len(executed) == 14
-    modules = {str(path.resolve()): name for name in sources._modules() for path in sources._files_of(name)}
+    root = sources.ROOT.resolve()
+    modules = {}
+    for name in sources._modules():
+        path = root.joinpath(*name.split(".")[1:])
+        modules[str((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).resolve())] = name
     for stage, (files, digested) in executed.items():
         ran = {modules[file] for path in files if (file := str(Path(path).resolve())) in modules}
         assert ran - set(digested) <= CARRIES, stage
