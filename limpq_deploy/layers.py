@@ -3,21 +3,31 @@
 Shapes: images NCHW; MACs are counted from output shapes, for one image.
 """
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.node import map_aggregate
+from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.canonical import canonicalise
+from limpq_deploy.node_by_node import NodeByNode
 from limpq_deploy.operations import SUPPORTED, Kind, operation, relu_bounds
+from limpq_deploy.out_of_place import write_out_of_place
+from limpq_deploy.tied import require_untied
 from limpq_deploy.tracing import symbolic_trace, written_at
 
 Lowest = Literal["zero", "near", "free"]
 """Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
+
+
+FOLDED: tuple[Kind, ...] = ("layer", "batchnorm")
+"""Kinds whose parameters are rewritten when a BatchNorm is folded: each call needs its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +44,7 @@ class LayerSpec:
     batchnorm: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TracedModel:
     """A traced float model in evaluation mode. ``kinds`` by node name; ``layers`` in execution order."""
 
@@ -43,8 +53,13 @@ class TracedModel:
     layers: tuple[LayerSpec, ...]
     input_shape: tuple[int, ...]
 
+    @cached_property
+    def nodes(self) -> dict[str, fx.Node]:
+        """By name, in execution order."""
+        return {node.name: node for node in self.graph_module.graph.nodes}
+
     def node(self, name: str) -> fx.Node:
-        return next(node for node in self.graph_module.graph.nodes if node.name == name)
+        return self.nodes[name]
 
     def source(self, node: fx.Node) -> fx.Node:
         """The node that makes this float tensor, behind nodes that only move its elements."""
@@ -54,6 +69,18 @@ class TracedModel:
 
     def lowest(self, node: fx.Node) -> Lowest:
         """What negative values this tensor has, by construction."""
+        return self._lowest[node.name]
+
+    @cached_property
+    def _lowest(self) -> dict[str, Lowest]:
+        """Of every tensor; each looks at those before it once."""
+        found: dict[str, Lowest] = {}
+        for node in self.nodes.values():
+            if self.kinds[node.name] != "shape":
+                found[node.name] = self._lowest_of(node, found)
+        return found
+
+    def _lowest_of(self, node: fx.Node, known: dict[str, Lowest]) -> Lowest:
         kind, before = self.kinds[node.name], tensor_inputs(node, self.kinds)
         if kind in ("relu", "gate"):
             return "zero"
@@ -62,7 +89,7 @@ class TracedModel:
             before = [tensor for tensor in before if tensor not in gates] or before
             if any(gate.all_input_nodes[0] in before for gate in gates):
                 return "near"
-        found = {self.lowest(tensor) for tensor in before}
+        found = {known[tensor.name] for tensor in before}
         if kind in ("through", "pool", "concat") or (kind == "mul" and len(before) == 1):
             return next(lowest for lowest in ("free", "near", "zero") if lowest in found)
         return "zero" if kind in ("add", "mul") and found == {"zero"} else "free"
@@ -80,17 +107,12 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
     """
     was_training = model.training
     model.eval()
-    graph_module = symbolic_trace(model)
-    canonicalise(graph_module)
-    shapes = _Shapes(graph_module)
     try:
-        with torch.no_grad():
-            shapes.propagate(torch.zeros(1, *input_shape))
-    except Exception as error:
-        raise ModelError(
-            f"the model does not run on one image of {'x'.join(map(str, input_shape))}: {_first_line(error)}; "
-            "check the data set's image size and channels against the model"
-        ) from error
+        graph_module = symbolic_trace(model)
+        write_out_of_place(graph_module, input_shape)
+        canonicalise(graph_module)
+        shapes = _Shapes(graph_module)
+        shapes.run_on(1, input_shape)
     finally:
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
@@ -99,10 +121,11 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
     layers = tuple(_layer(node, traced) for node in graph_module.graph.nodes if kinds[node.name] == "layer")
     if not layers:
         raise ModelError("the model has no Conv2d or Linear layer; there is nothing to quantize")
-    names = [str(node.target) for node in graph_module.graph.nodes if kinds[node.name] in ("layer", "batchnorm")]
-    for name in names:
-        if names.count(name) > 1:
-            raise ModelError(f"layer {name!r} is called {names.count(name)} times; each call needs a module of its own")
+    folded = Counter(str(node.target) for node in graph_module.graph.nodes if kinds[node.name] in FOLDED)
+    for name, calls in folded.items():
+        if calls > 1:
+            raise ModelError(f"layer {name!r} is called {calls} times; each call needs a module of its own")
+    require_untied({name: graph_module.get_submodule(name) for name in folded})
     return TracedModel(graph_module, kinds, layers, input_shape)
 
 
@@ -111,7 +134,7 @@ def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:
     return [before for before in node.all_input_nodes if kinds[before.name] != "shape"]
 
 
-class _Shapes(ShapeProp):
+class _Shapes(NodeByNode):
     """Notes the shapes of all tensors; ``global_pools``: names of the pools that average each whole image."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
@@ -120,6 +143,11 @@ class _Shapes(ShapeProp):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
+        described = map_aggregate(
+            result, lambda value: _extract_tensor_metadata(value) if isinstance(value, torch.Tensor) else value
+        )
+        if isinstance(result, torch.Tensor | tuple | list):
+            n.meta["tensor_meta"] = described
         if operation(n, self.module)[0] == "pool" and self._averages_images(n):
             self.global_pools.add(n.name)
         return result
@@ -146,39 +174,45 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
         return "input"
     if node.op == "output":
         return "output"
-    if not isinstance(node.meta.get("tensor_meta"), fx.passes.shape_prop.TensorMetadata):
-        return "shape"
     kind, described = operation(node, graph_module)
+    shown = node.meta.get("tensor_meta")
+    if isinstance(shown, tuple | list) and any(isinstance(one, TensorMetadata) for one in shown):
+        raise ModelError(
+            f"{described}{written_at(node)} gives {len(shown)} tensors at once, which has no integer form here; take "
+            "each as a slice, as in x[:, :8]"
+        )
+    if not isinstance(shown, TensorMetadata):
+        return "shape"
     if kind is None:
         raise ModelError(
             f"layer {described} has no integer form here{written_at(node)}; supported on the traced path: {SUPPORTED}"
         )
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        raise ModelError(f"layer {node.target!r} pads with {module.padding_mode!r}; only zero padding is supported")
+        raise ModelError(f"layer {node.target!r}{written_at(node)} pads with {module.padding_mode!r}; only zero padding is supported")
     if kind == "pool" and node.name not in global_pools:
         shape = "x".join(map(str, node.meta["tensor_meta"].shape[2:])) or "vectors"
         raise ModelError(
-            f"{described} pools to {shape}; only global average pools (1x1, over all pixels) are supported"
+            f"{described}{written_at(node)} pools to {shape}; only global average pools (1x1, over all pixels) are supported"
         )
     if kind == "batchnorm":
         _require_foldable(node, described, graph_module)
-    if node.target is F.pad and (node.kwargs.get("value") or (len(node.args) > 3 and node.args[3])):
-        raise ModelError(f"{described} pads with a value other than 0; only zero padding is supported")
+    if node.target is F.pad:
+        _require_zeros(node, described)
     if kind == "relu" and relu_bounds(node, graph_module)[0] != 0:
-        raise ModelError(f"{described} cuts at {relu_bounds(node, graph_module)[0]:g}; only a cut at 0 is supported")
+        raise ModelError(f"{described}{written_at(node)} cuts at {relu_bounds(node, graph_module)[0]:g}; only a cut at 0 is supported")
     if kind == "add":
         _require_sum(node, described)
     if kind == "mul":
         _require_product(node, described)
     if kind == "concat" and _dim(node) == 0:
-        raise ModelError(f"{described} concatenates images; only tensors of one image can be concatenated")
+        raise ModelError(f"{described}{written_at(node)} concatenates images; only tensors of one image can be concatenated")
     return kind
 
 
 def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModule) -> None:
     if not _is_layer(node.all_input_nodes[0], graph_module):
-        raise ModelError(f"layer {described} does not follow a convolution; such a BatchNorm cannot be folded")
+        raise ModelError(f"layer {described}{written_at(node)} does not follow a convolution; such a BatchNorm cannot be folded")
     norm = graph_module.get_submodule(str(node.target))
     if not (norm.affine and norm.track_running_stats):
         raise ModelError(
@@ -187,16 +221,25 @@ def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModul
         )
 
 
+def _require_zeros(node: fx.Node, described: str) -> None:
+    """Of a call of ``F.pad(input, pad, mode="constant", value=None)``."""
+    mode, value = (*node.args[2:4], *((None, None)[len(node.args[2:4]) :]))
+    mode, value = node.kwargs.get("mode", mode) or "constant", node.kwargs.get("value", value) or 0
+    if mode != "constant" or value != 0:
+        how = repr(mode) if mode != "constant" else f"the value {value}"
+        raise ModelError(f"{described}{written_at(node)} pads with {how}; only zero padding is supported")
+
+
 def _require_sum(node: fx.Node, described: str) -> None:
     addends = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
     if len(addends) != 2:
-        raise ModelError(f"{described} adds a constant; only sums of two tensors are supported")
+        raise ModelError(f"{described}{written_at(node)} adds a constant; only sums of two tensors are supported")
     if node.kwargs.get("alpha", 1) != 1:
-        raise ModelError(f"{described} adds {node.kwargs['alpha']} times a tensor; only plain sums are supported")
+        raise ModelError(f"{described}{written_at(node)} adds {node.kwargs['alpha']} times a tensor; only plain sums are supported")
     shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in addends if "tensor_meta" in value.meta]
     if len(set(shapes)) != 1:
         shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
-        raise ModelError(f"{described} adds tensors of {shown}; only sums of tensors of one shape are supported")
+        raise ModelError(f"{described}{written_at(node)} adds tensors of {shown}; only sums of tensors of one shape are supported")
 
 
 def _require_product(node: fx.Node, described: str) -> None:
@@ -250,7 +293,3 @@ def _batchnorm_after(node: fx.Node, traced: TracedModel) -> str | None:
     if len(node.users) > 1:
         raise ModelError(f"layer {node.target!r} feeds a BatchNorm and something else; its BatchNorm cannot be folded")
     return str(followers[0].target)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

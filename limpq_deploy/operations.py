@@ -34,10 +34,8 @@ MODULE_KINDS: dict[type[nn.Module], Kind] = {
 }
 FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     operator.add: "add",
-    operator.iadd: "add",
     torch.add: "add",
     operator.mul: "mul",
-    operator.imul: "mul",
     torch.mul: "mul",
     torch.cat: "concat",
     torch.concat: "concat",
@@ -61,11 +59,8 @@ FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
 }
 METHOD_KINDS: dict[str, Kind] = {
     "add": "add",
-    "add_": "add",
     "mul": "mul",
-    "mul_": "mul",
     "relu": "relu",
-    "relu_": "relu",
     "sigmoid": "gate",
     "flatten": "through",
     "view": "through",
@@ -73,6 +68,20 @@ METHOD_KINDS: dict[str, Kind] = {
     "mean": "pool",
     "size": "shape",
 }
+AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.imatmul: operator.matmul,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+    operator.ixor: operator.xor,
+}
+"""``x += y`` is ``operator.iadd``; out of place it is ``operator.add``."""
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
     "multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"

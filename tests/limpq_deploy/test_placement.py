@@ -239,7 +239,7 @@ def logits(model: Tail, x: torch.Tensor) -> torch.Tensor:
         (lambda m, x: logits(m, torch.add(m.b(x), x, alpha=2)), "adds 2 times a tensor; only plain sums"),
         (lambda m, x: logits(m, x + x.mean((2, 3), keepdim=True)), "adds tensors of 2x8x8 and 2x1x1"),
         (lambda m, x: logits(m, m.norm(m.b(x))), "layer 'norm' is called 2 times"),
-        (lambda m, x: m.c(x.mean(1)[:, 0, :2]), "mean pools to 8; only global average pools"),
+        (lambda m, x: m.c(x.mean(1)[:, 0, :2]), "mean .* pools to 8; only global average pools"),
     ],
     ids=["weighted sum", "sum of two shapes", "shared batchnorm", "mean over channels"],
 )
