@@ -183,6 +183,11 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
         )
     if not isinstance(shown, TensorMetadata):
         return "shape"
+    if node.op == "get_attr":
+        raise ModelError(
+            f"the model's own tensor {str(node.target)!r} is used by itself{written_at(node)}, which has no integer "
+            "form here; expected parameters and buffers in the layers of torch.nn that they belong to"
+        )
     if kind is None:
         raise ModelError(
             f"layer {described} has no integer form here{written_at(node)}; supported on the traced path: {SUPPORTED}"

@@ -51,11 +51,9 @@ FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     F.pad: "through",
     F.max_pool2d: "through",
     torch.max_pool2d: "through",
-    F.dropout: "through",
     F.adaptive_avg_pool2d: "pool",
     F.avg_pool2d: "pool",
     torch.mean: "pool",
-    getattr: "shape",
 }
 METHOD_KINDS: dict[str, Kind] = {
     "add": "add",
@@ -66,7 +64,6 @@ METHOD_KINDS: dict[str, Kind] = {
     "view": "through",
     "reshape": "through",
     "mean": "pool",
-    "size": "shape",
 }
 AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.iadd: operator.add,
@@ -86,11 +83,6 @@ SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
     "multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
 )
-RANDOM_DEPTH = "stochastic_depth"
-"""torchvision's function that drops whole branches in training; a traced model is in evaluation mode, where it does
-nothing."""
-
-
 def operation(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]:
     """The table's word for a call, None where it has none, and what to name it in a sentence."""
     if node.op == "call_module":
@@ -98,16 +90,15 @@ def operation(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]
         return MODULE_KINDS.get(type(module)), f"{node.target} ({type(module).__name__})"
     if node.op == "call_function":
         name = getattr(node.target, "__name__", str(node.target))
-        kind = "through" if name == RANDOM_DEPTH else FUNCTION_KINDS.get(node.target)  # type: ignore[arg-type]
-        return kind, f"{node.name} ({name})"
+        return FUNCTION_KINDS.get(node.target), f"{node.name} ({name})"  # type: ignore[arg-type]
     return (METHOD_KINDS.get(str(node.target)) if node.op == "call_method" else None), str(node.target)
 
 
 def does_nothing(node: fx.Node, graph_module: nn.Module) -> bool:
-    """Whether a call hands its input on unchanged: Identity, and what only training does."""
-    if node.op == "call_module":
-        return isinstance(graph_module.get_submodule(str(node.target)), nn.Identity | nn.Dropout | nn.Dropout2d)
-    return node.target is F.dropout or getattr(node.target, "__name__", "") == RANDOM_DEPTH
+    """Whether a call hands its input on unchanged: Identity, and a Dropout, which acts in training only."""
+    return node.op == "call_module" and isinstance(
+        graph_module.get_submodule(str(node.target)), nn.Identity | nn.Dropout | nn.Dropout2d
+    )
 
 
 def relu_bounds(node: fx.Node, graph_module: nn.Module) -> tuple[float, float | None]:

@@ -44,3 +44,12 @@ def distinct(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         seen.add(shown)
         whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
         yield name, tensor if whole and tensor.is_contiguous() else tensor.detach().clone().contiguous()
+
+
+def load_distinct(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Take back what `distinct` gave of the module's state. Raises KeyError for a tensor that is not there."""
+    state = module.state_dict()
+    firsts = dict(distinct(state))
+    if firsts.keys() != tensors.keys():
+        raise KeyError(*sorted(firsts.keys() ^ tensors.keys()))
+    module.load_state_dict(tensors, strict=False)

@@ -43,13 +43,13 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
         ) from error
     if _draws() != before[0]:
         raise ModelError(
-            f"the model's forward draws random numbers in evaluation mode, too{_drawn_at(model)}; expected a forward "
+            f"the model's forward draws random numbers in evaluation mode, too{_moved_at(model, _draws)}; expected a forward "
             "that gives one result: draw only where self.training is set"
         )
     if _versions(model) != before[1]:
         raise ModelError(
-            "the model's forward writes into its own parameters or buffers in evaluation mode, too; expected a forward "
-            "that leaves the model as it is"
+            "the model's forward writes into its own parameters or buffers in evaluation mode, too"
+            f"{_moved_at(model, lambda: _versions(model))}; expected a forward that leaves the model as it is"
         )
     graph_module = fx.GraphModule(tracer.root, graph)
     for name in tracer.fused:
@@ -72,19 +72,18 @@ def _draws() -> tuple[object, ...]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpys["key"].tobytes(), numpys["pos"]
 
 
-def _drawn_at(model: nn.Module) -> str:
-    """`` (file.py:12)``: the first line of the user's behind which a generator has moved; the model is traced again."""
-    found: list[str] = []
-    states = [_draws()]
-    running: list[str] = []
+def _moved_at(model: nn.Module, look: Callable[[], object]) -> str:
+    """`` (file.py:12)``: the user's line behind which ``look`` gives something else; the model is traced again."""
+    start = look()
+    passed, moved = [""], [""]
 
     def watch(frame: FrameType, event: str, _: Any) -> Any:
         path = Path(frame.f_code.co_filename)
         if not is_users(path):
             return None
-        if not found and _draws() != states[0] and running:
-            found.append(running[-1])
-        running.append(f" ({path.name}:{frame.f_lineno})")
+        if moved == [""] and look() != start:
+            moved[:] = passed[-1:]
+        passed[:] = [f" ({path.name}:{frame.f_lineno})"]
         return watch
 
     before = sys.gettrace()
@@ -93,7 +92,7 @@ def _drawn_at(model: nn.Module) -> str:
         _Tracer().trace(model)
     finally:
         sys.settrace(before)
-    return (found or running[-1:] or [""])[0]
+    return moved[0] or passed[0]
 
 
 def _versions(model: nn.Module) -> list[int]:
