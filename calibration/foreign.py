@@ -20,7 +20,7 @@ ADVERTISEMENTS = (
 def cause(error: BaseException) -> str:
     """An exception's text in one line, without torch's advertisement; its type where it has no text."""
     lines = []
-    for line in str(error).splitlines():
+    for line in (error.msg if isinstance(error, SyntaxError) else str(error)).splitlines():
         if line.strip().lower().startswith(tuple(text.lower() for text in ADVERTISEMENTS)):
             break
         if line.strip():

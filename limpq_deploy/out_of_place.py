@@ -46,7 +46,6 @@ def _redirect(write: Write, order: dict[fx.Node, int]) -> None:
         for node in chain:
             with node.graph.inserting_after(last):
                 last = node.graph.node_copy(node, lambda before: made.get(before, before))  # noqa: B023
-            last.stack_trace = node.stack_trace
             made[node] = last
         replace(view, last)
     for name in write.names:

@@ -7,6 +7,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,8 @@ from limpq_deploy.hidden_state import require_nothing_hidden
 from limpq_deploy.operations import AUGMENTED, MODULE_KINDS
 
 TORCH = Path(torch.__file__).parent
+WRITTEN_AT = "written_at"
+"""Where a node's meta holds its line. torch.fx's own record of it imports torch's compiler, which takes seconds."""
 HARMLESS = {
     *("__init__", "__module__", "__doc__", "__repr__", "__constants__", "__annotations__", "__qualname__"),
     *("__firstlineno__", "__static_attributes__", "extra_repr", "reset_parameters", "__jit_unused_properties__"),
@@ -102,12 +105,7 @@ def _versions(model: nn.Module) -> list[int]:
 
 def written_at(node: fx.Node) -> str:
     """`` (file.py:12)``: the line that made a call, for a sentence; empty where it is not known."""
-    found = [line for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File ")]
-    for line in reversed(found):
-        path, number = line.split('"')[1], line.split("line ")[1].split(",")[0]
-        if not _is_machinery(path):
-            return f" ({Path(path).name}:{number})"
-    return ""
+    return str(node.meta.get(WRITTEN_AT, ""))
 
 
 def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,7 +138,6 @@ class _Tracer(fx.Tracer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.record_stack_traces = True
         self.fused: list[str] = []
         self.plain: dict[str, type[nn.Module]] = {}
 
@@ -150,6 +147,15 @@ class _Tracer(fx.Tracer):
             self.plain[module_qualified_name] = kind
             return True
         return super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        frame = sys._getframe(1)
+        while frame is not None and _is_machinery(frame.f_code.co_filename):
+            frame = frame.f_back  # type: ignore[assignment]
+        if frame is not None:
+            node.meta[WRITTEN_AT] = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
+        return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Name(node, self)
@@ -214,5 +220,6 @@ def _as_plain(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return plain
 
 
+@cache
 def _is_machinery(path: str) -> bool:
     return Path(path).is_relative_to(TORCH) or Path(path) == Path(__file__)
