@@ -3,7 +3,7 @@
     SiLU(x)      = x * sigmoid(x)
     Hardswish(x) = x * hardsigmoid(x)
     ReLU(MaxPool(x)) = MaxPool(ReLU(x)), so that the ReLU stands behind its layer
-    dropout(x, training=False) = x, and so are contiguous() and clone()
+    dropout(x, training=False) = x
 
 The first two are what a runtime without a kernel for them executes: a product of two quantized tensors, the second one
 a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
@@ -36,9 +36,6 @@ DROPS: dict[str, int] = {
 """Functions that drop values in training, and where among their arguments they are told that it is one: torch's, and
 torchvision's that drops whole branches."""
 
-COPIES = ("contiguous", "clone")
-"""Methods that give the same values in other memory."""
-
 MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
 
 
@@ -61,8 +58,6 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
 
 def _hands_on(node: fx.Node) -> bool:
     """Whether a call gives its input's values. Raises ModelError for a dropout that is always on."""
-    if node.op == "call_method":
-        return node.target in COPIES
     name = getattr(node.target, "__name__", "")
     if node.op != "call_function" or name not in DROPS:
         return False

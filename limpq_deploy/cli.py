@@ -45,8 +45,8 @@ DEBUG = "--debug"
 
 
 class _Group(click.Group):
-    """Turns errors that a user can act on into one sentence and exit code 1; with ``--debug``, wherever it stands, their
-    traceback comes before it."""
+    """Turns errors that a user can act on into one sentence and exit code 1; with ``--debug``, wherever that stands,
+    their traceback comes before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args

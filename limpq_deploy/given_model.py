@@ -4,6 +4,7 @@ folded into weights.
     factory -> unwrap -> weights are loaded -> plain
 """
 
+import contextlib
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -29,12 +30,25 @@ CARRIED = ("preprocess", "num_classes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainModel:
-    """``model``: nothing but modules and weights, to be traced and trained. ``given``: the user's module computing as it
-    was written; ``model`` itself where nothing was folded. ``notes``: what was changed, a sentence each."""
+    """``model``: nothing but modules and weights, to be traced and trained. ``given``: the user's module computing as
+    it was written; ``model`` itself where nothing was folded. ``notes``: what was changed, a sentence each."""
 
     model: nn.Module
     given: nn.Module
     notes: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def settings_kept() -> Iterator[None]:
+    """Within it foreign code may set torch's default type and device, and switch gradients off; afterwards all are as
+    they were."""
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(grad)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -53,7 +67,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             if child is not None:
                 module._modules[name] = _inside(child)
     for name, module in model.named_modules():
-        module._compiled_call_impl = None  # type: ignore[assignment]  # what Module.compile() sets
+        module._compiled_call_impl = None  # what Module.compile() sets
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{_named(name, module)} is TorchScript, which cannot be traced; expected the nn.Module that it was "
@@ -71,7 +85,7 @@ def plain(model: nn.Module) -> PlainModel:
     Raises ModelError, which names it, for any other hook, and for a forward that is set on one module.
     """
     model.eval()
-    notes = list(_to_float32(model))
+    notes = [*_to_float32(model), *_unfreeze(model)]
     folds = list(_folds(model))
     given = _copy(model) if folds else model
     for name, _, fold in reversed(folds):  # the last hook runs last, on what those before it made
@@ -117,7 +131,7 @@ def _require_values(model: nn.Module) -> None:
 
 
 def _leave_inference_mode(model: nn.Module) -> None:
-    """Parameters and buffers that were made under ``torch.inference_mode`` become ordinary ones, which can be trained."""
+    """Parameters and buffers made under ``torch.inference_mode`` become ordinary ones, which can be trained."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for owned in (module._parameters, module._buffers):
@@ -148,6 +162,14 @@ def _to_float32(model: nn.Module) -> Iterator[str]:
         yield f"The model has {counted}; it is traced, trained and compared in float32."
 
 
+def _unfreeze(model: nn.Module) -> Iterator[str]:
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    if frozen:
+        yield f"The model has {len(frozen)} frozen parameters (requires_grad=False); training moves all of them here."
+
+
 def _folds(model: nn.Module) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """What torch can fold: the tensor's name, what changes it, and the call that folds it."""
     for name, module in model.named_modules():
@@ -161,7 +183,7 @@ def _folds(model: nn.Module) -> Iterator[tuple[str, str, Callable[[], object]]]:
             elif isinstance(hook, SpectralNorm):
                 yield f"{path}{hook.name}", "spectral_norm", partial(remove_spectral_norm, module, hook.name)
         if parametrize.is_parametrized(module):
-            for own, functions in module.parametrizations.items():  # type: ignore[operator, union-attr]
+            for own, functions in module.parametrizations.items():
                 kinds = ", ".join(type(function).__name__.strip("_") for function in functions)
                 yield f"{path}{own}", kinds, partial(parametrize.remove_parametrizations, module, own)
 

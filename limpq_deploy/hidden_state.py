@@ -42,11 +42,19 @@ def _hidden(model: nn.Module) -> Iterator[str]:
                     f"{shown} has {kind} ({name_of(hook)}), which no graph shows; write what it does into the forward, "
                     "or remove it"
                 )
-        if "forward" in vars(module):
+        for own in _methods(module) if module is model or type(module).__module__.startswith("torch.nn") else ():
             yield (
-                f"{shown} has a forward of its own, set on this one module ({name_of(vars(module)['forward'])}); "
-                "write it into the module's class"
+                f"{shown} has a {own} of its own, set on this one module ({name_of(vars(module)[own])}); write it into "
+                "the module's class"
             )
+
+
+def _methods(module: nn.Module) -> list[str]:
+    """Methods of its class that a module has another function for. Of other modules than torch's and the outermost one
+    the tracer follows the function itself."""
+    return [
+        name for name, value in vars(module).items() if callable(value) and callable(getattr(type(module), name, 0))
+    ]
 
 
 def name_of(hook: object) -> str:

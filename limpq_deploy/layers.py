@@ -6,19 +6,18 @@ Shapes: images NCHW; MACs are counted from output shapes, for one image.
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import fx, nn
-from torch.fx.node import map_aggregate
-from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.canonical import canonicalise
-from limpq_deploy.node_by_node import NodeByNode
 from limpq_deploy.operations import SUPPORTED, Kind, operation, relu_bounds
 from limpq_deploy.out_of_place import write_out_of_place
+from limpq_deploy.shapes import note_shapes
 from limpq_deploy.tied import require_untied
 from limpq_deploy.tracing import symbolic_trace, written_at
 
@@ -111,12 +110,11 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
         graph_module = symbolic_trace(model)
         write_out_of_place(graph_module, input_shape)
         canonicalise(graph_module)
-        shapes = _Shapes(graph_module)
-        shapes.run_on(1, input_shape)
+        global_pools = note_shapes(graph_module, input_shape)
     finally:
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
-    kinds = {node.name: _kind(node, graph_module, shapes.global_pools) for node in graph_module.graph.nodes}
+    kinds = {node.name: _kind(node, graph_module, global_pools) for node in graph_module.graph.nodes}
     traced = TracedModel(graph_module, kinds, (), input_shape)
     layers = tuple(_layer(node, traced) for node in graph_module.graph.nodes if kinds[node.name] == "layer")
     if not layers:
@@ -134,45 +132,14 @@ def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:
     return [before for before in node.all_input_nodes if kinds[before.name] != "shape"]
 
 
-class _Shapes(NodeByNode):
-    """Notes the shapes of all tensors; ``global_pools``: names of the pools that average each whole image."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.global_pools: set[str] = set()
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        described = map_aggregate(
-            result, lambda value: _extract_tensor_metadata(value) if isinstance(value, torch.Tensor) else value
-        )
-        if isinstance(result, torch.Tensor | tuple | list):
-            n.meta["tensor_meta"] = described
-        if operation(n, self.module)[0] == "pool" and self._averages_images(n):
-            self.global_pools.add(n.name)
-        return result
-
-    def _averages_images(self, node: fx.Node) -> bool:
-        """Tried on random numbers, whatever the call looks like: a 7x7 pool of an 8x8 image gives 1x1, too."""
-        args, kwargs = self.fetch_args_kwargs_from_env(node)
-        image = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
-        if image is None or image.dim() != 4:
-            return False
-        probe = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
-        found = getattr(self, node.op)(
-            node.target,
-            tuple(probe if value is image else value for value in args),
-            {name: probe if value is image else value for name, value in kwargs.items()},
-        )
-        expected = probe.mean((2, 3))
-        whole = found.shape in (expected.shape, (*expected.shape, 1, 1))
-        return whole and torch.allclose(found.reshape(expected.shape), expected, atol=1e-5)
-
-
 def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -> Kind:
     if node.op == "placeholder":
         return "input"
     if node.op == "output":
+        if not isinstance(node.args[0], fx.Node):
+            raise ModelError(
+                f"the model returns a {type(node.args[0]).__name__} in evaluation mode; expected one tensor, the logits"
+            )
         return "output"
     kind, described = operation(node, graph_module)
     shown = node.meta.get("tensor_meta")
@@ -192,32 +159,33 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
         raise ModelError(
             f"layer {described} has no integer form here{written_at(node)}; supported on the traced path: {SUPPORTED}"
         )
+    described += written_at(node)
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        raise ModelError(f"layer {node.target!r}{written_at(node)} pads with {module.padding_mode!r}; only zero padding is supported")
+        raise ModelError(f"layer {described} pads with {module.padding_mode!r}; only zero padding is supported")
     if kind == "pool" and node.name not in global_pools:
         shape = "x".join(map(str, node.meta["tensor_meta"].shape[2:])) or "vectors"
         raise ModelError(
-            f"{described}{written_at(node)} pools to {shape}; only global average pools (1x1, over all pixels) are supported"
+            f"{described} pools to {shape}; only global average pools (1x1, over all pixels) are supported"
         )
     if kind == "batchnorm":
         _require_foldable(node, described, graph_module)
     if node.target is F.pad:
         _require_zeros(node, described)
     if kind == "relu" and relu_bounds(node, graph_module)[0] != 0:
-        raise ModelError(f"{described}{written_at(node)} cuts at {relu_bounds(node, graph_module)[0]:g}; only a cut at 0 is supported")
+        raise ModelError(f"{described} cuts at {relu_bounds(node, graph_module)[0]:g}; only a cut at 0 is supported")
     if kind == "add":
         _require_sum(node, described)
     if kind == "mul":
         _require_product(node, described)
     if kind == "concat" and _dim(node) == 0:
-        raise ModelError(f"{described}{written_at(node)} concatenates images; only tensors of one image can be concatenated")
+        raise ModelError(f"{described} concatenates images; only tensors of one image can be concatenated")
     return kind
 
 
 def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModule) -> None:
     if not _is_layer(node.all_input_nodes[0], graph_module):
-        raise ModelError(f"layer {described}{written_at(node)} does not follow a convolution; such a BatchNorm cannot be folded")
+        raise ModelError(f"layer {described} does not follow a convolution; such a BatchNorm cannot be folded")
     norm = graph_module.get_submodule(str(node.target))
     if not (norm.affine and norm.track_running_stats):
         raise ModelError(
@@ -228,37 +196,36 @@ def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModul
 
 def _require_zeros(node: fx.Node, described: str) -> None:
     """Of a call of ``F.pad(input, pad, mode="constant", value=None)``."""
-    mode, value = (*node.args[2:4], *((None, None)[len(node.args[2:4]) :]))
-    mode, value = node.kwargs.get("mode", mode) or "constant", node.kwargs.get("value", value) or 0
+    given = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | node.kwargs
+    mode, value = given.get("mode", "constant"), given.get("value") or 0
     if mode != "constant" or value != 0:
         how = repr(mode) if mode != "constant" else f"the value {value}"
-        raise ModelError(f"{described}{written_at(node)} pads with {how}; only zero padding is supported")
+        raise ModelError(f"{described} pads with {how}; only zero padding is supported")
 
 
 def _require_sum(node: fx.Node, described: str) -> None:
     addends = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
     if len(addends) != 2:
-        raise ModelError(f"{described}{written_at(node)} adds a constant; only sums of two tensors are supported")
+        raise ModelError(f"{described} adds a constant; only sums of two tensors are supported")
     if node.kwargs.get("alpha", 1) != 1:
-        raise ModelError(f"{described}{written_at(node)} adds {node.kwargs['alpha']} times a tensor; only plain sums are supported")
+        raise ModelError(f"{described} adds {node.kwargs['alpha']} times a tensor; only plain sums are supported")
     shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in addends if "tensor_meta" in value.meta]
     if len(set(shapes)) != 1:
         shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
-        raise ModelError(f"{described}{written_at(node)} adds tensors of {shown}; only sums of tensors of one shape are supported")
+        raise ModelError(f"{described} adds tensors of {shown}; only sums of tensors of one shape are supported")
 
 
 def _require_product(node: fx.Node, described: str) -> None:
     """Two tensors of one shape, or one of them a number for each channel."""
     factors = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
     if len(factors) != 2:
-        raise ModelError(f"{described}{written_at(node)} multiplies by a constant; put it into the weights of a layer")
+        raise ModelError(f"{described} multiplies by a constant; put it into the weights of a layer")
     shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in factors if "tensor_meta" in value.meta]
     whole = max(shapes)
     if len(shapes) != 2 or any(shape not in (whole, (whole[0],) + (1,) * (len(whole) - 1)) for shape in shapes):
         shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
         raise ModelError(
-            f"{described}{written_at(node)} multiplies tensors of {shown}; expected one shape, or one number for each "
-            "channel"
+            f"{described} multiplies tensors of {shown}; expected one shape, or one number for each channel"
         )
 
 

@@ -26,7 +26,7 @@ class NodeByNode(fx.Interpreter):
         """Run on so many images of ``shape`` (C, H, W). Raises ModelError with the line that fails."""
         try:
             with torch.no_grad():
-                self.run(torch.zeros(images, *shape))
+                self.run(torch.zeros(images, *shape, dtype=torch.float32))
         except ModelError:
             raise
         except Exception as error:

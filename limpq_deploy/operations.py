@@ -83,6 +83,8 @@ SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
     "multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
 )
+
+
 def operation(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]:
     """The table's word for a call, None where it has none, and what to name it in a sentence."""
     if node.op == "call_module":

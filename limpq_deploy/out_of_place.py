@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from limpq_deploy.operations import AUGMENTED
 from limpq_deploy.writes import Write, find_writes
 
+
 def write_out_of_place(graph_module: fx.GraphModule, image_shape: tuple[int, ...]) -> None:
     """Rewrite a traced graph; the model that it was traced from keeps its modules. Raises what `find_writes` raises."""
     order = {node: number for number, node in enumerate(graph_module.graph.nodes)}

@@ -1,6 +1,7 @@
 """Parameters that several modules share: two names of one module, and two modules with one tensor."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ def require_untied(modules: Mapping[str, nn.Module]) -> None:
         for own, tensor in (*module.named_parameters(), *module.named_buffers())
         if tensor.numel() and not own.endswith("num_batches_tracked")
     )
-    for (_, end, one), (start, _, other) in zip(owned, owned[1:], strict=False):
+    for (_, end, one), (start, _, other) in pairwise(owned):
         if start < end:
             first, second = sorted((one, other))
             raise ModelError(

@@ -1,6 +1,6 @@
-"""torch.fx with two additions: calls remember the line of the user's that made them, and modules that are plain ones but
-for their type become plain: timm's fused BatchNorm comes apart into a BatchNorm2d and an activation, its Linear and
-classes that change nothing of torch's are torch's."""
+"""torch.fx with three additions: calls remember the line of the user's that made them, ``x += y`` is what it is, and
+modules that are plain ones but for their type become plain: timm's fused BatchNorm comes apart into a BatchNorm2d and an
+activation, its Linear and classes that change nothing of torch's are torch's."""
 
 import copy
 import random
@@ -41,13 +41,11 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(
-            f"the model cannot be traced: {cause(error)}{line_of(error)}; {_remedy(error)}"
-        ) from error
+        raise ModelError(f"the model cannot be traced: {cause(error)}{line_of(error)}; {_remedy(error)}") from error
     if _draws() != before[0]:
         raise ModelError(
-            f"the model's forward draws random numbers in evaluation mode, too{_moved_at(model, _draws)}; expected a forward "
-            "that gives one result: draw only where self.training is set"
+            f"the model's forward draws random numbers in evaluation mode, too{_moved_at(model, _draws)}; expected a "
+            "forward that gives one result: draw only where self.training is set"
         )
     if _versions(model) != before[1]:
         raise ModelError(
@@ -71,7 +69,7 @@ def _remedy(error: Exception) -> str:
 
 def _draws() -> tuple[object, ...]:
     """The states of the generators that a forward may draw from."""
-    numpys = np.random.get_state(legacy=False)["state"]  # type: ignore[call-overload]
+    numpys = np.random.get_state(legacy=False)["state"]
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpys["key"].tobytes(), numpys["pos"]
 
 
@@ -185,7 +183,10 @@ def _plain_kind(module: nn.Module) -> type[nn.Module] | None:
             changed = {
                 name
                 for name in added - HARMLESS
-                if hasattr(base, name) or name in own or name.startswith("__get") or isinstance(getattr(kind, name), property)
+                if hasattr(base, name)
+                or name in own
+                or name.startswith("__get")
+                or isinstance(getattr(kind, name), property)
             }
             return None if changed else base
     return None

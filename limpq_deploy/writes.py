@@ -87,7 +87,7 @@ class _Watched(NodeByNode):
         if node.op != "call_module":
             return []
         module = self.submodules[str(node.target)]
-        return [tensor for tensor in (*module.parameters(), *module.buffers())]
+        return [*module.parameters(), *module.buffers()]
 
     def _extent(self, node: fx.Node, tensor: torch.Tensor) -> Extent:
         storage = tensor.untyped_storage()._cdata
@@ -144,7 +144,7 @@ class _Watched(NodeByNode):
         return tuple(chain)
 
     def _described(self, node: fx.Node) -> str:
-        return f"{operation(node, self.module)[1]}{written_at(node)}"  # type: ignore[arg-type]
+        return f"{operation(node, self.module)[1]}{written_at(node)}"
 
     def _refused(self, node: fx.Node, how: str) -> ModelError:
         return ModelError(

@@ -102,16 +102,18 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
 def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
     from torch import nn
 
-    from limpq_deploy.given_model import unwrap
+    from limpq_deploy.given_model import settings_kept, unwrap
 
-    factory = load_factory(name, ModelError)
+    with settings_kept():
+        factory = load_factory(name, ModelError)
     needed = _needed_arguments(factory)
     if needed:
         raise ModelError(
             f"{name!r} cannot be called without {', '.join(needed)}; expected a function without arguments: write one "
             "that fills them in"
         )
-    model = call_factory(name, factory, ModelError)
+    with settings_kept():
+        model = call_factory(name, factory, ModelError)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name!r} returned a {type(model).__name__}; expected a torch.nn.Module")
     model = unwrap(model)
