@@ -1,6 +1,6 @@
 """torch.fx with three additions: calls remember the line of the user's that made them, ``x += y`` is what it is, and
-modules that are plain ones but for their type become plain: timm's fused BatchNorm comes apart into a BatchNorm2d and an
-activation, its Linear and classes that change nothing of torch's are torch's."""
+modules that are plain ones but for their type become plain: timm's fused BatchNorm comes apart into a BatchNorm2d and
+an activation, its Linear and classes that change nothing of torch's are torch's."""
 
 import copy
 import random
