@@ -2,6 +2,7 @@
 
 import sysconfig
 import traceback
+from functools import cache
 from pathlib import Path
 
 OURS = Path(__file__).parents[1]
@@ -54,6 +55,7 @@ def line_of_stack(stack: traceback.StackSummary) -> str:
     return ""
 
 
+@cache
 def is_users(path: Path) -> bool:
     """Whether a file is neither Python's, nor an installed package's, nor ours."""
     if path.name.startswith("<") or path.is_relative_to(OURS):

@@ -148,9 +148,9 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None and _is_machinery(frame.f_code.co_filename):
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = None if frame.f_code is symbolic_trace.__code__ else frame.f_back
         if frame is not None:
             node.meta[WRITTEN_AT] = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
         return node

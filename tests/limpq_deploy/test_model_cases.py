@@ -1,4 +1,4 @@
-"""Every case of `model_cases` ends in the user's own results or in a sentence that names the thing; none in a traceback."""
+"""Every case of `model_cases` ends in the user's own results or in a sentence that names the thing."""
 
 import inspect
 import re
@@ -76,13 +76,17 @@ def test_an_accepted_model_computes_what_the_user_s_own_does(name: str, target: 
     assert (got - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
+def accept(name: str, target: str) -> None:
+    found = made(name)
+    place(trace(found.model, shape_of(found.given)), target_named(target), model=name)
+
+
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_a_refused_model_is_told_what_and_where(name: str, target: str) -> None:
     sentence, piece = REFUSED[name]
     with pytest.raises(ModelError, match=sentence) as refused:
-        found = made(name)
-        place(trace(found.model, shape_of(found.given)), target_named(target), model=name)
+        accept(name, target)
     if piece is not None:
         lines = Path(model_cases.__file__).read_text().splitlines()
         named = re.search(r"model_cases.py:(\d+)", str(refused.value))
