@@ -25,6 +25,7 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec, in_float, target_named
 from limpq_deploy.extras import require_modules
+from limpq_deploy.float_training import trainable
 from limpq_deploy.given_model import PlainModel, plain
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.layers import TracedModel, trace
@@ -156,6 +157,11 @@ class Subject:
     def model(self) -> nn.Module:
         """The float model that is traced and trained; its weights are those of the float stage once that has run."""
         return self._plain.model
+
+    @property
+    def trainable_model(self) -> nn.Module:
+        """`model`, or a graph of the same weights where the module itself cannot be trained."""
+        return trainable(self.model, self._shapes.graph_module, self.preprocess.shape)
 
     @property
     def given_model(self) -> nn.Module:

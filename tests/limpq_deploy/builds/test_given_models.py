@@ -71,9 +71,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_model_as_people_write_them_is_trained_resumed_and_exported_exactly(models: str, tmp_path: Path) -> None:
     training = Training(float_steps=6, joint_steps=3, finetune_steps=4, checkpoint_steps=1)
-    config = Config(
-        model=f"{models}:wrapped", data="digits", out=tmp_path / "out", budget_like="w5a5", training=training
-    )
+    config = Config(model=f"{models}:wrapped", data="digits", out=tmp_path / "out", like="w5a5", training=training)
     said: list[str] = []
     run_build(config, until="parity", say=lambda passed: None, note=said.append)
     assert [note for note in said if "float16" in note or "pruning" in note] == [
