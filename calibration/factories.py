@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError
+from limpq_deploy.calibration.foreign import told
 
 
 def is_factory_name(name: str) -> bool:
@@ -18,8 +19,8 @@ def is_factory_name(name: str) -> bool:
 def load_factory(name: str, error: type[LimpqError]) -> Callable[..., Any]:
     """Import ``package.module:factory`` and return the factory.
 
-    Modules in the current folder are found too, after the installed ones. Raises ``error`` when there is no such module
-    or it has no such callable; an exception inside the user's module passes as it is, with its traceback.
+    Modules in the current folder are found too, after the installed ones. Raises ``error`` when there is no such
+    module, when importing it raises, or when it has no such callable.
     """
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
@@ -28,12 +29,32 @@ def load_factory(name: str, error: type[LimpqError]) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
         if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
-            raise
+            raise _import_failed(name, missing, error) from missing
         raise error(
             f"there is no module {missing.name!r} for {name!r}; expected an installed module or one in this folder"
         ) from missing
+    except LimpqError:
+        raise
+    except (Exception, SystemExit) as inside:
+        raise _import_failed(name, inside, error) from inside
     factory = getattr(module, attribute, None)
     if not callable(factory):
         found = "nothing of that name" if factory is None else f"a {type(factory).__name__}"
         raise error(f"module {module_name!r} has {found} for {name!r}; expected a function {attribute!r}")
     return factory
+
+
+def call_factory(name: str, factory: Callable[..., Any], error: type[LimpqError], *arguments: Any) -> Any:
+    """What a user's factory returns. Raises ``error`` with the line and the exception when it raises one itself."""
+    try:
+        return factory(*arguments)
+    except LimpqError:
+        raise
+    except (Exception, SystemExit) as inside:
+        raise error(f"{name!r} raised {told(inside)}; mend the factory, or see all of it with --debug") from inside
+
+
+def _import_failed(name: str, inside: BaseException, error: type[LimpqError]) -> LimpqError:
+    return error(
+        f"importing {name.partition(':')[0]!r} raised {told(inside)}; mend the module, or see all of it with --debug"
+    )

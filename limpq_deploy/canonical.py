@@ -3,6 +3,7 @@
     SiLU(x)      = x * sigmoid(x)
     Hardswish(x) = x * hardsigmoid(x)
     ReLU(MaxPool(x)) = MaxPool(ReLU(x)), so that the ReLU stands behind its layer
+    dropout(x, training=False) = x
 
 The first two are what a runtime without a kernel for them executes: a product of two quantized tensors, the second one
 a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
@@ -15,7 +16,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.operations import operation
+from limpq_deploy.tracing import written_at
 
 GATES: dict[object, Callable[..., torch.Tensor]] = {
     nn.SiLU: torch.sigmoid,
@@ -25,11 +28,23 @@ GATES: dict[object, Callable[..., torch.Tensor]] = {
 }
 """The gate of each self-gated activation."""
 
+DROPS: dict[str, int] = {
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), 2),
+    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), 2),
+    "stochastic_depth": 3,
+}
+"""Functions that drop values in training, and where among their arguments they are told that it is one: torch's, and
+torchvision's that drops whole branches."""
+
 MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
 
 
 def canonicalise(graph_module: fx.GraphModule) -> None:
     """Rewrite a traced graph in place."""
+    for node in list(graph_module.graph.nodes):
+        if _hands_on(node):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph_module.graph.erase_node(node)
     for node in list(graph_module.graph.nodes):
         gate = GATES.get(_called(node, graph_module))
         if gate is not None:
@@ -39,6 +54,22 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
             _move_before_pools(node, graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def _hands_on(node: fx.Node) -> bool:
+    """Whether a call gives its input's values. Raises ModelError for a dropout that is always on."""
+    name = getattr(node.target, "__name__", "")
+    if node.op != "call_function" or name not in DROPS:
+        return False
+    position = DROPS[name]
+    given = dict(zip(("input", "p"), node.args, strict=False)) | node.kwargs
+    training = node.args[position] if len(node.args) > position else given.get("training", given.get("train", True))
+    if training and given.get("p", 0.5) != 0:
+        raise ModelError(
+            f"{node.name} ({name}){written_at(node)} is always on, in evaluation mode, too; give it "
+            "training=self.training, or leave it out"
+        )
+    return True
 
 
 def _called(node: fx.Node, graph_module: nn.Module) -> object:

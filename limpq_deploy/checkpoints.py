@@ -9,6 +9,7 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError
 from limpq_deploy.calibration.files import replacing
+from limpq_deploy.tied import distinct, load_distinct
 
 FORMAT = "limpq.checkpoint/1"
 KEY = "limpq"
@@ -32,14 +33,14 @@ class CheckpointInfo:
 
 
 def save_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
-    """Write all parameters and buffers of ``module``, whole or not at all."""
+    """Write all parameters and buffers of ``module``, whole or not at all; one that has several names, once."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError as error:
         raise _missing() from error
     metadata = {KEY: json.dumps({"format": FORMAT, **asdict(info)}, sort_keys=True)}
-    tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {name: tensor.detach() for name, tensor in distinct(module.state_dict())}
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
@@ -68,7 +69,7 @@ def load_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); train again, or copy it again") from error
     _require_tensors(path, tensors, module)
-    module.load_state_dict(tensors)
+    load_distinct(module, tensors)
 
 
 def _info(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _shown(name: str, value: Any, other: Any) -> str:
 
 
 def _require_tensors(path: Path, tensors: dict[str, Any], module: nn.Module) -> None:
-    expected = module.state_dict()
+    expected = dict(distinct(module.state_dict()))
     names = sorted(expected.keys() ^ tensors.keys())
     names += sorted(n for n in expected.keys() & tensors.keys() if expected[n].shape != tensors[n].shape)
     if names:

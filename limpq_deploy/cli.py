@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,18 @@ MACHINE_ERRORS = frozenset(
 """What a disk or a system says no with. Any other OSError is a mistake of ours and keeps its traceback."""
 
 
+DEBUG = "--debug"
+
+
 class _Group(click.Group):
-    """Turns errors that a user can act on into one sentence and exit code 1."""
+    """Turns errors that a user can act on into one sentence and exit code 1; with ``--debug``, wherever that stands,
+    their traceback comes before it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = args[: args.index("--")] if "--" in args else args
+        if DEBUG in options:
+            args = [DEBUG, *(word for word in options if word != DEBUG), *args[len(options) :]]
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("NO_COLOR"):
@@ -50,10 +61,12 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except LimpqError as error:
+            _show_traceback(ctx)
             raise click.ClickException(" ".join(str(error).split())) from error
         except OSError as error:
             if error.errno not in MACHINE_ERRORS:
                 raise
+            _show_traceback(ctx)
             where = f" ({error.filename})" if error.filename else ""
             raise click.ClickException(
                 f"the system refused: {error.strerror}{where}; files that were whole still are, make room or choose "
@@ -64,9 +77,15 @@ class _Group(click.Group):
             ctx.exit(INTERRUPTED)
 
 
+def _show_traceback(ctx: click.Context) -> None:
+    if ctx.params.get("debug"):
+        click.echo(traceback.format_exc(), err=True)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="limpq-deploy")
-def main() -> None:
+@click.option(DEBUG, is_flag=True, help="Of any command: show the traceback of an error.")
+def main(debug: bool) -> None:
     """From a trained PyTorch CNN to a mixed-precision engine, proved in integers.
 
     \b

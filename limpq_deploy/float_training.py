@@ -1,7 +1,9 @@
 """A float model from fresh weights, briefly: for builds to which nobody brings weights."""
 
+import copy
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
@@ -9,6 +11,7 @@ from limpq_deploy.losses import Pass
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.settings import FloatSettings
 from limpq_deploy.training import History, on_device, settle_batchnorm_together, train
+from limpq_deploy.training.device import device_of
 from limpq_deploy.training.execution import ALONE, Execution
 
 
@@ -19,6 +22,22 @@ class FloatTraining:
     settings: FloatSettings
     seed: int
     history: History
+
+
+def trainable(model: nn.Module, graph_module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """``model`` where it can be trained as it is written, else its traced graph, which has the same weights.
+
+    A forward that was written for inference may overwrite what its gradients need, or return something else while it is
+    trained; its graph, traced in evaluation mode and without in-place operations, does neither. Tried on two images of
+    ``shape`` (C, H, W) and a copy.
+    """
+    try:
+        tried = copy.deepcopy(model).train()
+        with torch.random.fork_rng(devices=[]):
+            tried(torch.zeros(2, *shape, device=device_of(tried))).sum().backward()
+    except Exception:  # whatever it is, the user's training loop would be needed for it
+        return graph_module
+    return model
 
 
 def train_float(

@@ -3,21 +3,30 @@
 Shapes: images NCHW; MACs are counted from output shapes, for one image.
 """
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.canonical import canonicalise
 from limpq_deploy.operations import SUPPORTED, Kind, operation, relu_bounds
+from limpq_deploy.out_of_place import write_out_of_place
+from limpq_deploy.shapes import note_shapes
+from limpq_deploy.tied import require_untied
 from limpq_deploy.tracing import symbolic_trace, written_at
 
 Lowest = Literal["zero", "near", "free"]
 """Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
+
+
+FOLDED: tuple[Kind, ...] = ("layer", "batchnorm")
+"""Kinds whose parameters are rewritten when a BatchNorm is folded: each call needs its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +43,7 @@ class LayerSpec:
     batchnorm: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TracedModel:
     """A traced float model in evaluation mode. ``kinds`` by node name; ``layers`` in execution order."""
 
@@ -43,8 +52,13 @@ class TracedModel:
     layers: tuple[LayerSpec, ...]
     input_shape: tuple[int, ...]
 
+    @cached_property
+    def nodes(self) -> dict[str, fx.Node]:
+        """By name, in execution order."""
+        return {node.name: node for node in self.graph_module.graph.nodes}
+
     def node(self, name: str) -> fx.Node:
-        return next(node for node in self.graph_module.graph.nodes if node.name == name)
+        return self.nodes[name]
 
     def source(self, node: fx.Node) -> fx.Node:
         """The node that makes this float tensor, behind nodes that only move its elements."""
@@ -54,6 +68,18 @@ class TracedModel:
 
     def lowest(self, node: fx.Node) -> Lowest:
         """What negative values this tensor has, by construction."""
+        return self._lowest[node.name]
+
+    @cached_property
+    def _lowest(self) -> dict[str, Lowest]:
+        """Of every tensor; each looks at those before it once."""
+        found: dict[str, Lowest] = {}
+        for node in self.nodes.values():
+            if self.kinds[node.name] != "shape":
+                found[node.name] = self._lowest_of(node, found)
+        return found
+
+    def _lowest_of(self, node: fx.Node, known: dict[str, Lowest]) -> Lowest:
         kind, before = self.kinds[node.name], tensor_inputs(node, self.kinds)
         if kind in ("relu", "gate"):
             return "zero"
@@ -62,7 +88,7 @@ class TracedModel:
             before = [tensor for tensor in before if tensor not in gates] or before
             if any(gate.all_input_nodes[0] in before for gate in gates):
                 return "near"
-        found = {self.lowest(tensor) for tensor in before}
+        found = {known[tensor.name] for tensor in before}
         if kind in ("through", "pool", "concat") or (kind == "mul" and len(before) == 1):
             return next(lowest for lowest in ("free", "near", "zero") if lowest in found)
         return "zero" if kind in ("add", "mul") and found == {"zero"} else "free"
@@ -80,29 +106,24 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
     """
     was_training = model.training
     model.eval()
-    graph_module = symbolic_trace(model)
-    canonicalise(graph_module)
-    shapes = _Shapes(graph_module)
     try:
-        with torch.no_grad():
-            shapes.propagate(torch.zeros(1, *input_shape))
-    except Exception as error:
-        raise ModelError(
-            f"the model does not run on one image of {'x'.join(map(str, input_shape))}: {_first_line(error)}; "
-            "check the data set's image size and channels against the model"
-        ) from error
+        graph_module = symbolic_trace(model)
+        write_out_of_place(graph_module, input_shape)
+        canonicalise(graph_module)
+        global_pools = note_shapes(graph_module, input_shape)
     finally:
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
-    kinds = {node.name: _kind(node, graph_module, shapes.global_pools) for node in graph_module.graph.nodes}
+    kinds = {node.name: _kind(node, graph_module, global_pools) for node in graph_module.graph.nodes}
     traced = TracedModel(graph_module, kinds, (), input_shape)
     layers = tuple(_layer(node, traced) for node in graph_module.graph.nodes if kinds[node.name] == "layer")
     if not layers:
         raise ModelError("the model has no Conv2d or Linear layer; there is nothing to quantize")
-    names = [str(node.target) for node in graph_module.graph.nodes if kinds[node.name] in ("layer", "batchnorm")]
-    for name in names:
-        if names.count(name) > 1:
-            raise ModelError(f"layer {name!r} is called {names.count(name)} times; each call needs a module of its own")
+    folded = Counter(str(node.target) for node in graph_module.graph.nodes if kinds[node.name] in FOLDED)
+    for name, calls in folded.items():
+        if calls > 1:
+            raise ModelError(f"layer {name!r} is called {calls} times; each call needs a module of its own")
+    require_untied({name: graph_module.get_submodule(name) for name in folded})
     return TracedModel(graph_module, kinds, layers, input_shape)
 
 
@@ -111,51 +132,37 @@ def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:
     return [before for before in node.all_input_nodes if kinds[before.name] != "shape"]
 
 
-class _Shapes(ShapeProp):
-    """Notes the shapes of all tensors; ``global_pools``: names of the pools that average each whole image."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.global_pools: set[str] = set()
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if operation(n, self.module)[0] == "pool" and self._averages_images(n):
-            self.global_pools.add(n.name)
-        return result
-
-    def _averages_images(self, node: fx.Node) -> bool:
-        """Tried on random numbers, whatever the call looks like: a 7x7 pool of an 8x8 image gives 1x1, too."""
-        args, kwargs = self.fetch_args_kwargs_from_env(node)
-        image = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
-        if image is None or image.dim() != 4:
-            return False
-        probe = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
-        found = getattr(self, node.op)(
-            node.target,
-            tuple(probe if value is image else value for value in args),
-            {name: probe if value is image else value for name, value in kwargs.items()},
-        )
-        expected = probe.mean((2, 3))
-        whole = found.shape in (expected.shape, (*expected.shape, 1, 1))
-        return whole and torch.allclose(found.reshape(expected.shape), expected, atol=1e-5)
-
-
 def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -> Kind:
     if node.op == "placeholder":
         return "input"
     if node.op == "output":
+        if not isinstance(node.args[0], fx.Node):
+            raise ModelError(
+                f"the model returns a {type(node.args[0]).__name__} in evaluation mode; expected one tensor, the logits"
+            )
         return "output"
-    if not isinstance(node.meta.get("tensor_meta"), fx.passes.shape_prop.TensorMetadata):
-        return "shape"
     kind, described = operation(node, graph_module)
+    shown = node.meta.get("tensor_meta")
+    if isinstance(shown, tuple | list) and any(isinstance(one, TensorMetadata) for one in shown):
+        raise ModelError(
+            f"{described}{written_at(node)} gives {len(shown)} tensors at once, which has no integer form here; take "
+            "each as a slice, as in x[:, :8]"
+        )
+    if not isinstance(shown, TensorMetadata):
+        return "shape"
+    if node.op == "get_attr":
+        raise ModelError(
+            f"the model's own tensor {str(node.target)!r} is used by itself{written_at(node)}, which has no integer "
+            "form here; expected parameters and buffers in the layers of torch.nn that they belong to"
+        )
     if kind is None:
         raise ModelError(
             f"layer {described} has no integer form here{written_at(node)}; supported on the traced path: {SUPPORTED}"
         )
+    described += written_at(node)
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        raise ModelError(f"layer {node.target!r} pads with {module.padding_mode!r}; only zero padding is supported")
+        raise ModelError(f"layer {described} pads with {module.padding_mode!r}; only zero padding is supported")
     if kind == "pool" and node.name not in global_pools:
         shape = "x".join(map(str, node.meta["tensor_meta"].shape[2:])) or "vectors"
         raise ModelError(
@@ -163,8 +170,8 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
         )
     if kind == "batchnorm":
         _require_foldable(node, described, graph_module)
-    if node.target is F.pad and (node.kwargs.get("value") or (len(node.args) > 3 and node.args[3])):
-        raise ModelError(f"{described} pads with a value other than 0; only zero padding is supported")
+    if node.target is F.pad:
+        _require_zeros(node, described)
     if kind == "relu" and relu_bounds(node, graph_module)[0] != 0:
         raise ModelError(f"{described} cuts at {relu_bounds(node, graph_module)[0]:g}; only a cut at 0 is supported")
     if kind == "add":
@@ -187,6 +194,15 @@ def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModul
         )
 
 
+def _require_zeros(node: fx.Node, described: str) -> None:
+    """Of a call of ``F.pad(input, pad, mode="constant", value=None)``."""
+    given = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | node.kwargs
+    mode, value = given.get("mode", "constant"), given.get("value") or 0
+    if mode != "constant" or value != 0:
+        how = repr(mode) if mode != "constant" else f"the value {value}"
+        raise ModelError(f"{described} pads with {how}; only zero padding is supported")
+
+
 def _require_sum(node: fx.Node, described: str) -> None:
     addends = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
     if len(addends) != 2:
@@ -203,14 +219,13 @@ def _require_product(node: fx.Node, described: str) -> None:
     """Two tensors of one shape, or one of them a number for each channel."""
     factors = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
     if len(factors) != 2:
-        raise ModelError(f"{described}{written_at(node)} multiplies by a constant; put it into the weights of a layer")
+        raise ModelError(f"{described} multiplies by a constant; put it into the weights of a layer")
     shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in factors if "tensor_meta" in value.meta]
     whole = max(shapes)
     if len(shapes) != 2 or any(shape not in (whole, (whole[0],) + (1,) * (len(whole) - 1)) for shape in shapes):
         shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
         raise ModelError(
-            f"{described}{written_at(node)} multiplies tensors of {shown}; expected one shape, or one number for each "
-            "channel"
+            f"{described} multiplies tensors of {shown}; expected one shape, or one number for each channel"
         )
 
 
@@ -250,7 +265,3 @@ def _batchnorm_after(node: fx.Node, traced: TracedModel) -> str | None:
     if len(node.users) > 1:
         raise ModelError(f"layer {node.target!r} feeds a BatchNorm and something else; its BatchNorm cannot be folded")
     return str(followers[0].target)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -34,10 +34,8 @@ MODULE_KINDS: dict[type[nn.Module], Kind] = {
 }
 FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     operator.add: "add",
-    operator.iadd: "add",
     torch.add: "add",
     operator.mul: "mul",
-    operator.imul: "mul",
     torch.mul: "mul",
     torch.cat: "concat",
     torch.concat: "concat",
@@ -53,33 +51,38 @@ FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     F.pad: "through",
     F.max_pool2d: "through",
     torch.max_pool2d: "through",
-    F.dropout: "through",
     F.adaptive_avg_pool2d: "pool",
     F.avg_pool2d: "pool",
     torch.mean: "pool",
-    getattr: "shape",
 }
 METHOD_KINDS: dict[str, Kind] = {
     "add": "add",
-    "add_": "add",
     "mul": "mul",
-    "mul_": "mul",
     "relu": "relu",
-    "relu_": "relu",
     "sigmoid": "gate",
     "flatten": "through",
     "view": "through",
     "reshape": "through",
     "mean": "pool",
-    "size": "shape",
 }
+AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.imatmul: operator.matmul,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+    operator.ixor: operator.xor,
+}
+"""``x += y`` is ``operator.iadd``; out of place it is ``operator.add``."""
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
     "multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
 )
-RANDOM_DEPTH = "stochastic_depth"
-"""torchvision's function that drops whole branches in training; a traced model is in evaluation mode, where it does
-nothing."""
 
 
 def operation(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]:
@@ -89,16 +92,15 @@ def operation(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]
         return MODULE_KINDS.get(type(module)), f"{node.target} ({type(module).__name__})"
     if node.op == "call_function":
         name = getattr(node.target, "__name__", str(node.target))
-        kind = "through" if name == RANDOM_DEPTH else FUNCTION_KINDS.get(node.target)  # type: ignore[arg-type]
-        return kind, f"{node.name} ({name})"
+        return FUNCTION_KINDS.get(node.target), f"{node.name} ({name})"  # type: ignore[arg-type]
     return (METHOD_KINDS.get(str(node.target)) if node.op == "call_method" else None), str(node.target)
 
 
 def does_nothing(node: fx.Node, graph_module: nn.Module) -> bool:
-    """Whether a call hands its input on unchanged: Identity, and what only training does."""
-    if node.op == "call_module":
-        return isinstance(graph_module.get_submodule(str(node.target)), nn.Identity | nn.Dropout | nn.Dropout2d)
-    return node.target is F.dropout or getattr(node.target, "__name__", "") == RANDOM_DEPTH
+    """Whether a call hands its input on unchanged: Identity, and a Dropout, which acts in training only."""
+    return node.op == "call_module" and isinstance(
+        graph_module.get_submodule(str(node.target)), nn.Identity | nn.Dropout | nn.Dropout2d
+    )
 
 
 def relu_bounds(node: fx.Node, graph_module: nn.Module) -> tuple[float, float | None]:

@@ -17,6 +17,7 @@ from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placemen
 from limpq_deploy.export.targets import TargetSpec, in_float
 from limpq_deploy.layers import LayerSpec, TracedModel, tensor_inputs
 from limpq_deploy.operations import does_nothing
+from limpq_deploy.tracing import written_at
 
 ELEMENTWISE = ("mul", "concat", "gate")
 """Kinds whose inputs carry quantizers where those of all Adds do."""
@@ -104,7 +105,9 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
         before = tensor_inputs(node, traced.kinds) if kind in ("layer", "add", "pool", *ELEMENTWISE) else []
         if kind == "add":
             if len(before) == 1:
-                raise ModelError(f"{node.name} adds a tensor to itself; only sums of two tensors are supported")
+                raise ModelError(
+                    f"{node.name}{written_at(node)} adds a tensor to itself; only sums of two tensors are supported"
+                )
             before = _quantized_addends(before, traced, target)
         elif (kind == "pool" and not target.pools) or (kind in ELEMENTWISE and target.add_inputs != "all"):
             before = []
@@ -119,8 +122,7 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
                 layer=specs[str(node.target)].name if kind == "layer" else None,
             )
             grouped.setdefault(edge.source, []).append(edge)
-    order = [node.name for node in traced.graph_module.graph.nodes]
-    return dict(sorted(grouped.items(), key=lambda item: order.index(item[0])))
+    return {name: grouped[name] for name in traced.nodes if name in grouped}
 
 
 def _require_integer_form(traced: TracedModel) -> None:

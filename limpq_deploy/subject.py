@@ -25,6 +25,8 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec, in_float, target_named
 from limpq_deploy.extras import require_modules
+from limpq_deploy.float_training import trainable
+from limpq_deploy.given_model import PlainModel, plain
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.lifetimes import with_memory
@@ -151,10 +153,30 @@ class Subject:
             load_weights(model, self.config.weights)
         return model, info
 
+    @cached_property
+    def _plain(self) -> PlainModel:
+        return plain(self._created[0])
+
     @property
     def model(self) -> nn.Module:
-        """The float model; its weights are those of the float stage once that has run."""
-        return self._created[0]
+        """The float model that is traced and trained; its weights are those of the float stage once that has run."""
+        return self._plain.model
+
+    @property
+    def trainable_model(self) -> nn.Module:
+        """`model`, or a graph of the same weights where the module itself cannot be trained."""
+        return trainable(self.model, self._shapes.graph_module, self.preprocess.shape)
+
+    @property
+    def given_model(self) -> nn.Module:
+        """The user's own module with its weights, in float32, computing as it was written: the reference. Where nothing
+        was folded it is `model` itself."""
+        return self._plain.given
+
+    @property
+    def model_notes(self) -> tuple[str, ...]:
+        """What was changed of the given model, a sentence each."""
+        return self._plain.notes
 
     @cached_property
     def _shapes(self) -> TracedModel:

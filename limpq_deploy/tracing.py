@@ -1,64 +1,162 @@
-"""torch.fx with two additions: calls remember the line of the user's that made them, and timm's own modules become
-plain ones: its fused BatchNorm comes apart into a BatchNorm2d and an activation, its Linear is an nn.Linear."""
+"""torch.fx with three additions: calls remember the line of the user's that made them, ``x += y`` is what it is, and
+modules that are plain ones but for their type become plain: timm's fused BatchNorm comes apart into a BatchNorm2d and
+an activation, its Linear and classes that change nothing of torch's are torch's."""
 
+import copy
+import random
+import sys
 import traceback
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.foreign import cause, is_users, line_of, line_of_stack
+from limpq_deploy.hidden_state import require_nothing_hidden
+from limpq_deploy.operations import AUGMENTED, MODULE_KINDS
 
 TORCH = Path(torch.__file__).parent
+WRITTEN_AT = "written_at"
+"""Where a node's meta holds its line. torch.fx's own record of it imports torch's compiler, which takes seconds."""
+HARMLESS = {
+    *("__init__", "__module__", "__doc__", "__repr__", "__constants__", "__annotations__", "__qualname__"),
+    *("__firstlineno__", "__static_attributes__", "extra_repr", "reset_parameters", "__jit_unused_properties__"),
+}
+"""What a class may define and still compute what its base class does."""
 
 
 def symbolic_trace(model: nn.Module) -> fx.GraphModule:
     """Trace a model in evaluation mode. Raises ModelError, naming the line that stops it."""
+    require_nothing_hidden(model)
     tracer = _Tracer()
+    before = _draws(), _versions(model)
     try:
         graph = tracer.trace(model)
     except ModelError:
         raise
     except Exception as error:
-        where = _line(traceback.extract_tb(error.__traceback__))
+        raise ModelError(f"the model cannot be traced: {cause(error)}{line_of(error)}; {_remedy(error)}") from error
+    if _draws() != before[0]:
         raise ModelError(
-            f"the model cannot be traced: {str(error).splitlines()[0]}{where}; "
-            "its forward must not branch on tensor values"
-        ) from error
+            f"the model's forward draws random numbers in evaluation mode, too{_moved_at(model, _draws)}; expected a "
+            "forward that gives one result: draw only where self.training is set"
+        )
+    if _versions(model) != before[1]:
+        raise ModelError(
+            "the model's forward writes into its own parameters or buffers in evaluation mode, too"
+            f"{_moved_at(model, lambda: _versions(model))}; expected a forward that leaves the model as it is"
+        )
     graph_module = fx.GraphModule(tracer.root, graph)
     for name in tracer.fused:
         _take_apart(graph_module, name)
-    for name in tracer.linears:
-        graph_module.set_submodule(name, _plain_linear(graph_module.get_submodule(name)))
+    for name, kind in tracer.plain.items():
+        graph_module.set_submodule(name, _as_plain(graph_module.get_submodule(name), kind))
     graph_module.recompile()
     return graph_module
 
 
+def _remedy(error: Exception) -> str:
+    if "does not support item assignment" in str(error):
+        return "it writes into part of a tensor: make the whole one anew, with torch.cat or torch.where"
+    return "its forward must not branch on tensor values"
+
+
+def _draws() -> tuple[object, ...]:
+    """The states of the generators that a forward may draw from."""
+    numpys = np.random.get_state(legacy=False)["state"]
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpys["key"].tobytes(), numpys["pos"]
+
+
+def _moved_at(model: nn.Module, look: Callable[[], object]) -> str:
+    """`` (file.py:12)``: the user's line behind which ``look`` gives something else; the model is traced again."""
+    start = look()
+    passed, moved = [""], [""]
+
+    def watch(frame: FrameType, event: str, _: Any) -> Any:
+        path = Path(frame.f_code.co_filename)
+        if not is_users(path):
+            return None
+        if moved == [""] and look() != start:
+            moved[:] = passed[-1:]
+        passed[:] = [f" ({path.name}:{frame.f_lineno})"]
+        return watch
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        _Tracer().trace(model)
+    finally:
+        sys.settrace(before)
+    return moved[0] or passed[0]
+
+
+def _versions(model: nn.Module) -> list[int]:
+    """How often each parameter and buffer was written into."""
+    return [tensor._version for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_inference()]
+
+
 def written_at(node: fx.Node) -> str:
     """`` (file.py:12)``: the line that made a call, for a sentence; empty where it is not known."""
-    found = [line for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File ")]
-    for line in reversed(found):
-        path, number = line.split('"')[1], line.split("line ")[1].split(",")[0]
-        if not _is_machinery(path):
-            return f" ({Path(path).name}:{number})"
-    return ""
+    return str(node.meta.get(WRITTEN_AT, ""))
+
+
+def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+class _Name(fx.Proxy):
+    """A tensor while a model is traced. torch.fx takes ``x += y`` for ``x = x + y``, although it changes what every
+    other name of ``x`` shows; and it forgets ``x.data = y``, which is refused here."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise ModelError(f"the model's forward sets {name!r} of a tensor{self._here()}; make a new tensor instead")
+        super().__setattr__(name, value)
+
+    def _here(self) -> str:
+        return line_of_stack(traceback.extract_stack())
+
+
+for _operator in AUGMENTED:
+    setattr(_Name, f"__{_operator.__name__}__", _augmented(_operator))
 
 
 class _Tracer(fx.Tracer):
-    """``fused``: names of modules that are a BatchNorm2d with an activation behind it; ``linears``: timm's own."""
+    """``fused``: names of modules that are a BatchNorm2d with an activation behind it; ``plain``: those that are, by
+    inheritance, one of torch's own, and which."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.record_stack_traces = True
         self.fused: list[str] = []
-        self.linears: list[str] = []
+        self.plain: dict[str, type[nn.Module]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, nn.Linear) and type(m).__module__ == "timm.layers.linear":
-            self.linears.append(module_qualified_name)
+        kind = _plain_kind(m)
+        if kind is not None:
+            self.plain[module_qualified_name] = kind
             return True
         return super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and _is_machinery(frame.f_code.co_filename):
+            frame = None if frame.f_code is symbolic_trace.__code__ else frame.f_back
+        if frame is not None:
+            node.meta[WRITTEN_AT] = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
+        return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Name(node, self)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not _is_fused(m):
@@ -71,12 +169,35 @@ class _Tracer(fx.Tracer):
         return result
 
 
+def _plain_kind(module: nn.Module) -> type[nn.Module] | None:
+    """Which supported module of torch's this is by inheritance, where no class in between changes what it does."""
+    kind = type(module)
+    if kind in MODULE_KINDS or isinstance(module, nn.Sequential):
+        return None
+    if kind.__module__ == "timm.layers.linear" and isinstance(module, nn.Linear):
+        return nn.Linear
+    own = {*module._parameters, *module._buffers}
+    for base in kind.__mro__:
+        if base in MODULE_KINDS:
+            added = {name for one in kind.__mro__[: kind.__mro__.index(base)] for name in vars(one)}
+            changed = {
+                name
+                for name in added - HARMLESS
+                if hasattr(base, name)
+                or name in own
+                or name.startswith("__get")
+                or isinstance(getattr(kind, name), property)
+            }
+            return None if changed else base
+    return None
+
+
 def _is_fused(module: nn.Module) -> bool:
-    """A BatchNorm2d by inheritance with a ``drop`` and an ``act``: timm's BatchNormAct2d."""
+    """timm's BatchNormAct2d: a BatchNorm2d by inheritance that calls a ``drop`` and an ``act`` behind it."""
     parts = (getattr(module, "drop", None), getattr(module, "act", None))
     return (
         isinstance(module, nn.BatchNorm2d)
-        and type(module) is not nn.BatchNorm2d
+        and type(module).__module__.startswith("timm.layers.")
         and all(isinstance(part, nn.Module) for part in parts)
     )
 
@@ -89,38 +210,17 @@ def _take_apart(graph_module: fx.GraphModule, name: str) -> None:
             if node.op == "call_module" and node.target == f"{name}.{part}":
                 graph_module.add_submodule(f"{name}_{part}", module)
                 node.target = f"{name}_{part}"
-    graph_module.set_submodule(name, _plain_norm(fused))
+    graph_module.set_submodule(name, _as_plain(fused, nn.BatchNorm2d))
 
 
-def _plain_norm(fused: nn.Module) -> nn.BatchNorm2d:
-    """A BatchNorm2d with the parameters and statistics of a fused one."""
-    assert isinstance(fused, nn.BatchNorm2d)
-    plain = nn.BatchNorm2d(
-        fused.num_features,
-        eps=fused.eps,
-        momentum=fused.momentum,
-        affine=fused.affine,
-        track_running_stats=fused.track_running_stats,
-    ).train(fused.training)
-    plain.weight, plain.bias = fused.weight, fused.bias
-    plain._buffers.update(fused._buffers)
+def _as_plain(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """``module`` as one of its base class ``kind``, with the same parameters and buffers."""
+    plain = copy.copy(module)
+    plain.__class__ = kind
+    plain._modules = {}
     return plain
 
 
-def _plain_linear(layer: nn.Module) -> nn.Linear:
-    assert isinstance(layer, nn.Linear)
-    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None).train(layer.training)
-    plain.weight, plain.bias = layer.weight, layer.bias
-    return plain
-
-
-def _line(frames: traceback.StackSummary) -> str:
-    """The innermost line that is neither torch's nor this module's."""
-    for frame in reversed(frames):
-        if not _is_machinery(frame.filename):
-            return f" ({Path(frame.filename).name}:{frame.lineno})"
-    return ""
-
-
+@cache
 def _is_machinery(path: str) -> bool:
     return Path(path).is_relative_to(TORCH) or Path(path) == Path(__file__)

@@ -7,7 +7,7 @@ from typing import Any
 from limpq_deploy.calibration.datasets.base import DataSet
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import DataError
-from limpq_deploy.calibration.factories import load_factory
+from limpq_deploy.calibration.factories import call_factory, load_factory
 
 
 def open_custom(name: str, preprocess: Preprocess | None) -> DataSet:
@@ -30,7 +30,7 @@ def open_custom(name: str, preprocess: Preprocess | None) -> DataSet:
             f"{name!r} cannot be called with one argument; expected a function of the model's preprocessing "
             "(which may be None) that returns a DataSet"
         )
-    dataset = factory(preprocess)
+    dataset = call_factory(name, factory, DataError, preprocess)
     if not isinstance(dataset, DataSet):
         missing = [part for part in ("classes", "split", "digest") if not hasattr(dataset, part)]
         lacks = f", without {' and '.join(missing)}" if missing else ""

@@ -12,7 +12,7 @@ from limpq_deploy.calibration.datasets.cifar10 import PREPROCESS as CIFAR_PREPRO
 from limpq_deploy.calibration.datasets.digits import PREPROCESS as DIGITS_PREPROCESS
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import MissingExtra, ModelError
-from limpq_deploy.calibration.factories import is_factory_name, load_factory
+from limpq_deploy.calibration.factories import call_factory, is_factory_name, load_factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,16 +102,21 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
 def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
     from torch import nn
 
-    factory = load_factory(name, ModelError)
+    from limpq_deploy.given_model import settings_kept, unwrap
+
+    with settings_kept():
+        factory = load_factory(name, ModelError)
     needed = _needed_arguments(factory)
     if needed:
         raise ModelError(
             f"{name!r} cannot be called without {', '.join(needed)}; expected a function without arguments: write one "
             "that fills them in"
         )
-    model = factory()
+    with settings_kept():
+        model = call_factory(name, factory, ModelError)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name!r} returned a {type(model).__name__}; expected a torch.nn.Module")
+    model = unwrap(model)
     preprocess = getattr(model, "preprocess", None)
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         raise ModelError(

@@ -59,7 +59,14 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
         resumed = ""
         if config.weights is None:
             execution, resumed = prepare(subject, folder, "float", inputs, (), run)
-            train_float(subject.model, dataset, settings=settings, seed=config.seed, report=report, execution=execution)
+            train_float(
+                subject.trainable_model,
+                dataset,
+                settings=settings,
+                seed=config.seed,
+                report=report,
+                execution=execution,
+            )
         if not leads():
             return ""
         val, test = dataset.split("val"), dataset.split("test")

@@ -16,6 +16,7 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError
 from limpq_deploy.calibration.files import replacing
+from limpq_deploy.tied import distinct, load_distinct
 from limpq_deploy.training.execution import Checkpoint
 from limpq_deploy.training.interruption import Interruption
 from limpq_deploy.training.state import Stateful
@@ -116,16 +117,16 @@ class Saver:
 
 
 class ModuleState:
-    """Parameters and buffers of a module as a `Stateful`."""
+    """Parameters and buffers of a module as a `Stateful`, each once, whatever names it has."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
     def state(self) -> tuple[dict[str, torch.Tensor], Any]:
-        return self._module.state_dict(), None
+        return dict(distinct(self._module.state_dict())), None
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Any) -> None:
-        self._module.load_state_dict(tensors)
+        load_distinct(self._module, tensors)
 
 
 class OptimizerState:

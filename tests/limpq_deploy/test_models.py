@@ -1,5 +1,6 @@
 """Models by name."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,12 @@ def sized(num_classes, width=8):
 def wrong():
     return "resnet"
 
+def failing():
+    return nn.Linear("many", 3)
+
+def leaving():
+    raise SystemExit(4)
+
 def wrong_preprocess():
     model = plain()
     model.preprocess = (224, 224)
@@ -126,12 +133,30 @@ def test_a_users_model_may_say_its_classes_and_preprocessing(user_module: str) -
         ("wrong", "returned a str; expected a torch.nn.Module"),
         ("wrong_preprocess", "'preprocess' of type tuple"),
         ("absent", "nothing of that name"),
+        ("failing", r"raised TypeError: .* \(user_models.py:25\); mend the factory, or see all of it with --debug"),
+        ("leaving", r"raised SystemExit: 4 \(user_models.py:28\)"),
         ("sized", "cannot be called without num_classes; expected a function without arguments"),
     ],
 )
 def test_a_factory_that_gives_something_else_is_named(user_module: str, name: str, says: str) -> None:
     with pytest.raises(ModelError, match=says):
         create_model(f"{user_module}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("import no_such_package", r"ModuleNotFoundError: No module named 'no_such_package' \(broken.py:1\)"),
+        ("x = 1\ny = x.z", r"AttributeError: 'int' object has no attribute 'z' \(broken.py:2\)"),
+        ("def make(:", r"SyntaxError: invalid syntax \(broken.py:1\)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told_with_its_line(user_module: str, source: str, sentence: str) -> None:
+    Path("broken.py").write_text(source)
+    sys.modules.pop("broken", None)
+    importlib.invalidate_caches()
+    with pytest.raises(ModelError, match=rf"importing 'broken' raised {sentence}; mend the module"):
+        create_model("broken:make")
 
 
 def test_a_users_model_with_another_number_of_classes_is_refused(user_module: str) -> None:

@@ -1,5 +1,7 @@
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import FrameType
 
 import pytest
 import torch
@@ -190,7 +192,7 @@ def with_layer(module: nn.Module) -> nn.Module:
         (nn.BatchNorm2d(2, affine=False), r"1 \(BatchNorm2d\) has affine=False and track_running_stats=True"),
         (nn.BatchNorm2d(2, track_running_stats=False), "has affine=True and track_running_stats=False; expected both"),
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(2)), r"1.1 \(BatchNorm2d\) does not follow a convolution"),
-        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), r"'1' pads with 'circular'; only zero padding"),
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), r"1 \(Conv2d\) pads with 'circular'; only zero"),
     ],
     ids=[
         *(
@@ -239,7 +241,7 @@ def logits(model: Tail, x: torch.Tensor) -> torch.Tensor:
         (lambda m, x: logits(m, torch.add(m.b(x), x, alpha=2)), "adds 2 times a tensor; only plain sums"),
         (lambda m, x: logits(m, x + x.mean((2, 3), keepdim=True)), "adds tensors of 2x8x8 and 2x1x1"),
         (lambda m, x: logits(m, m.norm(m.b(x))), "layer 'norm' is called 2 times"),
-        (lambda m, x: m.c(x.mean(1)[:, 0, :2]), "mean pools to 8; only global average pools"),
+        (lambda m, x: m.c(x.mean(1)[:, 0, :2]), "mean .* pools to 8; only global average pools"),
     ],
     ids=["weighted sum", "sum of two shapes", "shared batchnorm", "mean over channels"],
 )
@@ -331,3 +333,47 @@ def test_a_branch_that_training_drops_at_random_is_no_identity_for_tensorrt() ->
 
     placement = place(trace(Dropped().eval(), (1, 8, 8)), TENSORRT, model="dropped")
     assert [quantizer.tensor for quantizer in placement.quantizers if not quantizer.layers] == ["stem_1"]
+
+
+class Blocks(nn.Module):
+    """``x + bn(conv(x))``, again and again: every tensor is reached on 2 to the n paths."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(2, 2, 1) for _ in range(count))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(2) for _ in range(count))
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = x + norm(convolution(x))
+        return self.linear(x.mean((2, 3)))
+
+
+def calls(count: int, target: TargetSpec) -> int:
+    """Python calls, of whatever, while a network of so many blocks is traced and placed."""
+    model, found = Blocks(count).eval(), [0]
+
+    def count_call(frame: FrameType, event: str, _: object) -> None:
+        found[0] += event in ("call", "c_call")
+
+    sys.setprofile(count_call)
+    try:
+        traced = trace(model, (2, 2, 2))
+        with_quantizers(traced, place(traced, target, model="blocks"), lambda _: nn.Identity())
+    finally:
+        sys.setprofile(None)
+    return found[0]
+
+
+@pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT], ids=lambda target: target.name)
+def test_tracing_and_placing_are_linear_in_the_blocks(target: TargetSpec) -> None:
+    calls(2, target)  # what is imported or cached once
+    few, more, most = (calls(count, target) for count in (10, 20, 40))
+    # calls of n blocks are a + b * n; square growth would give a second difference of half the first one
+    assert most - more < 2.2 * (more - few)
+
+
+def test_a_thousand_layers_deep_is_no_recursion() -> None:
+    traced = trace(Blocks(400).eval(), (2, 2, 2))
+    assert traced.lowest(traced.node("linear").all_input_nodes[0]) == "free"

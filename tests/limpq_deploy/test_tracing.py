@@ -1,10 +1,14 @@
 """Tracing: what stops it is named with its line, and timm's modules come apart."""
 
 import importlib.util
+import random
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.layers import trace
@@ -66,3 +70,186 @@ def test_timms_fused_batchnorm_comes_apart_and_its_linear_is_plain() -> None:
     assert type(traced.graph_module.get_submodule("classifier")) is nn.Linear
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+
+
+class Bodied(nn.Module):
+    def __init__(self, body: Callable[["Bodied", Tensor], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv = layer or nn.Conv2d(3, 4, 3)
+        self.linear = nn.Linear(4, 2)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.body(self, self.conv(x)).mean((2, 3)))
+
+
+def by_chance(m: Bodied, x: Tensor) -> Tensor:
+    return x if random.random() < 2 else -x
+
+
+def by_numpys_chance(m: Bodied, x: Tensor) -> Tensor:
+    return x if np.random.rand() < 2 else -x
+
+
+def with_constant_noise(m: Bodied, x: Tensor) -> Tensor:
+    return x + torch.rand(4, 2, 2)
+
+
+def with_noise(m: Bodied, x: Tensor) -> Tensor:
+    return x + torch.rand_like(x)
+
+
+def dropout(m: Bodied, x: Tensor) -> Tensor:
+    return F.dropout(x)
+
+
+def dropout2d(m: Bodied, x: Tensor) -> Tensor:
+    return F.dropout2d(x, 0.1)
+
+
+def torch_dropout(m: Bodied, x: Tensor) -> Tensor:
+    return torch.dropout(x, 0.1, True)
+
+
+def bernoulli(m: Bodied, x: Tensor) -> Tensor:
+    return x * torch.bernoulli(torch.sigmoid(x))
+
+
+def all_dropped(m: Bodied, x: Tensor) -> Tensor:
+    return F.dropout(x, p=1.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        *((body, "the model's forward draws random numbers") for body in (by_chance, by_numpys_chance)),
+        (with_constant_noise, "the model's forward draws random numbers"),
+        (with_noise, "rand_like (rand_like){here} draws random numbers"),
+        (dropout, "dropout (dropout){here} draws random numbers"),
+        (dropout2d, "dropout2d (dropout2d){here} draws random numbers"),
+        (torch_dropout, "dropout (dropout){here} draws random numbers"),
+        (bernoulli, "bernoulli (bernoulli){here} draws random numbers"),
+        (all_dropped, "dropout (dropout){here} is always on"),
+    ],
+)
+def test_chance_in_evaluation_mode_is_refused_with_its_line(
+    body: Callable[[Bodied, Tensor], Tensor], sentence: str
+) -> None:
+    here = f" (test_tracing.py:{body.__code__.co_firstlineno + 1})"
+    with pytest.raises(ModelError) as refused:
+        trace(Bodied(body).eval(), (3, 4, 4))
+    assert sentence.format(here=here) in str(refused.value)
+    assert here in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: F.dropout(x, training=m.training),
+        lambda m, x: F.dropout2d(x, 0.1, m.training),
+        lambda m, x: torch.dropout(x, 0.1, m.training),
+        lambda m, x: torch.dropout(x, p=0.1, train=m.training),
+        lambda m, x: F.dropout(x, 0.0),
+        lambda m, x: x * random.random() if m.training else x,
+    ],
+)
+def test_a_dropout_that_follows_the_mode_does_nothing(body: Callable[[Bodied, Tensor], Tensor]) -> None:
+    model = Bodied(body).eval()
+    traced = trace(model, (3, 4, 4))
+    assert [traced.kinds[name] for name in traced.nodes] == ["input", "layer", "pool", "layer", "output"]
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+
+
+class StillOn(nn.Dropout):
+    def train(self, mode: bool = True) -> "StillOn":
+        super().train(True)
+        return self
+
+
+class StillLearning(nn.Module):
+    """A BatchNorm that eval() does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)]
+        self.conv, self.norm = self.inner
+
+    def train(self, mode: bool = True) -> "StillLearning":
+        super().train(True)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+def test_modules_that_eval_does_not_reach_are_refused() -> None:
+    with pytest.raises(ModelError, match="draws random numbers in evaluation mode"):
+        trace(Bodied(lambda m, x: x, nn.Sequential(nn.Conv2d(3, 4, 3), StillOn())).eval(), (3, 4, 4))
+    with pytest.raises(ModelError, match=r"conv.norm .* changes its own parameters or buffers in evaluation mode"):
+        trace(Bodied(lambda m, x: x, StillLearning()).eval(), (3, 4, 4))
+
+
+class Renamed(nn.Conv2d):
+    """Nothing changed."""
+
+    def __init__(self, *arguments: int) -> None:
+        super().__init__(*arguments)
+
+    def extra_repr(self) -> str:
+        return "mine"
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias)
+
+
+class Inside(nn.Conv2d):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, 2 * weight, bias)
+
+
+class Computed(nn.Conv2d):
+    @property
+    def bias(self) -> Tensor:  # type: ignore[override]
+        return torch.ones(4)
+
+    @bias.setter
+    def bias(self, value: Tensor | None) -> None: ...
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name != "bias":
+            super().register_parameter(name, param)
+
+
+def test_a_class_that_changes_nothing_of_torchs_is_torchs() -> None:
+    model = Bodied(lambda m, x: x, Renamed(3, 4, 3)).eval()
+    traced = trace(model, (3, 4, 4))
+    layer = traced.graph_module.get_submodule("conv")
+    assert type(layer) is nn.Conv2d
+    assert layer.weight is model.conv.weight
+    assert type(model.conv) is Renamed
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [Standardised, Inside, Computed])
+def test_a_class_that_computes_something_else_is_not_taken_for_torchs(kind: type[nn.Conv2d]) -> None:
+    with pytest.raises(ModelError, match=r"the model's own tensor 'conv.weight' is used by itself"):
+        trace(Bodied(lambda m, x: x, kind(3, 4, 3)).eval(), (3, 4, 4))
+
+
+def test_several_results_are_refused() -> None:
+    class Two(Bodied):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x), x  # type: ignore[return-value]
+
+    with pytest.raises(ModelError, match="the model returns a tuple in evaluation mode; expected one tensor"):
+        trace(Two(lambda m, x: x).eval(), (3, 4, 4))
+
+
+def test_a_forward_for_one_image_only_is_told() -> None:
+    with pytest.raises(ModelError, match=r"does not run on 2 images at once of 3x4x4: .* \(test_tracing.py"):
+        trace(Bodied(lambda m, x: x.view(1, 4, 2, 2)).eval(), (3, 4, 4))

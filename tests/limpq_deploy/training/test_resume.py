@@ -35,11 +35,12 @@ IDENTITY = {"model": "tiny", "training": {"steps": 9, "rate": 0.05}, "bits": (2,
 
 
 class Net(nn.Module):
-    """Dropout and BatchNorm: what a generator and running statistics have a part in."""
+    """Dropout and BatchNorm: what a generator and running statistics have a part in; a module under two names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 6, 3, stride=2, bias=False)
+        self.backbone = self.conv
         self.norm = nn.BatchNorm2d(6)
         self.drop = nn.Dropout(0.2)
         self.linear = nn.Linear(6, 10)

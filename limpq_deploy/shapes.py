@@ -1,0 +1,69 @@
+"""Shapes of all tensors of a traced graph, noted in its nodes' ``tensor_meta``."""
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_aggregate
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
+
+from limpq_deploy.node_by_node import NodeByNode
+from limpq_deploy.operations import operation
+
+COPIES = ("contiguous", "clone")
+"""Methods that give the same values in other memory."""
+
+
+def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> set[str]:
+    """Note them for one image of ``input_shape`` (C, H, W), and drop calls that only copy. Returns the names of the
+    pools that average each whole image. Raises ModelError where the graph does not run."""
+    shapes = _Shapes(graph_module)
+    shapes.run_on(1, input_shape)
+    _drop_copies(graph_module)
+    return shapes.global_pools
+
+
+def _drop_copies(graph_module: fx.GraphModule) -> None:
+    """Whoever reads a copy reads the tensor itself, where that lies in memory as the copy does."""
+    for node in list(graph_module.graph.nodes):
+        if node.op == "call_method" and node.target in COPIES:
+            tensor = node.all_input_nodes[0]
+            if tensor.meta["tensor_meta"].memory_format == torch.contiguous_format:
+                node.replace_all_uses_with(tensor)
+                graph_module.graph.erase_node(node)
+    graph_module.recompile()
+
+
+class _Shapes(NodeByNode):
+    """Notes the shapes of all tensors; ``global_pools``: names of the pools that average each whole image."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.global_pools: set[str] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        described = map_aggregate(
+            result, lambda value: _extract_tensor_metadata(value) if isinstance(value, torch.Tensor) else value
+        )
+        if isinstance(result, torch.Tensor | tuple | list):
+            n.meta["tensor_meta"] = described
+        if operation(n, self.module)[0] == "pool" and self._averages_images(n):
+            self.global_pools.add(n.name)
+        return result
+
+    def _averages_images(self, node: fx.Node) -> bool:
+        """Tried on random numbers, whatever the call looks like: a 7x7 pool of an 8x8 image gives 1x1, too."""
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        image = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
+        if image is None or image.dim() != 4:
+            return False
+        probe = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+        found = getattr(self, node.op)(
+            node.target,
+            tuple(probe if value is image else value for value in args),
+            {name: probe if value is image else value for name, value in kwargs.items()},
+        )
+        expected = probe.mean((2, 3))
+        whole = found.shape in (expected.shape, (*expected.shape, 1, 1))
+        return whole and torch.allclose(found.reshape(expected.shape), expected, atol=1e-5)

@@ -1,0 +1,203 @@
+"""In-place operations, however they are spelled: every name that sees a write reads its result."""
+
+import operator
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.layers import trace
+from limpq_deploy.writes import find_writes
+
+
+class Net(nn.Module):
+    """A convolution, ``body`` of its result and another's, and a linear layer."""
+
+    def __init__(self, body: Callable[["Net", Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 3, padding=1)
+        self.b = nn.Conv2d(3, 6, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.relu6 = nn.ReLU6(inplace=True)
+        self.hardtanh = nn.Hardtanh(0, 1, inplace=True)
+        self.silu = nn.SiLU(inplace=True)
+        self.hardswish = nn.Hardswish(inplace=True)
+        self.hardsigmoid = nn.Hardsigmoid(inplace=True)
+        self.identity = nn.Identity()
+        self.dropout = nn.Dropout(inplace=True)
+        self.register_buffer("seen", torch.zeros(6, 1, 1))
+        self.linear = nn.Linear(6, 4)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = self.a(x), self.b(x)
+        return self.linear(self.body(self, x, y).mean((2, 3)))
+
+
+def augmented_add(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    skip = x
+    x += y
+    return torch.cat([x, skip], 1)[:, 3:9]
+
+
+def augmented_mul(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    skip = x
+    x *= torch.sigmoid(y)
+    return x + n.dropout(skip[:, :6])
+
+
+def before_and_after(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    before = torch.cat([x, y], 1)
+    x += y
+    return torch.cat([before[:, :3], x[:, 3:]], 1)
+
+
+def twice(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    skip = n.identity(x)
+    x += y
+    n.relu(skip)
+    z = x
+    z.add_(y)
+    return torch.cat([skip[:, :3], x[:, :3]], 1)
+
+
+def views_of_the_old_name(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    part, rest = x[:, :3], x[:, 3:]
+    x += y
+    return torch.cat([F.max_pool2d(rest, 1), part], 1)
+
+
+def flattened_before(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    flat = x.view(x.size(0), -1)
+    F.relu_(x)
+    return flat.view(x.size())
+
+
+def disjoint_views(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    u, v = x[:, :3], x[:, 3:]
+    u.relu_()
+    return torch.cat([v, u], 1)
+
+
+def gate(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    skip = y
+    return n.hardsigmoid(y) * x + skip
+
+
+def before_a_pool(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    pooled = F.max_pool2d(x, 2)
+    return torch.cat([n.relu(pooled), pooled], 1)[:, 3:9]
+
+
+def given_out(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    skip = x
+    torch.add(x, y, out=x)
+    return torch.cat([skip, y], 1)[:, :6]
+
+
+SPELLINGS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
+    **{
+        function.__name__: function
+        for function in (
+            *(augmented_add, augmented_mul, before_and_after, twice, views_of_the_old_name, flattened_before),
+            *(disjoint_views, gate, before_a_pool, given_out),
+        )
+    },
+    "add_": lambda n, x, y: x.add_(y) + y,
+    "add_ as a statement": lambda n, x, y: (x.add_(y), x)[1],
+    "mul_": lambda n, x, y: (x.mul_(torch.sigmoid(y)), x + y)[1],
+    "relu_": lambda n, x, y: (x.relu_(), x + y)[1],
+    "torch.relu_": lambda n, x, y: (torch.relu_(x), x + y)[1],
+    "operator.iadd": lambda n, x, y: (operator.iadd(x, y), x)[1],
+    "ReLU": lambda n, x, y: (n.relu(x), x + y)[1],
+    "ReLU6": lambda n, x, y: (n.relu6(x), x + y)[1],
+    "Hardtanh": lambda n, x, y: (n.hardtanh(x), x + y)[1],
+    "SiLU": lambda n, x, y: (n.silu(x), x + y)[1],
+    "Hardswish": lambda n, x, y: (n.hardswish(x), x + y)[1],
+    "F.relu": lambda n, x, y: (F.relu(x, inplace=True), x + y)[1],
+    "F.relu by position": lambda n, x, y: (F.relu(x, True), x + y)[1],
+    "F.relu6": lambda n, x, y: (F.relu6(x, inplace=True), x + y)[1],
+    "F.hardtanh": lambda n, x, y: (F.hardtanh(x, 0, 2, True), x + y)[1],
+    "F.hardtanh_": lambda n, x, y: (F.hardtanh_(x, 0, 2), x + y)[1],
+    "F.silu": lambda n, x, y: (F.silu(x, inplace=True), x + y)[1],
+    "F.hardswish": lambda n, x, y: (F.hardswish(x, inplace=True), x + y)[1],
+    "F.hardsigmoid": lambda n, x, y: (F.hardsigmoid(x, inplace=True), x * y)[1],
+}
+
+
+@pytest.mark.parametrize("body", SPELLINGS.values(), ids=SPELLINGS.keys())
+def test_later_readers_of_every_name_read_the_result(body: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Net(body).eval()
+    images = 3 * torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        expected = model(images.clone())
+        traced = trace(model, (3, 4, 4))
+        found = traced.graph_module(images.clone())
+        again = model(images.clone())
+    # hardswish and silu in one go and as products differ by the rounding of a division
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert find_writes(traced.graph_module, (3, 4, 4)) == []
+    assert not any(getattr(module, "inplace", False) for module in traced.graph_module.modules())
+    assert torch.equal(again, expected), "the user's own modules stay in place"
+    assert model.relu.inplace
+
+
+def write_through_a_slice(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, :3].relu_()
+    return x
+
+
+def write_through_a_view(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x.flatten(1).relu_()
+    return x
+
+
+def set_a_part(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, 0] = 0
+    return x
+
+
+def add_to_a_part(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, :3] += y[:, :3]
+    return x
+
+
+def write_into_a_buffer(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    n.seen.add_(1)
+    return x
+
+
+def write_into_a_parameter(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    n.a.weight.mul_(2)
+    return x
+
+
+def set_the_data(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x.data = y
+    return x
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (write_through_a_slice, "relu_{here} writes into a tensor through a view"),
+        (write_through_a_view, "relu_{here} writes into a tensor through a view"),
+        (set_a_part, "item assignment{here}; it writes into part of a tensor"),
+        (add_to_a_part, "item assignment{here}; it writes into part of a tensor"),
+        (write_into_a_buffer, "writes into its own parameters or buffers in evaluation mode, too{here}"),
+        (write_into_a_parameter, "mul_{here} writes into a tensor that is the model's own 'a.weight'"),
+        (set_the_data, "sets 'data' of a tensor{here}"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_write_without_a_form_out_of_place_is_refused_with_its_line(
+    body: Callable[[Net, Tensor, Tensor], Tensor], sentence: str
+) -> None:
+    here = f" (test_out_of_place.py:{body.__code__.co_firstlineno + 1})"
+    with pytest.raises(ModelError) as refused:
+        trace(Net(body).eval(), (3, 4, 4))
+    assert sentence.format(here=here) in str(refused.value)
