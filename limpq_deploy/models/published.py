@@ -97,8 +97,11 @@ def _as_timm_takes(model: str, tensors: Mapping[str, Tensor], file: Path) -> Map
         raise ModelError(f"{file} is of a format that timm reads with code of its own; give --weights as a state_dict")
     nowhere = dict.fromkeys(("url", "file", "hf_hub_id"))
     overlay = {**nowhere, "source": "", "state_dict": dict(tensors)}
+    classes = published.get("num_classes", 1000)
     try:
-        whole: nn.Module = import_timm().create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
+        whole: nn.Module = import_timm().create_model(
+            model, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay
+        )
     except (RuntimeError, KeyError, ValueError) as error:
         raise ModelError(
             f"{file} does not fit timm/{model}: {' '.join(str(error).split())[:200]}; fetch it again, or give --weights"
