@@ -1,0 +1,75 @@
+"""A model and a data set whose code prints wherever it can: on import, when made, in every call, in workers, at exit.
+
+Copied beside the command that names it (`noisy:factory`, `noisy:data`).
+"""
+
+import atexit
+import ctypes
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from limpq_deploy.calibration.datasets import DataSet, Split, open_dataset
+
+
+def shout(where):
+    """By every way that leads to standard output."""
+    print("print", where)
+    sys.__stdout__.write(f"__stdout__ {where}\n")
+    os.write(1, f"os.write {where}\n".encode())
+    ctypes.CDLL(None).printf(f"printf {where}\n".encode())
+
+
+shout("import")
+subprocess.run(["echo", "a process of its own"], check=True)
+atexit.register(shout, "exit")
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1)
+        self.pool, self.last = nn.AdaptiveAvgPool2d(1), nn.Linear(4, 10)
+
+    def forward(self, x):
+        shout("forward")
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.last(torch.flatten(self.pool(x), 1))
+
+
+def factory():
+    shout("factory")
+    return Net()
+
+
+def slow():
+    shout("factory")
+    print("waiting", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+
+def ends():
+    sys.exit(0)
+
+
+def data(preprocess):
+    shout("data")
+    digits = open_dataset("digits", preprocess)
+
+    def split(name):
+        labels = digits.split(name).labels[:32]
+        images = np.repeat(labels.astype(np.uint8) * 20, 256).reshape(-1, 16, 16)
+
+        def read(index):
+            shout(f"image in process {os.getpid()}")
+            return images[index]
+
+        return Split(labels=labels, read=read, preprocess=digits.split(name).preprocess, cache_bytes=0)
+
+    splits = {name: split(name) for name in ("train", "val", "test")}
+    return DataSet(name="noisy", classes=digits.classes, splits=splits, fingerprint="1")
