@@ -10,13 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import Any, TextIO
 
 import click
 
 STDOUT, STDERR = 1, 2
 
-_streams: list[IO[str]] = []
+_streams: list[TextIO] = []
 """The real standard output while a command runs; empty otherwise."""
 
 _state = {"json": False, "given": False}
@@ -112,7 +112,7 @@ def _guard() -> Iterator[None]:
                 real.close()
 
 
-def _open_real(stdout: IO[str]) -> IO[str]:
+def _open_real(stdout: TextIO) -> TextIO:
     """A stream of its own on file descriptor 1 where ``stdout`` is that; else (a test's buffer) ``stdout`` itself."""
     try:
         if stdout.fileno() != STDOUT:

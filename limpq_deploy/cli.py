@@ -44,11 +44,11 @@ MACHINE_ERRORS = frozenset(
 class _Group(click.Group):
     """Turns errors that a user can act on into one sentence and exit code 1."""
 
-    def main(self, *arguments: Any, standalone_mode: bool = True, **settings: Any) -> Any:
+    def main(self, *arguments: Any, **settings: Any) -> Any:
         try:
-            return super().main(*arguments, standalone_mode=standalone_mode, **settings)
+            return super().main(*arguments, **settings)
         finally:
-            if standalone_mode and sys.stdout is sys.__stdout__:
+            if settings.get("standalone_mode", True) and sys.stdout is sys.__stdout__:
                 answers.leave()
 
     def make_context(self, info_name: Any, args: list[str], *arguments: Any, **settings: Any) -> click.Context:

@@ -45,7 +45,9 @@ def fill_published(model: nn.Module, name: str) -> tuple[bool, tuple[str, ...]]:
     other classes, is fresh), and sentences on what was done. Raises ModelError where they do not fit otherwise."""
     file = published_file(name)
     library, _, kind = name.partition("/")
-    tensors = max((tensors for _, tensors in tensors_in(read_weights(file).content)), key=len, default={})
+    tensors: Mapping[str, Tensor] = max(
+        (tensors for _, tensors in tensors_in(read_weights(file).content)), key=len, default={}
+    )
     if library == "timm":
         tensors = _as_timm_takes(kind, tensors, file)
     names = ModelNames(model)

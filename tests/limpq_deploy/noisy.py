@@ -9,17 +9,19 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.datasets import DataSet, Split, open_dataset
+from limpq_deploy.calibration.datasets import DataSet, Preprocess, Split, open_dataset
 
 
-def shout(where):
+def shout(where: str) -> None:
     """By every way that leads to standard output."""
     print("print", where)
+    assert sys.__stdout__ is not None
     sys.__stdout__.write(f"__stdout__ {where}\n")
     os.write(1, f"os.write {where}\n".encode())
     ctypes.CDLL(None).printf(f"printf {where}\n".encode())
@@ -31,41 +33,42 @@ atexit.register(shout, "exit")
 
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1)
         self.pool, self.last = nn.AdaptiveAvgPool2d(1), nn.Linear(4, 10)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         shout("forward")
         x = torch.relu(self.second(torch.relu(self.first(x))))
-        return self.last(torch.flatten(self.pool(x), 1))
+        out: torch.Tensor = self.last(torch.flatten(self.pool(x), 1))
+        return out
 
 
-def factory():
+def factory() -> nn.Module:
     shout("factory")
     return Net()
 
 
-def slow():
+def slow() -> None:
     shout("factory")
     print("waiting", file=sys.stderr, flush=True)
     time.sleep(60)
 
 
-def ends():
+def ends() -> None:
     sys.exit(0)
 
 
-def data(preprocess):
+def data(preprocess: Preprocess | None) -> DataSet:
     shout("data")
     digits = open_dataset("digits", preprocess)
 
-    def split(name):
+    def split(name: str) -> Split:
         labels = digits.split(name).labels[:32]
         images = np.repeat(labels.astype(np.uint8) * 20, 256).reshape(-1, 16, 16)
 
-        def read(index):
+        def read(index: int) -> Any:
             shout(f"image in process {os.getpid()}")
             return images[index]
 

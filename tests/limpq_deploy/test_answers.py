@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -78,7 +78,7 @@ def _leaves(group: click.Group, *before: str) -> Iterator[tuple[tuple[str, ...],
             yield (*before, name), command
 
 
-def _run(command: list[str | Path], folder: Path, text: str = "") -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str | Path], folder: Path, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False, cwd=folder)
 
 
@@ -111,7 +111,7 @@ def test_every_command_prints_one_json_object_whatever_else_prints(tmp_path: Pat
             assert f"{way} {where}" in done.stderr
     assert "a process of its own" in done.stderr
     readers = {line for line in done.stderr.splitlines() if line.startswith("print image in process")}
-    assert len(readers) == 2  # this process, and the one that reads ahead
+    assert len(readers) >= 2  # this process, and those that read ahead
 
 
 def test_commands_write_to_standard_output_by_answer_alone() -> None:

@@ -16,7 +16,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.models.weights import load_weights
 
 
-def small() -> nn.Module:
+def small() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
 
 

@@ -16,7 +16,7 @@ from limpq_deploy.models.weights import load_weights
 State = dict[str, Tensor]
 
 
-def small(classes: int = 2) -> nn.Module:
+def small(classes: int = 2) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, classes))
 
 
@@ -132,25 +132,25 @@ def test_a_head_of_other_classes_is_said_so(tmp_path: Path) -> None:
     _refused(saved(small(7).state_dict(), tmp_path), r"is trained for 7 classes and Sequential is made for 2 here")
 
 
-def _weight_norm(model: nn.Module) -> None:
-    parametrizations.weight_norm(model[0])  # type: ignore[index]
+def _weight_norm(model: nn.Sequential) -> None:
+    parametrizations.weight_norm(model[0])
 
 
-def _old_weight_norm(model: nn.Module) -> None:
+def _old_weight_norm(model: nn.Sequential) -> None:
     with pytest.warns(FutureWarning):
-        nn.utils.weight_norm(model[0])  # type: ignore[index]
+        nn.utils.weight_norm(model[0])
 
 
-def _spectral_norm(model: nn.Module) -> None:
-    parametrizations.spectral_norm(model[0])  # type: ignore[index]
+def _spectral_norm(model: nn.Sequential) -> None:
+    parametrizations.spectral_norm(model[0])
 
 
-def _old_spectral_norm(model: nn.Module) -> None:
-    nn.utils.spectral_norm(model[0])  # type: ignore[index]
+def _old_spectral_norm(model: nn.Sequential) -> None:
+    nn.utils.spectral_norm(model[0])
 
 
-def _pruned(model: nn.Module) -> None:
-    prune.l1_unstructured(model[0], "weight", amount=0.5)  # type: ignore[index]
+def _pruned(model: nn.Sequential) -> None:
+    prune.l1_unstructured(model[0], "weight", amount=0.5)
 
 
 @pytest.mark.parametrize("change", [_weight_norm, _old_weight_norm, _spectral_norm, _old_spectral_norm, _pruned])
