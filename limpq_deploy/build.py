@@ -199,6 +199,7 @@ def _given(config: Config, name: str) -> bool:
 def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]:
     """Sentences worth reading before a build of this configuration, up to this stage, on this CPU."""
     yield from subject.model_notes
+    yield from subject.start.notes
     if subject.builds_engine and subject.target.runtime == "onnxruntime":
         config = subject.config
         if advice := saturation_advice(cpu, bits=config.bits, pinned_bits=config.pinned_bits):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from limpq_deploy import __version__
+from limpq_deploy import __version__, answers
+from limpq_deploy.answers import answer
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.commands.bench import bench
 from limpq_deploy.commands.options import (
@@ -54,7 +55,23 @@ class _Group(click.Group):
             args = [DEBUG, *(word for word in options if word != DEBUG), *args[len(options) :]]
         return super().parse_args(ctx, args)
 
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        try:
+            return super().main(*arguments, **settings)
+        finally:
+            if settings.get("standalone_mode", True) and sys.stdout is sys.__stdout__:
+                answers.leave()
+
+    def make_context(self, info_name: Any, args: list[str], *arguments: Any, **settings: Any) -> click.Context:
+        answers.expect(as_json="--json" in args)
+        with answers.failures_told():
+            return super().make_context(info_name, args, *arguments, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
+        with answers.failures_told():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("NO_COLOR"):
             ctx.color = False
         logging.getLogger("limpq_deploy").addHandler(logging.NullHandler())  # commands print warnings themselves
@@ -75,6 +92,13 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("\nStopped.", err=True)
             ctx.exit(INTERRUPTED)
+        except SystemExit as end:
+            if answers.given() or end.code == INTERRUPTED:
+                raise
+            raise click.ClickException(
+                f"code that was called here ended the program with sys.exit({end.code!r}); expected it to return: take "
+                "that out of your module"
+            ) from end
 
 
 def _show_traceback(ctx: click.Context) -> None:
@@ -117,7 +141,7 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         click.echo("\nStopped. Finished stages are kept; the same command goes on from there.", err=True)
         sys.exit(INTERRUPTED)
-    click.echo(json.dumps(outcome.to_json()) if as_json else summary(outcome))
+    answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
         sys.exit(VERDICT_FAILED)
 
@@ -202,11 +226,11 @@ def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: in
 
     accuracy = evaluate_model(model, data, split=split, classes=classes, batch=batch)
     if as_json:
-        click.echo(json.dumps({**to_dict(accuracy), "model": str(model), "runtime": "onnxruntime", "split": split}))
+        answer(json.dumps({**to_dict(accuracy), "model": str(model), "runtime": "onnxruntime", "split": split}))
         return
     top5 = f", top-5 {accuracy.top5:.2f} %" if accuracy.top5 is not None else ""
     right = f"{accuracy.correct:,} of {accuracy.images:,} images of {split}"
-    click.echo(f"top-1 {accuracy.top1:.2f} % ({right}){top5}; {model} on onnxruntime")
+    answer(f"top-1 {accuracy.top1:.2f} % ({right}){top5}; {model} on onnxruntime")
 
 
 @main.command(short_help="A build's integers compared again.")
@@ -225,11 +249,11 @@ def parity(folder: Path, as_json: bool) -> None:
 
     report = repeat_parity(folder, say=_say)
     if as_json:
-        click.echo(json.dumps(to_dict(report)))
+        answer(json.dumps(to_dict(report)))
     else:
         from limpq_deploy.tables import parity_table
 
-        click.echo(parity_table(report))
+        answer(parity_table(report))
     if not report.exact:
         sys.exit(VERDICT_FAILED)
 
@@ -257,11 +281,11 @@ def lint(model: Path, target: str | None, as_json: bool) -> None:
         )
     report = check(model, spec)
     if as_json:
-        click.echo(json.dumps(to_dict(report)))
+        answer(json.dumps(to_dict(report)))
     else:
         from limpq_deploy.tables import lint_table
 
-        click.echo(lint_table(report))
+        answer(lint_table(report))
     if not report.passed:
         sys.exit(VERDICT_FAILED)
 
@@ -285,11 +309,11 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
     report = verify_and_replay(bundle, replay=replay, public_key=key)
     canaries = report.canaries
     if as_json:
-        click.echo(json.dumps(to_dict(report)))
+        answer(json.dumps(to_dict(report)))
     else:
         from limpq_deploy.tables import verify_lines
 
-        click.echo(verify_lines(report))
+        answer(verify_lines(report))
     if canaries is not None and not canaries.bit_equal:
         sys.exit(VERDICT_FAILED)
 
@@ -315,18 +339,29 @@ def doctor(self_test: str | None, as_json: bool) -> None:
 
         found = try_out(available(self_test))
         lines = (f"{'ok    ' if one.passed else 'FAILED'} {one.name}: {one.detail}" for one in found.tried)
-        click.echo(json.dumps(to_dict(found)) if as_json else "\n".join(lines))
+        answer(json.dumps(to_dict(found)) if as_json else "\n".join(lines))
         if not found.passed:
             sys.exit(VERDICT_FAILED)
         return
     diagnosis = examine()
     if as_json:
-        click.echo(json.dumps(to_dict(diagnosis)))
+        answer(json.dumps(to_dict(diagnosis)))
         return
     from limpq_deploy.tables import doctor_table
 
-    click.echo(doctor_table(diagnosis))
+    answer(doctor_table(diagnosis))
 
+
+def _guard(group: click.Group) -> None:
+    """Keep standard output for the answer, in every command."""
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            _guard(command)
+        elif command.callback is not None:
+            command.callback = answers.guarded(command.callback)
+
+
+_guard(main)  # the last line: all commands are there
 
 if __name__ == "__main__":
     main()

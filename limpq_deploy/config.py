@@ -11,6 +11,7 @@ from typing import Any, Literal
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.export.engine_options import LEVELS, BatchRange, EngineOptions, given_options
+from limpq_deploy.models import LIBRARIES
 from limpq_deploy.recipe import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
@@ -45,7 +46,7 @@ TRAINING_OPTIONS = (
 )
 """Keys of ``[training]`` that are options of ``build`` too."""
 
-FLAGS = {"engine": "--no-engine", "ptq": "--ptq", "tf32": "--no-tf32"}
+FLAGS = {"engine": "--no-engine", "ptq": "--ptq", "tf32": "--no-tf32", "pretrained": "--pretrained"}
 """Options that say what is not the default by being there."""
 
 ENGINE_SETTINGS = ("batch", "float_type", "workspace_mib", "builder_level", "builds")
@@ -59,6 +60,8 @@ REPEATED = ("min_bits", "pin", "tie")
 class Config:
     """Settings of one build; each field is an option of ``limpq-deploy build`` and a key of its TOML file.
 
+    ``weights_key``: which dictionary of the ``weights`` is meant, where several fit, such as ``model_ema``.
+    ``pretrained``: a model of torchvision or timm takes its published weights, from this machine's caches.
     ``target`` None: the one that this machine can run. Budgets may be combined; with none, ``like`` is w4a4.
     ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported. With a
     ``latency_table``, the search keeps ``max_latency_ms`` too; without one, and in a ``native:`` space, the build
@@ -84,6 +87,8 @@ class Config:
 
     model: str = "resnet8"
     weights: Path | None = None
+    weights_key: str | None = None
+    pretrained: bool = False
     data: str = "digits"
     classes: Path | None = None
     target: Literal["onnxruntime", "tensorrt", "reference"] | None = None
@@ -135,6 +140,17 @@ class Config:
             shown = ",".join(map(str, self.bits))
             raise ValueError(
                 f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6"
+            )
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError(
+                f"weights_key is {self.weights_key}, which has no effect without weights; give --weights too"
+            )
+        if self.pretrained and self.weights is not None:
+            raise ValueError(f"pretrained asks for published weights, and weights is {self.weights}; leave one away")
+        if self.pretrained and self.model.partition("/")[0] not in LIBRARIES:
+            raise ValueError(
+                f"pretrained has no meaning for the model {self.model}; expected torchvision/NAME or timm/NAME, or "
+                "give --weights"
             )
         native = (self.space or "").removeprefix(NATIVE)
         if self.space != native and native in KNOWN_TARGETS and native != (self.target or DEFAULT_TARGET):

@@ -31,7 +31,8 @@ from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, we
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.lifetimes import with_memory
 from limpq_deploy.models import MODELS, ModelInfo, create_model, known_info
-from limpq_deploy.models.weights import load_weights
+from limpq_deploy.models.published import published_file
+from limpq_deploy.models.start import Start, take_weights
 from limpq_deploy.placement import place
 from limpq_deploy.policy import Policy
 from limpq_deploy.quantized import QuantizedModel, model_of_policy
@@ -149,13 +150,23 @@ class Subject:
         known = self.config.model in MODELS
         adapts = self.config.weights is None if known else known_info(self.config.model) is not None
         model, info = create_model(self.config.model, len(self.dataset.classes) if adapts else None)
-        if self.config.weights is not None:
-            load_weights(model, self.config.weights)
+        self._start = take_weights(model, self.config)
         return model, info
 
     @cached_property
     def _plain(self) -> PlainModel:
         return plain(self._created[0])
+
+    @property
+    def foreign_weights(self) -> bool:
+        """Whether weights were trained elsewhere, perhaps on images that are held out here."""
+        return self.config.weights is not None or self.config.pretrained
+
+    @property
+    def start(self) -> Start:
+        """What the float model starts from."""
+        assert self._created
+        return self._start
 
     @property
     def model(self) -> nn.Module:
@@ -266,12 +277,13 @@ class Subject:
         return given
 
     def model_digest(self) -> dict[str, str | None]:
-        """What the float model depends on, besides data and seed: name, weights, and the source and structure of a
-        user's own."""
-        weights = self.config.weights
+        """What the float model depends on, besides data and seed: name, weights (which of the file), and the source and
+        structure of a user's own."""
+        weights = published_file(self.config.model) if self.config.pretrained else self.config.weights
         return {
             "model": self.config.model,
             "weights": sha256_of(weights) if weights is not None else None,
+            "weights_key": self.config.weights_key,
             "source": _source_digest(self.config.model) if known_info(self.config.model) is None else None,
             "structure": None if self.config.model in MODELS else _structure_digest(self._shapes),
         }

@@ -37,22 +37,23 @@ __all__ = [
 
 FORMS = "digits, imagefolder:PATH, cifar10:PATH or module:factory"
 
-KINDS: dict[str, Callable[[Path, Preprocess | None, Path | None], DataSet]] = {
+KINDS: dict[str, Callable[[Path, Preprocess | None, Path | None, tuple[str, ...]], DataSet]] = {
     "imagefolder": open_imagefolder,
-    "cifar10": lambda path, preprocess, _: open_cifar10(path, preprocess),
+    "cifar10": lambda path, preprocess, _, needs: open_cifar10(path, preprocess, needs=needs),
 }
-"""Kinds of data sets that stand at a path."""
+"""Kinds of data sets that stand at a path; each reads the splits that are needed."""
 
 
 def open_dataset(
     spec: str,
     preprocess: Preprocess | None = None,
     classes_file: Path | None = None,
-    needs: tuple[str, ...] = ("train", "val", "test"),
+    needs: tuple[str, ...] = SPLITS,
 ) -> DataSet:
     """The data set that ``spec`` names, its images fitted to a model's ``preprocess`` (None: the data set's own).
 
-    ``classes_file`` maps folders to class indices, see `open_imagefolder`. ``needs``: the splits that must be there.
+    ``classes_file`` maps folders to class indices, see `open_imagefolder`. ``needs``: the splits that must be there; of
+    data at a path no other is looked at.
     Raises DataError in one sentence for anything that is missing, MissingExtra where a package is.
     """
     kind, _, rest = spec.partition(":")
@@ -61,7 +62,7 @@ def open_dataset(
     if spec == "digits":
         dataset = open_digits(preprocess)
     elif kind in KINDS and rest:
-        dataset = KINDS[kind](Path(rest).expanduser(), preprocess, classes_file)
+        dataset = KINDS[kind](Path(rest).expanduser(), preprocess, classes_file, needs)
     elif kind not in KINDS and is_factory_name(spec):
         dataset = open_custom(spec, preprocess)
     else:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from limpq_deploy.calibration.datasets.augment import Augment
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
+from limpq_deploy.calibration.datasets.text import require_plain, shown
 from limpq_deploy.calibration.errors import DataError
 
 CACHE_BYTES = 512 * 2**20
@@ -170,7 +171,7 @@ class DataSet:
     ``augment``: what training does to this kind of image unless told otherwise. ``val_held_out``: ``val`` is a part of
     what others call the training images, so that weights from elsewhere may have been trained on it.
 
-    Raises DataError for repeated class names, an empty or unknown split, or a label without a class.
+    Raises DataError for class names that are repeated or no line of text, an unknown split, or a label without a class.
     """
 
     name: str
@@ -181,14 +182,14 @@ class DataSet:
     val_held_out: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", shown(self.name))
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise DataError(f"data set {self.name!r} must have distinct class names, found {list(self.classes)[:10]}")
+        require_plain(self.classes, f"data set {self.name!r}")
         for name, split in self.splits.items():
             if name not in SPLITS:
                 raise DataError(f"data set {self.name!r} has a split {name!r}; expected {', '.join(SPLITS)}")
-            if len(split) == 0:
-                raise DataError(f"split {name!r} of data set {self.name!r} is empty; expected at least one image")
-            if split.labels.min() < 0 or split.labels.max() >= len(self.classes):
+            if len(split) and (split.labels.min() < 0 or split.labels.max() >= len(self.classes)):
                 raise DataError(
                     f"split {name!r} of data set {self.name!r} has labels {split.labels.min()} to "
                     f"{split.labels.max()}; expected 0 to {len(self.classes) - 1}, one for each class"
@@ -196,9 +197,11 @@ class DataSet:
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
 
     def split(self, name: str) -> Split:
-        """A split by name; DataError where the data set has none of that name."""
+        """A split by name; DataError where the data set has none of that name, or one without images."""
         if name not in self.splits:
             raise DataError(f"data set {self.name!r} has no split {name!r}, only {', '.join(self.splits)}; add it")
+        if len(self.splits[name]) == 0:
+            raise DataError(f"split {name!r} of data set {self.name!r} is empty; expected at least one image")
         return self.splits[name]
 
     def check(self) -> None:

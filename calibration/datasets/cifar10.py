@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.datasets.augment import Augment, mean_fill
-from limpq_deploy.calibration.datasets.base import DataSet, split_of_arrays
+from limpq_deploy.calibration.datasets.base import SPLITS, DataSet, split_of_arrays
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import DataError
 
 FOLDER = "cifar-10-batches-py"
+TEST = "test_batch"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PREPROCESS = Preprocess(height=32, width=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 PUBLISHED_MD5: Mapping[str, str] = MappingProxyType(
@@ -42,8 +43,14 @@ _ADMITTED = {
 """All that a batch may name. Plain dicts, lists, strings, bytes and numbers need no name."""
 
 
-def open_cifar10(root: Path, preprocess: Preprocess | None, md5: Mapping[str, str] = PUBLISHED_MD5) -> DataSet:
-    """The 50000 training images, of which the last 5000 (a tenth) validate, and the 10000 test images.
+def open_cifar10(
+    root: Path,
+    preprocess: Preprocess | None,
+    md5: Mapping[str, str] = PUBLISHED_MD5,
+    needs: tuple[str, ...] = SPLITS,
+) -> DataSet:
+    """The 50000 training images, of which the last 5000 (a tenth) validate, and the 10000 test images; only the batches
+    of the splits that are needed are read.
 
     ``root`` is the folder ``cifar-10-batches-py`` or its parent. The batches are pickles, which can run code when
     loaded: each is loaded only if its MD5 is the published one, and even then by a reader that admits nothing but
@@ -52,19 +59,19 @@ def open_cifar10(root: Path, preprocess: Preprocess | None, md5: Mapping[str, st
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
     if not folder.is_dir():
         raise DataError(f"data folder {root} does not exist; expected torchvision's {FOLDER} or its parent")
-    batches = {name: _load_batch(folder / name, checksum) for name, checksum in md5.items()}
-    train = [batch for name, batch in batches.items() if name.startswith("data_batch")]
-    images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
-    cut = len(labels) - len(labels) // 10
     preprocess = preprocess or PREPROCESS
+    wanted = {TEST} if set(needs) <= {"test"} else set(md5) - ({TEST} if "test" not in needs else set())
+    batches = {name: _load_batch(folder / name, checksum) for name, checksum in md5.items() if name in wanted}
+    splits = {"test": split_of_arrays(*batches.pop(TEST), preprocess)} if TEST in batches else {}
+    if batches:
+        images, labels = (np.concatenate(parts) for parts in zip(*batches.values(), strict=True))
+        cut = len(labels) - len(labels) // 10
+        splits["train"] = split_of_arrays(images[:cut], labels[:cut], preprocess)
+        splits["val"] = split_of_arrays(images[cut:], labels[cut:], preprocess)
     return DataSet(
         name="cifar10",
         classes=CLASSES,
-        splits={
-            "train": split_of_arrays(images[:cut], labels[:cut], preprocess),
-            "val": split_of_arrays(images[cut:], labels[cut:], preprocess),
-            "test": split_of_arrays(*batches["test_batch"], preprocess),
-        },
+        splits={name: splits[name] for name in SPLITS if name in splits},
         fingerprint=" ".join(md5.values()),
         augment=Augment(pad=4, flip=True, fill=mean_fill(preprocess)),
         val_held_out=True,

@@ -14,6 +14,7 @@ from PIL import Image
 from limpq_deploy.calibration.datasets.augment import Augment, mean_fill
 from limpq_deploy.calibration.datasets.base import SPLITS, DataSet, Split, hold_out
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
+from limpq_deploy.calibration.datasets.text import shown
 from limpq_deploy.calibration.errors import DataError
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
@@ -21,6 +22,12 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.D
 
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 """Pillow modes with more than 8 bits per pixel, which a conversion to RGB would cut off."""
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of images, in any case: those of torchvision's ImageFolder."""
+
+FOLDERS = {"val": ("val", "valid", "validation")}
+"""Folders that hold a split, where they may have other names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +38,19 @@ class _File:
     mtime_ns: int
 
 
-def open_imagefolder(root: Path, preprocess: Preprocess | None, classes_file: Path | None) -> DataSet:
-    """Every visible file below PATH/<split>/<class> is an image, in sorted order; hidden files and folders are ignored.
+def open_imagefolder(
+    root: Path, preprocess: Preprocess | None, classes_file: Path | None, needs: tuple[str, ...] = SPLITS
+) -> DataSet:
+    """Every visible file below PATH/<split>/<class> whose name ends as torchvision's images do (`EXTENSIONS`) is an
+    image, in sorted order; hidden files and folders, and all others (Thumbs.db, README.txt), are ignored.
 
-    Without a ``val`` folder the last tenth of every class in ``train`` validates instead. Classes are the sorted folder
-    names, equal in all splits; or, with ``classes_file`` (a JSON list of folder names in the model's class order),
-    those of the list, of which a split may have any part.
+    ``valid`` and ``validation`` are other names of ``val``. Without it the last tenth of every class in ``train``
+    validates instead. Classes are the sorted folder names, equal in all splits; or, with ``classes_file`` (a JSON list
+    of folder names in the model's class order), those of the list, of which a split may have any part. Only the splits
+    in ``needs`` are looked at.
+
+    Pixels are those of the file, as torchvision reads it: an EXIF orientation is not applied, and an alpha channel is
+    dropped, so that the colours beneath it count.
 
     The fingerprint takes every file's path, size and modification time, not its content: reading a large set to the
     end would cost more than the stages it can save. Touching a file redoes the work; replacing one while keeping its
@@ -51,23 +65,34 @@ def open_imagefolder(root: Path, preprocess: Preprocess | None, classes_file: Pa
             "limpq_deploy.calibration.datasets"
         )
     try:
-        found = {name: list(_files(root / name)) for name in SPLITS if (root / name).is_dir()}
+        folders = _folders(root)
+        held_out = "train" in folders and "val" not in folders
+        wanted = {*needs, "train"} if held_out and "val" in needs else set(needs)
+        found = {
+            name: list(_files(folders[name], partial=classes_file is not None)) for name in folders if name in wanted
+        }
     except OSError as error:
         raise DataError(
             f"cannot list {error.filename}: {error.strerror}; make the folder readable or remove it"
         ) from error
     if not found:
-        raise DataError(f"{root} has no folder train, val or test; expected {root}/<split>/<class>/<image>")
+        missing = " or ".join((", ".join(needs[:-1]), needs[-1]) if len(needs) > 1 else needs)
+        raise DataError(
+            f"{root} has no folder {missing}{', only ' + ', '.join(folders) if folders else ''}; expected "
+            f"{root}/<split>/<class>/<image>"
+        )
     for name, files in found.items():
         if not files:
-            raise DataError(f"{root / name} holds no image; expected {root / name}/<class>/<image>")
+            raise DataError(
+                f"{folders[name]} holds no image; expected {folders[name]}/<class>/<image>, where <image> ends in "
+                f"{', '.join(EXTENSIONS)}"
+            )
     if classes_file is None:
         classes = _common_classes(root, found)
     else:
         classes = _listed_classes(root, found, classes_file)
     splits = {name: _split(files, classes, preprocess) for name, files in found.items()}
-    held_out = "train" in splits and "val" not in splits
-    if held_out:
+    if held_out and "train" in splits:
         splits["train"], splits["val"] = hold_out(splits["train"])
     return DataSet(
         name=f"imagefolder:{root}",
@@ -79,14 +104,38 @@ def open_imagefolder(root: Path, preprocess: Preprocess | None, classes_file: Pa
     )
 
 
-def _files(folder: Path) -> Iterator[_File]:
+def _folders(root: Path) -> dict[str, Path]:
+    """The folder of each split that is there. Raises DataError where two are of one split."""
+    folders = {}
+    for split in SPLITS:
+        there = [root / name for name in FOLDERS.get(split, (split,)) if (root / name).is_dir()]
+        if len(there) > 1:
+            raise DataError(f"{' and '.join(map(str, there))} are both the split {split}; keep one of them")
+        if there:
+            folders[split] = there[0]
+    return folders
+
+
+def _files(folder: Path, *, partial: bool) -> Iterator[_File]:
+    """Images of a split. Raises DataError for a class without any: where classes may be left out (``partial``) a folder
+    may be empty, but not hold other files alone."""
     with os.scandir(folder) as entries:
         labels = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     for label in labels:
+        images = others = 0
         for path, stat in _visible(folder / label):
+            if path.suffix.lower() not in EXTENSIONS:
+                others += 1
+                continue
+            images += 1
             if stat.st_size == 0:
-                raise DataError(f"cannot read image {path}: the file is empty; replace or remove it")
+                raise DataError(f"cannot read image {shown(path)}: the file is empty; replace or remove it")
             yield _File(path, label, stat.st_size, stat.st_mtime_ns)
+        if not images and (others or not partial):
+            raise DataError(
+                f"{shown(folder / label)} holds no image; expected files that end in {', '.join(EXTENSIONS)}: add "
+                "some, or remove the folder"
+            )
 
 
 def _visible(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -100,7 +149,7 @@ def _visible(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 yield Path(entry.path), entry.stat()
             except OSError as error:
                 raise DataError(
-                    f"cannot read image {entry.path}: {error.strerror}; replace or remove the file"
+                    f"cannot read image {shown(entry.path)}: {error.strerror}; replace or remove the file"
                 ) from error
 
 
@@ -173,13 +222,13 @@ def glance(path: Path) -> None:
 def _require_8_bits(path: Path, picture: Image.Image) -> None:
     if picture.mode in DEEP_MODES:
         raise DataError(
-            f"image {path} has pixels of more than 8 bits (Pillow mode {picture.mode}); convert it to 8 bits"
+            f"image {shown(path)} has pixels of more than 8 bits (Pillow mode {picture.mode}); convert it to 8 bits"
         )
 
 
 def _unreadable(path: Path, error: BaseException) -> DataError:
     reason = "not an image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-    return DataError(f"cannot read image {path}: {reason}; replace or remove the file")
+    return DataError(f"cannot read image {shown(path)}: {reason}; replace or remove the file")
 
 
 def _fingerprint(root: Path, found: dict[str, list[_File]]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from limpq_deploy.answers import answer
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.commands.builder import builder_options, engine_batch_option, take_builder
 from limpq_deploy.commands.options import FILE, NEW_FILE, IntList, json_option, seconds_option, threads_option
@@ -128,7 +129,7 @@ def time_models(
         measured = bench_server(server, models[0], batch=batches[0], threads=threads, seconds=seconds)
         if output is not None:
             write_record(measured, output)
-        click.echo(json.dumps(to_dict(measured)) if as_json else serving_lines(measured))
+        answer(json.dumps(to_dict(measured)) if as_json else serving_lines(measured))
         return
     from limpq_deploy.latency.bench import bench_models
 
@@ -139,11 +140,11 @@ def time_models(
         write_record(report, output)
         click.echo(f"written to {output}", err=True)
     if as_json:
-        click.echo(json.dumps(to_dict(report)))
+        answer(json.dumps(to_dict(report)))
         return
     from limpq_deploy.latency.tables import latency_table
 
-    click.echo(latency_table(report))
+    answer(latency_table(report))
 
 
 @bench.command(short_help="Results of many machines as one table for each model and device.")
@@ -161,7 +162,7 @@ def merge(files: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
     fleet = merged({str(file): load_record(LatencyReport, file) for file in files})
     if output is not None:
         write_record(fleet, output)
-    click.echo(json.dumps(to_dict(fleet)) if as_json else fleet_tables(fleet))
+    answer(json.dumps(to_dict(fleet)) if as_json else fleet_tables(fleet))
 
 
 @bench.command(short_help="Two results of one environment; others are refused.")
@@ -182,4 +183,4 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
     changes = compared(*reports)
     for sentence in unmatched(*reports):
         click.echo(wrapped(sentence), err=True)
-    click.echo(json.dumps({"changes": [to_dict(change) for change in changes]}) if as_json else change_table(changes))
+    answer(json.dumps({"changes": [to_dict(change) for change in changes]}) if as_json else change_table(changes))

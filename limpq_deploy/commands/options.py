@@ -255,7 +255,24 @@ def build_options(command: Command) -> Command:
         click.option(
             "--model", metavar="NAME", help="resnet8, resnet20/32/44/56, or package.module:factory.  [default: resnet8]"
         ),
-        click.option("--weights", type=FILE, metavar="FILE", help="Float weights, safetensors.  [default: train them]"),
+        click.option(
+            "--weights",
+            type=FILE,
+            metavar="FILE",
+            help="Float weights: safetensors, or a state_dict of torch.save (.pth, .pt, ...).  [default: train them]",
+        ),
+        click.option(
+            "--weights-key",
+            metavar="KEY",
+            help="Which dictionary of the weights is meant, where several fit, e.g. model_ema.",
+        ),
+        click.option(
+            "--pretrained",
+            is_flag=True,
+            flag_value=True,
+            default=None,
+            help="Published weights of torchvision/NAME or timm/NAME, from the caches of this machine.",
+        ),
         click.option("--data", metavar="SPEC", help=f"{DATA_HELP}  [default: digits]"),
         click.option("--classes", type=FILE, metavar="FILE.json", help="Folder names in the model's class order."),
         click.option(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from limpq_deploy.answers import answer
 from limpq_deploy.commands.options import (
     FILE,
     MEASURES,
@@ -104,12 +105,12 @@ def sweep(
 
         write_front_picture(front, picture, uniform=uniform_points(found, budgets=budgets, **settings))
     if as_json:
-        click.echo(json.dumps(to_dict(front)))
+        answer(json.dumps(to_dict(front)))
         return
     from limpq_deploy.search.tables import front_table
 
     drawn = f"\ndrawn in {picture}" if picture is not None else ""
-    click.echo(f"{front_table(front)}\nwritten to {file}{drawn}")
+    answer(f"{front_table(front)}\nwritten to {file}{drawn}")
 
 
 @click.command(short_help="Two policies, layer by layer.")
@@ -152,7 +153,7 @@ def diff(
         alpha=alpha,
         names=(str(first), str(second)),
     )
-    click.echo(json.dumps(to_dict(found)) if as_json else diff_table(found))
+    answer(json.dumps(to_dict(found)) if as_json else diff_table(found))
 
 
 @click.command(short_help="A policy as a table, or a table as a policy.")
@@ -202,7 +203,7 @@ def table(
         written = layer_table(load_record(Policy, source), indicators)
         write_layer_table(written, output)
         notes = []
-    click.echo(json.dumps(to_dict(written)) if as_json else "\n".join([*notes, f"written to {output}"]))
+    answer(json.dumps(to_dict(written)) if as_json else "\n".join([*notes, f"written to {output}"]))
 
 
 @click.command(name="import", short_help="The LIMPQ authors' indicators as indicators.json.")
@@ -223,9 +224,9 @@ def import_(pickle_file: Path, shapes: Path | None, output: Path | None, as_json
     file = output or Path("indicators.json")
     write_record(found, file)
     if as_json:
-        click.echo(json.dumps(to_dict(found)))
+        answer(json.dumps(to_dict(found)))
         return
-    click.echo(f"{len(found.layers)} layers, bits {', '.join(map(str, found.bits))}\nwritten to {file}")
+    answer(f"{len(found.layers)} layers, bits {', '.join(map(str, found.bits))}\nwritten to {file}")
 
 
 def add_policy_commands(group: click.Group) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from limpq_deploy.answers import answer
 from limpq_deploy.commands.builder import builder_options, engine_batch_option, take_builder
 from limpq_deploy.commands.options import FILE, NEW_FILE, json_option, seconds_option, threads_option
 
@@ -67,8 +68,8 @@ def profile(
     file = output or Path("latency-table.json")
     write_record(table, file)
     if as_json:
-        click.echo(json.dumps(to_dict(table)))
+        answer(json.dumps(to_dict(table)))
         return
     from limpq_deploy.latency.tables import profile_table
 
-    click.echo(f"{profile_table(table)}\nwritten to {file}")
+    answer(f"{profile_table(table)}\nwritten to {file}")

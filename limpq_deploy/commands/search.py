@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from limpq_deploy.answers import answer
 from limpq_deploy.commands.options import (
     FILE,
     NEW_FILE,
@@ -110,17 +111,17 @@ def search(
     explanation = explanation_of(policy, read, budgets) if explain else None
     if as_json:
         extra = {"explanation": to_dict(explanation)} if explanation is not None else {}
-        click.echo(json.dumps({**to_dict(policy), **extra}))
+        answer(json.dumps({**to_dict(policy), **extra}))
         return
     from limpq_deploy.tables import policy_table, tournament_table
 
-    click.echo(f"{policy_table(policy, read)}\nwritten to {file}")
+    answer(f"{policy_table(policy, read)}\nwritten to {file}")
     if policy.tournament is not None:
-        click.echo(f"\n{tournament_table(policy.tournament)}")
+        answer(f"\n{tournament_table(policy.tournament)}")
     if explanation is not None:
         from limpq_deploy.search.tables import explanation_table
 
-        click.echo(f"\n{explanation_table(explanation)}")
+        answer(f"\n{explanation_table(explanation)}")
 
 
 @click.command(short_help="Accuracy of a policy without fine-tuning it, in seconds.")
@@ -158,8 +159,8 @@ def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
             report(number, len(pairs), name)
             seen[name] = look(bits, origin=name)
     if as_json:
-        click.echo(json.dumps({name: to_dict(found) for name, found in seen.items()}))
+        answer(json.dumps({name: to_dict(found) for name, found in seen.items()}))
         return
     from limpq_deploy.tables import preview_table
 
-    click.echo(preview_table(seen))
+    answer(preview_table(seen))

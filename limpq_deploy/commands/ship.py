@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from limpq_deploy.answers import answer
 from limpq_deploy.commands.options import FILE, json_option
 
 FAILED = 3
@@ -37,9 +38,9 @@ def keygen(key: Path, as_json: bool) -> None:
     public = key.with_name(key.name + ".pub")
     write_key_pair(key, public)
     if as_json:
-        click.echo(json.dumps({"private": str(key), "public": str(public)}))
+        answer(json.dumps({"private": str(key), "public": str(public)}))
     else:
-        click.echo(f"{key} signs; keep it secret\n{public} checks: give it to those who serve")
+        answer(f"{key} signs; keep it secret\n{public} checks: give it to those who serve")
 
 
 @click.command(short_help="A build into a Triton model repository.")
@@ -162,12 +163,12 @@ def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_j
 
     found = check_health(url, bundle=bundle, public_key=key, timeout_s=timeout)
     if as_json:
-        click.echo(json.dumps({**to_dict(found), "passed": found.passed}))
+        answer(json.dumps({**to_dict(found), "passed": found.passed}))
     elif found.differing is None:
-        click.echo(f"{found.address}: answers, in {found.seconds:.2f} s; give --bundle to check what")
+        answer(f"{found.address}: answers, in {found.seconds:.2f} s; give --bundle to check what")
     else:
         wrong = f"{found.differing} of {found.logits} logits differ" if found.differing else "every logit is equal"
-        click.echo(f"{found.address}: {found.images} canaries in {found.seconds:.2f} s: {wrong}")
+        answer(f"{found.address}: {found.images} canaries in {found.seconds:.2f} s: {wrong}")
     if found.behind:
         click.echo(
             f"note: version {found.version} answers; {bundle} is to serve version {found.active}: load the model",
@@ -193,11 +194,11 @@ def _tell(done: Any, as_json: bool) -> None:
     from limpq_deploy.calibration.records import to_dict
 
     if as_json:
-        click.echo(json.dumps(to_dict(done)))
+        answer(json.dumps(to_dict(done)))
         return
     kept = ", ".join(map(str, done.kept))
     signed = ", signed" if done.signed else ""
-    click.echo(f"{done.folder}: version {done.version} is served by {done.backend}{signed}; versions there: {kept}")
+    answer(f"{done.folder}: version {done.version} is served by {done.backend}{signed}; versions there: {kept}")
     if len(done.kept) > 1:
         click.echo("note: a running server goes on with what it has loaded until it loads the model again", err=True)
     for note in done.notes:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from limpq_deploy.answers import answer
 from limpq_deploy.commands.options import FILE, NEW_FILE, json_option
 
 
@@ -24,6 +25,6 @@ def unpack(model: Path, output: Path, as_json: bool) -> None:
     write_bytes(output, unpack_weights(load_model(model)).SerializeToString(deterministic=True))
     digest, size = sha256_of(output), output.stat().st_size
     if as_json:
-        click.echo(json.dumps({"output": str(output), "sha256": digest, "size": size}))
+        answer(json.dumps({"output": str(output), "sha256": digest, "size": size}))
     else:
-        click.echo(f"{output}: {size:,} bytes, SHA-256 {digest}")
+        answer(f"{output}: {size:,} bytes, SHA-256 {digest}")

@@ -61,7 +61,7 @@ def known_info(name: str) -> ModelInfo | None:
     """What is known of a model by its name alone: of the built-in ones and of the libraries' (1000 classes, and the
     preprocessing of the published weights); None for a user's factory. Raises ModelError for a name that the library
     does not know, MissingExtra where the library is not installed."""
-    if name in MODELS or not _in_library(name):
+    if name in MODELS or not in_library(name):
         return MODELS.get(name)
     from limpq_deploy.models import torchvision
 
@@ -79,7 +79,7 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
     carry a ``preprocess`` (a `Preprocess`) and a ``num_classes`` (otherwise the outputs of its last nn.Linear).
     ModelError where that is not what it returns.
     """
-    if name not in MODELS and not _in_library(name) and not is_factory_name(name):
+    if name not in MODELS and not in_library(name) and not is_factory_name(name):
         hint = f"; did you mean {':'.join(name.rsplit('.', 1))!r}?" if _is_dotted(name) else ""
         raise ModelError(f"unknown model {name!r}; expected {FORMS} (which may return a model of any library){hint}")
     try:
@@ -95,7 +95,7 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
         info = replace(info, num_classes=num_classes)
     module, _, function = info.factory.partition(":")
     make = getattr(importlib.import_module(module), function)
-    named = (name.partition("/")[2],) if _in_library(name) else ()
+    named = (name.partition("/")[2],) if in_library(name) else ()
     return make(*named, num_classes=info.num_classes), info
 
 
@@ -129,7 +129,8 @@ def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
     return model, ModelInfo(name=name, num_classes=found, preprocess=preprocess, factory=name)
 
 
-def _in_library(name: str) -> bool:
+def in_library(name: str) -> bool:
+    """Whether torchvision or timm makes the model."""
     return name.partition("/")[0] in LIBRARIES and "/" in name
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 MISSING_OPERATOR = "operator torchvision::nms does not exist"
 SCHEMAS = ("nms", "qnms")
 SCHEMA = "{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+RENORMALISED = ("googlenet", "inception_v3")
+"""Models whose published weights want mean and deviation 0.5: torchvision's normalise their input again, with weights
+(``transform_input``); the models made here do not."""
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _repairs: list[Any] = []
@@ -53,25 +57,28 @@ def import_torchvision() -> ModuleType:
 
 def torchvision_preprocess(name: str) -> Preprocess:
     """How torchvision's first published weights of a model take images. Raises ModelError for an unknown name."""
-    models = _models()
+    models = import_torchvision_models()
     _require_known(name, models.list_models(module=models), "torchvision")
     transforms = next(iter(models.get_model_weights(name))).transforms()
     crop, resize = transforms.crop_size[0], transforms.resize_size[0]
-    return Preprocess(height=crop, width=crop, resize=resize, mean=tuple(transforms.mean), std=tuple(transforms.std))
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    if name in RENORMALISED:
+        mean = std = (0.5, 0.5, 0.5)
+    return Preprocess(height=crop, width=crop, resize=resize, mean=mean, std=std)
 
 
 def torchvision_model(name: str, num_classes: int) -> "nn.Module":
     """A torchvision classifier with fresh weights."""
-    models = _models()
+    models = import_torchvision_models()
     _require_known(name, models.list_models(module=models), "torchvision")
-    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    extra = {"aux_logits": False, "init_weights": True} if name in RENORMALISED else {}
     model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **extra)
     return model
 
 
 def timm_preprocess(name: str) -> Preprocess:
     """How timm's weights of a model take images. Raises ModelError for an unknown name."""
-    timm = _timm()
+    timm = import_timm()
     _require_known(name, timm.list_models(), "timm")
     found = timm.get_pretrained_cfg(name).to_dict()
     _, height, width = found.get("input_size", (3, 224, 224))
@@ -86,18 +93,20 @@ def timm_preprocess(name: str) -> Preprocess:
 
 def timm_model(name: str, num_classes: int) -> "nn.Module":
     """A timm classifier with fresh weights."""
-    timm = _timm()
+    timm = import_timm()
     _require_known(name, timm.list_models(), "timm")
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
     return model
 
 
-def _models() -> Any:
+def import_torchvision_models() -> Any:
+    """torchvision's models."""
     import_torchvision()
     return importlib.import_module("torchvision.models")
 
 
-def _timm() -> Any:
+def import_timm() -> Any:
+    """timm. Raises MissingExtra where it is not installed."""
     import_torchvision()
     try:
         return importlib.import_module("timm")

@@ -1,6 +1,7 @@
 """Stages that train: float model, indicators, policy, fine-tuning."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.calibration.datasets import require_classes
@@ -39,17 +40,23 @@ from limpq_deploy.subject import Subject
 from limpq_deploy.training import top1
 from limpq_deploy.training.processes import leads
 
+PUBLISHED_LEARNING_RATE = 0.01
+"""Of the float training where published weights get a new last layer: ten times below that from random numbers."""
+
 
 def float_stage(subject: Subject, folder: Path) -> Stage:
     """The user's weights, or a brief training from fresh ones."""
     config = subject.config
     dataset = subject.dataset
     settings = float_recipe(config.training, len(dataset.split("train")))
+    if config.pretrained and config.training.float_lr is None:
+        settings = replace(settings, learning_rate=PUBLISHED_LEARNING_RATE)
+    trains = not subject.start.trained
 
     inputs = {
         **subject.model_digest(),
         "data": subject.data_digest(),
-        "training": training_inputs(subject, settings) if config.weights is None else None,
+        "training": training_inputs(subject, settings) if trains else None,
     }
 
     def run(report: Report) -> str:
@@ -57,7 +64,7 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
             dataset.check()
         require_classes(dataset, subject.info.num_classes)
         resumed = ""
-        if config.weights is None:
+        if trains:
             execution, resumed = prepare(subject, folder, "float", inputs, (), run)
             train_float(
                 subject.trainable_model,
@@ -77,12 +84,12 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
             test_images=len(test),
         )
         save_module(folder / FLOAT, subject.model, subject.float_info)
-        source = "trained here" if config.weights is None else config.weights.name
+        source = subject.start.source
         write_record(FloatModel(source=source, top1=found), folder / FLOAT_RECORD)
         unused = [
             name for name in ("float_steps", "float_epochs", "float_lr") if getattr(config.training, name) is not None
         ]
-        ignored = f"; {' and '.join(unused)} without effect" if config.weights is not None and unused else ""
+        ignored = f"; {' and '.join(unused)} without effect" if unused and not trains else ""
         return f"top-1 {found.test:.2f} % on test in PyTorch ({source}{ignored}){resumed}"
 
     return Stage(
@@ -213,7 +220,7 @@ def _finetune_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], n
             seed=config.seed,
             float_top1=load_record(FloatModel, folder / FLOAT_RECORD).top1,
             teacher=traced.graph_module,
-            foreign_weights=config.weights is not None,
+            foreign_weights=subject.foreign_weights,
             report=report,
             execution=execution,
         )

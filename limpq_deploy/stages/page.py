@@ -112,7 +112,7 @@ def _built(subject: Subject, indicators: Indicators) -> dict[str, str]:
     source = indicators.source if isinstance(indicators.source, Mapping) else {}
     return {
         "Model": subject.config.model,
-        "Weights": subject.config.weights.name if subject.config.weights else "trained here, briefly",
+        "Weights": subject.start.source if subject.start.trained else f"{subject.start.source}, briefly",
         "Data set": f"{subject.dataset.name} ({splits} images)",
         "Target": subject.target.description,
         "Indicators": f"{source.get('steps', '?')} joint steps, seed {subject.config.seed}",

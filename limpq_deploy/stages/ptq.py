@@ -87,7 +87,7 @@ def calibrated_stage(subject: Subject, folder: Path, pairs: dict[str, BitPair], 
             images=_images(subject),
             seed=config.seed,
             float_top1=load_record(FloatModel, folder / FLOAT_RECORD).top1,
-            foreign_weights=config.weights is not None,
+            foreign_weights=subject.foreign_weights,
             report=report,
         )
         save_module(folder / names.checkpoint, model, finetuned_info(subject, pairs))

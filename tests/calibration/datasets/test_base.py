@@ -148,7 +148,6 @@ def test_a_digest_of_arrays_sees_values_shapes_and_types() -> None:
     [
         ({"train": _numbered(3)}, ("x", "x", "y"), "distinct class names"),
         ({"learn": _numbered(3)}, ("x", "y", "z"), "expected train, val, test"),
-        ({"train": _numbered(0)}, ("x", "y", "z"), "empty"),
         ({"train": _numbered(3)}, ("x", "y"), "labels 0 to 2; expected 0 to 1"),
     ],
 )
@@ -157,9 +156,13 @@ def test_an_inconsistent_data_set_is_refused(splits: dict[str, Split], classes: 
         _dataset(splits, classes=classes)
 
 
-def test_a_missing_split_is_named_with_those_that_exist() -> None:
+def test_a_missing_or_empty_split_is_named_where_it_is_asked_for() -> None:
+    dataset = _dataset({"train": _numbered(3), "val": _numbered(0)})
     with pytest.raises(DataError, match="no split 'test', only train"):
-        _dataset({"train": _numbered(3)}).split("test")
+        dataset.split("test")
+    with pytest.raises(DataError, match=r"split 'val' .* is empty"):
+        dataset.split("val")
+    assert len(dataset.split("train")) == 3
 
 
 def test_images_without_labels_are_refused() -> None:

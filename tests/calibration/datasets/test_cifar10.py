@@ -109,6 +109,15 @@ def test_a_file_of_another_kind_is_one_sentence(folder: Path, content: bytes) ->
         open_cifar10(folder, None, _checksums(folder))
 
 
+def test_only_the_batches_of_the_splits_that_are_needed_are_read(folder: Path) -> None:
+    checksums = _checksums(folder)
+    (folder / "data_batch_3").rename(folder / "away")
+    assert list(open_cifar10(folder, None, checksums, needs=("test",)).splits) == ["test"]
+    (folder / "away").rename(folder / "data_batch_3")
+    (folder / "test_batch").unlink()
+    assert list(open_cifar10(folder, None, checksums, needs=("val",)).splits) == ["train", "val"]
+
+
 def test_missing_folders_and_files_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data folder .*nowhere does not exist; expected torchvision's"):
         open_dataset(f"cifar10:{tmp_path / 'nowhere'}")

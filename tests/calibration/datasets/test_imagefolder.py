@@ -64,6 +64,100 @@ def test_only_the_splits_that_are_needed_must_exist(tree: Path) -> None:
     assert len(open_dataset(f"imagefolder:{tree}", SMALL, needs=("train",)).split("train")) == 18
 
 
+def test_what_lies_in_other_splits_is_not_looked_at(tree: Path) -> None:
+    (tree / "val").mkdir()
+    (tree / "train" / "cat" / "00.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"val holds no image|the file is empty"):
+        _open(tree)
+    alone = open_dataset(f"imagefolder:{tree}", SMALL, needs=("test",))
+    assert (list(alone.splits), alone.classes) == (["test"], ("cat", "dog"))
+    with pytest.raises(DataError, match=r"pets has no folder val, only train, test|val holds no image"):
+        open_dataset(f"imagefolder:{tree}", SMALL, needs=("val",))
+
+
+def test_validation_images_may_be_held_out_of_train_alone(tree: Path) -> None:
+    (tree / "test" / "cat" / "00.png").write_bytes(b"")
+    assert _levels(open_dataset(f"imagefolder:{tree}", SMALL, needs=("val",)), "val") == [19, 119]
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_other_names_of_val_are_known_and_two_are_refused(tree: Path, name: str) -> None:
+    _write(tree / name / "cat" / "a.png", 1)
+    _write(tree / name / "dog" / "a.png", 2)
+    assert _levels(_open(tree), "val") == [1, 2]
+    (tree / "val").mkdir()
+    with pytest.raises(DataError, match=rf"pets/val and .*pets/{name} are both the split val; keep one"):
+        _open(tree)
+
+
+def test_files_that_torchvision_skips_are_skipped(tree: Path) -> None:
+    before = _open(tree).split("train").labels.tolist()
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "README.txt", "README", "list.csv", "._00.png"):
+        (tree / "train" / "cat" / name).write_bytes(b"" if name == "README" else b"x")
+    assert _open(tree).split("train").labels.tolist() == before
+    _write(tree / "train" / "cat" / "big.PNG", 3)
+    assert len(_open(tree).split("train")) + 2 == 21
+
+
+def test_a_class_of_other_files_alone_is_named(tree: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps(["cat", "dog", "eel"]))
+    (tree / "train" / "eel").mkdir()
+    with pytest.raises(DataError, match=r"train/eel holds no image; expected files that end in \.jpg"):
+        _open(tree)
+    assert len(_open(tree, classes).classes) == 3
+    (tree / "train" / "eel" / "a.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"train/eel holds no image"):
+        _open(tree, classes)
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9", b"a\nb", b"a\tb", "a\u2028b".encode(), "\u202egac".encode(), b"a\x85b", b" "]
+)
+def test_a_class_that_is_no_line_of_text_is_refused_when_the_folder_is_opened(tree: Path, name: bytes) -> None:
+    for split in ("train", "test"):
+        os.rename(os.fsencode(tree / split / "dog"), os.fsencode(tree / split) + b"/" + name)
+    with pytest.raises(DataError, match="has a class") as caught:
+        _open(tree)
+    str(caught.value).encode()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_class_list_with_such_a_name_is_refused(tree: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes.json"
+    classes.write_text('["cat", "dog", "a\\ud800b"]')
+    with pytest.raises(DataError, match="with bytes that are no UTF-8"):
+        _open(tree, classes)
+
+
+def test_a_file_name_that_is_no_text_is_read_and_escaped_in_errors(tree: Path) -> None:
+    odd = os.fsencode(tree / "test" / "cat") + b"/00\xe9\n.png"
+    os.rename(os.fsencode(tree / "test" / "cat" / "00.png"), odd)
+    assert _levels(_open(tree), "test") == [10, 11, 110, 111]
+    Path(os.fsdecode(odd)).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cannot read image .*test/cat/00\\udce9\\n\.png: not an image"):
+        _open(tree).check()
+
+
+def test_a_folder_whose_own_name_is_no_text_gives_a_name_that_is(tree: Path) -> None:
+    odd = tree.with_name(os.fsdecode(b"p\xe9ts\n"))
+    tree.rename(odd)
+    assert _open(odd).name.endswith("/p\\udce9ts\\n")
+
+
+def test_an_exif_orientation_is_not_applied_and_alpha_is_dropped_as_torchvision_does(tree: Path) -> None:
+    folder = tree / "test" / "cat"
+    turned = Image.new("RGB", (8, 8))
+    turned.putpixel((0, 0), (200, 200, 200))
+    exif = Image.Exif()
+    exif[274] = 6  # turn by 90 degrees to the right
+    turned.save(folder / "00.png", exif=exif)
+    Image.new("RGBA", (8, 8), (50, 60, 70, 0)).save(folder / "01.png")
+    images, _ = next(_open(tree).split("test").batches(2))
+    assert images[0, 0].argmax() == 0  # top left, as stored; shown it would be top right
+    assert images[1, :, 3, 3].round().tolist() == [50, 60, 70]
+
+
 def test_hidden_files_and_folders_are_ignored_and_deeper_images_found(tree: Path) -> None:
     (tree / "test" / "cat" / ".DS_Store").write_bytes(b"x")
     _write(tree / "test" / ".cache" / "a.png", 1)
@@ -125,7 +219,7 @@ def test_a_folder_without_splits_or_images_says_what_was_expected(tmp_path: Path
     with pytest.raises(DataError, match="no folder train, val or test"):
         _open(tmp_path)
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(DataError, match="train holds no image"):
+    with pytest.raises(DataError, match="train/cat holds no image"):
         _open(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """One real build on the digits, made once a session with a few training steps; tests work on copies of it."""
 
 import functools
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -124,12 +125,16 @@ def run() -> Command:
 
 @pytest.fixture
 def refused() -> Callable[..., str]:
-    """Run a command that must fail: exit code 1, nothing on stdout, one sentence with these words; returns it."""
+    """Run a command that must fail: exit code 1, nothing on stdout (with --json the sentence), one sentence with these
+    words; returns it."""
 
     def check(*arguments: str | Path, words: tuple[str, ...]) -> str:
         result = limpq_deploy(*arguments)
         assert result.exit_code == 1, result.output
-        assert result.stdout == ""
+        if "--json" in arguments:
+            assert json.loads(result.stdout) == {"error": result.stderr.splitlines()[-1][7:], "exit_code": 1}
+        else:
+            assert result.stdout == ""
         lines = [line for line in result.stderr.splitlines() if not line.startswith(("+ ", "= ", "note: "))]
         assert len(lines) == 1, result.stderr
         assert lines[0].startswith("Error: ")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 
@@ -96,13 +97,15 @@ def test_weights_of_another_model(refused: Refused, finished: Path, here: Path) 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("weights.pth", ("is a pickle", "safetensors.torch.save_file")),
+        ("module.pth", ("module.pth holds a whole pickled module", "torch.save(model.state_dict(), FILE)")),
+        ("absent.pth", ("cannot read weights absent.pth", "No such file")),
         ("absent.safetensors", ("cannot read weights absent.safetensors", "No such file")),
         ("damaged.safetensors", ("damaged.safetensors is not a whole safetensors file",)),
     ],
 )
 def test_files_that_hold_no_weights(refused: Refused, here: Path, name: str, words: tuple[str, ...]) -> None:
     (here / "damaged.safetensors").write_bytes(b"\xff" * 64)
+    torch.save(torch.nn.Linear(2, 2), here / "module.pth")
     refused("build", "--weights", name, words=words)
 
 

@@ -1,0 +1,37 @@
+"""What a float model starts from: the user's weights, published ones, or random numbers."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from limpq_deploy.config import Config
+from limpq_deploy.models import in_library
+from limpq_deploy.models.published import fill_published
+from limpq_deploy.models.weights import load_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """``trained``: all weights are there, and none is trained here. ``source``: where they come from, in few words.
+    ``notes``: sentences on what was done to them."""
+
+    trained: bool
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def take_weights(model: nn.Module, config: Config) -> Start:
+    """Give a fresh model the weights that a configuration asks for. Raises ModelError where they do not fit."""
+    if config.weights is not None:
+        notes = load_weights(model, config.weights, config.weights_key)
+        return Start(trained=True, source=config.weights.name, notes=notes)
+    if config.pretrained:
+        whole, notes = fill_published(model, config.model)
+        source = f"published weights of {config.model}"
+        return Start(
+            trained=whole, source=source if whole else f"{source}, a fresh last layer, trained here", notes=notes
+        )
+    if in_library(config.model):
+        note = f"{config.model} starts from random numbers and is trained here: give --weights FILE or --pretrained"
+        return Start(trained=False, source="random numbers, trained here", notes=(note,))
+    return Start(trained=False, source="trained here")
