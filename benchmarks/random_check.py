@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, product
-from math import floor
 
 import numpy as np
 from random_instances import Instance
 
-from limpq_deploy.indicators import BitPair, LayerIndicators
+from limpq_deploy.indicators import ActMoment, BitPair, LayerIndicators
 from limpq_deploy.search.costs import Budget
 
 Pairs = Mapping[str, BitPair]
@@ -192,7 +191,7 @@ def _alone(instance: Instance, budget: Budget, key: Key) -> int:
     return taken
 
 
-def _moment(instance: Instance, name: str):  # type: ignore[no-untyped-def]
+def _moment(instance: Instance, name: str) -> ActMoment:
     return next(one for one in instance.indicators.moments or () if name == f"act_memory at {one.name}")
 
 
@@ -267,7 +266,3 @@ def gap(ours: Fraction, theirs: Fraction) -> float:
 
 def same_as_stated(stated: float, exact: Fraction) -> bool:
     return abs(Fraction(stated) - exact) <= TOLERANCE * abs(exact) + Fraction(5e-324)
-
-
-def whole(number: float) -> int:
-    return floor(number)

@@ -26,6 +26,9 @@ KINDS = ("like", "gbitops", "compression", "mib", "weight_bits", "act_bits", "ac
 EITHER = (("like", "gbitops"), ("compression", "mib"), ("conversions", "latency"))
 """Kinds that limit one thing."""
 
+PLACES = {-0.02: 0.05, 0.0: 0.05, 0.05: 0.2, 0.15: 0.2, 0.3: 0.2, 0.5: 0.2, 0.7: 0.05, 1.0: 0.05}
+"""Where limits stand between the least (0) and the most (1) that any policy takes, and how often."""
+
 MODES: tuple[OutlierMode, ...] = ("forbid", "repair", "keep")
 
 
@@ -166,9 +169,9 @@ def _table(rng: np.random.Generator, indicators: Indicators, *, conversions: boo
         precisions.append((widest, widest))
     speed = 10.0 ** rng.uniform(-6, 2)
     times = [
-        PartTime(layers=(layer.name,), weight_bits=w, act_bits=a, ms=speed * (0.3 + w * a / 64) * rng.uniform(0.5, 1.5))
-        for layer in (*indicators.layers, *indicators.pinned)
-        for w, a in (*precisions, *([(8, 8)] if layer in indicators.pinned and (8, 8) not in precisions else []))
+        PartTime(layers=(name,), weight_bits=w, act_bits=a, ms=speed * (0.3 + w * a / 64) * rng.uniform(0.5, 1.5))
+        for name in [layer.name for layer in indicators.layers] + [layer.name for layer in indicators.pinned]
+        for w, a in (*precisions, *([(8, 8)] if name in ("stem", "head") and (8, 8) not in precisions else []))
     ]
     changes = [
         Conversion(before=before, after=after, ms=speed * rng.uniform(0, 0.2), ns_per_element=rng.uniform(0, 0.05))
@@ -188,7 +191,7 @@ def _budgets(kind: str, indicators: Indicators, table: LatencyTable, place: floa
     if kind in ("latency", "conversions"):
         return [_at(place, latency_budget(indicators, table, 1), indicators)]
     if kind == "act_memory":
-        largest = max((m.fixed_bits + indicators.bits[-1] * sum(m.tensors.values()) for m in indicators.moments or ()))
+        largest = max(m.fixed_bits + indicators.bits[-1] * sum(m.tensors.values()) for m in indicators.moments or ())
         share = indicators.bits[0] / indicators.bits[-1]
         return act_memory_budgets(indicators, Fraction(largest, 2**23) * Fraction(share + (1 - share) * place))
     made = {

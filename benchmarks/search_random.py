@@ -53,7 +53,9 @@ def main() -> None:
 def measure(instances: list[Instance]) -> dict[str, Any]:
     counts = dict.fromkeys(("crashes", "unproved", "wrong", "infeasible", "unjudged", "over_limit"), 0)
     found: dict[int, str] = {}
-    seconds, judge_seconds, solvers = [], [], {}
+    seconds: list[float] = []
+    judge_seconds: list[float] = []
+    solvers: dict[str, int] = {}
     for number, one in enumerate(instances):
         started = time.perf_counter()
         policy, refusal, crash = searched(one)

@@ -66,7 +66,8 @@ def read_authors_pickle(path: Path, shapes: Shapes | None) -> Indicators:
     """Indicators from the authors' pickle, with MACs, weight counts and pinned layers from ``shapes``.
 
     Layers keep the pickle's order. Entries of pinned layers are left out, and wrappers' prefixes are taken off names
-    that the shapes do not know with them; ``source`` says so. Raises RecordError where the file has another form, where a layer has no shape or a shape no layer, and where no shapes are given.
+    that the shapes do not know with them; ``source`` says so. Raises RecordError where the file has another form,
+    where a layer has no shape or a shape no layer, and where no shapes are given.
     """
     content = load_plain_pickle(path)
     weight, act = _table(content, "weight", path), _table(content, "act", path)
@@ -225,7 +226,9 @@ def _bare(table: dict[str, T], prefixes: dict[str, str], path: Path) -> dict[str
     for name, value in table.items():
         short = name.removeprefix(prefixes[name])
         if short in bare:
-            raise RecordError(f"{path} lists layer {short!r} both with and without a wrapper's prefix; expected it once")
+            raise RecordError(
+                f"{path} lists layer {short!r} both with and without a wrapper's prefix; expected it once"
+            )
         bare[short] = value
     return bare
 

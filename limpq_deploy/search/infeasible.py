@@ -11,7 +11,6 @@ from limpq_deploy.solver.program import Program
 from limpq_deploy.solver.solvers import solve_by
 from limpq_deploy.solver.splits import least_in_row
 
-
 FIGURE_S = 10.0
 """Time for a figure that only says how far a hopeless budget is off."""
 

@@ -43,8 +43,9 @@ class Presolved:
 
 
 def presolve(program: Program) -> Presolved:
-    """Scale values by a power of two, so that neither tiny nor huge ones are lost (exactly, but for what lies 300 powers
-    of ten below the largest), and drop options that exceed a limit even beside the cheapest ones of all other blocks."""
+    """Scale values by a power of two, so that neither tiny nor huge ones are lost (exactly, but for what lies 300
+    powers of ten below the largest), and drop options that exceed a limit even beside the cheapest ones of all other
+    blocks."""
     kept_N = np.ones(len(program.value_N), bool)
     limit_M = np.array(program.limits, object)
     together_M = np.array(program.least, object) - _least(program, kept_N).sum(axis=1)

@@ -67,9 +67,7 @@ def _uniform(indicators: Indicators, pair: tuple[int, int]) -> dict[str, tuple[i
     return {layer.name: pair for layer in indicators.layers}
 
 
-@pytest.mark.parametrize(
-    ("pair", "published"), [((2, 2), 14.37), ((3, 3), 22.85), ((4, 4), 34.71), ((8, 8), 116.10)]
-)
+@pytest.mark.parametrize(("pair", "published"), [((2, 2), 14.37), ((3, 3), 22.85), ((4, 4), 34.71), ((8, 8), 116.10)])
 def test_resnet18s_bitops_are_those_of_the_published_table(
     costs: dict[str, Indicators], pair: tuple[int, int], published: float
 ) -> None:
