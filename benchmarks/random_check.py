@@ -33,14 +33,15 @@ class Judged:
     finished: bool
 
 
-def judge(instance: Instance, limit_s: float) -> Judged:
-    """SciPy's answer (HiGHS at gap 0); its policy is checked in exact integers."""
+def judge(instance: Instance, limit_s: float, below: Fraction | None = None) -> Judged:
+    """SciPy's answer (HiGHS at gap 0); its policy is checked in exact integers. ``below``: the exact objective of a
+    policy that keeps the limits: options that are worth more are left out, so that values have one size."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
     indicators = instance.indicators
     value = prices(instance)
-    keys = list(value)
+    keys = [key for key, price in value.items() if below is None or price <= below]
     column = {key: at for at, key in enumerate(keys)}
     changes = _changes(instance)
     both = list(changes)
@@ -83,7 +84,7 @@ def judge(instance: Instance, limit_s: float) -> Judged:
         if budget.cost.name == "latency":
             row.update({len(keys) + at: changes[change] / unit for at, change in enumerate(both)})
         add(row, -np.inf, limit / unit)
-    largest = max((max(float(one) for one in value.values()), 5e-324))
+    largest = max((float(value[key]) for key in keys), default=0.0) or 5e-324
     objective = np.array([float(value[key] / Fraction(largest)) * 1e4 for key in keys] + [0.0] * len(both))
     entries = [(at, place, entry) for at, row in enumerate(rows) for place, entry in row.items() if entry]
     matrix = csr_array(

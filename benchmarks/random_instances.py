@@ -1,9 +1,9 @@
 """Random instances of the policy search: nets of any magnitude, and budgets from impossible to idle.
 
 An instance is drawn from its seed alone. Drawn are: 5 to 80 layers; 2 to 6 widths; importance and macs over many powers
-of ten, in one net or from layer to layer; zeros, equal layers, outliers (entries that grow with the width); layers that
-read one tensor, ties, lower bounds and pins; one to three limits of BitOps, size, average bits, activation memory and a
-latency table with or without conversions.
+of ten, from net to net, from layer to layer or from bit to bit; zeros, equal layers, outliers (entries that grow with
+the width); layers that read one tensor, ties, lower bounds and pins; one to three limits of BitOps, size, average bits,
+activation memory and a latency table with or without conversions.
 """
 
 from collections.abc import Sequence
@@ -85,11 +85,12 @@ def _net(rng: np.random.Generator, bits: tuple[int, ...], count: int) -> Indicat
     spread = rng.choice([0.0, 0.3, 1.0, 3.0])
     wild = rng.uniform() < 0.15  # every layer its own power of ten
     alike = rng.uniform() < 0.15
+    fall = 10.0 ** rng.uniform(1, 6) if rng.uniform() < 0.1 else 2.0  # from one bit to the next
     largest_macs = 10.0 ** rng.uniform(1, 15)
     layers: list[LayerIndicators] = []
     for index in range(count):
         own = 10.0 ** rng.uniform(-12, 15) if wild else size * rng.lognormal(0, spread)
-        halving = 2.0 ** -np.array(bits, float) if rng.uniform() < 0.9 else np.ones(len(bits))
+        halving = fall ** -np.array(bits, float) if rng.uniform() < 0.9 else np.ones(len(bits))
         weight, act = (own * rng.lognormal(0, 1) * halving * rng.uniform(0.6, 1.6, len(bits)) for _ in range(2))
         if rng.uniform() < 0.8:
             weight, act = np.sort(weight)[::-1], np.sort(act)[::-1]

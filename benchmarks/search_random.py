@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 import traceback
+from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
 
@@ -62,7 +63,7 @@ def measure(instances: list[Instance]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - started)
         counts["over_limit"] += seconds[-1] > 1.1 * TIME_LIMIT_S
         started = time.perf_counter()
-        judged = judge(one, TIME_LIMIT_S)
+        judged = judge(one, TIME_LIMIT_S, below(one, policy))
         judge_seconds.append(time.perf_counter() - started)
         verdict, words = verdict_of(one, policy, refusal, crash, judged)
         counts["infeasible"] += refusal is not None
@@ -103,6 +104,13 @@ def searched(one: Instance) -> tuple[Policy | None, str | None, str | None]:
     except Exception:
         lines = traceback.format_exc().strip().splitlines()
         return None, None, f"{lines[-1]} ({lines[-3].strip()})"
+
+
+def below(one: Instance, policy: Policy | None) -> Fraction | None:
+    """The exact objective of a policy that keeps the limits."""
+    if policy is None or faults(one, policy.pairs()):
+        return None
+    return objective_of(one, policy.pairs())
 
 
 def verdict_of(

@@ -220,7 +220,7 @@ class _Run:
         self._try_classes_of(choice)
         block = self.search.to_split(node, choice)
         if block is None:
-            if self._pairs_fit(node):
+            if self._fits(node):
                 self.unproved = min(self.unproved, bound)
             return []
         children = self.search.children(node, block, int(self.search.pairs.classes(choice)[block]))
@@ -245,9 +245,11 @@ class _Run:
         self.found = [one for one in (*self.found, choice) if self.whole.value(one) <= self.value + self.tie]
         return True
 
-    def _pairs_fit(self, node: Node) -> bool:
-        """False where the pairs alone, at the least of a node's open classes, take more than a limit."""
-        least = [0] * len(self.whole.limits)
+    def _fits(self, node: Node) -> bool:
+        """False where the least of all blocks' and pairs' open options takes more than a limit."""
+        open_N = node.open_S[self.search.pairs.slot_N]
+        cost_MN = np.where(open_N, self.whole.cost_MN, np.iinfo(np.int64).max)
+        least = np.minimum.reduceat(cost_MN, self.whole.start_B1[:-1], axis=1).sum(axis=1).tolist()
         for table in self.whole.tables:
             if table.row is not None:
                 first, second = (node.open_S[self.search.pairs.slots(end)] for end in (table.first, table.second))

@@ -24,6 +24,9 @@ SCALE = 1e4
 on the runner-up of an objective near 1."""
 
 
+STEEPEST = 1e5
+"""Of what the libraries see, no option is worth more than SCALE times this."""
+
 TOLERANCE = 1e-9
 """By which the libraries may exceed a row, in shares of its limit, and miss an integer."""
 
@@ -99,7 +102,8 @@ def _model(program: Program, bound: float, forbidden: Sequence[Choice]) -> tuple
 
     least_B = np.minimum.reduceat(program.value_N, program.start_B1[:-1])
     floor = float(least_B.sum())
-    scale = SCALE / max(bound - floor, 1e-6 * abs(floor), 1e-30)
+    dearest = float((program.value_N - least_B[program.block_of]).max())
+    scale = SCALE / max(bound - floor, 1e-6 * abs(floor), dearest / STEEPEST, 1e-300)
     problem = pulp.LpProblem("limpq", pulp.LpMinimize)
     picks = [pulp.LpVariable(f"x{number}", cat=pulp.LpBinary) for number in range(len(program.value_N))]
     prices = ((program.value_N - least_B[program.block_of]) * scale).tolist()

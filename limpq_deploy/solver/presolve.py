@@ -4,11 +4,14 @@ B: block, N: option, M: row.
 """
 
 from dataclasses import dataclass, replace
-from math import frexp, ldexp
+from math import frexp, fsum, ldexp
 
 import numpy as np
 
 from limpq_deploy.solver.program import Choice, Integers, Program
+
+STEEP = 100.0
+"""See `narrowed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,21 @@ def presolve(program: Program) -> Presolved:
     if any(table.row is None for table in small.tables):
         scaled, exponent = small, 0  # shares of a limit, near 1 as they are
     return Presolved(whole=program, program=scaled, exponent=exponent, kept=np.flatnonzero(kept_N))
+
+
+def narrowed(program: Program, choice: Choice | None) -> Presolved | None:
+    """Options that a choice as good as this one can take, their values near 1 again: where options that nobody takes
+    are worth STEEP times more, rounding hides what the others are worth. None where it does not."""
+    if choice is None:
+        return None
+    value = program.value(choice)
+    least_B = np.minimum.reduceat(program.value_N, program.start_B1[:-1])
+    excess_N = program.value_N - least_B[program.block_of]
+    if excess_N.max() <= STEEP * abs(value):
+        return None
+    kept_N = excess_N <= value - fsum(least_B.tolist()) + 1e-12 * abs(value)
+    small = presolve(program.only(kept_N))
+    return replace(small, whole=program, kept=np.flatnonzero(kept_N)[small.kept])
 
 
 def _scaled(value_N: np.ndarray, exponent: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from limpq_deploy.solver.branch import PairSearch
 from limpq_deploy.solver.deadline import Deadline
 from limpq_deploy.solver.exact import Solution, solve
 from limpq_deploy.solver.milp import Library, library_name, solve_milp
-from limpq_deploy.solver.presolve import Presolved, presolve
+from limpq_deploy.solver.presolve import Presolved, narrowed, presolve
 from limpq_deploy.solver.program import Choice, Program
 from limpq_deploy.solver.relaxation import Relaxation, relax
 
@@ -97,40 +97,43 @@ def check_solver(solver: str) -> None:
 def solve_by(program: Program, solver: Solver, *, gap: float = 0.0, time_limit_s: float | None = None) -> Solved:
     """The best choice, checked in exact integers, and whether it is proved.
 
-    ``auto`` is our own search, the fastest here by far (benchmarks/search.py), and a library (HiGHS where it is
-    installed, else CBC) where ours has no proof. A library's choice becomes the incumbent of our own search, which
-    proves or replaces it, and breaks ties alike, whoever found it. Where ours cannot prove it, the library's own word
-    counts, which is good to its tolerances (`milp.TOLERANCE`): the name says so, and the bound stands LIBRARY_GAP
-    lower. ``time_limit_s`` holds for all of it, but for a little grace.
+    ``auto`` is our own search, the fastest here by far (benchmarks/search.py), and a library where ours has no proof:
+    CBC, then HiGHS where it is installed. A library's choice becomes the incumbent of our own search, which proves or
+    replaces it, and breaks ties alike, whoever found it. Where ours cannot prove it, the library's own word counts,
+    which is good to its tolerances (`milp.TOLERANCE`): the name says so, and the bound stands LIBRARY_GAP lower.
+    ``time_limit_s`` holds for all of it, but for a little grace.
     """
-    deadline = Deadline.within(time_limit_s)
     small = presolve(program)
     if small.program is None:
         return Solved(solution=Solution(choice=None, bound=np.inf, complete=True), name=OWN)
-    solved = _solved(small.program, solver, gap, deadline)
+    return _back(small, _solved(small.program, solver, gap, Deadline.within(time_limit_s), None))
+
+
+def _back(small: Presolved, solved: Solved) -> Solved:
+    """What was found for a smaller program, in the whole one's numbers."""
     found = solved.solution
-    back = replace(found, choice=small.back(found.choice), bound=small.value(found.bound))
-    return replace(solved, solution=back)
+    return replace(solved, solution=replace(found, choice=small.back(found.choice), bound=small.value(found.bound)))
 
 
-def _solved(program: Program, solver: Solver, gap: float, deadline: Deadline) -> Solved:
+def _solved(program: Program, solver: Solver, gap: float, deadline: Deadline, incumbent: Choice | None) -> Solved:
     own: Own = _Pairs(PairSearch(program, deadline)) if program.tables else _Blocks(program, relax(program))
-    if solver == "own":
-        return Solved(solution=own.search(incumbent=None, gap=gap, deadline=deadline, first=False), name=OWN)
-    libraries: list[Library] = [solver] if solver != "auto" else ["cbc", "highs"] if find_spec("highspy") else ["cbc"]
-    known = Solved(solution=Solution(choice=None, bound=own.relaxation.bound, complete=False), name=OWN)
-    if solver == "auto":
-        few = len(program.layers) <= FEW_BLOCKS
-        first = deadline.share(FIRST_SHARE if few else LIBRARY_SHARE)
-        known = Solved(solution=own.search(incumbent=None, gap=gap, deadline=first, first=few), name=OWN)
-        if known.solution.complete or _good_enough(program, known.solution, gap):
-            return known
-    for number, library in enumerate(libraries):
-        part = deadline if number == len(libraries) - 1 else deadline.share(LIBRARY_SHARE)
-        asked, finished = _asked(program, own.relaxation, library, part, known)
+    few = len(program.layers) <= FEW_BLOCKS
+    part = deadline.share(FIRST_SHARE if few else LIBRARY_SHARE)
+    known = Solved(solution=own.search(incumbent=incumbent, gap=gap, deadline=part, first=few), name=OWN)
+    if (small := narrowed(program, known.solution.choice)) is not None:
+        return _within(small, solver, gap, deadline, known)
+    if solver in ("auto", "own") and (known.solution.complete or _good_enough(program, known.solution, gap)):
+        return known
+    libraries: list[Library] = [] if solver == "own" else ["cbc"] if solver == "auto" else [solver]
+    if solver == "auto" and find_spec("highspy"):
+        libraries.append("highs")
+    for number, library in enumerate(libraries, start=1):
+        part = deadline if number == len(libraries) else deadline.share(LIBRARY_SHARE)
+        known, finished = _asked(program, own.relaxation, library, part, known)
+        if (small := narrowed(program, known.solution.choice)) is not None:
+            return _within(small, solver, gap, deadline, known)
         if finished and solver == "auto":
-            return asked
-        known = asked
+            return known
     mine = own.search(
         incumbent=known.solution.choice,
         gap=gap,
@@ -141,6 +144,12 @@ def _solved(program: Program, solver: Solver, gap: float, deadline: Deadline) ->
         bound = max(mine.bound, known.solution.bound)
         return replace(known, solution=replace(mine, bound=bound), name=known.name.removesuffix(ITS_WORD))
     return known
+
+
+def _within(small: Presolved, solver: Solver, gap: float, deadline: Deadline, known: Solved) -> Solved:
+    """The answer among the options that a choice as good as the known one can take."""
+    assert small.program is not None, "the known choice is in it"
+    return _back(small, _solved(small.program, solver, gap, deadline, small.there(known.solution.choice)))
 
 
 def _good_enough(program: Program, mine: Solution, gap: float) -> bool:
@@ -158,7 +167,7 @@ def _asked(
     tie, best, bound = relaxation.allowance, known.solution.choice, known.solution.bound
     value = np.inf if best is None else program.value(best)
     kept_N = relaxation.reduced_N <= value - relaxation.bound + 3 * tie
-    kept_N[relaxation.base_B] = True
+    kept_N[relaxation.base_B] = True  # of every block one
     part = Presolved(whole=program, program=program.only(kept_N), exponent=0, kept=np.flatnonzero(kept_N))
     assert part.program is not None
     answer = solve_milp(part.program, relaxation.bound, library, deadline=deadline)

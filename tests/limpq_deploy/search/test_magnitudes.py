@@ -22,7 +22,7 @@ from limpq_deploy.search.search import PolicySearch, search_policy
 from limpq_deploy.solver.deadline import Deadline
 from limpq_deploy.solver.exact import Solution
 from limpq_deploy.solver.program import MAX_COST
-from limpq_deploy.solver.solvers import Solved
+from limpq_deploy.solver.solvers import Solved, Solver
 from limpq_deploy.tables import policy_table
 
 BITS = (2, 4, 8)
@@ -174,6 +174,34 @@ def test_an_explanation_without_time_claims_nothing() -> None:
         assert hasty.proved <= price.proved
         assert hasty.relaxed >= price.relaxed
         assert hasty.without >= price.without
+
+
+@pytest.mark.parametrize("decades", [3, 12, 60])
+@pytest.mark.parametrize("solver", ["auto", "own", "cbc"])
+def test_importance_that_falls_by_many_decades_with_a_bit_hides_nothing(decades: int, solver: Solver) -> None:
+    """Twelve layers that may all take 8 weight bits beside 2 activation bits, however small what the rest adds is."""
+    steps = [10.0 ** (decades * place) for place in (1, 0, -1)]
+    layers = tuple(
+        LayerIndicators(
+            name=f"l{at}",
+            macs=1000,
+            num_weights=1,
+            weight=tuple(step * (1 + at / 100) for step in steps),
+            act=(3e-80, 2e-80, 1e-80),
+        )
+        for at in range(12)
+    )
+    indicators = Indicators(model="steep", bits=BITS, layers=layers)
+    budget = like_budget(indicators, 4, 4)  # w8a2 takes what w4a4 takes
+    policy = search_policy(indicators, [budget], solver=solver)
+    assert set(policy.pairs().values()) == {(8, 2)}
+    assert policy.solver is not None
+    assert policy.solver.status == "optimal"
+    assert policy.solver.gap < 2e-9
+    tighter = replace(budget, limit=budget.limit - 1)  # one layer at w4a2, that of least importance
+    second = search_policy(indicators, [tighter], solver=solver).pairs()
+    assert second["l0"][0] == 4
+    assert all(pair == (8, 2) for name, pair in second.items() if name != "l0")
 
 
 def test_macs_beyond_64_bits_that_are_alike_are_searched_to_the_end() -> None:
