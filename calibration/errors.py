@@ -29,6 +29,10 @@ class InfeasiblePolicy(LimpqError):
     """No assignment of bit-widths meets the budgets; the sentence names the smallest reachable figure."""
 
 
+class PolicyNotFound(InfeasiblePolicy):
+    """A search was stopped before it found an assignment that meets the budgets, or showed that there is none."""
+
+
 class RuntimeUnavailable(LimpqError):
     """An inference runtime or its device cannot be used here."""
 

@@ -63,7 +63,8 @@ def search(
     from limpq_deploy.search.candidates import find, one_recipe, recipes
     from limpq_deploy.search.explain import explain as explanation_of
     from limpq_deploy.search.restrictions import restrict
-    from limpq_deploy.search.search import PolicySearch
+    from limpq_deploy.search.search import TIME_LIMIT_S, PolicySearch
+    from limpq_deploy.solver.deadline import Deadline
 
     carried = load_record(Indicators, indicators_file)
     asked = take_recipe(options)
@@ -77,6 +78,7 @@ def search(
     like = options["like"]
     budgets = budgets_from_options(found, **options)
     solve = PolicySearch(solver=solver)
+    deadline = Deadline.within(TIME_LIMIT_S)
     try:
         if build is None:
             policy = find(carried, budgets, recipe, solve=solve, admit=admit)
@@ -102,13 +104,24 @@ def search(
             from limpq_deploy.search.conflicts import explain_conflict
             from limpq_deploy.search.tables import conflict_table
 
-            conflict = explain_conflict(found, budgets, alpha=recipe.alpha, outliers=recipe.outliers)
+            conflict = explain_conflict(
+                found,
+                budgets,
+                alpha=recipe.alpha,
+                outliers=recipe.outliers,
+                solve=PolicySearch(solver=solver, deadline=deadline),
+                deadline=deadline,
+            )
             click.echo(conflict_table(conflict) if conflict else "", err=True)
         raise
     file = output or Path("policy.json")
     write_record(policy, file)
     read = admit(read_by(carried, policy.importance or recipe.importance))
-    explanation = explanation_of(policy, read, budgets) if explain else None
+    explanation = None
+    if explain:
+        if build is not None:  # previews took their time
+            deadline = Deadline.within(TIME_LIMIT_S)
+        explanation = explanation_of(policy, read, budgets, solve=PolicySearch(solver=solver, deadline=deadline))
     if as_json:
         extra = {"explanation": to_dict(explanation)} if explanation is not None else {}
         answer(json.dumps({**to_dict(policy), **extra}))

@@ -4,7 +4,8 @@ Its form (1hunters/LIMPQ, ``indicators_pretraining/importance_extractor.py``)::
 
     {"weight": {layer: {"6": scale, "5": scale, ...}}, "act": {layer: {...}}, "layer_name": [layer, ...]}
 
-It holds neither MACs nor weight counts nor pinned layers: those come from a second file (`shapes.load_shapes`).
+It holds neither MACs nor weight counts nor pinned layers: those come from a second file (`shapes.load_shapes`). Its
+layers bear the names of a wrapped model (``module.layer1.0.conv1``): the wrappers' prefixes are taken off.
 """
 
 import hashlib
@@ -13,11 +14,13 @@ import pickle
 import pickletools
 from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.indicators import Indicators, LayerIndicators
 from limpq_deploy.interchange.shapes import Shapes
+
+T = TypeVar("T")
 
 MAX_BYTES = 4 * 2**20
 """ResNet-50 takes about 10 KiB."""
@@ -36,6 +39,9 @@ PLAIN = frozenset(
     )
 )
 """Opcodes that build dicts, lists, tuples, strings, ints, floats, bools and None, and nothing else."""
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DataParallel, DistributedDataParallel and torch.compile put before the names of a model's layers."""
 
 REMEDY = "an indicators pickle holds only dictionaries, lists, strings and numbers (convert tensors with .item())"
 
@@ -59,8 +65,9 @@ def load_plain_pickle(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
 def read_authors_pickle(path: Path, shapes: Shapes | None) -> Indicators:
     """Indicators from the authors' pickle, with MACs, weight counts and pinned layers from ``shapes``.
 
-    Layers keep the pickle's order. Entries of pinned layers are left out; ``source`` says so. Raises RecordError
-    where the file has another form, where a layer has no shape or a shape no layer, and where no shapes are given.
+    Layers keep the pickle's order. Entries of pinned layers are left out, and wrappers' prefixes are taken off names
+    that the shapes do not know with them; ``source`` says so. Raises RecordError where the file has another form,
+    where a layer has no shape or a shape no layer, and where no shapes are given.
     """
     content = load_plain_pickle(path)
     weight, act = _table(content, "weight", path), _table(content, "act", path)
@@ -71,6 +78,10 @@ def read_authors_pickle(path: Path, shapes: Shapes | None) -> Indicators:
             "give --shapes FILE, an indicators.json of the same model or a limpq.shapes/1 file"
         )
     pinned = {layer.name for layer in shapes.pinned}
+    known = pinned | {layer.name for layer in shapes.layers}
+    prefixes = {name: _prefix(name, known) for name in dict.fromkeys((*weight, *act, *names))}
+    weight, act = (_bare(table, prefixes, path) for table in (weight, act))
+    names = list(_bare(dict.fromkeys(names), prefixes, path))
     left_out = [name for name in names if name in pinned]
     names = [name for name in names if name not in pinned]
     shape = {layer.name: layer for layer in shapes.layers}
@@ -84,6 +95,9 @@ def read_authors_pickle(path: Path, shapes: Shapes | None) -> Indicators:
     }
     if left_out:
         source["left_out"] = left_out
+    taken_off = sorted({prefix for prefix in prefixes.values() if prefix})
+    if taken_off:
+        source["taken_off_names"] = taken_off
     try:
         return Indicators(
             model=shapes.model,
@@ -193,6 +207,30 @@ def _text(value: Any, where: str, path: Path) -> str:
     if not isinstance(value, str):
         raise RecordError(f"{path}: {where} names a layer by a {type(value).__name__}; expected a string")
     return value
+
+
+def _prefix(name: str, known: set[str]) -> str:
+    """What wrappers have put before a name, where that is known without it only."""
+    bare = name
+    while bare not in known:
+        wrapper = next((one for one in WRAPPERS if bare.startswith(one)), None)
+        if wrapper is None:
+            return ""
+        bare = bare.removeprefix(wrapper)
+    return name.removesuffix(bare)
+
+
+def _bare(table: dict[str, T], prefixes: dict[str, str], path: Path) -> dict[str, T]:
+    """A table without prefixes. Raises RecordError where two of its names become one."""
+    bare: dict[str, T] = {}
+    for name, value in table.items():
+        short = name.removeprefix(prefixes[name])
+        if short in bare:
+            raise RecordError(
+                f"{path} lists layer {short!r} both with and without a wrapper's prefix; expected it once"
+            )
+        bare[short] = value
+    return bare
 
 
 def _same_layers(names: list[str], known: list[str], path: Path, shapes: Shapes) -> None:

@@ -25,6 +25,7 @@ from limpq_deploy.search.admitted import components, nothing_in_common, tie_clas
 from limpq_deploy.search.costs import Budget, pinned_cost
 from limpq_deploy.search.outliers import Importance
 from limpq_deploy.search.pair_tables import Classes, class_columns, handover_classes, with_handovers
+from limpq_deploy.search.units import in_units
 from limpq_deploy.solver.pareto import undominated
 from limpq_deploy.solver.program import MAX_COST, Block, Floats, Integers, Program
 
@@ -38,8 +39,20 @@ CHUNK = 2_000
 def build_program(
     indicators: Indicators, importance: Importance, budgets: Sequence[Budget], *, alpha: float
 ) -> Program:
-    """The program of these indicators and budgets. Raises SettingError where costs are beyond all reason, and where no
-    bit-widths are left to a layer."""
+    """The program of these indicators and budgets, in larger units where costs are beyond 64-bit integers. Raises
+    SettingError where no bit-widths are left to a layer."""
+    try:
+        return _build(indicators, importance, budgets, alpha)
+    except OverflowError:
+        some, sizes = zip(*(in_units(budget, indicators, importance) for budget in budgets), strict=True)
+        built = _build(indicators, importance, some, alpha)
+        steps = tuple(step * size for step, size in zip(built.steps, sizes, strict=True))
+        whole = replace(built, steps=steps, rounded=True)
+        return whole.with_limits(limits_of(whole, indicators, budgets))
+
+
+def _build(indicators: Indicators, importance: Importance, budgets: Sequence[Budget], alpha: float) -> Program:
+    """Raises OverflowError where costs are beyond 64-bit integers."""
     groups = components(indicators.layers)
     singles = [layers[0] for layers in groups if len(layers) == 1]
     classes = handover_classes(indicators, budgets)
@@ -61,7 +74,7 @@ def limits_of(program: Program, indicators: Indicators, budgets: Sequence[Budget
 def _in_steps(program: Program, indicators: Indicators, budgets: Sequence[Budget]) -> Program:
     """Every row divided by the common divisor of its costs, and the limits."""
     if any(most > MAX_COST for most in program.most):
-        raise _absurd()
+        raise OverflowError
     steps = np.gcd.reduce(program.cost_MN, axis=1)
     for pair in program.tables:
         steps[pair.row] = np.gcd(steps[pair.row], np.gcd.reduce(pair.cost_CD, axis=None))
@@ -133,14 +146,11 @@ def _prices(entries: Sequence[tuple[float | None, ...]]) -> Floats:
 
 
 def _costs(layers: Sequence[LayerIndicators], pairs: Sequence[tuple[int, int]], budget: Budget) -> Integers:
-    """Cost of every layer at every pair, flat. Raises SettingError beyond MAX_COST."""
+    """Cost of every layer at every pair, flat. Raises OverflowError beyond MAX_COST."""
     of_layer = budget.cost.of_layer
-    try:
-        costs = np.array([of_layer(layer, *pair) for layer in layers for pair in pairs], np.int64)
-    except OverflowError as error:
-        raise _absurd() from error
+    costs = np.array([of_layer(layer, *pair) for layer in layers for pair in pairs], np.int64)
     if costs.size and costs.max() > MAX_COST:
-        raise _absurd()
+        raise OverflowError
     return costs
 
 
@@ -231,7 +241,7 @@ def _one_width(
             ),
         )
         if joined.cost_MK.max(initial=0) > MAX_COST:
-            raise _absurd()
+            raise OverflowError
         joined = _worth_keeping(joined, classes)
     return joined
 
@@ -240,7 +250,7 @@ def _together(unit: Sequence[LayerIndicators], pairs: Sequence[tuple[int, int]],
     """Cost of all layers of a unit at every pair."""
     cost_LK = _costs(unit, pairs, budget).reshape(len(unit), len(pairs))
     if cost_LK.max(axis=1).sum(dtype=np.float64) > MAX_COST:
-        raise _absurd()
+        raise OverflowError
     together: Integers = cost_LK.sum(axis=0)
     return together
 
@@ -268,7 +278,3 @@ def _worth_keeping(block: Block, classes: Classes) -> Block:
     apart_KM = np.concatenate([block.cost_MK.T, columns_KC, -columns_KC], axis=1)
     kept = order[undominated(block.value_K[order], apart_KM[order])]
     return replace(block, value_K=block.value_K[kept], cost_MK=block.cost_MK[:, kept], bits_KG2=block.bits_KG2[kept])
-
-
-def _absurd() -> SettingError:
-    return SettingError("a policy of these layers costs more than 2^60; their macs or num_weights must be wrong")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.calibration.errors import InfeasiblePolicy, PolicyNotFound
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.search.blocks import build_program
 from limpq_deploy.search.costs import Budget, pinned_cost
@@ -12,13 +12,15 @@ from limpq_deploy.search.front import Solve
 from limpq_deploy.search.infeasible import smallest_alone, smallest_beside
 from limpq_deploy.search.outliers import OutlierMode, treat_outliers
 from limpq_deploy.search.search import search_policy
+from limpq_deploy.solver.deadline import NEVER, Deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
     """How far one budget's cost can go down, in ``unit``, pinned layers as the budget counts them. ``alone``: with no
     other budget; ``beside``: with all others kept, None where those cannot be kept either. ``figure_alone`` and
-    ``figure_beside`` say so in the words of the option (a compression ratio goes up as the size goes down)."""
+    ``figure_beside`` say so in the words of the option (a compression ratio goes up as the size goes down).
+    ``proved``: False where time ended before it was known that nothing smaller is reachable."""
 
     name: str
     option: str
@@ -29,11 +31,12 @@ class Reach:
     figure_limit: str
     figure_alone: str
     figure_beside: str | None
+    proved: bool = True
 
     @property
     def reachable(self) -> bool:
-        """Whether the budget can be met when it is the only one."""
-        return self.alone <= self.limit
+        """Whether the budget can be met when it is the only one, or may be."""
+        return self.alone <= self.limit or not self.proved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +59,9 @@ def explain_conflict(
     alpha: float = 2.0,
     outliers: OutlierMode = "forbid",
     solve: Solve = search_policy,
+    deadline: Deadline = NEVER,
 ) -> Conflict | None:
-    """What is wrong with these budgets; None where a policy meets them all."""
+    """What is wrong with these budgets; None where a policy meets them all, or where that is not known in time."""
     reason = _refusal(indicators, budgets, alpha, outliers, solve)
     if reason is None:
         return None
@@ -69,10 +73,11 @@ def explain_conflict(
         def total(cost: int, row: int = row, budget: Budget = budget) -> int:
             return cost * program.steps[row] + pinned_cost(budget.cost, indicators)
 
-        least = smallest_alone(program, row)
-        alone = total(least)
-        smallest = smallest_beside(program, row) if len(budgets) > 1 else least
-        beside = None if smallest is None else total(smallest)
+        share = deadline.share(1 / (len(budgets) - row))
+        least = smallest_alone(program, row, share)
+        alone = total(program.least[row] if least.cost is None else least.cost)
+        smallest = smallest_beside(program, row, share) if len(budgets) > 1 else least
+        beside = None if smallest.cost is None else total(smallest.cost)
         reaches.append(
             Reach(
                 name=budget.cost.name,
@@ -84,6 +89,7 @@ def explain_conflict(
                 figure_limit=budget.figure(budget.limit),
                 figure_alone=budget.figure(alone),
                 figure_beside=None if beside is None else budget.figure(beside),
+                proved=least.proved and smallest.proved,
             )
         )
     return Conflict(
@@ -122,6 +128,8 @@ def _refusal(
 ) -> str | None:
     try:
         solve(indicators, budgets, alpha=alpha, outliers=outliers)
+    except PolicyNotFound:
+        return None
     except InfeasiblePolicy as error:
         return str(error)
     return None

@@ -7,7 +7,7 @@ from itertools import product
 from math import ceil, floor, fsum
 from typing import Literal
 
-from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.calibration.errors import InfeasiblePolicy, PolicyNotFound
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.policy import Policy
 from limpq_deploy.search.admitted import components, tie_classes
@@ -121,7 +121,10 @@ def explain(
     importance = treat_outliers(indicators, mode)
     pairs = policy.pairs()
     objective = objective_of(indicators, importance, pairs, policy.alpha, "the policy")
-    best = solve(indicators, budgets, alpha=policy.alpha, outliers=mode)
+    try:
+        best = solve(indicators, budgets, alpha=policy.alpha, outliers=mode)
+    except PolicyNotFound:  # in time: the policy itself keeps them
+        best = policy
     return Explanation(
         objective=objective,
         best=best.objective,
@@ -227,18 +230,23 @@ def _price(
     budget = budgets[row]
     used = total_cost(budget.cost, indicators, policy.pairs())
 
+    unknown = False
+
     def search(limit: int) -> Policy | None:
+        nonlocal unknown
         moved = [replace(one, limit=limit) if at == row else one for at, one in enumerate(budgets)]
         try:
             return solve(indicators, moved, alpha=policy.alpha, outliers=outliers)
+        except PolicyNotFound:
+            unknown = True
+            return None
         except InfeasiblePolicy:
             return None
 
     larger = budget.limit + max(1, ceil(budget.limit * NUDGE))
     relaxed, tightened = search(larger), search(budget.limit - max(1, floor(budget.limit * NUDGE)))
     without = search(_beyond(budget, indicators))
-    assert relaxed is not None, "a larger budget has a policy"
-    assert without is not None, "no budget has a policy"
+    relaxed, without = relaxed or best, without or best  # not found in time: what keeps less keeps these too
     tolerance = _tolerance(best.objective)
     least = min(best.objective, relaxed.objective)  # a search that was stopped may miss what is already known
     return BudgetPrice(
@@ -253,7 +261,8 @@ def _price(
         relaxed=least,
         tightened=None if tightened is None else tightened.objective,
         without=min(best.objective, without.objective),
-        proved=all(
+        proved=not unknown
+        and all(
             one.solver is not None and one.solver.status == "optimal"
             for one in (best, relaxed, without, tightened)
             if one is not None

@@ -247,7 +247,7 @@ def _share_answers(
         taken = own if best[0] >= own.objective else found[best[1]][1]
         costs = _recheck(indicators, taken.pairs(), within)
         assert own.solver is not None
-        slack = 1e-9 * max(1.0, abs(taken.objective))  # bounds and objectives are sums of doubles
+        slack = 1e-8 * abs(taken.objective)  # bounds and objectives are sums of doubles, libraries have tolerances
         assert bounds[-1 - at] <= taken.objective + slack, "a policy lies below a proven bound"
         bound = min(bounds[-1 - at], taken.objective)
         solver = replace(own.solver, bound=bound, gap=(taken.objective - bound) / (abs(bound) or 1.0))

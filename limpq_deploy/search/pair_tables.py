@@ -12,7 +12,7 @@ import numpy as np
 
 from limpq_deploy.indicators import BitPair, Indicators
 from limpq_deploy.search.costs import Budget, Handover, handovers_of
-from limpq_deploy.solver.program import Block, Integers, PairTable, Program
+from limpq_deploy.solver.program import MAX_COST, Block, Integers, PairTable, Program
 
 Classes = dict[str, dict[BitPair, int]]
 """By layer that hands over or takes, the class of each of its pairs of bits."""
@@ -47,7 +47,8 @@ def class_columns(classes: Classes, layers: Sequence[str], bits_KG2: np.ndarray)
 
 
 def with_handovers(blocks: Sequence[Block], classes: Classes, budgets: Sequence[Budget]) -> Program:
-    """The program of these blocks with what they cost together; inside a block it is part of its options' cost."""
+    """The program of these blocks with what they cost together; inside a block it is part of its options' cost. Raises
+    OverflowError beyond MAX_COST."""
     whole = Program.of(blocks, [0] * len(budgets))
     if not classes:
         return whole
@@ -69,6 +70,8 @@ def with_handovers(blocks: Sequence[Block], classes: Classes, budgets: Sequence[
             cost_CD = np.array(
                 [[one.between(_pair(mine), _pair(other)) for other in examples[1]] for mine in examples[0]], np.int64
             )
+            if cost_CD.max() > MAX_COST:
+                raise OverflowError
             key, cost_CD = (row, first, second), cost_CD
             if first > second:
                 key, cost_CD = (row, second, first), cost_CD.T

@@ -1,23 +1,36 @@
 """The policy search: indicators and budgets in, certified policies out. No torch, no runtime."""
 
+import sys
 import time
 from collections.abc import Sequence
-from math import isfinite
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from math import inf, isfinite
 
-from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
+from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, PolicyNotFound, SettingError
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.search.blocks import build_program, limits_of
 from limpq_deploy.search.budgets import check_budgets
-from limpq_deploy.search.costs import Budget, Cost, total_cost
+from limpq_deploy.search.costs import Budget, Cost, Pairs, handovers_of, total_cost, uniform_pairs
 from limpq_deploy.search.infeasible import conflict, unreachable
 from limpq_deploy.search.objective import objective_of
 from limpq_deploy.search.outliers import Importance, OutlierMode, treat_outliers
+from limpq_deploy.solver.deadline import NEVER, Deadline
+from limpq_deploy.solver.exact import Solution
 from limpq_deploy.solver.program import Choice, Program
-from limpq_deploy.solver.solvers import Solver, check_solver, solve_by
+from limpq_deploy.solver.solvers import Solved, Solver, check_solver, solve_by
 
 TIME_LIMIT_S = 60.0
-"""For a library's solver. What it found by then is used, and proved as far as can be."""
+"""For one search: our own, the library behind it, proofs, and what a refusal says. What was found by then is used, and
+says that it is not proved."""
+
+LARGEST = Fraction(sys.float_info.max) / 4
+"""Largest sum of importance, so that no sum of it overflows."""
+
+REFUSAL_S = 2.0
+"""Time for the figures of a refusal where the search itself left less."""
 
 
 def search_policy(
@@ -33,14 +46,17 @@ def search_policy(
     """The policy of least total importance within the budgets.
 
     ``alpha`` weighs weights against activations; 2 is the paper's value for ResNet-50 (``alpha * I_w + I_a``).
-    The budgets are checked again in exact integers, and the optimum is proved by our own search (`solver.exact.solve`),
-    whichever ``solver`` found it. One thread, no random numbers. Among policies of equal objective (1e-12, relative),
+    The budgets are checked again in exact integers. The optimum is proved by our own search (`solver.exact.solve`),
+    whichever ``solver`` found it, or, where that would take too long, by a library's (docs/adr/0004). A policy that is
+    not proved when ``time_limit_s`` ends is "feasible", and no worse than any uniform one within the budgets; `sweep`
+    and `explain` search many times. One thread, no random numbers. Among policies of equal objective (1e-12, relative),
     the one with the least cost under the first budget is taken, then under the next ones; then, layer by layer (an
     act_group stands where its first layer does), the larger min(w, a), then w, then a: so the same input gives the same
     policy with every solver. With ``gap`` above 0, a policy certified to be that close is enough.
 
-    Raises InfeasiblePolicy with the smallest reachable figures, SettingError for a useless ``alpha``, an unknown
-    ``solver`` or no budget, ModelError where nothing is searched, MissingExtra where the solver is not installed.
+    Raises InfeasiblePolicy with the smallest reachable figures (PolicyNotFound where time ended before a policy was
+    found or shown not to exist), SettingError for a useless ``alpha``, an unknown ``solver`` or no budget, ModelError
+    where nothing is searched or the importance adds up to no number, MissingExtra where the solver is not installed.
     """
     search = PolicySearch(solver=solver, gap=gap, time_limit_s=time_limit_s)
     return search(indicators, budgets, alpha=alpha, outliers=outliers)
@@ -49,9 +65,17 @@ def search_policy(
 class PolicySearch:
     """`search_policy` for many budgets: calls that differ in their limits only share the program's blocks."""
 
-    def __init__(self, *, solver: Solver = "auto", gap: float = 0.0, time_limit_s: float | None = TIME_LIMIT_S) -> None:
+    def __init__(
+        self,
+        *,
+        solver: Solver = "auto",
+        gap: float = 0.0,
+        time_limit_s: float | None = TIME_LIMIT_S,
+        deadline: Deadline = NEVER,
+    ) -> None:
+        """``deadline``: for all calls together, beside the limit of each."""
         check_solver(solver)
-        self._solver, self._gap, self._time_limit_s = solver, gap, time_limit_s
+        self._solver, self._gap, self._time_limit_s, self._deadline = solver, gap, time_limit_s, deadline
         self._built: tuple[Indicators, list[Cost], float, OutlierMode, Importance, Program] | None = None
 
     def __call__(
@@ -65,20 +89,23 @@ class PolicySearch:
         """As `search_policy`."""
         _check(indicators, budgets, alpha)
         started = time.perf_counter()
+        deadline = Deadline(min(Deadline.within(self._time_limit_s).at, self._deadline.at))
         importance, program = self._blocks(indicators, budgets, alpha, outliers)
         reason = unreachable(program, indicators, budgets, importance.outliers)
         if reason is not None:
             raise InfeasiblePolicy(reason)
-        solved = solve_by(program, self._solver, gap=self._gap, time_limit_s=self._time_limit_s)
+        solved = self._solved(program, indicators, budgets, deadline)
         solution = solved.solution
-        if solution.choice is None:
-            reason = unreachable(program, indicators, budgets, importance.outliers, searching=True)
-            if reason is not None:
-                raise InfeasiblePolicy(reason)
-            found = "no policy meets" if solution.complete else "no policy was found that meets"
-            raise InfeasiblePolicy(f"{found} {conflict(program, indicators, budgets, importance.outliers)}")
-        pairs = _pairs(indicators, program, solution.choice)
-        objective = objective_of(indicators, importance, pairs, alpha, "the policy found")
+        found = solution.choice is not None
+        pairs = _pairs(indicators, program, solution.choice) if solution.choice is not None else {}
+        objective = objective_of(indicators, importance, pairs, alpha, "the policy found") if found else inf
+        if not solution.complete:
+            uniform = _best_uniform(indicators, importance, budgets, alpha)
+            if uniform is not None and uniform[0] < objective:
+                objective, pairs = uniform
+        if not pairs:
+            figures = Deadline(max(deadline.at, time.perf_counter() + REFUSAL_S))
+            raise _refusal(program, indicators, budgets, importance, solution.complete, figures)
         # Costs of importance are 0 or above, so what is below 0 is the bound's own rounding.
         bound = min(max(0.0, solution.bound), objective)
         return Policy(
@@ -96,6 +123,26 @@ class PolicySearch:
             outliers=importance.outliers,
             model=indicators.model,
             source=indicators.source,
+        )
+
+    def _solved(
+        self, program: Program, indicators: Indicators, budgets: Sequence[Budget], deadline: Deadline
+    ) -> Solved:
+        """The program's answer. Where its costs are rounded and the best choice exceeds a true limit by less than that,
+        the best that keeps limits smaller by all that rounding can hide: it is not proved to be the best."""
+
+        def solved(some: Program) -> Solved:
+            left_s = None if deadline == NEVER else deadline.left_s
+            return solve_by(some, self._solver, gap=self._gap, time_limit_s=left_s)
+
+        found = solved(program)
+        choice = found.solution.choice
+        if not program.rounded or choice is None or _kept(budgets, indicators, _pairs(indicators, program, choice)):
+            return found
+        terms = len(indicators.layers) + len(program.tables) + sum(len(handovers_of(budget.cost)) for budget in budgets)
+        tight = solved(program.with_limits([limit - terms for limit in program.limits]))
+        return replace(
+            tight, solution=Solution(choice=tight.solution.choice, bound=found.solution.bound, complete=False)
         )
 
     def _blocks(
@@ -119,6 +166,51 @@ def _check(indicators: Indicators, budgets: Sequence[Budget], alpha: float) -> N
         raise SettingError(f"--alpha is {alpha}; expected a finite number, 0 or above")
     if not indicators.layers:
         raise ModelError(f"the indicators of {indicators.model!r} list no searched layer; there is nothing to search")
+    most = sum(Fraction(alpha) * Fraction(max(layer.weight)) + Fraction(max(layer.act)) for layer in indicators.layers)
+    if most > LARGEST:
+        raise ModelError(
+            f"the importance of {indicators.model!r}, weights times --alpha {alpha:g}, adds up to more than a double "
+            "holds; divide all indicators by one number"
+        )
+
+
+def _kept(budgets: Sequence[Budget], indicators: Indicators, pairs: Pairs) -> bool:
+    return all(total_cost(budget.cost, indicators, pairs) <= budget.limit for budget in budgets)
+
+
+def _best_uniform(
+    indicators: Indicators, importance: Importance, budgets: Sequence[Budget], alpha: float
+) -> tuple[float, dict[str, tuple[int, int]]] | None:
+    """Objective and pairs of the best uniform policy within the budgets that the program admits."""
+    found: list[tuple[float, dict[str, tuple[int, int]]]] = []
+    for pair in product(indicators.bits, indicators.bits):
+        if any(pair not in some for some in importance.pairs.values()):
+            continue
+        pairs = uniform_pairs(indicators, *pair)
+        if _kept(budgets, indicators, pairs):
+            try:
+                found.append((objective_of(indicators, importance, pairs, alpha, "a uniform policy"), pairs))
+            except ModelError:  # it takes an entry that is forbidden as an outlier
+                continue
+    return min(found, key=lambda one: one[0], default=None)
+
+
+def _refusal(
+    program: Program,
+    indicators: Indicators,
+    budgets: Sequence[Budget],
+    importance: Importance,
+    proved: bool,
+    deadline: Deadline,
+) -> InfeasiblePolicy:
+    """What to say where the search has found no policy."""
+    if not proved:
+        told = conflict(program, indicators, budgets, importance.outliers, deadline)
+        return PolicyNotFound(f"no policy was found in time, and none was shown not to exist, that meets {told}")
+    reason = unreachable(program, indicators, budgets, importance.outliers, searching=deadline)
+    if reason is not None:
+        return InfeasiblePolicy(reason)
+    return InfeasiblePolicy(f"no policy meets {conflict(program, indicators, budgets, importance.outliers, deadline)}")
 
 
 def _pairs(indicators: Indicators, program: Program, choice: Choice) -> dict[str, tuple[int, int]]:

@@ -3,7 +3,7 @@
 from limpq_deploy.report.figures import digits, giga, plural, signed
 from limpq_deploy.search.conflicts import Conflict
 from limpq_deploy.search.diff import PolicyDiff, TotalChange
-from limpq_deploy.search.explain import Explanation
+from limpq_deploy.search.explain import BudgetPrice, Explanation
 from limpq_deploy.search.front import Front
 from limpq_deploy.tables import table, wrapped
 
@@ -55,7 +55,9 @@ def front_table(front: Front) -> str:
     header: tuple[str, ...] = ("limit, G BitOps", "used", "objective", "proven bound", "gap", "status", "time")
     if any(point.preview is not None for point in front.points):
         header += ("preview", "loss")
-    lines = [table(header, rows, right=(0, 1, 2, 3, 4, 6, 7, 8))] if rows else ["no budget is met by any policy"]
+    unproved = [f"{point.gbitops_limit:g}" for point in front.points if point.solver.status != "optimal"]
+    lines = [wrapped(f"not proved optimal: at {', '.join(unproved)} G a better policy may exist")] if unproved else []
+    lines += [table(header, rows, right=(0, 1, 2, 3, 4, 6, 7, 8))] if rows else ["no budget is met by any policy"]
     if front.dominated:
         limits = ", ".join(f"{budget.gbitops_limit:g}" for budget in front.dominated)
         lines.append(wrapped(f"no better than a smaller budget: {limits}"))
@@ -73,13 +75,15 @@ def explanation_table(explanation: Explanation) -> str:
             f"{budget.slack:,} {budget.unit}",
             "binding" if budget.binding else "not binding",
             f"{budget.relaxed - explanation.best:+.6f}",
-            "infeasible" if budget.tightened is None else f"{budget.tightened - explanation.best:+.6f}",
+            _tightened(budget, explanation.best),
             f"{budget.without - explanation.best:+.6f}",
         )
         for budget in prices
     ]
     header = ("budget", "used", "left", "", "objective at\n1 % more", "at 1 % less", "without it")
-    lines = [f"objective {explanation.objective:.8f}, best within these budgets {explanation.best:.8f}", ""]
+    unproved = [budget.option for budget in prices if not budget.proved]
+    lines = [wrapped(f"not proved: searches around {', '.join(unproved)} were stopped")] if unproved else []
+    lines += [f"objective {explanation.objective:.8f}, best within these budgets {explanation.best:.8f}", ""]
     lines += [table(header, budgets, right=(1, 2, 4, 5, 6)), ""]
     steps = [
         (
@@ -104,6 +108,12 @@ def explanation_table(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
+def _tightened(budget: BudgetPrice, best: float) -> str:
+    if budget.tightened is None:
+        return "infeasible" if budget.proved else "not found"
+    return f"{budget.tightened - best:+.6f}"
+
+
 def _improvement_lines(explanation: Explanation) -> list[str]:
     """Single steps that a policy that is not the best has left out, such as the uniform one that won a preview."""
     found = explanation.improvements
@@ -125,7 +135,8 @@ def conflict_table(conflict: Conflict) -> str:
     for reach in conflict.budgets:
         said = f"{reach.option}: allows {reach.figure_limit}; reachable alone is {reach.figure_alone}"
         if len(conflict.budgets) > 1:
-            said += f", beside the others {reach.figure_beside or 'nothing, as they conflict already'}"
+            nothing = "nothing, as they conflict already" if reach.proved else "not known"
+            said += f", beside the others {reach.figure_beside or nothing}"
         lines.append(wrapped(said))
     one = len(conflict.conflicting) == 1
     what = "cannot be met, even alone" if one else "cannot be met together"

@@ -3,7 +3,7 @@
 At a node some classes of some blocks are closed. Its relaxation (`splits.PairProgram`) is a program of blocks alone,
 which `exact.solve` answers with a proof: a choice that keeps the true limits is the node's best, and one that does not
 names a pair whose classes were too cheap, of which a block is split into the class taken and the others. Nodes are
-taken by their bounds, the least first (Land and Doig, 1960). A count limits them, never a clock.
+taken by their bounds, the least first (Land and Doig, 1960). A count limits them, and a deadline.
 """
 
 import heapq
@@ -13,6 +13,7 @@ from itertools import count
 
 import numpy as np
 
+from limpq_deploy.solver.deadline import NEVER, Deadline
 from limpq_deploy.solver.exact import Solution, solve
 from limpq_deploy.solver.program import Choice, Floats, Integers, Program
 from limpq_deploy.solver.relaxation import Relaxation, relax
@@ -56,7 +57,7 @@ class Node:
 class PairSearch:
     """The search on one program with pairs."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, deadline: Deadline = NEVER) -> None:
         self.whole, self.pairs = program, PairProgram(program)
         self.near = [
             [number for number, table in enumerate(program.tables) if block in (table.first, table.second)]
@@ -65,7 +66,7 @@ class PairSearch:
         self.root = self.node(self.pairs.zero_halves(), self.pairs.all_open())
         node = self.root
         for round_ in range(ROOT_ROUNDS):
-            if max(self.pairs.lacks_at(node.halves, self.whole_choice(node, None))) <= 0:
+            if deadline.left_s == 0 or max(self.pairs.lacks_at(node.halves, self.whole_choice(node, None))) <= 0:
                 break  # the relaxation's best options pay all of their conversions
             prices_M = self.steered(node) if round_ < STEERED_ROUNDS else node.relaxation.prices_M
             node = self.node(self.pairs.refined(node.halves, node.open_S, prices_M, SWEEPS), node.open_S)
@@ -73,26 +74,34 @@ class PairSearch:
                 self.root = node
 
     @property
-    def bound(self) -> float:
-        """No choice has a value below it."""
-        return self.root.relaxation.bound
+    def relaxation(self) -> Relaxation:
+        """Of the whole program, option by option."""
+        return self.root.relaxation
 
-    def solve(self, *, incumbent: Choice | None = None, gap: float = 0.0, max_nodes: int | None = None) -> Solution:
-        """The best choice, proved, unless more than ``max_nodes`` nodes would have to be looked at.
+    def solve(
+        self,
+        *,
+        incumbent: Choice | None = None,
+        gap: float = 0.0,
+        max_nodes: int | None = None,
+        deadline: Deadline = NEVER,
+    ) -> Solution:
+        """The best choice, proved, unless more than ``max_nodes`` nodes would have to be looked at, or the deadline
+        passes.
 
         Among choices of equal value (within the relaxation's allowance) that nodes end with: the least cost in the
         first row, then in the next ones; then, block by block, the larger min(w, a), then w, then a of its layers. An
         incumbent changes the work, never the answer of a complete search. With ``gap`` above 0, a choice proved to be
         that close is enough.
         """
-        run = _Run(self, incumbent)
+        run = _Run(self, incumbent, deadline)
         most_nodes = max_nodes or max(1, min(MAX_NODES, MAX_WORK // len(self.whole.layers)))
         numbers = count()
-        heap = [(self.bound, next(numbers), self.root)]
+        heap = [(self.relaxation.bound, next(numbers), self.root)]
         looked = 0
         while heap and heap[0][0] <= run.ceiling:
             bound = min(heap[0][0], run.unproved)
-            if looked >= most_nodes or (gap > 0 and run.value - bound <= gap * abs(bound)):
+            if looked >= most_nodes or deadline.left_s == 0 or (gap > 0 and run.value - bound <= gap * abs(bound)):
                 return Solution(choice=run.best(), bound=min(bound, run.value), complete=False)
             bound, _, node = heapq.heappop(heap)
             looked += 1
@@ -180,7 +189,8 @@ class _Run:
     """One search: what was found so far. ``value``: the best; ``unproved``: bound of nodes that could neither be
     answered nor divided."""
 
-    def __init__(self, search: PairSearch, incumbent: Choice | None) -> None:
+    def __init__(self, search: PairSearch, incumbent: Choice | None, deadline: Deadline) -> None:
+        self.deadline = deadline
         self.search, self.whole, self.tie = search, search.whole, search.root.relaxation.allowance
         self.value, self.unproved = np.inf, np.inf
         self.found: list[Choice] = []
@@ -197,7 +207,7 @@ class _Run:
     def divided(self, bound: float, node: Node) -> list[tuple[float, Node]]:
         """Nodes that together hold all that this one may still hold of value, each with a bound."""
         labels = LEAF_LABELS if self.search.to_split(node, None) is None else NODE_LABELS
-        solution = solve(node.program, node.relaxation, below=self.value, max_labels=labels)
+        solution = solve(node.program, node.relaxation, below=self.value, max_labels=labels, deadline=self.deadline)
         if solution.complete and solution.choice is None:
             return []
         bound = max(bound, solution.bound)
@@ -210,7 +220,7 @@ class _Run:
         self._try_classes_of(choice)
         block = self.search.to_split(node, choice)
         if block is None:
-            if self._pairs_fit(node):
+            if self._fits(node):
                 self.unproved = min(self.unproved, bound)
             return []
         children = self.search.children(node, block, int(self.search.pairs.classes(choice)[block]))
@@ -235,9 +245,11 @@ class _Run:
         self.found = [one for one in (*self.found, choice) if self.whole.value(one) <= self.value + self.tie]
         return True
 
-    def _pairs_fit(self, node: Node) -> bool:
-        """False where the pairs alone, at the least of a node's open classes, take more than a limit."""
-        least = [0] * len(self.whole.limits)
+    def _fits(self, node: Node) -> bool:
+        """False where the least of all blocks' and pairs' open options takes more than a limit."""
+        open_N = node.open_S[self.search.pairs.slot_N]
+        cost_MN = np.where(open_N, self.whole.cost_MN, np.iinfo(np.int64).max)
+        least = np.minimum.reduceat(cost_MN, self.whole.start_B1[:-1], axis=1).sum(axis=1).tolist()
         for table in self.whole.tables:
             if table.row is not None:
                 first, second = (node.open_S[self.search.pairs.slots(end)] for end in (table.first, table.second))
@@ -252,11 +264,13 @@ class _Run:
     def _repair(self, node: Node, choice: Choice) -> None:
         """Limits tightened by what a choice takes too much, until one keeps the true limits."""
         for _ in range(REPAIRS):
+            if self.deadline.left_s == 0:
+                return
             program = self.search.tightened(node, choice)
             relaxation = relax(program)
             if relaxation.bound > self.ceiling:
                 return
-            found = solve(program, relaxation, gap=REPAIR_GAP, max_labels=REPAIR_LABELS).choice
+            found = solve(program, relaxation, gap=REPAIR_GAP, max_labels=REPAIR_LABELS, deadline=self.deadline).choice
             if found is None:
                 return
             choice = self.search.whole_choice(node, found)
@@ -272,6 +286,8 @@ class _Run:
         self.tried.add(class_B.tobytes())
         node = self.search.only(class_B)
         if node.relaxation.bound <= self.ceiling:
-            solution = solve(node.program, node.relaxation, below=self.value, max_labels=NODE_LABELS)
+            solution = solve(
+                node.program, node.relaxation, below=self.value, max_labels=NODE_LABELS, deadline=self.deadline
+            )
             if solution.choice is not None:
                 self._offer(self.search.whole_choice(node, solution.choice))

@@ -8,10 +8,12 @@ choice is found inside: it is then the best.
 """
 
 from dataclasses import dataclass
+from math import fsum
 
 import numpy as np
 
 from limpq_deploy.solver.core import Core, core_of
+from limpq_deploy.solver.deadline import NEVER, Deadline, OutOfTime
 from limpq_deploy.solver.join import Joined, join
 from limpq_deploy.solver.labels import Growing, Labels
 from limpq_deploy.solver.program import Choice, Program
@@ -25,7 +27,7 @@ MAX_WORK = 10**9
 """Blocks times labels of the last attempt: programs of more than 2,000 blocks get fewer labels."""
 
 GROWTH = 8
-"""Labels of an attempt over those of the one before. The room that it tries first doubles."""
+"""Labels of an attempt over those of one before whose lists were too short. Else the room doubles."""
 
 FIRST_OPTIONS = 40
 """Options, beside the best ones, that fit into the room tried first."""
@@ -56,8 +58,10 @@ def solve(
     gap: float = 0.0,
     max_labels: int | None = None,
     below: float = np.inf,
+    deadline: Deadline = NEVER,
 ) -> Solution:
-    """The best choice, proved, unless more than ``max_labels`` partial choices would have to be listed.
+    """The best choice, proved, unless more than ``max_labels`` partial choices would have to be listed, or the deadline
+    passes.
 
     Only choices of a value up to ``below`` are looked for: a complete search without a choice says there are none.
 
@@ -66,8 +70,10 @@ def solve(
     work, never the answer of a complete search. With ``gap`` above 0, a choice proved to be that close is enough.
     """
     tie = relaxation.allowance
-    most_labels = max_labels or max(FIRST_LABELS, min(MAX_LABELS, MAX_WORK // len(program.layers)))
+    most_labels = max(FIRST_LABELS, min(MAX_LABELS, MAX_WORK // len(program.layers)))
+    most_labels = min(max_labels or most_labels, most_labels)
     assert not program.tables, "branch.PairSearch is for these"
+    below = min(below, fsum(np.maximum.reduceat(program.value_N, program.start_B1[:-1]).tolist()))
     limit, reached, choice = below - relaxation.bound + 3 * tie, 0.0, None
     if limit <= 0:
         return Solution(choice=None, bound=relaxation.bound, complete=True)
@@ -75,13 +81,17 @@ def solve(
         choice = incumbent
         limit = min(limit, program.value(incumbent) - relaxation.bound + 3 * tie)
     guess = _first_room(relaxation)
+    everything = float(np.maximum.reduceat(relaxation.reduced_N, program.start_B1[:-1]).sum())
     labels = min(FIRST_LABELS, most_labels)
     while True:
         room = min(limit, guess)
-        core = core_of(program, relaxation, room)
-        left, right = _halves(core, relaxation, room, labels)
-        listed = min(left.room, right.room)
-        joined = _joined(left, right, relaxation, core, limit, listed)
+        try:
+            core = core_of(program, relaxation, room)
+            left, right = _halves(core, relaxation, room, labels, deadline)
+            listed = min(left.room, right.room)
+            joined = _joined(left, right, relaxation, core, limit, listed, deadline)
+        except OutOfTime:
+            return Solution(choice=choice, bound=relaxation.bound + reached, complete=False)
         if joined.pair is not None:
             choice = _choice(program, relaxation, left.trace(joined.pair[0]) + right.trace(joined.pair[1]))
             limit = min(limit, joined.added + 3 * tie)
@@ -89,12 +99,14 @@ def solve(
             reached = max(reached, min(listed, limit - 3 * tie))
         complete = joined.finished and listed >= limit
         solution = Solution(choice=choice, bound=relaxation.bound + reached, complete=complete)
-        if complete or labels >= most_labels:
+        too_short = listed < room or not joined.finished
+        if complete or (too_short and labels >= most_labels):
             return solution
         if gap > 0 and choice is not None and solution.gap(program.value(choice)) <= gap:
             return solution
-        labels = labels * GROWTH if labels * GROWTH * 2 < most_labels else most_labels
-        guess = guess * 2 if choice is not None or labels < most_labels else np.inf
+        if too_short:
+            labels = labels * GROWTH if labels * GROWTH * 2 < most_labels else most_labels
+        guess = guess * 2 if guess * 2 <= everything and (choice is not None or labels < most_labels) else np.inf
 
 
 def _first_room(relaxation: Relaxation) -> float:
@@ -106,12 +118,15 @@ def _first_room(relaxation: Relaxation) -> float:
     return float(np.partition(reduced_N, nth)[nth]) or np.inf
 
 
-def _halves(core: Core, relaxation: Relaxation, room: float, max_labels: int) -> tuple[Labels, Labels]:
+def _halves(
+    core: Core, relaxation: Relaxation, room: float, max_labels: int, deadline: Deadline
+) -> tuple[Labels, Labels]:
     """Labels of the core's first blocks and of its last ones: whichever list is shorter takes the next block."""
     left = Growing(core, relaxation, room, forward=True)
     right = Growing(core, relaxation, room, forward=False)
     first, last = 0, len(core.options) - 1
     while first <= last:
+        deadline.check()
         if left.count <= right.count:
             left.add(first, max_labels)
             first += 1
@@ -121,7 +136,15 @@ def _halves(core: Core, relaxation: Relaxation, room: float, max_labels: int) ->
     return left.finish(), right.finish()
 
 
-def _joined(left: Labels, right: Labels, relaxation: Relaxation, core: Core, limit: float, listed: float) -> Joined:
+def _joined(
+    left: Labels,
+    right: Labels,
+    relaxation: Relaxation,
+    core: Core,
+    limit: float,
+    listed: float,
+    deadline: Deadline,
+) -> Joined:
     """The best pair below the best value known; while none is known, further and further above what is listed."""
     powers = range(12) if limit == np.inf and listed < np.inf else range(1)
     for power in powers:
@@ -134,6 +157,7 @@ def _joined(left: Labels, right: Labels, relaxation: Relaxation, core: Core, lim
             ceiling=ceiling,
             tie=relaxation.allowance,
             max_pairs=MAX_PAIRS,
+            deadline=deadline,
         )
         if joined.pair is not None or not joined.finished:
             break

@@ -5,10 +5,12 @@ of every row that has a price. The right list is sorted by bands of one row's co
 left label then meets two narrow windows of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from limpq_deploy.solver.deadline import NEVER, Deadline
 from limpq_deploy.solver.labels import Labels
 from limpq_deploy.solver.program import Floats, Integers
 
@@ -17,6 +19,12 @@ CHUNK = 1 << 18
 
 LEFT_CHUNK = 1 << 13
 """Left labels whose windows are found together."""
+
+MAX_EQUAL = 1 << 20
+"""Pairs as good as the best that are kept before the preferred one is told from them."""
+
+Pairs = tuple[Integers, Integers, Floats]
+"""Left labels, right labels, and what each pair of them adds."""
 
 MAX_BANDS = 4096
 SAMPLE = 512
@@ -41,18 +49,19 @@ def join(
     ceiling: float,
     tie: float,
     max_pairs: int,
+    deadline: Deadline = NEVER,
 ) -> Joined:
     """The pair that fits ``slack_M`` and adds least, less than ``ceiling``, to the bound.
 
     Among pairs within ``tie`` of the best: the least cost in the first row, then the next, then the least rank of the
-    left label, then of the right one. Stops after ``max_pairs``.
+    left label, then of the right one. Stops after ``max_pairs``. Raises OutOfTime at the deadline.
     """
     if not (len(left.reduced_L) and len(right.reduced_L)):
         return Joined(pair=None, added=np.inf, finished=True)
     windows = _Windows(left, right, prices_M, slack_M, ceiling)
     order = np.argsort(left.reduced_L, kind="stable")
     best, below, looked, begin, finished = np.inf, ceiling, 0, 0, False
-    found: list[tuple[Integers, Integers, Floats]] = []
+    found: list[Pairs] = []
     while begin < len(order) and looked < max_pairs:
         some = order[begin : begin + LEFT_CHUNK]
         begin += len(some)
@@ -61,6 +70,7 @@ def join(
         first = 0
         while first < len(sizes) and looked < max_pairs:
             last = max(first + 1, int(np.searchsorted(edges, edges[first] - sizes[first] + CHUNK, side="right")))
+            deadline.check()
             part = slice(first, last)
             first = last
             at_left, at_right = windows.pairs(of_window[part], low[part], sizes[part])
@@ -76,15 +86,23 @@ def join(
                 below = min(ceiling, best + tie)
                 near = added <= best + tie
                 found.append((at_left[near], at_right[near], added[near]))
+                if sum(len(some[0]) for some in found) > MAX_EQUAL:
+                    found = [_preferred(left, right, found, best + tie)]
         finished = first >= len(sizes) and begin >= len(order)
     if not found:
         return Joined(pair=None, added=np.inf, finished=finished)
+    at_left, at_right, _ = _preferred(left, right, found, best + tie)
+    return Joined(pair=(int(at_left[0]), int(at_right[0])), added=best, finished=finished)
+
+
+def _preferred(left: Labels, right: Labels, found: Sequence[Pairs], most: float) -> Pairs:
+    """Of the pairs that add up to ``most``, the one of least cost in the first row, and so on."""
     at_left, at_right, added = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    near = added <= best + tie
-    at_left, at_right = at_left[near], at_right[near]
+    near = added <= most
+    at_left, at_right, added = at_left[near], at_right[near], added[near]
     cost_MP = left.cost_ML[:, at_left] + right.cost_ML[:, at_right]
-    chosen = np.lexsort((right.rank_L[at_right], left.rank_L[at_left], *cost_MP[::-1]))[0]
-    return Joined(pair=(int(at_left[chosen]), int(at_right[chosen])), added=best, finished=finished)
+    first = np.lexsort((right.rank_L[at_right], left.rank_L[at_left], *cost_MP[::-1]))[:1]
+    return at_left[first], at_right[first], added[first]
 
 
 class _Windows:
@@ -107,9 +125,9 @@ class _Windows:
             cost_R = right.cost_ML[self.banded]
             self.floor = int(cost_R.min())
             spread = int(cost_R.max()) - self.floor
-            self.width = max(int(ceiling / prices_M[self.banded]) + 2, spread // MAX_BANDS + 1)
+            self.width = max(int(_reach(ceiling, prices_M[self.banded])) + 2, spread // MAX_BANDS + 1)
             self.bands = spread // self.width + 1
-            if self.span > 2**62 // (self.bands + 1):
+            if self.bands == 1 or self.span > 2**62 // (self.bands + 1):
                 self.banded = None
             else:
                 key_R = key_R + (cost_R - self.floor) // self.width * self.span
@@ -121,8 +139,7 @@ class _Windows:
         most_L = self.slack_M[self.row] - left.cost_ML[self.row, some] - self.least
         lowest_L = np.zeros_like(most_L)
         if self.prices_M[self.row] > 0 and np.isfinite(ceiling):
-            reach_L = np.ceil((ceiling - left.reduced_L[some]) / self.prices_M[self.row])
-            lowest_L = most_L - np.minimum(reach_L, 2.0**61).astype(np.int64)
+            lowest_L = most_L - _reach(ceiling - left.reduced_L[some], self.prices_M[self.row]).astype(np.int64)
         lowest_L = np.clip(lowest_L, 0, self.span - 1)
         most_L = np.clip(most_L, -1, self.span - 2)
         if self.banded is None:
@@ -149,6 +166,12 @@ class _Windows:
         return np.repeat(whose, sizes), self.by_key[np.arange(len(offsets)) + offsets]
 
 
+def _reach(worth: float | Floats, price: float) -> Floats:
+    """Units of a row, rounded up, that are worth so much at a price above 0; no more than any row holds."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.minimum(np.ceil(np.divide(worth, price)), 2.0**61), np.float64)
+
+
 def _share(left: Labels, right: Labels, row: int, prices_M: Floats, slack_M: Integers, ceiling: float) -> float:
     """Share of all pairs inside one row's windows, from some left labels; 1 where the row has no price."""
     if prices_M[row] <= 0 or not np.isfinite(ceiling):
@@ -156,6 +179,6 @@ def _share(left: Labels, right: Labels, row: int, prices_M: Floats, slack_M: Int
     some = slice(None, None, len(left.reduced_L) // SAMPLE + 1)
     row_R = np.sort(right.cost_ML[row])
     most_L = slack_M[row] - left.cost_ML[row, some]
-    low = np.searchsorted(row_R, most_L - (ceiling - left.reduced_L[some]) / prices_M[row], side="left")
+    low = np.searchsorted(row_R, most_L - _reach(ceiling - left.reduced_L[some], prices_M[row]), side="left")
     high = np.searchsorted(row_R, most_L, side="right")
     return float(np.maximum(high - low, 0).mean() / len(row_R))

@@ -1,7 +1,12 @@
 """The program solved by a library, CBC or HiGHS, through PuLP. The only file that knows one; imports it when called."""
 
+import ctypes
+import os
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +14,7 @@ import numpy as np
 
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.extras import require_modules
+from limpq_deploy.solver.deadline import NEVER, Deadline
 from limpq_deploy.solver.program import Choice, PairTable, Program
 
 Library = Literal["cbc", "highs"]
@@ -18,38 +24,69 @@ SCALE = 1e4
 on the runner-up of an objective near 1."""
 
 
+STEEPEST = 1e5
+"""Of what the libraries see, no option is worth more than SCALE times this."""
+
+TOLERANCE = 1e-9
+"""By which the libraries may exceed a row, in shares of its limit, and miss an integer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a library said: a choice, not yet checked, or None; ``finished``: it calls that choice optimal (or the
-    program infeasible) rather than stopping at the time limit."""
+    """What a library said: a choice that keeps the limits in exact integers, or None; ``finished``: it calls that
+    choice optimal (or the program infeasible) rather than stopping at the time limit."""
 
     choice: Choice | None
     finished: bool
 
 
-def solve_milp(program: Program, bound: float, library: Library, *, time_limit_s: float | None = None) -> Answer:
+def solve_milp(program: Program, bound: float, library: Library, *, deadline: Deadline = NEVER) -> Answer:
     """Ask a library for the optimum at gap 0, one thread. ``bound``: any good lower bound; it scales the objective.
 
     Rows are divided by their limits; the right-hand side stands half a step above the limit, so that a tolerance
-    smaller than half a step changes nothing (the caller checks in integers all the same). Raises MissingExtra where
-    the library is not installed.
+    smaller than half a step loses no choice. A choice that exceeds a limit all the same, by less than the tolerance, is
+    forbidden, and the library is asked again. Raises MissingExtra where the library is not installed.
     """
     import pulp
 
+    forbidden: list[Choice] = []
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="limpq-milp-") as folder:
         warnings.simplefilter("ignore", DeprecationWarning)  # of PuLP 4's new names, which PuLP 2.9 does not have
-        solver = _cbc(time_limit_s) if library == "cbc" else _highs(time_limit_s)
-        problem, picks = _model(program, bound)
-        solver.tmpDir = folder
-        try:
-            status = problem.solve(solver)
-        except pulp.PulpSolverError:  # CBC's process failed: it said nothing
-            return Answer(choice=None, finished=False)
-    if status != pulp.LpStatusOptimal:
-        return Answer(choice=None, finished=status == pulp.LpStatusInfeasible)
-    taken_N = np.array([pick.value() or 0.0 for pick in picks])
-    choice = tuple(int(taken_N[options].argmax()) for options in map(_slice, program.ranges()))
-    return Answer(choice=choice, finished=problem.sol_status == pulp.LpSolutionOptimal)
+        while deadline.left_s > 0:
+            left_s = None if deadline == NEVER else deadline.left_s
+            solver = _cbc(left_s) if library == "cbc" else _highs(left_s)
+            problem, picks = _model(program, bound, forbidden)
+            solver.tmpDir = folder
+            try:
+                with _quiet():
+                    status = problem.solve(solver)
+            except pulp.PulpSolverError:  # CBC's process failed: it said nothing
+                break
+            if status != pulp.LpStatusOptimal:
+                return Answer(choice=None, finished=status == pulp.LpStatusInfeasible)
+            taken_N = np.array([pick.value() or 0.0 for pick in picks])
+            choice = tuple(int(taken_N[options].argmax()) for options in program.slices())
+            finished = problem.sol_status == pulp.LpSolutionOptimal
+            if program.feasible(choice):
+                return Answer(choice=choice, finished=finished)
+            if not finished or choice in forbidden:
+                break
+            forbidden.append(choice)
+    return Answer(choice=None, finished=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What a library's own code prints goes to standard error: HiGHS has a banner that no option turns off."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # the C library's own buffer, while it still goes elsewhere
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def library_name(library: Library) -> str:
@@ -59,17 +96,14 @@ def library_name(library: Library) -> str:
     return f"{'CBC' if library == 'cbc' else 'HiGHS'} through PuLP {pulp.__version__}"
 
 
-def _slice(options: range) -> slice:
-    return slice(options.start, options.stop)
-
-
-def _model(program: Program, bound: float) -> tuple[Any, list[Any]]:
-    """The PuLP problem, and its binary variables by flat option number."""
+def _model(program: Program, bound: float, forbidden: Sequence[Choice]) -> tuple[Any, list[Any]]:
+    """The PuLP problem without some choices, and its binary variables by flat option number."""
     import pulp
 
     least_B = np.minimum.reduceat(program.value_N, program.start_B1[:-1])
     floor = float(least_B.sum())
-    scale = SCALE / max(bound - floor, 1e-6 * abs(floor), 1e-30)
+    dearest = float((program.value_N - least_B[program.block_of]).max())
+    scale = SCALE / max(bound - floor, 1e-6 * abs(floor), dearest / STEEPEST, 1e-300)
     problem = pulp.LpProblem("limpq", pulp.LpMinimize)
     picks = [pulp.LpVariable(f"x{number}", cat=pulp.LpBinary) for number in range(len(program.value_N))]
     prices = ((program.value_N - least_B[program.block_of]) * scale).tolist()
@@ -86,6 +120,9 @@ def _model(program: Program, bound: float) -> tuple[Any, list[Any]]:
         terms += [(taken, cost / unit) for table, taken, cost in both if table.row == row and cost]
         if terms:
             problem += pulp.LpAffineExpression(terms) <= (limit + 0.5) / unit
+    for choice in forbidden:
+        taken = [(picks[number], 1) for number in program.places(choice).tolist()]
+        problem += pulp.LpAffineExpression(taken) <= len(taken) - 1
     return problem, picks
 
 
@@ -126,7 +163,8 @@ def _cbc(time_limit_s: float | None) -> Any:
     import pulp
 
     settings: dict[str, Any] = {"msg": False, "threads": 1, "gapRel": 0, "gapAbs": 0, "timeLimit": time_limit_s}
-    settings["options"] = ["preprocess off"]  # on ResNet-50's instances 2 to 10 times faster without
+    # on ResNet-50's instances 2 to 10 times faster without preprocessing
+    settings["options"] = ["preprocess off", f"primalTolerance {TOLERANCE}", f"integerTolerance {TOLERANCE}"]
     for kind in (pulp.PULP_CBC_CMD, pulp.COIN_CMD):
         solver = kind(**settings)
         if solver.available():
@@ -138,4 +176,5 @@ def _highs(time_limit_s: float | None) -> Any:
     import pulp
 
     require_modules(["highspy"], "the HiGHS solver")
-    return pulp.HiGHS(msg=False, threads=1, gapRel=0, gapAbs=0, timeLimit=time_limit_s)
+    tolerances = {"primal_feasibility_tolerance": TOLERANCE, "mip_feasibility_tolerance": TOLERANCE}
+    return pulp.HiGHS(msg=False, threads=1, gapRel=0, gapAbs=0, timeLimit=time_limit_s, **tolerances)

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 MAX_COST = 2**60
-"""Largest cost of any policy, so that sums fit 64-bit integers."""
+"""Largest cost of any policy in a row's steps, so that sums and differences fit 64-bit integers."""
 
 Choice = tuple[int, ...]
 """One option number per block, in the program's order."""
@@ -60,7 +60,8 @@ class Program:
     A row's costs are ``steps[j]`` times what stands here (and the pinned layers' constant is in the limit), so that
     neighbouring integers are as far apart as they can be beside a solver's tolerance. Memory grows with the options.
     ``tables``: at most one of a row and two blocks; ``class_N``: the class of each option in its block, counted
-    from 0 without gaps, where there are tables.
+    from 0 without gaps, where there are tables. ``rounded``: costs are rounded down to whole steps, so that a choice
+    that keeps these limits may exceed the true ones by less than a step for each of its terms.
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -72,6 +73,7 @@ class Program:
     steps: tuple[int, ...]
     tables: tuple[PairTable, ...] = ()
     class_N: Integers | None = None
+    rounded: bool = False
 
     @classmethod
     def of(cls, blocks: Sequence[Block], limits: Sequence[int], steps: Sequence[int] | None = None) -> "Program":
@@ -120,6 +122,33 @@ class Program:
         """The same blocks with other right-hand sides."""
         return replace(self, limits=tuple(limits))
 
+    def only(self, kept_N: NDArray[np.bool_]) -> "Program":
+        """The program of these options, at least one of every block; classes are counted anew."""
+        kept = np.flatnonzero(kept_N)
+        block_of = self.block_of[kept]
+        tables, class_N = self.tables, self.class_N
+        if class_N is not None:
+            classes = [np.unique(class_N[options][kept_N[options]]) for options in self.slices()]
+            class_N = np.concatenate(
+                [
+                    np.searchsorted(some, self.class_N[options][kept_N[options]])  # type: ignore[index]
+                    for some, options in zip(classes, self.slices(), strict=True)
+                ]
+            )
+            tables = tuple(
+                replace(pair, cost_CD=pair.cost_CD[np.ix_(classes[pair.first], classes[pair.second])])
+                for pair in tables
+            )
+        return replace(
+            self,
+            start_B1=np.searchsorted(block_of, np.arange(len(self.layers) + 1)),
+            value_N=self.value_N[kept],
+            cost_MN=self.cost_MN[:, kept],
+            bits=tuple(bits[kept_N[options]] for bits, options in zip(self.bits, self.slices(), strict=True)),
+            tables=tables,
+            class_N=class_N,
+        )
+
     def places(self, choice: Choice) -> Integers:
         """Flat numbers of the chosen options."""
         return self.start_B1[:-1] + np.asarray(choice, np.int64)
@@ -156,6 +185,10 @@ class Program:
         """Flat numbers of a block's options."""
         start, end = self.start_B1[block : block + 2].tolist()
         return range(start, end)
+
+    def slices(self) -> list[slice]:
+        """Where every block's options stand."""
+        return [slice(start, end) for start, end in pairwise(self.start_B1.tolist())]
 
     def ranges(self) -> list[range]:
         """Flat numbers of every block's options."""

@@ -1,12 +1,17 @@
-"""Which solver answers: ours, CBC, HiGHS, or ours with CBC behind it. All answers are checked and proved alike."""
+"""Which solver answers: ours, CBC, HiGHS, or ours with one of them behind it. Every choice is checked in integers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Literal, Protocol, get_args
+
+import numpy as np
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.solver.branch import PairSearch
+from limpq_deploy.solver.deadline import Deadline
 from limpq_deploy.solver.exact import Solution, solve
 from limpq_deploy.solver.milp import Library, library_name, solve_milp
+from limpq_deploy.solver.presolve import Presolved, narrowed, presolve
 from limpq_deploy.solver.program import Choice, Program
 from limpq_deploy.solver.relaxation import Relaxation, relax
 
@@ -14,19 +19,38 @@ Solver = Literal["auto", "own", "cbc", "highs"]
 
 OWN = "limpq-deploy's exact search"
 
-GOOD_GAP = 1e-4
-"""Gap of an unproved answer of ours above which `auto` asks CBC too."""
+FIRST_LABELS, FIRST_NODES = 64_000, 100
+"""Labels and nodes of our search before `auto` asks a library, in programs of up to FEW_BLOCKS blocks: half a second
+to some seconds. All of the published network's budgets need fewer."""
 
-CBC_OPTIONS = 20_000
-"""Options above which CBC is not worth its time."""
+FIRST_SHARE = 0.1
+"""Share of the time that this may take; a slow machine alone gets near."""
+
+LIBRARY_SHARE = 0.5
+"""Share of the time that is left then, for a library that another one can follow; and for our own proof of a library's
+answer."""
+
+GOOD_GAP = 1e-4
+"""Gap of an unproved answer of ours that is good enough for `auto` in programs of more than FEW_BLOCKS blocks."""
+
+FEW_BLOCKS = 200
+
+LIBRARY_OPTIONS = 20_000
+"""Options above which a library is not worth its time."""
+
+ITS_WORD = ", by its own proof"
+"""Behind a library's name where ours has not proved its answer."""
+
+LIBRARY_GAP = 1e-9
+"""Share of the value by which the bound stands below an optimum that a library alone has proved."""
 
 
 class Own(Protocol):
-    """Our search on one program. ``bound``: no choice has a value below it."""
+    """Our search on one program. ``first``: only as far as is worth it before a library is asked."""
 
     @property
-    def bound(self) -> float: ...
-    def solve(self, *, incumbent: Choice | None = None, gap: float = 0.0) -> Solution: ...
+    def relaxation(self) -> Relaxation: ...
+    def search(self, *, incumbent: Choice | None, gap: float, deadline: Deadline, first: bool) -> Solution: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +60,24 @@ class _Blocks:
     program: Program
     relaxation: Relaxation
 
-    @property
-    def bound(self) -> float:
-        return self.relaxation.bound
+    def search(self, *, incumbent: Choice | None, gap: float, deadline: Deadline, first: bool) -> Solution:
+        most = FIRST_LABELS if first else None
+        return solve(self.program, self.relaxation, incumbent=incumbent, gap=gap, deadline=deadline, max_labels=most)
 
-    def solve(self, *, incumbent: Choice | None = None, gap: float = 0.0) -> Solution:
-        return solve(self.program, self.relaxation, incumbent=incumbent, gap=gap)
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """`branch.PairSearch`, for blocks that do."""
+
+    pairs: PairSearch
+
+    @property
+    def relaxation(self) -> Relaxation:
+        return self.pairs.relaxation
+
+    def search(self, *, incumbent: Choice | None, gap: float, deadline: Deadline, first: bool) -> Solution:
+        most = FIRST_NODES if first else None
+        return self.pairs.solve(incumbent=incumbent, gap=gap, deadline=deadline, max_nodes=most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,43 +94,93 @@ def check_solver(solver: str) -> None:
         raise SettingError(f"--solver {solver!r} is not known; expected one of {', '.join(get_args(Solver))}")
 
 
-def solve_by(
-    program: Program,
-    solver: Solver,
-    *,
-    gap: float = 0.0,
-    time_limit_s: float | None = None,
-    relaxation: Relaxation | None = None,
-) -> Solved:
-    """The best choice, checked in exact integers, with its proof.
+def solve_by(program: Program, solver: Solver, *, gap: float = 0.0, time_limit_s: float | None = None) -> Solved:
+    """The best choice, checked in exact integers, and whether it is proved.
 
-    ``auto`` is our own search, the fastest here by far (benchmarks/search.py), and CBC where ours reached its limit far
-    from a proof. A library's answer is never taken at its word: it becomes the incumbent of our own search, which
-    proves or replaces it; ties between equal optima are so broken alike, whoever found one. ``time_limit_s`` is the
-    libraries'.
+    ``auto`` is our own search, the fastest here by far (benchmarks/search.py), and a library where ours has no proof:
+    CBC, then HiGHS where it is installed. A library's choice becomes the incumbent of our own search, which proves or
+    replaces it, and breaks ties alike, whoever found it. Where ours cannot prove it, the library's own word counts,
+    which is good to its tolerances (`milp.TOLERANCE`): the name says so, and the bound stands LIBRARY_GAP lower.
+    ``time_limit_s`` holds for all of it, but for a little grace.
     """
-    if program.tables:
-        own_search: Own = PairSearch(program)
+    small = presolve(program)
+    if small.program is None:
+        return Solved(solution=Solution(choice=None, bound=np.inf, complete=True), name=OWN)
+    return _back(small, _solved(small.program, solver, gap, Deadline.within(time_limit_s), None))
+
+
+def _back(small: Presolved, solved: Solved) -> Solved:
+    """What was found for a smaller program, in the whole one's numbers."""
+    found = solved.solution
+    return replace(solved, solution=replace(found, choice=small.back(found.choice), bound=small.value(found.bound)))
+
+
+def _solved(program: Program, solver: Solver, gap: float, deadline: Deadline, incumbent: Choice | None) -> Solved:
+    own: Own = _Pairs(PairSearch(program, deadline)) if program.tables else _Blocks(program, relax(program))
+    few = len(program.layers) <= FEW_BLOCKS
+    part = deadline.share(FIRST_SHARE if few else LIBRARY_SHARE)
+    known = Solved(solution=own.search(incumbent=incumbent, gap=gap, deadline=part, first=few), name=OWN)
+    if (small := narrowed(program, known.solution.choice)) is not None:
+        return _within(small, solver, gap, deadline, known)
+    if solver in ("auto", "own") and (known.solution.complete or _good_enough(program, known.solution, gap)):
+        return known
+    libraries: list[Library] = [] if solver == "own" else ["cbc"] if solver == "auto" else [solver]
+    if solver == "auto" and find_spec("highspy"):
+        libraries.append("highs")
+    for number, library in enumerate(libraries, start=1):
+        part = deadline if number == len(libraries) else deadline.share(LIBRARY_SHARE)
+        known, finished = _asked(program, own.relaxation, library, part, known)
+        if (small := narrowed(program, known.solution.choice)) is not None:
+            return _within(small, solver, gap, deadline, known)
+        if finished and solver == "auto":
+            return known
+    mine = own.search(
+        incumbent=known.solution.choice,
+        gap=gap,
+        deadline=deadline.share(LIBRARY_SHARE) if known.solution.complete else deadline,
+        first=False,
+    )
+    if mine.complete or not known.solution.complete:
+        bound = max(mine.bound, known.solution.bound)
+        return replace(known, solution=replace(mine, bound=bound), name=known.name.removesuffix(ITS_WORD))
+    return known
+
+
+def _within(small: Presolved, solver: Solver, gap: float, deadline: Deadline, known: Solved) -> Solved:
+    """The answer among the options that a choice as good as the known one can take."""
+    assert small.program is not None, "the known choice is in it"
+    return _back(small, _solved(small.program, solver, gap, deadline, small.there(known.solution.choice)))
+
+
+def _good_enough(program: Program, mine: Solution, gap: float) -> bool:
+    if mine.choice is None:
+        return False
+    near = max(gap, GOOD_GAP if len(program.layers) > FEW_BLOCKS else 0.0)
+    return mine.gap(program.value(mine.choice)) <= near or len(program.value_N) > LIBRARY_OPTIONS
+
+
+def _asked(
+    program: Program, relaxation: Relaxation, library: Library, deadline: Deadline, known: Solved
+) -> tuple[Solved, bool]:
+    """What is known once a library has answered, and whether it proved that. It is asked about the options that a
+    choice as good as the known one can take; the better choice stays, where it has none or was stopped."""
+    tie, best, bound = relaxation.allowance, known.solution.choice, known.solution.bound
+    value = np.inf if best is None else program.value(best)
+    kept_N = relaxation.reduced_N <= value - relaxation.bound + 3 * tie
+    kept_N[relaxation.base_B] = True  # of every block one
+    part = Presolved(whole=program, program=program.only(kept_N), exponent=0, kept=np.flatnonzero(kept_N))
+    assert part.program is not None
+    answer = solve_milp(part.program, relaxation.bound, library, deadline=deadline)
+    choice = part.back(answer.choice)
+    theirs = np.inf if choice is None else program.value(choice)
+    name = library_name(library)
+    agrees = best is None or theirs <= value + LIBRARY_GAP * abs(value)
+    if theirs < value - tie:
+        best, value = choice, theirs
     else:
-        own_search = _Blocks(program, relaxation or relax(program))
-    if solver in ("cbc", "highs"):
-        return _proved(program, own_search, solver, gap, time_limit_s)
-    own = own_search.solve(gap=gap)
-    enough = own.complete or (own.choice is not None and own.gap(program.value(own.choice)) <= max(gap, GOOD_GAP))
-    if solver == "own" or enough or len(program.value_N) > CBC_OPTIONS:
-        return Solved(solution=own, name=OWN)
-    other = _proved(program, own_search, "cbc", gap, time_limit_s)
-    if _value(program, other.solution) < _value(program, own) or other.solution.complete:
-        return other
-    return Solved(solution=own, name=OWN)
-
-
-def _proved(program: Program, own: Own, library: Library, gap: float, time_limit_s: float | None) -> Solved:
-    answer = solve_milp(program, own.bound, library, time_limit_s=time_limit_s)
-    solution = own.solve(incumbent=answer.choice, gap=gap)
-    word = ", whose word that it is optimal is unproved" if answer.finished and not solution.complete else ""
-    return Solved(solution=solution, name=library_name(library) + word)
-
-
-def _value(program: Program, solution: Solution) -> float:
-    return float("inf") if solution.choice is None else program.value(solution.choice)
+        name = known.name if not (answer.finished and agrees) else name
+    if not (answer.finished and agrees):
+        return Solved(solution=Solution(choice=best, bound=bound, complete=False), name=name), False
+    if best is not None:
+        bound = max(bound, value - LIBRARY_GAP * abs(value))
+    return Solved(solution=Solution(choice=best, bound=bound, complete=True), name=name + ITS_WORD), True

@@ -61,6 +61,55 @@ def test_the_authors_form_gives_the_golden_record_back(tmp_path: Path, golden: I
     assert found.source["shapes"]["file"] == GOLDEN.name
 
 
+def renamed(content: dict[str, Any], name_of: Callable[[str], str]) -> dict[str, Any]:
+    """Every layer under another name, everywhere."""
+    return {
+        "weight": {name_of(name): scales for name, scales in content["weight"].items()},
+        "act": {name_of(name): scales for name, scales in content["act"].items()},
+        "layer_name": [name_of(name) for name in content["layer_name"]],
+    }
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.module.", "module._orig_mod."])
+def test_names_of_a_wrapped_model_are_those_of_the_model(tmp_path: Path, golden: Indicators, prefix: str) -> None:
+    """As published: the extractor reads the names of a DistributedDataParallel model, its pinned layers included."""
+    content = authors_form(golden)
+    content["layer_name"] = ["conv1", *content["layer_name"], "fc"]
+    for name in ("conv1", "fc"):
+        content["weight"][name] = content["act"][name] = {"8": 0.5}
+    path = pickled(tmp_path, renamed(content, lambda name: prefix + name))
+    found = read_authors_pickle(path, load_shapes(GOLDEN))
+    assert replace(found, source=golden.source) == golden
+    assert found.source["taken_off_names"] == [prefix]
+    assert found.source["left_out"] == ["conv1", "fc"]
+
+
+def test_a_prefix_that_is_part_of_the_models_own_names_stays(tmp_path: Path, golden: Indicators) -> None:
+    sizes = tuple(
+        LayerSize(name=f"module.{one.name}", macs=one.macs, num_weights=one.num_weights) for one in golden.layers
+    )
+    write_record(ShapesFile(model="resnet50", layers=sizes), tmp_path / "shapes.json")
+    path = pickled(tmp_path, renamed(authors_form(golden), lambda name: f"module.{name}"))
+    found = read_authors_pickle(path, load_shapes(tmp_path / "shapes.json"))
+    assert [layer.name for layer in found.layers] == [f"module.{layer.name}" for layer in golden.layers]
+    assert "taken_off_names" not in found.source
+
+
+def test_a_layer_with_and_without_a_prefix_is_refused(tmp_path: Path, golden: Indicators) -> None:
+    content = authors_form(golden)
+    name = golden.layers[0].name
+    content["weight"][f"module.{name}"] = content["weight"][name]
+    with pytest.raises(RecordError, match="both with and without a wrapper's prefix"):
+        read_authors_pickle(pickled(tmp_path, content), load_shapes(GOLDEN))
+
+
+def test_a_prefix_on_some_tables_only_is_taken_off_there(tmp_path: Path, golden: Indicators) -> None:
+    content = authors_form(golden)
+    content["act"] = renamed(content, lambda name: f"module.{name}")["act"]
+    found = read_authors_pickle(pickled(tmp_path, content), load_shapes(GOLDEN))
+    assert found.layers == golden.layers
+
+
 def test_without_shapes_the_user_is_told_what_the_pickle_lacks(tmp_path: Path, golden: Indicators) -> None:
     path = pickled(tmp_path, authors_form(golden))
     with pytest.raises(RecordError, match=r"52 layers, but neither MACs nor weight counts.*--shapes"):

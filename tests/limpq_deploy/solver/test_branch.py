@@ -127,7 +127,7 @@ def test_a_library_finds_the_same_value_by_itself_and_the_same_choice_once_prove
     library: Library, program: Program
 ) -> None:
     best = best_value(program)
-    answer = solve_milp(program, PairSearch(program).bound, library)
+    answer = solve_milp(program, PairSearch(program).relaxation.bound, library)
     assert answer.finished
     if best is None:
         assert answer.choice is None
