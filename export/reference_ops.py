@@ -182,6 +182,29 @@ def mean_codes(
     return to_codes(total.astype(np.float32) * factor, out_zero_point, dtype)
 
 
+def window_means(
+    real_NCHW: Floats, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], *, with_padding: bool
+) -> Floats:
+    """Means over windows: float32 sums in the order of rows and columns, divided by the number of pixels, with those of
+    the padding or without (ONNX Runtime's QLinearAveragePool)."""
+    top, left, bottom, right = pads
+    edges = ((0, 0), (0, 0), (top, bottom), (left, right))
+    padded, inside = np.pad(real_NCHW, edges), np.pad(np.ones(real_NCHW.shape[2:], np.float32), edges[2:])
+    rows = (padded.shape[2] - kernel[0]) // strides[0] + 1
+    columns = (padded.shape[3] - kernel[1]) // strides[1] + 1
+    total = np.zeros((*padded.shape[:2], rows, columns), np.float32)
+    pixels = np.zeros((rows, columns), np.float32)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            window = (
+                slice(i, i + strides[0] * (rows - 1) + 1, strides[0]),
+                slice(j, j + strides[1] * (columns - 1) + 1, strides[1]),
+            )
+            total += padded[:, :, *window]
+            pixels += inside[window]
+    return total / (np.float32(kernel[0] * kernel[1]) if with_padding else pixels)
+
+
 def max_pool(
     codes_NCHW: Codes, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]
 ) -> Codes:

@@ -15,7 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from limpq_deploy.export.onnx_files import attribute
+from limpq_deploy.export.code_grids import CodeGrid, code_grids, grid_at
+from limpq_deploy.export.onnx_files import attribute, constants
 
 NCHW = (0, 1, 2, 3)
 NHWC_BACK = (0, 3, 1, 2)
@@ -29,20 +30,26 @@ _LAYOUT_OPS = ("QLinearConv", "QLinearGlobalAveragePool", "QLinearAveragePool", 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """One inner tensor: its name in the optimised graph, its element type, and the transpose back to the file's
-    layout."""
+    layout. ``flipped``: the runtime holds int8 codes as uint8 ones, 128 higher, or the other way round."""
 
     tensor: str
     element_type: int
     back: tuple[int, ...] = NCHW
+    flipped: bool = False
 
     def in_file_layout(self, value: NDArray[np.generic]) -> NDArray[np.generic]:
-        return value.transpose(self.back) if value.ndim == 4 and self.back != NCHW else value
+        """The codes as the file has them."""
+        placed = value.transpose(self.back) if value.ndim == 4 and self.back != NCHW else value
+        if not self.flipped:
+            return placed
+        other = np.int8 if placed.dtype == np.uint8 else np.uint8
+        return (placed.view(np.uint8) ^ np.uint8(128)).view(other)
 
 
 def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[str, Watch], dict[str, str]]:
     """Code tensors of the file (outputs of QuantizeLinear, and of Clip on codes) that the optimised graph computes, and
     those that it does not, with the reason."""
-    back = _layouts(optimized)
+    back, grids = _layouts(optimized), code_grids(optimized)
     makers = {
         _TOKEN.sub("", node.name): node
         for node in optimized.graph.node
@@ -50,31 +57,51 @@ def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[st
     }
     found: dict[str, Watch] = {}
     lost: dict[str, str] = {}
-    for tensor, (operators, element_type) in code_tensors(model).items():
-        node = next((makers[name] for name in operators if name in makers and _makes_codes(makers[name])), None)
-        if node is None:
+    for tensor, (operators, grid) in code_tensors(model).items():
+        made = [makers[name].output[0] for name in operators if name in makers]
+        codes = next((name for name in made if name in grids), None)
+        if codes is None:
             lost[tensor] = f"no node of the optimised graph is named {' or '.join(operators)}"
-            continue
-        found[tensor] = Watch(tensor=node.output[0], element_type=element_type, back=back[node.output[0]])
+        elif not grid.same_meaning(grids[codes]):
+            lost[tensor] = f"{OTHER_GRID}: {grids[codes]} for {grid}"
+        else:
+            dtype = grids[codes].dtype
+            found[tensor] = Watch(
+                tensor=codes,
+                element_type=helper.np_dtype_to_tensor_dtype(dtype),
+                back=back[codes],
+                flipped=dtype != grid.dtype,
+            )
     return found, lost
 
 
-def code_tensors(model: onnx.ModelProto) -> dict[str, tuple[tuple[str, ...], int]]:
+OTHER_GRID = "the runtime gives it another grid than the file"
+
+
+def code_tensors(model: onnx.ModelProto) -> dict[str, tuple[tuple[str, ...], CodeGrid]]:
     """Code tensors of a Q/DQ file in execution order, each with the operators that may carry it after fusion (the
-    nearest first) and its element type."""
+    nearest first) and its grid. Quantizers of constants, and grids that are computed, are left out."""
     producers = {output: node for node in model.graph.node for output in node.output}
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    tensors: dict[str, tuple[tuple[str, ...], int]] = {}
+    fixed = constants(model.graph)
+    tensors: dict[str, tuple[tuple[str, ...], CodeGrid]] = {}
     for node in model.graph.node:
-        if node.op_type == "QuantizeLinear":
-            source = producers.get(node.input[0])
-            if source is not None and source.op_type == "Relu":
-                source = producers.get(source.input[0])
-            operators = (node.name,) if source is None else (node.name, source.name)
-            tensors[node.output[0]] = (operators, types.get(node.input[2], onnx.TensorProto.UINT8))
+        if node.op_type == "QuantizeLinear" and node.input[0] not in fixed:
+            grid = grid_at(node, 1, fixed)
+            if grid is not None:
+                tensors[node.output[0]] = ((node.name, *_absorbing(node, producers)), grid)
         elif node.op_type == "Clip" and node.input[0] in tensors:
             tensors[node.output[0]] = ((node.name,), tensors[node.input[0]][1])
     return tensors
+
+
+def _absorbing(quantizer: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> list[str]:
+    """Names of the operator before a quantizer, and of the one before its Relu and Clip."""
+    names: list[str] = []
+    source = producers.get(quantizer.input[0])
+    while source is not None:
+        names.append(source.name)
+        source = producers.get(source.input[0]) if source.op_type in ("Relu", "Clip") else None
+    return names
 
 
 def with_outputs(optimized: onnx.ModelProto, inner: Iterable[Watch]) -> onnx.ModelProto:
@@ -133,10 +160,6 @@ def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
     if node.op_type in ("QLinearConv", "QGemm"):
         return names.get(types.get(node.input[2], 0), "?") + names.get(types.get(node.input[5], 0), "?")
     return "float32"
-
-
-def _makes_codes(node: onnx.NodeProto) -> bool:
-    return node.op_type.startswith("QLinear") or node.op_type in ("QuantizeLinear", "Clip", "QGemm")
 
 
 def _layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

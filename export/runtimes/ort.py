@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,6 +52,12 @@ class OnnxRuntime:
 
     def watch(self, path: Path, *, threads: int | None = None) -> "OrtWatchedSession":
         return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads)
+
+    def watch_as(
+        self, form: onnx.ModelProto, optimized: onnx.ModelProto, *, threads: int | None = None
+    ) -> "OrtWatchedSession":
+        """An optimised graph, watched at the code tensors of ``form``, which means what its file means."""
+        return OrtWatchedSession(form, optimized, threads)
 
     def optimized_graph(self, path: Path) -> onnx.ModelProto:
         model = load_model(path)
@@ -155,6 +161,15 @@ def precision_options(model: onnx.ModelProto, cpu: Cpu) -> dict[str, str]:
     if cpu.may_saturate and largest_weight_code(model) > EXACT_PAIR_WEIGHT:
         return {SATURATION_OPTION: "1"}
     return {}
+
+
+def opened(
+    model: onnx.ModelProto, *, threads: int | None
+) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
+    """A model of any inputs and outputs, optimised as files are, as a function from inputs to outputs by name."""
+    session = _open(model.SerializeToString(), precision_options(model, this_cpu()), threads)
+    names = [output.name for output in session.get_outputs()]
+    return lambda values: dict(zip(names, session.run(names, dict(values)), strict=True))
 
 
 def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtSession:

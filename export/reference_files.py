@@ -1,0 +1,361 @@
+"""The integer reference of a file that another tool quantized.
+
+As `reference` does for files of ours, it walks the graph and leaves values unevaluated until a QuantizeLinear says what
+they become. What it computes itself are the operators that the runtime executes in integers (``Executed.integers``);
+everything else between codes is an island (`islands`), executed by the runtime alone on the reference's own values.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export import reference_layers as layers
+from limpq_deploy.export import reference_ops as ops
+from limpq_deploy.export.code_grids import default_type
+from limpq_deploy.export.graph_rules import named
+from limpq_deploy.export.islands import Execute, Island, divided
+from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.reference_arm import add_table_here
+from limpq_deploy.export.reference_moves import MOVES
+from limpq_deploy.export.reference_tables import TABLES
+from limpq_deploy.export.reference_values import (
+    LAZY,
+    Accumulator,
+    Average,
+    Bounded,
+    Dequantized,
+    Joined,
+    Mean,
+    Moved,
+    Product,
+    Sum,
+    Table,
+)
+
+Array = NDArray[Any]
+ON_CODES_OR_REALS = frozenset((*MOVES, "Relu", "Dropout", "QuantizeLinear", "DequantizeLinear"))
+"""Operators with the same result wherever they are executed: they choose, move or round single values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """How a runtime executes a file's operators, by node name. ``integers``: on codes; ``to_reals``: those of them that
+    give reals, not codes; ``constants``: inputs that it keeps in another form, as (node, number of the input) and the
+    nodes and initializers that make it."""
+
+    integers: frozenset[str]
+    to_reals: frozenset[str]
+    constants: Mapping[tuple[str, int], tuple[tuple[onnx.NodeProto, ...], tuple[onnx.TensorProto, ...]]]
+
+
+class FileReference:
+    """Runs a file in the form of `foreign_form`. Raises ModelError for what it has no meaning for."""
+
+    def __init__(self, model: onnx.ModelProto, executed: Executed, execute: Execute) -> None:
+        self._graph, self._executed = model.graph, executed
+        self._fixed: dict[str, Array] = dict(constants(self._graph))
+        self._makers = {name: node for node in self._graph.node for name in node.output}
+        self._layers: dict[str, layers.Layer | None] = {}
+        ruled = {node.name for node in self._graph.node if self._has_rule(node)}
+        self._steps, self.islands = divided(model, ruled, executed.integers, ON_CODES_OR_REALS, execute)
+        for island in self.islands:
+            island.replace_constants(executed.constants)
+        self._input = next(value.name for value in self._graph.input if value.name not in self._fixed)
+        self.output = self._graph.output[0].name
+        self._last_use = _last_uses(self._steps)
+        self.notes = tuple(self._differences())
+
+    def run(
+        self, images: Array, *, keep: Collection[str] = (), given: Mapping[str, Array] | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """The output, and the codes of the tensors named in ``keep``. ``given``: codes to go on with behind islands,
+        in place of what comes out of them here."""
+        values: dict[str, Any] = {self._input: images, "": None}
+        kept: dict[str, Array] = {}
+        behind = {name for island in self.islands for name in island.codes} if given else set()
+        for index, step in enumerate(self._steps):
+            made = self._results(step, values)
+            kept |= {name: value for name, value in made.items() if name in keep}
+            for name, value in made.items():
+                values[name] = given[name] if given and name in behind and name in given else value
+            for name in self._last_use.get(index, ()):
+                if name != self.output:
+                    values.pop(name, None)
+        return self._real(self._value(self.output, values)), kept
+
+    def _differences(self) -> Iterator[str]:
+        """What the runtime is known to compute otherwise than the file says."""
+        for name, layer in self._layers.items():
+            if layer is not None and layer.along_inputs:
+                yield (
+                    f"layer {name!r} has weight scales along its inputs; ONNX Runtime executes it in integers and takes "
+                    "them along its outputs, so that its result is not what the file says"
+                )
+
+    def _results(self, step: onnx.NodeProto | Island, values: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(step, Island):
+            return step.run({name: self._fed(step, name, values) for name in step.inputs})
+        inputs = [self._value(name, values) for name in step.input] if step.name not in self._layers else []
+        if step.name in self._layers:
+            inputs = [self._value(name, values) for name in step.input[: 1 if self._layers[step.name] else 2]]
+        result = self._execute(step, inputs)
+        return dict(zip(step.output, result if isinstance(result, list) else [result], strict=False))
+
+    def _fed(self, island: Island, name: str, values: dict[str, Any]) -> Array:
+        value = self._value(name, values)
+        return value if isinstance(value, np.ndarray) else self._real(value)
+
+    def _value(self, name: str, values: Mapping[str, Any]) -> Any:
+        if name in values:
+            return values[name]
+        found = self._constant(name)
+        if found is None:
+            raise ModelError(f"tensor {name!r} is read before it is made; export the model again")
+        return found
+
+    def _constant(self, name: str) -> Any:
+        """The value of a tensor that follows from constants alone; None for others."""
+        if name not in self._fixed and name in self._makers and self._makers[name].op_type in ON_CODES_OR_REALS:
+            node = self._makers[name]
+            inputs = [self._constant(entry) if entry else None for entry in node.input]
+            if all(value is not None or not entry for value, entry in zip(inputs, node.input, strict=True)):
+                self._fixed[name] = self._execute(node, inputs)
+        return self._fixed.get(name)
+
+    def _has_rule(self, node: onnx.NodeProto) -> bool:
+        if node.name not in self._executed.integers or node.op_type not in RULES:
+            return False
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            try:
+                layer = layers.read_layer(node, self._makers, self._constant)
+            except layers.NotRead:
+                return False
+            if node.op_type == "Conv" and (layer is None or layer.weight.ndim > 4):
+                return False
+            self._layers[node.name] = layer
+            return True
+        if node.op_type == "AveragePool":
+            return not attribute(node, "ceil_mode", 0) and len(attribute(node, "kernel_shape", [])) == 2
+        return True
+
+    def _execute(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        rule = RULES.get(node.op_type) or ANYWHERE.get(node.op_type)
+        if rule is not None:
+            return rule(self, node, inputs)
+        return self._move(node, inputs)
+
+    def _move(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        source, rest = inputs[0], inputs[1:]
+
+        def moved(values: Array) -> Array:
+            found: Array = MOVES[node.op_type](node, [values, *rest])
+            return found
+
+        if not isinstance(source, LAZY):
+            return moved(source)
+        if node.op_type == "Shape":
+            return moved(np.empty(_shape(source), np.uint8))
+        if node.op_type == "Pad":
+            return self._padded(node, source, rest)
+        if isinstance(source, Dequantized):
+            return Dequantized(moved(source.codes), source.scale, source.zero_point)
+        return Moved(source, moved)
+
+    def _padded(self, node: onnx.NodeProto, source: Any, rest: list[Any]) -> Any:
+        """Padding of reals is padding of codes with the code of its value, where that value is on the grid."""
+        value = np.float32(0 if len(rest) < 2 or rest[1] is None else rest[1].reshape(()))
+        if not isinstance(source, Dequantized):
+            raise ModelError(f"{named(node)} pads what no QuantizeLinear rounds before; expected codes")
+        code = ops.quantize(np.array(value), source.scale, source.zero_point, source.codes.dtype)
+        if ops.dequantize(code, source.scale, source.zero_point) != value:
+            return MOVES["Pad"](node, [self._real(source), *rest])
+        codes = MOVES["Pad"](node, [source.codes, rest[0], code, *rest[2:]])
+        return Dequantized(codes, source.scale, source.zero_point)
+
+    def _quantize(self, node: onnx.NodeProto, inputs: list[Any]) -> Array:
+        value, scale = inputs[0], inputs[1]
+        zero_point = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(scale.shape, default_type(node))
+        if scale.size > 1 or zero_point.size > 1:
+            return _quantize_along(self._real(value), scale, zero_point, attribute(node, "axis", 1))
+        grid = np.float32(scale.reshape(())), int(zero_point.reshape(())), zero_point.dtype
+        if not isinstance(value, LAZY) or (isinstance(value, Dequantized) and value.codes.itemsize > 1):
+            return ops.quantize(self._real(value), *grid)
+        codes: Array = value.quantized(*grid)
+        return codes
+
+    def _dequantize(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        codes, scale = inputs[0], inputs[1]
+        zero_point = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(scale.shape, codes.dtype)
+        if scale.size > 1:
+            along = [-1 if index == attribute(node, "axis", 1) % codes.ndim else 1 for index in range(codes.ndim)]
+            steps = codes.astype(np.int32) - zero_point.astype(np.int32).reshape(along)
+            return steps.astype(np.float32) * scale.reshape(along)
+        return Dequantized(codes, np.float32(scale.reshape(())), int(zero_point.reshape(())))
+
+    def _layer(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        layer = self._layers[node.name]
+        source = self._codes(node, inputs[0])
+        if layer is None:
+            found = layers.multiplied_tensors(source, self._codes(node, inputs[1]))
+        elif node.op_type == "Conv":
+            found = layers.convolved(node, layer, source)
+        else:
+            found = layers.multiplied(layer, source)
+        return found.real() if node.name in self._executed.to_reals else found
+
+    def _codes(self, node: onnx.NodeProto, value: Any) -> Dequantized:
+        if not isinstance(value, Dequantized):
+            raise ModelError(f"{named(node)} reads no codes; expected its inputs from DequantizeLinear")
+        return value
+
+    def _two(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        first, second = (self._codes(node, value) for value in inputs)
+        shape = np.broadcast_shapes(first.codes.shape, second.codes.shape)
+        first, second = (
+            Dequantized(np.broadcast_to(value.codes, shape), value.scale, value.zero_point) for value in (first, second)
+        )
+        if node.op_type == "Mul":
+            return Product(first, second)
+        return Sum(first, second, add=add_table_here())
+
+    def _table(self, node: onnx.NodeProto, inputs: list[Any]) -> Table:
+        source = self._codes(node, inputs[0])
+        values = ops.all_values(source.scale, source.zero_point, source.codes.dtype)
+        return Table(source.codes, TABLES[node.op_type](node, values))
+
+    def _mean(self, node: onnx.NodeProto, inputs: list[Any]) -> Mean:
+        return Mean(self._codes(node, inputs[0]))
+
+    def _average(self, node: onnx.NodeProto, inputs: list[Any]) -> Average:
+        source = self._codes(node, inputs[0])
+        kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
+        pads = layers.explicit_pads(node, source.codes.shape[2:], kernel, strides, [1, 1])
+        counted = bool(attribute(node, "count_include_pad", 0))
+        return Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
+
+    def _bounded(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        low, high = _bounds(node, inputs)
+        source = inputs[0]
+        if not isinstance(source, LAZY):
+            return MOVES["Clip"](node, [source, low, high]) if node.op_type == "Clip" else np.maximum(source, 0)
+        if isinstance(source, Dequantized):
+            real: Array = np.clip(self._real(source), low, high)
+            return real
+        ends = (np.float32(-np.inf if low is None else low), np.float32(np.inf if high is None else high))
+        return Bounded(source, *ends)
+
+    def _concat(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        axis = attribute(node, "axis", 0)
+        if all(isinstance(value, LAZY) for value in inputs):
+            return Joined(tuple(inputs), axis)
+        return np.concatenate([self._real(value) for value in inputs], axis=axis)
+
+    def _split(self, node: onnx.NodeProto, inputs: list[Any]) -> list[Any]:
+        source = inputs[0]
+        axis = attribute(node, "axis", 0)
+        sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else attribute(node, "split")
+
+        def part(values: Array, index: int) -> Array:
+            total = values.shape[axis]
+            one = -(-total // len(node.output))
+            ends = np.cumsum(sizes) if sizes is not None else np.minimum(one * np.arange(1, len(node.output) + 1), total)
+            start = 0 if index == 0 else int(ends[index - 1])
+            return values.take(np.arange(start, int(ends[index])), axis=axis)
+
+        parts = range(len(node.output))
+        if isinstance(source, Dequantized):
+            return [Dequantized(part(source.codes, index), source.scale, source.zero_point) for index in parts]
+        if isinstance(source, LAZY):
+            return [Moved(source, lambda values, index=index: part(values, index)) for index in parts]  # type: ignore[misc]
+        return [part(source, index) for index in parts]
+
+    def _same(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        return inputs[0]
+
+    def _real(self, value: Any) -> Any:
+        if isinstance(value, Dequantized):
+            return ops.dequantize(value.codes, value.scale, value.zero_point)
+        if isinstance(value, Joined):
+            return np.concatenate([self._real(part) for part in value.parts], axis=value.axis)
+        if isinstance(value, LAZY):
+            raise ModelError(
+                "the runtime computes integers where the file goes on in reals, without a QuantizeLinear behind; "
+                "the integer reference has no meaning for that"
+            )
+        return value
+
+
+Rule = Callable[[FileReference, onnx.NodeProto, list[Any]], Any]
+
+RULES: Mapping[str, Rule] = {
+    "Conv": FileReference._layer,
+    "Gemm": FileReference._layer,
+    "MatMul": FileReference._layer,
+    "Add": FileReference._two,
+    "Mul": FileReference._two,
+    "LeakyRelu": FileReference._table,
+    "Sigmoid": FileReference._table,
+    "GlobalAveragePool": FileReference._mean,
+    "AveragePool": FileReference._average,
+}
+"""Operators that are computed here where the runtime executes them in integers."""
+
+ANYWHERE: Mapping[str, Rule] = {
+    "QuantizeLinear": FileReference._quantize,
+    "DequantizeLinear": FileReference._dequantize,
+    "Relu": FileReference._bounded,
+    "Clip": FileReference._bounded,
+    "Concat": FileReference._concat,
+    "Split": FileReference._split,
+    "Dropout": FileReference._same,
+    "Identity": FileReference._same,
+}
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """The shape of an unevaluated tensor; a move is made once on numbers of no meaning."""
+    match value:
+        case Dequantized() | Table():
+            shape: tuple[int, ...] = value.codes.shape
+        case Accumulator():
+            shape = value.sums.shape
+        case Mean():
+            shape = (*value.source.codes.shape[:2], 1, 1)
+        case Sum() | Product():
+            shape = value.first.codes.shape
+        case _:
+            shape = value.quantized(np.float32(1), 0, np.dtype(np.uint8)).shape
+    return shape
+
+
+def _bounds(node: onnx.NodeProto, inputs: list[Any]) -> tuple[Any, Any]:
+    if node.op_type == "Relu":
+        return np.float32(0), None
+    given = [*inputs[1:], None, None][:2]
+    low, high = (None if value is None else value.reshape(()) for value in given)
+    old = attribute(node, "min"), attribute(node, "max")  # attributes before opset 11
+    return low if low is not None else old[0], high if high is not None else old[1]
+
+
+def _quantize_along(values: Array, scale: Array, zero_point: Array, axis: int) -> Array:
+    along = [-1 if index == axis % values.ndim else 1 for index in range(values.ndim)]
+    ends = np.iinfo(zero_point.dtype)
+    rounded = np.rint(values / scale.reshape(along)) + zero_point.astype(np.float32).reshape(along)
+    codes: Array = np.clip(rounded, ends.min, ends.max).astype(zero_point.dtype)
+    return codes
+
+
+def _last_uses(steps: list[onnx.NodeProto | Island]) -> dict[int, list[str]]:
+    last: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for name in step.inputs if isinstance(step, Island) else step.input:
+            last[name] = index
+    uses: dict[int, list[str]] = {}
+    for name, index in last.items():
+        uses.setdefault(index, []).append(name)
+    return uses
