@@ -21,7 +21,8 @@ from limpq_deploy.export.code_grids import code_grids
 from limpq_deploy.export.foreign_form import as_pairs, require_readable, with_names
 from limpq_deploy.export.loading import load_model
 from limpq_deploy.export.parity import TensorParity, compare_codes, merged
-from limpq_deploy.export.reference_files import Executed, FileReference
+from limpq_deploy.export.islands import Executed, OtherForm
+from limpq_deploy.export.reference_files import FileReference
 from limpq_deploy.export.runtimes.ort import OnnxRuntime, opened
 from limpq_deploy.export.watching import OTHER_GRID, file_name
 
@@ -45,8 +46,7 @@ class FileParity:
     """What was compared, and what was found.
 
     ``codes``, ``mismatches``, ``max_lsb``: integer reference against the optimised graph, end to end but for islands.
-    ``logits_equal``: the model's result, bit by bit; ``logits_by_island``: it is an island's, so a difference is one of
-    floats. ``tensors``: codes by tensor; ``unwatched``: tensors of codes that the optimised graph does not compute,
+    ``logits_equal``: the model's results, bit by bit; ``integer_logits_equal``: those of them that no island gives. ``tensors``: codes by tensor; ``unwatched``: tensors of codes that the optimised graph does not compute,
     with the reason. ``notes``: what the images are, and what explains differences.
     """
 
@@ -57,7 +57,7 @@ class FileParity:
     max_lsb: int
     logits_equal: bool
     logits_max_difference: float
-    logits_by_island: bool
+    integer_logits_equal: bool
     islands: tuple[IslandParity, ...]
     tensors: tuple[TensorParity, ...]
     unwatched: dict[str, str]
@@ -68,7 +68,7 @@ class FileParity:
     @property
     def exact(self) -> bool:
         """No integer differs: no code outside islands, and no bit of a result that the reference computes."""
-        return self.mismatches == 0 and (self.logits_equal or self.logits_by_island)
+        return self.mismatches == 0 and self.integer_logits_equal
 
 
 def compare_file(
@@ -94,7 +94,7 @@ def executed_by(model: onnx.ModelProto, optimized: onnx.ModelProto) -> Executed:
     """How the optimised graph executes each operator of the file, found by its name."""
     grids = code_grids(optimized)
     nodes = {file_name(node): node for node in optimized.graph.node if node.name}
-    integers, to_reals = set(), set()
+    integers, to_reals, unsigned = set(), set(), set()
     for node in model.graph.node:
         found = nodes.get(node.name)
         if found is None or found.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -104,8 +104,14 @@ def executed_by(model: onnx.ModelProto, optimized: onnx.ModelProto) -> Executed:
             integers.add(node.name)
             if not made:
                 to_reals.add(node.name)
+            elif grids[found.output[0]].dtype == np.uint8:
+                unsigned.add(node.name)
     return Executed(
-        integers=frozenset(integers), to_reals=frozenset(to_reals), constants=_constants(model, nodes, optimized)
+        integers=frozenset(integers),
+        to_reals=frozenset(to_reals),
+        unsigned=frozenset(unsigned),
+        constants=_constants(model, nodes, optimized),
+        kinds={name: node.op_type for name, node in nodes.items()},
     )
 
 
@@ -115,7 +121,7 @@ TO_REALS = ("QGemm", "MatMulIntegerToFloat")
 
 def _constants(
     model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], optimized: onnx.ModelProto
-) -> dict[tuple[str, int], tuple[tuple[onnx.NodeProto, ...], tuple[onnx.TensorProto, ...]]]:
+) -> dict[tuple[str, int], OtherForm]:
     """Float constants of the file that the runtime replaced by dequantized integers, of nodes that stayed floats."""
     makers = {name: node for node in optimized.graph.node for name in node.output}
     tensors = {tensor.name: tensor for tensor in optimized.graph.initializer}
@@ -140,11 +146,13 @@ class _Sessions:
         self._threads = threads
         self._open: dict[tuple[Any, ...], Any] = {}
 
-    def __call__(self, model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(
+        self, model: onnx.ModelProto, values: Mapping[str, Array], kinds: Mapping[str, str]
+    ) -> dict[str, Array]:
         shapes = tuple((name, array.shape) for name, array in values.items())
         key = (tuple(output.name for output in model.graph.output), shapes)
         if key not in self._open:
-            self._open[key] = opened(model, threads=self._threads)
+            self._open[key] = opened(model, kinds, threads=self._threads)
         found: dict[str, Array] = self._open[key](values)
         return found
 
@@ -154,21 +162,25 @@ def _compared(
 ) -> FileParity:
     by_island = {name: index for index, island in enumerate(reference.islands) for name in island.codes}
     results = {name: index for index, island in enumerate(reference.islands) for name in island.outputs}
-    last = results.get(reference.output)
-    images, equal, difference = 0, True, 0.0
+    floats = {name: results[name] for name in reference.outputs if name in results}
+    images, equal, exact, difference = 0, True, True, 0.0
     parts: list[TensorParity] = []
     for batch in batches:
-        found = session.run(batch)
+        found = session.run_feeds({reference.input: batch})
         seen, codes = watched.run(batch)
-        assert same_bits(found, seen), "the watched session gives other results than the unwatched one"
+        assert same_bits(found[reference.outputs[0]], seen), "the watched session gives other results than the unwatched one"
         expected, own = reference.run(batch, keep=watched.watched, given=codes)
         images += len(batch)
-        equal = equal and same_bits(expected, found)
-        if expected.shape == found.shape:
-            difference = max(difference, float(np.abs(expected.astype(np.float64) - found).max(initial=0.0)))
+        for name, result in expected.items():
+            equal = equal and same_bits(result, found[name])
+            if result.shape == found[name].shape:
+                apart = np.abs(result.astype(np.float64) - found[name]).max(initial=0.0)
+                difference = max(difference, float(apart))
+            if name in floats:
+                parts.append(_reals(f"\n{floats[name]}", result, found[name]))
+            else:
+                exact = exact and same_bits(result, found[name])
         parts += [compare_codes(name, own[name], codes[name]) for name in watched.watched if name in own]
-        if last is not None:
-            parts.append(_reals(f"\n{last}", expected, found))
     tensors = merged(parts)
     integer = [part for part in tensors if part.tensor not in by_island and not part.tensor.startswith("\n")]
     return FileParity(
@@ -179,7 +191,7 @@ def _compared(
         max_lsb=max((part.max_lsb for part in integer), default=0),
         logits_equal=equal,
         logits_max_difference=difference,
-        logits_by_island=last is not None,
+        integer_logits_equal=exact,
         islands=tuple(_island(island, index, tensors, by_island) for index, island in enumerate(reference.islands)),
         tensors=tuple(integer),
         unwatched=watched.unwatched,

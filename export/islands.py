@@ -7,7 +7,7 @@ pairs around it, from codes to codes, so that the runtime executes it in integer
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -21,10 +21,25 @@ from limpq_deploy.export.graph_rules import named
 from limpq_deploy.export.onnx_files import constants
 
 Array = NDArray[Any]
-Execute = Callable[[onnx.ModelProto, Mapping[str, Array]], dict[str, Array]]
-"""Runs a model on its inputs by name and gives its outputs by name."""
+Kinds = Mapping[str, str]
+OtherForm = tuple[tuple[onnx.NodeProto, ...], tuple[onnx.TensorProto, ...]]
+"""Nodes that make a tensor, the last one with it as its output, and their initializers."""
 
-MOST_NODES = 10_000
+Execute = Callable[[onnx.ModelProto, Mapping[str, Array], Kinds], dict[str, Array]]
+"""Runs a model on its inputs by name and gives its outputs by name; the operators that its nodes are to become."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """How a runtime executes a file's operators, by node name. ``integers``: on codes; ``to_reals``: those of them that
+    give reals, not codes; ``unsigned``: those that give uint8, whatever the file says; ``constants``: inputs
+    that it keeps in another form, by node and number of the input; ``kinds``: the operator that each node became."""
+
+    integers: frozenset[str]
+    to_reals: frozenset[str]
+    unsigned: frozenset[str]
+    constants: Mapping[tuple[str, int], OtherForm]
+    kinds: Mapping[str, str]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,19 +55,11 @@ class Island:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     codes: tuple[str, ...]
-    replaced: dict[tuple[str, int], tuple[tuple[onnx.NodeProto, ...], tuple[onnx.TensorProto, ...]]] = field(
-        default_factory=dict
-    )
-
-    def replace_constants(
-        self, made: Mapping[tuple[str, int], tuple[tuple[onnx.NodeProto, ...], tuple[onnx.TensorProto, ...]]]
-    ) -> None:
-        """Take constants in the form that the runtime gave them (such as a bias that it rounded to integers)."""
-        names = {node.name for node in self.nodes}
-        self.replaced |= {place: form for place, form in made.items() if place[0] in names}
+    executed: Executed
 
     def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        return self.execute(self._alone(values), values)
+        kinds = {node.name: self.executed.kinds[node.name] for node in self.nodes if node.name in self.executed.kinds}
+        return self.execute(self._alone(values), values, kinds)
 
     def _alone(self, values: Mapping[str, Array]) -> onnx.ModelProto:
         nodes, initializers = [], {tensor.name: tensor for tensor in self.model.graph.initializer}
@@ -61,7 +68,7 @@ class Island:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             for place in range(len(node.input)):
-                makers, tensors = self.replaced.get((node.name, place), ((), ()))
+                makers, tensors = self.executed.constants.get((node.name, place), ((), ()))
                 if makers:
                     nodes += makers
                     used |= {tensor.name: tensor for tensor in tensors}
@@ -83,16 +90,16 @@ class Island:
 def divided(
     model: onnx.ModelProto,
     ruled: Collection[str],
-    integers: Collection[str],
+    executed: Executed,
     anywhere: Collection[str],
     execute: Execute,
 ) -> tuple[list[onnx.NodeProto | Island], list[Island]]:
     """The graph as steps in an order of execution: nodes for the reference, and islands; and the islands alone.
 
-    ``ruled``: names of nodes that the reference computes; ``integers``: of those that the runtime executes on codes;
-    ``anywhere``: operators that it may execute wherever they stand. Nodes of constants alone belong to no step.
+    ``ruled``: names of nodes that the reference computes; ``anywhere``: operators that it may execute wherever they
+    stand. Nodes of constants alone belong to no step.
     """
-    graph = _Graph(model, ruled, anywhere)
+    graph = _Graph(model)
     group = {index: index for index in range(len(graph.nodes))}
 
     def join(first: int, second: int) -> None:
@@ -104,7 +111,7 @@ def divided(
         if index in graph.constant or node.op_type in QUANTIZERS or node.name in ruled:
             continue
         sources = [graph.maker[name] for name in node.input if name in graph.maker]
-        if node.op_type not in anywhere and node.name in integers:
+        if node.op_type not in anywhere and node.name in executed.integers:
             on_codes.add(index)
         elif node.op_type not in anywhere or any(source in afloat for source in sources):
             afloat.add(index)
@@ -120,7 +127,7 @@ def divided(
         if index not in graph.constant:
             members.setdefault(_root(group, index), []).append(index)
     islands = {
-        root: graph.island([graph.nodes[index] for index in inside], anywhere, execute)
+        root: graph.island([graph.nodes[index] for index in inside], anywhere, executed, execute)
         for root, inside in members.items()
         if len(inside) > 1 or inside[0] in afloat or inside[0] in on_codes
     }
@@ -146,7 +153,7 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 class _Graph:
     """What is asked about a graph's nodes, by their place in it."""
 
-    def __init__(self, model: onnx.ModelProto, ruled: Collection[str], anywhere: Collection[str]) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.nodes = model, list(model.graph.node)
         self.maker = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         self.readers: dict[str, list[int]] = {}
@@ -175,7 +182,9 @@ class _Graph:
             raise ModelError(f"{named(node)} is executed on codes, but its result is no code; parity has no form for it")
         return [*(one for one in pairs if len(self.readers[self.nodes[one].output[0]]) == 1), *behind]
 
-    def island(self, nodes: Sequence[onnx.NodeProto], anywhere: Collection[str], execute: Execute) -> Island:
+    def island(
+        self, nodes: Sequence[onnx.NodeProto], anywhere: Collection[str], executed: Executed, execute: Execute
+    ) -> Island:
         inside = {name for node in nodes for name in node.output}
         closure = self._constants_of(nodes)
         made = inside | {name for node in closure for name in node.output}
@@ -194,6 +203,7 @@ class _Graph:
         return Island(
             model=self.model,
             execute=execute,
+            executed=executed,
             nodes=(*closure, *nodes),
             name=computing[0].name,
             operators=tuple(node.op_type for node in computing),

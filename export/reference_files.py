@@ -6,7 +6,6 @@ everything else between codes is an island (`islands`), executed by the runtime 
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from limpq_deploy.export import reference_layers as layers
 from limpq_deploy.export import reference_ops as ops
 from limpq_deploy.export.code_grids import default_type
 from limpq_deploy.export.graph_rules import named
-from limpq_deploy.export.islands import Execute, Island, divided
+from limpq_deploy.export.islands import Execute, Executed, Island, divided
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.reference_arm import add_table_here
 from limpq_deploy.export.reference_moves import MOVES
@@ -35,22 +34,13 @@ from limpq_deploy.export.reference_values import (
     Product,
     Sum,
     Table,
+    Unsigned,
+    flipped,
 )
 
 Array = NDArray[Any]
-ON_CODES_OR_REALS = frozenset((*MOVES, "Relu", "Dropout", "QuantizeLinear", "DequantizeLinear"))
+ON_CODES_OR_REALS = frozenset((*MOVES, "Relu", "Split", "Dropout", "QuantizeLinear", "DequantizeLinear"))
 """Operators with the same result wherever they are executed: they choose, move or round single values."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Executed:
-    """How a runtime executes a file's operators, by node name. ``integers``: on codes; ``to_reals``: those of them that
-    give reals, not codes; ``constants``: inputs that it keeps in another form, as (node, number of the input) and the
-    nodes and initializers that make it."""
-
-    integers: frozenset[str]
-    to_reals: frozenset[str]
-    constants: Mapping[tuple[str, int], tuple[tuple[onnx.NodeProto, ...], tuple[onnx.TensorProto, ...]]]
 
 
 class FileReference:
@@ -62,20 +52,18 @@ class FileReference:
         self._makers = {name: node for node in self._graph.node for name in node.output}
         self._layers: dict[str, layers.Layer | None] = {}
         ruled = {node.name for node in self._graph.node if self._has_rule(node)}
-        self._steps, self.islands = divided(model, ruled, executed.integers, ON_CODES_OR_REALS, execute)
-        for island in self.islands:
-            island.replace_constants(executed.constants)
-        self._input = next(value.name for value in self._graph.input if value.name not in self._fixed)
-        self.output = self._graph.output[0].name
+        self._steps, self.islands = divided(model, ruled, executed, ON_CODES_OR_REALS, execute)
+        self.input = next(value.name for value in self._graph.input if value.name not in self._fixed)
+        self.outputs = tuple(value.name for value in self._graph.output)
         self._last_use = _last_uses(self._steps)
         self.notes = tuple(self._differences())
 
     def run(
         self, images: Array, *, keep: Collection[str] = (), given: Mapping[str, Array] | None = None
-    ) -> tuple[Array, dict[str, Array]]:
-        """The output, and the codes of the tensors named in ``keep``. ``given``: codes to go on with behind islands,
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The outputs, and the codes of the tensors named in ``keep``. ``given``: codes to go on with behind islands,
         in place of what comes out of them here."""
-        values: dict[str, Any] = {self._input: images, "": None}
+        values: dict[str, Any] = {self.input: images, "": None}
         kept: dict[str, Array] = {}
         behind = {name for island in self.islands for name in island.codes} if given else set()
         for index, step in enumerate(self._steps):
@@ -84,9 +72,9 @@ class FileReference:
             for name, value in made.items():
                 values[name] = given[name] if given and name in behind and name in given else value
             for name in self._last_use.get(index, ()):
-                if name != self.output:
+                if name not in self.outputs:
                     values.pop(name, None)
-        return self._real(self._value(self.output, values)), kept
+        return {name: self._real(self._value(name, values)) for name in self.outputs}, kept
 
     def _differences(self) -> Iterator[str]:
         """What the runtime is known to compute otherwise than the file says."""
@@ -171,7 +159,7 @@ class FileReference:
         value = np.float32(0 if len(rest) < 2 or rest[1] is None else rest[1].reshape(()))
         if not isinstance(source, Dequantized):
             raise ModelError(f"{named(node)} pads what no QuantizeLinear rounds before; expected codes")
-        code = ops.quantize(np.array(value), source.scale, source.zero_point, source.codes.dtype)
+        code = ops.quantize(value.reshape(1), source.scale, source.zero_point, source.codes.dtype)[0]
         if ops.dequantize(code, source.scale, source.zero_point) != value:
             return MOVES["Pad"](node, [self._real(source), *rest])
         codes = MOVES["Pad"](node, [source.codes, rest[0], code, *rest[2:]])
@@ -214,14 +202,18 @@ class FileReference:
         return value
 
     def _two(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
-        first, second = (self._codes(node, value) for value in inputs)
+        flip = self._computed_unsigned(node, inputs)
+        first, second = (self._codes(node, _unsigned(value) if flip else value) for value in inputs)
         shape = np.broadcast_shapes(first.codes.shape, second.codes.shape)
         first, second = (
             Dequantized(np.broadcast_to(value.codes, shape), value.scale, value.zero_point) for value in (first, second)
         )
-        if node.op_type == "Mul":
-            return Product(first, second)
-        return Sum(first, second, add=add_table_here())
+        result = Product(first, second) if node.op_type == "Mul" else Sum(first, second, add=add_table_here())
+        return Unsigned(result) if flip else result
+
+    def _computed_unsigned(self, node: onnx.NodeProto, inputs: list[Any]) -> bool:
+        signed = all(isinstance(value, Dequantized) and value.codes.dtype == np.int8 for value in inputs)
+        return signed and node.name in self._executed.unsigned
 
     def _table(self, node: onnx.NodeProto, inputs: list[Any]) -> Table:
         source = self._codes(node, inputs[0])
@@ -231,12 +223,14 @@ class FileReference:
     def _mean(self, node: onnx.NodeProto, inputs: list[Any]) -> Mean:
         return Mean(self._codes(node, inputs[0]))
 
-    def _average(self, node: onnx.NodeProto, inputs: list[Any]) -> Average:
-        source = self._codes(node, inputs[0])
+    def _average(self, node: onnx.NodeProto, inputs: list[Any]) -> Average | Unsigned:
+        flip = self._computed_unsigned(node, inputs)
+        source = self._codes(node, _unsigned(inputs[0]) if flip else inputs[0])
         kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
         pads = layers.explicit_pads(node, source.codes.shape[2:], kernel, strides, [1, 1])
         counted = bool(attribute(node, "count_include_pad", 0))
-        return Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
+        result = Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
+        return Unsigned(result) if flip else result
 
     def _bounded(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
         low, high = _bounds(node, inputs)
@@ -317,6 +311,10 @@ ANYWHERE: Mapping[str, Rule] = {
 }
 
 
+def _unsigned(value: Dequantized) -> Dequantized:
+    return Dequantized(flipped(value.codes), value.scale, value.zero_point + 128)
+
+
 def _shape(value: Any) -> tuple[int, ...]:
     """The shape of an unevaluated tensor; a move is made once on numbers of no meaning."""
     match value:
@@ -328,6 +326,8 @@ def _shape(value: Any) -> tuple[int, ...]:
             shape = (*value.source.codes.shape[:2], 1, 1)
         case Sum() | Product():
             shape = value.first.codes.shape
+        case Bounded() | Unsigned():
+            shape = _shape(value.source)
         case _:
             shape = value.quantized(np.float32(1), 0, np.dtype(np.uint8)).shape
     return shape

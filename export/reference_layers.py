@@ -16,10 +16,12 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export import reference_ops as ops
 from limpq_deploy.export.graph_rules import named
 from limpq_deploy.export.onnx_files import attribute
+from limpq_deploy.export.reference_moves import MOVES
 from limpq_deploy.export.reference_values import Accumulator, Dequantized
 
 Array = NDArray[Any]
 INT32 = np.iinfo(np.int32)
+MOVING = frozenset(MOVES) - {"Clip", "Concat", "Shape"} | {"Dropout", "Split"}
 SAME_STEP = 1e-5
 """Relative difference of a bias's scale from input scale * weight scale up to which its codes are the accumulator's."""
 
@@ -49,7 +51,7 @@ def read_layer(
     Raises NotRead.
     """
     source, weight = (_dequantizer(node, makers, name) for name in node.input[:2])
-    codes = constant(weight.input[0])
+    codes = constant(weight.input[0]) if weight.output[0] == node.input[1] else None
     if codes is None:
         if node.op_type != "MatMul":
             raise NotRead(f"{named(node)} has a weight that is no constant; expected one of codes")
@@ -58,6 +60,11 @@ def read_layer(
     scale, zero_point = _grid(weight, constant)
     axis = attribute(weight, "axis", 1) % codes.ndim
     along = [-1 if index == axis and scale.ndim else 1 for index in range(codes.ndim)]
+    if any(entry.ndim and entry.size != codes.shape[axis] for entry in (scale, zero_point)):
+        raise ModelError(
+            f"{named(node)} has {max(scale.size, zero_point.size)} scales or zero-points of weights for "
+            f"{codes.shape[axis]} channels along axis {axis}; expected one for each: quantize the model again"
+        )
     zeros = zero_point.astype(np.int64)
     steps = codes.astype(np.int64) - (zeros.reshape(along) if zeros.ndim else zeros)
     turned = node.op_type == "Gemm" and attribute(node, "transB", 0)
@@ -161,7 +168,10 @@ def _plain(values: Array) -> Array:
 
 
 def _dequantizer(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], tensor: str) -> onnx.NodeProto:
+    """The DequantizeLinear that a tensor comes from, through nodes that only move or choose its elements."""
     source = makers.get(tensor)
+    while source is not None and source.op_type in MOVING:
+        source = makers.get(source.input[0])
     if source is None or source.op_type != "DequantizeLinear":
         raise NotRead(f"{named(node)} reads {tensor!r}, which does not come from a DequantizeLinear")
     return source

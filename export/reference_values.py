@@ -153,7 +153,27 @@ class Moved:
         return self.move(self.source.quantized(scale, zero_point, dtype))
 
 
-LAZY = (Dequantized, Table, Accumulator, Sum, Mean, Product, Joined, Average, Bounded, Moved)
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A tensor of int8 codes that a runtime computes as uint8 ones, 128 higher: where a zero-point enters float
+    arithmetic, this decides ties."""
+
+    source: Any
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        if dtype != np.int8:
+            codes: Array = self.source.quantized(scale, zero_point, dtype)
+            return codes
+        return flipped(self.source.quantized(scale, zero_point + 128, np.dtype(np.uint8)))
+
+
+def flipped(codes: Array) -> Array:
+    """int8 codes as uint8 ones of the same meaning (zero-point 128 higher), or the other way round."""
+    other = np.int8 if codes.dtype == np.uint8 else np.uint8
+    return (ops.byte(codes) ^ np.uint8(128)).view(other)
+
+
+LAZY = (Dequantized, Table, Accumulator, Sum, Mean, Product, Joined, Average, Bounded, Moved, Unsigned)
 
 
 def _looked_up(table: Array, first: Array, second: Array) -> Array:

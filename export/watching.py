@@ -7,7 +7,7 @@ to the codes that it makes, and found again by name; the layout is followed from
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnx import helper
 
 from limpq_deploy.export.code_grids import CodeGrid, code_grids, grid_at
 from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.reference_values import flipped
 
 NCHW = (0, 1, 2, 3)
 NHWC_BACK = (0, 3, 1, 2)
@@ -39,17 +40,17 @@ class Watch:
 
     def in_file_layout(self, value: NDArray[np.generic]) -> NDArray[np.generic]:
         """The codes as the file has them."""
-        placed = value.transpose(self.back) if value.ndim == 4 and self.back != NCHW else value
-        if not self.flipped:
-            return placed
-        other = np.int8 if placed.dtype == np.uint8 else np.uint8
-        return (placed.view(np.uint8) ^ np.uint8(128)).view(other)
+        placed = np.moveaxis(value, -1, 1) if value.ndim > 2 and self.back == NHWC_BACK else value
+        if placed.ndim == 4 and self.back not in (NCHW, NHWC_BACK):
+            placed = placed.transpose(self.back)
+        return flipped(placed) if self.flipped else placed
 
 
 def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[str, Watch], dict[str, str]]:
     """Code tensors of the file (outputs of QuantizeLinear, and of Clip on codes) that the optimised graph computes, and
     those that it does not, with the reason."""
-    back, grids = _layouts(optimized), code_grids(optimized)
+    own = {node.name: attribute(node, "perm") for node in model.graph.node if node.op_type == "Transpose"}
+    back, grids = _layouts(optimized, own), code_grids(optimized)
     makers = {
         _TOKEN.sub("", node.name): node
         for node in optimized.graph.node
@@ -64,12 +65,14 @@ def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[st
             lost[tensor] = f"no node of the optimised graph is named {' or '.join(operators)}"
         elif not grid.same_meaning(grids[codes]):
             lost[tensor] = f"{OTHER_GRID}: {grids[codes]} for {grid}"
+        elif back[codes] is None:
+            lost[tensor] = "its layout in the optimised graph is not known, behind a Transpose of the file's own"
         else:
             dtype = grids[codes].dtype
             found[tensor] = Watch(
                 tensor=codes,
                 element_type=helper.np_dtype_to_tensor_dtype(dtype),
-                back=back[codes],
+                back=back[codes] or NCHW,
                 flipped=dtype != grid.dtype,
             )
     return found, lost
@@ -162,14 +165,28 @@ def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
     return "float32"
 
 
-def _layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+def _layouts(
+    model: onnx.ModelProto, own: Mapping[str, list[int] | None] | None = None
+) -> dict[str, tuple[int, ...] | None]:
     """For every tensor the transpose back to the layout of the file, in which the graph's inputs are: axis i of the
-    file is axis ``back[i]`` here."""
-    back: dict[str, tuple[int, ...]] = {}
+    file is axis ``back[i]`` here; None where that cannot be told.
+
+    ``own``: Transpose nodes of the file itself, by name with their order. One of them that a pass merged with a change
+    of layout, or took away, leaves the layout behind it unknown, up to the next operator with a layout of its own.
+    """
+    own = own or {}
+    left = {_TOKEN.sub("", node.name) for node in model.graph.node if node.op_type == "Transpose"}
+    merged = any(name not in left for name in own)
+    back: dict[str, tuple[int, ...] | None] = {}
     for node in model.graph.node:
         first = 2 if node.op_type == "QLinearConcat" else 0  # behind the scale and zero-point of its result
         before = back.get(node.input[first], NCHW) if node.input else NCHW
-        if node.op_type == "Transpose":
+        name = _TOKEN.sub("", node.name)
+        if node.op_type == "Transpose" and name in own:
+            after = NCHW if before == NCHW and attribute(node, "perm") == own[name] else None
+        elif node.op_type == "Transpose" and (merged or before is None):
+            after = None
+        elif node.op_type == "Transpose" and before is not None:
             order = attribute(node, "perm")
             known = isinstance(order, list) and len(order) == 4
             after = tuple(order.index(axis) for axis in before) if known else before

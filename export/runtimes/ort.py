@@ -19,7 +19,7 @@ from limpq_deploy.export.pixel_input import as_pixels
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.ort_package import load_onnxruntime
-from limpq_deploy.export.watching import Watch, layer_precision, watches, with_outputs
+from limpq_deploy.export.watching import Watch, file_name, layer_precision, watches, with_outputs
 
 PROVIDER = "CPUExecutionProvider"
 SATURATION_OPTION = "session.x64quantprecision"
@@ -164,10 +164,14 @@ def precision_options(model: onnx.ModelProto, cpu: Cpu) -> dict[str, str]:
 
 
 def opened(
-    model: onnx.ModelProto, *, threads: int | None
+    model: onnx.ModelProto, kinds: Mapping[str, str], *, threads: int | None
 ) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
-    """A model of any inputs and outputs, optimised as files are, as a function from inputs to outputs by name."""
-    session = _open(model.SerializeToString(), precision_options(model, this_cpu()), threads)
+    """A model of any inputs and outputs as a function from inputs to outputs by name, optimised where that makes of
+    its nodes the operators ``kinds`` (by node name), else as it is written."""
+    data, options = model.SerializeToString(), precision_options(model, this_cpu())
+    made = {file_name(node): node.op_type for node in _optimized(data, options, optimise=True).graph.node}
+    optimise = made.items() >= kinds.items()
+    session = _open(data, options, threads, optimise=optimise)
     names = [output.name for output in session.get_outputs()]
     return lambda values: dict(zip(names, session.run(names, dict(values)), strict=True))
 
