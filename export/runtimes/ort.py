@@ -101,9 +101,14 @@ class OrtSession:
         return logits
 
     def run_feeds(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """All results by name, for a model of one or more inputs."""
+        """All results by name, for a model of one or more inputs. Raises ModelError where it cannot be run on them."""
         names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"onnxruntime cannot run the model on inputs of shape {shapes} ({reason})") from error
 
     def environment(self) -> dict[str, Any]:
         return {
