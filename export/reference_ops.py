@@ -123,12 +123,12 @@ def add_table(
 ) -> Codes:
     """All results of a quantized Add, [256, 256] by the two inputs' codes as unsigned bytes.
 
-    rA = sA / sC, rB = sB / sC, fix = zC - (rA * zA + rB * zB), result round(fma(a, rA, fma(b, rB, fix))), all in
+    rA = sA / sC, rB = sB / sC, fix = zC - fma(rA, zA, rB * zB), result round(fma(a, rA, fma(b, rB, fix))), all in
     float32: the arithmetic of ONNX Runtime's x86 kernels. (scale, zero-point, dtype) of each tensor.
     """
     (scale_a, zero_a, type_a), (scale_b, zero_b, type_b), (scale_c, zero_c, type_c) = first, second, out
     ratio_a, ratio_b = np.float32(scale_a / scale_c), np.float32(scale_b / scale_c)
-    fix = np.float32(zero_c) - np.float32(ratio_a * np.float32(zero_a) + ratio_b * np.float32(zero_b))
+    fix = np.float32(zero_c) - fma(np.array([ratio_a]), np.float32(zero_a), np.array([ratio_b * np.float32(zero_b)]))[0]
     codes_a, codes_b = _all_codes(type_a), _all_codes(type_b)
     inner = fma(codes_b, ratio_b, np.full(256, fix, np.float32))
     total = fma(codes_a[:, None], ratio_a, np.broadcast_to(inner, (256, 256)))
