@@ -20,7 +20,7 @@ from limpq_deploy.export.graph_rules import named
 from limpq_deploy.export.islands import Execute, Executed, Island, divided
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.reference_arm import add_table_here
-from limpq_deploy.export.reference_moves import MOVES
+from limpq_deploy.export.reference_moves import MOVES, explicit_pads
 from limpq_deploy.export.reference_tables import TABLES
 from limpq_deploy.export.reference_values import (
     LAZY,
@@ -138,7 +138,7 @@ class FileReference:
         return self._move(node, inputs)
 
     def _move(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
-        source, rest = inputs[0], inputs[1:]
+        source, rest = inputs[0], [self._real(value) for value in inputs[1:]]
 
         def moved(values: Array) -> Array:
             found: Array = MOVES[node.op_type](node, [values, *rest])
@@ -227,7 +227,7 @@ class FileReference:
         flip = self._computed_unsigned(node, inputs)
         source = self._codes(node, _unsigned(inputs[0]) if flip else inputs[0])
         kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
-        pads = layers.explicit_pads(node, source.codes.shape[2:], kernel, strides, [1, 1])
+        pads = explicit_pads(node, source.codes.shape[2:], kernel, strides, [1, 1])
         counted = bool(attribute(node, "count_include_pad", 0))
         result = Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
         return Unsigned(result) if flip else result

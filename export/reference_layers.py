@@ -4,7 +4,7 @@ Letters: O channels out, K rows of a matrix. Weights are held without their zero
 their sums are exact.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export import reference_ops as ops
 from limpq_deploy.export.graph_rules import named
 from limpq_deploy.export.onnx_files import attribute
-from limpq_deploy.export.reference_moves import MOVES
+from limpq_deploy.export.reference_moves import MOVES, explicit_pads
 from limpq_deploy.export.reference_values import Accumulator, Dequantized
 
 Array = NDArray[Any]
@@ -92,7 +92,9 @@ def convolved(node: onnx.NodeProto, layer: Layer, source: Dequantized) -> Accumu
     kernel = weight.shape[2:]
     ones = [1] * (codes.ndim - 2 - flat)
     strides, dilations = (_of_rows(attribute(node, name, ones), flat, 1) for name in ("strides", "dilations"))
-    pads = explicit_pads(node, codes.shape[2:], kernel, strides, dilations, flat=flat)
+    pads = explicit_pads(node, source.codes.shape[2:], kernel[flat:], strides[flat:], dilations[flat:])
+    if flat:
+        pads = [0, pads[0], 0, pads[1]]
     sums = ops.convolve(
         codes,
         source.zero_point,
@@ -119,28 +121,6 @@ def multiplied_tensors(first: Dequantized, second: Dequantized) -> Accumulator:
     sums = left @ right
     scale = np.full(sums.shape[-1], np.float32(first.scale * second.scale), np.float32)
     return Accumulator(sums, scale, sums.ndim - 1)
-
-
-def explicit_pads(
-    node: onnx.NodeProto,
-    size: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    *,
-    flat: bool = False,
-) -> list[int]:
-    """Padding before and behind each axis of an image of ``size``, automatic padding worked out."""
-    mode = attribute(node, "auto_pad", "NOTSET")
-    if mode in ("NOTSET", "VALID"):
-        given = attribute(node, "pads", [0] * (2 * (len(size) - flat)))
-        return [0, given[0], 0, given[1]] if flat else list(given)
-    total = [
-        max((-(-length // stride) - 1) * stride + dilation * (width - 1) + 1 - length, 0)
-        for length, width, stride, dilation in zip(size, kernel, strides, dilations, strict=True)
-    ]
-    less, more = [width // 2 for width in total], [width - width // 2 for width in total]
-    return [*less, *more] if mode == "SAME_UPPER" else [*more, *less]
 
 
 def _of_rows(values: list[int], flat: bool, fill: int) -> list[int]:

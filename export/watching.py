@@ -59,10 +59,10 @@ def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[st
     found: dict[str, Watch] = {}
     lost: dict[str, str] = {}
     for tensor, (operators, grid) in code_tensors(model).items():
-        made = [makers[name].output[0] for name in operators if name in makers]
+        made = [makers[name].output[place] for name, place in operators if place < len(_outputs(makers.get(name)))]
         codes = next((name for name in made if name in grids), None)
         if codes is None:
-            lost[tensor] = f"no node of the optimised graph is named {' or '.join(operators)}"
+            lost[tensor] = f"no node of the optimised graph is named {' or '.join(name for name, _ in operators)}"
         elif not grid.same_meaning(grids[codes]):
             lost[tensor] = f"{OTHER_GRID}: {grids[codes]} for {grid}"
         elif back[codes] is None:
@@ -81,30 +81,39 @@ def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[st
 OTHER_GRID = "the runtime gives it another grid than the file"
 
 
-def code_tensors(model: onnx.ModelProto) -> dict[str, tuple[tuple[str, ...], CodeGrid]]:
+Carrier = tuple[str, int]
+"""An operator's name, and which of its outputs."""
+
+
+def code_tensors(model: onnx.ModelProto) -> dict[str, tuple[tuple[Carrier, ...], CodeGrid]]:
     """Code tensors of a Q/DQ file in execution order, each with the operators that may carry it after fusion (the
     nearest first) and its grid. Quantizers of constants, and grids that are computed, are left out."""
     producers = {output: node for node in model.graph.node for output in node.output}
     fixed = constants(model.graph)
-    tensors: dict[str, tuple[tuple[str, ...], CodeGrid]] = {}
+    tensors: dict[str, tuple[tuple[Carrier, ...], CodeGrid]] = {}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] not in fixed:
             grid = grid_at(node, 1, fixed)
             if grid is not None:
-                tensors[node.output[0]] = ((node.name, *_absorbing(node, producers)), grid)
+                tensors[node.output[0]] = (((node.name, 0), *_absorbing(node, producers)), grid)
         elif node.op_type == "Clip" and node.input[0] in tensors:
-            tensors[node.output[0]] = ((node.name,), tensors[node.input[0]][1])
+            tensors[node.output[0]] = (((node.name, 0),), tensors[node.input[0]][1])
     return tensors
 
 
-def _absorbing(quantizer: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> list[str]:
-    """Names of the operator before a quantizer, and of the one before its Relu and Clip."""
-    names: list[str] = []
-    source = producers.get(quantizer.input[0])
-    while source is not None:
-        names.append(source.name)
-        source = producers.get(source.input[0]) if source.op_type in ("Relu", "Clip") else None
-    return names
+def _absorbing(quantizer: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> list[Carrier]:
+    """The operator before a quantizer, and the one before its Relu and Clip."""
+    found: list[Carrier] = []
+    tensor: str | None = quantizer.input[0]
+    while tensor is not None and tensor in producers:
+        source = producers[tensor]
+        found.append((source.name, list(source.output).index(tensor)))
+        tensor = source.input[0] if source.op_type in ("Relu", "Clip") else None
+    return found
+
+
+def _outputs(node: onnx.NodeProto | None) -> list[str]:
+    return [] if node is None else list(node.output)
 
 
 def with_outputs(optimized: onnx.ModelProto, inner: Iterable[Watch]) -> onnx.ModelProto:

@@ -238,8 +238,11 @@ def _optimized(data: bytes, options: dict[str, str], *, optimise: bool) -> onnx.
 
 
 def _histogram(model: onnx.ModelProto) -> dict[tuple[str, str], int]:
+    """Operators counted; not DequantizeLinear, which may stand once for several readers or once for each."""
     counts: dict[tuple[str, str], int] = {}
     for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            continue
         key = (node.domain, node.op_type)
         counts[key] = counts.get(key, 0) + 1
     return counts
