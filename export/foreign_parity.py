@@ -17,13 +17,14 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.export.code_grids import code_grids
+from limpq_deploy.export.code_grids import code_grids, grid_at
 from limpq_deploy.export.foreign_form import as_pairs, require_readable, with_names
-from limpq_deploy.export.loading import load_model
-from limpq_deploy.export.parity import TensorParity, compare_codes, merged
 from limpq_deploy.export.islands import Executed, OtherForm
+from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.onnx_files import constants
+from limpq_deploy.export.parity import TensorParity, compare_codes, merged
 from limpq_deploy.export.reference_files import FileReference
-from limpq_deploy.export.runtimes.ort import OnnxRuntime, opened
+from limpq_deploy.export.runtimes.ort import OnnxRuntime, OrtSession, OrtWatchedSession, opened
 from limpq_deploy.export.watching import OTHER_GRID, file_name
 
 Array = NDArray[Any]
@@ -72,7 +73,12 @@ class FileParity:
 
 
 def compare_file(
-    path: Path, batches: Iterable[Array], runtime: OnnxRuntime, *, threads: int | None = None, notes: tuple[str, ...] = ()
+    path: Path,
+    batches: Iterable[Array],
+    runtime: OnnxRuntime,
+    *,
+    threads: int | None = None,
+    notes: tuple[str, ...] = (),
 ) -> FileParity:
     """Compare on batches of images, as the model takes them. Raises ModelError, naming the node, for a file or graph
     outside of what the reference reads."""
@@ -87,7 +93,7 @@ def compare_file(
         session = runtime.load(renamed, threads=threads)
         execute = _Sessions(threads)
         reference = FileReference(pairs, executed_by(model, optimized), execute)
-        return _compared(path, reference, session, watched, batches, notes)
+        return _compared(path, pairs, reference, session, watched, batches, notes)
 
 
 def executed_by(model: onnx.ModelProto, optimized: onnx.ModelProto) -> Executed:
@@ -158,7 +164,13 @@ class _Sessions:
 
 
 def _compared(
-    path: Path, reference: FileReference, session: Any, watched: Any, batches: Iterable[Array], notes: tuple[str, ...]
+    path: Path,
+    pairs: onnx.ModelProto,
+    reference: FileReference,
+    session: OrtSession,
+    watched: OrtWatchedSession,
+    batches: Iterable[Array],
+    notes: tuple[str, ...],
 ) -> FileParity:
     by_island = {name: index for index, island in enumerate(reference.islands) for name in island.codes}
     results = {name: index for index, island in enumerate(reference.islands) for name in island.outputs}
@@ -168,7 +180,9 @@ def _compared(
     for batch in batches:
         found = session.run_feeds({reference.input: batch})
         seen, codes = watched.run(batch)
-        assert same_bits(found[reference.outputs[0]], seen), "the watched session gives other results than the unwatched one"
+        assert same_bits(found[reference.outputs[0]], seen), (
+            "the watched session gives other results than the unwatched one"
+        )
         expected, own = reference.run(batch, keep=watched.watched, given=codes)
         images += len(batch)
         for name, result in expected.items():
@@ -196,7 +210,7 @@ def _compared(
         tensors=tuple(integer),
         unwatched=watched.unwatched,
         environment=session.environment(),
-        notes=(*notes, *_explained(watched.unwatched), *reference.notes),
+        notes=(*notes, *_explained(pairs, watched.unwatched), *reference.notes),
     )
 
 
@@ -216,12 +230,23 @@ def _reals(name: str, expected: Array, found: Array) -> TensorParity:
     return TensorParity(tensor=name, elements=expected.size, mismatches=differ, max_lsb=0)
 
 
-def _explained(unwatched: Mapping[str, str]) -> list[str]:
-    return [
-        f"codes {name!r}: {why}; what follows is compared with the file as written"
-        for name, why in unwatched.items()
-        if why.startswith(OTHER_GRID)
-    ]
+def _explained(model: onnx.ModelProto, unwatched: Mapping[str, str]) -> list[str]:
+    """Where the runtime is seen to have changed a grid, or merged pairs of different grids."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    fixed = constants(model.graph)
+    notes = []
+    for name, why in unwatched.items():
+        before = makers.get(makers[name].input[0]) if name in makers else None
+        twice = before is not None and before.op_type == "DequantizeLinear"
+        grids = [grid_at(node, 1, fixed) for node in (before, makers[name])] if before is not None and twice else []
+        if why.startswith(OTHER_GRID):
+            notes.append(f"codes {name!r}: {why}; what follows is not what the file says")
+        elif len(grids) == 2 and grids[0] and grids[1] and not grids[0].same_meaning(grids[1]):
+            notes.append(
+                f"codes {name!r} ({grids[1]}) are quantized again from others ({grids[0]}); the runtime merges the two "
+                "pairs into one, so that what follows is not what the file says"
+            )
+    return notes
 
 
 def same_bits(first: Array, second: Array) -> bool:

@@ -179,7 +179,9 @@ class _Graph:
         pairs = [one for one in before if self.nodes[one].op_type == "DequantizeLinear" and one not in self.constant]
         behind = [reader for name in node.output for reader in self.readers.get(name, [])]
         if any(self.nodes[one].op_type != "QuantizeLinear" for one in behind):
-            raise ModelError(f"{named(node)} is executed on codes, but its result is no code; parity has no form for it")
+            raise ModelError(
+                f"{named(node)} is executed on codes, but its result is no code; parity has no form for it"
+            )
         return [*(one for one in pairs if len(self.readers[self.nodes[one].output[0]]) == 1), *behind]
 
     def island(

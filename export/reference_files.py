@@ -79,11 +79,8 @@ class FileReference:
     def _differences(self) -> Iterator[str]:
         """What the runtime is known to compute otherwise than the file says."""
         for name, layer in self._layers.items():
-            if layer is not None and layer.along_inputs:
-                yield (
-                    f"layer {name!r} has weight scales along its inputs; ONNX Runtime executes it in integers and takes "
-                    "them along its outputs, so that its result is not what the file says"
-                )
+            if layer is not None and layer.otherwise:
+                yield f"layer {name!r} {layer.otherwise}: its result is not what the file says"
 
     def _results(self, step: onnx.NodeProto | Island, values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(step, Island):
@@ -167,7 +164,9 @@ class FileReference:
 
     def _quantize(self, node: onnx.NodeProto, inputs: list[Any]) -> Array:
         value, scale = inputs[0], inputs[1]
-        zero_point = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(scale.shape, default_type(node))
+        zero_point = (
+            inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(scale.shape, default_type(node))
+        )
         if scale.size > 1 or zero_point.size > 1:
             return _quantize_along(self._real(value), scale, zero_point, attribute(node, "axis", 1))
         grid = np.float32(scale.reshape(())), int(zero_point.reshape(())), zero_point.dtype
@@ -257,7 +256,9 @@ class FileReference:
         def part(values: Array, index: int) -> Array:
             total = values.shape[axis]
             one = -(-total // len(node.output))
-            ends = np.cumsum(sizes) if sizes is not None else np.minimum(one * np.arange(1, len(node.output) + 1), total)
+            ends = (
+                np.cumsum(sizes) if sizes is not None else np.minimum(one * np.arange(1, len(node.output) + 1), total)
+            )
             start = 0 if index == 0 else int(ends[index - 1])
             return values.take(np.arange(start, int(ends[index])), axis=axis)
 

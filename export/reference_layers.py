@@ -25,17 +25,23 @@ MOVING = frozenset(MOVES) - {"Clip", "Concat", "Shape"} | {"Dropout", "Split"}
 SAME_STEP = 1e-5
 """Relative difference of a bias's scale from input scale * weight scale up to which its codes are the accumulator's."""
 
+ALONG_INPUTS = "has weight scales along its inputs, where the runtime takes them along its outputs"
+OTHER_BIAS_SCALE = (
+    "has a bias at another scale than input scale * weight scale, where the runtime takes its codes as they are"
+)
+BEYOND_INT32 = "has a bias beyond what int32 holds in steps of the accumulator, where the runtime rounds it to int32"
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """``weight``: [O, ...] of a Conv, [K, O] of a matrix product; ``scale`` [O]: of one step of the accumulator. Where
-    the file scales weights along another axis than O (``along_inputs``), ``weight`` holds reals in units of the
-    input's scale, and so does ``bias``."""
+    the file scales weights along another axis than O, ``weight`` holds reals in units of the input's scale, and so does
+    ``bias``. ``otherwise``: what a runtime that executes the layer in integers is known to make of it instead."""
 
     weight: NDArray[np.floating[Any]]
     bias: Array
     scale: NDArray[np.float32]
-    along_inputs: bool = False
+    otherwise: str | None = None
 
 
 class NotRead(ModelError):
@@ -74,13 +80,13 @@ def read_layer(
     if scale.size > 1 and axis != out_axis:
         real, step = steps * scale.astype(np.float64).reshape(along), np.full(channels, input_scale, np.float32)
         bias = _real_bias(node, makers, constant, channels) / float(input_scale)
-        return Layer(real.T if turned else real, bias, step, along_inputs=True)
+        return Layer(real.T if turned else real, bias, step, otherwise=ALONG_INPUTS)
     step = np.broadcast_to((input_scale * scale).astype(np.float32).reshape(-1), (channels,)).copy()
-    bias = _bias(node, makers, constant, step)
+    bias, otherwise = _bias(node, makers, constant, step)
     reach = 2 ** (8 * _grid(source, constant)[1].dtype.itemsize)
     largest = np.abs(np.moveaxis(steps, out_axis, 0)).reshape(channels, -1).sum(axis=1) * reach + np.abs(bias)
     exact = np.float32 if largest.max(initial=0) < ops.FLOAT32_EXACT else np.float64
-    return Layer((steps.T if turned else steps).astype(exact), bias, step)
+    return Layer((steps.T if turned else steps).astype(exact), bias, step, otherwise)
 
 
 def convolved(node: onnx.NodeProto, layer: Layer, source: Dequantized) -> Accumulator:
@@ -162,16 +168,17 @@ def _bias(
     makers: Mapping[str, onnx.NodeProto],
     constant: Callable[[str], Array | None],
     step: NDArray[np.float32],
-) -> NDArray[np.int64]:
-    """In steps of the accumulator. A float bias is rounded to them, as the runtime does by itself."""
+) -> tuple[NDArray[np.float64], str | None]:
+    """In steps of the accumulator, and what the runtime makes of it instead. A float bias is rounded to steps, as the
+    runtime does by itself."""
     values, scale = _bias_values(node, makers, constant, len(step))
-    if scale is None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            steps = np.rint(values.astype(np.float32) / step)
-        return np.clip(np.nan_to_num(steps), INT32.min, INT32.max).astype(np.int64)
-    if np.allclose(scale, step, rtol=SAME_STEP, atol=0):
-        return values.astype(np.int64)
-    return np.rint(values * scale / step.astype(np.float64)).astype(np.int64)
+    if scale is not None and np.allclose(scale, step, rtol=SAME_STEP, atol=0):
+        return values.astype(np.float64), None
+    if scale is not None:
+        return np.rint(values * scale / step.astype(np.float64)), OTHER_BIAS_SCALE
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.nan_to_num(np.rint(values.astype(np.float32) / step).astype(np.float64))
+    return steps, BEYOND_INT32 if np.any(np.abs(steps) > INT32.max) else None
 
 
 def _real_bias(

@@ -202,7 +202,9 @@ def window_means(
             )
             total += padded[:, :, *window]
             pixels += inside[window]
-    return total / (np.float32(kernel[0] * kernel[1]) if with_padding else pixels)
+    counted = np.full_like(pixels, kernel[0] * kernel[1]) if with_padding else pixels
+    means: Floats = total / counted
+    return means
 
 
 def max_pool(

@@ -1,7 +1,6 @@
 """Parity of an ONNX file that any tool quantized: which images it is shown, and the comparison. No torch here."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,9 @@ def check_file(path: Path, *, data: str | None = None, images: int = IMAGES, see
     name, dtype, shape = _input(path, model)
     size = shape[0] or min(BATCH, images)
     if data is None:
-        note = f"images: {images} random ones (seed {seed}), over the range of the input's own quantizer where it has one"
+        note = (
+            f"images: {images} random ones (seed {seed}), over the range of the input's own quantizer where it has one"
+        )
         batches = _random(model, name, dtype, shape, images, size, seed)
     else:
         preprocess, note = _preprocess(path, model, data, dtype, shape)
