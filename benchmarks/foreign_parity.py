@@ -1,8 +1,8 @@
 """Parity of files that onnxruntime.quantization made: integer reference against ONNX Runtime's optimised graph.
 
 ResNet-18 (fresh weights), MobileNetV2 and ResNet-20 (trained weights; the shared data, LIMPQ_SHARED or ../shared beside
-the checkout, else fresh ones) are exported by torch.onnx, pre-processed as onnxruntime recommends (`quant_pre_process`),
-quantized by `quantize_static` in the forms of `FORMS`, and compared as `limpq-deploy parity FILE.onnx` compares them.
+the checkout, else fresh ones) are exported by torch.onnx, pre-processed as onnxruntime recommends, quantized by
+`quantize_static` in the forms of `FORMS`, and compared as `limpq-deploy parity FILE.onnx` compares them.
 Images are random and reproducible, in calibration as in the comparison: arithmetic does not care what they show.
 
 Keys: ``files`` [{``model``, ``form``, ``opset``, ``codes``, ``mismatches``, ``logits_equal``, ``islands``,

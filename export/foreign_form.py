@@ -7,6 +7,7 @@ result with the codes: what a runtime makes of the file can be found again by bo
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -130,7 +131,7 @@ class _Writer:
         self.graph.node.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=0))
         return [output]
 
-    def operator(self, kind: str, inputs: list[str], scale: int, **more: object) -> None:
+    def operator(self, kind: str, inputs: list[str], scale: int, **more: Any) -> None:
         """The float operator, and the quantizer whose scale stands at this place (none there: its result is real)."""
         kept = [item for item in self.node.attribute if item.name not in ("channels_last", "axis")]
         result = self.node.output[0]

@@ -47,8 +47,9 @@ class FileParity:
     """What was compared, and what was found.
 
     ``codes``, ``mismatches``, ``max_lsb``: integer reference against the optimised graph, end to end but for islands.
-    ``logits_equal``: the model's results, bit by bit; ``integer_logits_equal``: those of them that no island gives. ``tensors``: codes by tensor; ``unwatched``: tensors of codes that the optimised graph does not compute,
-    with the reason. ``notes``: what the images are, and what explains differences.
+    ``logits_equal``: the model's results, bit by bit; ``integer_logits_equal``: those of them that no island gives.
+    ``tensors``: codes by tensor; ``unwatched``: tensors of codes that the optimised graph does not compute, with the
+    reason. ``notes``: what the images are, and what explains differences.
     """
 
     model_sha256: str
@@ -132,16 +133,17 @@ def _constants(
     makers = {name: node for node in optimized.graph.node for name in node.output}
     tensors = {tensor.name: tensor for tensor in optimized.graph.initializer}
     own = {tensor.name for tensor in model.graph.initializer}
-    found = {}
+    found: dict[tuple[str, int], OtherForm] = {}
     for node in model.graph.node:
         executed = nodes.get(node.name)
         if executed is None or executed.op_type.removeprefix("Fused") != node.op_type:
             continue
         for place, name in enumerate(node.input):
             made = makers.get(executed.input[place]) if place < len(executed.input) else None
-            if name in own and made is not None and made.op_type == "DequantizeLinear":
-                if all(entry in tensors for entry in made.input if entry):
-                    found[node.name, place] = ((made,), tuple(tensors[entry] for entry in made.input if entry))
+            if name not in own or made is None or made.op_type != "DequantizeLinear":
+                continue
+            if all(entry in tensors for entry in made.input if entry):
+                found[node.name, place] = ((made,), tuple(tensors[entry] for entry in made.input if entry))
     return found
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.code_grids import code_grids
 from limpq_deploy.export.graph_rules import named
 from limpq_deploy.export.onnx_files import constants
 
@@ -62,7 +63,8 @@ class Island:
         return self.execute(self._alone(values), values, kinds)
 
     def _alone(self, values: Mapping[str, Array]) -> onnx.ModelProto:
-        nodes, initializers = [], {tensor.name: tensor for tensor in self.model.graph.initializer}
+        nodes: list[onnx.NodeProto] = []
+        initializers = {tensor.name: tensor for tensor in self.model.graph.initializer}
         used: dict[str, onnx.TensorProto] = {}
         for node in self.nodes:
             copy = onnx.NodeProto()
@@ -111,7 +113,8 @@ def divided(
         if index in graph.constant or node.op_type in QUANTIZERS or node.name in ruled:
             continue
         sources = [graph.maker[name] for name in node.input if name in graph.maker]
-        if node.op_type not in anywhere and node.name in executed.integers:
+        integers = node.op_type not in anywhere and node.name in executed.integers
+        if integers and node.input[0] not in graph.codes:
             on_codes.add(index)
         elif node.op_type not in anywhere or any(source in afloat for source in sources):
             afloat.add(index)
@@ -119,8 +122,7 @@ def divided(
                 if source in afloat and graph.level[source] == graph.level[index]:
                     join(source, index)
     for index in on_codes:
-        neighbours = graph.around(index)
-        for other in neighbours:
+        for other in graph.around(index, anywhere):
             join(index, other)
     members: dict[int, list[int]] = {}
     for index in range(len(graph.nodes)):
@@ -161,6 +163,7 @@ class _Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(index)
         self.fixed = set(constants(model.graph))
+        self.codes = code_grids(model)
         self.constant: set[int] = set()
         self.level: dict[int, int] = {}
         for index, node in enumerate(self.nodes):
@@ -171,18 +174,30 @@ class _Graph:
             before = max((self.level[source] for source in sources), default=0)
             self.level[index] = before + (node.op_type == "QuantizeLinear")
 
-    def around(self, index: int) -> list[int]:
-        """The DequantizeLinear nodes before an operator and the QuantizeLinear nodes behind it; none where another
-        operator stands between, or a pair is read elsewhere in reals."""
-        node = self.nodes[index]
-        before = [self.maker[name] for name in node.input if name in self.maker]
-        pairs = [one for one in before if self.nodes[one].op_type == "DequantizeLinear" and one not in self.constant]
-        behind = [reader for name in node.output for reader in self.readers.get(name, [])]
-        if any(self.nodes[one].op_type != "QuantizeLinear" for one in behind):
-            raise ModelError(
-                f"{named(node)} is executed on codes, but its result is no code; parity has no form for it"
-            )
-        return [*(one for one in pairs if len(self.readers[self.nodes[one].output[0]]) == 1), *behind]
+    def around(self, index: int, anywhere: Collection[str]) -> list[int]:
+        """What lies between an operator and the pairs around it, and the pairs: a DequantizeLinear that it alone
+        reads, the QuantizeLinear nodes behind."""
+        found, ahead = [], [reader for name in self.nodes[index].output for reader in self.readers.get(name, [])]
+        while ahead:
+            one = ahead.pop()
+            found.append(one)
+            if self.nodes[one].op_type not in anywhere or self.nodes[one].op_type == "DequantizeLinear":
+                raise ModelError(
+                    f"{named(self.nodes[index])} is executed on codes without a QuantizeLinear behind; parity has no "
+                    "form for that"
+                )
+            if self.nodes[one].op_type != "QuantizeLinear":
+                ahead += [reader for name in self.nodes[one].output for reader in self.readers.get(name, [])]
+        before = [self.maker[name] for name in self.nodes[index].input if name in self.maker]
+        while before:
+            one = before.pop()
+            alone = all(len(self.readers[name]) == 1 for name in self.nodes[one].output)
+            if one in self.constant or not alone or self.nodes[one].op_type not in anywhere:
+                continue
+            found.append(one)
+            if self.nodes[one].op_type != "DequantizeLinear":
+                before += [self.maker[name] for name in self.nodes[one].input if name in self.maker]
+        return found
 
     def island(
         self, nodes: Sequence[onnx.NodeProto], anywhere: Collection[str], executed: Executed, execute: Execute

@@ -125,7 +125,7 @@ class FileReference:
             self._layers[node.name] = layer
             return True
         if node.op_type == "AveragePool":
-            return not attribute(node, "ceil_mode", 0) and len(attribute(node, "kernel_shape", [])) == 2
+            return len(attribute(node, "kernel_shape", [])) == 2
         return True
 
     def _execute(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:

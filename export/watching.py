@@ -7,7 +7,7 @@ to the codes that it makes, and found again by name; the layout is followed from
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,10 @@ NHWC_BACK = (0, 3, 1, 2)
 
 _TOKEN = re.compile(r"_token_\d+$")
 _SUFFIX = re.compile(r"(_nchwc)?(_token_\d+)?$")
+_OWN_LAYOUT = frozenset(
+    ("Conv", "FusedConv", "ConvTranspose", "AveragePool", "GlobalAveragePool", "Gemm", "MatMul", "Reshape", "Flatten")
+)
+"""Operators with a result in the layout of the file, whatever passes do to what they read."""
 _LAYOUT_OPS = ("QLinearConv", "QLinearGlobalAveragePool", "QLinearAveragePool", "NhwcMaxPool")
 
 
@@ -49,8 +53,7 @@ class Watch:
 def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[str, Watch], dict[str, str]]:
     """Code tensors of the file (outputs of QuantizeLinear, and of Clip on codes) that the optimised graph computes, and
     those that it does not, with the reason."""
-    own = {node.name: attribute(node, "perm") for node in model.graph.node if node.op_type == "Transpose"}
-    back, grids = _layouts(optimized, own), code_grids(optimized)
+    back, grids, rearranged = _layouts(optimized), code_grids(optimized), _rearranged(model)
     makers = {
         _TOKEN.sub("", node.name): node
         for node in optimized.graph.node
@@ -65,14 +68,14 @@ def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[st
             lost[tensor] = f"no node of the optimised graph is named {' or '.join(name for name, _ in operators)}"
         elif not grid.same_meaning(grids[codes]):
             lost[tensor] = f"{OTHER_GRID}: {grids[codes]} for {grid}"
-        elif back[codes] is None:
-            lost[tensor] = "its layout in the optimised graph is not known, behind a Transpose of the file's own"
+        elif tensor in rearranged:
+            lost[tensor] = "its arrangement in the optimised graph is not known, behind a Transpose of the file's own"
         else:
             dtype = grids[codes].dtype
             found[tensor] = Watch(
                 tensor=codes,
                 element_type=helper.np_dtype_to_tensor_dtype(dtype),
-                back=back[codes] or NCHW,
+                back=back[codes],
                 flipped=dtype != grid.dtype,
             )
     return found, lost
@@ -174,35 +177,37 @@ def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
     return "float32"
 
 
-def _layouts(
-    model: onnx.ModelProto, own: Mapping[str, list[int] | None] | None = None
-) -> dict[str, tuple[int, ...] | None]:
+def _layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """For every tensor the transpose back to the layout of the file, in which the graph's inputs are: axis i of the
-    file is axis ``back[i]`` here; None where that cannot be told.
-
-    ``own``: Transpose nodes of the file itself, by name with their order. One of them that a pass merged with a change
-    of layout, or took away, leaves the layout behind it unknown, up to the next operator with a layout of its own.
-    """
-    own = own or {}
-    left = {_TOKEN.sub("", node.name) for node in model.graph.node if node.op_type == "Transpose"}
-    merged = any(name not in left for name in own)
-    back: dict[str, tuple[int, ...] | None] = {}
+    file is axis ``back[i]`` here."""
+    back: dict[str, tuple[int, ...]] = {}
     for node in model.graph.node:
         first = 2 if node.op_type == "QLinearConcat" else 0  # behind the scale and zero-point of its result
         before = back.get(node.input[first], NCHW) if node.input else NCHW
-        name = _TOKEN.sub("", node.name)
-        if node.op_type == "Transpose" and name in own:
-            after = NCHW if before == NCHW and attribute(node, "perm") == own[name] else None
-        elif node.op_type == "Transpose" and (merged or before is None):
-            after = None
-        elif node.op_type == "Transpose" and before is not None:
+        after = before
+        if node.op_type == "Transpose":
             order = attribute(node, "perm")
-            known = isinstance(order, list) and len(order) == 4
-            after = tuple(order.index(axis) for axis in before) if known else before
+            if isinstance(order, list) and len(order) == 4:
+                after = tuple(order.index(axis) for axis in before)
         elif node.op_type in _LAYOUT_OPS:
             after = NHWC_BACK if attribute(node, "channels_last", 0) or node.op_type == "NhwcMaxPool" else NCHW
-        else:
-            after = before
+        elif node.op_type in _OWN_LAYOUT:
+            after = NCHW
         for output in node.output:
             back[output] = after
     return back
+
+
+def _rearranged(model: onnx.ModelProto) -> set[str]:
+    """Tensors behind a Transpose of the file's own, up to the next operator whose result has an arrangement of its own.
+
+    The runtime moves a Transpose past operators on single values, and merges it with those of its layouts: such a
+    tensor's arrangement in the optimised graph cannot be told.
+    """
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "Transpose" or (
+            node.op_type not in _OWN_LAYOUT and any(name in found for name in node.input)
+        ):
+            found.update(node.output)
+    return found

@@ -58,8 +58,8 @@ def _input(path: Path, model: onnx.ModelProto) -> tuple[str, np.dtype[Any], list
     shape = [dim.dim_value or None for dim in tensor.shape.dim]
     if not shape or any(size is None for size in shape[1:]):
         raise ModelError(
-            f"{path} leaves the size of its input {value.name!r} open ({_shown(shape)}); parity needs all but the batch "
-            "fixed: onnxruntime.tools.make_dynamic_shape_fixed does that"
+            f"{path} leaves the size of its input {value.name!r} open ({_shown(shape)}); parity needs all but "
+            "the batch fixed: onnxruntime.tools.make_dynamic_shape_fixed does that"
         )
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     if dtype not in (np.float32, np.uint8, np.int8):
@@ -113,7 +113,9 @@ def _preprocess(
             f"{path} takes inputs of shape {_shown(shape)}; --data needs images NCHW of 1 or 3 channels: leave it away"
         )
     channels, height, width = (int(length or 1) for length in shape[1:])
-    mean, std, whose = IMAGENET_MEAN, IMAGENET_STD, "ImageNet's"
+    whose = "ImageNet's"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     if data.partition(":")[0] in ("digits", "cifar10"):
         own = next(iter(open_dataset(data, needs=()).splits.values())).preprocess
         mean, std, whose = own.mean, own.std, "its own"
