@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(SIDES), default=list(SIDES))
     options = parser.parse_args()
     names = ["resnet20"] if options.smoke else options.models
-    images = 2 if options.quick or options.smoke else 16
+    images = 2 if options.quick or options.smoke else 8
     cases = [(form, opset) for opset in OPSETS for form in FORMS if opset == 17 or form is FORMS[0]]
     if options.smoke:
         cases = [(FORMS[0], 17), (FORMS[5], 17)]
@@ -159,7 +159,8 @@ def exported(model: torch.nn.Module, side: int, opset: int, stem: Path) -> Path:
     else:
         axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
         torch.onnx.export(model, example, plain, dynamo=False, dynamic_axes=axes, **names)
-    quant_pre_process(str(plain), str(prepared))
+    with contextlib.chdir(stem.parent):  # it leaves files where it runs
+        quant_pre_process(str(plain), str(prepared))
     return prepared
 
 

@@ -38,15 +38,15 @@ def check_file(path: Path, *, data: str | None = None, images: int = IMAGES, see
         raise ModelError(reason)
     model = load_model(path)
     name, dtype, shape = _input(path, model)
-    size = shape[0] or min(BATCH, images)
+    sizes = _batches(images, shape[0])
     if data is None:
         note = (
             f"images: {images} random ones (seed {seed}), over the range of the input's own quantizer where it has one"
         )
-        batches = _random(model, name, dtype, shape, images, size, seed)
+        batches = _random(model, name, dtype, shape, sizes, seed)
     else:
         preprocess, note = _preprocess(path, model, data, dtype, shape)
-        batches = _from_data(data, preprocess, dtype, images, size)
+        batches = _from_data(data, preprocess, dtype, sizes, shape[0])
     return compare_file(path, batches, runtime, notes=(note,))
 
 
@@ -67,19 +67,25 @@ def _input(path: Path, model: onnx.ModelProto) -> tuple[str, np.dtype[Any], list
     return value.name, dtype, shape
 
 
+def _batches(images: int, fixed: int | None) -> list[int]:
+    """Sizes of the batches: of the model's own where it is fixed, and then so many that all images fit."""
+    if fixed:
+        return [fixed] * -(-images // fixed)
+    return [BATCH] * (images // BATCH) + ([images % BATCH] if images % BATCH else [])
+
+
 def _random(
     model: onnx.ModelProto,
     name: str,
     dtype: np.dtype[Any],
     shape: list[int | None],
-    images: int,
-    size: int,
+    sizes: list[int],
     seed: int,
 ) -> Iterator[Array]:
     """Normal noise around the middle of the input's range, of which some leaves it; codes over all of theirs."""
     random = np.random.default_rng(seed)
     low, high = _range(model, name)
-    for _ in range(0, images, size):
+    for size in sizes:
         full = (size, *(length or 1 for length in shape[1:]))
         if dtype == np.float32:
             yield random.normal((low + high) / 2, (high - low) / 5, full).astype(np.float32)
@@ -130,16 +136,18 @@ def _preprocess(
     )
 
 
-def _from_data(data: str, preprocess: Preprocess, dtype: np.dtype[Any], images: int, size: int) -> Iterator[Array]:
-    """Batches of the model's size; the first images again where too few are left to fill the last one."""
+def _from_data(
+    data: str, preprocess: Preprocess, dtype: np.dtype[Any], sizes: list[int], fixed: int | None
+) -> Iterator[Array]:
+    """So many images, or all there are; for a model of a fixed batch the first ones again, to fill the last batch."""
     dataset = open_dataset(data, preprocess, needs=())
     split = next((dataset.splits[name] for name in SPLITS if name in dataset.splits), None)
     if split is None:
         raise DataError(f"data set {data!r} has no images; expected a split {', '.join(SPLITS)}")
-    wanted = min(images, len(split))
-    chosen = np.linspace(0, len(split) - 1, wanted).round().astype(int)
-    filled = np.resize(chosen, -(-wanted // size) * size)
-    for batch, _ in split.subset(filled).batches(size):
+    chosen = np.linspace(0, len(split) - 1, min(sum(sizes), len(split))).round().astype(int)
+    if fixed:
+        chosen = np.resize(chosen, -(-len(chosen) // fixed) * fixed)
+    for batch, _ in split.subset(chosen).batches(sizes[0]):
         yield batch if dtype == np.float32 else batch.astype(dtype)
 
 
