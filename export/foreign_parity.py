@@ -122,6 +122,9 @@ def executed_by(model: onnx.ModelProto, optimized: onnx.ModelProto) -> Executed:
     )
 
 
+RESULT = "\n"
+"""Begins the name under which an island's part of the model's results is counted; no tensor is called so."""
+
 TO_REALS = ("QGemm", "MatMulIntegerToFloat")
 """Integer operators that may give reals."""
 
@@ -193,12 +196,12 @@ def _compared(
                 apart = np.abs(result.astype(np.float64) - found[name]).max(initial=0.0)
                 difference = max(difference, float(apart))
             if name in floats:
-                parts.append(_reals(f"\n{floats[name]}", result, found[name]))
+                parts.append(_reals(f"{RESULT}{floats[name]}", result, found[name]))
             else:
                 exact = exact and same_bits(result, found[name])
         parts += [compare_codes(name, own[name], codes[name]) for name in watched.watched if name in own]
     tensors = merged(parts)
-    integer = [part for part in tensors if part.tensor not in by_island and not part.tensor.startswith("\n")]
+    integer = [part for part in tensors if part.tensor not in by_island and not part.tensor.startswith(RESULT)]
     return FileParity(
         model_sha256=sha256_of(path),
         images=images,
@@ -212,12 +215,17 @@ def _compared(
         tensors=tuple(integer),
         unwatched=watched.unwatched,
         environment=session.environment(),
-        notes=(*notes, *_explained(pairs, watched.unwatched), *reference.notes),
+        notes=(
+            *notes,
+            *_explained(pairs, watched.unwatched),
+            *reference.notes,
+            *(() if reference.computes else (NO_INTEGERS,)),
+        ),
     )
 
 
 def _island(island: Any, index: int, tensors: Iterable[TensorParity], by_island: Mapping[str, int]) -> IslandParity:
-    own = [part for part in tensors if by_island.get(part.tensor) == index or part.tensor == f"\n{index}"]
+    own = [part for part in tensors if by_island.get(part.tensor) == index or part.tensor == f"{RESULT}{index}"]
     return IslandParity(
         name=island.name,
         operators=island.operators,

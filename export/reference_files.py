@@ -21,10 +21,10 @@ from limpq_deploy.export.islands import Execute, Executed, Island, divided
 from limpq_deploy.export.onnx_files import attribute, constants
 from limpq_deploy.export.reference_arm import add_table_here
 from limpq_deploy.export.reference_moves import MOVES, explicit_pads
+from limpq_deploy.export.reference_reals import bounds, parts_of, quantize_along, real_of, shape_of, unsigned
 from limpq_deploy.export.reference_tables import TABLES
 from limpq_deploy.export.reference_values import (
     LAZY,
-    Accumulator,
     Average,
     Bounded,
     Dequantized,
@@ -35,10 +35,11 @@ from limpq_deploy.export.reference_values import (
     Sum,
     Table,
     Unsigned,
-    flipped,
 )
 
 Array = NDArray[Any]
+NO_INTEGERS = "the runtime executes no operator of this file in integers; quantizers and islands are what was compared"
+
 ON_CODES_OR_REALS = frozenset((*MOVES, "Relu", "Split", "Dropout", "QuantizeLinear", "DequantizeLinear"))
 """Operators with the same result wherever they are executed: they choose, move or round single values."""
 
@@ -51,8 +52,8 @@ class FileReference:
         self._fixed: dict[str, Array] = dict(constants(self._graph))
         self._makers = {name: node for node in self._graph.node for name in node.output}
         self._layers: dict[str, layers.Layer | None] = {}
-        ruled = {node.name for node in self._graph.node if self._has_rule(node)}
-        self._steps, self.islands = divided(model, ruled, executed, ON_CODES_OR_REALS, execute)
+        self.computes = {node.name for node in self._graph.node if self._has_rule(node)}
+        self._steps, self.islands = divided(model, self.computes, executed, ON_CODES_OR_REALS, execute)
         self.input = next(value.name for value in self._graph.input if value.name not in self._fixed)
         self.outputs = tuple(value.name for value in self._graph.output)
         self._last_use = _last_uses(self._steps)
@@ -74,10 +75,12 @@ class FileReference:
             for name in self._last_use.get(index, ()):
                 if name not in self.outputs:
                     values.pop(name, None)
-        return {name: self._real(self._value(name, values)) for name in self.outputs}, kept
+        return {name: real_of(self._value(name, values)) for name in self.outputs}, kept
 
     def _differences(self) -> Iterator[str]:
-        """What the runtime is known to compute otherwise than the file says."""
+        """What the runtime is known to compute otherwise than the file says, and where it computes no integers."""
+        if not self.computes:
+            yield NO_INTEGERS
         for name, layer in self._layers.items():
             if layer is not None and layer.otherwise:
                 yield f"layer {name!r} {layer.otherwise}: its result is not what the file says"
@@ -93,7 +96,7 @@ class FileReference:
 
     def _fed(self, island: Island, name: str, values: dict[str, Any]) -> Array:
         value = self._value(name, values)
-        return value if isinstance(value, np.ndarray) else self._real(value)
+        return value if isinstance(value, np.ndarray) else real_of(value)
 
     def _value(self, name: str, values: Mapping[str, Any]) -> Any:
         if name in values:
@@ -135,7 +138,7 @@ class FileReference:
         return self._move(node, inputs)
 
     def _move(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
-        source, rest = inputs[0], [self._real(value) for value in inputs[1:]]
+        source, rest = inputs[0], [real_of(value) for value in inputs[1:]]
 
         def moved(values: Array) -> Array:
             found: Array = MOVES[node.op_type](node, [values, *rest])
@@ -144,7 +147,7 @@ class FileReference:
         if not isinstance(source, LAZY):
             return moved(source)
         if node.op_type == "Shape":
-            return moved(np.empty(_shape(source), np.uint8))
+            return moved(np.empty(shape_of(source), np.uint8))
         if node.op_type == "Pad":
             return self._padded(node, source, rest)
         if isinstance(source, Dequantized):
@@ -158,7 +161,7 @@ class FileReference:
             raise ModelError(f"{named(node)} pads what no QuantizeLinear rounds before; expected codes")
         code = ops.quantize(value.reshape(1), source.scale, source.zero_point, source.codes.dtype)[0]
         if ops.dequantize(code, source.scale, source.zero_point) != value:
-            return MOVES["Pad"](node, [self._real(source), *rest])
+            return MOVES["Pad"](node, [real_of(source), *rest])
         codes = MOVES["Pad"](node, [source.codes, rest[0], code, *rest[2:]])
         return Dequantized(codes, source.scale, source.zero_point)
 
@@ -168,10 +171,10 @@ class FileReference:
             inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(scale.shape, default_type(node))
         )
         if scale.size > 1 or zero_point.size > 1:
-            return _quantize_along(self._real(value), scale, zero_point, attribute(node, "axis", 1))
+            return quantize_along(real_of(value), scale, zero_point, attribute(node, "axis", 1))
         grid = np.float32(scale.reshape(())), int(zero_point.reshape(())), zero_point.dtype
         if not isinstance(value, LAZY) or (isinstance(value, Dequantized) and value.codes.itemsize > 1):
-            return ops.quantize(self._real(value), *grid)
+            return ops.quantize(real_of(value), *grid)
         codes: Array = value.quantized(*grid)
         return codes
 
@@ -202,7 +205,7 @@ class FileReference:
 
     def _two(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
         flip = self._computed_unsigned(node, inputs)
-        first, second = (self._codes(node, _unsigned(value) if flip else value) for value in inputs)
+        first, second = (self._codes(node, unsigned(value) if flip else value) for value in inputs)
         shape = np.broadcast_shapes(first.codes.shape, second.codes.shape)
         first, second = (
             Dequantized(np.broadcast_to(value.codes, shape), value.scale, value.zero_point) for value in (first, second)
@@ -224,7 +227,7 @@ class FileReference:
 
     def _average(self, node: onnx.NodeProto, inputs: list[Any]) -> Average | Unsigned:
         flip = self._computed_unsigned(node, inputs)
-        source = self._codes(node, _unsigned(inputs[0]) if flip else inputs[0])
+        source = self._codes(node, unsigned(inputs[0]) if flip else inputs[0])
         kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
         pads = explicit_pads(node, source.codes.shape[2:], kernel, strides, [1, 1])
         counted = bool(attribute(node, "count_include_pad", 0))
@@ -232,12 +235,12 @@ class FileReference:
         return Unsigned(result) if flip else result
 
     def _bounded(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
-        low, high = _bounds(node, inputs)
+        low, high = bounds(node, inputs)
         source = inputs[0]
         if not isinstance(source, LAZY):
             return MOVES["Clip"](node, [source, low, high]) if node.op_type == "Clip" else np.maximum(source, 0)
         if isinstance(source, Dequantized):
-            real: Array = np.clip(self._real(source), low, high)
+            real: Array = np.clip(real_of(source), low, high)
             return real
         ends = (np.float32(-np.inf if low is None else low), np.float32(np.inf if high is None else high))
         return Bounded(source, *ends)
@@ -246,43 +249,14 @@ class FileReference:
         axis = attribute(node, "axis", 0)
         if all(isinstance(value, LAZY) for value in inputs):
             return Joined(tuple(inputs), axis)
-        return np.concatenate([self._real(value) for value in inputs], axis=axis)
+        return np.concatenate([real_of(value) for value in inputs], axis=axis)
 
     def _split(self, node: onnx.NodeProto, inputs: list[Any]) -> list[Any]:
-        source = inputs[0]
-        axis = attribute(node, "axis", 0)
         sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else attribute(node, "split")
-
-        def part(values: Array, index: int) -> Array:
-            total = values.shape[axis]
-            one = -(-total // len(node.output))
-            ends = (
-                np.cumsum(sizes) if sizes is not None else np.minimum(one * np.arange(1, len(node.output) + 1), total)
-            )
-            start = 0 if index == 0 else int(ends[index - 1])
-            return values.take(np.arange(start, int(ends[index])), axis=axis)
-
-        parts = range(len(node.output))
-        if isinstance(source, Dequantized):
-            return [Dequantized(part(source.codes, index), source.scale, source.zero_point) for index in parts]
-        if isinstance(source, LAZY):
-            return [Moved(source, lambda values, index=index: part(values, index)) for index in parts]  # type: ignore[misc]
-        return [part(source, index) for index in parts]
+        return parts_of(inputs[0], len(node.output), attribute(node, "axis", 0), sizes)
 
     def _same(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
         return inputs[0]
-
-    def _real(self, value: Any) -> Any:
-        if isinstance(value, Dequantized):
-            return ops.dequantize(value.codes, value.scale, value.zero_point)
-        if isinstance(value, Joined):
-            return np.concatenate([self._real(part) for part in value.parts], axis=value.axis)
-        if isinstance(value, LAZY):
-            raise ModelError(
-                "the runtime computes integers where the file goes on in reals, without a QuantizeLinear behind; "
-                "the integer reference has no meaning for that"
-            )
-        return value
 
 
 Rule = Callable[[FileReference, onnx.NodeProto, list[Any]], Any]
@@ -310,45 +284,6 @@ ANYWHERE: Mapping[str, Rule] = {
     "Dropout": FileReference._same,
     "Identity": FileReference._same,
 }
-
-
-def _unsigned(value: Dequantized) -> Dequantized:
-    return Dequantized(flipped(value.codes), value.scale, value.zero_point + 128)
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    """The shape of an unevaluated tensor; a move is made once on numbers of no meaning."""
-    match value:
-        case Dequantized() | Table():
-            shape: tuple[int, ...] = value.codes.shape
-        case Accumulator():
-            shape = value.sums.shape
-        case Mean():
-            shape = (*value.source.codes.shape[:2], 1, 1)
-        case Sum() | Product():
-            shape = value.first.codes.shape
-        case Bounded() | Unsigned():
-            shape = _shape(value.source)
-        case _:
-            shape = value.quantized(np.float32(1), 0, np.dtype(np.uint8)).shape
-    return shape
-
-
-def _bounds(node: onnx.NodeProto, inputs: list[Any]) -> tuple[Any, Any]:
-    if node.op_type == "Relu":
-        return np.float32(0), None
-    given = [*inputs[1:], None, None][:2]
-    low, high = (None if value is None else value.reshape(()) for value in given)
-    old = attribute(node, "min"), attribute(node, "max")  # attributes before opset 11
-    return low if low is not None else old[0], high if high is not None else old[1]
-
-
-def _quantize_along(values: Array, scale: Array, zero_point: Array, axis: int) -> Array:
-    along = [-1 if index == axis % values.ndim else 1 for index in range(values.ndim)]
-    ends = np.iinfo(zero_point.dtype)
-    rounded = np.rint(values / scale.reshape(along)) + zero_point.astype(np.float32).reshape(along)
-    codes: Array = np.clip(rounded, ends.min, ends.max).astype(zero_point.dtype)
-    return codes
 
 
 def _last_uses(steps: list[onnx.NodeProto | Island]) -> dict[int, list[str]]:

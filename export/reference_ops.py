@@ -203,8 +203,7 @@ def window_means(
             total += padded[:, :, *window]
             pixels += inside[window]
     counted = np.full_like(pixels, kernel[0] * kernel[1]) if with_padding else pixels
-    means: Floats = total / counted
-    return means
+    return np.divide(total, counted, dtype=np.float32)
 
 
 def max_pool(

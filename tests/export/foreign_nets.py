@@ -28,7 +28,9 @@ class Graph:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
-    def node(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+    def node(self, op: str, *inputs: str, **attributes: Any) -> Any:
+        """``outputs``: how many, if not one; ``domain``; the rest are attributes."""
+        outputs, domain = attributes.pop("outputs", 1), attributes.pop("domain", "")
         names = [f"{op}{len(self.nodes)}_{index}" for index in range(outputs)]
         self.nodes.append(
             helper.make_node(op, list(inputs), names, name=f"{op}{len(self.nodes)}", domain=domain, **attributes)
