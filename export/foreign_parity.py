@@ -219,7 +219,6 @@ def _compared(
             *notes,
             *_explained(pairs, watched.unwatched),
             *reference.notes,
-            *(() if reference.computes else (NO_INTEGERS,)),
         ),
     )
 
