@@ -182,6 +182,7 @@ def _compared(
     floats = {name: results[name] for name in reference.outputs if name in results}
     images, equal, exact, difference = 0, True, True, 0.0
     parts: list[TensorParity] = []
+    unwatched = dict(watched.unwatched)
     for batch in batches:
         found = session.run_feeds({reference.input: batch})
         seen, codes = watched.run(batch)
@@ -199,7 +200,13 @@ def _compared(
                 parts.append(_reals(f"{RESULT}{floats[name]}", result, found[name]))
             else:
                 exact = exact and same_bits(result, found[name])
-        parts += [compare_codes(name, own[name], codes[name]) for name in watched.watched if name in own]
+        for name in watched.watched:
+            if own[name].shape == codes[name].shape:
+                parts.append(compare_codes(name, own[name], codes[name]))
+            else:
+                unwatched[name] = (
+                    f"it has the shape {list(codes[name].shape)} there and {list(own[name].shape)} in the file"
+                )
     tensors = merged(parts)
     integer = [part for part in tensors if part.tensor not in by_island and not part.tensor.startswith(RESULT)]
     return FileParity(
@@ -213,11 +220,11 @@ def _compared(
         integer_logits_equal=exact,
         islands=tuple(_island(island, index, tensors, by_island) for index, island in enumerate(reference.islands)),
         tensors=tuple(integer),
-        unwatched=watched.unwatched,
+        unwatched=unwatched,
         environment=session.environment(),
         notes=(
             *notes,
-            *_explained(pairs, watched.unwatched),
+            *_explained(pairs, unwatched),
             *reference.notes,
         ),
     )

@@ -71,7 +71,8 @@ class FileReference:
             made = self._results(step, values)
             kept |= {name: value for name, value in made.items() if name in keep}
             for name, value in made.items():
-                values[name] = given[name] if given and name in behind and name in given else value
+                other = given.get(name) if given and name in behind else None
+                values[name] = value if other is None or other.shape != value.shape else other
             for name in self._last_use.get(index, ()):
                 if name not in self.outputs:
                     values.pop(name, None)
@@ -96,7 +97,7 @@ class FileReference:
 
     def _fed(self, island: Island, name: str, values: dict[str, Any]) -> Array:
         value = self._value(name, values)
-        return value if isinstance(value, np.ndarray) else real_of(value)
+        return np.asarray(real_of(value))
 
     def _value(self, name: str, values: Mapping[str, Any]) -> Any:
         if name in values:
@@ -141,8 +142,7 @@ class FileReference:
         source, rest = inputs[0], [real_of(value) for value in inputs[1:]]
 
         def moved(values: Array) -> Array:
-            found: Array = MOVES[node.op_type](node, [values, *rest])
-            return found
+            return np.asarray(MOVES[node.op_type](node, [values, *rest]))
 
         if not isinstance(source, LAZY):
             return moved(source)

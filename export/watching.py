@@ -26,7 +26,10 @@ NHWC_BACK = (0, 3, 1, 2)
 _TOKEN = re.compile(r"_token_\d+$")
 _SUFFIX = re.compile(r"(_nchwc)?(_token_\d+)?$")
 _OWN_LAYOUT = frozenset(
-    ("Conv", "FusedConv", "ConvTranspose", "AveragePool", "GlobalAveragePool", "Gemm", "MatMul", "Reshape", "Flatten")
+    (
+        *("Conv", "FusedConv", "ConvTranspose", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten"),
+        *("Gemm", "QGemm", "MatMul", "QLinearMatMul", "MatMulIntegerToFloat"),
+    )
 )
 """Operators with a result in the layout of the file, whatever passes do to what they read."""
 _LAYOUT_OPS = ("QLinearConv", "QLinearGlobalAveragePool", "QLinearAveragePool", "NhwcMaxPool")
