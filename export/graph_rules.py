@@ -26,6 +26,7 @@ def graph_problem(model: onnx.ModelProto) -> str | None:
     for entry in (*model.opset_import, *_all_nodes(model.graph)):
         if entry.domain == "ai.onnx":
             entry.domain = ""
+    _drop_unused_imports(model)
     graph = model.graph
     return _version_problem(model) or _operator_problem(model) or _interface_problem(graph) or _order_problem(graph)
 
@@ -41,6 +42,14 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def named(node: onnx.NodeProto) -> str:
     """A node in a sentence."""
     return f"node {node.name or ', '.join(node.output)!r} ({node.op_type})"
+
+
+def _drop_unused_imports(model: onnx.ModelProto) -> None:
+    """Operator sets that no node is of say nothing about a model; onnxruntime's tools import all that it knows."""
+    used = {"", *(node.domain for node in _all_nodes(model.graph))}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def _version_problem(model: onnx.ModelProto) -> str | None:

@@ -3,7 +3,7 @@
 One function for each, from a node and its input arrays to its output array (ONNX opset 21).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export import reference_ops as ops
 from limpq_deploy.export.onnx_files import attribute
+from limpq_deploy.export.pools import missing_padding
 
 Array = NDArray[Any]
 Inputs = list[Any]
@@ -28,17 +29,41 @@ def clip(node: onnx.NodeProto, inputs: Inputs) -> Array:
 
 
 def max_pool(node: onnx.NodeProto, inputs: Inputs) -> Array:
-    if attribute(node, "ceil_mode", 0) or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise ModelError(f"node {node.name!r} pools with ceil_mode or automatic padding; expected explicit pads")
     kernel = attribute(node, "kernel_shape", [])
-    ones, zeros = [1] * len(kernel), [0] * (2 * len(kernel))
-    return ops.max_pool(
-        inputs[0],
-        kernel,
-        attribute(node, "strides", ones),
-        attribute(node, "pads", zeros),
-        attribute(node, "dilations", ones),
-    )
+    ones = [1] * len(kernel)
+    if len(node.output) > 1 or len(kernel) != 2:
+        raise ModelError(f"node {node.name!r} pools in {len(kernel)} dimensions or gives indices; expected images")
+    strides, dilations = attribute(node, "strides", ones), attribute(node, "dilations", ones)
+    pads = explicit_pads(node, inputs[0].shape[2:], kernel, strides, dilations)
+    return ops.max_pool(inputs[0], kernel, strides, pads, dilations)
+
+
+def explicit_pads(
+    node: onnx.NodeProto,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> list[int]:
+    """Padding before and behind each axis of an image of ``size``; automatic padding and ``ceil_mode`` worked out."""
+    mode = attribute(node, "auto_pad", "NOTSET")
+    axes = list(zip(size, kernel, strides, dilations, strict=True))
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        total = [
+            max((-(-length // stride) - 1) * stride + dilation * (width - 1) + 1 - length, 0)
+            for length, width, stride, dilation in axes
+        ]
+        less, more = [width // 2 for width in total], [width - width // 2 for width in total]
+        return [*less, *more] if mode == "SAME_UPPER" else [*more, *less]
+    pads = list(attribute(node, "pads", [0] * (2 * len(size)))) if mode == "NOTSET" else [0] * (2 * len(size))
+    if attribute(node, "ceil_mode", 0):
+        before, behind = pads[: len(size)], pads[len(size) :]
+        behind = [
+            after + missing_padding(length, reach=dilation * (width - 1) + 1, stride=stride, before=start, after=after)
+            for (length, width, stride, dilation), start, after in zip(axes, before, behind, strict=True)
+        ]
+        pads = [*before, *behind]
+    return pads
 
 
 def pad(node: onnx.NodeProto, inputs: Inputs) -> Array:

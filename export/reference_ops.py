@@ -123,12 +123,12 @@ def add_table(
 ) -> Codes:
     """All results of a quantized Add, [256, 256] by the two inputs' codes as unsigned bytes.
 
-    rA = sA / sC, rB = sB / sC, fix = zC - (rA * zA + rB * zB), result round(fma(a, rA, fma(b, rB, fix))), all in
+    rA = sA / sC, rB = sB / sC, fix = zC - fma(rA, zA, rB * zB), result round(fma(a, rA, fma(b, rB, fix))), all in
     float32: the arithmetic of ONNX Runtime's x86 kernels. (scale, zero-point, dtype) of each tensor.
     """
     (scale_a, zero_a, type_a), (scale_b, zero_b, type_b), (scale_c, zero_c, type_c) = first, second, out
     ratio_a, ratio_b = np.float32(scale_a / scale_c), np.float32(scale_b / scale_c)
-    fix = np.float32(zero_c) - np.float32(ratio_a * np.float32(zero_a) + ratio_b * np.float32(zero_b))
+    fix = np.float32(zero_c) - fma(np.array([ratio_a]), np.float32(zero_a), np.array([ratio_b * np.float32(zero_b)]))[0]
     codes_a, codes_b = _all_codes(type_a), _all_codes(type_b)
     inner = fma(codes_b, ratio_b, np.full(256, fix, np.float32))
     total = fma(codes_a[:, None], ratio_a, np.broadcast_to(inner, (256, 256)))
@@ -180,6 +180,30 @@ def mean_codes(
     total = codes_NCHW.sum(axis=(2, 3), keepdims=True, dtype=np.int64) - zero_point * pixels
     factor = np.float32(scale / np.float32(out_scale * np.float32(pixels)))
     return to_codes(total.astype(np.float32) * factor, out_zero_point, dtype)
+
+
+def window_means(
+    real_NCHW: Floats, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], *, with_padding: bool
+) -> Floats:
+    """Means over windows: float32 sums in the order of rows and columns, divided by the number of pixels, with those of
+    the padding or without (ONNX Runtime's QLinearAveragePool)."""
+    top, left, bottom, right = pads
+    edges = ((0, 0), (0, 0), (top, bottom), (left, right))
+    padded, inside = np.pad(real_NCHW, edges), np.pad(np.ones(real_NCHW.shape[2:], np.float32), edges[2:])
+    rows = (padded.shape[2] - kernel[0]) // strides[0] + 1
+    columns = (padded.shape[3] - kernel[1]) // strides[1] + 1
+    total = np.zeros((*padded.shape[:2], rows, columns), np.float32)
+    pixels = np.zeros((rows, columns), np.float32)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            window = (
+                slice(i, i + strides[0] * (rows - 1) + 1, strides[0]),
+                slice(j, j + strides[1] * (columns - 1) + 1, strides[1]),
+            )
+            total += padded[:, :, *window]
+            pixels += inside[window]
+    counted = np.full_like(pixels, kernel[0] * kernel[1]) if with_padding else pixels
+    return np.divide(total, counted, dtype=np.float32)
 
 
 def max_pool(

@@ -3,6 +3,7 @@
 Each has ``quantized(scale, zero_point, dtype)``: its codes, by the arithmetic of `reference_ops`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,21 +102,84 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Dequantized tensors one behind the other along an axis."""
+    """Dequantized tensors (or others of this file) one behind the other along an axis."""
 
-    parts: tuple[Dequantized, ...]
+    parts: tuple[Any, ...]
     axis: int
 
     def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
         return np.concatenate([part.quantized(scale, zero_point, dtype) for part in self.parts], axis=self.axis)
 
 
-LAZY = (Dequantized, Table, Accumulator, Sum, Mean, Product, Joined)
+@dataclass(frozen=True, slots=True)
+class Average:
+    """Averages of a dequantized tensor over windows (`reference_ops.average_codes`)."""
+
+    source: Dequantized
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    with_padding: bool
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        values = ops.all_values(self.source.scale, self.source.zero_point, self.source.codes.dtype)
+        real = values[ops.byte(self.source.codes)]
+        means = ops.window_means(real, self.kernel, self.strides, self.pads, with_padding=self.with_padding)
+        return ops.to_codes((means / scale + np.float32(zero_point)).astype(np.float32), 0, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A tensor cut at reals; quantizing keeps order, so its codes are cut at the bounds' codes."""
+
+    source: Any
+    low: np.float32
+    high: np.float32
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        low, high = ops.quantize(np.array([self.low, self.high]), scale, zero_point, dtype)
+        codes: Array = np.clip(self.source.quantized(scale, zero_point, dtype), low, high)
+        return codes
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A tensor whose elements are moved or chosen by order; its codes are moved alike."""
+
+    source: Any
+    move: Callable[[Array], Array]
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        return self.move(self.source.quantized(scale, zero_point, dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A tensor of int8 codes that a runtime computes as uint8 ones, 128 higher: where a zero-point enters float
+    arithmetic, this decides ties."""
+
+    source: Any
+
+    def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        if dtype != np.int8:
+            codes: Array = self.source.quantized(scale, zero_point, dtype)
+            return codes
+        return flipped(self.source.quantized(scale, zero_point + 128, np.dtype(np.uint8)))
+
+
+def flipped(codes: Array) -> Array:
+    """int8 codes as uint8 ones of the same meaning (zero-point 128 higher), or the other way round."""
+    other = np.int8 if codes.dtype == np.uint8 else np.uint8
+    return (ops.byte(codes) ^ np.uint8(128)).view(other)
+
+
+LAZY = (Dequantized, Table, Accumulator, Sum, Mean, Product, Joined, Average, Bounded, Moved, Unsigned)
 
 
 def _looked_up(table: Array, first: Array, second: Array) -> Array:
     """Entries of a table [256, 256] for each pair of codes."""
-    return table.reshape(-1)[ops.byte(first).astype(np.uint16) << 8 | ops.byte(second)]
+    both: Array = table.reshape(-1)[ops.byte(first).astype(np.uint16) << 8 | ops.byte(second)]
+    return both
 
 
 def _require_absorbed(relu: bool, zero_point: int, dtype: ops.CodeType) -> None:

@@ -15,7 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from limpq_deploy.export.onnx_files import attribute
+from limpq_deploy.export.code_grids import CodeGrid, code_grids, grid_at
+from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.reference_values import flipped
 
 NCHW = (0, 1, 2, 3)
 NHWC_BACK = (0, 3, 1, 2)
@@ -23,26 +25,38 @@ NHWC_BACK = (0, 3, 1, 2)
 
 _TOKEN = re.compile(r"_token_\d+$")
 _SUFFIX = re.compile(r"(_nchwc)?(_token_\d+)?$")
+_OWN_LAYOUT = frozenset(
+    (
+        *("Conv", "FusedConv", "ConvTranspose", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten"),
+        *("Gemm", "QGemm", "MatMul", "QLinearMatMul", "MatMulIntegerToFloat"),
+    )
+)
+"""Operators with a result in the layout of the file, whatever passes do to what they read."""
 _LAYOUT_OPS = ("QLinearConv", "QLinearGlobalAveragePool", "QLinearAveragePool", "NhwcMaxPool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """One inner tensor: its name in the optimised graph, its element type, and the transpose back to the file's
-    layout."""
+    layout. ``flipped``: the runtime holds int8 codes as uint8 ones, 128 higher, or the other way round."""
 
     tensor: str
     element_type: int
     back: tuple[int, ...] = NCHW
+    flipped: bool = False
 
     def in_file_layout(self, value: NDArray[np.generic]) -> NDArray[np.generic]:
-        return value.transpose(self.back) if value.ndim == 4 and self.back != NCHW else value
+        """The codes as the file has them."""
+        placed = np.moveaxis(value, -1, 1) if value.ndim > 2 and self.back == NHWC_BACK else value
+        if placed.ndim == 4 and self.back not in (NCHW, NHWC_BACK):
+            placed = placed.transpose(self.back)
+        return flipped(placed) if self.flipped else placed
 
 
 def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[str, Watch], dict[str, str]]:
     """Code tensors of the file (outputs of QuantizeLinear, and of Clip on codes) that the optimised graph computes, and
     those that it does not, with the reason."""
-    back = _layouts(optimized)
+    back, grids, rearranged = _layouts(optimized), code_grids(optimized), _rearranged(model)
     makers = {
         _TOKEN.sub("", node.name): node
         for node in optimized.graph.node
@@ -50,31 +64,62 @@ def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[st
     }
     found: dict[str, Watch] = {}
     lost: dict[str, str] = {}
-    for tensor, (operators, element_type) in code_tensors(model).items():
-        node = next((makers[name] for name in operators if name in makers and _makes_codes(makers[name])), None)
-        if node is None:
-            lost[tensor] = f"no node of the optimised graph is named {' or '.join(operators)}"
-            continue
-        found[tensor] = Watch(tensor=node.output[0], element_type=element_type, back=back[node.output[0]])
+    for tensor, (operators, grid) in code_tensors(model).items():
+        made = [makers[name].output[place] for name, place in operators if place < len(_outputs(makers.get(name)))]
+        codes = next((name for name in made if name in grids), None)
+        if codes is None:
+            lost[tensor] = f"no node of the optimised graph is named {' or '.join(name for name, _ in operators)}"
+        elif not grid.same_meaning(grids[codes]):
+            lost[tensor] = f"{OTHER_GRID}: {grids[codes]} for {grid}"
+        elif tensor in rearranged:
+            lost[tensor] = "its arrangement in the optimised graph is not known, behind a Transpose of the file's own"
+        else:
+            dtype = grids[codes].dtype
+            found[tensor] = Watch(
+                tensor=codes,
+                element_type=helper.np_dtype_to_tensor_dtype(dtype),
+                back=back[codes],
+                flipped=dtype != grid.dtype,
+            )
     return found, lost
 
 
-def code_tensors(model: onnx.ModelProto) -> dict[str, tuple[tuple[str, ...], int]]:
+OTHER_GRID = "the runtime gives it another grid than the file"
+
+
+Carrier = tuple[str, int]
+"""An operator's name, and which of its outputs."""
+
+
+def code_tensors(model: onnx.ModelProto) -> dict[str, tuple[tuple[Carrier, ...], CodeGrid]]:
     """Code tensors of a Q/DQ file in execution order, each with the operators that may carry it after fusion (the
-    nearest first) and its element type."""
+    nearest first) and its grid. Quantizers of constants, and grids that are computed, are left out."""
     producers = {output: node for node in model.graph.node for output in node.output}
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    tensors: dict[str, tuple[tuple[str, ...], int]] = {}
+    fixed = constants(model.graph)
+    tensors: dict[str, tuple[tuple[Carrier, ...], CodeGrid]] = {}
     for node in model.graph.node:
-        if node.op_type == "QuantizeLinear":
-            source = producers.get(node.input[0])
-            if source is not None and source.op_type == "Relu":
-                source = producers.get(source.input[0])
-            operators = (node.name,) if source is None else (node.name, source.name)
-            tensors[node.output[0]] = (operators, types.get(node.input[2], onnx.TensorProto.UINT8))
+        if node.op_type == "QuantizeLinear" and node.input[0] not in fixed:
+            grid = grid_at(node, 1, fixed)
+            if grid is not None:
+                tensors[node.output[0]] = (((node.name, 0), *_absorbing(node, producers)), grid)
         elif node.op_type == "Clip" and node.input[0] in tensors:
-            tensors[node.output[0]] = ((node.name,), tensors[node.input[0]][1])
+            tensors[node.output[0]] = (((node.name, 0),), tensors[node.input[0]][1])
     return tensors
+
+
+def _absorbing(quantizer: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> list[Carrier]:
+    """The operator before a quantizer, and the one before its Relu and Clip."""
+    found: list[Carrier] = []
+    tensor: str | None = quantizer.input[0]
+    while tensor is not None and tensor in producers:
+        source = producers[tensor]
+        found.append((source.name, list(source.output).index(tensor)))
+        tensor = source.input[0] if source.op_type in ("Relu", "Clip") else None
+    return found
+
+
+def _outputs(node: onnx.NodeProto | None) -> list[str]:
+    return [] if node is None else list(node.output)
 
 
 def with_outputs(optimized: onnx.ModelProto, inner: Iterable[Watch]) -> onnx.ModelProto:
@@ -135,10 +180,6 @@ def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
     return "float32"
 
 
-def _makes_codes(node: onnx.NodeProto) -> bool:
-    return node.op_type.startswith("QLinear") or node.op_type in ("QuantizeLinear", "Clip", "QGemm")
-
-
 def _layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """For every tensor the transpose back to the layout of the file, in which the graph's inputs are: axis i of the
     file is axis ``back[i]`` here."""
@@ -146,14 +187,30 @@ def _layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     for node in model.graph.node:
         first = 2 if node.op_type == "QLinearConcat" else 0  # behind the scale and zero-point of its result
         before = back.get(node.input[first], NCHW) if node.input else NCHW
+        after = before
         if node.op_type == "Transpose":
             order = attribute(node, "perm")
-            known = isinstance(order, list) and len(order) == 4
-            after = tuple(order.index(axis) for axis in before) if known else before
+            if isinstance(order, list) and len(order) == 4:
+                after = tuple(order.index(axis) for axis in before)
         elif node.op_type in _LAYOUT_OPS:
             after = NHWC_BACK if attribute(node, "channels_last", 0) or node.op_type == "NhwcMaxPool" else NCHW
-        else:
-            after = before
+        elif node.op_type in _OWN_LAYOUT:
+            after = NCHW
         for output in node.output:
             back[output] = after
     return back
+
+
+def _rearranged(model: onnx.ModelProto) -> set[str]:
+    """Tensors behind a Transpose of the file's own, up to the next operator whose result has an arrangement of its own.
+
+    The runtime moves a Transpose past operators on single values, and merges it with those of its layouts: such a
+    tensor's arrangement in the optimised graph cannot be told.
+    """
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "Transpose" or (
+            node.op_type not in _OWN_LAYOUT and any(name in found for name in node.input)
+        ):
+            found.update(node.output)
+    return found

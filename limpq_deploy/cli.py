@@ -233,21 +233,32 @@ def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: in
     answer(f"top-1 {accuracy.top1:.2f} % ({right}){top5}; {model} on onnxruntime")
 
 
-@main.command(short_help="A build's integers compared again.")
-@click.argument("folder", metavar="DIR", type=FILE)
+@main.command(short_help="Integers of a build or an ONNX file compared.")
+@click.argument("subject", metavar="DIR_or_FILE.onnx", type=FILE)
+@click.option("--data", metavar="SPEC", help=f"Of a file: {DATA_HELP}  [default: random images]")
+@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Of a file: how many.  [default: 32]")
 @json_option
-def parity(folder: Path, as_json: bool) -> None:
-    """Compare a build's integer reference, runtime and trained model again, code by code.
+def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -> None:
+    """Compare integers with those of ONNX Runtime's optimised graph, code by code.
+
+    A build directory: its integer reference, runtime and trained model again. An ONNX file, quantized by any tool: the
+    integers that it means. What computes in floats is executed by the runtime alone and compared apart.
 
     Exit code 3: the runtime's integers are not those of the reference.
     """
     from limpq_deploy.calibration.records import to_dict
+
+    if subject.is_file():
+        _file_parity(subject, data, images, as_json)
+        return
+    if data is not None or images is not None:
+        raise click.UsageError("--data and --images are for a file; a build is compared on its own test images")
     from limpq_deploy.extras import require_modules
 
     require_modules(("torch", "safetensors"), "comparing with the trained model")
     from limpq_deploy.build import repeat_parity
 
-    report = repeat_parity(folder, say=_say)
+    report = repeat_parity(subject, say=_say)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:
@@ -255,6 +266,21 @@ def parity(folder: Path, as_json: bool) -> None:
 
         answer(parity_table(report))
     if not report.exact:
+        sys.exit(VERDICT_FAILED)
+
+
+def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool) -> None:
+    from limpq_deploy.calibration.records import to_dict
+    from limpq_deploy.foreign import IMAGES, check_file
+
+    found = check_file(path, data=data, images=images or IMAGES)
+    if as_json:
+        click.echo(json.dumps(to_dict(found)))
+    else:
+        from limpq_deploy.tables import file_parity_lines
+
+        click.echo(file_parity_lines(found))
+    if not found.exact:
         sys.exit(VERDICT_FAILED)
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
+import onnx
+
 from limpq_deploy.build_files import checked
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
 from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
@@ -38,6 +40,11 @@ def evaluate_model(model: Path, data: str, *, split: str, classes: Path | None, 
         found = evaluate(session.run, images.batches(batch), progress=done)
     require_classes(dataset, found.accuracy.classes)
     return found.accuracy
+
+
+def preprocess_of(path: Path, model: onnx.ModelProto) -> Preprocess | None:
+    """The preprocessing that a loaded file carries; None for a file of others."""
+    return _preprocess(path, {entry.key: entry.value for entry in model.metadata_props})
 
 
 def _metadata(model: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from limpq_deploy.search.widths import source_notes
 if TYPE_CHECKING:
     from limpq_deploy.doctor import Diagnosis
     from limpq_deploy.export.finding import Finding
+    from limpq_deploy.export.foreign_parity import FileParity
     from limpq_deploy.export.lint import LintReport
     from limpq_deploy.export.parity import ParityReport, TensorParity
     from limpq_deploy.export.verify import VerifyReport
@@ -93,6 +94,23 @@ def parity_table(report: ParityReport) -> str:
         lines.append(f"same class on {100 * report.top1_agreement:.2f} % of {report.images:,} images")
     lines += [f"image {one.image}: trained {one.trained}, runtime {one.runtime}" for one in report.disagreements]
     return "\n".join((*lines, *report.notes))
+
+
+def file_parity_lines(found: FileParity) -> str:
+    """A file's codes, its islands, and what explains differences."""
+    from limpq_deploy.export.foreign_parity import operators_of
+    from limpq_deploy.report.figures import plural
+
+    equal = "bit-equal" if found.logits_equal else f"differ by up to {found.logits_max_difference:.3g}"
+    rows = [("reference = runtime", f"{found.codes:,}", f"{found.mismatches:,}", str(found.max_lsb))]
+    rows += [
+        (f"island {one.name}: {operators_of(one)}", f"{one.codes:,}", f"{one.mismatches:,}", str(one.max_lsb))
+        for one in found.islands
+    ]
+    lines = [table(("compared", "codes", "differ", "max LSB"), rows, right=(1, 2, 3))]
+    lines.append(f"results {equal} on {plural(found.images, 'image')}")
+    lines += [f"not compared: codes {name!r}: {why}" for name, why in found.unwatched.items()]
+    return "\n".join((*lines, *found.notes))
 
 
 def lint_table(report: LintReport) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,7 @@ from limpq_deploy.export.pixel_input import as_pixels
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.ort_package import load_onnxruntime
-from limpq_deploy.export.watching import Watch, layer_precision, watches, with_outputs
+from limpq_deploy.export.watching import Watch, file_name, layer_precision, watches, with_outputs
 
 PROVIDER = "CPUExecutionProvider"
 SATURATION_OPTION = "session.x64quantprecision"
@@ -52,6 +52,12 @@ class OnnxRuntime:
 
     def watch(self, path: Path, *, threads: int | None = None) -> "OrtWatchedSession":
         return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads)
+
+    def watch_as(
+        self, form: onnx.ModelProto, optimized: onnx.ModelProto, *, threads: int | None = None
+    ) -> "OrtWatchedSession":
+        """An optimised graph, watched at the code tensors of ``form``, which means what its file means."""
+        return OrtWatchedSession(form, optimized, threads)
 
     def optimized_graph(self, path: Path) -> onnx.ModelProto:
         model = load_model(path)
@@ -95,9 +101,14 @@ class OrtSession:
         return logits
 
     def run_feeds(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """All results by name, for a model of one or more inputs."""
+        """All results by name, for a model of one or more inputs. Raises ModelError where it cannot be run on them."""
         names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"onnxruntime cannot run the model on inputs of shape {shapes} ({reason})") from error
 
     def environment(self) -> dict[str, Any]:
         return {
@@ -157,6 +168,19 @@ def precision_options(model: onnx.ModelProto, cpu: Cpu) -> dict[str, str]:
     return {}
 
 
+def opened(
+    model: onnx.ModelProto, kinds: Mapping[str, str], *, threads: int | None
+) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
+    """A model of any inputs and outputs as a function from inputs to outputs by name, optimised where that makes of
+    its nodes the operators ``kinds`` (by node name), else as it is written."""
+    data, options = model.SerializeToString(), precision_options(model, this_cpu())
+    made = {file_name(node): node.op_type for node in _optimized(data, options, optimise=True).graph.node}
+    optimise = made.items() >= kinds.items()
+    session = _open(data, options, threads, optimise=optimise)
+    names = [output.name for output in session.get_outputs()]
+    return lambda values: dict(zip(names, session.run(names, dict(values)), strict=True))
+
+
 def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtSession:
     """A session that executes every node as it stands in the file, with further float tensors as results."""
     shown = onnx.ModelProto()
@@ -187,9 +211,7 @@ def _open(
     settings = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    settings.log_severity_level = (
-        3  # errors only: a graph saved after optimisation draws a warning about other machines
-    )
+    settings.log_severity_level = 4  # errors are raised; a saved graph draws a warning about other machines
     if threads is not None:
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
@@ -214,8 +236,11 @@ def _optimized(data: bytes, options: dict[str, str], *, optimise: bool) -> onnx.
 
 
 def _histogram(model: onnx.ModelProto) -> dict[tuple[str, str], int]:
+    """Operators counted; not DequantizeLinear, which may stand once for several readers or once for each."""
     counts: dict[tuple[str, str], int] = {}
     for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            continue
         key = (node.domain, node.op_type)
         counts[key] = counts.get(key, 0) + 1
     return counts
