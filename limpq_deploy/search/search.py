@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from itertools import product
 from math import inf, isfinite
 
@@ -26,8 +25,11 @@ TIME_LIMIT_S = 60.0
 """For one search: our own, the library behind it, proofs, and what a refusal says. What was found by then is used, and
 says that it is not proved."""
 
-LARGEST = Fraction(sys.float_info.max) / 4
+LARGEST = sys.float_info.max / 4
 """Largest sum of importance, so that no sum of it overflows."""
+
+CLOSE = 1e-6
+"""Gap of an unproved policy that is not compared with the uniform ones."""
 
 REFUSAL_S = 2.0
 """Time for the figures of a refusal where the search itself left less."""
@@ -99,7 +101,7 @@ class PolicySearch:
         found = solution.choice is not None
         pairs = _pairs(indicators, program, solution.choice) if solution.choice is not None else {}
         objective = objective_of(indicators, importance, pairs, alpha, "the policy found") if found else inf
-        if not solution.complete:
+        if not solution.complete and not (found and solution.gap(objective) <= CLOSE):
             uniform = _best_uniform(indicators, importance, budgets, alpha)
             if uniform is not None and uniform[0] < objective:
                 objective, pairs = uniform
@@ -166,8 +168,8 @@ def _check(indicators: Indicators, budgets: Sequence[Budget], alpha: float) -> N
         raise SettingError(f"--alpha is {alpha}; expected a finite number, 0 or above")
     if not indicators.layers:
         raise ModelError(f"the indicators of {indicators.model!r} list no searched layer; there is nothing to search")
-    most = sum(Fraction(alpha) * Fraction(max(layer.weight)) + Fraction(max(layer.act)) for layer in indicators.layers)
-    if most > LARGEST:
+    most = sum(alpha * max(layer.weight) + max(layer.act) for layer in indicators.layers)
+    if not most <= LARGEST:
         raise ModelError(
             f"the importance of {indicators.model!r}, weights times --alpha {alpha:g}, adds up to more than a double "
             "holds; divide all indicators by one number"

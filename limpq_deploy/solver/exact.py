@@ -27,7 +27,7 @@ MAX_WORK = 10**9
 """Blocks times labels of the last attempt: programs of more than 2,000 blocks get fewer labels."""
 
 GROWTH = 8
-"""Labels of an attempt over those of one before whose lists were too short. Else the room doubles."""
+"""Labels of an attempt over those of the one before. The room that it tries first doubles."""
 
 FIRST_OPTIONS = 40
 """Options, beside the best ones, that fit into the room tried first."""
@@ -89,7 +89,7 @@ def solve(
             core = core_of(program, relaxation, room)
             left, right = _halves(core, relaxation, room, labels, deadline)
             listed = min(left.room, right.room)
-            joined = _joined(left, right, relaxation, core, limit, listed, deadline)
+            joined = _joined(left, right, relaxation, core, limit, listed, choice is not None, deadline)
         except OutOfTime:
             return Solution(choice=choice, bound=relaxation.bound + reached, complete=False)
         if joined.pair is not None:
@@ -104,8 +104,7 @@ def solve(
             return solution
         if gap > 0 and choice is not None and solution.gap(program.value(choice)) <= gap:
             return solution
-        if too_short:
-            labels = labels * GROWTH if labels * GROWTH * 2 < most_labels else most_labels
+        labels = labels * GROWTH if labels * GROWTH * 2 < most_labels else most_labels
         guess = guess * 2 if guess * 2 <= everything and (choice is not None or labels < most_labels) else np.inf
 
 
@@ -143,12 +142,13 @@ def _joined(
     core: Core,
     limit: float,
     listed: float,
+    known: bool,
     deadline: Deadline,
 ) -> Joined:
     """The best pair below the best value known; while none is known, further and further above what is listed."""
-    powers = range(12) if limit == np.inf and listed < np.inf else range(1)
+    powers = range(1) if known or listed == np.inf else range(12)
     for power in powers:
-        ceiling = limit if len(powers) == 1 else listed * 2.0**power
+        ceiling = limit if len(powers) == 1 else min(limit, listed * 2.0**power)
         joined = join(
             left,
             right,
