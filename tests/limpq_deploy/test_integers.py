@@ -26,6 +26,7 @@ def model(tiny: Tiny) -> QuantizedModel:
         for layer in model.placement.layers:
             if layer.batchnorm is not None:
                 norm = model.batchnorm(layer.batchnorm)
+                norm.eps = 0.1  # large enough to be seen
                 norm.weight.copy_(torch.randn(norm.weight.shape, generator=generator))
                 norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) + 0.5)
                 norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator))
