@@ -72,7 +72,7 @@ GRID = st.tuples(st.floats(0.5, 2, width=32).map(np.float32), st.sampled_from([0
 
 
 @given(first=GRID, second=GRID, out=GRID, codes=st.tuples(st.integers(0, 255), st.integers(0, 255)))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_a_sum_of_codes_is_rounded_after_each_of_its_steps(
     first: tuple[np.float32, int], second: tuple[np.float32, int], out: tuple[np.float32, int], codes: tuple[int, int]
 ) -> None:

@@ -70,11 +70,11 @@ def test_batchnorm_of_two_processes_is_that_of_all_their_images(found: Found) ->
 
 @pytest.mark.parametrize("kind", ["live", "frozen"])
 def test_two_processes_train_the_indicators_of_one(found: Found, kind: str) -> None:
-    """In double precision, where sums in another order differ by 1e-16. Steps of joint training are chaotic: a code
-    that falls to the other side of a tie moves a scale by a finite amount, and with live BatchNorm statistics a difference
-    grows about tenfold per step (measured: 1e-15 after 3 steps, 1e-12 after 8, 1e-3 after 20; in float32 one process
-    against itself, weights changed by 1e-7, differs by up to 4 % in the median and 20 % in single scales after 50
-    steps). After 6 steps it is below 1e-12; an exchange left out makes 1e-4 in the second."""
+    """In double precision, where sums in another order differ by 1e-16. Joint training is chaotic: a code that falls to
+    the other side of a tie moves a scale by a finite amount, and with live BatchNorm statistics a difference grows
+    about tenfold per step (measured: 1e-15 after 3 steps, 1e-12 after 8, 1e-3 after 20; in float32 one process against
+    itself, weights changed by 1e-7, differs by up to 4 % in the median and 20 % in single scales after 50 steps).
+    After 6 steps it is below 1e-12; an exchange left out makes 1e-4 in the second."""
     one, two = (result["double_indicators"][kind] for result in found)
     assert len(one) == 8
     for name, scales in one.items():
