@@ -186,6 +186,27 @@ def test_weights_are_written_as_wide_as_leaves_sums_exact_in_float32(inputs: int
     assert (largest < 2**24) == (inputs < 65536)
 
 
+@pytest.mark.parametrize(
+    ("codes", "signed", "largest"),
+    [
+        ([-7, -7, 3], False, 14 * 255),  # the sum of the negative ones is the larger
+        ([7, -7, 3], False, 10 * 255),
+        ([-7, 5, 3], True, 7 * 127 + 8 * 128),  # the sum that is furthest below zero
+    ],
+)
+def test_the_largest_sum_is_that_of_the_products_of_one_sign(codes: list[int], signed: bool, largest: int) -> None:
+    layer = fold(
+        name="fc",
+        codes=np.array([codes]),
+        grid=QuantGrid(bits=8, signed=True, narrow=True),
+        weight_scale=1.0,
+        input_scale=1.0,
+        bias=np.array([-9.0]),
+        batchnorm=None,
+    )
+    assert layer.largest_sum(QuantGrid(bits=8, signed=signed)) == largest + 9
+
+
 @pytest.mark.parametrize("scale", [0.0, -0.5, float("nan"), float("inf")])
 def test_a_folded_scale_that_is_no_scale_is_refused_by_name(scale: float) -> None:
     with pytest.raises(ModelError, match=r"layer 'fc' has a folded weight scale of .*; a scale must be positive"):

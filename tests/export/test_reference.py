@@ -92,6 +92,35 @@ def test_a_sum_of_codes_is_rounded_after_each_of_its_steps(
     assert table[codes] == round(Fraction(float(exact)))
 
 
+@given(first=GRID, second=GRID, out=GRID, codes=st.tuples(st.integers(0, 255), st.integers(0, 255)))
+@settings(max_examples=50)
+def test_a_product_of_codes_takes_the_product_of_both_scales_first(
+    first: tuple[np.float32, int], second: tuple[np.float32, int], out: tuple[np.float32, int], codes: tuple[int, int]
+) -> None:
+    """float32(float32((a - zA) * (b - zB) * r) + zC), r = float32(float32(sA * sB) / sC)."""
+    (scale_a, zero_a), (scale_b, zero_b), (scale_c, zero_c) = first, second, out
+    both = rounded_to_float32(Fraction(float(scale_a)) * Fraction(float(scale_b)))
+    ratio = rounded_to_float32(Fraction(float(both)) / Fraction(float(scale_c)))
+    scaled = rounded_to_float32((codes[0] - zero_a) * (codes[1] - zero_b) * Fraction(float(ratio)))
+    exact = rounded_to_float32(Fraction(float(scaled)) + zero_c)
+    table = ops.product_table((scale_a, zero_a, UINT8), (scale_b, zero_b, UINT8), (scale_c, zero_c, np.dtype(np.int32)))
+    assert table[codes] == round(Fraction(float(exact)))
+
+
+@given(scale=ONE_TO_TWO, out=ONE_TO_TWO, height=st.integers(1, 9), width=st.integers(1, 9))
+def test_a_mean_is_the_sum_times_one_factor_of_both_scales_and_the_area(
+    scale: float, out: float, height: int, width: int
+) -> None:
+    """float32(scale / float32(out * area)). The sum is 2^24 less the zero-points, seen whole in int32 codes."""
+    area = height * width
+    divisor = rounded_to_float32(Fraction(out) * area)
+    factor = Fraction(float(rounded_to_float32(Fraction(scale) / Fraction(float(divisor)))))
+    codes = np.zeros((1, 1, height, width), np.int64)
+    codes[0, 0, 0, 0] = 2**24 - 3 * area
+    found = ops.mean_codes(codes, np.float32(scale), -3, np.float32(out), 0, np.dtype(np.int32))
+    assert found.item() == round(Fraction(float(rounded_to_float32(2**24 * factor))))
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     kernel=st.sampled_from([1, 2, 3, 5]),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.export.reference_ops import Codes, add_table, all_values, product_table, quantize, requantize
-from limpq_deploy.export.reference_tables import TABLES
+from limpq_deploy.export.reference_tables import TABLES, sigmoid_values
 
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
@@ -56,6 +56,12 @@ def test_the_hard_sigmoid_is_the_runtimes_bit_by_bit() -> None:
     assert TABLES["HardSigmoid"](node, values).tobytes() == expected.tobytes()
 
 
+def test_the_sigmoid_is_the_runtimes_bit_by_bit() -> None:
+    """A rational function, each of whose multiply-adds is rounded once."""
+    values = np.random.default_rng(0).uniform(-20, 20, 50_000).astype(np.float32)
+    assert sigmoid_values(values).tobytes() == run("Sigmoid", {"x": values}, "").tobytes()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_product_of_codes_is_the_runtimes(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -95,7 +101,7 @@ def told_apart(count: int) -> tuple[NDArray[np.int32], NDArray[np.float32], np.f
 def test_an_accumulator_becomes_the_code_that_the_runtimes_convolution_gives() -> None:
     """One channel for each accumulator, which is its bias: the input is zero."""
     accumulators, scales, out = told_apart(64)
-    fixed = {
+    fixed: dict[str, NDArray[Any]] = {
         "sx": np.array(1, np.float32),
         "zx": np.array(0, np.uint8),
         "w": np.ones((64, 1, 1, 1), np.int8),
