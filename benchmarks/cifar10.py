@@ -16,12 +16,12 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from shared_data import cifar10
 
 from limpq_deploy.build import run_build
 from limpq_deploy.calibration.records import load_record
@@ -34,12 +34,13 @@ from limpq_deploy.stages.measure import PARITY
 from limpq_deploy.tables import stage_line
 from limpq_deploy.verdict import Verdict
 
-QUICK = Training(joint_steps=30, finetune_steps=40)
+QUICK, SMOKE = Training(joint_steps=30, finetune_steps=40), Training(joint_steps=2, finetune_steps=2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one budget, one seed, short training")
+    parser.add_argument("--smoke", action="store_true", help="a few images and steps: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--like", nargs="+", default=["w4a4"], help="budgets (default: w4a4)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -47,10 +48,11 @@ def main() -> None:
         "--out", type=Path, default=Path("limpq-build-cifar10"), help="builds are kept here and resumed"
     )
     options = parser.parse_args()
-    likes = options.like[:1] if options.quick else options.like
-    seeds = options.seeds[:1] if options.quick else options.seeds
-    data, weights = prepare(options.out)
-    result: dict[str, Any] = {"policies": [], "quick": options.quick}
+    short = options.quick or options.smoke
+    likes = options.like[:1] if short else options.like
+    seeds = options.seeds[:1] if short else options.seeds
+    data, weights = cifar10(options.out, smoke=options.smoke)
+    result: dict[str, Any] = {"policies": [], "quick": options.quick, "smoke": options.smoke}
     for like in likes:
         for seed in seeds:
             config = Config(
@@ -59,9 +61,12 @@ def main() -> None:
                 data=f"imagefolder:{data}",
                 like=like,
                 seed=seed,
-                out=options.out / f"{'quick-' if options.quick else ''}{like}-seed{seed}",
-                training=QUICK if options.quick else Training(),
+                out=options.out
+                / f"{'smoke-' if options.smoke else 'quick-' if options.quick else ''}{like}-seed{seed}",
+                training=SMOKE if options.smoke else QUICK if options.quick else Training(),
             )
+            if options.smoke:
+                config = replace(config, latency_seconds=0.05)
             measured = run_build(config, say=say)
             assert measured.verdict is not None
             result |= summary(config.out, measured.verdict)
@@ -73,17 +78,6 @@ def main() -> None:
 def say(passed: Passed) -> None:
     """One line per stage on standard error."""
     click.echo(stage_line(passed), err=True)
-
-
-def prepare(out: Path) -> tuple[Path, Path]:
-    """Unpack the images once, beside the builds; returns their folder and the weights file."""
-    shared = Path(os.environ.get("LIMPQ_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    script = shared / "data" / "unpack.py"
-    if not script.is_file():
-        sys.exit(f"no shared data: set LIMPQ_SHARED to its folder ({script} does not exist)")
-    images = out / "images"
-    subprocess.run([sys.executable, script, "cifar10", images], check=True, stdout=sys.stderr)
-    return images, shared / "data" / "weights" / "resnet20-cifar10.safetensors"
 
 
 def summary(folder: Path, verdict: Verdict) -> dict[str, Any]:

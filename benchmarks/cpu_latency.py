@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from latency_bench import Model, machine, prepare
+from latency_bench import SIZE, Model, machine, prepare
 from numpy.typing import NDArray
 
 from limpq_deploy.export.environment import read_environment
@@ -45,11 +45,13 @@ INPUTS = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="batch 1 alone, 1 s for each")
+    parser.add_argument("--smoke", action="store_true", help="64 px, 20 ms for each: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--openvino", type=Path, metavar="FOLDER", help="where the package lies")
     options = parser.parse_args()
     started = time.perf_counter()
-    seconds, batches = (1.0, (1,)) if options.quick else (3.0, (1, 8))
+    seconds, batches = (0.02, (1,)) if options.smoke else (1.0, (1,)) if options.quick else (3.0, (1, 8))
+    size = 64 if options.smoke else SIZE
     result: dict[str, Any] = {"speedups": {}, "cpu_time_speedups": {}, "p50_ms": {}, "nodes": {}, "doubts": {}}
     result["openvino"], openvino = _openvino(options.openvino)
     with tempfile.TemporaryDirectory() as work:
@@ -57,7 +59,7 @@ def main() -> None:
             say(name, started)
             folder = Path(work) / short
             folder.mkdir()
-            bench = Bench(prepare(name, folder), folder, openvino)
+            bench = Bench(prepare(name, folder, size), folder, openvino)
             result["nodes"][short] = {label: bench.nodes(label) for label in (FLOAT, "w8a8", "w7a7")}
             result.setdefault("float_nodes", []).extend(bench.float_layers())
             for batch in batches:
@@ -70,11 +72,16 @@ def main() -> None:
                 result["doubts"][key] = sorted({doubt for one in report.series for doubt in one.doubts})
             if short == "resnet18":
                 say("protocol", started)
-                result["protocol"] = bench.protocol(1.0 if options.quick else 2.0)
+                result["protocol"] = bench.protocol(min(seconds, 2.0))
     for key, label in (("resnet18_speedup_b1", "w7a7"), ("ort_static_resnet18_speedup_b1", STATIC)):
         result[key] = result["speedups"]["resnet18 batch 1"][label][0]
     result["mobilenet_v2_speedup_b1"] = result["speedups"]["mobilenet_v2 batch 1"]["w7a7"][0]
-    result |= {"quick": options.quick, "seconds": round(time.perf_counter() - started), **machine()}
+    result |= {
+        "quick": options.quick,
+        "smoke": options.smoke,
+        "seconds": round(time.perf_counter() - started),
+        **machine(),
+    }
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
 
 
@@ -170,7 +177,7 @@ def _static(float_file: Path, file: Path, shape: tuple[int, ...]) -> Path:
     logging.disable(logging.WARNING)  # it asks for a pre-processing that folds what is folded here already
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Images(CalibrationDataReader):  # type: ignore[misc]
+    class Images(CalibrationDataReader):
         def __init__(self) -> None:
             random = np.random.default_rng(0)
             self.left = [random.standard_normal((1, *shape), np.float32) for _ in range(4)]
@@ -196,7 +203,7 @@ def _openvino(folder: Path | None) -> tuple[str, Any]:
         return "not timed: no --openvino FOLDER was given", None
     sys.path.append(str(folder))
     try:
-        import openvino  # type: ignore[import-not-found]
+        import openvino
     except ImportError as error:
         return f"not timed: {error}", None
     return str(openvino.__version__), openvino.Core()

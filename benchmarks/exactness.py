@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from exactness_bench import Case, accuracies, case_of, compare_as_written, compare_integers, settled
+from shared_data import cifar10, data_folder, imagenet
 
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, Split, open_dataset
 from limpq_deploy.calibration.params import Scales
@@ -64,26 +65,31 @@ class Extent:
 FULL = Extent(resnet18=64, resnet50=64, resnet20=5000, mobilenet=64, tensorrt=16, steps=156, classified=None)
 QUICK = Extent(resnet18=4, resnet50=2, resnet20=250, mobilenet=2, tensorrt=2, steps=4, classified=100)
 
+SMOKE = Extent(resnet18=1, resnet50=1, resnet20=10, mobilenet=1, tensorrt=1, steps=1, classified=20)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images and steps: that it runs, and that it is exact")
+    parser.add_argument("--smoke", action="store_true", help="ResNet-20 alone, a few images: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS))
     parser.add_argument("--cifar", type=Path, help="unpacked CIFAR-10 images; else they are unpacked first")
     parser.add_argument("--imagenet", type=Path, help="unpacked ImageNet sample; else it is unpacked first")
     options = parser.parse_args()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
-        bench = Bench(QUICK if options.quick else FULL, Path(work), options.cifar, options.imagenet)
+        extent = SMOKE if options.smoke else QUICK if options.quick else FULL
+        bench = Bench(extent, Path(work), options.cifar, options.imagenet)
         models = {}
-        for name in options.models:
+        for name in options.models or (["resnet20"] if options.smoke else MODELS):
             models[name] = MODELS[name](bench)
             print(f"{time.perf_counter() - started:6.0f} s  {name} {models[name]}", file=sys.stderr, flush=True)
     environment = read_environment()
     result = {
         "models": models,
         "quick": options.quick,
+        "smoke": options.smoke,
         "seconds": round(time.perf_counter() - started),
         "cpu": environment.cpu,
         "python": environment.python,
@@ -102,18 +108,14 @@ class Bench:
 
     @property
     def shared(self) -> Path:
-        return Path(os.environ.get("LIMPQ_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
+        return data_folder()
 
     def cifar(self) -> DataSet:
-        from cifar10 import prepare
-
-        folder = self._cifar or prepare(self.work / "cifar")[0]
+        folder = self._cifar or cifar10(self.work / "cifar", smoke=self.extent is SMOKE)[0]
         return open_dataset(f"imagefolder:{folder}", create_model("resnet20")[1].preprocess)
 
     def imagenet(self) -> DataSet:
-        from mobilenet_v2 import prepare
-
-        folder = self._imagenet or prepare(self.work / "imagenet")[0]
+        folder = self._imagenet or imagenet(self.work / "imagenet", smoke=self.extent is SMOKE)[0]
         normal = (0.5, 0.5, 0.5)
         preprocess = Preprocess(height=224, width=224, resize=227, mean=normal, std=normal)
         return open_dataset(f"imagefolder:{folder}", preprocess, self.shared / "imagenet" / "wnids.json")

@@ -51,6 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=18.0, help="parts that would begin later are left out")
     parser.add_argument("--quick", action="store_true", help="short timings and fewer graphs, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="ResNet-18 alone, short timings: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("-o", "--output", type=Path, help="where the result is kept, and gone on with")
     parser.add_argument("--page", type=Path, metavar="RESULT.json", help="print a page of a result and stop")
@@ -66,12 +67,13 @@ def main() -> None:
     if options.versions:
         print(json.dumps(versions(measurable())))
         return
-    names = options.models.split(",")
+    names = MODELS[:1] if options.smoke else options.models.split(",")
+    make = None if options.prepare else measurable()
     files = {name: options.files / name.rpartition("/")[2] for name in names}
     make_files(files, options.tensorrt)
-    if options.prepare:
+    if make is None:
         return
-    result = run(files, measurable(), minutes=options.minutes, quick=options.quick, output=options.output)
+    result = run(files, make, minutes=options.minutes, quick=options.quick or options.smoke, output=options.output)
     print(json.dumps(result) if options.json else page(result))
 
 

@@ -7,6 +7,7 @@ Weights are random: how long a model takes does not depend on them, and parity i
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,6 +44,7 @@ def prepare(name: str, folder: Path, *, tensorrt: str = "8.6", seed: int = 0) ->
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model, info = create_model(name)
+    assert info.preprocess is not None
     traced = trace(model.eval(), info.preprocess.shape)
     placement = place(traced, TENSORRT, model=name)
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
@@ -74,9 +76,8 @@ def save_reference(path: Path, reference: Reference) -> None:
     _, cuts = cut_model(model)
     logits = reference.ends[model.graph.output[0].name]
     codes = {f"codes {cut.tensor} {cut.end}": cut.codes(reference.ends[cut.end]) for cut in cuts}
-    np.savez_compressed(
-        path.with_suffix(".reference.npz"), images=reference.feeds[model.graph.input[0].name], logits=logits, **codes
-    )
+    arrays: dict[str, Any] = {"images": reference.feeds[model.graph.input[0].name], "logits": logits, **codes}
+    np.savez_compressed(path.with_suffix(".reference.npz"), **arrays)
 
 
 def load_reference(path: Path) -> tuple[onnx.ModelProto, tuple[Cut, ...], Reference]:

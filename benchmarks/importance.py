@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import torch
+from shared_data import cifar10, data_folder
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.records import load_record, write_record
@@ -83,12 +83,16 @@ def main() -> None:
         "--start", choices=["float", "joint"], default="float", help="weights and scales that fine-tuning begins with"
     )
     parser.add_argument("--quick", action="store_true", help="one seed, few steps: shows that it runs, and no more")
+    parser.add_argument("--smoke", action="store_true", help="two steps, a few images: that it runs to its end")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--table", action="store_true", help="print what --out holds")
     parser.add_argument("--out", type=Path, default=Path("limpq-importance"))
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.budgets, options.joint_steps, options.steps = options.seeds[:1], ["7.5"], 10, 10
+    if options.smoke:
+        options.seeds, options.budgets, options.joint_steps, options.steps = options.seeds[:1], ["w3a3"], 2, 2
+        options.only = ["scale", "uniform"]
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "lines.jsonl"
     if not options.table:
@@ -104,7 +108,7 @@ def main() -> None:
 def run(options: argparse.Namespace, file: Path) -> None:
     """Train every line that ``file`` lacks, and append it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    subject = opened(options.model, options.out)
+    subject = opened(options.model, options.out, smoke=options.smoke)
     done = {(line["seed"], line["budget"], line["policy"]) for line in map(json.loads, _lines(file))}
     for seed in options.seeds:
         indicators, joint = learned(subject, seed, options)
@@ -119,16 +123,10 @@ def run(options: argparse.Namespace, file: Path) -> None:
                 print(json.dumps(asdict(line)), file=sys.stderr, flush=True)
 
 
-def opened(model: str, out: Path) -> Subject:
+def opened(model: str, out: Path, *, smoke: bool) -> Subject:
     """The shared images and weights, unpacked beside the results."""
-    shared = Path(os.environ.get("LIMPQ_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    script = shared / "data" / "unpack.py"
-    if not script.is_file():
-        sys.exit(f"no shared data: set LIMPQ_SHARED to its folder ({script} does not exist)")
-    images = out / "images"
-    if not images.is_dir():
-        subprocess.run([sys.executable, script, "cifar10", images], check=True, stdout=sys.stderr)
-    weights = shared / "data" / "weights" / f"{model}-cifar10.safetensors"
+    images, _ = cifar10(out, smoke=smoke)
+    weights = data_folder() / "weights" / f"{model}-cifar10.safetensors"
     return Subject(Config(model=model, weights=weights, data=f"imagefolder:{images}", out=out))
 
 

@@ -33,7 +33,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limpq_deploy import fake_quant, quantized
+from limpq_deploy import fake_quant, quant_modules
 from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.grid import QuantGrid
@@ -69,16 +69,20 @@ Variant = Callable[[int], Callable[[], None]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="64 px, without the side variants, fewer steps")
+    parser.add_argument("--smoke", action="store_true", help="32 px, one round: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--peak", choices=["fp32", "joint", "authors"], help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, default=64, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak is not None:
-        print(json.dumps({"bytes": peak_bytes(options.peak)}))
+        print(json.dumps({"bytes": peak_bytes(options.peak, options.size)}))
         return
-    if options.quick:
+    if options.smoke:
+        result = measure(sizes=[32], rounds=1, names=("fp32", "fp32_channels_last", *HEADLINE))
+    elif options.quick:
         result = measure(sizes=[64], rounds=5, names=("fp32", "fp32_channels_last", *HEADLINE))
     else:
-        result = measure(sizes=[64, 96], rounds=11, names=VARIANTS)
+        result = measure(sizes=[64, 96], rounds=11, names=tuple(VARIANTS))
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
 
 
@@ -86,8 +90,8 @@ def measure(*, sizes: list[int], rounds: int, names: Sequence[str]) -> dict[str,
     load = [os.getloadavg()[0]]
     with freed_memory_kept():  # as in a training; for all variants
         measured = {str(size): ratios(race(size, rounds, names)) for size in sizes}
-    memory = {kind: in_own_process(kind) for kind in ("fp32", "joint", "authors")}
-    first, (ours, authors) = measured["64"], HEADLINE
+    memory = {kind: in_own_process(kind, sizes[0]) for kind in ("fp32", "joint", "authors")}
+    first, (ours, authors) = measured[str(sizes[0])], HEADLINE
     return {
         "ratio_to_fp32": first[ours]["ratio"],
         "ratio_to_floor": first[ours]["ratio"] / (len(BITS) + 1),
@@ -162,10 +166,16 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(BATCH, 3, size, size, generator=generator), torch.randint(1000, (BATCH,), generator=generator)
 
 
+def lay_out_channels_last(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def fp32_step(size: int, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     model = network(size).train()
     if images.is_contiguous(memory_format=torch.channels_last):
-        model = model.to(memory_format=torch.channels_last)
+        lay_out_channels_last(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2.5e-5)
 
     def step() -> None:
@@ -181,7 +191,7 @@ def quantized_network(size: int, images: torch.Tensor, target: TargetSpec) -> Qu
     model = joint_model(traced, place(traced, target, model="resnet18"), BITS)
     model.initialise_scales(images)
     if images.is_contiguous(memory_format=torch.channels_last):
-        model = model.to(memory_format=torch.channels_last)
+        lay_out_channels_last(model)
     return model.train()
 
 
@@ -222,14 +232,14 @@ def authors_step(size: int, images: torch.Tensor, labels: torch.Tensor) -> Calla
 
     def step() -> None:
         optimizer.zero_grad()
-        with mock.patch.object(quantized, "fake_quantize", authors_fake_quantize):
+        with mock.patch.object(quant_modules, "fake_quantize", authors_fake_quantize):
             for one in passes:
                 one.choose()
                 F.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
         parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
         nn.utils.clip_grad_value_(parameters, 1.0)
         for parameter in parameters:
-            if not bool((parameter.grad != 0).any()):
+            if parameter.grad is not None and not parameter.grad.count_nonzero():
                 parameter.grad = None
         optimizer.step()
 
@@ -237,7 +247,7 @@ def authors_step(size: int, images: torch.Tensor, labels: torch.Tensor) -> Calla
 
 
 def authors_fake_quantize(
-    x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid, *, elements: int, **_: bool
+    x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid, *, elements: int, **_: Any
 ) -> torch.Tensor:
     """LSQ as `limpq.md` describes the authors' quantizer; elements are counted over the batch, ``elements`` unused."""
     result: torch.Tensor = _AuthorsLsq.apply(x, scale, grid.qmin, grid.qmax, 1 / (x.numel() * grid.qmax) ** 0.5)
@@ -269,24 +279,25 @@ def labels_only(size: int, labels: torch.Tensor) -> Split:
     return Split(labels=labels.numpy(), read=lambda index: np.zeros((size, size, 3), np.uint8), preprocess=preprocess)
 
 
-def in_own_process(kind: str) -> int:
-    done = subprocess.run([sys.executable, __file__, "--peak", kind], capture_output=True, text=True, check=True)
+def in_own_process(kind: str, size: int) -> int:
+    command = [sys.executable, __file__, "--peak", kind, "--size", str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout)["bytes"])
 
 
-def peak_bytes(kind: str) -> int:
-    """Highest resident memory during three steps at 64 px, above what the process held before it made a model."""
-    images, labels = batch(64)
+def peak_bytes(kind: str, size: int) -> int:
+    """Highest resident memory during three steps, above what the process held before it made a model."""
+    images, labels = batch(size)
     if kind != "authors":
         images = images.contiguous(memory_format=torch.channels_last)
     kernel()
     before = resident("VmRSS")
     if kind == "fp32":
-        step = fp32_step(64, images, labels)
+        step = fp32_step(size, images, labels)
     elif kind == "joint":
-        step = joint_step(64, images, labels, REFERENCE)
+        step = joint_step(size, images, labels, REFERENCE)
     else:
-        step = authors_step(64, images, labels)
+        step = authors_step(size, images, labels)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     with freed_memory_kept():
         for _ in range(3):

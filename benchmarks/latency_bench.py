@@ -44,11 +44,11 @@ class Model:
         return [(edge.producer, edge.consumer, edge.elements) for edge in self.edges]
 
 
-def prepare(name: str, folder: Path) -> Model:
-    """Trace and export a torchvision model, fresh weights from seed 0."""
+def prepare(name: str, folder: Path, size: int = SIZE) -> Model:
+    """Trace and export a torchvision model, fresh weights from seed 0, for images of ``size`` pixels."""
     torch.manual_seed(0)
     model, _ = create_model(name)
-    traced = trace(model.eval(), (3, SIZE, SIZE))
+    traced = trace(model.eval(), (3, size, size))
     placement = place(traced, ONNXRUNTIME, model=name)
     edges = layer_edges(traced)
     scales = {layer.name: _first_scale(traced.graph_module.get_submodule(layer.name)) for layer in placement.layers}

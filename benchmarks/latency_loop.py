@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latency_bench import Model, machine, prepare
+from latency_bench import SIZE, Model, machine, prepare
 
 from limpq_deploy.export.latency_table import BitPair, LatencyTable
 from limpq_deploy.export.profile import ProfileSettings, errors, profile, skeleton_of
@@ -39,6 +39,9 @@ SHARES = (0.25, 0.5, 0.75)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one limit, shorter runs")
+    parser.add_argument(
+        "--smoke", action="store_true", help="64 px, one limit, 20 ms for each: that it runs to its end"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--threads", type=int, help="default: the runtime's own choice")
     parser.add_argument("--cpu-time", action="store_true", help="CPU time of one thread instead of the clock's")
@@ -46,14 +49,14 @@ def main() -> None:
     options = parser.parse_args()
     settings = ProfileSettings(
         threads=1 if options.cpu_time else options.threads or "default",
-        seconds=1.0 if options.quick else 2.0,
-        mixed=6 if options.quick else 12,
+        seconds=0.02 if options.smoke else 1.0 if options.quick else 2.0,
+        mixed=2 if options.smoke else 6 if options.quick else 12,
         cpu_time=options.cpu_time,
     )
     with tempfile.TemporaryDirectory() as folder:
-        model = prepare(options.model, Path(folder))
-        result = measure(model, settings, SHARES[1:2] if options.quick else SHARES)
-    result |= {"model": options.model, "quick": options.quick, **machine()}
+        model = prepare(options.model, Path(folder), 64 if options.smoke else SIZE)
+        result = measure(model, settings, SHARES[1:2] if options.quick or options.smoke else SHARES)
+    result |= {"model": options.model, "quick": options.quick, "smoke": options.smoke, **machine()}
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
 
 

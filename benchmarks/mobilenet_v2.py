@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_v2_bench import Bench, Extent
+from shared_data import imagenet
 
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.indicators import Indicators
@@ -39,16 +39,21 @@ from limpq_deploy.search.search import PolicySearch
 FULL = Extent(joint_steps=40, joint_batch=8, size=96, measure=256, steps=24, batch=16, images=None, parity=16)
 QUICK = Extent(joint_steps=4, joint_batch=8, size=64, measure=16, steps=2, batch=8, images=100, parity=2)
 
+SMOKE = Extent(joint_steps=1, joint_batch=2, size=32, measure=4, steps=1, batch=2, images=10, parity=1)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few steps and images, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="one step, a few images: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--like", nargs="+", default=["w6a6"], help="budgets of mixed and uniform policies (w6a6)")
     parser.add_argument("--importance", nargs="+", default=["scale", "kl"], help="measures of importance (scale kl)")
     parser.add_argument("--out", type=Path, default=Path("limpq-build-mobilenet-v2"), help="images and files")
     options = parser.parse_args()
-    result = measure(QUICK if options.quick else FULL, options.like, options.importance, options.out)
+    extent = SMOKE if options.smoke else QUICK if options.quick else FULL
+    importance = options.importance[:1] if options.smoke else options.importance
+    result = measure(extent, options.like, importance, options.out)
     result |= {"quick": options.quick, "python": platform.python_version(), "machine": platform.machine()}
     result |= {"cpus": os.cpu_count(), "load": os.getloadavg()}
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
@@ -56,7 +61,7 @@ def main() -> None:
 
 def measure(extent: Extent, likes: Sequence[str], measures: Sequence[str], out: Path) -> dict[str, Any]:
     started = time.perf_counter()
-    images, classes, weights = prepare(out)
+    images, classes, weights = imagenet(out, smoke=extent is SMOKE)
     bench = Bench(extent, images, classes, weights, out)
     say("indicators", started)
     indicators = bench.indicators()
@@ -100,18 +105,6 @@ def rivals(
 
 def say(what: str, started: float) -> None:
     print(f"{time.perf_counter() - started:6.0f} s  {what}", file=sys.stderr, flush=True)
-
-
-def prepare(out: Path) -> tuple[Path, Path, Path]:
-    """Unpack the images once; returns their folder, the class list and the weights file."""
-    shared = Path(os.environ.get("LIMPQ_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    script = shared / "data" / "unpack.py"
-    if not script.is_file():
-        sys.exit(f"no shared data: set LIMPQ_SHARED to its folder ({script} does not exist)")
-    images = out / "images"
-    subprocess.run([sys.executable, script, "imagenet", images], check=True, stdout=sys.stderr)
-    data = shared / "data"
-    return images, data / "imagenet" / "wnids.json", data / "weights" / "mobilenet_v2-imagenet.safetensors"
 
 
 if __name__ == "__main__":

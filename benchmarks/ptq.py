@@ -1,7 +1,7 @@
 """Quantization without training: CIFAR-10 ResNet-20 at 8, 6 and 4 bits, by range method and correction.
 
-Top-1 on the 5,000 test images of the exported file on ONNX Runtime, beside the float file. Images and weights of
-`prepare` in cifar10.py (LIMPQ_SHARED), or ``--data`` and ``--weights``.
+Top-1 on the 5,000 test images of the exported file on ONNX Runtime, beside the float file. Images and weights are
+the shared ones (LIMPQ_SHARED), or ``--data`` and ``--weights``.
 
     python benchmarks/ptq.py --json
     python benchmarks/ptq.py --quick --json      mse alone
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from shared_data import cifar10
 
 from limpq_deploy.calibration.ranges import RANGES
 from limpq_deploy.config import Config
@@ -40,6 +41,7 @@ WIDTHS = (8, 6, 4)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="8 bits, a few images: that it runs to its end")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--bits", type=int, nargs="+", default=list(WIDTHS), help="widths of weights and activations")
     parser.add_argument("--data", type=Path, help="folder with train, val and test of class folders")
@@ -48,10 +50,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         data, weights = options.data, options.weights
         if data is None or weights is None:
-            from cifar10 import prepare
-
-            data, weights = prepare(Path(work))
-        found = measure(data, weights, Path(work), widths=options.bits, quick=options.quick)
+            data, weights = cifar10(Path(work), smoke=options.smoke)
+        widths = options.bits[:1] if options.smoke else options.bits
+        found = measure(data, weights, Path(work), widths=widths, quick=options.quick or options.smoke)
     if options.json:
         print(json.dumps(found))
         return

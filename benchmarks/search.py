@@ -14,18 +14,19 @@ more running processes than cores every wall time is longer, ratios less so.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from search_instances import resnet18, resnet50, synthetic, with_conversions
-from search_rivals import ALPHA, RIVALS
+from search_rivals import ALPHA, RIVALS, Pairs
 
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.latency.cost import latency_budget
@@ -45,17 +46,46 @@ LIMIT_S = 60.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer runs, and no rivals beyond ResNet-50's size")
+    parser.add_argument("--smoke", action="store_true", help="few runs of small instances: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    result = measure(runs=20 if not options.quick else 9, rival_runs=3 if options.quick else 7, deep=not options.quick)
+    with talk_on_stderr():
+        result = measured(options)
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
 
 
-def measure(*, runs: int, rival_runs: int, deep: bool) -> dict[str, Any]:
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    if options.smoke:
+        rivals = ("own", "highs", "scipy")
+        return measure(runs=1, rival_runs=1, deep=False, layers=200, front="25:80:3", rivals=rivals)
+    return measure(runs=9 if options.quick else 20, rival_runs=3 if options.quick else 7, deep=not options.quick)
+
+
+@contextlib.contextmanager
+def talk_on_stderr() -> Iterator[None]:
+    """Within it what libraries print on standard output (HiGHS its banner) goes to standard error."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def measure(
+    *,
+    runs: int,
+    rival_runs: int,
+    deep: bool,
+    layers: int = 10_000,
+    front: str = FRONT,
+    rivals: Sequence[str] = tuple(RIVALS),
+) -> dict[str, Any]:
     load = os.getloadavg()
     large = resnet50()
     small = resnet18(large)
-    huge = synthetic(10_000)
+    huge = synthetic(layers)
     large_budgets = budgets_from_options(large, like="w3a4", compression_ratio="12.2")
     small_budgets = budgets_from_options(small, like="w3a4", compression_ratio="10")
     large_policy, large_raw = timed(lambda: search_policy(large, large_budgets, alpha=ALPHA), runs)
@@ -66,23 +96,24 @@ def measure(*, runs: int, rival_runs: int, deep: bool) -> dict[str, Any]:
     if abs(large_policy.objective - PUBLISHED_OBJECTIVE) > 1e-8:
         raise SystemExit(f"the objective is {large_policy.objective}, not the published {PUBLISHED_OBJECTIVE}")
     ratio = [compression_budget(large, "12.2")]
-    front, front_raw = timed(lambda: sweep(large, parse_range(FRONT), budgets=ratio), 3)
-    alone, alone_raw = timed(lambda: sweep(large, parse_range(FRONT)), 3)
+    found, found_raw = timed(lambda: sweep(large, parse_range(front), budgets=ratio), min(runs, 3))
+    alone, alone_raw = timed(lambda: sweep(large, parse_range(front)), min(runs, 3))
     edged, table = with_conversions(large)
     edged_budgets = (latency_budget(edged, table, "1.6"), *budgets_from_options(edged, like="w4a4"))
-    edged_policy, edged_raw = timed(lambda: search_policy(edged, edged_budgets, alpha=ALPHA), 5)
-    huge_policy, huge_raw = timed(lambda: search_policy(huge, deep_budgets(huge)), 3)
+    edged_policy, edged_raw = timed(lambda: search_policy(edged, edged_budgets, alpha=ALPHA), min(runs, 5))
+    huge_policy, huge_raw = timed(lambda: search_policy(huge, deep_budgets(huge)), min(runs, 3))
     instances = {"resnet50": (large, large_budgets), "resnet18": (small, small_budgets)}
-    rivals = {name: race(*instance, rival_runs) for name, instance in instances.items()}
-    rivals["conversions"] = race(edged, edged_budgets, rival_runs, names=("own", "cbc", "highs"))
+    raced = {name: race(*instance, rival_runs, rivals) for name, instance in instances.items()}
+    libraries = [name for name in ("own", "cbc", "highs") if name in rivals]
+    raced["conversions"] = race(edged, edged_budgets, rival_runs, libraries)
     if deep:
         middle = synthetic(500)
-        rivals["layers500"] = race(middle, deep_budgets(middle), 1)
+        raced["layers500"] = race(middle, deep_budgets(middle), 1)
     return {
         "resnet50_seconds": statistics.median(large_raw),
         "resnet18_seconds": statistics.median(small_raw),
-        "front50_seconds": statistics.median(front_raw),
-        "front50_worst_gap": front.worst_gap,
+        "front50_seconds": statistics.median(found_raw),
+        "front50_worst_gap": found.worst_gap,
         "layers10000_seconds": statistics.median(huge_raw),
         "layers10000_gap": huge_policy.solver.gap,
         "conversions_seconds": statistics.median(edged_raw),
@@ -94,10 +125,11 @@ def measure(*, runs: int, rival_runs: int, deep: bool) -> dict[str, Any]:
         "resnet18_gap": small_policy.solver.gap,
         "resnet50_raw_seconds": large_raw,
         "resnet18_raw_seconds": small_raw,
-        "front50_raw_seconds": front_raw,
+        "front50_raw_seconds": found_raw,
         "layers10000_raw_seconds": huge_raw,
-        "memory_mib": {layers: memory_mib(layers) for layers in (10_000, 20_000, 40_000)},
-        "rivals": rivals,
+        "memory_mib": {size: memory_mib(size) for size in (layers, 2 * layers, 4 * layers)},
+        "rivals": raced,
+        "layers": layers,
         "warm_up_runs": 1,
         "load_average": load,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -124,7 +156,7 @@ def race(
     importance = treat_outliers(indicators, "forbid")
     best = search_policy(indicators, budgets, alpha=ALPHA)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    answers = {}
+    answers: dict[str, Pairs | None] = {}
     for _ in range(runs):
         for name in names:
             if name in answers and answers[name] is None:

@@ -71,9 +71,10 @@ def with_conversions(published: Indicators) -> tuple[Indicators, LatencyTable]:
             stream = maker
     edges.append((stream, "fc", 2048))
     rng = np.random.default_rng(0)
+    everything: list[LayerIndicators | PinnedLayer] = [*published.layers, *published.pinned]
     times = [
         PartTime(layers=(layer.name,), weight_bits=w, act_bits=a, ms=layer.macs / 2e9 * share * rng.uniform(0.9, 1.1))
-        for layer in (*published.layers, *published.pinned)
+        for layer in everything
         for w, a, share in ((4, 4, 0.6), (4, 8, 0.85), (8, 8, 1.0))
     ]
     conversions = [
@@ -81,7 +82,7 @@ def with_conversions(published: Indicators) -> tuple[Indicators, LatencyTable]:
         for before, after in permutations([(4, 4), (4, 8), (8, 8)], 2)
         if before[1] != after[1]
     ]
-    known = {layer.name for layer in (*published.layers, *published.pinned)}
+    known = {layer.name for layer in everything}
     return (
         replace(
             published,

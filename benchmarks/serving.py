@@ -1,11 +1,11 @@
 """A model behind a real Triton server (CPU twin, loopback) beside the same model in this process.
 
-    LIMPQ_TRITON=FOLDER python benchmarks/serving.py DIR [--quick] [--json]
+    LIMPQ_TRITON=FOLDER python benchmarks/serving.py [DIR] [--quick] [--json]
 
-FOLDER: made by benchmarks/tritonserver.py; DIR: a finished build. Counts wrong answers and failed requests of
-2,000 requests over HTTP and as many over gRPC; times both ways interleaved, and with perf_analyzer where FOLDER has it;
-swaps versions under 4 clients; kills the server. Every answer is compared bit for bit with ONNX Runtime in this
-process.
+FOLDER: made by benchmarks/tritonserver.py; DIR: a finished build (default: one of the digits, made first). Counts
+wrong answers and failed requests of 2,000 requests over HTTP and as many over gRPC; times both ways interleaved, and
+with perf_analyzer where FOLDER has it; swaps versions under 4 clients; kills the server. Every answer is compared bit
+for bit with ONNX Runtime in this process.
 """
 
 import argparse
@@ -22,7 +22,9 @@ import numpy as np
 import tritonclient.grpc
 from tritonserver import TritonServer
 
+from limpq_deploy.build import run_build
 from limpq_deploy.calibration.records import to_dict
+from limpq_deploy.config import Config, Training
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.triton import ServingOptions
@@ -30,6 +32,7 @@ from limpq_deploy.serving.bench import bench_server
 from limpq_deploy.serving.health import check_health
 from limpq_deploy.serving.server import ServerUnhealthy, connected, parse_address
 from limpq_deploy.serving.ship import ship
+from limpq_deploy.tables import stage_line
 
 NAME = "served"
 TWIN = ServingOptions(backend="python", threads=1)
@@ -84,7 +87,30 @@ def swap(
     return {"swaps": swaps, "swap_seconds": took, "swap_requests": asked, "swap_failed": failed, "swap_wrong": wrong}
 
 
-def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
+def server_folder() -> Path:
+    """Where the server is; ends the program with a sentence where none was set up."""
+    folder = Path(os.environ.get("LIMPQ_TRITON", "no-folder")).resolve()
+    if not (folder / "tritonserver").is_file():
+        sys.exit(
+            "no Triton server: set LIMPQ_TRITON to the folder that `python benchmarks/tritonserver.py FOLDER` makes "
+            f"({folder / 'tritonserver'} does not exist)"
+        )
+    return folder
+
+
+def built(folder: Path) -> Path:
+    """A build of the digits with a short training; answers are compared, not judged."""
+    config = Config(
+        out=folder / "build",
+        latency_seconds=0.05,
+        max_accuracy_drop=100.0,
+        training=Training(float_steps=60, joint_steps=5, finetune_steps=5),
+    )
+    run_build(config, say=lambda passed: print(stage_line(passed), file=sys.stderr))
+    return config.out
+
+
+def measure(folder_of_server: Path, build: Path, requests: int, seconds: float, swap_seconds: float) -> dict[str, Any]:
     """All figures, as one JSON object."""
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "models"
@@ -93,7 +119,6 @@ def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
         session = runtime_named("onnxruntime").load(model, threads=1)
         images = np.random.default_rng(0).standard_normal((256, *session.input_shape[1:])).astype(np.float32)  # type: ignore[arg-type]
         expected = session.run(images)
-        folder_of_server = Path(os.environ["LIMPQ_TRITON"]).resolve()
         os.environ["PATH"] = f"{folder_of_server}:{os.environ['PATH']}"  # perf_analyzer
         start = folder_of_server / "tritonserver"
         with TritonServer(start, repository, Path(folder) / "log") as server:
@@ -107,7 +132,7 @@ def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
                 for name, url in (("http", http), ("grpc", grpc))
             }
             print(json.dumps(counted), {name: one.p50_overhead_ms for name, one in timed.items()}, file=sys.stderr)
-            swapped = swap(server, build, repository, images[:1], expected[:1], 10)
+            swapped = swap(server, build, repository, images[:1], expected[:1], swap_seconds)
             print(json.dumps(swapped), file=sys.stderr)
             server.kill()
             back = server.start(NAME)
@@ -137,11 +162,16 @@ def measure(build: Path, requests: int, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("build", type=Path, metavar="DIR")
+    parser.add_argument("build", type=Path, metavar="DIR", nargs="?", help="a finished build")
     parser.add_argument("--quick", action="store_true", help="500 requests each, 1 s of latency each")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="20 requests each: that it runs to its end")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    found = measure(options.build, 500 if options.quick else 2000, 1.0 if options.quick else 3.0)
+    server = server_folder()
+    requests, seconds = (20, 0.05) if options.smoke else (500, 1.0) if options.quick else (2000, 3.0)
+    with tempfile.TemporaryDirectory() as folder:
+        build = options.build or built(Path(folder))
+        found = measure(server, build, requests, seconds, 1.0 if options.smoke else 10.0)
     print(json.dumps(found) if options.json else json.dumps(found, indent=1))
 
 

@@ -41,6 +41,11 @@ def on_device(*models: nn.Module | None) -> Iterator[torch.device]:
             model.to(before)
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Half precision widened to float32; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @contextlib.contextmanager
 def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Within it 4-dimensional weights lie in memory with channels last; afterwards all are as usual."""

@@ -23,7 +23,7 @@ from limpq_deploy.training import processes
 from limpq_deploy.training.accuracy import average_statistics
 from limpq_deploy.training.average import WeightAverage
 from limpq_deploy.training.batches import Batch, StepBatches
-from limpq_deploy.training.device import autocast, channels_last, on_device, require_precision
+from limpq_deploy.training.device import at_least_float32, autocast, channels_last, on_device, require_precision
 from limpq_deploy.training.execution import ALONE, Execution
 from limpq_deploy.training.interruption import Interruption
 from limpq_deploy.training.memory import freed_memory_kept
@@ -186,7 +186,7 @@ class _Training:
                     with autocast(self.settings.precision, self.device):
                         with synced_batchnorm():
                             logits = self.model(images)
-                        loss = (one.loss or self.usual)(logits.float(), wanted, images)
+                        loss = (one.loss or self.usual)(at_least_float32(logits), wanted, images)
                     part = loss * (len(wanted) / self.batches.size)
                     self.scaler.scale(part).backward()
                     told[0, index] += part.detach()

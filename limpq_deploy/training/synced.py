@@ -9,6 +9,7 @@ from torch import distributed
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from limpq_deploy.training.device import at_least_float32
 from limpq_deploy.training.processes import count
 
 
@@ -65,7 +66,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        values = x.float()
+        values = at_least_float32(x)
         dims = [0, *range(2, x.dim())]
         var, mean = torch.var_mean(values, dim=dims, unbiased=False)
         mine = values.numel() // values.shape[1]
@@ -75,8 +76,8 @@ class _Normalise(torch.autograd.Function):
         mean64 = sums[0] / number
         var64 = (sums[1] / number - mean64.square()).clamp_(min=0)
         shape = (1, -1, *(1,) * (x.dim() - 2))
-        inverse = (var64 + eps).rsqrt().float().view(shape)
-        y = (values - mean64.float().view(shape)) * inverse
+        inverse = (var64 + eps).rsqrt().to(values.dtype).view(shape)
+        y = (values - mean64.to(values.dtype).view(shape)) * inverse
         ctx.save_for_backward(y, inverse, number)
         ctx.dims = dims
         ctx.mark_non_differentiable(mean64, var64, number)

@@ -6,10 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.calibration.entropy import entropy_threshold
 from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.calibration.ranges import (
     RANGES,
     SMALLEST,
+    entropy,
     least_squares,
     lsq_mean_abs,
     min_max,
@@ -98,6 +100,14 @@ def test_mse_is_the_best_of_its_fractions_in_plain_numpy() -> None:
         tried = [widest * step / 64 for step in range(5, 65)]
         errors = [((plain - (plain / s).round().clip(grid.qmin, grid.qmax) * s) ** 2).mean() for s in tried]
         assert least_squares(x, grid) == pytest.approx(tried[int(np.argmin(errors))], rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_entropy_chooses_among_as_many_levels_as_the_grid_has_codes_from_zero_on(bits: int) -> None:
+    x = torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    for signed, largest in ((False, 2**bits - 1), (True, 2 ** (bits - 1) - 1)):
+        threshold = entropy_threshold(x.abs().numpy(), largest + 1)
+        assert entropy(x, QuantGrid(bits=bits, signed=signed)) == pytest.approx(threshold / largest, rel=1e-12)
 
 
 def test_of_two_powers_of_two_the_one_with_less_error_is_taken() -> None:

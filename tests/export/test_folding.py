@@ -48,6 +48,30 @@ def test_narrow_weights_are_written_in_seven_bits_without_changing_a_bit_of_thei
     assert real.tobytes() == (codes.astype(np.float32) * np.float32(scale)).tobytes()
 
 
+def test_scale_and_bias_are_those_of_the_formula_eps_included() -> None:
+    """factor = gamma / sqrt(var + eps) = 2 / sqrt(0.03 + 0.01) = 10; bias = 4 + (1 - 3) * 10."""
+    layer = fold(
+        name="conv",
+        codes=np.array([[3, -5], [7, 1]]),
+        grid=QuantGrid(bits=8, signed=True, narrow=True),
+        weight_scale=0.5,
+        input_scale=0.25,
+        bias=np.array([1.0, 1.0]),
+        batchnorm=BatchNormParams(
+            gamma=np.array([2.0, -2.0]),
+            beta=np.array([4.0, 4.0]),
+            mean=np.array([3.0, 3.0]),
+            var=np.array([0.03, 0.03]),
+            eps=0.01,
+        ),
+    )
+    np.testing.assert_array_equal(layer.codes, [[3, -5], [-7, -1]])
+    np.testing.assert_allclose(layer.scale, 5.0, rtol=1e-6)
+    np.testing.assert_allclose(layer.bias, [-16.0, 24.0], rtol=1e-12)
+    np.testing.assert_array_equal(layer.bias_codes, [-13, 19])  # in steps of 0.25 * 5
+    np.testing.assert_allclose(layer.rounded_bias, [-16.25, 23.75], rtol=1e-6)
+
+
 @given(bits=st.integers(2, 8), seed=st.integers(0, 10_000))
 def test_the_bias_is_off_by_at_most_half_of_its_step(bits: int, seed: int) -> None:
     layer = folded(bits, seed)
@@ -160,6 +184,27 @@ def test_weights_are_written_as_wide_as_leaves_sums_exact_in_float32(inputs: int
     largest = layer.largest_sum(QuantGrid(bits=8, signed=False))
     assert largest == 7 * 255 * inputs * layer.step + abs(int(layer.bias_codes[0]))
     assert (largest < 2**24) == (inputs < 65536)
+
+
+@pytest.mark.parametrize(
+    ("codes", "signed", "largest"),
+    [
+        ([-7, -7, 3], False, 14 * 255),  # the sum of the negative ones is the larger
+        ([7, -7, 3], False, 10 * 255),
+        ([-7, 5, 3], True, 7 * 127 + 8 * 128),  # the sum that is furthest below zero
+    ],
+)
+def test_the_largest_sum_is_that_of_the_products_of_one_sign(codes: list[int], signed: bool, largest: int) -> None:
+    layer = fold(
+        name="fc",
+        codes=np.array([codes]),
+        grid=QuantGrid(bits=8, signed=True, narrow=True),
+        weight_scale=1.0,
+        input_scale=1.0,
+        bias=np.array([-9.0]),
+        batchnorm=None,
+    )
+    assert layer.largest_sum(QuantGrid(bits=8, signed=signed)) == largest + 9
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.5, float("nan"), float("inf")])

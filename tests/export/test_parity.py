@@ -1,5 +1,6 @@
 """The integer reference against ONNX Runtime's optimised graph, and the faults that this comparison has to find."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,34 @@ def test_batches_add_up_per_tensor() -> None:
     ]
     total = TensorParity(tensor="a", elements=8, mismatches=3, max_lsb=2, max_tie_distance=0.3)
     assert merged(parts) == (total, parts[1])
+
+
+def test_logits_that_differ_in_one_batch_differ(residual: Any, saved: Any) -> None:
+    """Weight codes of the first layer are wrong, and the images of the second batch are zeros."""
+    net, logits = residual(8, weight_bits=(7, 4, 3))
+    model = net.qdq(logits)
+    sound = saved(model)
+    tensor = next(entry for entry in model.graph.initializer if entry.name == "stem.weight_codes")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) // 2, tensor.name))
+    wrong, images = saved(model), net.images(8)
+
+    def equal(*batches: np.ndarray) -> bool:
+        return compare_runtime(wrong, batches, OnnxRuntime(), reference_path=sound, threads=1).logits_equal
+
+    assert not equal(images)
+    assert equal(np.zeros_like(images))
+    assert not equal(images, np.zeros_like(images))
+
+
+def test_a_runtime_that_shows_no_codes_proves_nothing() -> None:
+    silent = ParityReport(
+        model_sha256="", images=8, environment={}, tensors=(), unwatched={"x": "fused away"}, logits_equal=True,
+        logits_max_difference=0.0,
+    )  # fmt: skip
+    seen = replace(silent, tensors=(TensorParity(tensor="y", elements=1, mismatches=0, max_lsb=0),))
+    assert not silent.exact
+    assert seen.exact
+    assert not replace(seen, logits_equal=False).exact
 
 
 def test_nothing_compared_is_not_exact(residual: Any, saved: Any) -> None:

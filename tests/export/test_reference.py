@@ -43,6 +43,84 @@ def test_fma_rounds_once_where_float64_alone_would_round_twice() -> None:
     assert decided[0] == np.float32(1 + 2.0**-22)
 
 
+ONE_TO_TWO = st.floats(1, 2, width=32, exclude_max=True)
+
+
+@given(scale=ONE_TO_TWO, out=ONE_TO_TWO, accumulator=st.integers(-(2**24), 2**24))
+@settings(max_examples=300)
+def test_an_accumulator_is_multiplied_by_the_quotient_of_the_scales_each_rounded_once(
+    scale: float, out: float, accumulator: int
+) -> None:
+    """int32 codes show every bit of the product. ``scale * (1 / out)`` is another factor for about every third pair."""
+    factor = rounded_to_float32(Fraction(scale) / Fraction(out))
+    product = rounded_to_float32(Fraction(accumulator) * Fraction(float(factor)))
+    found = ops.requantize(
+        np.array([[accumulator]], np.float64), np.array([scale], np.float32), np.float32(out), 0, np.dtype(np.int32), 1
+    )
+    assert found.item() == round(Fraction(float(product)))
+
+
+@given(value=st.floats(2.0**20, 2.0**21, width=32), scale=ONE_TO_TWO)
+@settings(max_examples=300)
+def test_a_value_is_divided_by_its_scale(value: float, scale: float) -> None:
+    quotient = rounded_to_float32(Fraction(value) / Fraction(scale))
+    found = ops.quantize(np.array([value], np.float32), np.float32(scale), 0, np.dtype(np.int32))
+    assert found.item() == round(Fraction(float(quotient)))
+
+
+GRID = st.tuples(st.floats(0.5, 2, width=32).map(np.float32), st.sampled_from([0, 16, 128]))
+
+
+@given(first=GRID, second=GRID, out=GRID, codes=st.tuples(st.integers(0, 255), st.integers(0, 255)))
+@settings(max_examples=100)
+def test_a_sum_of_codes_is_rounded_after_each_of_its_steps(
+    first: tuple[np.float32, int], second: tuple[np.float32, int], out: tuple[np.float32, int], codes: tuple[int, int]
+) -> None:
+    """rA and rB quotients; fix = zC - (rA * zA + rB * zB), product by product; fma(a, rA, fma(b, rB, fix))."""
+    (scale_a, zero_a), (scale_b, zero_b), (scale_c, zero_c) = first, second, out
+    ratio_a, ratio_b = (
+        Fraction(float(rounded_to_float32(Fraction(float(scale)) / Fraction(float(scale_c)))))
+        for scale in (scale_a, scale_b)
+    )
+    both = Fraction(0)
+    for ratio, zero in ((ratio_a, zero_a), (ratio_b, zero_b)):
+        both += Fraction(float(rounded_to_float32(ratio * zero)))
+    fix = Fraction(float(rounded_to_float32(zero_c - Fraction(float(rounded_to_float32(both))))))
+    inner = Fraction(float(rounded_to_float32(codes[1] * ratio_b + fix)))
+    exact = rounded_to_float32(codes[0] * ratio_a + inner)
+    table = ops.add_table((scale_a, zero_a, UINT8), (scale_b, zero_b, UINT8), (scale_c, zero_c, np.dtype(np.int32)))
+    assert table[codes] == round(Fraction(float(exact)))
+
+
+@given(first=GRID, second=GRID, out=GRID, codes=st.tuples(st.integers(0, 255), st.integers(0, 255)))
+@settings(max_examples=50)
+def test_a_product_of_codes_takes_the_product_of_both_scales_first(
+    first: tuple[np.float32, int], second: tuple[np.float32, int], out: tuple[np.float32, int], codes: tuple[int, int]
+) -> None:
+    """float32(float32((a - zA) * (b - zB) * r) + zC), r = float32(float32(sA * sB) / sC)."""
+    (scale_a, zero_a), (scale_b, zero_b), (scale_c, zero_c) = first, second, out
+    both = rounded_to_float32(Fraction(float(scale_a)) * Fraction(float(scale_b)))
+    ratio = rounded_to_float32(Fraction(float(both)) / Fraction(float(scale_c)))
+    scaled = rounded_to_float32((codes[0] - zero_a) * (codes[1] - zero_b) * Fraction(float(ratio)))
+    exact = rounded_to_float32(Fraction(float(scaled)) + zero_c)
+    table = ops.product_table((scale_a, zero_a, UINT8), (scale_b, zero_b, UINT8), (scale_c, zero_c, np.dtype(np.int32)))
+    assert table[codes] == round(Fraction(float(exact)))
+
+
+@given(scale=ONE_TO_TWO, out=ONE_TO_TWO, height=st.integers(1, 9), width=st.integers(1, 9))
+def test_a_mean_is_the_sum_times_one_factor_of_both_scales_and_the_area(
+    scale: float, out: float, height: int, width: int
+) -> None:
+    """float32(scale / float32(out * area)). The sum is 2^24 less the zero-points, seen whole in int32 codes."""
+    area = height * width
+    divisor = rounded_to_float32(Fraction(out) * area)
+    factor = Fraction(float(rounded_to_float32(Fraction(scale) / Fraction(float(divisor)))))
+    codes = np.zeros((1, 1, height, width), np.int64)
+    codes[0, 0, 0, 0] = 2**24 - 3 * area
+    found = ops.mean_codes(codes, np.float32(scale), -3, np.float32(out), 0, np.dtype(np.int32))
+    assert found.item() == round(Fraction(float(rounded_to_float32(2**24 * factor))))
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     kernel=st.sampled_from([1, 2, 3, 5]),

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,16 +9,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+from limpq_deploy import fake_quant
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.fake_quant import (
     LearnedScales,
     fake_quantize,
-    lsq_grad_scale,
     nearest_power,
     quantize,
     require_finite_gradients,
 )
+from limpq_deploy.lsq_kernel import Kernel, load_kernel
 
 grids = st.builds(QuantGrid, bits=st.integers(2, 8), signed=st.booleans())
 powers_of_two = st.integers(-8, 4).map(lambda exponent: 2.0**exponent)
@@ -37,10 +39,24 @@ def closed_form(
     return np.where(inside, upstream, 0.0), float((upstream * slope).sum())
 
 
+@pytest.fixture(params=["C", "torch"], scope="module")
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The operator by the compiled kernel, and by torch's operations, which run on GPUs and without a compiler."""
+    found: Kernel | None = None
+    if request.param == "C":
+        try:
+            found = load_kernel(tmp_path_factory.mktemp("cache"))
+        except OSError as error:
+            pytest.skip(f"the operator cannot be compiled here: {error}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_quant, "kernel", lambda: found)
+        yield request.param
+
+
 @settings(deadline=None)
 @given(steps=quarter_steps, scale=powers_of_two, grid=grids)
 def test_gradients_equal_the_closed_form_below_inside_above_and_at_ties(
-    steps: NDArray[np.float64], scale: float, grid: QuantGrid
+    way: str, steps: NDArray[np.float64], scale: float, grid: QuantGrid
 ) -> None:
     x = torch.tensor(steps * scale, requires_grad=True)
     s = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
@@ -52,12 +68,26 @@ def test_gradients_equal_the_closed_form_below_inside_above_and_at_ties(
     assert x.grad is not None
     assert s.grad is not None
     np.testing.assert_array_equal(x.grad.numpy(), grad_x)
-    damped = grad_s * lsq_grad_scale(len(steps), grid.qmax)
+    damped = grad_s / math.sqrt(len(steps) * grid.qmax)
     # Both sum the same float64 terms, in another order.
     assert s.grad.item() == pytest.approx(damped, rel=1e-12, abs=1e-9)
 
 
-def test_the_mask_looks_at_the_unrounded_value() -> None:
+def test_the_gradient_of_a_scale_written_out(way: str) -> None:
+    """Steps -3 (below -2), 0.25, 0.75, 5 (above 1) on the grid -2 .. 1: slopes -2, -0.25, 0.25, 1, each times its
+    upstream 1, 2, 4, 8, and 1 / sqrt(4 * 1)."""
+    x = torch.tensor([-1.5, 0.125, 0.375, 2.5], requires_grad=True)
+    scale = torch.tensor(0.5, requires_grad=True)
+    out = fake_quantize(x, scale, QuantGrid(bits=2, signed=True), elements=4)
+    out.backward(torch.tensor([1.0, 2.0, 4.0, 8.0]))
+    assert out.tolist() == [-1.0, 0.0, 0.5, 0.5]
+    assert x.grad is not None
+    assert scale.grad is not None
+    assert x.grad.tolist() == [0.0, 2.0, 4.0, 0.0]
+    assert scale.grad.item() == (-2 - 0.5 + 1 + 8) / 2
+
+
+def test_the_mask_looks_at_the_unrounded_value(way: str) -> None:
     x = torch.tensor([3.4, 2.6], requires_grad=True)
     fake_quantize(x, torch.tensor(1.0), QuantGrid(bits=2, signed=False), elements=2).sum().backward()
     assert x.grad is not None
@@ -72,7 +102,7 @@ def test_ties_go_to_the_even_code() -> None:
 
 @settings(deadline=None)
 @given(x=tensors, scale=scales, grid=grids)
-def test_fake_quantize_twice_equals_once(x: list[float], scale: float, grid: QuantGrid) -> None:
+def test_fake_quantize_twice_equals_once(way: str, x: list[float], scale: float, grid: QuantGrid) -> None:
     s = torch.tensor(scale)
     once = fake_quantize(torch.tensor(x), s, grid, elements=len(x))
     assert torch.equal(fake_quantize(once, s, grid, elements=len(x)), once)
@@ -80,7 +110,9 @@ def test_fake_quantize_twice_equals_once(x: list[float], scale: float, grid: Qua
 
 @settings(deadline=None)
 @given(x=tensors, scale=scales, grid=grids)
-def test_codes_are_integers_of_the_grid_and_give_the_same_values(x: list[float], scale: float, grid: QuantGrid) -> None:
+def test_codes_are_integers_of_the_grid_and_give_the_same_values(
+    way: str, x: list[float], scale: float, grid: QuantGrid
+) -> None:
     values, s = torch.tensor(x), torch.tensor(scale)
     codes = quantize(values, s, grid)
     assert torch.equal(codes, codes.round())
@@ -161,7 +193,7 @@ def test_half_precision_is_quantized_in_float32(type_: torch.dtype) -> None:
 @settings(deadline=None)
 @given(steps=quarter_steps, grid=grids, axis=st.integers(0, 2))
 def test_per_channel_gradients_are_the_closed_form_of_every_channel(
-    steps: NDArray[np.float64], grid: QuantGrid, axis: int
+    way: str, steps: NDArray[np.float64], grid: QuantGrid, axis: int
 ) -> None:
     whole = np.moveaxis(np.stack([steps, steps[::-1] / 2, steps * 3])[:, None], 0, axis)
     scale = np.array([0.5, 0.25, 4.0])
@@ -178,7 +210,7 @@ def test_per_channel_gradients_are_the_closed_form_of_every_channel(
     for channel in range(3):
         grad_x, grad_s = closed_form(np.take(whole, channel, axis), np.take(upstream, channel, axis), grid)
         np.testing.assert_array_equal(np.take(x.grad.numpy(), channel, axis), grad_x)
-        damped = grad_s * lsq_grad_scale(len(steps), grid.qmax)
+        damped = grad_s / math.sqrt(len(steps) * grid.qmax)
         # Both sum the same float64 terms, in another order.
         assert s.grad[channel].item() == pytest.approx(damped, rel=1e-12, abs=1e-9)
 

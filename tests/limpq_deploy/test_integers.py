@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from limpq_deploy.export.float_layers import FloatLayer
 from limpq_deploy.export.folding import IntegerLayer
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.export.targets import TENSORRT
-from limpq_deploy.integers import input_quantizer, integer_model
+from limpq_deploy.integers import beyond_float32, input_quantizer, integer_model
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.placement import place
 from limpq_deploy.quantized import QuantizedModel, model_of_policy
@@ -26,6 +28,7 @@ def model(tiny: Tiny) -> QuantizedModel:
         for layer in model.placement.layers:
             if layer.batchnorm is not None:
                 norm = model.batchnorm(layer.batchnorm)
+                norm.eps = 0.1  # large enough to be seen
                 norm.weight.copy_(torch.randn(norm.weight.shape, generator=generator))
                 norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) + 0.5)
                 norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator))
@@ -93,3 +96,13 @@ def test_integer_weights_before_float_activations_are_those_of_the_layer_with_po
     assert (np.frexp(stored.scale)[0] == 0.5).all()
     real = layer.codes() * layer.step(0)[:, None, None, None] * norm.fold_factor()[:, None, None, None]
     np.testing.assert_allclose(stored.weight, real.detach().numpy(), rtol=1e-6)
+
+
+def test_sums_beyond_2_to_the_24_are_beyond_float32(model: QuantizedModel) -> None:
+    layers, acts = integer_model(model, POLICY)
+    layer = layers["conv2"]
+    assert isinstance(layer, IntegerLayer)
+    still = replace(layer, codes=np.zeros_like(layer.codes), bias_codes=np.full_like(layer.bias_codes, 2**24))
+    beyond = replace(still, bias_codes=-still.bias_codes - 1)
+    assert beyond_float32(model.placement, {**layers, "conv2": still}, acts) == {}
+    assert beyond_float32(model.placement, {**layers, "conv2": beyond}, acts) == {"conv2": 2**24 + 1}

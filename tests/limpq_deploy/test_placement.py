@@ -119,6 +119,46 @@ def test_tensorrt_quantizes_the_identity_addend_only() -> None:
     ]
 
 
+def test_where_both_addends_are_convolutions_tensorrt_quantizes_the_second() -> None:
+    """By custom the shortcut; the first is fused with the sum."""
+    assert described(placement_of("downsample", TENSORRT)) == [
+        ("x_pinned", "s", 8, ("a",), None),
+        ("relu", "u", None, ("b", "d"), None),
+        ("d_carrier", "s", 8, (), None),
+        ("mean_pinned", "u", 8, ("c",), None),
+    ]
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.Hardswish])
+@pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT, REFERENCE], ids=lambda target: target.name)
+def test_few_and_small_negative_values_take_an_offset_grid_where_the_target_has_one(
+    activation: type[nn.Module], target: TargetSpec
+) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3),
+        activation(),
+        nn.Conv2d(2, 2, 3),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 1),
+        nn.Conv2d(2, 2, 1),
+        nn.Flatten(),
+        nn.Linear(32, 3),
+    )
+    placement = place(trace(net, (1, 8, 8)), target, model="net")
+    policy = {layer.name: (8, 8) for layer in placement.searched}
+    read = {layer.name: placement.quantizer(layer.input) for layer in placement.layers}
+    grids = placement.act_grids(policy)
+    assert [(read[name].signed, read[name].offset) for name in ("2", "4", "5")] == [
+        (True, True),
+        (False, False),
+        (True, False),
+    ]
+    ends = {name: (grids[read[name].name].qmin, grids[read[name].name].qmax) for name in ("2", "4", "5")}
+    offset = target.offset_zero_point is not None
+    assert ends["2"] == ((-16, 239) if offset else (-128, 127))
+    assert ends["5"] == (-128, 127)
+
+
 def test_option_a_shortcuts_slice_and_pad_the_codes_of_the_blocks_input() -> None:
     assert described(placement_of("option A", ONNXRUNTIME)) == [
         ("x", "s", 8, ("a",), None),

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -28,6 +29,34 @@ def filled_norm() -> nn.BatchNorm2d:
             assert tensor is not None
             tensor.copy_(torch.rand(3, generator=torch.Generator().manual_seed(number)) + 0.5)
     return norm
+
+
+def test_the_fold_factor_is_that_of_the_formula_eps_included() -> None:
+    """|-2| / sqrt(0.03 + 0.01) = 10."""
+    norm = nn.BatchNorm2d(1, eps=0.01)
+    assert norm.running_var is not None
+    with torch.no_grad():
+        norm.weight.fill_(-2.0)
+        norm.running_var.fill_(0.03)
+    assert SwitchableBatchNorm(norm, (4,)).fold_factor().item() == pytest.approx(10.0)
+
+
+def test_the_gradient_of_an_activation_scale_counts_one_image_and_that_of_a_weight_all_of_it() -> None:
+    """LSQ's 1 / sqrt(elements * qmax), on grids where every value is clipped at the top: slope qmax for each."""
+    placed = ActQuantizer(name="a", tensor="a", signed=False, bits=None, layers=("c",), producer=None)
+    act = ActFakeQuant(placed, (2,), (QuantGrid(bits=2, signed=False),))
+    act.active = 2
+    act(torch.full((5, 3, 4, 4), 99.0)).sum().backward()
+    assert act.scales.log_scale.grad is not None
+    assert act.scales.log_scale.grad.item() == pytest.approx(3 * 5 * 48 / math.sqrt(48 * 3))
+
+    conv = nn.Conv2d(2, 3, 1, bias=False)
+    nn.init.constant_(conv.weight, 99.0)
+    layer = QuantLayer(conv, (2,), (QuantGrid(bits=2, signed=True),))
+    layer.active = 2
+    layer(torch.ones(1, 2, 1, 1)).sum().backward()
+    assert layer.scales.log_scale.grad is not None
+    assert layer.scales.log_scale.grad.item() == pytest.approx(1 * 6 / math.sqrt(6 * 1))
 
 
 def test_a_batchnorm_with_one_candidate_equals_batchnorm2d_in_both_modes() -> None:

@@ -26,6 +26,17 @@ def ran(result: Result) -> list[str]:
     return [stage["name"] for stage in json.loads(result.stdout)["stages"] if stage["ran"]]
 
 
+def uniform_won(out: Path) -> bool:
+    """Whether uniform bits previewed best: a matter of the CPU's kernels after so few steps. There is no uniform model
+    to be trained beside them then."""
+    return load_record(Comparison, out / "comparison.json").same
+
+
+def all_of(stages: list[str], out: Path) -> list[str]:
+    """The stages that a build goes through."""
+    return [name for name in stages if name != "uniform" or not uniform_won(out)]
+
+
 def passed(result: Result) -> list[str]:
     return [stage["name"] for stage in json.loads(result.stdout)["stages"]]
 
@@ -44,10 +55,16 @@ def test_a_build_leaves_the_files_of_the_contract(finished: Path) -> None:
     assert verdict.float_nodes == ()
 
 
-def test_the_policy_is_mixed_and_within_its_budget(finished: Path) -> None:
+def test_the_policy_is_the_candidate_of_least_preview_loss_and_within_its_budget(finished: Path) -> None:
     policy = load_record(Policy, finished / "policy.json")
     indicators = load_record(Indicators, finished / "indicators.json")
-    assert len(set(policy.pairs().values())) > 1
+    assert policy.tournament is not None
+    best, *others = policy.tournament.candidates
+    assert policy.bits == best.bits
+    assert all(best.loss <= other.loss for other in others)
+    mixed = [one for one in policy.tournament.candidates if len({(b.weight, b.act) for b in one.bits.values()}) > 1]
+    assert len(mixed) >= 2
+    assert uniform_won(finished) == (best not in mixed)
     used = sum(layer.macs * policy.bits[layer.name].weight * policy.bits[layer.name].act for layer in indicators.layers)
     [cost] = policy.costs
     assert (cost.used, cost.limit) == (used, 25 * sum(layer.macs for layer in indicators.layers))
@@ -68,9 +85,9 @@ def test_a_build_closes_with_one_screen_of_figures(first_result: Result, finishe
     assert max(map(len, text.splitlines())) <= 140
 
 
-def test_a_log_has_one_plain_line_for_each_stage(first_result: Result) -> None:
+def test_a_log_has_one_plain_line_for_each_stage(first_result: Result, finished: Path) -> None:
     lines = [line for line in first_result.stderr.splitlines() if not line.startswith("note: ")]
-    assert len(lines) == len(STAGES)
+    assert len(lines) == len(all_of(STAGES, finished))
     assert all(line.startswith("+ ") for line in lines)
     assert "\x1b" not in first_result.output
     assert "\r" not in first_result.output
@@ -80,9 +97,9 @@ def test_a_second_build_does_nothing_and_says_so(run: Command, settings: Path, c
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != "config.json"}
     result = run("build", "--config", settings, "--out", "out", "--json")
     assert result.exit_code == 0
-    assert passed(result) == STAGES
+    assert passed(result) == all_of(STAGES, copy)
     assert ran(result) == []
-    assert result.stderr.count("[unchanged]") == len(STAGES)
+    assert result.stderr.count("[unchanged]") == len(passed(result))
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -99,8 +116,7 @@ def test_a_new_budget_runs_from_the_search_on_and_trains_no_indicators(
 ) -> None:
     result = run("build", "--config", settings, "--out", "out", "--like", "w3a3", "--no-engine", "--json")
     assert result.exit_code == 0, result.output
-    same = load_record(Comparison, copy / "comparison.json").same  # uniform bits may have won
-    assert ran(result) == ["search", "finetune", *([] if same else ["uniform"]), "export"]
+    assert ran(result) == all_of(["search", "finetune", "uniform", "export"], copy)
     assert load_record(Policy, copy / "policy.json").costs[0].limit * 25 == 9 * budget_of_five_bits(copy)
     outcome = json.loads(result.stdout)
     assert outcome["verdict"] is None
@@ -119,11 +135,13 @@ def test_another_seed_changes_every_stage(run: Command, settings: Path, copy: Pa
 
 
 def test_fresh_does_all_again_and_equal_seeds_give_equal_files(run: Command, settings: Path, copy: Path) -> None:
-    names = ("float.safetensors", "joint.safetensors", "finetuned.safetensors", "uniform.safetensors", "model.qdq.onnx")
+    trained = [f"{name}.safetensors" for name in ("float", "joint", "finetuned", "uniform")]
+    names = [*(name for name in trained if (copy / name).exists()), "model.qdq.onnx"]
+    assert len(names) == 5 - uniform_won(copy)
     before = {name: (copy / name).read_bytes() for name in names}
     bits = load_record(Policy, copy / "policy.json").bits
     result = run("export", "--config", settings, "--out", "out", "--fresh", "--json")
-    assert ran(result) == [*TRAINED, "export"]
+    assert ran(result) == all_of([*TRAINED, "export"], copy)
     assert {name: (copy / name).read_bytes() for name in names} == before
     assert load_record(Policy, copy / "policy.json").bits == bits
 
@@ -173,7 +191,7 @@ def test_the_reference_target_stops_after_training_and_says_why(run: Command, se
     arguments = ("build", "--config", settings, "--out", "out", "--target", "reference")
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
-    assert passed(result) == TRAINED
+    assert passed(result) == all_of(TRAINED, copy)
     assert "never exported" in json.loads(result.stdout)["why"]
     assert "never exported" in " ".join(run(*arguments).stdout.split())
 
@@ -181,7 +199,7 @@ def test_the_reference_target_stops_after_training_and_says_why(run: Command, se
 def test_a_model_for_tensorrt_is_exported_where_there_is_no_tensorrt(run: Command, settings: Path, copy: Path) -> None:
     result = run("build", "--config", settings, "--out", "out", "--target", "tensorrt", "--no-engine", "--json")
     assert result.exit_code == 0, result.output
-    assert passed(result) == [*TRAINED, "export"]
+    assert passed(result) == all_of([*TRAINED, "export"], copy)
     assert (copy / "model.qdq.onnx").is_file()
     checked = run("lint", copy / "model.qdq.onnx", "--json")
     assert (checked.exit_code, json.loads(checked.stdout)["target"]) == (0, "tensorrt")

@@ -139,6 +139,17 @@ def test_the_same_input_gives_the_same_policy() -> None:
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("solver", ["own", "highs", "cbc", "auto"])
+def test_of_equal_policies_the_one_of_wider_weights_is_taken(solver: Solver) -> None:
+    """With weights and activations of one worth, (4, 2) and (2, 4) cost the same and are worth the same; (8, 2) and
+    (4, 4) too, where the larger of the smaller widths comes first."""
+    one = layer("a", (2.0, 1.0), (2.0, 1.0))
+    budget = replace(like_budget(model(one), 2, 2), limit=1000 * 2 * 4)
+    assert search_policy(model(one), [budget], alpha=1.0, solver=solver).pairs() == {"a": (4, 2)}
+    three = model(layer("a", (3.0, 2.0, 1.0), (3.0, 2.0, 1.0)), bits=(2, 4, 8))
+    assert search_policy(three, [replace(budget, limit=16_000)], alpha=1.0, solver=solver).pairs() == {"a": (4, 4)}
+
+
 def test_tied_layers_take_one_activation_width_whose_indicator_counts_once() -> None:
     free = model(layer("a", (1.0, 1.0), (5.0, 1.0)), layer("b", (1.0, 1.0), (5.0, 1.0)))
     budget = replace(like_budget(free, 2, 2), limit=1000 * 2 * (2 + 4))

@@ -1,21 +1,26 @@
 """Trainings that tests run in processes of their own: python scenario.py NAME FOLDER, under torchrun or not."""
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.datasets import Augment, DataSet, open_dataset
+from limpq_deploy.calibration.datasets import Augment, DataSet, Split, open_dataset
+from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.export.targets import ONNXRUNTIME
 from limpq_deploy.finetune import finetune
 from limpq_deploy.finetuned import Top1
 from limpq_deploy.float_training import train_float
+from limpq_deploy.indicators import Indicators
 from limpq_deploy.joint import train_indicators
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.losses import Pass
@@ -85,19 +90,28 @@ def gradients(folder: Path) -> dict[str, Any]:
 
 
 def indicators(folder: Path) -> dict[str, Any]:
-    """Indicators after 50 steps, BatchNorm statistics live."""
-    return _indicators(folder, freeze_batchnorm=False)
+    """Indicators after 50 steps, BatchNorm statistics live, as the search reads them."""
+    return to_dict(_indicators(folder, steps=50, freeze_batchnorm=False))
 
 
-def frozen_indicators(folder: Path) -> dict[str, Any]:
-    """Indicators after 50 steps, BatchNorm statistics as in the float model."""
-    return _indicators(folder, freeze_batchnorm=True)
+def double_indicators(folder: Path) -> dict[str, Any]:
+    """Indicators after 6 steps in double precision, BatchNorm statistics live and frozen."""
+    with _double_precision():
+        return {
+            kind: {layer.name: [*layer.weight, *layer.act] for layer in found.layers}
+            for kind, found in (
+                (kind, _indicators(folder, steps=6, freeze_batchnorm=kind == "frozen")) for kind in ("live", "frozen")
+            )
+        }
 
 
-def _indicators(folder: Path, *, freeze_batchnorm: bool) -> dict[str, Any]:
-    traced = traced_model(folder)
+def _indicators(folder: Path, *, steps: int, freeze_batchnorm: bool) -> Indicators:
+    traced, dataset = traced_model(folder), few_digits()
+    if torch.get_default_dtype() == torch.float64:
+        traced.graph_module.double()
+        dataset = dataclasses.replace(dataset, splits={"train": InDouble.of(dataset.split("train"))})
     settings = JointSettings(
-        steps=50,
+        steps=steps,
         batch_size=32,
         learning_rate=0.01,
         scale_learning_rate=0.02,
@@ -107,9 +121,31 @@ def _indicators(folder: Path, *, freeze_batchnorm: bool) -> dict[str, Any]:
         freeze_batchnorm=freeze_batchnorm,
     )
     found, _ = train_indicators(
-        traced, place(traced, ONNXRUNTIME, model="resnet8"), few_digits(), bits=BITS, settings=settings, seed=0
+        traced, place(traced, ONNXRUNTIME, model="resnet8"), dataset, bits=BITS, settings=settings, seed=0
     )
-    return {layer.name: [*layer.weight, *layer.act] for layer in found.layers}
+    return found
+
+
+class InDouble(Split):
+    """A split whose images are float64."""
+
+    @classmethod
+    def of(cls, split: Split) -> "InDouble":
+        return cls(labels=split.labels, read=split._read, preprocess=split.preprocess)
+
+    def load(self, *arguments: Any, **options: Any) -> Any:
+        images_NCHW, labels = super().load(*arguments, **options)
+        return images_NCHW.astype(np.float64), labels
+
+
+@contextlib.contextmanager
+def _double_precision() -> Iterator[None]:
+    """Within it new tensors are float64."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def batchnorm(folder: Path) -> dict[str, Any]:

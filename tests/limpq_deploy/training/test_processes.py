@@ -1,6 +1,7 @@
 """Two processes against one, on the same global batches."""
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -14,12 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from limpq_deploy.calibration.records import load_record
+from limpq_deploy.calibration.records import from_json, load_record
 from limpq_deploy.checkpoints import save_module
 from limpq_deploy.indicators import Indicators
 from limpq_deploy.pipeline import BuildState
+from limpq_deploy.search.budgets import like_budget
+from limpq_deploy.search.objective import objective_of
+from limpq_deploy.search.outliers import treat_outliers
+from limpq_deploy.search.search import search_policy
 
-SCENARIOS = "gradients,indicators,frozen_indicators,batchnorm,accuracy"
+SCENARIOS = "gradients,double_indicators,indicators,batchnorm,accuracy"
 
 Found = tuple[dict[str, Any], dict[str, Any]]
 
@@ -63,18 +68,35 @@ def test_batchnorm_of_two_processes_is_that_of_all_their_images(found: Found) ->
         np.testing.assert_allclose(two[name][:3], one[name][::2], rtol=1e-5, atol=1e-5)
 
 
-def test_indicators_of_two_processes_are_those_of_one(found: Found) -> None:
-    """Within 2 % after 50 steps in the median; single scales at 2 bits by some 3 %. With live BatchNorm statistics a
-    change of the weights by a millionth moves the indicators of one process, compared with itself, by 1.4 % in the
-    median and 9 % at most."""
-    live, frozen = (
-        np.abs([np.divide(found[1][kind][name], found[0][kind][name]) - 1 for name in found[0][kind]])
-        for kind in ("indicators", "frozen_indicators")
-    )
-    assert live.shape == (8, 4)
-    assert np.median(live) < 0.02
-    assert np.median(frozen) < 0.02
-    assert frozen.max() < 0.06
+@pytest.mark.parametrize("kind", ["live", "frozen"])
+def test_two_processes_train_the_indicators_of_one(found: Found, kind: str) -> None:
+    """In double precision, where sums in another order differ by 1e-16. Joint training is chaotic: a code that falls to
+    the other side of a tie moves a scale by a finite amount, and with live BatchNorm statistics a difference grows
+    about tenfold per step (measured: 1e-15 after 3 steps, 1e-12 after 8, 1e-3 after 20; in float32 one process against
+    itself, weights changed by 1e-7, differs by up to 4 % in the median and 20 % in single scales after 50 steps).
+    After 6 steps it is below 1e-12; an exchange left out makes 1e-4 in the second."""
+    one, two = (result["double_indicators"][kind] for result in found)
+    assert len(one) == 8
+    for name, scales in one.items():
+        np.testing.assert_allclose(two[name], scales, rtol=1e-8, err_msg=name)
+
+
+def test_the_policies_of_two_processes_are_as_good_as_those_of_one(found: Found) -> None:
+    """What 50 steps in float32 settle is not each scale but what follows from all of them: the policy of one set of
+    indicators, priced by the other, is within 5 % of the best there (2.1 % at most among 9 trainings of one and two
+    processes with the kernels of three kinds of CPU and weights changed by 1e-7)."""
+    ones, twos = (from_json(Indicators, json.dumps(result["indicators"]), "a scenario") for result in found)
+    for like in ((2, 4), (3, 3), (4, 2)):
+        mine, theirs = (
+            search_policy(one, [like_budget(one, *like)], alpha=2.0, outliers="repair").pairs() for one in (ones, twos)
+        )
+        for indicators, best, other in ((ones, mine, theirs), (twos, theirs, mine)):
+            importance = treat_outliers(indicators, "repair")
+            least, found_there = (
+                objective_of(indicators, importance, pairs, 2.0, "a policy") for pairs in (best, other)
+            )
+            assert least <= found_there * (1 + 1e-9)
+            assert found_there < 1.05 * least
 
 
 def test_shares_of_the_images_give_the_accuracy_and_statistics_of_all(found: Found) -> None:
