@@ -59,8 +59,10 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
         resumed = ""
         if config.weights is None:
             execution, resumed = prepare(subject, folder, "float", inputs, ())
+            network = subject.trainable_model
+            resumed += "" if network is subject.model else "; trained by its traced graph, as it cannot be as written"
             train_float(
-                subject.trainable_model,
+                network,
                 dataset,
                 settings=settings,
                 seed=config.seed,

@@ -28,6 +28,7 @@ class Net(nn.Module):
         self.hardsigmoid = nn.Hardsigmoid(inplace=True)
         self.identity = nn.Identity()
         self.dropout = nn.Dropout(inplace=True)
+        self.seen: Tensor
         self.register_buffer("seen", torch.zeros(6, 1, 1))
         self.linear = nn.Linear(6, 4)
         self.body = body

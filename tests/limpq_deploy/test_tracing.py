@@ -193,8 +193,8 @@ def test_modules_that_eval_does_not_reach_are_refused() -> None:
 class Renamed(nn.Conv2d):
     """Nothing changed."""
 
-    def __init__(self, *arguments: int) -> None:
-        super().__init__(*arguments)
+    def __init__(self, channels: int, outputs: int, size: int) -> None:
+        super().__init__(channels, outputs, size)
 
     def extra_repr(self) -> str:
         return "mine"
@@ -213,7 +213,7 @@ class Inside(nn.Conv2d):
 
 class Computed(nn.Conv2d):
     @property
-    def bias(self) -> Tensor:  # type: ignore[override]
+    def bias(self) -> Tensor:
         return torch.ones(4)
 
     @bias.setter
