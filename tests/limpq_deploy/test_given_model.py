@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.given_model import plain, settings_kept, unwrap
+from limpq_deploy.layers import trace
 
 
 def net() -> nn.Sequential:
@@ -189,6 +190,21 @@ def scale(*values: object) -> None:
 
 def own_forward(model: nn.Sequential) -> None:
     model[2].forward = lambda x: x
+
+
+class Calling(nn.Sequential):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) / 4
+
+
+def test_a_call_of_the_model_s_own_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"the model \(Calling\) has a __call__ of its own"):
+        plain(Calling(nn.Linear(2, 2)))
+
+
+def test_a_graph_of_torch_fx_is_a_model_too() -> None:
+    found = plain(torch.fx.symbolic_trace(net()))
+    assert [layer.name for layer in trace(found.model, (3, 8, 8)).layers] == ["0", "2", "4"]
 
 
 HERE = rf"\(scale, test_given_model.py:{scale.__code__.co_firstlineno}\)"
