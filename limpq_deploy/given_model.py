@@ -58,10 +58,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises ModelError for what is no Python module any more (TorchScript) and for one without values (meta tensors,
     lazy modules).
     """
-    outer, model = model, _inside(model)
-    for name in CARRIED:
-        if name in vars(outer) and not hasattr(model, name):
-            setattr(model, name, getattr(outer, name))
+    model = _inside(model)
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if child is not None:
@@ -123,13 +120,17 @@ def plain(model: nn.Module) -> PlainModel:
 
 
 def _inside(model: nn.Module) -> nn.Module:
-    while True:
-        if "_orig_mod" in model._modules:  # torch.compile's OptimizedModule, without importing its compiler
-            model = model._modules["_orig_mod"]  # type: ignore[assignment]
-        elif isinstance(model, WRAPPERS):
-            model = model.module
-        else:
-            return model
+    inner = None
+    if "_orig_mod" in model._modules:  # torch.compile's OptimizedModule, without importing its compiler
+        inner = model._modules["_orig_mod"]
+    elif isinstance(model, WRAPPERS):
+        inner = model.module
+    if inner is None:
+        return model
+    for name in CARRIED:
+        if name in vars(model) and not hasattr(inner, name):
+            setattr(inner, name, getattr(model, name))
+    return _inside(inner)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

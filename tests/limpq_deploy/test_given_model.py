@@ -106,10 +106,9 @@ class Compiled(nn.Module):
     ids=["DataParallel", "compile", "AveragedModel", "nested"],
 )
 def test_wrappers_come_off_with_what_they_say_of_the_model(wrap: Callable[[nn.Module], nn.Module]) -> None:
-    model = net()
-    wrapped = wrap(model)
+    wrapped = wrap(net())
     wrapped.num_classes = 5  # type: ignore[assignment]
-    found = unwrap(wrapped)
+    found = unwrap(nn.DataParallel(wrapped))
     assert type(found) is nn.Sequential
     assert found.num_classes == 5
     with torch.no_grad():
