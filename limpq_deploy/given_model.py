@@ -1,7 +1,7 @@
 """From what a user's factory returns to a module that can be traced: wrappers off, float32, state that no type shows
 folded into weights.
 
-    factory -> unwrap -> weights are loaded -> plain
+    factory -> unwrap -> in_float32 -> weights are loaded -> plain
 """
 
 import contextlib
@@ -58,10 +58,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises ModelError for what is no Python module any more (TorchScript) and for one without values (meta tensors,
     lazy modules).
     """
-    outer, model = model, _inside(model)
-    for name in CARRIED:
-        if name in vars(outer) and not hasattr(model, name):
-            setattr(model, name, getattr(outer, name))
+    model = _inside(model)
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if child is not None:
@@ -78,6 +75,26 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def in_float32(model: nn.Module) -> tuple[str, ...]:
+    """Bring all tensors of a model to float32 and the CPU, before weights are loaded, which its own format would round.
+    Returns a sentence where that changed something."""
+    kinds = Counter(
+        str(tensor.dtype).removeprefix("torch.")
+        for _, tensor in _tensors(model)
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    )
+    model.float().cpu()
+    for module in model.modules():
+        for name, value in list(vars(module).items()):  # tensors that are neither parameters nor buffers
+            if isinstance(value, Tensor):
+                value = value.detach() if value.grad_fn is not None else value
+                setattr(module, name, value.float() if value.is_floating_point() else value)
+    if not kinds:
+        return ()
+    counted = " and ".join(f"{count} tensors in {kind}" for kind, count in sorted(kinds.items()))
+    return (f"The model has {counted}; it is traced, trained and compared in float32.",)
+
+
 def plain(model: nn.Module) -> PlainModel:
     """An unwrapped model on the CPU, in float32 and evaluation mode, with pruning masks, weight_norm, spectral_norm and
     other parametrizations folded into the weights.
@@ -85,7 +102,7 @@ def plain(model: nn.Module) -> PlainModel:
     Raises ModelError, which names it, for any other hook, and for a forward that is set on one module.
     """
     model.eval()
-    notes = [*_to_float32(model), *_unfreeze(model)]
+    notes = [*in_float32(model), *_unfreeze(model)]
     folds = list(_folds(model))
     given = _copy(model) if folds else model
     for name, _, fold in reversed(folds):  # the last hook runs last, on what those before it made
@@ -103,13 +120,17 @@ def plain(model: nn.Module) -> PlainModel:
 
 
 def _inside(model: nn.Module) -> nn.Module:
-    while True:
-        if "_orig_mod" in model._modules:  # torch.compile's OptimizedModule, without importing its compiler
-            model = model._modules["_orig_mod"]  # type: ignore[assignment]
-        elif isinstance(model, WRAPPERS):
-            model = model.module
-        else:
-            return model
+    inner = None
+    if "_orig_mod" in model._modules:  # torch.compile's OptimizedModule, without importing its compiler
+        inner = model._modules["_orig_mod"]
+    elif isinstance(model, WRAPPERS):
+        inner = model.module
+    if inner is None:
+        return model
+    for name in CARRIED:
+        if name in vars(model) and not hasattr(inner, name):
+            setattr(inner, name, getattr(model, name))
+    return _inside(inner)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -143,23 +164,6 @@ def _leave_inference_mode(model: nn.Module) -> None:
                     trained = isinstance(tensor, nn.Parameter)
                     made[id(tensor)] = nn.Parameter(copied, requires_grad=tensor.requires_grad) if trained else copied
                 owned[name] = made[id(tensor)]  # type: ignore[assignment]
-
-
-def _to_float32(model: nn.Module) -> Iterator[str]:
-    kinds = Counter(
-        str(tensor.dtype).removeprefix("torch.")
-        for _, tensor in _tensors(model)
-        if tensor.is_floating_point() and tensor.dtype != torch.float32
-    )
-    model.float().cpu()
-    for module in model.modules():
-        for name, value in list(vars(module).items()):  # tensors that are neither parameters nor buffers
-            if isinstance(value, Tensor):
-                value = value.detach() if value.grad_fn is not None else value
-                setattr(module, name, value.float() if value.is_floating_point() else value)
-    if kinds:
-        counted = " and ".join(f"{count} tensors in {kind}" for kind, count in sorted(kinds.items()))
-        yield f"The model has {counted}; it is traced, trained and compared in float32."
 
 
 def _unfreeze(model: nn.Module) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
 from limpq_deploy.calibration.errors import ModelError
@@ -34,6 +34,11 @@ def _hidden(model: nn.Module) -> Iterator[str]:
                 f"torch has {kind} for all modules ({name_of(hook)}), which no graph shows; remove it before the model "
                 "is made"
             )
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        yield (
+            f"the model ({type(model).__name__}) has a __call__ of its own ({name_of(type(model).__call__)}), which "
+            "the tracer does not follow; write what it does into the forward"
+        )
     for name, module in model.named_modules():
         shown = f"module {name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
         for attribute, kind in HOOKS.items():

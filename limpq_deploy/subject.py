@@ -26,7 +26,7 @@ from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.targets import TargetSpec, in_float, target_named
 from limpq_deploy.extras import require_modules
 from limpq_deploy.float_training import trainable
-from limpq_deploy.given_model import PlainModel, plain
+from limpq_deploy.given_model import PlainModel, in_float32, plain
 from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.layers import TracedModel, trace
 from limpq_deploy.lifetimes import with_memory
@@ -55,6 +55,7 @@ class Subject:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._formats: tuple[str, ...] = ()
 
     def check(self, *, engine: bool) -> None:
         """Find now what would stop the build later: packages, runtime (``engine``), data, classes, weights, layers,
@@ -150,6 +151,7 @@ class Subject:
         known = self.config.model in MODELS
         adapts = self.config.weights is None if known else known_info(self.config.model) is not None
         model, info = create_model(self.config.model, len(self.dataset.classes) if adapts else None)
+        self._formats = in_float32(model)
         self._start = take_weights(model, self.config)
         return model, info
 
@@ -187,7 +189,8 @@ class Subject:
     @property
     def model_notes(self) -> tuple[str, ...]:
         """What was changed of the given model, a sentence each."""
-        return self._plain.notes
+        folded = self._plain.notes  # first, as this makes the model
+        return (*self._formats, *folded)
 
     @cached_property
     def _shapes(self) -> TracedModel:

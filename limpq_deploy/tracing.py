@@ -64,7 +64,9 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
 def _remedy(error: Exception) -> str:
     if "does not support item assignment" in str(error):
         return "it writes into part of a tensor: make the whole one anew, with torch.cat or torch.where"
-    return "its forward must not branch on tensor values"
+    if isinstance(error, fx.proxy.TraceError | TypeError) or "Proxy" in str(error):
+        return "its forward must not branch on tensor values"
+    return "mend the forward, or see all of it with --debug"
 
 
 def _draws() -> tuple[object, ...]:
@@ -153,6 +155,11 @@ class _Tracer(fx.Tracer):
             frame = None if frame.f_code is symbolic_trace.__code__ else frame.f_back
         if frame is not None:
             node.meta[WRITTEN_AT] = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
+        if torch.is_autocast_enabled("cpu"):
+            raise ModelError(
+                f"the model's forward computes under autocast{written_at(node)}, which no graph shows; leave it out: "
+                "the model is compared in float32, and training has a setting of its own"
+            )
         return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

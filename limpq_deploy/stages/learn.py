@@ -66,8 +66,10 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
         resumed = ""
         if trains:
             execution, resumed = prepare(subject, folder, "float", inputs, (), run)
+            network = subject.trainable_model
+            resumed += "" if network is subject.model else "; trained by its traced graph, as it cannot be as written"
             train_float(
-                subject.trainable_model,
+                network,
                 dataset,
                 settings=settings,
                 seed=config.seed,

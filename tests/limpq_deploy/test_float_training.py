@@ -49,6 +49,7 @@ class WithSides(Overwriting):
 @pytest.mark.parametrize("kind", [Overwriting, WithSides])
 def test_a_model_that_cannot_be_trained_as_written_is_trained_by_its_graph(kind: type[nn.Module]) -> None:
     model = kind().eval()
+    assert isinstance(model, Overwriting)
     graph_module = trace(model, (3, 4, 4)).graph_module
     found = trainable(model, graph_module, (3, 4, 4))
     assert found is graph_module

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.given_model import plain, settings_kept, unwrap
+from limpq_deploy.layers import trace
 
 
 def net() -> nn.Sequential:
@@ -73,7 +74,7 @@ def test_what_torch_can_fold_is_folded_and_the_given_model_stays(
         torch.testing.assert_close(found.given(IMAGES), expected, rtol=1e-6, atol=1e-6)
     assert found.model.state_dict().keys() == net().state_dict().keys()
     assert found.given.state_dict().keys() != net().state_dict().keys()
-    assert {type(module) for module in found.model} == {type(module) for module in net()}
+    assert {type(module) for module in found.model.modules()} == {type(module) for module in net().modules()}
     assert note in found.notes[0]
 
 
@@ -105,10 +106,9 @@ class Compiled(nn.Module):
     ids=["DataParallel", "compile", "AveragedModel", "nested"],
 )
 def test_wrappers_come_off_with_what_they_say_of_the_model(wrap: Callable[[nn.Module], nn.Module]) -> None:
-    model = net()
-    wrapped = wrap(model)
+    wrapped = wrap(net())
     wrapped.num_classes = 5  # type: ignore[assignment]
-    found = unwrap(wrapped)
+    found = unwrap(nn.DataParallel(wrapped))
     assert type(found) is nn.Sequential
     assert found.num_classes == 5
     with torch.no_grad():
@@ -188,7 +188,22 @@ def scale(*values: object) -> None:
 
 
 def own_forward(model: nn.Sequential) -> None:
-    model[2].forward = lambda x: x  # type: ignore[method-assign]
+    model[2].forward = lambda x: x
+
+
+class Calling(nn.Sequential):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) / 4
+
+
+def test_a_call_of_the_model_s_own_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"the model \(Calling\) has a __call__ of its own"):
+        plain(Calling(nn.Linear(2, 2)))
+
+
+def test_a_graph_of_torch_fx_is_a_model_too() -> None:
+    found = plain(torch.fx.symbolic_trace(net()))
+    assert [layer.name for layer in trace(found.model, (3, 8, 8)).layers] == ["0", "2", "4"]
 
 
 HERE = rf"\(scale, test_given_model.py:{scale.__code__.co_firstlineno}\)"
@@ -214,7 +229,7 @@ def test_other_hidden_state_is_refused_by_name(change: Callable[[nn.Sequential],
 
 
 def test_a_hook_for_all_modules_is_refused() -> None:
-    handle = register_module_forward_hook(scale)  # type: ignore[arg-type]
+    handle = register_module_forward_hook(scale)
     try:
         with pytest.raises(ModelError, match=rf"torch has a forward hook for all modules {HERE}"):
             plain(net())

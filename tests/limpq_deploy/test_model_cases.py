@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ TOLERANCE = 1e-4
 def shape_of(model: nn.Module) -> tuple[int, ...]:
     preprocess = getattr(model, "preprocess", None)
     return (3, 32, 32) if preprocess is None else preprocess.shape
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, which a case is about
 
 
 def made(name: str) -> PlainModel:

@@ -28,6 +28,7 @@ class Net(nn.Module):
         self.hardsigmoid = nn.Hardsigmoid(inplace=True)
         self.identity = nn.Identity()
         self.dropout = nn.Dropout(inplace=True)
+        self.seen: Tensor
         self.register_buffer("seen", torch.zeros(6, 1, 1))
         self.linear = nn.Linear(6, 4)
         self.body = body
@@ -144,6 +145,20 @@ def test_later_readers_of_every_name_read_the_result(body: Callable[[Net, Tensor
     assert not any(getattr(module, "inplace", False) for module in traced.graph_module.modules())
     assert torch.equal(again, expected), "the user's own modules stay in place"
     assert model.relu.inplace
+
+
+def test_the_image_itself_may_be_written_over() -> None:
+    class OnTheImage(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            self.relu(x)
+            return self.linear(self.a(x).mean((2, 3)))
+
+    model = OnTheImage(augmented_add).eval()
+    images = torch.randn(2, 3, 4, 4)
+    traced = trace(model, (3, 4, 4))
+    given = images.clone()
+    torch.testing.assert_close(traced.graph_module(given), model(images.clone()), rtol=0, atol=0)
+    assert torch.equal(given, images)
 
 
 def write_through_a_slice(n: Net, x: Tensor, y: Tensor) -> Tensor:

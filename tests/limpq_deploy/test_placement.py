@@ -415,5 +415,5 @@ def test_tracing_and_placing_are_linear_in_the_blocks(target: TargetSpec) -> Non
 
 
 def test_a_thousand_layers_deep_is_no_recursion() -> None:
-    traced = trace(Blocks(400).eval(), (2, 2, 2))
+    traced = trace(Blocks(350).eval(), (2, 2, 2))
     assert traced.lowest(traced.node("linear").all_input_nodes[0]) == "free"

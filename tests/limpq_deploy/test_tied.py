@@ -53,6 +53,6 @@ def test_a_state_is_saved_once_and_loaded_under_every_name() -> None:
     assert all(tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in state.values())
     other = nn.ModuleDict({"first": (again := nn.Linear(2, 3)), "second": again, "third": nn.Linear(2, 3)})
     load_distinct(other, state)
-    assert torch.equal(other["second"].weight, inner.weight)
+    assert torch.equal(again.weight, inner.weight)
     with pytest.raises(KeyError, match=r"third\.bias"):
         load_distinct(other, {name: tensor for name, tensor in state.items() if name != "third.bias"})

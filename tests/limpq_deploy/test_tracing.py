@@ -161,6 +161,31 @@ def test_a_dropout_that_follows_the_mode_does_nothing(body: Callable[[Bodied, Te
     torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
 
 
+def automatic(m: Bodied, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return m.conv(x) + x
+
+
+def mistaken(m: Bodied, x: Tensor) -> Tensor:
+    return m.no_such_layer(x)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("body", "lines", "sentence"),
+    [
+        (automatic, 2, "the model's forward computes under autocast{here}"),
+        (mistaken, 1, "cannot be traced: 'Bodied' object has no attribute 'no_such_layer'{here}; mend the forward"),
+    ],
+)
+def test_other_faults_of_a_forward_are_told_with_their_line(
+    body: Callable[[Bodied, Tensor], Tensor], lines: int, sentence: str
+) -> None:
+    here = f" (test_tracing.py:{body.__code__.co_firstlineno + lines})"
+    with pytest.raises(ModelError) as refused:
+        trace(Bodied(body).eval(), (3, 4, 4))
+    assert sentence.format(here=here) in str(refused.value)
+
+
 class StillOn(nn.Dropout):
     def train(self, mode: bool = True) -> "StillOn":
         super().train(True)
@@ -193,8 +218,8 @@ def test_modules_that_eval_does_not_reach_are_refused() -> None:
 class Renamed(nn.Conv2d):
     """Nothing changed."""
 
-    def __init__(self, *arguments: int) -> None:
-        super().__init__(*arguments)
+    def __init__(self, channels: int, outputs: int, size: int) -> None:
+        super().__init__(channels, outputs, size)
 
     def extra_repr(self) -> str:
         return "mine"
@@ -213,7 +238,7 @@ class Inside(nn.Conv2d):
 
 class Computed(nn.Conv2d):
     @property
-    def bias(self) -> Tensor:  # type: ignore[override]
+    def bias(self) -> Tensor:
         return torch.ones(4)
 
     @bias.setter

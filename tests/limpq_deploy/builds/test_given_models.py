@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from limpq_deploy.build import run_build
 from limpq_deploy.calibration.errors import ModelError
@@ -15,6 +16,7 @@ from limpq_deploy.config import Config
 from limpq_deploy.export.parity import ParityReport
 from limpq_deploy.recipe import Training
 from limpq_deploy.subject import Subject
+from limpq_deploy.tied import distinct
 
 MODELS = """
 import torch
@@ -55,6 +57,12 @@ def hooked():
     return model
 
 
+def halved():
+    model = nn.Sequential(Net().stem, Net().body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).half()
+    model.preprocess = Net().preprocess
+    return model
+
+
 def broken():
     return Net().no_such_method()
 """
@@ -92,6 +100,17 @@ def test_the_given_model_stays_as_it_was_written_beside_the_folded_one(models: s
     with torch.no_grad():
         expected = subject.given_model.eval()(images.clone())
         torch.testing.assert_close(subject.model.eval()(images.clone()), expected, rtol=0, atol=0)
+
+
+def test_weights_of_a_file_are_not_rounded_to_the_format_of_the_given_model(models: str, tmp_path: Path) -> None:
+    state = dict(distinct(Subject(Config(model=f"{models}:halved")).model.state_dict()))
+    state["4.bias"] = torch.full((10,), 0.1)
+    save_file(state, tmp_path / "weights.safetensors")
+    subject = Subject(Config(model=f"{models}:halved", weights=tmp_path / "weights.safetensors"))
+    assert torch.equal(subject.given_model.state_dict()["4.bias"], state["4.bias"])
+    assert subject.model_notes == (
+        "The model has 12 tensors in float16; it is traced, trained and compared in float32.",
+    )
 
 
 def test_a_hook_is_refused_before_any_work(models: str, tmp_path: Path) -> None:

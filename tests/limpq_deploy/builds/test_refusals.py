@@ -114,7 +114,7 @@ def test_files_that_hold_no_weights(refused: Refused, here: Path, name: str, wor
     [
         ("gelu", ("layer odd (GELU) has no integer form", "Conv2d, Linear")),
         ("transposed", ("layer odd (ConvTranspose2d) has no integer form",)),
-        ("norm_first", ("layer first (BatchNorm2d) does not follow a convolution",)),
+        ("norm_first", ("layer first (BatchNorm2d)", "does not follow a convolution")),
         ("branching", ("cannot be traced", "must not branch on tensor values")),
         ("hundred_classes", ("has 10 classes, the model has 100",)),
         ("no_model", ("returned a int; expected a torch.nn.Module",)),
