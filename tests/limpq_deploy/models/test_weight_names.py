@@ -113,6 +113,11 @@ def test_floats_of_other_widths_become_float32_and_that_is_said(tmp_path: Path, 
     assert same(model, {name: t.float() if t.is_floating_point() else t for name, t in state.items()})
 
 
+def test_counters_that_a_cast_made_floats_are_counters(tmp_path: Path) -> None:
+    state = {name: tensor.half() for name, tensor in small().state_dict().items()}
+    assert "float16" in load_weights(small(), saved(state, tmp_path))[0]
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.int8, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2]
 )
