@@ -127,6 +127,20 @@ def test_what_is_no_float_is_no_weight(tmp_path: Path, dtype: torch.dtype) -> No
     _refused(saved(state, tmp_path), rf"0.weight is {str(dtype)[6:]}, float32 here")
 
 
+def test_tensors_without_all_their_numbers_are_refused(tmp_path: Path) -> None:
+    state = small().state_dict()
+    for odd, words in ((state["2.weight"].to_sparse(), "sparse_coo"), (state["2.weight"].to("meta"), "on meta")):
+        _refused(saved({**state, "2.weight": odd}, tmp_path), f"2.weight is .*{words}")
+        both = {name: {**state, "2.weight": odd} for name in ("model", "ema")}
+        _refused(saved(both, tmp_path), r"more than once: model, ema")
+
+
+def test_prefixes_without_end_end(tmp_path: Path) -> None:
+    chain = ("model.", "net.", "backbone.", "encoder.", "network.")
+    state = {"".join(chain[(start + step) % 5] for step in range(40)) + str(start): torch.ones(1) for start in range(5)}
+    _refused(saved(state, tmp_path), "holds weights of another model")
+
+
 def test_doubles_that_float32_cannot_hold_are_refused(tmp_path: Path) -> None:
     state = small().state_dict()
     state["0.weight"] = state["0.weight"].double() * 1e300
