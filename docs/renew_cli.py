@@ -17,8 +17,10 @@ INTRODUCTION = """# Command line
 
 Written by `python docs/renew_cli.py` from `--help`; do not edit.
 
-Every command takes `--json`: one JSON object on stdout, everything else on stderr. Where there is no terminal there
-are no progress bars; `NO_COLOR` switches colours off. No command needs a network.
+Every command takes `--json`: one JSON object on stdout, everything else on stderr, what a model's or data set's own
+code prints too. Of an error the object is `error` (the sentence) and `exit_code`. Where there is no terminal there
+are no progress bars; `NO_COLOR` switches colours off. No command needs a network. What `--weights` and `--data` take:
+[inputs.md](inputs.md).
 
 | exit code | meaning |
 |---|---|

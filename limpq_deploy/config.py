@@ -49,6 +49,9 @@ TRAINING_OPTIONS = (
 FLAGS = {"engine": "--no-engine", "ptq": "--ptq", "tf32": "--no-tf32", "pretrained": "--pretrained"}
 """Options that say what is not the default by being there."""
 
+NEEDED = ("model", "weights", "ptq", "target")
+"""Settings without which others have no effect; an option may give them to those of a file."""
+
 ENGINE_SETTINGS = ("batch", "float_type", "workspace_mib", "builder_level", "builds")
 """Settings of the builder of engines, which TensorRT alone has."""
 
@@ -304,8 +307,9 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
     """
     settings = _load_toml(file) if file is not None else {}
     if file is not None:
+        beside = {key: options[key] for key in NEEDED if options.get(key) is not None}
         try:
-            _validated(settings)
+            _validated({**settings, **beside})
         except _Invalid as error:
             raise RecordError(f"{file}: {error.key}{error.message}") from error
     given = {key: value for key, value in options.items() if value is not None}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ HOLDERS = ("model.", "backbone.", "net.", "network.", "ema_model.", "student.", 
 
 BOOKKEEPING = frozenset(("total_ops", "total_params", "num_batches_tracked", "n_averaged"))
 """Last parts of names of counters, of profilers, BatchNorm and averaged weights, that no inference reads."""
+
+
+VARIANTS = 100
+"""Ways to take prefixes off that are tried; names of wrappers within wrappers make a dozen."""
 
 
 class ModelNames:
@@ -61,7 +66,7 @@ class Fit:
 def fit(found: Mapping[str, Tensor], names: ModelNames) -> Fit:
     """The tensors as they are named, or without prefixes where that makes all names fit; else the nearest to it."""
     best: Fit | None = None
-    for stripped, renamed in _variants(found):
+    for stripped, renamed in islice(_variants(found), VARIANTS):
         tried = _compared(renamed, stripped, names)
         if tried.named:
             return tried
@@ -107,7 +112,7 @@ def _compared(found: Mapping[str, Tensor], stripped: tuple[str, ...], names: Mod
 
 def _memory(tensor: Tensor) -> object:
     """What tensors that are one have in common."""
-    if not tensor.numel() or tensor.layout != torch.strided:
+    if not tensor.numel() or tensor.layout != torch.strided or tensor.device.type == "meta":
         return id(tensor)
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 

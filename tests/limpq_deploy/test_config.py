@@ -174,3 +174,13 @@ def test_a_native_space_of_another_target_is_refused() -> None:
     with pytest.raises(SettingError, match="another target than onnxruntime; give --space native:onnxruntime"):
         make_config({"space": "native:tensorrt"})
     assert make_config({"space": "native:tensorrt", "target": "tensorrt"}).space == "native:tensorrt"
+
+
+def test_a_setting_of_the_file_may_need_an_option(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('weights-key = "ema"\n')
+    assert make_config({"weights": Path("w.pth")}, file).weights_key == "ema"
+    with pytest.raises(RecordError, match=r"settings\.toml: weights_key is ema, which has no effect without weights"):
+        make_config({}, file)
+    file.write_text("pretrained = true\n")
+    assert make_config({"model": "timm/resnet18"}, file).command_line().endswith("--model timm/resnet18 --pretrained")

@@ -113,6 +113,11 @@ def test_floats_of_other_widths_become_float32_and_that_is_said(tmp_path: Path, 
     assert same(model, {name: t.float() if t.is_floating_point() else t for name, t in state.items()})
 
 
+def test_counters_that_a_cast_made_floats_are_counters(tmp_path: Path) -> None:
+    state = {name: tensor.half() for name, tensor in small().state_dict().items()}
+    assert "float16" in load_weights(small(), saved(state, tmp_path))[0]
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.int8, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2]
 )
@@ -120,6 +125,20 @@ def test_what_is_no_float_is_no_weight(tmp_path: Path, dtype: torch.dtype) -> No
     state = small().state_dict()
     state["0.weight"] = state["0.weight"].to(dtype)
     _refused(saved(state, tmp_path), rf"0.weight is {str(dtype)[6:]}, float32 here")
+
+
+def test_tensors_without_all_their_numbers_are_refused(tmp_path: Path) -> None:
+    state = small().state_dict()
+    for odd, words in ((state["2.weight"].to_sparse(), "sparse_coo"), (state["2.weight"].to("meta"), "on meta")):
+        _refused(saved({**state, "2.weight": odd}, tmp_path), f"2.weight is .*{words}")
+        both = {name: {**state, "2.weight": odd} for name in ("model", "ema")}
+        _refused(saved(both, tmp_path), r"more than once: model, ema")
+
+
+def test_prefixes_without_end_end(tmp_path: Path) -> None:
+    chain = ("model.", "net.", "backbone.", "encoder.", "network.")
+    state = {"".join(chain[(start + step) % 5] for step in range(40)) + str(start): torch.ones(1) for start in range(5)}
+    _refused(saved(state, tmp_path), "holds weights of another model")
 
 
 def test_doubles_that_float32_cannot_hold_are_refused(tmp_path: Path) -> None:
