@@ -76,7 +76,7 @@ def _remarks(verdict: Verdict) -> Iterator[str]:
         if not check.passed:
             yield click.style(wrapped(f"FAILED {check.name}: {check.detail}"), fg="red")
     for left in verdict.undecided:
-        text = f"NOT DECIDED {left.name}: {left.detail}; {left.needs} would decide"
+        text = f"NOT DECIDED {left.name}: {left.detail}; what would decide: {left.needs}"
         yield click.style(wrapped(text), fg="yellow")
     for missing in verdict.not_measured:
         yield wrapped(f"not measured: {missing.name}: {missing.reason}")

@@ -58,7 +58,7 @@ def verdict_section(inputs: ReportInputs) -> VerdictSection:
     verdict = inputs.verdict
     rows = [
         *(_row(check.name, "passed" if check.passed else "failed", check.detail) for check in verdict.checks),
-        *(_row(one.name, "not decided", f"{one.detail}; {one.needs} would decide") for one in verdict.undecided),
+        *(_row(one.name, "not decided", f"{one.detail}; what would decide: {one.needs}") for one in verdict.undecided),
         *(_row(missing.name, "not measured", missing.reason) for missing in verdict.not_measured),
     ]
     order = {"failed": 0, "not decided": 1, "not measured": 2, "passed": 3}

@@ -103,7 +103,7 @@ def verdict_stage(subject: Subject, folder: Path) -> Stage:
         )
         write_record(verdict, folder / VERDICT)
         failed = [check.name for check in verdict.checks if not check.passed]
-        left = [f"{one.name}, which {one.needs} would decide" for one in verdict.undecided]
+        left = [f"{one.name} (what would decide: {one.needs})" for one in verdict.undecided]
         said = f"{verdict.outcome}: {', '.join(failed) if failed else f'{len(verdict.checks)} checks'}"
         return f"{said}; not decided: {'; '.join(left)}" if left else said
 

@@ -241,7 +241,7 @@ def test_a_limit_within_the_interval_is_not_decided_said_loudly_and_no_exit_code
     assert "95 % interval" in left["detail"]
     assert "images" in left["needs"]
     assert all(check["passed"] is True for check in verdict["checks"])
-    assert "undecided: 5 checks; not decided: accuracy_against_float, which" in result.stderr
+    assert "undecided: 5 checks; not decided: accuracy_against_float (what would decide: about" in result.stderr
     printed = run(*arguments)
     assert printed.exit_code == 0
     assert "undecided, 5 of 5 checks kept, 1 not decided" in printed.stdout

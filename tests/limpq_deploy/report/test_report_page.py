@@ -13,7 +13,7 @@ from limpq_deploy.judge import judge
 from limpq_deploy.policy import BudgetUse, PolicyCandidate, Tournament
 from limpq_deploy.report import ReportInputs, render_report, write_report
 from limpq_deploy.report.costs import weight_sizes
-from limpq_deploy.verdict import Limits
+from limpq_deploy.verdict import Limits, Undecided
 
 
 class Reader(HTMLParser):
@@ -150,6 +150,19 @@ def test_what_was_not_measured_is_said_with_its_reason(small: ReportInputs) -> N
     assert "Passed" not in words
     for reason in ("The engine was not built.", "No runtime here.", "No images given."):
         assert reason in words
+
+
+def test_what_is_not_decided_stands_first_with_what_would_decide(small: ReportInputs) -> None:
+    left = Undecided(name="accuracy_against_float", detail="not decided by these images", needs="about 2,000 images")
+    checks = tuple(check for check in small.verdict.checks if check.name != left.name)
+    verdict = replace(small.verdict, checks=checks, undecided=(left,), outcome="undecided", passed=False)
+    page = render_report(replace(small, verdict=verdict))
+    words = Reader(page).words
+    assert "Not decided All 5 checks made passed, but 1 check is not decided." in words
+    assert "not decided by these images; what would decide: about 2,000 images" in words
+    assert page.index("mark not-decided") < page.index("mark passed")
+    assert ".mark.not-decided" in page  # it has a colour of its own
+    assert "Passed" not in words
 
 
 def test_a_failed_check_makes_the_page_say_failed_and_stands_above_the_others(small: ReportInputs) -> None:
