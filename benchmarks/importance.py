@@ -91,8 +91,8 @@ def main() -> None:
     if options.quick:
         options.seeds, options.budgets, options.joint_steps, options.steps = options.seeds[:1], ["7.5"], 10, 10
     if options.smoke:
-        options.seeds, options.budgets, options.joint_steps, options.steps = options.seeds[:1], ["w3a3"], 2, 2
-        options.only = ["scale", "uniform"]
+        options.seeds, options.budgets, options.joint_steps, options.steps = options.seeds[:1], ["7.5"], 2, 2
+        options.only = ["scale"]
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "lines.jsonl"
     if not options.table:

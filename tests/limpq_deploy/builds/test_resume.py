@@ -75,7 +75,7 @@ def test_ctrl_c_says_a_sentence_and_the_next_build_goes_on(
         assert build.stderr.readline().startswith("+ float model")
         time.sleep(0.5)  # the indicators are being trained
         build.send_signal(signal.SIGINT)
-        out, err = build.communicate(timeout=60)
+        out, err = build.communicate(timeout=600)
     assert build.returncode == 130
     assert out == ""
     assert err.splitlines()[-1] == "Stopped. Finished stages are kept; the same command goes on from there."

@@ -66,8 +66,14 @@ def traced_model(folder: Path) -> TracedModel:
 
 
 def gradients(folder: Path) -> dict[str, Any]:
-    """Gradients of every scale and weight after one joint step, BatchNorm statistics frozen, nothing clipped."""
-    traced, dataset = traced_model(folder), few_digits()
+    """Gradients of every scale and weight after one joint step in double precision, BatchNorm statistics frozen,
+    nothing clipped."""
+    with _double_precision():
+        return _gradients(folder)
+
+
+def _gradients(folder: Path) -> dict[str, Any]:
+    traced, dataset = in_double(folder)
     model = joint_model(traced, place(traced, ONNXRUNTIME, model="resnet8"), BITS)
     split = dataset.split("train")
     model.initialise_scales(torch.from_numpy(next(split.batches(64))[0]))
@@ -106,10 +112,8 @@ def double_indicators(folder: Path) -> dict[str, Any]:
 
 
 def _indicators(folder: Path, *, steps: int, freeze_batchnorm: bool) -> Indicators:
-    traced, dataset = traced_model(folder), few_digits()
-    if torch.get_default_dtype() == torch.float64:
-        traced.graph_module.double()
-        dataset = dataclasses.replace(dataset, splits={"train": InDouble.of(dataset.split("train"))})
+    double = torch.get_default_dtype() == torch.float64
+    traced, dataset = in_double(folder) if double else (traced_model(folder), few_digits())
     settings = JointSettings(
         steps=steps,
         batch_size=32,
@@ -124,6 +128,13 @@ def _indicators(folder: Path, *, steps: int, freeze_batchnorm: bool) -> Indicato
         traced, place(traced, ONNXRUNTIME, model="resnet8"), dataset, bits=BITS, settings=settings, seed=0
     )
     return found
+
+
+def in_double(folder: Path) -> tuple[TracedModel, DataSet]:
+    """The float model and the training images in float64."""
+    traced, dataset = traced_model(folder), few_digits()
+    traced.graph_module.double()
+    return traced, dataclasses.replace(dataset, splits={"train": InDouble.of(dataset.split("train"))})
 
 
 class InDouble(Split):

@@ -50,14 +50,15 @@ def found(run_scenario: Callable[..., dict[str, Any]], tmp_path_factory: pytest.
 
 
 def test_two_processes_have_the_gradients_of_one(found: Found) -> None:
-    """Shares of 32 and 31 images, each cut into three, BatchNorm statistics frozen: sums in another order, no more."""
+    """Shares of 32 and 31 images, each cut into three, BatchNorm statistics frozen: sums in another order, no more. In
+    double precision: in float32, with some kernels, a code falls to the other side of a tie in the first step."""
     one, two = (result["gradients"] for result in found)
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-6)
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-12)
     assert one["gradients"].keys() == two["gradients"].keys()
     assert sum(name.endswith("log_scale") for name in one["gradients"]) > 10
     for name, gradient in one["gradients"].items():
         largest = np.abs(gradient).max()
-        np.testing.assert_allclose(two["gradients"][name], gradient, rtol=0, atol=1e-5 * largest, err_msg=name)
+        np.testing.assert_allclose(two["gradients"][name], gradient, rtol=0, atol=1e-10 * largest, err_msg=name)
 
 
 def test_batchnorm_of_two_processes_is_that_of_all_their_images(found: Found) -> None:
