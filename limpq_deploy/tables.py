@@ -64,7 +64,13 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
     if policy.solver is not None:
         solver = policy.solver
         if solver.status != "optimal":
-            lines.insert(0, wrapped(f"not proved optimal: a better policy may exist, {100 * solver.gap:.2g} % at most"))
+            lines.insert(
+                0,
+                wrapped(
+                    f"not proved optimal: the objective is {policy.objective:.8g}, and a policy of "
+                    f"{solver.bound:.8g} at best may exist"
+                ),
+            )
         lines.append(
             wrapped(
                 f"objective {policy.objective:.8f}, {solver.status}: no policy is below {solver.bound:.8f} "

@@ -98,13 +98,14 @@ class PolicySearch:
             raise InfeasiblePolicy(reason)
         solved = self._solved(program, indicators, budgets, deadline)
         solution = solved.solution
-        found = solution.choice is not None
         pairs = _pairs(indicators, program, solution.choice) if solution.choice is not None else {}
-        objective = objective_of(indicators, importance, pairs, alpha, "the policy found") if found else inf
-        if not solution.complete and not (found and solution.gap(objective) <= CLOSE):
+        objective = objective_of(indicators, importance, pairs, alpha, "the policy found") if pairs else inf
+        if not pairs or not (solution.complete or objective - solution.bound <= CLOSE * objective):
             uniform = _best_uniform(indicators, importance, budgets, alpha)
             if uniform is not None and uniform[0] < objective:
                 objective, pairs = uniform
+                # where no policy was said to exist, that word counts no more
+                solution = replace(solution, bound=0.0 if solution.complete else solution.bound, complete=False)
         if not pairs:
             figures = Deadline(max(deadline.at, time.perf_counter() + REFUSAL_S))
             raise _refusal(program, indicators, budgets, importance, solution.complete, figures)

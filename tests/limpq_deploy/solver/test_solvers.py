@@ -120,8 +120,8 @@ def test_a_library_that_is_content_with_less_than_what_is_known_is_not_believed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     program = three_limits()
-    monkeypatch.setattr(exact, "MAX_LABELS", 2)
-    monkeypatch.setattr(exact, "FIRST_LABELS", 2)
+    monkeypatch.setattr(exact, "MAX_LABELS", 100)
+    monkeypatch.setattr(exact, "FIRST_LABELS", 100)
     monkeypatch.setattr(solvers, "solve_milp", lambda *_, **__: Answer(choice=None, finished=True))
     solved = solve_by(program, "auto")
     assert solved.solution.choice is not None
