@@ -16,7 +16,8 @@ OLDEST_IR = 3
 def graph_problem(model: onnx.ModelProto) -> str | None:
     """The first thing that is wrong, as the end of a sentence; None where nothing is.
 
-    The standard domain, which has two names, is renamed to "" on the way.
+    The standard domain, which has two names, is renamed to "" on the way, and imports of unknown domains that no node
+    uses are dropped: other tools write all domains that they know (onnxruntime's quantization, nine of them).
     """
     if not model.HasField("graph") or not model.graph.node:
         return "it has no graph; fetch or export it again"
@@ -26,6 +27,7 @@ def graph_problem(model: onnx.ModelProto) -> str | None:
     for entry in (*model.opset_import, *_all_nodes(model.graph)):
         if entry.domain == "ai.onnx":
             entry.domain = ""
+    _drop_unused_imports(model)
     graph = model.graph
     return _version_problem(model) or _operator_problem(model) or _interface_problem(graph) or _order_problem(graph)
 
@@ -41,6 +43,14 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def named(node: onnx.NodeProto) -> str:
     """A node in a sentence."""
     return f"node {node.name or ', '.join(node.output)!r} ({node.op_type})"
+
+
+def _drop_unused_imports(model: onnx.ModelProto) -> None:
+    used = {node.domain for node in _all_nodes(model.graph)}
+    kept = [entry for entry in model.opset_import if entry.domain in DOMAINS or entry.domain in used]
+    if len(kept) < len(model.opset_import) and not model.functions:
+        del model.opset_import[:]
+        model.opset_import.extend(kept)
 
 
 def _version_problem(model: onnx.ModelProto) -> str | None:
