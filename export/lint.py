@@ -80,7 +80,7 @@ def lint(
         return report
     trial = runtime.trial(loaded)
     shown = trial.optimized or loaded
-    floats = FloatNodes(shown, _planned_nodes(loaded))
+    floats = FloatNodes(shown, loaded, _planned_nodes(loaded))
     if computes_in_floats(loaded):
         floats.compute.clear()
     return LintReport(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 
 from limpq_deploy.export.finding import Finding
+from limpq_deploy.export.lint_graph import DEQUANTIZE, LintGraph
 from limpq_deploy.export.lint_rules import finding
 from limpq_deploy.export.runtimes.ort_trial import Trial
 from limpq_deploy.export.watching import file_name
@@ -16,6 +17,9 @@ NCHWc domain, ConvTranspose, FusedGemm, MatMulNBits, ...) contain one of these n
 
 INTEGER_KERNELS = ("QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 """Kernels that multiply codes and may hand out floats, besides those named QLinear..."""
+
+CAST_PREFIX = "InsertedPrecisionFreeCast_"
+"""What ONNX Runtime puts before the name of a result that it computes in FP32 for want of an FP16 kernel."""
 
 LEAST_SIGNAL_DB = 15.0
 """Below it, an optimised graph computes something else. Rounding at ties left 28 dB and more in 200 small nets, scales
@@ -42,10 +46,13 @@ def judged(static: Iterable[Finding], trial: Trial, floats: "FloatNodes", model:
         }
         if kept[one.severity]:
             yield one
+    graph = LintGraph(model)
     for name, operator in floats.compute.items():
         if name not in in_float:
-            yield finding("runs-in-float", name, f"it runs in floats after optimisation ({operator})")
-    if trial.signal_db is not None and trial.signal_db < LEAST_SIGNAL_DB:
+            rule = "signed-codes" if _reads_signed(name, graph) else "runs-in-float"
+            yield finding(rule, name, f"it runs in floats after optimisation ({operator})")
+    differs = any(one.severity == "differs" and one.node not in floats.compute for one in found)
+    if not differs and trial.signal_db is not None and trial.signal_db < LEAST_SIGNAL_DB:
         yield finding(
             "numbers-differ",
             "the model",
@@ -58,11 +65,18 @@ class FloatNodes:
     """Float nodes of an optimised graph, by their name in the file, with their operators: those that compute, and all
     others. Nodes named in ``planned`` (as in the file) are left out of the first.
 
+    A node keeps its name when it is fused, sometimes with what was done behind a slash; one that lost it is found by its
+    result, behind the layer's activation function.
+
     A node is float when its result is and no integer kernel made it. The first QuantizeLinear makes codes and is not
     one; DequantizeLinear is.
     """
 
-    def __init__(self, optimized: onnx.ModelProto, planned: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, optimized: onnx.ModelProto, model: onnx.ModelProto, planned: frozenset[str] = frozenset()
+    ) -> None:
+        names = {node.name for node in model.graph.node}
+        makers = {output: node for node in model.graph.node for output in node.output}
         self.compute: dict[str, str] = {}
         self.others: dict[str, str] = {}
         types = {tensor.name: tensor.data_type for tensor in optimized.graph.initializer}
@@ -74,10 +88,30 @@ class FloatNodes:
             if result in _INTEGER_TYPES or node.op_type.startswith("QLinear") or node.op_type in INTEGER_KERNELS:
                 continue
             computes = any(word in node.op_type for word in COMPUTE)
-            name = file_name(node) or node.output[0]
+            name = _name_in_file(node, names, makers)
             if computes and name in planned:
                 continue
             (self.compute if computes else self.others)[name] = node.op_type
+
+
+def _reads_signed(name: str, graph: LintGraph) -> bool:
+    """Whether a node of the file reads int8 codes, for which ONNX Runtime fuses less."""
+    node = next((node for node in graph.nodes if node.name == name), None)
+    source = graph.maker(node.input[0], DEQUANTIZE) if node is not None and node.input else None
+    return source is not None and graph.types.get(source.input[0]) == onnx.TensorProto.INT8
+
+
+def _name_in_file(node: onnx.NodeProto, names: set[str], makers: dict[str, onnx.NodeProto]) -> str:
+    name = file_name(node)
+    if name in names:
+        return name
+    fused = [known for known in names if known and name.startswith(f"{known}/")]
+    if fused:
+        return max(fused, key=len)
+    made = makers.get(name.removeprefix(CAST_PREFIX)) or makers.get(node.output[0])
+    while made is not None and made.op_type in ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh"):
+        made = makers.get(made.input[0])
+    return made.name if made is not None and made.name else name or node.output[0]
 
 
 def _named_in(message: str, model: onnx.ModelProto) -> str:

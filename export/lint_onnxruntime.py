@@ -14,12 +14,15 @@ from limpq_deploy.export.finding import Finding
 from limpq_deploy.export.float_layers import computes_in_floats, planned_float
 from limpq_deploy.export.lint_graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint_rules import finding
+from limpq_deploy.export.lint_well_formed import LAYERS, scale_length, types_agree, zero_point_count
 from limpq_deploy.export.onnx_files import attribute
-from limpq_deploy.export.qdq_base import CODE_MOVERS
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 POOLS = ("GlobalAveragePool", "AveragePool")
 JOINS = ("Mul", "Concat")
+MOVERS = ("MaxPool", "Reshape", "Slice", "Pad", "Identity", "Dropout", "Transpose", "Squeeze", "Unsqueeze", "Expand")
+"""Operators that ONNX Runtime takes between DequantizeLinear and a convolution, putting a pair behind them. Flatten,
+Gather, Concat and Split are none."""
+
 ACTIVATIONS = ("Relu", "Clip")
 BYTES = (TensorProto.INT8, TensorProto.UINT8)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -36,6 +39,7 @@ def onnxruntime_findings(model: onnx.ModelProto) -> Iterator[Finding]:
         return
     graph = LintGraph(model)
     for node in graph.nodes:
+        yield from types_agree(node, graph)
         if node.op_type in (QUANTIZE, DEQUANTIZE):
             yield from _quantizer(node, graph)
         elif node.op_type == "Add":
@@ -54,13 +58,10 @@ def _quantizer(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     kinds = [graph.types.get(name) for name in node.input[:2]]
     if node.op_type == QUANTIZE and None not in kinds and kinds[0] != kinds[1] and kinds[0] in FLOATS:
         yield finding("input-types", name_of(node), "its scale has another type: ONNX Runtime refuses the model")
+    yield from zero_point_count(node, graph)
+    yield from scale_length(node, graph)
     scale = graph.value(node.input[1])
-    zero_point = graph.value(node.input[2]) if graph.given(node, 2) else None
-    if scale is None:
-        return
-    if zero_point is not None and zero_point.size != scale.size:
-        yield finding("zero-point-count", name_of(node), f"it has {zero_point.size} for {scale.size} scales: it fails")
-    if not np.isfinite(scale).all():
+    if scale is not None and not np.isfinite(scale).all():
         yield finding("scale-finite", name_of(node), "codes of this tensor mean nothing")
 
 
@@ -70,6 +71,9 @@ def _add(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     for tensor in node.input:
         if graph.maker(tensor, DEQUANTIZE) is None and graph.types.get(tensor) in (None, *FLOATS):
             yield finding("add-float", name_of(node), f"input {tensor!r} is float, so this Add runs in floats")
+    readers = graph.readers[node.output[0]]
+    if [reader.op_type for reader in readers] == [QUANTIZE]:
+        yield from _absorbed(name_of(node), None, readers[0], graph)
 
 
 def _join(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
@@ -193,7 +197,10 @@ def _absorbed(
     if kind not in BYTES:
         yield _wide(name, kind)
         return
-    if activation is None or scale is None or scale.size != 1:
+    if scale is None or scale.size != 1:
+        return
+    activation = activation or _behind(quantize, graph)
+    if activation is None:
         return
     zero = graph.value(quantize.input[2]) if graph.given(quantize, 2) else None
     zero_point = 0 if zero is None or zero.size != 1 else int(np.ravel(zero)[0])
@@ -221,10 +228,19 @@ def _absorbed(
         )
 
 
+def _behind(quantize: onnx.NodeProto, graph: LintGraph) -> onnx.NodeProto | None:
+    """A ReLU behind a pair of int8 codes: the pair is taken away, and then it stands before the next quantizer."""
+    if graph.types.get(quantize.output[0]) != TensorProto.INT8:
+        return None
+    pair = next(iter(graph.readers[quantize.output[0]]), quantize)
+    readers = graph.readers[pair.output[0]] if pair.op_type == DEQUANTIZE else []
+    return readers[0] if [reader.op_type for reader in readers] == ["Relu"] else None
+
+
 def _pool(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     before = _codes(node.input[0], graph) is not None
     tensor = node.output[0]
-    while len(graph.readers[tensor]) == 1 and graph.readers[tensor][0].op_type in CODE_MOVERS:
+    while len(graph.readers[tensor]) == 1 and graph.readers[tensor][0].op_type in MOVERS:
         tensor = graph.readers[tensor][0].output[0]
     behind = any(reader.op_type == QUANTIZE for reader in graph.readers[tensor])
     if not before or not behind:
@@ -235,6 +251,6 @@ def _pool(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
 def _codes(tensor: str, graph: LintGraph) -> onnx.NodeProto | None:
     """The DequantizeLinear that a tensor comes from, behind nodes that only move numbers."""
     node = graph.maker(tensor)
-    while node is not None and node.op_type in CODE_MOVERS:
+    while node is not None and node.op_type in MOVERS:
         node = graph.maker(node.input[0])
     return node if node is not None and node.op_type == DEQUANTIZE else None

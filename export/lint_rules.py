@@ -155,6 +155,11 @@ RULES: Mapping[str, Rule] = {
         "quantize every input and the output of this node, once each, in the target's form",
         "the installed ONNX Runtime's optimised graph",
     ),
+    "signed-codes": Rule(
+        "float", "activation codes are uint8",
+        "write uint8 codes: zero-point 0 after a ReLU, 128 where values are negative",
+        f"{OPTIMISED}: of int8 codes it fuses fewer layers",
+    ),
     "numbers-differ": Rule(
         "differs", "the optimised graph computes what the file says",
         "compare with session optimisations off; write the file in this target's form",

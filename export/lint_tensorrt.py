@@ -11,10 +11,9 @@ from limpq_deploy.export.float_layers import computes_in_floats, planned_float
 from limpq_deploy.export.lint_graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint_rules import finding
 from limpq_deploy.export.lint_tensorrt_layers import layer_findings
-from limpq_deploy.export.lint_tensorrt_parser import LAYERS, QDQ, model_findings, parser_findings
+from limpq_deploy.export.lint_tensorrt_parser import QDQ, model_findings, parser_findings
+from limpq_deploy.export.lint_well_formed import LAYERS
 
-SUMMED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
-"""Layers that take an Add behind them into their own kernel."""
 
 
 def tensorrt_findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
@@ -63,7 +62,7 @@ def _add(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
         yield finding(
             "add-bare", name_of(node), "no input is quantized, so that the sum is read in floats and written in floats"
         )
-    elif len(quantized) == 2 or not any(_op(source) in SUMMED for source in sources):
+    elif len(quantized) == 2 or not any(_op(source) in LAYERS for source in sources):
         between = [source for source in quantized if _takes_a_layers_result(source, graph)]
         if between:
             yield finding(
@@ -88,7 +87,7 @@ def _takes_a_layers_result(dequantize: onnx.NodeProto, graph: LintGraph) -> bool
     clip = graph.maker(quantize.input[0], "Clip") if quantize is not None else None
     low = graph.value(clip.input[1]) if clip is not None and graph.given(clip, 1) else None
     rectified = low is not None and not np.any(low)
-    return not rectified and _op(_quantized(dequantize, graph)) in SUMMED
+    return not rectified and _op(_quantized(dequantize, graph)) in LAYERS
 
 
 def _uncast(node: onnx.NodeProto | None, graph: LintGraph) -> onnx.NodeProto | None:

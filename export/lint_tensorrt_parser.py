@@ -7,24 +7,20 @@ onnxOpCheckers.cpp, importerUtils.cpp and docs/operators.md at dd0a3a9).
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, defs
 
 from limpq_deploy.export.file_forms import FileForm
 from limpq_deploy.export.finding import Finding
 from limpq_deploy.export.lint_graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint_rules import finding
+from limpq_deploy.export.lint_well_formed import scale_length, types_agree, zero_point_count
 from limpq_deploy.export.onnx_files import attribute
 
 QDQ = (QUANTIZE, DEQUANTIZE)
 POOLS = ("AveragePool", "LpPool", "MaxPool")
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-OF_ONE_TYPE = (*LAYERS, "Add", "Sub", "Mul", "Div", "Concat")
-"""Operators whose inputs have to be of one type."""
 
 NOT_READ = (
     "AffineGrid", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CenterCropPad",
@@ -88,8 +84,7 @@ def parser_findings(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> I
         yield from _codes(node, graph, form)
     elif node.op_type not in READS_CONSTANT_CODES:
         yield from _constant_codes(node, graph)
-    if node.op_type in OF_ONE_TYPE:
-        yield from _types(node, graph)
+    yield from types_agree(node, graph)
     if node.op_type == "Conv":
         yield from _kernel(node, graph, form)
     elif node.op_type in POOLS:
@@ -141,10 +136,8 @@ def _zero_point(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     elif value is not None and np.any(value.astype(np.float32)):
         first = np.ravel(value)[np.flatnonzero(value.astype(np.float32))[0]]
         yield finding("zero-point", name, f"it is {first}; the parser refuses codes that are not symmetric round 0")
-    elif value is not None and scale is not None and value.size != scale.size:
-        yield finding(
-            "zero-point-count", name, f"it has {value.size} for {scale.size} scales, which the parser refuses"
-        )
+    elif value is not None and scale is not None:
+        yield from zero_point_count(node, graph)
 
 
 def _scale(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[Finding]:
@@ -165,28 +158,7 @@ def _scale(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[F
         usable = np.isfinite(scale) & (np.isfinite(np.float32(1) / scale) | (not activation))
     if not usable.all():
         yield finding("scale-finite", name, f"it is {scale[~usable].ravel()[0]:g}: codes mean other numbers than here")
-    yield from _scale_length(node, scale, graph)
-
-
-def _scale_length(node: onnx.NodeProto, scale: NDArray[Any], graph: LintGraph) -> Iterator[Finding]:
-    name, axis = name_of(node), attribute(node, "axis", 1)
-    shape = graph.shape(node.input[0]) or (_channels_of(node.input[0], graph) if axis == 1 else None)
-    if attribute(node, "block_size", 0):
-        if shape is not None and axis % len(shape) < len(shape) - 2:
-            yield finding("scale-length", name, "its blocks stand along another axis than the last two: refused")
-    elif scale.ndim > 1:
-        yield finding("scale-length", name, f"its scale has the shape {list(scale.shape)}: the parser refuses it")
-    elif scale.size > 1 and shape is not None and -len(shape) <= axis < len(shape) and shape[axis] != scale.size:
-        yield finding("scale-length", name, f"it has {scale.size} for {shape[axis]} channels: the parser refuses it")
-
-
-def _channels_of(tensor: str, graph: LintGraph) -> tuple[int, ...] | None:
-    """(1, channels, 1, 1) of a convolution's result, as far as its weight is in the file."""
-    node = graph.maker(tensor)
-    while node is not None and node.op_type in ("Relu", "Clip", *QDQ):
-        node = graph.maker(node.input[0])
-    weight = graph.shape(node.input[1]) if node is not None and node.op_type == "Conv" else None
-    return None if weight is None else (1, weight[0], 1, 1)
+    yield from scale_length(node, graph)
 
 
 def _constant_codes(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
@@ -195,13 +167,6 @@ def _constant_codes(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]
             yield finding(
                 "codes-constant", name_of(node), f"this {node.op_type} reads {tensor!r}, which the builder refuses"
             )
-
-
-def _types(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
-    found = [graph.types[name] for name in node.input if name in graph.types]
-    if len(found) == sum(1 for name in node.input if name) and len(set(found)) > 1:
-        kinds = " and ".join(TensorProto.DataType.Name(kind).lower() for kind in dict.fromkeys(found))
-        yield finding("types-agree", name_of(node), f"this {node.op_type} reads {kinds}, and the parser refuses it")
 
 
 def _kernel(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[Finding]:

@@ -208,9 +208,7 @@ def _open(
     settings = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    settings.log_severity_level = (
-        3  # errors only: a graph saved after optimisation draws a warning about other machines
-    )
+    settings.log_severity_level = 4  # what goes wrong is raised, in full
     if threads is not None:
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
