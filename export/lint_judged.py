@@ -1,6 +1,9 @@
-"""ONNX Runtime's own word on a file: what it refuses, what its optimised graph leaves in floats, and whether the numbers
-stay. The rules then explain; one that the runtime contradicts is dropped."""
+"""ONNX Runtime's own word on a file: what it refuses, what its optimised graph leaves in floats, whether the numbers stay.
 
+The rules then explain; one that the runtime contradicts is dropped.
+"""
+
+import re
 from collections.abc import Iterable, Iterator
 
 import onnx
@@ -24,6 +27,8 @@ CAST_PREFIX = "InsertedPrecisionFreeCast_"
 LEAST_SIGNAL_DB = 15.0
 """Below it, an optimised graph computes something else. Rounding at ties left 28 dB and more in 200 small nets, scales
 that are read along another axis 6, infinite ones 9."""
+
+_BLAMED = re.compile(r"""node \(([^)]+)\)|In Node, \("([^"]+)"|Name:'([^']+)'""")
 
 _INTEGER_TYPES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 
@@ -65,8 +70,8 @@ class FloatNodes:
     """Float nodes of an optimised graph, by their name in the file, with their operators: those that compute, and all
     others. Nodes named in ``planned`` (as in the file) are left out of the first.
 
-    A node keeps its name when it is fused, sometimes with what was done behind a slash; one that lost it is found by its
-    result, behind the layer's activation function.
+    A node keeps its name when it is fused, sometimes with what was done behind a slash; one that lost it is found by
+    its result, behind the layer's activation function.
 
     A node is float when its result is and no integer kernel made it. The first QuantizeLinear makes codes and is not
     one; DequantizeLinear is.
@@ -115,8 +120,9 @@ def _name_in_file(node: onnx.NodeProto, names: set[str], makers: dict[str, onnx.
 
 
 def _named_in(message: str, model: onnx.ModelProto) -> str:
-    """The node of a file that a message names: the longest name that stands in it."""
-    names = [node.name for node in model.graph.node if node.name and node.name in message]
+    """The node of a file that a message of the runtime blames."""
+    blamed = [text for groups in _BLAMED.findall(message) for text in groups if text]
+    names = [node.name for node in model.graph.node if any(text.startswith(node.name) for text in blamed)]
     return max(names, key=len, default="the model")
 
 

@@ -148,9 +148,7 @@ def _weight(node: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph) -> I
             )
 
 
-def _bias(
-    node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph
-) -> Iterator[Finding]:
+def _bias(node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     """A float bias is rounded to that scale by ONNX Runtime itself, which is no finding: at most half a step of the
     accumulator."""
     bias = graph.maker(node.input[2], DEQUANTIZE)
@@ -164,7 +162,7 @@ def _bias(
     fit = len({of_input.size, of_weight.size, of_bias.size} - {1}) < 2
     shifted = zero_point is not None and np.any(zero_point)
     if shifted or not fit or not np.allclose(of_bias, of_input * of_weight, rtol=BIAS_SCALE_TOLERANCE, atol=0):
-        yield finding("bias-scale", name_of(node), "an integer kernel adds codes to its sums as they are: it stays float")
+        yield finding("bias-scale", name_of(node), "integer kernels add its codes to sums as they are: it stays float")
 
 
 def _result(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
@@ -182,7 +180,7 @@ def _result(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     readers = graph.readers[tensor]
     if [reader.op_type for reader in readers] == [QUANTIZE] and tensor not in graph.outputs:
         yield from _absorbed(name, activation, readers[0], graph)
-    elif node.op_type not in ("MatMul", "Gemm") or graph.given(node, 2) and graph.maker(node.input[2]) is None:
+    elif node.op_type not in ("MatMul", "Gemm") or (graph.given(node, 2) and graph.maker(node.input[2]) is None):
         found = ", ".join(sorted({reader.op_type for reader in readers})) or "the model's output"
         several = "two quantizers read" if found == QUANTIZE else f"{found} takes"
         yield finding("result-float", name, f"{several} {tensor!r} in floats, so this layer stays float")
@@ -208,8 +206,9 @@ def _absorbed(
     if activation.op_type == "Relu":
         if zero_point != lowest:
             yield finding(
-                "relu-zero-point", name, f"it is {zero_point - lowest} above: the ReLU is no clamp of codes, and its "
-                "layer stays float",
+                "relu-zero-point",
+                name,
+                f"it is {zero_point - lowest} above: the ReLU is no clamp of codes, and its layer stays float",
             )
         return
     ends = [graph.value(one) if one else None for one in (*activation.input[1:], "", "")[:2]]

@@ -1,6 +1,6 @@
 """The rules of both targets: what a file has to be, how grave a breach is, what to do, and how we know.
 
-`docs/lint.md` is this table in words. A rule of TensorRT without a version holds for all; "built" says that NVIDIA's own
+`docs/lint.md` shows this table. A rule of TensorRT without a version holds for all; "built" says that NVIDIA's own
 parser and builder (TensorRT-for-RTX 1.7.1, of the family of TensorRT 11) were given files that keep and that break it.
 """
 
@@ -138,7 +138,8 @@ RULES: Mapping[str, Rule] = {
         "take the quantizer off the layer's own result", PLACEMENT,
     ),
     "pad-between": Rule(
-        "slower", "no Q/DQ stands between Pad and Conv", "put the quantizer before the Pad: zeros stay zeros", PLACEMENT,
+        "slower", "no Q/DQ stands between Pad and Conv", "put the quantizer before the Pad: zeros stay zeros",
+        PLACEMENT,
     ),
     "concat-scales": Rule(
         "slower", "the quantized inputs of a Concat share one scale",

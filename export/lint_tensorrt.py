@@ -15,7 +15,6 @@ from limpq_deploy.export.lint_tensorrt_parser import QDQ, model_findings, parser
 from limpq_deploy.export.lint_well_formed import LAYERS
 
 
-
 def tensorrt_findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
     """Breaches of the rules of one version. A layer that is left in float by plan breaks no placement rule."""
     planned, graph = planned_float(model), LintGraph(model)
@@ -47,7 +46,9 @@ def _padded(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     dequantize = graph.maker(node.input[0], DEQUANTIZE)
     if dequantize is not None and _op(_quantized(dequantize, graph)) == "Pad":
         yield finding(
-            "pad-between", name_of(node), "the padding is not taken into the convolution and runs as a kernel of its own"
+            "pad-between",
+            name_of(node),
+            "the padding is not taken into the convolution but runs as its own kernel",
         )
 
 

@@ -1,5 +1,6 @@
-"""Which layers of a Q/DQ file TensorRT runs in integers: codes are followed from a layer's inputs back to where they are
-dequantized, through what moves or compares them.
+"""Which layers of a Q/DQ file TensorRT runs in integers.
+
+Codes are followed from a layer's inputs back to where they are dequantized, through what moves or compares them.
 
 All of it was built (TensorRT-for-RTX 1.7.1): a convolution behind each of these operators read int8, behind any other
 (Relu, Clip, Resize, AveragePool, an Add, a Mul for each channel, ...) float.
@@ -21,8 +22,8 @@ from limpq_deploy.export.onnx_files import attribute
 
 MOVERS = (
     "Abs", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool",
-    "Identity", "MaxPool", "Neg", "Pad", "ReduceMax", "ReduceMin", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
-    "Tile", "Transpose", "Unsqueeze",
+    "Identity", "MaxPool", "Neg", "Pad", "ReduceMax", "ReduceMin", "Reshape", "Slice", "SpaceToDepth", "Split",
+    "Squeeze", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
 JOINS = {"Concat": 0, "Max": 0, "Min": 0, "Where": 1}
 """Operators that take several tensors of one scale, by the first input that is one."""
@@ -183,9 +184,7 @@ def _same_axis(before: Sequence[int], after: Sequence[int], axis: int) -> int | 
     return None
 
 
-def _pair(
-    node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph
-) -> Iterator[Finding]:
+def _pair(node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     """Types of the codes of both inputs."""
     kinds = [graph.types.get(one.input[0]) for one in (source, weight)]
     if None in kinds:

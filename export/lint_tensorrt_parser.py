@@ -1,7 +1,7 @@
 """What TensorRT's ONNX parser and builder refuse, node by node, and where they read other codes than the file says.
 
-Rules of 11 were built: NVIDIA's own parser and builder (TensorRT-for-RTX 1.7.1) took or refused files that keep and that
-break them. Those of 8.6 and 10 alone were read in the parser's source (github.com/onnx/onnx-tensorrt): of 8.5 and an
+Rules of 11 were built: NVIDIA's own parser and builder (TensorRT-for-RTX 1.7.1) took or refused files that keep and
+that break them. Those of 8.6 and 10 alone were read in the parser's source (github.com/onnx/onnx-tensorrt): of 8.5 and an
 8.6 development state (builtin_op_importers.cpp at ba6a4fb), 10.6 (0137504) and 10.15 (onnxOpImporters.cpp,
 onnxOpCheckers.cpp, importerUtils.cpp and docs/operators.md at dd0a3a9).
 """
@@ -39,14 +39,13 @@ BEFORE_10_4 = ("8.6", "10")
 from ``kernel_shape`` alone (``convMultiInput``; docs/Changelog.md has the fix under 10.4)."""
 
 _T = TensorProto
-READ_TYPES = frozenset(
-    (_T.FLOAT, _T.FLOAT16, _T.BFLOAT16, _T.DOUBLE, _T.INT8, _T.UINT8, _T.INT32, _T.INT64, _T.BOOL, _T.FLOAT8E4M3FN)
-) | {_T.DataType.Value(name) for name in ("INT4", "FLOAT4E2M1") if name in _T.DataType.keys()}
-"""Types of constants that are imported, used or not. 8.6 has none of uint8, bfloat16, FP8 and 4 bits."""
+FOUR_BITS = frozenset(kind for name, kind in _T.DataType.items() if name in ("INT4", "FLOAT4E2M1"))
+CODES = FOUR_BITS | {_T.INT8, _T.FLOAT8E4M3FN}
+"""Types that DequantizeLinear reads."""
 
-UNKNOWN_TO_8_6 = READ_TYPES - {_T.FLOAT, _T.FLOAT16, _T.DOUBLE, _T.INT8, _T.INT32, _T.INT64, _T.BOOL}
-CODES = frozenset((_T.INT8, _T.FLOAT8E4M3FN)) | (READ_TYPES - {_T.UINT8} & UNKNOWN_TO_8_6) - {_T.BFLOAT16, _T.UINT8}
-"""Types that DequantizeLinear reads: int8, FP8 and those of 4 bits."""
+OF_8_6 = frozenset((_T.FLOAT, _T.FLOAT16, _T.DOUBLE, _T.INT8, _T.INT32, _T.INT64, _T.BOOL))
+READ_TYPES = OF_8_6 | CODES | {_T.BFLOAT16, _T.UINT8}
+"""Types of constants that are imported, used or not; 8.6 knows less."""
 
 READS_CONSTANT_CODES = (*QDQ, "Clip", "Constant")
 NO_CAST = (_T.UINT8, _T.INT16, _T.UINT16, _T.UINT32, _T.UINT64)
@@ -59,7 +58,7 @@ def model_findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
         yield finding(
             "opset", "the model", f"it is {opset}, and the parser of TensorRT {form.version} reads up to {form.opset}"
         )
-    known = READ_TYPES - UNKNOWN_TO_8_6 if form.version == "8.6" else READ_TYPES
+    known = OF_8_6 if form.version == "8.6" else READ_TYPES
     tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
     tensors += [
         (node.output[0], item.t)

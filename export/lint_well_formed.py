@@ -1,5 +1,7 @@
-"""What any reader of Q/DQ files asks of them: counts, lengths and types that fit. Files that break these were refused by
-NVIDIA's parser and by ONNX Runtime 1.32, some of them only when they ran."""
+"""What any reader of Q/DQ files asks of them: counts, lengths and types that fit.
+
+Files that break these were refused by NVIDIA's parser and by ONNX Runtime 1.32, by the latter some only when they ran.
+"""
 
 from collections.abc import Iterator
 

@@ -226,9 +226,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     )
 
 
-FINDING = st.builds(
-    Finding, rule=TEXT, severity=st.sampled_from(SEVERITIES), node=TEXT, consequence=TEXT, remedy=TEXT
-)
+FINDING = st.builds(Finding, rule=TEXT, severity=st.sampled_from(SEVERITIES), node=TEXT, consequence=TEXT, remedy=TEXT)
 LINT = st.builds(
     LintReport,
     target=NAME,

@@ -40,15 +40,15 @@ def random_feeds(session: Any, seed: int = 0) -> Feeds | None:
             feeds[given.name] = draw.normal(size=shape).astype(kind)
         else:
             ends = np.iinfo(kind)
-            feeds[given.name] = draw.integers(max(ends.min, -128), min(ends.max, 255), shape, endpoint=True).astype(kind)
+            feeds[given.name] = draw.integers(max(ends.min, -128), min(ends.max, 255), shape, endpoint=True).astype(
+                kind
+            )
     return feeds
 
 
 def signal_db(results: list[NDArray[Any]], as_written: list[NDArray[Any]]) -> float:
     """10 log10 (sum of squares / sum of squared differences) over all results; -inf where only one of them is finite."""
-    found, said = (
-        np.concatenate([np.ravel(one).astype(np.float64) for one in all_]) for all_ in (results, as_written)
-    )
+    found, said = (np.concatenate([np.ravel(one).astype(np.float64) for one in all_]) for all_ in (results, as_written))
     finite = np.isfinite(said)
     if not np.array_equal(finite, np.isfinite(found)):
         return float("-inf")

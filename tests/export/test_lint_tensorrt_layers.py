@@ -1,0 +1,73 @@
+"""Which layers TensorRT runs in integers: the rules against what its builder made of the same files."""
+
+import onnx
+import pytest
+from onnx import checker, helper
+
+from limpq_deploy.export.file_forms import TENSORRT_FORMS
+from limpq_deploy.export.finding import gravest
+from limpq_deploy.export.lint import lint, static_findings
+from limpq_deploy.export.targets import TENSORRT
+from tests.export import lint_cases as cases
+
+MEASURED = [
+    *((cases.between, build, name, None) for name, build in cases.INTEGERS.items()),
+    *((cases.between, build, name, "float") for name, build in cases.FLOAT.items()),
+    *((cases.convolution, build, name, None) for name, build in cases.CONV_INTEGERS.items()),
+    *((cases.convolution, build, name, "float") for name, build in cases.CONV_FLOAT.items()),
+    *((cases.convolution, build, name, "refused") for name, build in cases.CONV_REFUSED.items()),
+    *((cases.product, build, name, None) for name, build in cases.PRODUCT_INTEGERS.items()),
+    *((cases.product, build, name, "float") for name, build in cases.PRODUCT_FLOAT.items()),
+]
+
+
+@pytest.mark.parametrize(("make", "build", "name", "outcome"), MEASURED, ids=lambda value: str(value)[:30])
+def test_a_file_is_judged_as_it_was_built(make: object, build: object, name: str, outcome: str | None) -> None:
+    model = make(build, 21 if name == "blocks" else 17)  # type: ignore[operator]
+    checker.check_model(model)
+    found = tuple(static_findings(model, TENSORRT, TENSORRT_FORMS["11"]))
+    worst = gravest(found)
+    assert (None if worst == "slower" else worst) == outcome, found
+
+
+def test_a_layer_says_which_node_keeps_it_float() -> None:
+    (finding,) = lint(cases.between(cases.FLOAT["LeakyRelu"]), TENSORRT).findings
+    assert (finding.rule, finding.severity, finding.node) == ("input-float", "float", "Conv4")
+    assert finding.consequence == "LeakyRelu 'LeakyRelu2' makes it in floats: this layer stays float"
+
+
+def test_a_scale_that_is_computed_from_constants_is_known_and_one_from_the_images_is_not() -> None:
+    def scaled(net: cases.SmallNet, scale: str) -> onnx.ModelProto:
+        zero = net.const(cases.np.int8(0))
+        codes = net.op("QuantizeLinear", "x", scale, zero)
+        return net.model(net.conv(net.op("DequantizeLinear", codes, scale, zero)))
+
+    for value, outcome in ((0.02, None), (-0.02, "refused")):
+        net = cases.SmallNet()
+        half = net.const(cases.np.float32(value))
+        assert gravest(lint(scaled(net, net.op("Add", half, half)), TENSORRT).findings) == outcome
+    net = cases.SmallNet()
+    assert [one.rule for one in lint(scaled(net, net.op("ReduceMax", "x", keepdims=0)), TENSORRT).findings] == [
+        "scale-constant",
+        "scale-constant",
+    ]
+
+
+def test_an_fp8_file_runs_in_fp8_and_a_mixture_is_refused() -> None:
+    def of(*kinds: int) -> onnx.ModelProto:
+        net = cases.SmallNet(19)
+        pairs = []
+        for source, kind in zip(("x", net.const(cases.np.ones((8, 8, 3, 3), "f"))), kinds, strict=True):
+            pairs.append(net.pair(source, 0.05, helper.make_tensor("", kind, [], [0])))
+        return net.model(net.conv(*pairs))
+
+    eight, floats = onnx.TensorProto.INT8, onnx.TensorProto.FLOAT8E4M3FN
+    assert lint(of(eight, eight), TENSORRT).findings == ()
+    assert [one.rule for one in lint(of(floats, floats), TENSORRT).findings] == ["fp8"]
+    assert [one.rule for one in lint(of(floats, eight), TENSORRT).findings] == ["convolution-codes"]
+    assert "constant-type" in {one.rule for one in lint(of(floats, floats), TENSORRT, version="8.6").findings}
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21, 23, 24, 25])
+def test_every_operator_set_of_today_is_read_by_11(opset: int) -> None:
+    assert lint(cases.between(cases.INTEGERS["nothing"], opset), TENSORRT).findings == ()
