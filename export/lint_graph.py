@@ -113,7 +113,8 @@ class LintGraph:
         )
         imports = [helper.make_opsetid("", self._opset)]
         try:
-            return np.asarray(ReferenceEvaluator(helper.make_model(graph, opset_imports=imports)).run(None, {})[0])
+            results: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports)).run(None, {})
+            return np.asarray(results[0])
         except Exception:  # whatever an operator's reference raises: the constant is not known
             return None
 
@@ -128,7 +129,7 @@ def _result_type(node: onnx.NodeProto, types: Mapping[str, int]) -> int | None:
     known = [types.get(name) for name in node.input]
     if node.op_type == QUANTIZE:
         said = attribute(node, "output_dtype", 0)
-        return known[2] if len(known) > 2 and node.input[2] else said or int(TensorProto.UINT8)
+        return known[2] if len(known) > 2 and node.input[2] else int(said or TensorProto.UINT8)
     if node.op_type == DEQUANTIZE:
         return known[1]
     if node.op_type == "Cast":

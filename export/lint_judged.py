@@ -1,4 +1,4 @@
-"""ONNX Runtime's own word on a file: what it refuses, what its optimised graph leaves in floats, whether the numbers stay.
+"""ONNX Runtime's own word on a file: what it refuses, what its optimised graph leaves in floats, what differs.
 
 The rules then explain; one that the runtime contradicts is dropped.
 """

@@ -1,8 +1,8 @@
 """What TensorRT's ONNX parser and builder refuse, node by node, and where they read other codes than the file says.
 
 Rules of 11 were built: NVIDIA's own parser and builder (TensorRT-for-RTX 1.7.1) took or refused files that keep and
-that break them. Those of 8.6 and 10 alone were read in the parser's source (github.com/onnx/onnx-tensorrt): of 8.5 and an
-8.6 development state (builtin_op_importers.cpp at ba6a4fb), 10.6 (0137504) and 10.15 (onnxOpImporters.cpp,
+that break them. Those of 8.6 and 10 alone were read in the parser's source (github.com/onnx/onnx-tensorrt): of 8.5 and
+an 8.6 development state (builtin_op_importers.cpp at ba6a4fb), 10.6 (0137504) and 10.15 (onnxOpImporters.cpp,
 onnxOpCheckers.cpp, importerUtils.cpp and docs/operators.md at dd0a3a9).
 """
 

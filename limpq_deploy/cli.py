@@ -240,10 +240,8 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     from limpq_deploy.export.targets import TENSORRT, target_named
 
     loaded = load_model(model)
-    if target is not None:
-        spec = target_named(target)
-    else:
-        spec = target_of(loaded) or (TENSORRT if version is not None else None)
+    said = target_of(loaded) or (TENSORRT if version is not None else None)
+    spec = said if target is None else target_named(target)
     if spec is None:
         raise click.UsageError(
             f"Missing option '--target': {model} does not say for which runtime it is written; choose "

@@ -1,4 +1,4 @@
-"""A file is given to ONNX Runtime: what it makes of it, whether that runs, and whether it computes what the file says."""
+"""A file is given to ONNX Runtime: what it makes of it, whether that runs, and whether its numbers are the file's."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,9 @@ Feeds = dict[str, NDArray[Any]]
 TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
+}  # fmt: skip
+RANGES = {
+    "tensor(uint8)": (0, 255), "tensor(int8)": (-128, 127), "tensor(int32)": (-128, 127), "tensor(int64)": (-128, 127),
 }  # fmt: skip
 
 
@@ -39,15 +42,13 @@ def random_feeds(session: Any, seed: int = 0) -> Feeds | None:
         if np.issubdtype(kind, np.floating):
             feeds[given.name] = draw.normal(size=shape).astype(kind)
         else:
-            ends = np.iinfo(kind)
-            feeds[given.name] = draw.integers(max(ends.min, -128), min(ends.max, 255), shape, endpoint=True).astype(
-                kind
-            )
+            lowest, highest = RANGES[given.type]
+            feeds[given.name] = draw.integers(lowest, highest, shape, endpoint=True).astype(kind)
     return feeds
 
 
 def signal_db(results: list[NDArray[Any]], as_written: list[NDArray[Any]]) -> float:
-    """10 log10 (sum of squares / sum of squared differences) over all results; -inf where only one of them is finite."""
+    """10 log10 (sum of squares / sum of squared differences) of all results; -inf where only one of them is finite."""
     found, said = (np.concatenate([np.ravel(one).astype(np.float64) for one in all_]) for all_ in (results, as_written))
     finite = np.isfinite(said)
     if not np.array_equal(finite, np.isfinite(found)):

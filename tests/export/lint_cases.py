@@ -1,9 +1,9 @@
 """Small Q/DQ files, each with what NVIDIA's parser and builder made of it (TensorRT-for-RTX 1.7.1, SM89, 28 Nov 2026).
 
-`INTEGERS` and `FLOAT` (`CONV_...`, `PRODUCT_...`) hold what stands between the DequantizeLinear and the convolution that reads it, or
-how that convolution's weight is written. A convolution behind an entry of `INTEGERS` read int8 in the built engine, one
-of `FLOAT` read float, and files of `CONV_REFUSED` were not built. Products whose scales stand along the sums, or that have
-only a weight in codes, are dequantized inside a fused kernel: they count as float.
+`INTEGERS` and `FLOAT` hold what stands between the DequantizeLinear and the convolution that reads it, `CONV_...` how
+that convolution and its weight are written, `PRODUCT_...` matrix products. A layer of `INTEGERS` read int8 in the built
+engine, one of `FLOAT` read float, and files of `REFUSED` were not built. Products whose scales stand along the sums, or
+that have only a weight in codes, are dequantized inside a fused kernel: they count as float.
 """
 
 from collections.abc import Callable, Mapping

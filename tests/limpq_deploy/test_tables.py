@@ -67,7 +67,8 @@ def test_a_broken_rule_is_told_once_with_the_first_of_its_nodes(monkeypatch: pyt
         f"float: a, b, c, d and 3 more {said.replace('breaks', 'break')}\n7 findings of 1 rule"
     )
     assert linted(finding("a", "it takes 3 ms"), finding("b", "it takes 4 ms")) == (
-        "float: a, b break the rule that both inputs of an Add are quantized (add-float); for a: it takes 3 ms; make it fast\n2 findings of 1 rule"
+        "float: a, b break the rule that both inputs of an Add are quantized (add-float); for a: it takes 3 ms; make "
+        "it fast\n2 findings of 1 rule"
     )
 
 
