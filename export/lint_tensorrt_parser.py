@@ -48,6 +48,7 @@ READ_TYPES = OF_8_6 | CODES | {_T.BFLOAT16, _T.UINT8}
 """Types of constants that are imported, used or not; 8.6 knows less."""
 
 READS_CONSTANT_CODES = (*QDQ, "Clip", "Constant")
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Where", "PRelu")
 NO_CAST = (_T.UINT8, _T.INT16, _T.UINT16, _T.UINT32, _T.UINT64)
 
 
@@ -161,10 +162,20 @@ def _scale(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[F
 
 
 def _constant_codes(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
+    """Codes themselves, and a dequantized one without dimensions, which is given some on its way into an elementwise
+    operator."""
     for tensor in node.input:
+        source = graph.maker(tensor, DEQUANTIZE)
+        lone = source is not None and node.op_type in ELEMENTWISE and graph.shape(source.input[0]) == ()
         if tensor in graph.fixed and graph.types.get(tensor) in CODES:
             yield finding(
                 "codes-constant", name_of(node), f"this {node.op_type} reads {tensor!r}, which the builder refuses"
+            )
+        elif lone and source is not None and source.input[0] in graph.fixed:
+            yield finding(
+                "codes-constant",
+                name_of(node),
+                f"this {node.op_type} reads {source.input[0]!r}, codes without dimensions, which the builder refuses",
             )
 
 

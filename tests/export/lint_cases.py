@@ -157,6 +157,9 @@ CONV_INTEGERS: Mapping[str, Build] = {
     "a bias that is made": lambda net, x: net.op(
         "Conv", x, net.weight(8, 8, 1, 1), net.pair(net.const(np.ones(8, "f")))
     ),
+    "one number in codes": lambda net, x: net.op(
+        "Mul", net.conv(x), net.op("DequantizeLinear", net.const(np.array([40], np.int8)), *net.grid())
+    ),
     "one output": lambda net, x: net.conv(x, net.weight(1, 8, 3, 3)),
 }
 
@@ -188,6 +191,9 @@ CONV_REFUSED: Mapping[str, Build] = {
             *net.grid(np.full(8, 0.01)),
             axis=0,
         ),
+    ),
+    "a number in codes": lambda net, x: net.op(
+        "Mul", net.conv(x), net.op("DequantizeLinear", net.const(np.int8(40)), *net.grid())
     ),
     "a bias of int32": lambda net, x: net.op(
         "Conv", x, net.weight(8, 8, 1, 1), net.op("DequantizeLinear", net.const(np.ones(8, np.int32)), net.grid()[0])
