@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 import onnx
 from onnx import defs
 
-DOMAINS = ("", "com.microsoft", "com.microsoft.nchwc", "ai.onnx.ml")
+DOMAINS = ("", "com.microsoft", "com.microsoft.nchwc", "ai.onnx.ml", "trt")
 """Domains of operators that are read. Operators of the standard one are checked by name; a runtime knows its own."""
 
 OLDEST_IR = 3

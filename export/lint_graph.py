@@ -13,6 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from limpq_deploy.export.onnx_files import attribute, constants
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+FP8_QUANTIZE, FP8_DEQUANTIZE = "TRT_FP8QuantizeLinear", "TRT_FP8DequantizeLinear"
+"""ModelOpt's own, of the domain trt, for operator sets without FP8 types."""
+
 FOLDED_NUMBERS = 4096
 """Largest constant that is computed here: scales and zero-points, never weights."""
 
@@ -130,7 +133,9 @@ def _result_type(node: onnx.NodeProto, types: Mapping[str, int]) -> int | None:
     if node.op_type == QUANTIZE:
         said = attribute(node, "output_dtype", 0)
         return known[2] if len(known) > 2 and node.input[2] else int(said or TensorProto.UINT8)
-    if node.op_type == DEQUANTIZE:
+    if node.op_type == FP8_QUANTIZE:
+        return int(TensorProto.FLOAT8E4M3FN)
+    if node.op_type in (DEQUANTIZE, FP8_DEQUANTIZE):
         return known[1]
     if node.op_type == "Cast":
         return int(attribute(node, "to", 0))

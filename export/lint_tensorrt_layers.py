@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from limpq_deploy.export.file_forms import FileForm
 from limpq_deploy.export.finding import Finding
-from limpq_deploy.export.lint_graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
+from limpq_deploy.export.lint_graph import DEQUANTIZE, FP8_DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint_rules import finding
 from limpq_deploy.export.onnx_files import attribute
 
@@ -72,7 +72,7 @@ def source_of(tensor: str, graph: LintGraph) -> Source:
     node = graph.maker(tensor)
     if node is None:
         return Stop(f"{tensor!r} is a float constant" if tensor in graph.fixed else f"input {tensor!r} is float")
-    if node.op_type == DEQUANTIZE:
+    if node.op_type in (DEQUANTIZE, FP8_DEQUANTIZE):
         return node
     if node.op_type in JOINS:
         return _joined(node, graph)

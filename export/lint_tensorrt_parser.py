@@ -14,7 +14,7 @@ from onnx import TensorProto, defs
 
 from limpq_deploy.export.file_forms import FileForm
 from limpq_deploy.export.finding import Finding
-from limpq_deploy.export.lint_graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
+from limpq_deploy.export.lint_graph import DEQUANTIZE, FP8_DEQUANTIZE, FP8_QUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint_rules import finding
 from limpq_deploy.export.lint_well_formed import scale_length, types_agree, zero_point_count
 from limpq_deploy.export.onnx_files import attribute
@@ -103,7 +103,8 @@ def parser_findings(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> I
 
 def _is_read(node: onnx.NodeProto) -> bool:
     """Importers are looked up by the operator's name alone, whatever its domain."""
-    return node.op_type not in NOT_READ and (node.domain == "" or defs.has(node.op_type))
+    known = node.domain == "" or defs.has(node.op_type) or node.op_type in (FP8_QUANTIZE, FP8_DEQUANTIZE)
+    return known and node.op_type not in NOT_READ
 
 
 def _codes(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[Finding]:

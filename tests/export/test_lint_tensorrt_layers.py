@@ -1,5 +1,7 @@
 """Which layers TensorRT runs in integers: the rules against what its builder made of the same files."""
 
+from pathlib import Path
+
 import onnx
 import pytest
 from onnx import checker, helper
@@ -66,6 +68,19 @@ def test_an_fp8_file_runs_in_fp8_and_a_mixture_is_refused() -> None:
     assert [one.rule for one in lint(of(floats, floats), TENSORRT).findings] == ["fp8"]
     assert [one.rule for one in lint(of(floats, eight), TENSORRT).findings] == ["convolution-codes"]
     assert "constant-type" in {one.rule for one in lint(of(floats, floats), TENSORRT, version="8.6").findings}
+
+
+def test_fp8_in_modelopts_own_operators_is_read_too(tmp_path: Path) -> None:
+    net = cases.SmallNet()
+    pairs = []
+    for source in ("x", net.const(cases.np.ones((8, 8, 3, 3), "f"))):
+        scale = net.const(cases.np.float32(0.05))
+        codes = net.op("TRT_FP8QuantizeLinear", source, scale, domain="trt")
+        pairs.append(net.op("TRT_FP8DequantizeLinear", codes, scale, domain="trt"))
+    model = net.model(net.conv(*pairs))
+    model.opset_import.add(domain="trt", version=1)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert [one.rule for one in lint(tmp_path / "model.onnx", TENSORRT).findings] == ["fp8"]
 
 
 @pytest.mark.parametrize("opset", [13, 17, 21, 23, 24, 25])
