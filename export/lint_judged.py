@@ -24,7 +24,7 @@ INTEGER_KERNELS = ("QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 CAST_PREFIX = "InsertedPrecisionFreeCast_"
 """What ONNX Runtime puts before the name of a result that it computes in FP32 for want of an FP16 kernel."""
 
-LEAST_SIGNAL_DB = 15.0
+LEAST_SIGNAL_DB = 10.0
 """Below it, an optimised graph computes something else. Rounding at ties left 28 dB and more in 200 small nets, scales
 that are read along another axis 6, infinite ones 9."""
 
