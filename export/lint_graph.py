@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import TensorProto, defs, helper, numpy_helper
 
 from limpq_deploy.export.onnx_files import attribute, constants
 
@@ -20,6 +19,8 @@ FOLDED_NUMBERS = 4096
 """Largest constant that is computed here: scales and zero-points, never weights."""
 
 FOLDED_NODES = 32
+
+_NAMED = {"tensor(int64)": int(TensorProto.INT64), "tensor(float)": int(TensorProto.FLOAT)}
 
 
 class LintGraph:
@@ -38,6 +39,7 @@ class LintGraph:
         self.types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
         for value in model.graph.input:
             self.types.setdefault(value.name, value.type.tensor_type.elem_type)
+        self._opset = max((entry.version for entry in model.opset_import if entry.domain == ""), default=1)
         self._known = set(self.fixed)
         self._folded: dict[str, NDArray[Any] | None] = {}
         for node in self.nodes:
@@ -45,7 +47,6 @@ class LintGraph:
                 self._known.update(node.output)
             self._type_results(node)
         self.quantized = any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in self.nodes)
-        self._opset = max((entry.version for entry in model.opset_import if entry.domain == ""), default=1)
 
     def maker(self, tensor: str, op: str | None = None) -> onnx.NodeProto | None:
         """The node that makes a tensor; None for another operator than ``op``, and for inputs and constants."""
@@ -94,6 +95,8 @@ class LintGraph:
         return None if axes is None else tuple(int(axis) for axis in axes)
 
     def _fold(self, tensor: str) -> NDArray[Any] | None:
+        from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
+
         makes: set[str] = set()
         wanted = [tensor]
         while wanted:
@@ -122,33 +125,44 @@ class LintGraph:
             return None
 
     def _type_results(self, node: onnx.NodeProto) -> None:
-        kind = _result_type(node, self.types)
-        for name in node.output:
+        for name, kind in zip(node.output, _result_types(node, self.types, self._opset), strict=False):
             if kind is not None and name:
                 self.types.setdefault(name, kind)
 
 
-def _result_type(node: onnx.NodeProto, types: Mapping[str, int]) -> int | None:
+def _result_types(node: onnx.NodeProto, types: Mapping[str, int], opset: int) -> Sequence[int | None]:
+    """Element types of a node's results, as far as they follow from its inputs."""
     known = [types.get(name) for name in node.input]
     if node.op_type == QUANTIZE:
         said = attribute(node, "output_dtype", 0)
-        return known[2] if len(known) > 2 and node.input[2] else int(said or TensorProto.UINT8)
+        return [known[2] if len(known) > 2 and node.input[2] else int(said or TensorProto.UINT8)]
     if node.op_type == FP8_QUANTIZE:
-        return int(TensorProto.FLOAT8E4M3FN)
+        return [int(TensorProto.FLOAT8E4M3FN)]
     if node.op_type in (DEQUANTIZE, FP8_DEQUANTIZE):
-        return known[1]
+        return [known[1]]
     if node.op_type == "Cast":
-        return int(attribute(node, "to", 0))
+        return [int(attribute(node, "to", 0))]
     if node.op_type == "Constant":
         value = helper.get_attribute_value(node.attribute[0]) if node.attribute else None
-        return value.data_type if isinstance(value, TensorProto) else None
-    if node.op_type in ("Shape", "Size", "NonZero", "ArgMax", "ArgMin"):
-        return int(TensorProto.INT64)
-    if node.op_type in ("ConstantOfShape", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Not", "Range"):
-        return None
-    if node.op_type == "Where":
-        return known[1] if len(known) > 1 else None
-    return known[0] if known and node.domain == "" else None
+        return [value.data_type if isinstance(value, TensorProto) else None]
+    return _by_schema(node, known, opset)
+
+
+def _by_schema(node: onnx.NodeProto, known: Sequence[int | None], opset: int) -> Sequence[int | None]:
+    """Types that an operator's definition ties to those of its inputs."""
+    if not defs.has(node.op_type, opset, ""):
+        return []
+    schema = defs.get_schema(node.op_type, opset, "")
+    bound: dict[str, int | None] = {}
+    for at, kind in enumerate(known):
+        given = schema.inputs[min(at, len(schema.inputs) - 1)]
+        if given.is_homogeneous:
+            bound[given.type_str] = bound.get(given.type_str) or kind
+    for constraint in schema.type_constraints:
+        if len(constraint.allowed_type_strs) == 1:
+            bound.setdefault(constraint.type_param_str, _NAMED.get(constraint.allowed_type_strs[0]))
+    results = [schema.outputs[min(at, len(schema.outputs) - 1)] for at in range(len(node.output))]
+    return [_NAMED.get(one.type_str) or (bound.get(one.type_str) if one.is_homogeneous else None) for one in results]
 
 
 def _resolved(wanted: NDArray[Any], inner: tuple[int, ...]) -> tuple[int, ...]:

@@ -70,6 +70,18 @@ def test_an_fp8_file_runs_in_fp8_and_a_mixture_is_refused() -> None:
     assert "constant-type" in {one.rule for one in lint(of(floats, floats), TENSORRT, version="8.6").findings}
 
 
+def test_types_follow_the_definitions_of_operators() -> None:
+    """Counts and indices that are cast for a product with floats are no mixture of types."""
+    net = cases.SmallNet()
+    result = net.conv(net.pair("x"))
+    net.nodes.append(helper.make_node("TopK", [result, net.const(cases.whole(3))], ["top", "places"], name="top"))
+    places = net.op("Cast", net.op("Add", "places", net.const(cases.whole(1))), to=onnx.TensorProto.FLOAT)
+    where = net.op("Where", net.op("Equal", "top", "top"), "top", "top")
+    mixed = net.op("Mul", net.op("Mul", "top", where), "places")
+    findings = lint(net.model(net.op("Add", net.op("Mul", where, places), mixed)), TENSORRT).findings
+    assert [(one.rule, one.node) for one in findings if one.severity == "refused"] == [("types-agree", mixed[:-4])]
+
+
 def test_fp8_in_modelopts_own_operators_is_read_too(tmp_path: Path) -> None:
     net = cases.SmallNet()
     pairs = []

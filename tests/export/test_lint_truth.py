@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/lint_truth.py"
 
@@ -34,6 +34,8 @@ def cases(shared: Path) -> Path:
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_no_file_is_misjudged(script: ModuleType, cases: Path, target: str) -> None:
+    if target == "onnxruntime" and not ort.__version__.startswith("1.32."):
+        pytest.skip(f"the truth is of ONNX Runtime 1.32, and {ort.__version__} is installed")
     result = script.compared(cases, target)
     assert result["wrong"] == []
     files = sum(count for row in result["matrix"].values() for count in row.values())
