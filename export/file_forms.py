@@ -66,10 +66,13 @@ def form_at(target: TargetSpec, opset: int) -> FileForm:
 
 def form_of(model: onnx.ModelProto, target: TargetSpec) -> FileForm:
     """The form that a file says it has; the oldest of its target, which all versions read, where it says nothing."""
-    for entry in model.metadata_props:
-        if entry.key == TENSORRT_KEY and entry.value in TENSORRT_FORMS:
-            return TENSORRT_FORMS[entry.value]
-    return form_for(target, next(iter(TENSORRT_FORMS)))
+    return form_for(target, form_named(model) or next(iter(TENSORRT_FORMS)))
+
+
+def form_named(model: onnx.ModelProto) -> str | None:
+    """The version of TensorRT that a file says it is written for; None where it says none that is known."""
+    said = (entry.value for entry in model.metadata_props if entry.key == TENSORRT_KEY)
+    return next((version for version in said if version in TENSORRT_FORMS), None)
 
 
 def target_of(model: onnx.ModelProto) -> TargetSpec | None:

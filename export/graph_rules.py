@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 import onnx
 from onnx import defs
 
-DOMAINS = ("", "com.microsoft", "com.microsoft.nchwc", "ai.onnx.ml")
+DOMAINS = ("", "com.microsoft", "com.microsoft.nchwc", "ai.onnx.ml", "trt")
 """Domains of operators that are read. Operators of the standard one are checked by name; a runtime knows its own."""
 
 OLDEST_IR = 3
@@ -16,7 +16,8 @@ OLDEST_IR = 3
 def graph_problem(model: onnx.ModelProto) -> str | None:
     """The first thing that is wrong, as the end of a sentence; None where nothing is.
 
-    The standard domain, which has two names, is renamed to "" on the way.
+    The standard domain, which has two names, is renamed to "" on the way, and imports of unknown domains that no node
+    uses are dropped: other tools write all domains that they know (onnxruntime's quantization, nine of them).
     """
     if not model.HasField("graph") or not model.graph.node:
         return "it has no graph; fetch or export it again"
@@ -46,10 +47,11 @@ def named(node: onnx.NodeProto) -> str:
 
 def _drop_unused_imports(model: onnx.ModelProto) -> None:
     """Operator sets that no node is of say nothing about a model; onnxruntime's tools import all that it knows."""
-    used = {"", *(node.domain for node in _all_nodes(model.graph))}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
+    used = {node.domain for node in _all_nodes(model.graph)}
+    kept = [entry for entry in model.opset_import if entry.domain in DOMAINS or entry.domain in used]
+    if len(kept) < len(model.opset_import) and not model.functions:
+        del model.opset_import[:]
+        model.opset_import.extend(kept)
 
 
 def _version_problem(model: onnx.ModelProto) -> str | None:

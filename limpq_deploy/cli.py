@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LINTED = ("onnxruntime", "tensorrt")
 """Targets that have rules for ONNX files."""
 
+TENSORRT_VERSIONS = ("8.6", "10", "11")
+
 VERDICT_FAILED = 3
 INTERRUPTED = 130
 
@@ -275,37 +277,49 @@ def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool
 
     found = check_file(path, data=data, images=images or IMAGES)
     if as_json:
-        click.echo(json.dumps(to_dict(found)))
+        answer(json.dumps(to_dict(found)))
     else:
         from limpq_deploy.tables import file_parity_lines
 
-        click.echo(file_parity_lines(found))
+        answer(file_parity_lines(found))
     if not found.exact:
         sys.exit(VERDICT_FAILED)
 
 
-@main.command(short_help="An ONNX file against a target's rules.")
+@main.command(short_help="What a target makes of an ONNX file: refused, float, differs, slower.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
 @click.option("--target", type=click.Choice(LINTED), help="Whose rules.  [default: as the file says]")
+@click.option(
+    "--tensorrt",
+    "version",
+    type=click.Choice(TENSORRT_VERSIONS),
+    help="Rules of this version.  [default: as the file says, else the newest]",
+)
 @json_option
-def lint(model: Path, target: str | None, as_json: bool) -> None:
-    """Check an ONNX file against a target's placement rules. Exit code 3 when a rule is broken.
+def lint(model: Path, target: str | None, version: str | None, as_json: bool) -> None:
+    """Hold an ONNX file against a target: what it refuses, what runs in floats, what differs from the file as written,
+    and what is merely slower. Exit code 3 when something is worse than slower.
 
-    A file that was exported here says what it is written for; of others, and of float models, name the target.
+    For ONNX Runtime, where it is installed, the file is really loaded and run. A file that was exported here says what
+    it is written for; of others, and of float models, name the target.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.export.file_forms import target_of
     from limpq_deploy.export.lint import lint as check
     from limpq_deploy.export.loading import load_model
-    from limpq_deploy.export.targets import target_named
+    from limpq_deploy.export.targets import TENSORRT, target_named
 
-    spec = target_of(load_model(model)) if target is None else target_named(target)
+    loaded = load_model(model)
+    said = target_of(loaded) or (TENSORRT if version is not None else None)
+    spec = said if target is None else target_named(target)
     if spec is None:
         raise click.UsageError(
             f"Missing option '--target': {model} does not say for which runtime it is written; choose "
             f"{' or '.join(LINTED)}"
         )
-    report = check(model, spec)
+    if version is not None and spec is not TENSORRT:
+        raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
+    report = check(loaded, spec, version=version)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:

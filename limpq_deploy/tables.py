@@ -120,32 +120,39 @@ def file_parity_lines(found: FileParity) -> str:
 
 
 def lint_table(report: LintReport) -> str:
-    """Operators, and each broken rule once, with where, what follows and what to do."""
+    """Operators, and each broken rule once, the gravest first: where, what follows and what to do."""
+    from limpq_deploy.export.finding import SEVERITIES
     from limpq_deploy.report.figures import plural  # the report is more than other commands need
 
     operators = ", ".join(f"{count} {name}" for name, count in sorted(report.op_counts.items()))
     where = "after optimisation" if report.optimized else f"as written ({report.unavailable})"
-    lines = [wrapped(f"rules of {report.target}; operators {where}: {operators}")]
-    alike: dict[tuple[str, str], list[Finding]] = {}
+    version = f" {report.tensorrt}" if report.tensorrt is not None else ""
+    lines = [wrapped(f"rules of {report.target}{version}; operators {where}: {operators}")]
+    alike: dict[str, list[Finding]] = {}
     for finding in report.findings:
-        alike.setdefault((finding.rule, finding.remedy), []).append(finding)
-    lines += [wrapped(_finding_line(findings)) for findings in alike.values()]
+        alike.setdefault(finding.rule, []).append(finding)
+    groups = sorted(alike.values(), key=lambda group: SEVERITIES.index(group[0].severity))
+    lines += [wrapped(_finding_line(findings)) for findings in groups]
     kept = "every rule is kept" if report.optimized else "of the rules that can be checked without the runtime"
-    rules = plural(len({finding.rule for finding in report.findings}), "rule")
+    rules = plural(len(alike), "rule")
     lines.append(f"{plural(len(report.findings), 'finding')} of {rules}" if alike else f"no findings: {kept}")
     return "\n".join(lines)
 
 
 def _finding_line(findings: Sequence[Finding]) -> str:
-    """Findings of one rule and remedy as one sentence; a consequence that is not the same everywhere is that of the
-    first."""
+    """Findings of one rule as one sentence; a consequence that is not the same everywhere is that of the first."""
+    from limpq_deploy.export.lint_rules import RULES
+
     first, names = findings[0], list(dict.fromkeys(finding.node for finding in findings))
     told = ", ".join(names[:LINTED_NODES])
     told += f" and {len(names) - LINTED_NODES} more" if len(names) > LINTED_NODES else ""
     breaks = "breaks" if len(names) == 1 else "break"
     same = all(finding.consequence == first.consequence for finding in findings)
     consequence = first.consequence if same else f"for {first.node}: {first.consequence}"
-    return f"{told}: {breaks} the rule that {first.rule}; {consequence}; {first.remedy}"
+    return (
+        f"{first.severity}: {told} {breaks} the rule that {RULES[first.rule].says} ({first.rule}); {consequence}; "
+        f"{first.remedy}"
+    )
 
 
 def verify_lines(report: VerifyReport) -> str:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from limpq_deploy.evaluate import Accuracy, PairedComparison
 from limpq_deploy.export.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.environment import Environment
-from limpq_deploy.export.finding import Finding
+from limpq_deploy.export.finding import SEVERITIES, Finding
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Speedup
 from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.manifest import BundleFile, CanaryFiles, Manifest
@@ -230,7 +230,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     )
 
 
-FINDING = st.builds(Finding, node=TEXT, rule=TEXT, consequence=TEXT, remedy=TEXT)
+FINDING = st.builds(Finding, rule=TEXT, severity=st.sampled_from(SEVERITIES), node=TEXT, consequence=TEXT, remedy=TEXT)
 LINT = st.builds(
     LintReport,
     target=NAME,

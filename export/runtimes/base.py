@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.engine_record import Plan
+from limpq_deploy.export.runtimes.ort_trial import Trial
 
 INTEGER = ("u8s8", "s8s8", "u8u8", "s8u8")
 """Precisions of layers that run in integers, as `Engine.layer_precision` spells them."""
@@ -115,6 +116,13 @@ class Runtime(Protocol):
     def engine(self, path: Path, *, threads: int | None = None) -> "Engine":
         """What the runtime makes of a model file."""
         ...
+
+
+@runtime_checkable
+class Tries(Protocol):
+    """A runtime that shows on the spot what it makes of a file."""
+
+    def trial(self, model: onnx.ModelProto) -> Trial: ...
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ from limpq_deploy.export.pixel_input import as_pixels
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.ort_package import load_onnxruntime
+from limpq_deploy.export.runtimes.ort_trial import Trial, random_feeds, signal_db
 from limpq_deploy.export.watching import Watch, file_name, layer_precision, watches, with_outputs
 
 PROVIDER = "CPUExecutionProvider"
@@ -62,6 +63,26 @@ class OnnxRuntime:
     def optimized_graph(self, path: Path) -> onnx.ModelProto:
         model = load_model(path)
         return _optimized(model.SerializeToString(), precision_options(model, self._cpu), optimise=True)
+
+    def trial(self, model: onnx.ModelProto) -> Trial:
+        """Load, run once with random numbers, and run again as written."""
+        data = model.SerializeToString()
+        try:
+            session, optimized, options = _tried(data, precision_options(model, self._cpu))
+        except ModelError as error:
+            return Trial(refused=str(error), optimized=None, signal_db=None)
+        feeds = random_feeds(session)
+        if feeds is None:
+            return Trial(refused=None, optimized=optimized, signal_db=None)
+        try:
+            results = session.run(None, feeds)
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            return Trial(refused=" ".join(str(error).split()), optimized=optimized, signal_db=None)
+        try:
+            as_written = _open(data, options, 1, optimise=False).run(None, feeds)
+        except Exception:  # nothing to compare with: the optimised graph is what runs
+            return Trial(refused=None, optimized=optimized, signal_db=None)
+        return Trial(refused=None, optimized=optimized, signal_db=signal_db(results, as_written))
 
     def engine(self, path: Path, *, threads: int | None = None) -> Engine:
         model = load_model(path)
@@ -233,6 +254,19 @@ def _optimized(data: bytes, options: dict[str, str], *, optimise: bool) -> onnx.
         saved = Path(folder) / "optimized.onnx"
         _open(data, options, 1, optimise=optimise, save=saved)
         return onnx.load(saved)
+
+
+def _tried(data: bytes, options: dict[str, str]) -> tuple[Any, onnx.ModelProto, dict[str, str]]:
+    """A session, the graph that it executes and its options; without options where those make the file unloadable, as
+    ``session.x64quantprecision`` does with some files of QLinearConv operators."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "optimized.onnx"
+        try:
+            return _open(data, options, 1, save=saved), onnx.load(saved), options
+        except ModelError:
+            if not options:
+                raise
+        return _open(data, {}, 1, save=saved), onnx.load(saved), {}
 
 
 def _histogram(model: onnx.ModelProto) -> dict[tuple[str, str], int]:

@@ -39,7 +39,7 @@ def test_an_add_with_a_float_input_is_found_with_the_convolution_before_it(resid
     add = next(node for node in model.graph.node if node.op_type == "Add")
     add.input[0] = "block1.conv2"
     report = lint(model, ONNXRUNTIME)
-    assert "both inputs of an Add are quantized" in {finding.rule for finding in report.findings}
+    assert "add-float" in {finding.rule for finding in report.findings}
     assert any("block1.conv2" in name for name in report.float_compute)
 
 
@@ -52,7 +52,7 @@ def test_a_second_quantizer_on_a_float_tensor_is_found_and_costs_the_producer(re
     reader.input[0] = stream.input[0]
     model.graph.node.remove(table)
     report = lint(model, ONNXRUNTIME)
-    assert "a float tensor has one QuantizeLinear" in {finding.rule for finding in report.findings}
+    assert "runs-in-float" in {finding.rule for finding in report.findings}
     assert any("(Add)" in name for name in report.float_compute)
 
 
@@ -62,15 +62,22 @@ def test_a_scale_that_is_not_positive_is_found(residual: Any, scale: float) -> N
     model = net.qdq(logits)
     replace(model, "stem.out_scale", np.array(scale, np.float32))
     rules = {finding.rule for finding in lint(model, TENSORRT).findings}
-    assert "scales are positive and finite" in rules
+    assert "scale-positive" in rules
 
 
-def test_a_scale_of_one_dimension_is_found(residual: Any) -> None:
+def test_a_scale_of_one_dimension_keeps_a_convolution_of_tensorrt_in_float_and_not_one_of_onnxruntime(
+    residual: Any,
+) -> None:
     net, logits = residual(0)
     model = net.qdq(logits)
-    replace(model, "stem.out_scale", np.array([0.1], np.float32))
-    found = [finding for finding in lint(model, TENSORRT).findings if finding.rule == "scales of activations are 0-d"]
-    assert {finding.node for finding in found} == {"stem.out_codes", "stem.pool_dequantized"}
+    replace(model, "block1.mid_scale", value_of(model, "block1.mid_scale").reshape(1))
+    found = [one for one in lint(model, TENSORRT).findings if one.rule == "activation-scale"]
+    assert {finding.node for finding in found} == {"block1.conv2"}
+    assert lint(model, ONNXRUNTIME).passed
+
+
+def value_of(model: onnx.ModelProto, name: str) -> Any:
+    return numpy_helper.to_array(next(entry for entry in model.graph.initializer if entry.name == name))
 
 
 def test_without_its_runtime_the_static_rules_are_checked_and_the_reason_is_told(residual: Any) -> None:

@@ -17,8 +17,8 @@ from limpq_deploy.export.targets import TENSORRT
 Change = Callable[[onnx.ModelProto], None]
 
 
-def rules(model: onnx.ModelProto) -> set[str]:
-    return {finding.rule for finding in static_findings(model, TENSORRT)}
+def rules(model: onnx.ModelProto, version: str = "11") -> set[str]:
+    return {finding.rule for finding in static_findings(model, TENSORRT, TENSORRT_FORMS[version])}
 
 
 def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
@@ -43,7 +43,7 @@ def with_another_zero(model: onnx.ModelProto) -> None:
 
 
 def with_scales_along_another_axis(model: onnx.ModelProto) -> None:
-    node_of(model, "block1.conv1.weight_codes").attribute[0].i = 1
+    node_of(model, "block1.conv1.weight_dequantized").attribute[0].i = 1
 
 
 def with_one_scale_for_a_weight(model: onnx.ModelProto) -> None:
@@ -118,7 +118,8 @@ def with_a_contrib_operator(model: onnx.ModelProto) -> None:
 
 
 def with_a_scale_for_each_channel_of_an_activation(model: onnx.ModelProto) -> None:
-    replace(model, "stem.carrier_scale", np.full(8, 0.1, np.float32))
+    replace(model, "block1.mid_scale", np.full(8, 0.1, np.float32))
+    replace(model, "block1.mid_zero_point", np.zeros(8, np.int8))
 
 
 def with_a_batchnorm(model: onnx.ModelProto) -> None:
@@ -141,29 +142,29 @@ def of_a_newer_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 19
 
 
-ZERO_POINT = "the zero-point is an int8 constant 0"
-AXIS = "a weight has one scale per output channel, along axis 0"
-ADD = "an Add is quantized on its identity input alone"
 BREACHES: dict[Change, str] = {
-    without_zero_point: ZERO_POINT,
-    with_unsigned_codes: ZERO_POINT,
-    with_another_zero: ZERO_POINT,
-    with_scales_along_another_axis: AXIS,
-    with_one_scale_for_a_weight: AXIS,
-    with_a_weight_of_codes: "a weight is an FP32 constant with QuantizeLinear and DequantizeLinear",
-    with_a_bias_of_codes: "a bias is a float constant",
-    with_a_float_input: "a layer's input is quantized",
-    with_a_clip_on_codes: "codes are read by DequantizeLinear only",
-    with_a_bare_identity: ADD,
-    with_both_addends_quantized: ADD,
-    with_the_layers_result_quantized_instead: ADD,
-    with_a_pair_behind_padding: "no Q/DQ stands between Pad and Conv",
-    with_a_contrib_operator: "operators are of the standard domain",
-    with_a_scale_for_each_channel_of_an_activation: "an activation has one scale",
-    with_a_batchnorm: "BatchNorm is folded into the layer before it",
-    with_a_concat_of_two_scales: "the quantized inputs of a Concat share one scale",
-    of_a_newer_opset: "the opset is at most 17",
+    without_zero_point: "uint8-codes",
+    with_unsigned_codes: "uint8-codes",
+    with_another_zero: "zero-point",
+    with_scales_along_another_axis: "weight-axis",
+    with_one_scale_for_a_weight: "zero-point-count",
+    with_a_bias_of_codes: "codes-type",
+    with_a_float_input: "input-float",
+    with_a_bare_identity: "add-bare",
+    with_both_addends_quantized: "add-both",
+    with_the_layers_result_quantized_instead: "add-both",
+    with_a_pair_behind_padding: "pad-between",
+    with_a_scale_for_each_channel_of_an_activation: "activation-scale",
+    with_a_batchnorm: "batchnorm",
+    with_a_concat_of_two_scales: "concat-scales",
 }
+
+OF_OLDER: dict[Change, str] = {
+    with_a_weight_of_codes: "weight-for-8.6",
+    with_a_clip_on_codes: "codes-read",
+    of_a_newer_opset: "opset",
+}
+"""What 8.6 does not read, and 11 does."""
 
 
 @pytest.mark.parametrize("change", BREACHES, ids=lambda change: change.__name__)
@@ -173,6 +174,25 @@ def test_a_breach_is_found_by_its_rule(edges: Any, change: Change) -> None:
     assert rules(model) == set()
     change(model)
     assert BREACHES[change] in rules(model)
+
+
+@pytest.mark.parametrize("change", OF_OLDER, ids=lambda change: change.__name__)
+def test_what_an_older_version_does_not_read_is_found_for_that_version_alone(edges: Any, change: Change) -> None:
+    net, logits = edges(0)
+    model = net.qdq(logits)
+    assert rules(model, "8.6") == set()
+    change(model)
+    assert OF_OLDER[change] in rules(model, "8.6")
+    assert rules(model) == set()
+
+
+def test_quantizers_of_other_domains_are_read_by_their_name(edges: Any) -> None:
+    net, logits = edges(0)
+    model = net.qdq(logits)
+    with_a_contrib_operator(model)
+    assert rules(model) == set()
+    node_of(model, "stem.carrier_codes").op_type = "QLinearAdd"
+    assert "operator" in rules(model)
 
 
 def test_the_identity_may_itself_come_from_a_convolution(tiny_net: Any) -> None:
@@ -214,9 +234,9 @@ def test_a_layer_in_fp16_before_an_add_is_seen_through_its_cast(tiny_net: Any) -
 
 def test_a_file_of_the_other_dialect_breaks_the_rules_of_codes_zero_points_and_adds(residual: Any) -> None:
     net, logits = residual(2)
-    assert {ZERO_POINT, ADD, "codes are read by DequantizeLinear only", "a bias is a float constant"} <= rules(
-        net.qdq(logits)
-    )
+    model = net.qdq(logits)
+    assert {"zero-point", "uint8-codes", "codes-type", "add-both"} <= rules(model)
+    assert "codes-read" in rules(model, "10")
 
 
 def test_the_report_says_that_the_runtime_did_not_look_and_counts_the_file_as_written(edges: Any) -> None:

@@ -48,7 +48,7 @@ def test_entries_run_down_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def finding(node: str, consequence: str = "it is slow") -> Finding:
-    return Finding(node=node, rule="layers are fast", consequence=consequence, remedy="make it fast")
+    return Finding(rule="add-float", severity="float", node=node, consequence=consequence, remedy="make it fast")
 
 
 def linted(*findings: Finding) -> str:
@@ -61,13 +61,14 @@ def linted(*findings: Finding) -> str:
 
 def test_a_broken_rule_is_told_once_with_the_first_of_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    said = "breaks the rule that layers are fast; it is slow; make it fast"
-    assert linted(finding("a")) == f"a: {said}\n1 finding of 1 rule"
+    said = "breaks the rule that both inputs of an Add are quantized (add-float); it is slow; make it fast"
+    assert linted(finding("a")) == f"float: a {said}\n1 finding of 1 rule"
     assert linted(*map(finding, "abcdefg")) == (
-        f"a, b, c, d and 3 more: {said.replace('breaks', 'break')}\n7 findings of 1 rule"
+        f"float: a, b, c, d and 3 more {said.replace('breaks', 'break')}\n7 findings of 1 rule"
     )
     assert linted(finding("a", "it takes 3 ms"), finding("b", "it takes 4 ms")) == (
-        "a, b: break the rule that layers are fast; for a: it takes 3 ms; make it fast\n2 findings of 1 rule"
+        "float: a, b break the rule that both inputs of an Add are quantized (add-float); for a: it takes 3 ms; make "
+        "it fast\n2 findings of 1 rule"
     )
 
 

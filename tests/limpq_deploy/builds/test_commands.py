@@ -99,7 +99,23 @@ def test_lint_passes_the_engine_and_names_every_float_node_of_the_float_model(ru
     bad = run("lint", finished / "baselines/float.onnx", "--target", "onnxruntime", "--json")
     assert bad.exit_code == 3
     assert len(from_json(LintReport, bad.stdout, "stdout").float_compute) >= 10
-    assert "runs in float32" in run("lint", finished / "baselines/float.onnx", "--target", "onnxruntime").stdout
+    assert "runs in floats" in run("lint", finished / "baselines/float.onnx", "--target", "onnxruntime").stdout
+
+
+def test_lint_takes_a_version_of_tensorrt_and_says_each_rule_once(run: Command, finished: Path) -> None:
+    model = finished / "model.qdq.onnx"
+    newest = json.loads(run("lint", model, "--target", "tensorrt", "--json").stdout)
+    older = json.loads(run("lint", model, "--tensorrt", "8.6", "--target", "tensorrt", "--json").stdout)
+    assert (newest["tensorrt"], older["tensorrt"]) == ("11", "8.6")
+    assert set(newest["findings"][0]) == {"rule", "severity", "node", "consequence", "remedy"}
+    assert "opset" in {one["rule"] for one in older["findings"]} - {one["rule"] for one in newest["findings"]}
+    told = run("lint", model, "--target", "tensorrt")
+    assert told.exit_code == 3
+    for rule in {one["rule"] for one in newest["findings"]}:
+        assert " ".join(told.stdout.split()).count(f"({rule})") == 1
+    wrong = run("lint", model, "--tensorrt", "11")
+    assert wrong.exit_code == 2
+    assert "the target is onnxruntime" in " ".join(wrong.stderr.split())
 
 
 def test_lint_takes_the_target_from_a_file_that_says_it_and_asks_for_it_otherwise(run: Command, finished: Path) -> None:
