@@ -1,5 +1,6 @@
 """What a build is about: the model, its data, its placement. Opened and checked before any work is done."""
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import DEFAULT_TARGET, Config
 from limpq_deploy.edges import with_edges
-from limpq_deploy.equalise import equalise_channels
+from limpq_deploy.equalise import equalised
 from limpq_deploy.export.file_forms import FileForm, form_for
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes import runtime_named
@@ -153,6 +154,24 @@ class Subject:
         return self._created[0]
 
     @cached_property
+    def given_model(self) -> nn.Module:
+        """The user's own module in evaluation mode, which nothing here trains or changes: the reference of
+        `stages.given`."""
+        return copy.deepcopy(self._created[0]).eval()
+
+    def given_carrying(self, weights: Path) -> nn.Module:
+        """The user's own module with the float stage's weights, or a copy of the model that has them, where the
+        module's own parameters go by other names."""
+        given = self.given_model
+        if given.state_dict().keys() == self.model.state_dict().keys():
+            load_module(weights, given, self.float_info)
+            return given
+        if self.config.weights is not None:
+            return given  # nothing was trained
+        load_module(weights, self.model, self.float_info)
+        return copy.deepcopy(self.model).eval()
+
+    @cached_property
     def _shapes(self) -> TracedModel:
         """The traced model, whatever its weights."""
         return trace(self.model, self.preprocess.shape)
@@ -170,9 +189,14 @@ class Subject:
     def traced(self, weights: Path) -> TracedModel:
         """The traced float model with the float stage's weights, its channels equalised where that is needed."""
         load_module(weights, self.model, self.float_info)
-        traced = trace(self.model.eval(), self.preprocess.shape)
-        equalise_channels(traced)
-        return traced
+        return equalised(trace(self.model.eval(), self.preprocess.shape))
+
+    def untrained(self) -> tuple[TracedModel, TracedModel]:
+        """The traced model as it was given, and a copy with its channels equalised; neither shares a tensor with the
+        model."""
+        raw = copy.deepcopy(self._shapes)
+        raw.graph_module.eval()
+        return raw, equalised(copy.deepcopy(raw))
 
     @property
     def float_info(self) -> CheckpointInfo:
