@@ -17,7 +17,6 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.given import LIMIT, GivenComparison, layer_results, relative_difference, run_template
 from limpq_deploy.export.placement import Placement
 from limpq_deploy.layers import TracedModel, tensor_inputs
-from limpq_deploy.placement import with_quantizers
 from limpq_deploy.quantized import joint_model
 from limpq_deploy.tracing import written_at
 
@@ -112,7 +111,7 @@ def _refuse(what: str, difference: float, given: Given, where: str) -> None:
 
 def _first_in_graph(given: Given, raw: TracedModel, placement: Placement) -> str:
     """The first module, in execution order, that reads or gives something else than in the user's own run."""
-    graph = with_quantizers(raw, placement, lambda quantizer: nn.Identity()).eval()
+    graph = joint_model(raw, placement, (8,)).eval().graph
     nodes = [node for node in raw.graph_module.graph.nodes if _watched(node, raw)]
     with torch.no_grad():
         _, read, gave = _watch(graph, given.images_NCHW, [str(node.target) for node in nodes])
