@@ -22,7 +22,7 @@ LARGEST_FACTOR = 1e9
 """Channels with ranges still farther from the usual one are brought no nearer: they are dead, or next to it."""
 
 
-def equalised(traced: TracedModel) -> TracedModel:
+def equalise_channels(traced: TracedModel) -> TracedModel:
     """Equalise, in place, all layers of a float model that stand before a BatchNorm, but for those whose weight another
     layer has too; returns the model."""
     modules = {layer.name: traced.graph_module.get_submodule(layer.name) for layer in traced.layers}

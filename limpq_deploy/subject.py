@@ -19,7 +19,7 @@ from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.config import DEFAULT_TARGET, Config
 from limpq_deploy.edges import with_edges
-from limpq_deploy.equalise import equalised
+from limpq_deploy.equalise import equalise_channels
 from limpq_deploy.export.file_forms import FileForm, form_for
 from limpq_deploy.export.placement import BitPair, Placement
 from limpq_deploy.export.runtimes import runtime_named
@@ -189,14 +189,14 @@ class Subject:
     def traced(self, weights: Path) -> TracedModel:
         """The traced float model with the float stage's weights, its channels equalised where that is needed."""
         load_module(weights, self.model, self.float_info)
-        return equalised(trace(self.model.eval(), self.preprocess.shape))
+        return equalise_channels(trace(self.model.eval(), self.preprocess.shape))
 
     def untrained(self) -> tuple[TracedModel, TracedModel]:
         """The traced model as it was given, and a copy with its channels equalised; neither shares a tensor with the
         model."""
         raw = copy.deepcopy(self._shapes)
         raw.graph_module.eval()
-        return raw, equalised(copy.deepcopy(raw))
+        return raw, equalise_channels(copy.deepcopy(raw))
 
     @property
     def float_info(self) -> CheckpointInfo:

@@ -16,9 +16,9 @@ from limpq_deploy.verdict import Verdict
 
 Command = Callable[..., Result]
 
-STAGES = ["float", "indicators", "search", "finetune", "uniform", "export", "engine", "parity", "accuracy", "latency"]
-STAGES += ["study", "verdict", "report", "bundle"]
-TRAINED = ["float", "indicators", "search", "finetune", "uniform"]
+STAGES = ["given", "float", "indicators", "search", "finetune", "uniform", "export", "engine", "parity", "accuracy"]
+STAGES += ["latency", "study", "verdict", "report", "bundle"]
+TRAINED = ["given", "float", "indicators", "search", "finetune", "uniform"]
 
 
 def ran(result: Result) -> list[str]:
