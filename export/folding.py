@@ -36,7 +36,8 @@ FLOAT32_EXACT = 2**24
 """float32 holds every integer up to this."""
 
 SMALLEST_STEP = 2.0**-100
-"""Smallest step of a weight and of an accumulator: float32 still holds it, and its ratio to the step of the output, with all bits."""
+"""Smallest step of a weight and of an accumulator: float32 still holds it, and its ratio to the step of the output,
+with all bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,8 +104,8 @@ def _refuse(what: str, difference: float, given: Given, where: str) -> None:
     size = "not at all the same" if not np.isfinite(difference) else f"{difference:.2g} of their size apart"
     raise ModelError(
         f"{what} does not compute what the model itself does: outputs are {size} on {len(given.logits)} real images, "
-        f"{LIMIT:g} is allowed; {where}; write that part so that tracing sees all of it (no hooks, no state, no changes "
-        "in place)"
+        f"{LIMIT:g} is allowed; {where}; write that part so that tracing sees all of it (no hooks, no state, no "
+        "changes in place)"
     )
 
 
@@ -120,14 +120,14 @@ def _first_in_graph(given: Given, raw: TracedModel, placement: Placement) -> str
         if _differs(given.read, read, name):
             return f"the first module that differs is {_named(node, raw)}, in what it reads{_computed_by(node, raw)}"
         if _differs(given.gave, gave, name):
-            return f"the first module that differs is {_named(node, raw)}, which reads the same and gives something else"
+            return (
+                f"the first module that differs is {_named(node, raw)}, which reads the same and gives something else"
+            )
     last = next(node for node in reversed(raw.graph_module.graph.nodes) if node.op == "output")
     return f"all layers agree, and what stands behind them differs{_computed_by(last, raw)}"
 
 
-def _first_in_template(
-    given: Given, inner: Mapping[str, Values], made: Mapping[str, str], traced: TracedModel
-) -> str:
+def _first_in_template(given: Given, inner: Mapping[str, Values], made: Mapping[str, str], traced: TracedModel) -> str:
     for layer in traced.layers:
         own = given.gave.get(layer.batchnorm or layer.name)
         if own is None or layer.name not in made:

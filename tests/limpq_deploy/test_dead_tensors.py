@@ -157,8 +157,8 @@ def executed(
 def test_what_is_constant_or_large_builds_and_computes_what_the_float_model_does(
     case: str, target: TargetSpec, scales: str, templates: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    """10 %: 8 bits cost these fresh weights 0.6 % without any change, and 5 % where a large tensor has no bias beside it
-    and scales are powers of two."""
+    """10 %: 8 bits cost these fresh weights 0.6 % without any change, and 5 % where a large tensor has no bias beside
+    it and scales are powers of two."""
     model = changed(CASES[case])
     with torch.no_grad():
         exact = model(IMAGES).numpy()
@@ -176,9 +176,7 @@ def test_constant_images_build(value: float, templates: dict[str, onnx.ModelProt
     assert relative_difference(exact, found) < 0.05
 
 
-def test_the_size_of_a_hidden_tensor_makes_no_difference(
-    templates: dict[str, onnx.ModelProto], tmp_path: Path
-) -> None:
+def test_the_size_of_a_hidden_tensor_makes_no_difference(templates: dict[str, onnx.ModelProto], tmp_path: Path) -> None:
     found = {
         name: executed(quantized(changed(change), ONNXRUNTIME, IMAGES), templates["onnxruntime"], IMAGES, tmp_path)[0]
         for name, change in SMALL_HIDDEN.items()

@@ -1,4 +1,4 @@
-"""Channels of one range: the same function, a grid that serves them all, and no network that a channel's scale changes."""
+"""Channels of one range: the same function, a grid that serves them all, and a channel's scale that changes nothing."""
 
 import copy
 

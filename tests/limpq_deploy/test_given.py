@@ -1,4 +1,4 @@
-"""The user's own module is the reference: right graphs pass, wrong ones are refused by the first module that differs."""
+"""The user's own module is the reference: right graphs pass, wrong ones are refused by the module that differs first."""
 
 import copy
 from collections.abc import Callable
