@@ -98,7 +98,7 @@ def _evaluated(
     own = [output.name for output in model.graph.output]
     wanted = [*own, *(name for name in names if name not in own)]
     results = ReferenceEvaluator(model).run(wanted, {model.graph.input[0].name: images_NCHW})
-    return dict(zip(wanted, results, strict=True))  # type: ignore[arg-type]
+    return dict(zip(wanted, results, strict=True))
 
 
 def _by_output(values: NDArray[np.floating]) -> NDArray[np.float64]:

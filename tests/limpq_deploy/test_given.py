@@ -1,4 +1,4 @@
-"""The user's own module is the reference: right graphs pass, wrong ones are refused by the module that differs first."""
+"""The user's own module is the reference: right graphs pass, wrong ones are refused by what differs first."""
 
 import copy
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def test_a_model_that_draws_random_numbers_is_told_so() -> None:
 def test_a_model_whose_outputs_are_not_finite_is_told_where_they_begin() -> None:
     model = fresh()
     with torch.no_grad():
-        model.get_submodule("b.1").weight[0] = float("nan")  # type: ignore[index, operator]
+        model.get_submodule("b.1").weight[0] = float("nan")  # type: ignore[operator]
     with pytest.raises(ModelError, match=r"not finite for 8 of 8 images, first in module 'b\.1'"):
         forms(model)
 
