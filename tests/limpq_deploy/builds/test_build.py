@@ -114,7 +114,7 @@ def budget_of_five_bits(copy: Path) -> int:
 def test_another_seed_changes_every_stage(run: Command, settings: Path, copy: Path) -> None:
     float_before = (copy / "float.safetensors").read_bytes()
     result = run("finetune", "--config", settings, "--out", "out", "--seed", "1", "--json")
-    assert ran(result) == ["float", "indicators", "search", "finetune"]
+    assert ran(result) == ["given", "float", "indicators", "search", "finetune"]
     assert (copy / "float.safetensors").read_bytes() != float_before
 
 
@@ -152,7 +152,7 @@ def test_damaged_bookkeeping_costs_time_and_nothing_else(run: Command, settings:
     finetuned = (copy / "finetuned.safetensors").read_bytes()
     (copy / "stages.json").write_text("{")
     result = run("finetune", "--config", settings, "--out", "out", "--json")
-    assert ran(result) == ["float", "indicators", "search", "finetune"]
+    assert ran(result) == ["given", "float", "indicators", "search", "finetune"]
     assert (copy / "finetuned.safetensors").read_bytes() == finetuned
 
 
