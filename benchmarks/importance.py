@@ -33,6 +33,7 @@ from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
 from limpq_deploy.config import Config
+from limpq_deploy.equalise import equalise_channels
 from limpq_deploy.export.placement import BitPair
 from limpq_deploy.finetune import finetune
 from limpq_deploy.finetuned import Top1
@@ -132,7 +133,7 @@ def opened(model: str, out: Path, *, smoke: bool) -> Subject:
 
 def learned(subject: Subject, seed: int, options: argparse.Namespace) -> tuple[Indicators, QuantizedModel]:
     """Joint training and all measures of one seed, or what an earlier run kept of them."""
-    traced = trace(subject.model.eval(), subject.preprocess.shape)
+    traced = equalise_channels(trace(subject.model.eval(), subject.preprocess.shape))
     name = f"{options.model}-{options.joint_steps}-{seed}"
     network, record = options.out / f"{name}.safetensors", options.out / f"{name}.indicators.json"
     info = CheckpointInfo(kind="joint", model=options.model, target=subject.target.name, bits=BITS)
@@ -229,7 +230,7 @@ def trained(
     """Preview and fine-tune one policy; the test split is looked at once."""
     data = subject.joint_data
     seen = preview(joint, pairs, train=data.split("train"), held=data.split("val"), seed=seed)
-    traced = trace(subject.model.eval(), subject.preprocess.shape)
+    traced = equalise_channels(trace(subject.model.eval(), subject.preprocess.shape))
     model = model_of_policy(traced, subject.placement, pairs)
     if options.start == "joint":
         inherit(model, joint)

@@ -21,6 +21,7 @@ from shared_data import cifar10
 
 from limpq_deploy.calibration.ranges import RANGES
 from limpq_deploy.config import Config
+from limpq_deploy.equalise import equalise_channels
 from limpq_deploy.evaluate import evaluate
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
@@ -66,7 +67,7 @@ def measure(data: Path, weights: Path, work: Path, *, widths: list[int], quick: 
     start = time.perf_counter()
     config = Config(model="resnet20", weights=weights, data=f"imagefolder:{data}", target="onnxruntime")
     subject = Subject(config)
-    traced = trace(subject.model.eval(), subject.preprocess.shape)
+    traced = equalise_channels(trace(subject.model.eval(), subject.preprocess.shape))
     placement, dataset = subject.placement, subject.dataset
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})

@@ -9,25 +9,30 @@ import torch
 from limpq_deploy.calibration.entropy import entropy_threshold
 from limpq_deploy.calibration.grid import QuantGrid
 
-SMALLEST = 1e-8
-"""A tensor of zeros still gets a positive scale."""
+DEAD = 1e-8
+"""A tensor of zeros still gets a positive scale: any one represents it."""
+
+SMALLEST = 1e-26
+"""A tensor that is not all zeros has no smaller scale; a learned one goes no farther down either."""
 
 
 def lsq_mean_abs(values: torch.Tensor, grid: QuantGrid) -> float:
     """``2 * mean(|x|) / sqrt(qmax)`` (Esser et al., LSQ, ICLR 2020): the start of a learned activation scale."""
-    return max(2 * values.abs().mean().item() / math.sqrt(grid.qmax), SMALLEST)
+    return _positive(2 * values.abs().mean().item() / math.sqrt(grid.qmax))
 
 
 def three_sigma(values: torch.Tensor, grid: QuantGrid) -> float:
     """``max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1)`` (Tang et al., LIMPQ, ECCV 2022): first weight scale."""
+    exponent = math.frexp(values.abs().max().item())[1]
+    values = torch.ldexp(values, torch.tensor(-exponent))  # exact; squares neither overflow nor vanish
     mean, std = values.mean().item(), values.std(unbiased=False).item()
-    return max(abs(mean - 3 * std), abs(mean + 3 * std), SMALLEST) / 2 ** (grid.bits - 1)
+    return _positive(math.ldexp(max(abs(mean - 3 * std), abs(mean + 3 * std)), exponent) / 2 ** (grid.bits - 1))
 
 
 def min_max(values: torch.Tensor, grid: QuantGrid) -> float:
     """The smallest scale that clips nothing."""
     low, high = values.min().item(), values.max().item()
-    return max(high / grid.qmax, low / grid.qmin if grid.signed else 0.0, SMALLEST)
+    return _positive(max(high / grid.qmax, low / grid.qmin if grid.signed else 0.0))
 
 
 def least_squares(values: torch.Tensor, grid: QuantGrid, *, candidates: int = 64) -> float:
@@ -52,7 +57,10 @@ def _some(values: torch.Tensor) -> torch.Tensor:
 
 
 def _squared_error(flat: torch.Tensor, grid: QuantGrid, scale: float) -> float:
-    return (flat - (flat / scale).round_().clamp_(grid.qmin, grid.qmax) * scale).square_().mean().item()
+    exponent = max(-100, min(100, math.frexp(scale)[1]))
+    flat, scale = flat * 2.0**-exponent, math.ldexp(scale, -exponent)  # exact; squares neither overflow nor vanish
+    error = (flat - (flat / scale).round_().clamp_(grid.qmin, grid.qmax) * scale).square_().mean().item()
+    return math.ldexp(error, 2 * exponent)
 
 
 def percentile(values: torch.Tensor, grid: QuantGrid, *, share: float = 99.99) -> float:
@@ -69,13 +77,17 @@ def percentile(values: torch.Tensor, grid: QuantGrid, *, share: float = 99.99) -
     position = (len(ordered) - 1) * share / 100
     below = int(position)
     low, high = ordered[below].item(), ordered[min(below + 1, len(ordered) - 1)].item()
-    return max(low + (high - low) * (position - below), SMALLEST)
+    return _positive(low + (high - low) * (position - below))
 
 
 def entropy(values: torch.Tensor, grid: QuantGrid) -> float:
     """``T / qmax`` with the threshold T of least divergence for the codes 0..qmax (`entropy_threshold`)."""
     threshold = entropy_threshold(values.detach().abs().reshape(-1).cpu().numpy(), grid.qmax + 1)
-    return max(threshold / grid.qmax, SMALLEST)
+    return _positive(threshold / grid.qmax)
+
+
+def _positive(scale: float) -> float:
+    return max(scale, SMALLEST) if scale > 0 else DEAD
 
 
 def power_of_two(values: torch.Tensor, grid: QuantGrid, scale: float) -> float:

@@ -5,9 +5,10 @@ same real weights, bit for bit. The bias is what gains: it is an integer of ``in
 4-bit weights and activations that step can be as coarse as a whole step of the 8-bit output. Seven bits, because
 products of u8 with such weights never saturate, whatever the CPU.
 
-A channel that training has all but switched off (gamma 1e-9, beta not) is the other way round: its bias is beyond int32
-in steps of so small a scale. Its scale is made coarser by a power of two and its codes are rounded, to 0 where the
-channel is dead. What is lost is less than 2^-30 of the bias for each product.
+A channel next to nothing beside its bias (gamma 1e-9 and beta not, weights of 0 or 1e-9, an input that was 0 on all
+images) is the other way round: its bias is beyond int32 in steps of so small a scale. Its scale is made coarser by a
+power of two and its codes are rounded, to 0 where the channel is dead. What is lost is less than 2^-30 of the bias for
+each product of an input of 8 bits with half a step.
 
 Scales that are powers of two are for sums that float32 holds exactly, whatever their order: biases stay below 2^22
 steps, and weights are written as wide as leaves products and bias together below 2^24, where that is possible.
@@ -35,7 +36,8 @@ FLOAT32_EXACT = 2**24
 """float32 holds every integer up to this."""
 
 SMALLEST_STEP = 2.0**-100
-"""Smallest step of an accumulator: float32 still holds it, and its ratio to the step of the output, with all bits."""
+"""Smallest step of a weight and of an accumulator: float32 still holds it, and its ratio to the step of the output,
+with all bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ def fold(
     ``scale[c] = weight_scale * |gamma[c]| / sqrt(var[c] + eps)``. A channel with gamma 0 gives its beta whatever comes
     in: zero codes at the layer's own scale. ``powers``: the folded scales [O] themselves, where the codes were rounded
     for powers of two; then ``input_grid`` is the grid of what the layer reads. Raises ModelError for a scale that is
-    not positive and finite, for codes outside the grid, and for a bias that int32 cannot hold at the layer's own scale.
+    not positive and finite, and for codes outside the grid.
     """
     channels = codes.shape[0]
     _require_scale(name, "weight scale", weight_scale)
@@ -136,9 +138,8 @@ def fold(
             _require_scale(name, "folded weight scale", float(value))
     if not (np.isfinite(real_bias).all() and np.isfinite(fine).all()):
         raise ModelError(f"layer {name!r} has a scale or bias that is not finite after folding BatchNorm")
-    if np.abs(real_bias).max(initial=0) > LARGEST_BIAS * input_scale * own_scale * max(1.0, np.abs(factor).max()):
-        raise ModelError(f"layer {name!r} has a bias of {np.abs(real_bias).max():g}; int32 cannot hold it at its scale")
-    coarser = _powers_of_two(np.maximum(np.abs(real_bias) / largest_bias, SMALLEST_STEP) / input_scale, fine)
+    wanted = np.maximum(np.abs(real_bias) / largest_bias, SMALLEST_STEP) / input_scale
+    coarser = _powers_of_two(np.maximum(wanted, SMALLEST_STEP), fine)
     signed_codes = np.rint(signed_codes / coarser[column])
     scale = (fine * coarser).astype(np.float32)
     bias_scale = np.float32(input_scale) * scale

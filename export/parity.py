@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.params import Scales
 from limpq_deploy.export.float_execution import on_runtime
+from limpq_deploy.export.given import GivenComparison
 from limpq_deploy.export.reference import IntegerReference
 from limpq_deploy.export.runtimes.base import Runtime
 
@@ -77,7 +78,8 @@ class ParityReport:
     ``scales``: as the model was trained; with "pow2" the last two have to agree entirely.
     ``top1_agreement``: share of images with one class in both. ``notes``: settings chosen, and why. ``mode``: "layer by
     layer" where the runtime's engine was fed the file's own codes at each quantizer (`engine_parity`); ``clips`` then:
-    whether its grids hold for inputs far beyond them.
+    whether its grids hold for inputs far beyond them. ``given``: the float forms against the user's own module, before
+    any work and behind the export.
     """
 
     model_sha256: str
@@ -97,6 +99,7 @@ class ParityReport:
     notes: tuple[str, ...] = ()
     mode: Literal["end to end", "layer by layer"] = "end to end"
     clips: ClipCheck | None = None
+    given: tuple[GivenComparison, ...] = ()
     format: Literal["limpq.parity/1"] = field(default="limpq.parity/1")
 
     @property

@@ -32,6 +32,7 @@ from limpq_deploy.stages.files import (
     REPORT,
     VERDICT,
 )
+from limpq_deploy.stages.given import given_stage
 from limpq_deploy.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
 from limpq_deploy.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
 from limpq_deploy.stages.page import report_stage
@@ -45,7 +46,7 @@ from limpq_deploy.verdict import Verdict
 MakeStage = Callable[[Subject, Path], Stage | None]
 
 TRAINED: tuple[MakeStage, ...] = (
-    *(float_stage, indicators_stage, profile_stage),
+    *(given_stage, float_stage, indicators_stage, profile_stage),
     *(search_stage, finetune_stage, uniform_stage),
 )
 EXPORTED: tuple[MakeStage, ...] = (export_stage,)

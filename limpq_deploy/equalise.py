@@ -3,9 +3,11 @@
     w'[c] = f[c] * w[c],   mean'[c] = f[c] * mean[c],   var'[c] = f[c]^2 * var[c]
     gamma'[c] = gamma[c] * sqrt(var'[c] + eps) / (f[c] * sqrt(var[c] + eps))
 
-gives the same outputs for any f > 0, with these statistics and with those of a batch. With ``f[c] = max |w| / max
-|w[c]|`` every channel uses the whole grid of a per-tensor quantizer. On export BatchNorm is folded into scales per
-channel anyway: nothing is added to the engine.
+gives the same outputs for any f > 0, with these statistics and with those of a batch. With ``f[c] = usual / max
+|w[c]|`` every channel uses the whole grid of a per-tensor quantizer, and a channel that was k times as large, with its
+BatchNorm undoing it, gives the same layer for every k. ``usual`` is the median of ``max |w[c]|``, each channel counted
+by what BatchNorm leaves of it: the layer's scale, which is read as its importance, follows neither one large channel
+nor many dead ones. On export BatchNorm is folded into scales per channel anyway: nothing is added to the engine.
 
 A depthwise layer needs this most, for its channels are single filters whose ranges nothing holds together (Nagel et
 al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, equalise across layers).
@@ -16,28 +18,25 @@ from torch import nn
 
 from limpq_deploy.layers import TracedModel
 
-LARGEST_FACTOR = 1e6
-"""Channels with ranges still smaller than that are dead, and stay so."""
+LARGEST_FACTOR = 1e9
+"""Channels with ranges still farther from the usual one are brought no nearer: they are dead, or next to it."""
 
 
-def equalise_channels(traced: TracedModel) -> int:
-    """Equalise, in place, the layers before a BatchNorm of a float model that has depthwise convolutions.
-
-    Returns the number of layers changed: 0 for a model without depthwise convolutions, which stays as it is.
-    """
+def equalise_channels(traced: TracedModel) -> TracedModel:
+    """Equalise, in place, all layers of a float model that stand before a BatchNorm, but for those whose weight another
+    layer has too; returns the model."""
     modules = {layer.name: traced.graph_module.get_submodule(layer.name) for layer in traced.layers}
-    if not any(_is_depthwise(module) for module in modules.values()):
-        return 0
-    changed = 0
+    weights = [module.weight for module in modules.values()]
     for layer in traced.layers:
-        if layer.batchnorm is not None:
+        shared = sum(weight is modules[layer.name].weight for weight in weights) > 1
+        if layer.batchnorm is not None and not shared:
             norm = traced.graph_module.get_submodule(layer.batchnorm)
             assert isinstance(norm, nn.BatchNorm2d)
-            changed += _equalise(modules[layer.name], norm)
-    return changed
+            _equalise(modules[layer.name], norm)
+    return traced
 
 
-def _equalise(layer: nn.Module, norm: nn.BatchNorm2d) -> bool:
+def _equalise(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
     weight = layer.weight
     mean, var = norm.running_mean, norm.running_var
     assert isinstance(weight, torch.Tensor)
@@ -45,18 +44,23 @@ def _equalise(layer: nn.Module, norm: nn.BatchNorm2d) -> bool:
     assert var is not None
     with torch.no_grad():
         ranges = weight.abs().flatten(1).amax(1).double()
-        if not ranges.any():
-            return False
-        factor = torch.where(ranges > 0, (ranges.max() / ranges).clamp_max(LARGEST_FACTOR), 1.0)
-        before, after = (var.double() + norm.eps).sqrt(), (var.double() * factor**2 + norm.eps).sqrt()
+        live = ranges > 0
+        if not live.any():
+            return
+        before = (var.double() + norm.eps).sqrt()
+        usual = _weighted_median(ranges[live], (ranges * norm.weight.abs() / before)[live])
+        factor = torch.where(live, usual / ranges, 1.0).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
+        after = (var.double() * factor**2 + norm.eps).sqrt()
         norm.weight.mul_((after / (factor * before)).to(norm.weight.dtype))
-        var.mul_(factor**2)
-        mean.mul_(factor)
-        weight.mul_(factor.to(weight.dtype).reshape(-1, *(1,) * (weight.dim() - 1)))
+        var.copy_(var.double() * factor**2)
+        mean.copy_(mean.double() * factor)
+        weight.copy_(weight.double() * factor.reshape(-1, *(1,) * (weight.dim() - 1)))
         if layer.bias is not None:
-            layer.bias.mul_(factor.to(weight.dtype))  # type: ignore[operator]
-    return True
+            layer.bias.copy_(layer.bias.double() * factor)  # type: ignore[operator]
 
 
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+def _weighted_median(values_C: torch.Tensor, weights_C: torch.Tensor) -> torch.Tensor:
+    """The least value up to which half of the weights lies; the median where all weights are 0."""
+    ordered, order = values_C.sort()
+    reached = (weights_C if weights_C.any() else torch.ones_like(weights_C))[order].cumsum(0)
+    return ordered[int((reached < reached[-1] / 2).sum())]

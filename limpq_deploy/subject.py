@@ -1,5 +1,6 @@
 """What a build is about: the model, its data, its placement. Opened and checked before any work is done."""
 
+import copy
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
@@ -193,6 +194,24 @@ class Subject:
         return (*self._formats, *folded)
 
     @cached_property
+    def given_model(self) -> nn.Module:
+        """The user's own module in evaluation mode, which nothing here trains or changes: the reference of
+        `stages.given`."""
+        return copy.deepcopy(self._created[0]).eval()
+
+    def given_carrying(self, weights: Path) -> nn.Module:
+        """The user's own module with the float stage's weights, or a copy of the model that has them, where the
+        module's own parameters go by other names."""
+        given = self.given_model
+        if given.state_dict().keys() == self.model.state_dict().keys():
+            load_module(weights, given, self.float_info)
+            return given
+        if self.config.weights is not None:
+            return given  # nothing was trained
+        load_module(weights, self.model, self.float_info)
+        return copy.deepcopy(self.model).eval()
+
+    @cached_property
     def _shapes(self) -> TracedModel:
         """The traced model, whatever its weights."""
         return trace(self.model, self.preprocess.shape)
@@ -210,9 +229,14 @@ class Subject:
     def traced(self, weights: Path) -> TracedModel:
         """The traced float model with the float stage's weights, its channels equalised where that is needed."""
         load_module(weights, self.model, self.float_info)
-        traced = trace(self.model.eval(), self.preprocess.shape)
-        equalise_channels(traced)
-        return traced
+        return equalise_channels(trace(self.model.eval(), self.preprocess.shape))
+
+    def untrained(self) -> tuple[TracedModel, TracedModel]:
+        """The traced model as it was given, and a copy with its channels equalised; neither shares a tensor with the
+        model."""
+        raw = copy.deepcopy(self._shapes)
+        raw.graph_module.eval()
+        return raw, equalise_channels(copy.deepcopy(raw))
 
     @property
     def float_info(self) -> CheckpointInfo:

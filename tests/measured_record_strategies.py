@@ -6,6 +6,7 @@ from limpq_deploy.evaluate import Accuracy, PairedComparison
 from limpq_deploy.export.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.finding import SEVERITIES, Finding
+from limpq_deploy.export.given import GivenComparison
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Speedup
 from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.manifest import BundleFile, CanaryFiles, Manifest
@@ -244,6 +245,13 @@ LINT = st.builds(
 TENSOR_PARITY = st.builds(
     TensorParity, tensor=TEXT, elements=COUNT, mismatches=COUNT, max_lsb=COUNT, max_tie_distance=optional(SHARE)
 )
+GIVEN = st.builds(
+    GivenComparison,
+    images=COUNT,
+    differences=st.dictionaries(NAME, REAL, max_size=2),
+    not_compared=st.dictionaries(NAME, TEXT, max_size=2),
+    limit=POSITIVE,
+)
 PARITY_REPORT = st.builds(
     ParityReport,
     model_sha256=SHA256,
@@ -258,6 +266,7 @@ PARITY_REPORT = st.builds(
     top1_agreement=optional(SHARE),
     disagreements=tuples(st.builds(Disagreement, image=COUNT, trained=COUNT, runtime=COUNT)),
     notes=tuples(TEXT),
+    given=tuples(GIVEN),
 )
 ENGINE = st.builds(
     Engine,

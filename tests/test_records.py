@@ -19,6 +19,7 @@ from limpq_deploy.evaluate import Accuracy
 from limpq_deploy.export.engine_options import EngineOptions
 from limpq_deploy.export.environment import Environment
 from limpq_deploy.export.exported import ExportedFile, ExportRecord
+from limpq_deploy.export.given import GivenComparison
 from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
 from limpq_deploy.export.lint import LintReport
 from limpq_deploy.export.manifest import Manifest
@@ -38,6 +39,7 @@ from limpq_deploy.verdict import (
 from .measured_record_strategies import (
     ENGINE,
     ENVIRONMENT,
+    GIVEN,
     LATENCY_REPORT,
     LINT,
     PARITY_REPORT,
@@ -98,6 +100,7 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
     Verdict: verdicts(),
     LintReport: LINT,
     ExportRecord: EXPORT_RECORD,
+    GivenComparison: GIVEN,
     ParityReport: PARITY_REPORT,
     Engine: ENGINE,
     Preprocess: PREPROCESS,

@@ -11,7 +11,6 @@ from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.exported import BATCH_KEY, ExportRecord, describe_export
-from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint import LintReport, lint
 from limpq_deploy.export.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.pixel_input import with_pixel_input
@@ -24,7 +23,6 @@ from limpq_deploy.inspect_model import CLASSES_KEY, PREPROCESS_KEY
 from limpq_deploy.integers import integer_model
 from limpq_deploy.layers import TracedModel
 from limpq_deploy.pipeline import Stage
-from limpq_deploy.placement import with_quantizers
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quantized import QuantizedModel
@@ -36,6 +34,7 @@ from limpq_deploy.stages.files import (
     FINETUNED,
     FLOAT,
     FLOAT_MODEL,
+    GIVEN_EXPORTED,
     LINT,
     MODEL,
     PIXELS,
@@ -45,7 +44,9 @@ from limpq_deploy.stages.files import (
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
 )
+from limpq_deploy.stages.given import compare_exported
 from limpq_deploy.stages.learn import load_finetuned
+from limpq_deploy.stages.template import make_template
 from limpq_deploy.subject import Subject
 
 
@@ -67,6 +68,7 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
         exported: dict[str, onnx.ModelProto] = {}
         float_model = strip_markers(template)
         onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers_text(template)})
+        write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
         _save(float_model, folder / FLOAT_MODEL)
         for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
             report(done, 4, name)
@@ -104,21 +106,13 @@ def export_stage(subject: Subject, folder: Path) -> Stage:
         },
         reads=(FLOAT, COMPARISON, FINETUNED, *((UNIFORM,) if uniform else ())),
         outputs=(
-            *(MODEL, EXPORT, LINT, FLOAT_MODEL, UNIFORM8_MODEL),
+            *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
             *((UNIFORM_MODEL,) if uniform else ()),
             *((STORED,) if subject.config.storage is not None else ()),
             *((PIXELS,) if subject.config.input == "uint8" else ()),
         ),
         run=run,
     )
-
-
-def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
-    """The float graph with a marker at every quantizer's place, from which all graphs of the build are made."""
-    placement = subject.placement
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    return export_template(marked, placement.input_shape, subject.form.opset)
 
 
 def sizes_line(record: ExportRecord) -> str:

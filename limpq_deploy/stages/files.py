@@ -1,6 +1,7 @@
 """Files of a build that more than one stage knows, relative to its folder."""
 
 CONFIG = "config.json"
+GIVEN, GIVEN_EXPORTED = "given.json", "given-exported.json"
 FLOAT, FLOAT_RECORD = "float.safetensors", "float.json"
 JOINT, INDICATORS, PLACEMENT = "joint.safetensors", "indicators.json", "placement.json"
 POLICY, COMPARISON = "policy.json", "comparison.json"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.evaluate import Evaluation, compare_paired, evaluate
+from limpq_deploy.export.given import GivenComparison
 from limpq_deploy.export.latency import Threads
 from limpq_deploy.export.measure import measure_models
 from limpq_deploy.export.parity import ParityReport
@@ -23,7 +24,18 @@ from limpq_deploy.progress import Report
 from limpq_deploy.stages.compared import against_engine, against_reference, alone
 from limpq_deploy.stages.comparison import Comparison
 from limpq_deploy.stages.deploy import exported_files, runtime_inputs
-from limpq_deploy.stages.files import COMPARISON, FINETUNED, FLOAT, FLOAT_MODEL, LATENCY, MODEL, POLICY, UNIFORM8_MODEL
+from limpq_deploy.stages.files import (
+    COMPARISON,
+    FINETUNED,
+    FLOAT,
+    FLOAT_MODEL,
+    GIVEN,
+    GIVEN_EXPORTED,
+    LATENCY,
+    MODEL,
+    POLICY,
+    UNIFORM8_MODEL,
+)
 from limpq_deploy.stages.learn import load_finetuned
 from limpq_deploy.subject import Subject
 from limpq_deploy.verdict import AccuracyResult, float_baseline
@@ -68,7 +80,7 @@ def parity_stage(subject: Subject, folder: Path) -> Stage:
             "pairs": load_record(Policy, folder / POLICY).pairs(),
             **runtime_inputs(subject),
         },
-        reads=(FLOAT, FINETUNED, MODEL),
+        reads=(GIVEN, GIVEN_EXPORTED, FLOAT, FINETUNED, MODEL),
         outputs=(PARITY,),
         run=run,
     )
@@ -99,6 +111,7 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
         scales=subject.config.scales,
         top1_agreement=trained.agreement,
         disagreements=trained.disagreements,
+        given=tuple(load_record(GivenComparison, folder / name) for name in (GIVEN, GIVEN_EXPORTED)),
         notes=(
             *found.notes,
             *_kernel_notes(found.environment),

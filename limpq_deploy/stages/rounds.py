@@ -37,7 +37,7 @@ from limpq_deploy.pipeline import Stage
 from limpq_deploy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.search.costs import Budget
-from limpq_deploy.stages.deploy import make_template, runtime_inputs
+from limpq_deploy.stages.deploy import runtime_inputs
 from limpq_deploy.stages.files import (
     AUDIT,
     FLOAT,
@@ -49,6 +49,7 @@ from limpq_deploy.stages.files import (
     TABLE,
     TEMPLATE,
 )
+from limpq_deploy.stages.template import make_template
 from limpq_deploy.subject import Subject
 
 THREADS: Threads = "default"

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from limpq_deploy.calibration.entropy import entropy_threshold
 from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.calibration.ranges import (
+    DEAD,
     RANGES,
     SMALLEST,
+    RangeMethod,
     entropy,
     least_squares,
     lsq_mean_abs,
@@ -71,8 +73,16 @@ def test_every_first_scale_is_positive_and_finite(x: torch.Tensor, grid: QuantGr
 
 
 def test_a_tensor_of_zeros_still_gets_a_positive_scale() -> None:
-    assert min_max(torch.zeros(3), U4) == SMALLEST
+    assert min_max(torch.zeros(3), U4) == DEAD
     assert least_squares(torch.zeros(3), U4) > 0
+
+
+@pytest.mark.parametrize("power", [-70, 70])
+@pytest.mark.parametrize("first", [lsq_mean_abs, three_sigma, *RANGES.values()])
+def test_a_tensor_of_any_size_is_treated_alike(first: RangeMethod, power: int) -> None:
+    """Multiplied by 2^70 or 2^-70, whose squares float32 does not hold, it has 2^70 or 2^-70 times the scale."""
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    assert first(x * 2.0**power, S4) == pytest.approx(first(x, S4) * 2.0**power, rel=1e-6)
 
 
 @settings(deadline=None)
@@ -83,7 +93,9 @@ def test_percentile_is_numpys_of_the_scale_that_each_value_asks_for(
     plain = x.numpy().astype(np.float64)
     below = plain / grid.qmin if grid.qmin < 0 else np.zeros_like(plain)
     asked = np.maximum(np.maximum(plain / grid.qmax, below), 0)
-    assert percentile(x, grid, share=share) == pytest.approx(max(np.percentile(asked, share), SMALLEST), rel=1e-9)
+    found = np.percentile(asked, share)
+    expected = max(found, SMALLEST) if found > 0 else DEAD
+    assert percentile(x, grid, share=share) == pytest.approx(expected, rel=1e-9)
 
 
 @settings(deadline=None)

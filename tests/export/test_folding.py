@@ -92,9 +92,13 @@ def test_a_channel_with_gamma_zero_gives_its_beta() -> None:
     np.testing.assert_allclose(layer.bias_codes * layer.bias_scale, layer.bias, atol=layer.bias_scale.max())
 
 
-def test_a_bias_that_int32_cannot_hold_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match=r"layer 'conv' has a bias .* int32"):
-        folded(8, 0, bias=1e9, input_scale=1e-4)
+def test_a_bias_beyond_int32_at_the_layers_scale_makes_the_scale_coarser() -> None:
+    """Half a step of each of 27 weights, times inputs up to 255: 2^-18 of the bias."""
+    layer, plain = folded(8, 0, gamma=1.0, bias=1e9, input_scale=1e-4), folded(8, 0, gamma=1.0, input_scale=1e-4)
+    assert np.abs(layer.bias_codes.astype(np.int64)).max() <= 2**30
+    np.testing.assert_allclose(layer.bias_codes * layer.bias_scale.astype(np.float64), layer.bias, rtol=1e-6)
+    off = (layer.codes * layer.scale[:, None, None, None] - plain.codes * plain.scale[:, None, None, None]) * 1e-4
+    assert (np.abs(off).sum((1, 2, 3)) * 255 < 2.0**-18 * np.abs(layer.bias)).all()
 
 
 @pytest.mark.parametrize("gamma", [1e-6, 1e-9, -1e-12, 1e-30, 1e-200])

@@ -218,11 +218,6 @@ def with_an_escape_in_a_branch(model: onnx.ModelProto) -> None:
     in_a_branch(model, change)
 
 
-def in_a_domain(model: onnx.ModelProto) -> None:
-    model.opset_import.add(domain="evil", version=1)
-    model.graph.node[0].domain = "evil"
-
-
 REFUSALS: dict[str, tuple[Change, str]] = {
     "cycle": (cyclic, "cycle of 2 through node 'conv' (Conv)"),
     "order": (unsorted, "node 'relu' (Relu) reads 'sums', which nothing makes before it"),

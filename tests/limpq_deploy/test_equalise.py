@@ -1,4 +1,4 @@
-"""Channels of one range: the same function, a grid that serves them all."""
+"""Channels of one range: the same function, a grid that serves them all, and a channel's scale that changes nothing."""
 
 import copy
 
@@ -9,8 +9,13 @@ from torch import nn
 from limpq_deploy.calibration.grid import QuantGrid
 from limpq_deploy.calibration.ranges import least_squares
 from limpq_deploy.equalise import equalise_channels
+from limpq_deploy.export.targets import ONNXRUNTIME
 from limpq_deploy.fake_quant import quantize
 from limpq_deploy.layers import trace
+from limpq_deploy.models.resnet8 import resnet8
+from limpq_deploy.models.resnet_cifar import resnet20
+from limpq_deploy.placement import place
+from limpq_deploy.quantized import model_of_policy
 
 
 class Separable(nn.Module):
@@ -42,7 +47,7 @@ class Separable(nn.Module):
 def test_equalising_changes_no_output(training: bool) -> None:
     model = Separable()
     before = copy.deepcopy(model).train(training)
-    assert equalise_channels(trace(model, (4, 8, 8))) == 2
+    equalise_channels(trace(model, (4, 8, 8)))
     images = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     # float32: factors up to 5000 are rounded once, and so are their products with weights and statistics
     torch.testing.assert_close(model.train(training)(images), before(images), rtol=1e-4, atol=1e-4)
@@ -62,9 +67,101 @@ def test_every_live_channel_then_uses_the_whole_grid() -> None:
     assert largest_codes()[3] == 0  # dead before, dead now
 
 
-def test_a_model_without_depthwise_convolutions_stays_as_it_is() -> None:
+def test_the_size_of_a_layer_follows_neither_one_large_channel_nor_many_dead_ones() -> None:
+    """Its scale is read as the layer's importance."""
+
+    def largest(change: float, channels: slice) -> float:
+        model = Separable(groups=1)
+        with torch.no_grad():
+            model.pointwise.weight[channels] *= change
+            model.bn2.running_mean[channels] *= change  # type: ignore[index]
+            model.bn2.running_var[channels] *= change**2  # type: ignore[index]
+        equalise_channels(trace(model, (4, 8, 8)))
+        return model.pointwise.weight.abs().max().item()
+
+    usual = largest(1.0, slice(0, 0))
+    assert largest(3000.0, slice(0, 1)) == pytest.approx(usual, rel=0.7)
+    assert largest(1e-9, slice(0, 4)) == pytest.approx(usual, rel=0.7)
+
+
+def test_a_weight_that_two_layers_share_stays_as_it_is() -> None:
     model = Separable(groups=1)
-    before = copy.deepcopy(model.state_dict())
-    assert equalise_channels(trace(model, (4, 8, 8))) == 0
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    other = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+    other[0].weight = model.depthwise.weight
+    both = nn.Sequential(other, model).eval()
+    before = model.depthwise.weight.detach().clone()
+    images = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    logits = both(images)
+    equalise_channels(trace(both, (4, 8, 8)))
+    torch.testing.assert_close(model.depthwise.weight, before, rtol=0, atol=0)
+    torch.testing.assert_close(both(images), logits, rtol=1e-4, atol=1e-4)
+
+
+def settled(make: object, shape: tuple[int, int, int]) -> nn.Module:
+    """A network with fresh weights, its BatchNorms settled on random images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = make()  # type: ignore[operator]
+        with torch.no_grad():
+            for norm in model.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.weight.uniform_(0.5, 1.5)
+                    norm.momentum = None
+            model.train()(torch.randn(32, *shape))
+    return model.eval()
+
+
+def scaled(model: nn.Module, layer: str, norm: str, channel: int, k: float) -> None:
+    """One channel of a convolution times k, undone by its BatchNorm."""
+    convolution, batchnorm = model.get_submodule(layer), model.get_submodule(norm)
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(batchnorm, nn.BatchNorm2d)
+    assert batchnorm.running_mean is not None
+    assert batchnorm.running_var is not None
+    with torch.no_grad():
+        before = (batchnorm.running_var[channel].double() + batchnorm.eps).sqrt()
+        convolution.weight[channel] *= k
+        if convolution.bias is not None:
+            convolution.bias[channel] *= k
+        batchnorm.running_mean[channel] *= k
+        batchnorm.running_var[channel] *= k * k
+        after = (batchnorm.running_var[channel].double() + batchnorm.eps).sqrt()
+        batchnorm.weight[channel] *= float(after / before / k)
+
+
+def noise_db(model: nn.Module, images_NCHW: torch.Tensor) -> float:
+    """SQNR of the logits at 8 bits, in dB, the way a build makes the quantized model."""
+    with torch.no_grad():
+        exact = model(images_NCHW)
+        traced = equalise_channels(trace(copy.deepcopy(model), tuple(images_NCHW.shape[1:])))
+        placement = place(traced, ONNXRUNTIME, model="net")
+        policy = {layer.name: (8, 8) for layer in placement.searched}
+        quantized = model_of_policy(traced, placement, policy)
+        quantized.initialise_scales(images_NCHW)
+        quantized.set_bits(policy)
+        noise = quantized.eval()(images_NCHW) - exact
+    return float(10 * torch.log10(exact.square().sum() / noise.square().sum()))
+
+
+NETS = {"resnet8": (resnet8, (1, 12, 12)), "resnet20": (resnet20, (3, 8, 8)), "separable": (Separable, (4, 8, 8))}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_channel_that_its_batchnorm_scales_back_costs_no_accuracy(name: str) -> None:
+    """1 dB: float32 rounds the factors, which moves single codes at ties."""
+    make, shape = NETS[name]
+    model = settled(make, shape)
+    images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))
+    usual = noise_db(model, images)
+    pairs = [(layer.name, layer.batchnorm) for layer in trace(model, shape).layers if layer.batchnorm is not None]
+    factors = (20.0, 3000.0, 1 / 20) if name == "separable" else (3000.0,)
+    for layer, norm in pairs:
+        for k in factors:
+            other = copy.deepcopy(model)
+            scaled(other, layer, norm, 1, k)
+            assert noise_db(other, images) == pytest.approx(usual, abs=1.0), (layer, k)
+    for k in (1 / 3000, 1 / 20, 20.0, 200.0):
+        other = copy.deepcopy(model)
+        for number, (layer, norm) in enumerate(pairs):
+            scaled(other, layer, norm, number % 3, k)
+        assert noise_db(other, images) == pytest.approx(usual, abs=1.0), k

@@ -16,9 +16,9 @@ from limpq_deploy.verdict import Verdict
 
 Command = Callable[..., Result]
 
-STAGES = ["float", "indicators", "search", "finetune", "uniform", "export", "engine", "parity", "accuracy", "latency"]
-STAGES += ["study", "verdict", "report", "bundle"]
-TRAINED = ["float", "indicators", "search", "finetune", "uniform"]
+STAGES = ["given", "float", "indicators", "search", "finetune", "uniform", "export", "engine", "parity", "accuracy"]
+STAGES += ["latency", "study", "verdict", "report", "bundle"]
+TRAINED = ["given", "float", "indicators", "search", "finetune", "uniform"]
 
 
 def ran(result: Result) -> list[str]:
@@ -130,7 +130,7 @@ def budget_of_five_bits(copy: Path) -> int:
 def test_another_seed_changes_every_stage(run: Command, settings: Path, copy: Path) -> None:
     float_before = (copy / "float.safetensors").read_bytes()
     result = run("finetune", "--config", settings, "--out", "out", "--seed", "1", "--json")
-    assert ran(result) == ["float", "indicators", "search", "finetune"]
+    assert ran(result) == ["given", "float", "indicators", "search", "finetune"]
     assert (copy / "float.safetensors").read_bytes() != float_before
 
 
@@ -170,7 +170,7 @@ def test_damaged_bookkeeping_costs_time_and_nothing_else(run: Command, settings:
     finetuned = (copy / "finetuned.safetensors").read_bytes()
     (copy / "stages.json").write_text("{")
     result = run("finetune", "--config", settings, "--out", "out", "--json")
-    assert ran(result) == ["float", "indicators", "search", "finetune"]
+    assert ran(result) == ["given", "float", "indicators", "search", "finetune"]
     assert (copy / "finetuned.safetensors").read_bytes() == finetuned
 
 

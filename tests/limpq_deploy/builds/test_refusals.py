@@ -41,6 +41,11 @@ def norm_first(): return Net(nn.ReLU(), first=nn.BatchNorm2d(1))
 def branching(): return Net(nn.ReLU(), branches=True)
 def hundred_classes(): return Net(nn.ReLU(), classes=100)
 def no_model(): return 3
+
+def hooked():
+    model = Net(nn.ReLU())
+    model.conv.register_forward_hook(lambda module, inputs, output: output * 0.25)
+    return model
 """
 
 
@@ -126,6 +131,15 @@ def test_models_that_cannot_be_quantized(
 ) -> None:
     refused("build", "--model", f"{models}:{factory}", words=words)
     assert not (here / "limpq-build").exists()
+
+
+@pytest.mark.parametrize("command", ["build", "indicators", "finetune", "export"])
+def test_a_network_that_is_traced_wrongly_is_refused_before_it_is_trained(
+    refused: Refused, models: str, here: Path, command: str
+) -> None:
+    words = ("does not compute what the model itself does", "the first module that differs is 'conv' (Conv2d)")
+    refused(command, "--model", f"{models}:hooked", words=words)
+    assert not (here / "limpq-build/float.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,221 @@
+"""The model that the user gave is the reference: what is trained and exported is held against its own module.
+
+Tensors are compared by `export.given.relative_difference`, float32, on a batch of real images.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.given import LIMIT, GivenComparison, layer_results, relative_difference, run_template
+from limpq_deploy.export.placement import Placement
+from limpq_deploy.layers import TracedModel, tensor_inputs
+from limpq_deploy.quantized import joint_model
+from limpq_deploy.tracing import written_at
+
+IMAGES = 8
+"""Real images that the float forms are compared on."""
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user's module gives: logits [N, classes], and what each of its modules read and gave, by name."""
+
+    images_NCHW: torch.Tensor
+    logits: Values
+    read: Mapping[str, Values]
+    gave: Mapping[str, Values]
+
+
+def run_given(module: nn.Module, images_NCHW: torch.Tensor, traced: TracedModel) -> Given:
+    """The user's module in evaluation mode, layers and BatchNorms watched.
+
+    Raises ModelError where it gives no single tensor, numbers that are not finite, or other ones when it is asked
+    again.
+    """
+    names = [str(node.target) for node in traced.graph_module.graph.nodes if _watched(node, traced)]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        module.eval()
+        first, read, gave = _watch(module, images_NCHW, names)
+        again, _, others = _watch(module, images_NCHW, names)
+    if not np.isfinite(first).all():
+        bad = int((~np.isfinite(first)).reshape(len(first), -1).any(1).sum())
+        raise ModelError(
+            f"the model itself gives numbers that are not finite for {bad} of {len(first)} images, first in "
+            f"{_first(gave, lambda _, values: not np.isfinite(values).all())}; look at its weights and at the images' "
+            "normalisation"
+        )
+    if relative_difference(first, again) > LIMIT / 10:
+        where = _first(gave, lambda name, values: relative_difference(values, others[name]) > LIMIT / 10)
+        raise ModelError(
+            f"the model gives other outputs when it is called again on the same images in evaluation mode, first in "
+            f"{where}; take what is random, or remembers, out of its forward (dropout needs training=self.training)"
+        )
+    return Given(images_NCHW, first, read, gave)
+
+
+def compare_placed(given: Given, traced: TracedModel, raw: TracedModel, placement: Placement) -> float:
+    """Relative difference of the placed graph, its quantizers off, from the user's module. ``raw``: the traced model
+    before its channels were equalised, in which the first module that differs is looked for.
+
+    Raises ModelError that names it, beyond `LIMIT`.
+    """
+    with torch.no_grad():
+        placed = joint_model(traced, placement, (8,)).eval()
+        found = _numbers(placed(given.images_NCHW.clone()))
+    difference = relative_difference(given.logits, found)
+    if not difference <= LIMIT:
+        _refuse("the graph that would be trained", difference, given, _first_in_graph(given, raw, placement))
+    return difference
+
+
+def compare_template(given: Given, template: onnx.ModelProto, traced: TracedModel) -> tuple[float | None, str]:
+    """Relative difference of an exported float model, executed as written, from the user's module; None, and why,
+    where nothing here can execute it. Raises ModelError that names the first layer that differs, beyond `LIMIT`."""
+    macs, images = sum(layer.macs for layer in traced.layers), given.images_NCHW.numpy()
+    found, by = run_template(template, images, macs=macs)
+    if found is None:
+        return None, by
+    difference = relative_difference(given.logits, found[template.graph.output[0].name])
+    if not difference <= LIMIT:
+        made = layer_results(template)
+        inner, _ = run_template(template, images, macs=macs, names=list(made.values()))
+        assert inner is not None
+        _refuse("the exported float model", difference, given, _first_in_template(given, inner, made, traced))
+    return difference, by
+
+
+def compared(given: Given, differences: Mapping[str, float], not_compared: Mapping[str, str]) -> GivenComparison:
+    return GivenComparison(
+        images=len(given.logits), differences=dict(differences), not_compared=dict(not_compared), limit=LIMIT
+    )
+
+
+def _refuse(what: str, difference: float, given: Given, where: str) -> None:
+    size = "not at all the same" if not np.isfinite(difference) else f"{difference:.2g} of their size apart"
+    raise ModelError(
+        f"{what} does not compute what the model itself does: outputs are {size} on {len(given.logits)} real images, "
+        f"{LIMIT:g} is allowed; {where}; write that part so that tracing sees all of it (no hooks, no state, no "
+        "changes in place)"
+    )
+
+
+def _first_in_graph(given: Given, raw: TracedModel, placement: Placement) -> str:
+    """The first module, in execution order, that reads or gives something else than in the user's own run."""
+    graph = joint_model(raw, placement, (8,)).eval().graph
+    nodes = [node for node in raw.graph_module.graph.nodes if _watched(node, raw)]
+    with torch.no_grad():
+        _, read, gave = _watch(graph, given.images_NCHW, [str(node.target) for node in nodes])
+    for node in nodes:
+        name = str(node.target)
+        if _differs(given.read, read, name):
+            return f"the first module that differs is {_named(node, raw)}, in what it reads{_computed_by(node, raw)}"
+        if _differs(given.gave, gave, name):
+            return (
+                f"the first module that differs is {_named(node, raw)}, which reads the same and gives something else"
+            )
+    last = next(node for node in reversed(raw.graph_module.graph.nodes) if node.op == "output")
+    return f"all layers agree, and what stands behind them differs{_computed_by(last, raw)}"
+
+
+def _first_in_template(given: Given, inner: Mapping[str, Values], made: Mapping[str, str], traced: TracedModel) -> str:
+    for layer in traced.layers:
+        own = given.gave.get(layer.batchnorm or layer.name)
+        if own is None or layer.name not in made:
+            continue
+        found = inner[made[layer.name]]
+        if found.size == own.size and relative_difference(own, found.reshape(own.shape)) > LIMIT:
+            return f"the first layer that differs is {layer.name!r}, or what it reads"
+    return "all its layers agree, and what stands behind them differs"
+
+
+def _watch(
+    module: nn.Module, images_NCHW: torch.Tensor, names: list[str]
+) -> tuple[Values, dict[str, Values], dict[str, Values]]:
+    """Logits, and what the named submodules (those that there are) read and gave: copies, for later operations may
+    change a tensor in place. Hooks of the user's own have run before."""
+    read: dict[str, Values] = {}
+    gave: dict[str, Values] = {}
+
+    def hook(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def before(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], torch.Tensor):
+                read.setdefault(name, _numbers(args[0]))
+
+        def after(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                gave.setdefault(name, _numbers(output))
+
+        return before, after
+
+    present = dict(module.named_modules(remove_duplicate=False))
+    handles = []
+    for name in names:
+        if name in present and not _is_more(present[name]):
+            before, after = hook(name)
+            handles += [
+                present[name].register_forward_pre_hook(before),
+                present[name].register_forward_hook(after),
+            ]
+    try:
+        output = module(images_NCHW.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not isinstance(output, torch.Tensor):
+        raise ModelError(
+            f"the model gives a {type(output).__name__}; expected one tensor of logits, give a model that returns it"
+        )
+    return _numbers(output), read, gave
+
+
+def _watched(node: fx.Node, traced: TracedModel) -> bool:
+    return node.op == "call_module" and traced.kinds[node.name] in ("layer", "batchnorm")
+
+
+def _is_more(module: nn.Module) -> bool:
+    """Whether a module does more than the layer or BatchNorm of its name in the traced graph, as timm's BatchNorm with
+    an activation does: its results cannot be compared."""
+    return isinstance(module, nn.BatchNorm2d) and type(module).forward is not nn.BatchNorm2d.forward
+
+
+def _differs(own: Mapping[str, Values], found: Mapping[str, Values], name: str) -> bool:
+    return name in own and name in found and not relative_difference(own[name], found[name]) <= LIMIT
+
+
+def _named(node: fx.Node, traced: TracedModel) -> str:
+    return f"{str(node.target)!r} ({type(traced.graph_module.get_submodule(str(node.target))).__name__})"
+
+
+def _computed_by(node: fx.Node, traced: TracedModel) -> str:
+    """``, computed by add (net.py:12), relu (net.py:13)``: the calls between a node and the layers before it."""
+    between: dict[fx.Node, None] = {}
+    _gather(node, traced, between)
+    shown = ", ".join(f"{one.name}{written_at(one)}" for one in list(between)[:4])
+    return f", computed by {shown}" if shown else ""
+
+
+def _gather(node: fx.Node, traced: TracedModel, between: dict[fx.Node, None]) -> None:
+    for before in tensor_inputs(node, traced.kinds):
+        if before not in between and traced.kinds[before.name] not in ("layer", "batchnorm", "input"):
+            _gather(before, traced, between)
+            between[before] = None
+
+
+def _first(tensors: Mapping[str, Values], wrong: Callable[[str, Values], bool]) -> str:
+    """The first module of which something holds."""
+    found = next((name for name, values in tensors.items() if wrong(name, values)), None)
+    return "what stands behind its layers" if found is None else f"module {found!r}"
+
+
+def _numbers(tensor: torch.Tensor) -> Values:
+    return tensor.detach().float().cpu().clone().numpy()

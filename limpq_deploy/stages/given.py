@@ -1,0 +1,78 @@
+"""Stages' side of the comparison with the user's own module: before any work, and behind the export."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from limpq_deploy.calibration.records import to_dict, write_record
+from limpq_deploy.export.given import GivenComparison
+from limpq_deploy.export.qdq import strip_markers
+from limpq_deploy.given import IMAGES, compare_placed, compare_template, compared, run_given
+from limpq_deploy.pipeline import Stage
+from limpq_deploy.progress import Report
+from limpq_deploy.stages.files import FLOAT, GIVEN
+from limpq_deploy.stages.template import make_template
+from limpq_deploy.subject import Subject
+
+
+def given_stage(subject: Subject, folder: Path) -> Stage:
+    """The placed graph, its quantizers off, and the exported template against the user's own module."""
+
+    def run(report: Report) -> str:
+        raw, traced = subject.untrained()
+        report(0, 3, "the model's own outputs")
+        given = run_given(subject.given_model, subject.first_images(IMAGES), raw)
+        report(1, 3, "placed graph")
+        differences = {"placed graph": compare_placed(given, traced, raw, subject.placement)}
+        skipped = {}
+        if subject.target.exportable:
+            report(2, 3, "exported template")
+            difference, why = compare_template(given, strip_markers(make_template(subject, traced)), raw)
+            if difference is None:
+                skipped["float template"] = why
+            else:
+                differences["float template"] = difference
+        else:
+            skipped["float template"] = f"the target {subject.target.name} is never exported"
+        found = compared(given, differences, skipped)
+        write_record(found, folder / GIVEN)
+        return _said(found)
+
+    return Stage(
+        name="given",
+        title="given model",
+        inputs=given_inputs(subject),
+        reads=(),
+        outputs=(GIVEN,),
+        run=run,
+    )
+
+
+def given_inputs(subject: Subject) -> dict[str, Any]:
+    """What the comparison depends on."""
+    return {
+        **subject.model_digest(),
+        "data": subject.dataset.digest(),
+        "placement": to_dict(subject.placement),
+        "form": to_dict(subject.form),
+        "seed": subject.config.seed,
+        "images": IMAGES,
+    }
+
+
+def compare_exported(subject: Subject, folder: Path, model: onnx.ModelProto) -> GivenComparison:
+    """The exported float model against the user's own module with the float stage's weights."""
+    raw, _ = subject.untrained()
+    given = run_given(subject.given_carrying(folder / FLOAT), subject.first_images(IMAGES), raw)
+    difference, why = compare_template(given, model, raw)
+    name = "exported float model"
+    if difference is None:
+        return compared(given, {}, {name: why})
+    return compared(given, {name: difference}, {})
+
+
+def _said(found: GivenComparison) -> str:
+    parts = [f"{name} {difference:.1g}" for name, difference in found.differences.items()]
+    parts += [f"{name} not compared: {why}" for name, why in found.not_compared.items()]
+    return f"off by at most, of the outputs' size: {', '.join(parts)} ({found.images} images, {found.limit:g} allowed)"
