@@ -182,12 +182,6 @@ class Subject:
         return trainable(self.model, self._shapes.graph_module, self.preprocess.shape)
 
     @property
-    def given_model(self) -> nn.Module:
-        """The user's own module with its weights, in float32, computing as it was written: the reference. Where nothing
-        was folded it is `model` itself."""
-        return self._plain.given
-
-    @property
     def model_notes(self) -> tuple[str, ...]:
         """What was changed of the given model, a sentence each."""
         folded = self._plain.notes  # first, as this makes the model
@@ -195,9 +189,10 @@ class Subject:
 
     @cached_property
     def given_model(self) -> nn.Module:
-        """The user's own module in evaluation mode, which nothing here trains or changes: the reference of
-        `stages.given`."""
-        return copy.deepcopy(self._created[0]).eval()
+        """The user's own module with its weights, in float32 and evaluation mode, computing as it was written: the
+        reference of `stages.given`, which nothing here trains or changes."""
+        given = self._plain.given
+        return (copy.deepcopy(given) if given is self.model else given).eval()
 
     def given_carrying(self, weights: Path) -> nn.Module:
         """The user's own module with the float stage's weights, or a copy of the model that has them, where the
@@ -206,8 +201,8 @@ class Subject:
         if given.state_dict().keys() == self.model.state_dict().keys():
             load_module(weights, given, self.float_info)
             return given
-        if self.config.weights is not None:
-            return given  # nothing was trained
+        if self.start.trained:
+            return given
         load_module(weights, self.model, self.float_info)
         return copy.deepcopy(self.model).eval()
 
