@@ -73,15 +73,15 @@ def fresh(make: Callable[[], nn.Module] = Net) -> nn.Module:
     return model.eval()
 
 
-def forms(model: nn.Module) -> tuple[Given, TracedModel, TracedModel]:
-    """What the module gives, the traced model, and its equalised copy, as a build makes them."""
-    raw = copy.deepcopy(trace(model, SHAPE))
+def forms(model: nn.Module, traced: nn.Module | None = None) -> tuple[Given, TracedModel, TracedModel]:
+    """What the module gives, the traced model (of another one, as a faulty trace would be), and its equalised copy."""
+    raw = copy.deepcopy(trace(traced or model, SHAPE))
     return run_given(model, IMAGES, raw), raw, equalise_channels(copy.deepcopy(raw))
 
 
-def placed(model: nn.Module) -> float:
-    given, raw, traced = forms(model)
-    return compare_placed(given, traced, raw, place(raw, ONNXRUNTIME, model="net"))
+def placed(model: nn.Module, traced: nn.Module | None = None) -> float:
+    given, raw, traced_model = forms(model, traced)
+    return compare_placed(given, traced_model, raw, place(raw, ONNXRUNTIME, model="net"))
 
 
 @pytest.fixture(scope="module")
@@ -107,24 +107,25 @@ def test_a_hook_that_the_trace_does_not_see_is_refused_by_its_modules_name(name:
     model = fresh()
     model.get_submodule(name).register_forward_hook(lambda module, inputs, output: output * 0.25)
     with pytest.raises(ModelError, match=rf"first module that differs is '{name}' .*reads the same and gives"):
-        placed(model)
+        placed(model, fresh())
 
 
 def test_a_hook_before_a_module_is_refused_by_what_the_module_reads() -> None:
     model = fresh()
     model.get_submodule("b.0").register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
     with pytest.raises(ModelError, match=r"first module that differs is 'b\.0'"):
-        placed(model)
+        placed(model, fresh())
 
 
-def test_a_sum_in_place_that_another_name_sees_is_refused_with_its_line() -> None:
+def test_a_sum_in_place_that_another_name_sees_agrees_and_a_trace_that_loses_it_is_refused_with_its_line() -> None:
+    assert placed(fresh(AddsInPlace)) < 1e-6
     with pytest.raises(ModelError, match=r"'d\.0' \(Conv2d\), in what it reads, computed by .*\(test_given\.py:\d+\)"):
-        placed(fresh(AddsInPlace))
+        placed(fresh(AddsInPlace), fresh())
 
 
 def test_a_model_that_draws_random_numbers_is_told_so() -> None:
     model = fresh(Drops)
-    raw, before = trace(model, SHAPE), torch.random.get_rng_state()
+    raw, before = trace(fresh(), SHAPE), torch.random.get_rng_state()
     with pytest.raises(ModelError, match=r"gives other outputs when it is called again .* first in module 'd\.0'"):
         run_given(model, IMAGES, raw)
     assert torch.equal(before, torch.random.get_rng_state())
