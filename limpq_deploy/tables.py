@@ -111,7 +111,7 @@ def file_parity_lines(found: FileParity) -> str:
         names = ", ".join(list(found.unwatched)[:LINTED_NODES])
         more = f" and {len(found.unwatched) - LINTED_NODES} more" if len(found.unwatched) > LINTED_NODES else ""
         lines.append(f"not compared, as the runtime does not compute them or moved them (--json: why): {names}{more}")
-    return "\n".join((*lines, *found.notes))
+    return "\n".join((*lines, *found.otherwise, *found.notes))
 
 
 def lint_table(report: LintReport) -> str:
