@@ -38,8 +38,6 @@ from limpq_deploy.export.reference_values import (
 )
 
 Array = NDArray[Any]
-NO_INTEGERS = "the runtime executes no operator of this file in integers; quantizers and islands are what was compared"
-
 ON_CODES_OR_REALS = frozenset((*MOVES, "Relu", "Split", "Dropout", "QuantizeLinear", "DequantizeLinear"))
 """Operators with the same result wherever they are executed: they choose, move or round single values."""
 
@@ -57,7 +55,7 @@ class FileReference:
         self.input = next(value.name for value in self._graph.input if value.name not in self._fixed)
         self.outputs = tuple(value.name for value in self._graph.output)
         self._last_use = _last_uses(self._steps)
-        self.notes = tuple(self._differences())
+        self.otherwise = tuple(self._differences())
 
     def run(
         self, images: Array, *, keep: Collection[str] = (), given: Mapping[str, Array] | None = None
@@ -79,9 +77,7 @@ class FileReference:
         return {name: real_of(self._value(name, values)) for name in self.outputs}, kept
 
     def _differences(self) -> Iterator[str]:
-        """What the runtime is known to compute otherwise than the file says, and where it computes no integers."""
-        if not self.computes:
-            yield NO_INTEGERS
+        """What the runtime is known to compute otherwise than the file says."""
         for name, layer in self._layers.items():
             if layer is not None and layer.otherwise:
                 yield f"layer {name!r} {layer.otherwise}: its result is not what the file says"

@@ -175,7 +175,9 @@ def help_build(config: Config, *, until: str | None = None) -> None:
 def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityReport:
     """Measure a build's parity again, from its own files and configuration, as its stage does."""
     if not (folder / CONFIG).is_file():
-        raise RecordError(f"{folder} is no build directory (it has no {CONFIG}); name the --out of a build")
+        raise RecordError(
+            f"{folder} is no build directory (it has no {CONFIG}); name the --out of a build, or an ONNX file"
+        )
     files = BuildFiles(folder)
     subject = Subject(replace(load_config(files.path(CONFIG)), out=folder))
     workspace = Workspace(folder, say=say)

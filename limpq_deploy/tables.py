@@ -115,8 +115,11 @@ def file_parity_lines(found: FileParity) -> str:
     ]
     lines = [table(("compared", "codes", "differ", "max LSB"), rows, right=(1, 2, 3))]
     lines.append(f"results {equal} on {plural(found.images, 'image')}")
-    lines += [f"not compared: codes {name!r}: {why}" for name, why in found.unwatched.items()]
-    return "\n".join((*lines, *found.notes))
+    if found.unwatched:
+        names = ", ".join(list(found.unwatched)[:LINTED_NODES])
+        more = f" and {len(found.unwatched) - LINTED_NODES} more" if len(found.unwatched) > LINTED_NODES else ""
+        lines.append(f"not compared, as the runtime does not compute them or moved them (--json: why): {names}{more}")
+    return "\n".join((*lines, *found.otherwise, *found.notes))
 
 
 def lint_table(report: LintReport) -> str:
