@@ -135,8 +135,8 @@ def eight(subject: Subject) -> dict[str, tuple[int, int]]:
 
 
 def noise_db(subject: Subject, model: nn.Module, seen: torch.Tensor, equalise: bool) -> float:
-    """SQNR of the logits of 64 training images, in dB."""
-    images = seen[:64]
+    """SQNR of the logits of 32 training images, in dB."""
+    images = seen[:32]
     made = quantized(subject, model, images, equalise)
     with torch.no_grad(), as_recorded(made, eight(subject)):
         exact = model(images)

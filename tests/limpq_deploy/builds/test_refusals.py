@@ -43,7 +43,8 @@ def hundred_classes(): return Net(nn.ReLU(), classes=100)
 def no_model(): return 3
 
 def hooked():
-    model = Net(nn.ReLU())
+    model = Net(nn.ReLU(), first=nn.Conv2d(1, 2, 3))
+    model.conv = nn.Conv2d(2, 4, 3)
     model.conv.register_forward_hook(lambda module, inputs, output: output * 0.25)
     return model
 """
