@@ -31,6 +31,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
+from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.export.environment import read_environment
 from limpq_deploy.export.foreign_parity import compare_file
 from limpq_deploy.export.runtimes.ort import OnnxRuntime
@@ -103,7 +104,7 @@ def main() -> None:
         "files": files,
         "mismatches": sum(found["mismatches"] for found in files),
         "images": images,
-        "environment": read_environment(),
+        "environment": to_dict(read_environment()),
     }
     print(json.dumps(result) if options.json else table(files))
 

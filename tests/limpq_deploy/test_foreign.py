@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,12 @@ def test_a_file_of_open_size_is_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "open.onnx")
     with pytest.raises(ModelError, match=r"leaves the size of its input 'images' open \(\?x3x\?x16\)"):
         check_file(tmp_path / "open.onnx")
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_one_object_and_finds_no_difference() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "foreign_parity.py"
+    done = subprocess.run([sys.executable, script, "--smoke", "--json"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["mismatches"] == 0
+    assert all(one["codes"] > 100_000 and one["logits_equal"] for one in found["files"])
