@@ -23,7 +23,11 @@ MEASURED = [
 ]
 
 
-@pytest.mark.parametrize(("make", "build", "name", "outcome"), MEASURED, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("make", "build", "name", "outcome"),
+    MEASURED,
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None),
+)
 def test_a_file_is_judged_as_it_was_built(make: object, build: object, name: str, outcome: str | None) -> None:
     model = make(build, 21 if name == "blocks" else 17)  # type: ignore[operator]
     checker.check_model(model)
