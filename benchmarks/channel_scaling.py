@@ -28,15 +28,15 @@ import torch
 from cifar10 import prepare
 from torch import nn
 
-from limpq_deploy.as_exported import as_recorded
+from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.calibration.datasets import Split
-from limpq_deploy.config import Config
-from limpq_deploy.equalise import equalise_channels
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.layers import trace
-from limpq_deploy.quantized import QuantizedModel, model_of_policy
-from limpq_deploy.subject import Subject
-from limpq_deploy.training import top1
+from limpq_deploy.pipeline.config import Config
+from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.model.layers import trace
+from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.train import top1
 
 FACTORS = (1, 20, 200, 3000)
 CHANNEL = 0

@@ -27,14 +27,14 @@ import numpy as np
 from latency_bench import SIZE, Model, machine, prepare
 from numpy.typing import NDArray
 
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.interleaving import measure_interleaved
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport
-from limpq_deploy.export.measure import CPU_TIME, CpuTimedCall, timed_call
-from limpq_deploy.export.profile import write_stand_ins
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
+from limpq_deploy.export.timing.measure import CPU_TIME, CpuTimedCall, timed_call
+from limpq_deploy.export.timing.profile import write_stand_ins
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.runtimes.ort_profile import profile_nodes
-from limpq_deploy.export.stability import ratio_interval
+from limpq_deploy.export.runtimes.onnxruntime.profile import profile_nodes
+from limpq_deploy.export.timing.timing_statistics import ratio_interval
 
 MODELS = {"resnet18": "torchvision/resnet18", "mobilenet_v2": "torchvision/mobilenet_v2"}
 OURS = {"w8a8": (8, 8), "w7a8": (7, 8), "w7a7": (7, 7), "w4a4": (4, 4)}

@@ -32,11 +32,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.records import to_dict
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.foreign_parity import compare_file
-from limpq_deploy.export.runtimes.ort import OnnxRuntime
-from limpq_deploy.models import create_model
-from limpq_deploy.models.weights import load_weights
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.reference.foreign_parity import compare_file
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
+from limpq_deploy.model.zoo import create_model
+from limpq_deploy.model.zoo.weights import load_weights
 
 SEED = 0
 U8, S8 = QuantType.QUInt8, QuantType.QInt8

@@ -31,9 +31,9 @@ from gpu_result import Kept, files_digest
 from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.records import to_dict
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.file_forms import TENSORRT_FORMS
-from limpq_deploy.export.runtimes.cuda_memory import PACKAGES
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.runtimes.cuda.memory import PACKAGES
 
 MODELS = ("torchvision/resnet18", "torchvision/resnet50")
 FILES = Path(__file__).resolve().parents[1] / "gpu-files"
@@ -79,7 +79,7 @@ def main() -> None:
 
 def measurable() -> MakeRuntime:
     """TensorRT; ends the program with the reasons where it cannot be used."""
-    from limpq_deploy.export.runtimes.trt import TensorRt
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     why = TensorRt().unavailable()
     if why is not None:
@@ -153,8 +153,8 @@ def attempt(package: str) -> dict[str, Any]:
 
 def self_test_with(package: str) -> dict[str, Any]:
     """What `attempt` runs."""
-    from limpq_deploy.export.runtimes.trt import TensorRt
-    from limpq_deploy.export.self_test import self_test
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
+    from limpq_deploy.export.reference.self_test import self_test
 
     try:
         runtime = TensorRt(memory=package)
@@ -166,7 +166,7 @@ def self_test_with(package: str) -> dict[str, Any]:
 
 def environment(make: MakeRuntime) -> dict[str, Any]:
     """This machine and its GPU."""
-    from limpq_deploy.export.engine_options import EngineOptions
+    from limpq_deploy.export.records.engine_options import EngineOptions
 
     here = read_environment()
     machine: Callable[[], Any] | None = getattr(make(EngineOptions()), "machine", None)

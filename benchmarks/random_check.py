@@ -12,8 +12,8 @@ from itertools import pairwise, product
 import numpy as np
 from random_instances import Instance
 
-from limpq_deploy.indicators import ActMoment, BitPair, LayerIndicators
-from limpq_deploy.search.costs import Budget
+from limpq_deploy.policy.indicators import ActMoment, BitPair, LayerIndicators
+from limpq_deploy.policy.costs import Budget
 
 Pairs = Mapping[str, BitPair]
 
@@ -242,7 +242,7 @@ def _treated(bits: Sequence[int], learned: Sequence[float], admitted: set[int], 
     if mode == "keep":
         return {width: Fraction(value) for width, value in zip(widths, values, strict=True)}
     if mode == "repair":
-        from limpq_deploy.search.outliers import non_increasing  # tested against its definition elsewhere
+        from limpq_deploy.policy.outliers import non_increasing  # tested against its definition elsewhere
 
         return {width: Fraction(value) for width, value in zip(widths, non_increasing(tuple(values)), strict=True)}
     kept = [here >= after for here, after in pairwise(values)] + [True]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
-from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
+from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
+from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 

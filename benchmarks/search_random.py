@@ -26,8 +26,8 @@ from random_check import Judged, faults, gap, judge, objective_of, same_as_state
 from random_instances import Instance, instance
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
-from limpq_deploy.policy import Policy
-from limpq_deploy.search.search import TIME_LIMIT_S, search_policy
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.search import TIME_LIMIT_S, search_policy
 
 ABOVE = 1e-9
 """Share of the objective by which a proved policy may lie above SciPy's: sums of doubles."""

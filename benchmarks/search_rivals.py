@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.search.blocks import build_program
-from limpq_deploy.search.costs import Budget, pinned_cost
-from limpq_deploy.search.outliers import treat_outliers
-from limpq_deploy.search.search import search_policy
-from limpq_deploy.solver.milp import Library, solve_milp
-from limpq_deploy.solver.program import Program
-from limpq_deploy.solver.relaxation import relax
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.blocks import build_program
+from limpq_deploy.policy.costs import Budget, pinned_cost
+from limpq_deploy.policy.outliers import treat_outliers
+from limpq_deploy.policy.search import search_policy
+from limpq_deploy.policy.solver.milp import Library, solve_milp
+from limpq_deploy.policy.solver.program import Program
+from limpq_deploy.policy.solver.relaxation import relax
 
 Pairs = dict[str, tuple[int, int]]
 Rival = Callable[[Indicators, Sequence[Budget], float], Pairs | None]

@@ -1,5 +1,5 @@
 """``python -m limpq_deploy``."""
 
-from limpq_deploy.cli import main
+from limpq_deploy.cli.main import main
 
 main()

@@ -5,13 +5,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.export.environment import Environment, read_environment
+from limpq_deploy.export.records.environment import Environment, read_environment
 from limpq_deploy.export.runtimes import RUNTIMES, runtime_named
 from limpq_deploy.export.runtimes.cpu import describe_cpu
-from limpq_deploy.export.runtimes.cuda import CudaDriver, ask_driver
-from limpq_deploy.export.runtimes.trt_api import DISTRIBUTIONS as TENSORRT
-from limpq_deploy.export.saturation import saturation_note
-from limpq_deploy.extras import EXTRAS, missing_modules
+from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, ask_driver
+from limpq_deploy.export.runtimes.tensorrt.bindings import DISTRIBUTIONS as TENSORRT
+from limpq_deploy.export.runtimes.vnni_advice import saturation_note
+from limpq_deploy.optional_packages import EXTRAS, missing_modules
 
 PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),

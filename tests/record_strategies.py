@@ -5,15 +5,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.calibration.params import QuantParams, TensorQuant
-from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
-from limpq_deploy.export.targets import TARGETS
-from limpq_deploy.finetuned import Candidate, FineTuned, Top1
-from limpq_deploy.indicators import Indicators, LayerEdge, LayerIndicators, Measure, PinnedLayer
-from limpq_deploy.pipeline import BuildState, StageState
-from limpq_deploy.policy import BudgetUse, LayerBits, Policy, PolicyCandidate, SolverResult, Tournament
-from limpq_deploy.settings import FinetuneSettings
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.params import QuantParams, TensorQuant
+from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.records.targets import TARGETS
+from limpq_deploy.train.finetuned import Candidate, FineTuned, Top1
+from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, Measure, PinnedLayer
+from limpq_deploy.workspace.workspace import BuildState, StageState
+from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, PolicyCandidate, SolverResult, Tournament
+from limpq_deploy.train.settings import FinetuneSettings
 
 TEXT = st.text(max_size=12)
 NAME = st.from_regex(r"[a-z][a-z0-9_.]{0,9}", fullmatch=True)

@@ -26,21 +26,21 @@ PICKLING = (
     "torch.save",
 )
 LIGHT = (
-    "limpq_deploy.cli",
-    "limpq_deploy.search.costs",
-    "limpq_deploy.evaluate",
-    "limpq_deploy.indicators",
-    "limpq_deploy.judge",
-    "limpq_deploy.policy",
-    "limpq_deploy.solver.program",
-    "limpq_deploy.verdict",
+    "limpq_deploy.cli.main",
+    "limpq_deploy.policy.costs",
+    "limpq_deploy.train.evaluate",
+    "limpq_deploy.policy.indicators",
+    "limpq_deploy.verdict.checks",
+    "limpq_deploy.policy.policy",
+    "limpq_deploy.policy.solver.program",
+    "limpq_deploy.verdict.record",
     "limpq_deploy.calibration.records",
     "limpq_deploy.calibration.datasets",
-    "limpq_deploy.export.bundle",
-    "limpq_deploy.export.latency",
-    "limpq_deploy.export.placement",
-    "limpq_deploy.export.targets",
-    "limpq_deploy.export.verify",
+    "limpq_deploy.export.ship.bundle",
+    "limpq_deploy.export.timing.report",
+    "limpq_deploy.export.records.placement",
+    "limpq_deploy.export.records.targets",
+    "limpq_deploy.export.ship.verify",
     "limpq_deploy.export.runtimes",
 )
 
@@ -116,7 +116,7 @@ def test_nothing_points_back_up(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path, layer in SOURCES.items() if layer == "export" and path != ROOT / "export/graph.py"],
+    [path for path, layer in SOURCES.items() if layer == "export" and path != ROOT / "export/graph/from_torch.py"],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_in_export_only_graph_knows_torch(path: Path) -> None:
@@ -144,12 +144,12 @@ def test_a_light_module_brings_in_nothing_heavy(module: str) -> None:
 
 def test_the_rules_above_find_what_they_forbid() -> None:
     tree = ast.parse("import torch.nn\ndef f():\n    import torch\nfrom limpq_deploy.export import qdq\n")
-    assert [name for _, name in imports(tree)] == ["torch.nn", "limpq_deploy.export.qdq", "torch"]
-    assert {name for _, name in at_import_time(tree)} == {"torch.nn", "limpq_deploy.export.qdq"}
-    assert not may_import("calibration", "limpq_deploy.export.qdq")
-    assert not may_import("export", "limpq_deploy.policy")
+    assert [name for _, name in imports(tree)] == ["torch.nn", "limpq_deploy.export.qdq.build", "torch"]
+    assert {name for _, name in at_import_time(tree)} == {"torch.nn", "limpq_deploy.export.qdq.build"}
+    assert not may_import("calibration", "limpq_deploy.export.qdq.build")
+    assert not may_import("export", "limpq_deploy.policy.policy")
     assert not may_import("export", "export.qdq")
-    assert may_import("limpq_deploy", "limpq_deploy.export.qdq")
+    assert may_import("limpq_deploy", "limpq_deploy.export.qdq.build")
     assert len(SOURCES) > 20
     bad = "pickle.dump(x, f); pickle.loads(b); torch.save(x, f); torch.load(f); np.load(f, allow_pickle=True)"
     assert len(list(unsafe_pickles(ast.parse(bad)))) == 5

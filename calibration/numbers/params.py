@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 Scales = Literal["free", "pow2"]
 """Whether scales are any positive numbers or powers of two."""

@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 import torch
 
-from limpq_deploy.calibration.entropy import entropy_threshold
-from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.calibration.numbers.entropy import entropy_threshold
+from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 DEAD = 1e-8
 """A tensor of zeros still gets a positive scale: any one represents it."""

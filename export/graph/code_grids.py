@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.graph.onnx_files import attribute, constants
 
 GRID_OF_RESULT: Mapping[str, int] = {
     "QuantizeLinear": 1,

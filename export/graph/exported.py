@@ -8,8 +8,8 @@ from typing import Literal
 import onnx
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.export.float_layers import planned_float
-from limpq_deploy.export.onnx_files import tensor_bytes
+from limpq_deploy.export.graph.float_layers import planned_float
+from limpq_deploy.export.graph.onnx_files import tensor_bytes
 
 BATCH_KEY = "limpq.batch"
 """Metadata key of a file: images per call that an engine of it is to take, MIN:OPT:MAX."""

@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.export.folding import BatchNormParams
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.export.graph.folding import BatchNormParams
 
 FLOAT_LAYERS = "limpq.float_layers"
 """Metadata key: a JSON list of the layers that compute in floats as planned."""

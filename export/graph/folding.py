@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 WRITTEN_BITS = 7
 """Weights of fewer bits are written this wide."""

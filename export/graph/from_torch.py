@@ -19,9 +19,9 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from limpq_deploy.calibration.errors import MissingExtra
-from limpq_deploy.export.markers import MARKER_DOMAIN, MARKER_OP, is_marker
-from limpq_deploy.export.opsets import lower_opset
-from limpq_deploy.export.pools import write_ceil_padding
+from limpq_deploy.export.graph.markers import MARKER_DOMAIN, MARKER_OP, is_marker
+from limpq_deploy.export.graph.opsets import lower_opset
+from limpq_deploy.export.graph.pools import write_ceil_padding
 
 INPUT = "images"
 OUTPUT = "logits"

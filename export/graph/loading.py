@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.graph_rules import graph_problem
-from limpq_deploy.export.tensor_data import settle_tensors
+from limpq_deploy.export.graph.graph_rules import graph_problem
+from limpq_deploy.export.graph.tensor_data import settle_tensors
 
 MAX_BYTES = 2**31 - 1
 """Largest model: what one protobuf message holds, and so what a runtime can be handed."""

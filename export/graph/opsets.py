@@ -7,7 +7,7 @@ import onnx
 from onnx import defs, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.onnx_files import constants
+from limpq_deploy.export.graph.onnx_files import constants
 
 
 def lower_opset(model: onnx.ModelProto, version: int) -> None:

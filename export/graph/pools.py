@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.onnx_files import attribute
+from limpq_deploy.export.graph.onnx_files import attribute
 
 
 def write_ceil_padding(model: onnx.ModelProto) -> None:

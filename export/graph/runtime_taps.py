@@ -15,9 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from limpq_deploy.export.code_grids import CodeGrid, code_grids, grid_at
-from limpq_deploy.export.onnx_files import attribute, constants
-from limpq_deploy.export.reference_values import flipped
+from limpq_deploy.export.graph.code_grids import CodeGrid, code_grids, grid_at
+from limpq_deploy.export.graph.onnx_files import attribute, constants
+from limpq_deploy.export.reference.values import flipped
 
 NCHW = (0, 1, 2, 3)
 NHWC_BACK = (0, 3, 1, 2)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, shape_inference
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.onnx_files import constants
+from limpq_deploy.export.graph.onnx_files import constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

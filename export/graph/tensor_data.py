@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 from onnx import TensorProto
 
-from limpq_deploy.export.graph_rules import named, subgraphs
+from limpq_deploy.export.graph.graph_rules import named, subgraphs
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 
-from limpq_deploy.export.graph_rules import captured_by, subgraphs
-from limpq_deploy.export.onnx_files import constants
+from limpq_deploy.export.graph.graph_rules import captured_by, subgraphs
+from limpq_deploy.export.graph.onnx_files import constants
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.graph.onnx_files import attribute, constants
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FP8_QUANTIZE, FP8_DEQUANTIZE = "TRT_FP8QuantizeLinear", "TRT_FP8DequantizeLinear"

@@ -7,7 +7,7 @@ parser and builder (TensorRT-for-RTX 1.7.1, of the family of TensorRT 11) were g
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from limpq_deploy.export.finding import Finding, Severity
+from limpq_deploy.export.lint.finding import Finding, Severity
 
 
 @dataclass(frozen=True, slots=True)

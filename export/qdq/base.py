@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.file_forms import FileForm
-from limpq_deploy.export.float_layers import FloatLayer
-from limpq_deploy.export.folding import IntegerLayer
-from limpq_deploy.export.markers import MARKER_DOMAIN, is_marker, marker_name
-from limpq_deploy.export.onnx_files import attribute, constants
-from limpq_deploy.export.placement import ActQuantizer, Placement
-from limpq_deploy.export.targets import TargetSpec
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.records.tensorrt_versions import FileForm
+from limpq_deploy.export.graph.float_layers import FloatLayer
+from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.graph.markers import MARKER_DOMAIN, is_marker, marker_name
+from limpq_deploy.export.graph.onnx_files import attribute, constants
+from limpq_deploy.export.records.placement import ActQuantizer, Placement
+from limpq_deploy.export.records.targets import TargetSpec
 
 Layers = Mapping[str, IntegerLayer | FloatLayer]
 """What a graph's layers compute with, by name."""

@@ -11,14 +11,14 @@ import onnx
 from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.file_forms import PRODUCER, TENSORRT_KEY, FileForm, form_at
-from limpq_deploy.export.float_layers import FLOAT_LAYERS, FloatLayer
-from limpq_deploy.export.markers import is_marker
-from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.qdq_base import Dialect, Layers, drop_marker_domain, set_nodes
-from limpq_deploy.export.qdq_onnxruntime import OnnxRuntimeDialect
-from limpq_deploy.export.qdq_tensorrt import TensorRtDialect
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.records.tensorrt_versions import PRODUCER, TENSORRT_KEY, FileForm, form_at
+from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
+from limpq_deploy.export.graph.markers import is_marker
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.qdq.base import Dialect, Layers, drop_marker_domain, set_nodes
+from limpq_deploy.export.qdq.onnxruntime import OnnxRuntimeDialect
+from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
 
 DIALECTS: Mapping[str, type[Dialect]] = {"integer": OnnxRuntimeDialect, "float": TensorRtDialect}
 """Dialect by `TargetSpec.clip`."""

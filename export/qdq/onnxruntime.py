@@ -25,13 +25,13 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.float_layers import FloatLayer
-from limpq_deploy.export.folding import IntegerLayer
-from limpq_deploy.export.markers import is_marker, marker_name
-from limpq_deploy.export.onnx_files import attribute
-from limpq_deploy.export.placement import ActQuantizer
-from limpq_deploy.export.qdq_base import Dialect
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.graph.float_layers import FloatLayer
+from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.graph.markers import is_marker, marker_name
+from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.records.placement import ActQuantizer
+from limpq_deploy.export.qdq.base import Dialect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

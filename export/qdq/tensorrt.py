@@ -37,12 +37,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.float_layers import FloatLayer
-from limpq_deploy.export.folding import IntegerLayer
-from limpq_deploy.export.onnx_files import attribute
-from limpq_deploy.export.placement import ActQuantizer
-from limpq_deploy.export.qdq_base import CODE_MOVERS, Dialect
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.graph.float_layers import FloatLayer
+from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.records.placement import ActQuantizer
+from limpq_deploy.export.qdq.base import CODE_MOVERS, Dialect
 
 INT8 = np.iinfo(np.int8)
 

@@ -1,6 +1,6 @@
 """Placement: which tensor of which layer carries which grid.
 
-A torch-free record, made once by ``limpq_deploy.placement`` for a model and a target. Training puts these quantizers
+A torch-free record, made once by ``limpq_deploy.model.place`` for a model and a target. Training puts these quantizers
 into the torch graph, ``qdq`` writes them, ``lint`` checks them and ``parity`` proves them.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.export.targets import TargetSpec, in_float, target_named
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.export.records.targets import TargetSpec, in_float, target_named
 
 BitPair = tuple[int, int]
 """(weight_bits, act_bits) of one layer."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 WIDEST_GRID = 8
 """Bits of the widest integer grid; a policy that says more leaves the tensor in float."""

@@ -11,7 +11,7 @@ from typing import Literal
 import onnx
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT, TargetSpec
+from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec
 
 TENSORRT_KEY = "limpq.tensorrt"
 """Metadata key of a file: the version of TensorRT that it is written for."""

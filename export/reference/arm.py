@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from limpq_deploy.export.reference_ops import Codes, CodeType, add_table, to_codes
+from limpq_deploy.export.reference.operators import Codes, CodeType, add_table, to_codes
 
 Grid = tuple[np.float32, int, CodeType]
 """(scale, zero-point, dtype) of a tensor."""

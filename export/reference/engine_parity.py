@@ -16,9 +16,9 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.export.cutting import Cut, cut_model
-from limpq_deploy.export.loading import load_model
-from limpq_deploy.export.parity import ClipCheck, LostBound, ParityReport, TensorParity, compare_codes, merged
+from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
+from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.reference.parity import ClipCheck, LostBound, ParityReport, TensorParity, compare_codes, merged
 
 Feeds = dict[str, NDArray[np.float32]]
 RunFeeds = Callable[[Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.float32]]]
@@ -46,7 +46,7 @@ def write_cut(path: Path, folder: Path) -> tuple[Path, tuple[Cut, ...]]:
 
 def references(path: Path, batches: Iterable[NDArray[np.float32]]) -> Iterator[Reference]:
     """The file as written on batches of images NCHW, by ONNX Runtime with every optimisation off."""
-    from limpq_deploy.export.runtimes.ort import open_as_written
+    from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 
     model = load_model(path)
     _, cuts = cut_model(model)

@@ -14,8 +14,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.graph_rules import named, subgraphs
-from limpq_deploy.export.onnx_files import attribute, constants
+from limpq_deploy.export.graph.graph_rules import named, subgraphs
+from limpq_deploy.export.graph.onnx_files import attribute, constants
 
 CONTRIB = "com.microsoft"
 _MADE_BY_PASSES = re.compile(r"(_nchwc)?(_token_\d+)?$")

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable
-from limpq_deploy.export.runtimes.ort import open_as_written
+from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 
 LIMIT = 1e-4
 """Largest relative difference that float32 sums in another order may make, see `relative_difference`."""

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.code_grids import code_grids
-from limpq_deploy.export.graph_rules import named
-from limpq_deploy.export.onnx_files import constants
+from limpq_deploy.export.graph.code_grids import code_grids
+from limpq_deploy.export.graph.graph_rules import named
+from limpq_deploy.export.graph.onnx_files import constants
 
 Array = NDArray[Any]
 Kinds = Mapping[str, str]

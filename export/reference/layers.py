@@ -13,11 +13,11 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export import reference_ops as ops
-from limpq_deploy.export.graph_rules import named
-from limpq_deploy.export.onnx_files import attribute
-from limpq_deploy.export.reference_moves import MOVES, explicit_pads
-from limpq_deploy.export.reference_values import Accumulator, Dequantized
+from limpq_deploy.export.reference import operators as ops
+from limpq_deploy.export.graph.graph_rules import named
+from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.reference.moves import MOVES, explicit_pads
+from limpq_deploy.export.reference.values import Accumulator, Dequantized
 
 Array = NDArray[Any]
 INT32 = np.iinfo(np.int32)

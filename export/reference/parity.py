@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.calibration.params import Scales
-from limpq_deploy.export.float_execution import on_runtime
-from limpq_deploy.export.given import GivenComparison
-from limpq_deploy.export.reference import IntegerReference
+from limpq_deploy.calibration.numbers.params import Scales
+from limpq_deploy.export.reference.float_execution import on_runtime
+from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.runtimes.base import Runtime
 
 

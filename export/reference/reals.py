@@ -8,9 +8,9 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export import reference_ops as ops
-from limpq_deploy.export.onnx_files import attribute
-from limpq_deploy.export.reference_values import (
+from limpq_deploy.export.reference import operators as ops
+from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.reference.values import (
     LAZY,
     Accumulator,
     Bounded,

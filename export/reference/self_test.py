@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.export.cutting import Cut, cut_model
-from limpq_deploy.export.engine_parity import Feeds, Reference, check_clips, compare_engine
+from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
+from limpq_deploy.export.reference.engine_parity import Feeds, Reference, check_clips, compare_engine
 from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
 
 CHANNELS, SIZE, CLASSES = 32, 16, 10

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx
 
-from limpq_deploy.export.onnx_files import attribute
-from limpq_deploy.export.reference_ops import Floats, fma
+from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.reference.operators import Floats, fma
 
 SIGMOID_END = np.float32(18)
 """Beyond it the sigmoid's rational function is not evaluated."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.export import reference_ops as ops
-from limpq_deploy.export.reference_arm import AddTable
+from limpq_deploy.export.reference import operators as ops
+from limpq_deploy.export.reference.arm import AddTable
 
 Array = NDArray[Any]
 

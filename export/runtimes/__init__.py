@@ -1,7 +1,7 @@
 """Runtimes by name. A runtime is imported when it is asked for."""
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
-from limpq_deploy.export.engine_options import EngineOptions
+from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.runtimes.base import Runtime
 
 RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt")
@@ -18,15 +18,15 @@ def runtime_named(name: str, options: EngineOptions | None = None) -> Runtime:
             "TF32, workspace, level, number of builds) have no effect; leave them away, or give --runtime tensorrt"
         )
     if name == "onnxruntime":
-        from limpq_deploy.export.runtimes.ort import OnnxRuntime
+        from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 
         return OnnxRuntime()
     if name == "onnxruntime-cuda":
-        from limpq_deploy.export.runtimes.cuda_ort import OnnxRuntimeCuda
+        from limpq_deploy.export.runtimes.onnxruntime.cuda_session import OnnxRuntimeCuda
 
         return OnnxRuntimeCuda()
     if name == "tensorrt":
-        from limpq_deploy.export.runtimes.trt import TensorRt
+        from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
         return TensorRt(options)
     raise ModelError(f"unknown runtime {name!r}; known runtimes: {', '.join(RUNTIMES)}")

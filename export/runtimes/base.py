@@ -10,9 +10,9 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.engine_record import Plan
-from limpq_deploy.export.runtimes.ort_trial import Trial
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.records.engine_record import Plan
+from limpq_deploy.export.runtimes.trial import Trial
 
 INTEGER = ("u8s8", "s8s8", "u8u8", "s8u8")
 """Precisions of layers that run in integers, as `Engine.layer_precision` spells them."""

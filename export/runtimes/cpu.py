@@ -5,7 +5,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from functools import cache
 
-from limpq_deploy.export.environment import read_cpuinfo
+from limpq_deploy.export.records.environment import read_cpuinfo
 
 X86 = ("x86_64", "amd64", "i386", "i686")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from limpq_deploy.export.manifest import BundleFile
+from limpq_deploy.export.ship.manifest import BundleFile
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.calibration.records import from_json, to_dict, to_json
-from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.environment import Environment
-from limpq_deploy.export.folders import building, move_into_place, put, sync_folders, synced
-from limpq_deploy.export.manifest import MANIFEST, CanaryFiles, Manifest, require_plain_name
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.records.environment import Environment
+from limpq_deploy.export.ship.atomic_folder import building, move_into_place, put, sync_folders, synced
+from limpq_deploy.export.ship.manifest import MANIFEST, CanaryFiles, Manifest, require_plain_name
 
 CANARY_INPUTS = "canary_inputs.npy"
 CANARY_OUTPUTS = "canary_outputs.npy"

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.environment import Environment
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.records.environment import Environment
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"

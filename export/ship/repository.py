@@ -21,15 +21,15 @@ from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.calibration.records import from_json, to_dict, to_json
-from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.engine_record import Machine
-from limpq_deploy.export.environment import Environment
-from limpq_deploy.export.folders import building, locked, move_into_place, put, sync_folders, synced
-from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, BundleFile, CanaryFiles, Manifest
-from limpq_deploy.export.signature import sign_bytes
-from limpq_deploy.export.triton import CONFIG, LABELS
-from limpq_deploy.export.triton_sweep import SWEEP, make_sweep
-from limpq_deploy.export.verify import load_manifest, verify_bundle
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.records.engine_record import Machine
+from limpq_deploy.export.records.environment import Environment
+from limpq_deploy.export.ship.atomic_folder import building, locked, move_into_place, put, sync_folders, synced
+from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, BundleFile, CanaryFiles, Manifest
+from limpq_deploy.export.ship.signature import sign_bytes
+from limpq_deploy.export.ship.triton.config import CONFIG, LABELS
+from limpq_deploy.export.ship.triton.sweep import SWEEP, make_sweep
+from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
 
 SPARE_BYTES = 2**20
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.calibration.files import cache_folder
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.engine_options import BatchRange
-from limpq_deploy.export.engine_record import Machine
+from limpq_deploy.export.records.engine_options import BatchRange
+from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.triton import MODEL_FILES, ConfigRefused
+from limpq_deploy.export.ship.triton.config import MODEL_FILES, ConfigRefused
 
 RECORD_SUFFIX = ".engine.json"
 

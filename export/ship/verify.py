@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import LimpqError, RecordError
 from limpq_deploy.calibration.records import from_json
-from limpq_deploy.export.environment import Environment, read_environment
-from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, BundleFile, Manifest
-from limpq_deploy.export.signature import SIGNATURE_BYTES, is_signed_by
+from limpq_deploy.export.records.environment import Environment, read_environment
+from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, BundleFile, Manifest
+from limpq_deploy.export.ship.signature import SIGNATURE_BYTES, is_signed_by
 
 MAX_MANIFEST_BYTES = 64 * 2**20
 

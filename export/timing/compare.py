@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.export.environment import differences
-from limpq_deploy.export.latency import LatencyReport, LatencySeries, Threads
-from limpq_deploy.export.stability import middle, resampled_medians
+from limpq_deploy.export.records.environment import differences
+from limpq_deploy.export.timing.report import LatencyReport, LatencySeries, Threads
+from limpq_deploy.export.timing.timing_statistics import middle, resampled_medians
 
 FLOAT = "float"
 """Name of the series that speed-ups of a table are over, where there is one."""

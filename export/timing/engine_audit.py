@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from limpq_deploy.export.engine_inspect import computing_layers, planned_precision
-from limpq_deploy.export.engine_precision import UNKNOWN
-from limpq_deploy.export.engine_record import EngineLayer
+from limpq_deploy.export.runtimes.tensorrt.inspect import computing_layers, planned_precision
+from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN
+from limpq_deploy.export.records.engine_record import EngineLayer
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
 
 Samples = Mapping[str, Sequence[float]]

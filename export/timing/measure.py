@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import to_dict
-from limpq_deploy.export.at_once import RunsAtOnce
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.gpu_watch import GpuUse, watching
-from limpq_deploy.export.interleaving import measure_interleaved
-from limpq_deploy.export.latency import WALL, LatencyProtocol, LatencyReport, LatencySeries, Setting, Threads
-from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.timing.concurrent_runs import RunsAtOnce
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.runtimes.cuda.watch import GpuUse, watching
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
+from limpq_deploy.export.timing.report import WALL, LatencyProtocol, LatencyReport, LatencySeries, Setting, Threads
+from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import Runtime, Session
-from limpq_deploy.export.trtexec import times_beside
+from limpq_deploy.export.timing.trtexec import times_beside
 
 MODEL_KEY = "limpq.model"
 """Metadata of an exported model: the name of what it was made from."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from limpq_deploy.export.latency_table import BitPair, Conversion, LatencyTable, Observation, PartTime, narrowest
+from limpq_deploy.export.timing.table import BitPair, Conversion, LatencyTable, Observation, PartTime, narrowest
 
 Kind = Literal["integer"] | int
 """What conversions depend on: integers of any width, or floats by their bits."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from limpq_deploy.export.environment import Environment
-from limpq_deploy.export.stability import LatencyStats, latency_stats, ratio_interval
-from limpq_deploy.export.trtexec import TrtexecTimes
+from limpq_deploy.export.records.environment import Environment
+from limpq_deploy.export.timing.timing_statistics import LatencyStats, latency_stats, ratio_interval
+from limpq_deploy.export.timing.trtexec import TrtexecTimes
 
 Threads = int | Literal["default"]
 """Threads that a runtime computes with; "default": as many as it takes by itself."""

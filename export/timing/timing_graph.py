@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.float_layers import FloatLayer, fold_float, fold_weight_only
-from limpq_deploy.export.folding import IntegerLayer, fold
-from limpq_deploy.export.onnx_files import constants
-from limpq_deploy.export.placement import BitPair, LayerPlacement, Placement
-from limpq_deploy.export.qdq import build_qdq
-from limpq_deploy.export.targets import in_float
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.graph.float_layers import FloatLayer, fold_float, fold_weight_only
+from limpq_deploy.export.graph.folding import IntegerLayer, fold
+from limpq_deploy.export.graph.onnx_files import constants
+from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
+from limpq_deploy.export.qdq.build import build_qdq
+from limpq_deploy.export.records.targets import in_float
 
 RANGE = 4.0
 """Largest real that an activation's grid holds."""

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.export.environment import CpuMeter, CpuUse
-from limpq_deploy.export.latency import WALL, LatencyProtocol, LatencySeries
-from limpq_deploy.export.stability import find_doubts, latency_stats
+from limpq_deploy.export.records.environment import CpuMeter, CpuUse
+from limpq_deploy.export.timing.report import WALL, LatencyProtocol, LatencySeries
+from limpq_deploy.export.timing.timing_statistics import find_doubts, latency_stats
 
 WARM_UP_CALLS = 3
 """At least so many warm-up calls, however slow the model is."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.export.environment import CpuUse
+from limpq_deploy.export.records.environment import CpuUse
 
 CONFIDENCE = 0.95
 RESAMPLES = 500

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import KeepsPlans, Runtime
 
 COMPUTE = "GPU Compute Time"

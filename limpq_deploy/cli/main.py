@@ -11,24 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from limpq_deploy import __version__, answers
-from limpq_deploy.answers import answer
+from limpq_deploy import __version__
+from limpq_deploy.cli.output import answers
+from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.calibration.errors import LimpqError, SettingError
-from limpq_deploy.commands.bench import bench
-from limpq_deploy.commands.options import (
+from limpq_deploy.cli.commands.bench import bench
+from limpq_deploy.cli.options.shared import (
     DATA_HELP,
     FILE,
     build_options,
     json_option,
 )
-from limpq_deploy.commands.policy import add_policy_commands
-from limpq_deploy.commands.profile import profile
-from limpq_deploy.commands.search import preview, search
-from limpq_deploy.commands.ship import add_ship_commands, key_option
-from limpq_deploy.commands.storage import unpack
+from limpq_deploy.cli.commands.policy import add_policy_commands
+from limpq_deploy.cli.commands.profile import profile
+from limpq_deploy.cli.commands.search import preview, search
+from limpq_deploy.cli.commands.ship import add_ship_commands, key_option
+from limpq_deploy.cli.commands.storage import unpack
 
 if TYPE_CHECKING:
-    from limpq_deploy.pipeline import Passed
+    from limpq_deploy.workspace.workspace import Passed
 
 LINTED = ("onnxruntime", "tensorrt")
 """Targets that have rules for ONNX files."""
@@ -124,8 +125,8 @@ def main(debug: bool) -> None:
 
 def _build(until: str | None, options: dict[str, Any]) -> None:
     """Run the stages up to one of them, print the outcome, and exit with 3 when the verdict failed."""
-    from limpq_deploy.config import make_config
-    from limpq_deploy.extras import require_modules
+    from limpq_deploy.pipeline.config import make_config
+    from limpq_deploy.optional_packages import require_modules
     from limpq_deploy.progress import progress
 
     file, fresh, as_json = options.pop("config"), options.pop("fresh"), options.pop("as_json")
@@ -133,9 +134,9 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
     require_modules(("torch",), "training")
     try:
         with progress("loading torch"):
-            from limpq_deploy.build import help_build, run_build
-            from limpq_deploy.summary import summary
-            from limpq_deploy.training.processes import follows
+            from limpq_deploy.pipeline.stages.run import help_build, run_build
+            from limpq_deploy.cli.output.summary import summary
+            from limpq_deploy.train.processes import follows
         if follows():
             help_build(config, until=until)
             return
@@ -153,7 +154,7 @@ def _note(sentence: str) -> None:
 
 
 def _say(passed: "Passed") -> None:
-    from limpq_deploy.tables import stage_line
+    from limpq_deploy.cli.output.tables import stage_line
 
     click.echo(stage_line(passed), err=True)
 
@@ -224,7 +225,7 @@ main.add_command(unpack)
 def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: int, as_json: bool) -> None:
     """Top-1 and top-5 of an exported model on a data set; needs no torch."""
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.inspect_model import evaluate_model
+    from limpq_deploy.pipeline.inspect_model import evaluate_model
 
     accuracy = evaluate_model(model, data, split=split, classes=classes, batch=batch)
     if as_json:
@@ -255,16 +256,16 @@ def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -
         return
     if data is not None or images is not None:
         raise click.UsageError("--data and --images are for a file; a build is compared on its own test images")
-    from limpq_deploy.extras import require_modules
+    from limpq_deploy.optional_packages import require_modules
 
     require_modules(("torch", "safetensors"), "comparing with the trained model")
-    from limpq_deploy.build import repeat_parity
+    from limpq_deploy.pipeline.stages.run import repeat_parity
 
     report = repeat_parity(subject, say=_say)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:
-        from limpq_deploy.tables import parity_table
+        from limpq_deploy.cli.output.tables import parity_table
 
         answer(parity_table(report))
     if not report.exact:
@@ -273,13 +274,13 @@ def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -
 
 def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool) -> None:
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.foreign import IMAGES, check_file
+    from limpq_deploy.pipeline.foreign_parity import IMAGES, check_file
 
     found = check_file(path, data=data, images=images or IMAGES)
     if as_json:
         answer(json.dumps(to_dict(found)))
     else:
-        from limpq_deploy.tables import file_parity_lines
+        from limpq_deploy.cli.output.tables import file_parity_lines
 
         answer(file_parity_lines(found))
     if not found.exact:
@@ -304,10 +305,10 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     it is written for; of others, and of float models, name the target.
     """
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.export.file_forms import target_of
-    from limpq_deploy.export.lint import lint as check
-    from limpq_deploy.export.loading import load_model
-    from limpq_deploy.export.targets import TENSORRT, target_named
+    from limpq_deploy.export.records.tensorrt_versions import target_of
+    from limpq_deploy.export.lint.check import lint as check
+    from limpq_deploy.export.graph.loading import load_model
+    from limpq_deploy.export.records.targets import TENSORRT, target_named
 
     loaded = load_model(model)
     said = target_of(loaded) or (TENSORRT if version is not None else None)
@@ -323,7 +324,7 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:
-        from limpq_deploy.tables import lint_table
+        from limpq_deploy.cli.output.tables import lint_table
 
         answer(lint_table(report))
     if not report.passed:
@@ -344,14 +345,14 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
     --key the signature) is right. Exit code 1: the bundle is refused; 3: another answer came out.
     """
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.inspect_model import verify_and_replay
+    from limpq_deploy.pipeline.inspect_model import verify_and_replay
 
     report = verify_and_replay(bundle, replay=replay, public_key=key)
     canaries = report.canaries
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:
-        from limpq_deploy.tables import verify_lines
+        from limpq_deploy.cli.output.tables import verify_lines
 
         answer(verify_lines(report))
     if canaries is not None and not canaries.bit_equal:
@@ -374,7 +375,7 @@ def doctor(self_test: str | None, as_json: bool) -> None:
     from limpq_deploy.doctor import examine
 
     if self_test is not None:
-        from limpq_deploy.export.self_test import self_test as try_out
+        from limpq_deploy.export.reference.self_test import self_test as try_out
         from limpq_deploy.latency.bench import available
 
         found = try_out(available(self_test))
@@ -387,7 +388,7 @@ def doctor(self_test: str | None, as_json: bool) -> None:
     if as_json:
         answer(json.dumps(to_dict(diagnosis)))
         return
-    from limpq_deploy.tables import doctor_table
+    from limpq_deploy.cli.output.tables import doctor_table
 
     answer(doctor_table(diagnosis))
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from limpq_deploy.importance.variants import TensorAt, Variants
-from limpq_deploy.quantized import QuantizedModel
+from limpq_deploy.quant.quantized_model import QuantizedModel
 
 Table = dict[tuple[TensorAt, int], float]
 """Importance by tensor and bit-width."""

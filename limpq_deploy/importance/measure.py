@@ -8,10 +8,10 @@ from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.importance.divergence import Table, add_divergence
 from limpq_deploy.importance.fisher import add_fisher
 from limpq_deploy.importance.variants import TensorAt, batch_statistics, searched_tensors
-from limpq_deploy.indicators import Indicators, LayerIndicators, Measure
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
 from limpq_deploy.progress import Report, silent
-from limpq_deploy.quantized import QuantizedModel
-from limpq_deploy.training.device import on_device
+from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.train.device import on_device
 
 BATCH = 128
 """Images at once: BatchNorm takes its statistics from them."""

@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.datasets import Split
-from limpq_deploy.export.placement import BitPair
-from limpq_deploy.quantized import QuantizedModel
-from limpq_deploy.training import settle_batchnorm
-from limpq_deploy.training.device import on_device
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.train import settle_batchnorm
+from limpq_deploy.train.device import on_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

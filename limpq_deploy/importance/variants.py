@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
-from limpq_deploy.export.placement import Placement
-from limpq_deploy.placement import QUANTIZERS
-from limpq_deploy.quantized import QuantizedModel
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.model.place import QUANTIZERS
+from limpq_deploy.quant.quantized_model import QuantizedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
-from limpq_deploy.verdict import FLOAT, FP32
+from limpq_deploy.verdict.record import FLOAT, FP32
 
 
 def least_batch(runtime: Runtime) -> int:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
-from limpq_deploy.export.latency_model import Skeleton, fit, from_table, predict, scaled, to_table
-from limpq_deploy.export.latency_table import BitPair, LatencyTable, Observation
-from limpq_deploy.policy import Policy
+from limpq_deploy.export.timing.model import Skeleton, fit, from_table, predict, scaled, to_table
+from limpq_deploy.export.timing.table import BitPair, LatencyTable, Observation
+from limpq_deploy.policy.policy import Policy
 
 TOLERANCE = 0.05
 """How far the predicted time may be from the measured one."""

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
-from limpq_deploy.export.latency import Threads
-from limpq_deploy.export.placement import BitPair, Placement
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.search.budgets import gbitops_budget
-from limpq_deploy.search.costs import BitOps as BitOpsCost
-from limpq_deploy.search.costs import total_cost
-from limpq_deploy.search.restrictions import restrict
-from limpq_deploy.search.search import search_policy
-from limpq_deploy.verdict import count_bitops
+from limpq_deploy.export.timing.report import Threads
+from limpq_deploy.export.records.placement import BitPair, Placement
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.budgets import gbitops_budget
+from limpq_deploy.policy.costs import BitOps as BitOpsCost
+from limpq_deploy.policy.costs import total_cost
+from limpq_deploy.policy.restrictions import restrict
+from limpq_deploy.policy.search import search_policy
+from limpq_deploy.verdict.record import count_bitops
 
 Sweep = Literal["native", "narrow"]
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from torch import fx
 
-from limpq_deploy.export.placement import ActQuantizer, Placement
-from limpq_deploy.indicators import ActMoment, Indicators
-from limpq_deploy.layers import TracedModel, tensor_inputs
+from limpq_deploy.export.records.placement import ActQuantizer, Placement
+from limpq_deploy.policy.indicators import ActMoment, Indicators
+from limpq_deploy.model.layers import TracedModel, tensor_inputs
 
 IN_PLACE = ("batchnorm", "relu")
 

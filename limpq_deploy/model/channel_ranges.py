@@ -16,7 +16,7 @@ al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICC
 import torch
 from torch import nn
 
-from limpq_deploy.layers import TracedModel
+from limpq_deploy.model.layers import TracedModel
 
 LARGEST_FACTOR = 1e9
 """Channels with ranges still farther from the usual one are brought no nearer: they are dead, or next to it."""

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import told
-from limpq_deploy.hidden_state import require_nothing_hidden
+from limpq_deploy.model.hidden_state import require_nothing_hidden
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 CARRIED = ("preprocess", "num_classes")

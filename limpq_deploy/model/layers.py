@@ -14,12 +14,12 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.canonical import canonicalise
-from limpq_deploy.operations import SUPPORTED, Kind, operation, relu_bounds
-from limpq_deploy.out_of_place import write_out_of_place
-from limpq_deploy.shapes import note_shapes
-from limpq_deploy.tied import require_untied
-from limpq_deploy.tracing import symbolic_trace, written_at
+from limpq_deploy.model.canonical import canonicalise
+from limpq_deploy.model.operations import SUPPORTED, Kind, operation, relu_bounds
+from limpq_deploy.model.out_of_place import write_out_of_place
+from limpq_deploy.model.shapes import note_shapes
+from limpq_deploy.model.tied import require_untied
+from limpq_deploy.model.tracing import symbolic_trace, written_at
 
 Lowest = Literal["zero", "near", "free"]
 """Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""

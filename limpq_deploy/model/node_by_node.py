@@ -7,7 +7,7 @@ from torch import fx
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import cause
-from limpq_deploy.tracing import written_at
+from limpq_deploy.model.tracing import written_at
 
 
 class NodeByNode(fx.Interpreter):

@@ -13,8 +13,8 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from limpq_deploy.operations import AUGMENTED
-from limpq_deploy.writes import Write, find_writes
+from limpq_deploy.model.operations import AUGMENTED
+from limpq_deploy.model.writes import Write, find_writes
 
 
 def write_out_of_place(graph_module: fx.GraphModule, image_shape: tuple[int, ...]) -> None:

@@ -7,8 +7,8 @@ from torch import fx
 from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
-from limpq_deploy.node_by_node import NodeByNode
-from limpq_deploy.operations import operation
+from limpq_deploy.model.node_by_node import NodeByNode
+from limpq_deploy.model.operations import operation
 
 COPIES = ("contiguous", "clone")
 """Methods that give the same values in other memory."""

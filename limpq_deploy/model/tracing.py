@@ -18,8 +18,8 @@ from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import cause, is_users, line_of, line_of_stack
-from limpq_deploy.hidden_state import require_nothing_hidden
-from limpq_deploy.operations import AUGMENTED, MODULE_KINDS
+from limpq_deploy.model.hidden_state import require_nothing_hidden
+from limpq_deploy.model.operations import AUGMENTED, MODULE_KINDS
 
 TORCH = Path(torch.__file__).parent
 WRITTEN_AT = "written_at"

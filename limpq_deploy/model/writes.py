@@ -13,9 +13,9 @@ import torch
 from torch import fx
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.node_by_node import NodeByNode
-from limpq_deploy.operations import operation
-from limpq_deploy.tracing import written_at
+from limpq_deploy.model.node_by_node import NodeByNode
+from limpq_deploy.model.operations import operation
+from limpq_deploy.model.tracing import written_at
 
 
 @dataclass(frozen=True, slots=True)

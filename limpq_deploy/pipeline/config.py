@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
-from limpq_deploy.export.engine_options import LEVELS, BatchRange, EngineOptions, given_options
-from limpq_deploy.models import LIBRARIES
-from limpq_deploy.recipe import AS_SUITS, Training
+from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
+from limpq_deploy.model.zoo import LIBRARIES
+from limpq_deploy.train.recipe import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import onnx
 
-from limpq_deploy.build_files import checked
+from limpq_deploy.workspace.finished import checked
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
 from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
 from limpq_deploy.calibration.records import from_json
-from limpq_deploy.evaluate import Accuracy, evaluate
-from limpq_deploy.export.loading import load_model
-from limpq_deploy.export.pixel_input import PREPROCESS_KEY
+from limpq_deploy.train.evaluate import Accuracy, evaluate
+from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.graph.pixel_input import PREPROCESS_KEY
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.verify import VerifyReport, load_manifest, replay_canaries, verify_bundle
+from limpq_deploy.export.ship.verify import VerifyReport, load_manifest, replay_canaries, verify_bundle
 from limpq_deploy.progress import progress
 
 CLASSES_KEY = "limpq.classes"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.indicators import BitPair, Indicators, LayerIndicators
+from limpq_deploy.policy.indicators import BitPair, Indicators, LayerIndicators
 
 
 def components(layers: Sequence[LayerIndicators]) -> list[list[LayerIndicators]]:

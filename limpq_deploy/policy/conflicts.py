@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, PolicyNotFound
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.search.blocks import build_program
-from limpq_deploy.search.costs import Budget, pinned_cost
-from limpq_deploy.search.front import Solve
-from limpq_deploy.search.infeasible import smallest_alone, smallest_beside
-from limpq_deploy.search.outliers import OutlierMode, treat_outliers
-from limpq_deploy.search.search import search_policy
-from limpq_deploy.solver.deadline import NEVER, Deadline
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.blocks import build_program
+from limpq_deploy.policy.costs import Budget, pinned_cost
+from limpq_deploy.policy.front import Solve
+from limpq_deploy.policy.infeasible import smallest_alone, smallest_beside
+from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
+from limpq_deploy.policy.search import search_policy
+from limpq_deploy.policy.solver.deadline import NEVER, Deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.indicators import BitPair, Indicators
-from limpq_deploy.search.budgets import like_budget
-from limpq_deploy.search.objective import objective_of
-from limpq_deploy.search.outliers import treat_outliers
-from limpq_deploy.search.search import search_policy
+from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.budgets import like_budget
+from limpq_deploy.policy.objective import objective_of
+from limpq_deploy.policy.outliers import treat_outliers
+from limpq_deploy.policy.search import search_policy
 
 CHECKS = 20
 """Snapshots in a whole training."""

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import BitPair, Indicators
 
 Pairs = Mapping[str, tuple[int, int]]
 """(weight_bits, act_bits) by layer name, as `Policy.pairs` gives them."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.indicators import Indicators, LayerIndicators
-from limpq_deploy.search.outliers import OutlierMode
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.outliers import OutlierMode
 
 SCALE = "scale"
 """The paper's: the learned scale itself."""

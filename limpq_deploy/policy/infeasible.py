@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.search.costs import Budget, pinned_cost
-from limpq_deploy.search.outliers import OutlierReport
-from limpq_deploy.solver.deadline import NEVER, Deadline
-from limpq_deploy.solver.program import Program
-from limpq_deploy.solver.solvers import solve_by
-from limpq_deploy.solver.splits import least_in_row
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.costs import Budget, pinned_cost
+from limpq_deploy.policy.outliers import OutlierReport
+from limpq_deploy.policy.solver.deadline import NEVER, Deadline
+from limpq_deploy.policy.solver.program import Program
+from limpq_deploy.policy.solver.solvers import solve_by
+from limpq_deploy.policy.solver.splits import least_in_row
 
 FIGURE_S = 10.0
 """Time for a figure that only says how far a hopeless budget is off."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from math import fsum
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.search.costs import Pairs
-from limpq_deploy.search.outliers import Importance
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.costs import Pairs
+from limpq_deploy.policy.outliers import Importance
 
 
 def objective_of(indicators: Indicators, importance: Importance, pairs: Pairs, alpha: float, origin: str) -> float:

@@ -10,9 +10,9 @@ from itertools import product
 
 import numpy as np
 
-from limpq_deploy.indicators import BitPair, Indicators
-from limpq_deploy.search.costs import Budget, Handover, handovers_of
-from limpq_deploy.solver.program import MAX_COST, Block, Integers, PairTable, Program
+from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.costs import Budget, Handover, handovers_of
+from limpq_deploy.policy.solver.program import MAX_COST, Block, Integers, PairTable, Program
 
 Classes = dict[str, dict[BitPair, int]]
 """By layer that hands over or takes, the class of each of its pairs of bits."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from limpq_deploy.search.outliers import OutlierReport
+from limpq_deploy.policy.outliers import OutlierReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

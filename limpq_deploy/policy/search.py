@@ -8,18 +8,18 @@ from itertools import product
 from math import inf, isfinite
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, PolicyNotFound, SettingError
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
-from limpq_deploy.search.blocks import build_program, limits_of
-from limpq_deploy.search.budgets import check_budgets
-from limpq_deploy.search.costs import Budget, Cost, Pairs, handovers_of, total_cost, uniform_pairs
-from limpq_deploy.search.infeasible import conflict, unreachable
-from limpq_deploy.search.objective import objective_of
-from limpq_deploy.search.outliers import Importance, OutlierMode, treat_outliers
-from limpq_deploy.solver.deadline import NEVER, Deadline
-from limpq_deploy.solver.exact import Solution
-from limpq_deploy.solver.program import Choice, Program
-from limpq_deploy.solver.solvers import Solved, Solver, check_solver, solve_by
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
+from limpq_deploy.policy.blocks import build_program, limits_of
+from limpq_deploy.policy.budgets import check_budgets
+from limpq_deploy.policy.costs import Budget, Cost, Pairs, handovers_of, total_cost, uniform_pairs
+from limpq_deploy.policy.infeasible import conflict, unreachable
+from limpq_deploy.policy.objective import objective_of
+from limpq_deploy.policy.outliers import Importance, OutlierMode, treat_outliers
+from limpq_deploy.policy.solver.deadline import NEVER, Deadline
+from limpq_deploy.policy.solver.exact import Solution
+from limpq_deploy.policy.solver.program import Choice, Program
+from limpq_deploy.policy.solver.solvers import Solved, Solver, check_solver, solve_by
 
 TIME_LIMIT_S = 60.0
 """For one search: our own, the library behind it, proofs, and what a refusal says. What was found by then is used, and

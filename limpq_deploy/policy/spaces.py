@@ -16,9 +16,9 @@ from dataclasses import replace
 from itertools import product
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.export.targets import TARGETS
-from limpq_deploy.indicators import BitPair, Indicators, LayerIndicators
-from limpq_deploy.search.widths import SPACE_NOTE, noted, with_widths
+from limpq_deploy.export.records.targets import TARGETS
+from limpq_deploy.policy.indicators import BitPair, Indicators, LayerIndicators
+from limpq_deploy.policy.widths import SPACE_NOTE, noted, with_widths
 
 NATIVE = "native:"
 FORMS = "w*a*, w*aN, wNa* with 1 to 32 bits, or native:TARGET"

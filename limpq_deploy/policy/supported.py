@@ -12,15 +12,15 @@ from math import fsum
 import numpy as np
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.policy import BudgetUse, LayerBits, Policy, SolverResult
-from limpq_deploy.search.blocks import build_program
-from limpq_deploy.search.budgets import gbitops_budget
-from limpq_deploy.search.costs import total_cost
-from limpq_deploy.search.front import COST, Front, FrontPoint
-from limpq_deploy.search.objective import objective_of
-from limpq_deploy.search.outliers import OutlierMode, OutlierReport, treat_outliers
-from limpq_deploy.solver.program import Program
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
+from limpq_deploy.policy.blocks import build_program
+from limpq_deploy.policy.budgets import gbitops_budget
+from limpq_deploy.policy.costs import total_cost
+from limpq_deploy.policy.front import COST, Front, FrontPoint
+from limpq_deploy.policy.objective import objective_of
+from limpq_deploy.policy.outliers import OutlierMode, OutlierReport, treat_outliers
+from limpq_deploy.policy.solver.program import Program
 
 ROUNDING = 1e-12
 """Relative allowance for rounding in a bound."""

@@ -2,11 +2,11 @@
 
 from itertools import product
 
-from limpq_deploy.importance.names import SCALE
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.policy import Policy
-from limpq_deploy.search.objective import group_leaders
-from limpq_deploy.search.outliers import Importance, treat_outliers
+from limpq_deploy.policy.importance_names import SCALE
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.objective import group_leaders
+from limpq_deploy.policy.outliers import Importance, treat_outliers
 
 
 def undecided(policy: Policy, indicators: Indicators) -> str | None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from limpq_deploy.export.placement import BitPair, LayerPlacement
-from limpq_deploy.quantized import QuantizedModel
+from limpq_deploy.export.records.placement import BitPair, LayerPlacement
+from limpq_deploy.quant.quantized_model import QuantizedModel
 
 
 def correct_biases(

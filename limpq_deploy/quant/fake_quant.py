@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.lsq_kernel import kernel
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.quant.lsq_kernel import kernel
 
 LOG_LIMIT = 60.0
 """A scale lies within e^-60 and e^60: float32 holds it and its inverse, and both gradients stay finite."""

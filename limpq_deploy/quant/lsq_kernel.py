@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from limpq_deploy.calibration.files import cache_folder
-from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 SOURCE = Path(__file__).with_name("lsq_kernel.c")
 COMPILE = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-c")

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.export.placement import ActQuantizer
-from limpq_deploy.fake_quant import LearnedScales, fake_quantize, quantize
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.export.records.placement import ActQuantizer
+from limpq_deploy.quant.fake_quant import LearnedScales, fake_quantize, quantize
 
 OCTAVES = (0, -1, 1, -2, 2)
 """Of a channel's power of two from its layer's; of equal errors the first wins."""

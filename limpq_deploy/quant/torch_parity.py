@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from limpq_deploy.as_exported import as_exported, real_values
+from limpq_deploy.quant.folded_forward import as_exported, real_values
 from limpq_deploy.calibration.observe import watching_inputs
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.exact_nodes import compute_as_exported
-from limpq_deploy.export.parity import Disagreement, TensorParity, compare_codes, merged
-from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.qdq_base import Layers
-from limpq_deploy.fake_quant import quantize
-from limpq_deploy.layers import TracedModel
-from limpq_deploy.placement import QUANTIZERS, with_quantizers
-from limpq_deploy.quantized import QuantizedModel
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
+from limpq_deploy.export.reference.parity import Disagreement, TensorParity, compare_codes, merged
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.qdq.base import Layers
+from limpq_deploy.quant.fake_quant import quantize
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.model.place import QUANTIZERS, with_quantizers
+from limpq_deploy.quant.quantized_model import QuantizedModel
 
 CODES_SUFFIX = "_codes"
 

@@ -26,7 +26,7 @@ from limpq_deploy.report.drawing import (
 )
 from limpq_deploy.report.figures import digits, plural
 from limpq_deploy.report.rows import round_scale, tick_text
-from limpq_deploy.search.front import Front, UniformPoint
+from limpq_deploy.policy.front import Front, UniformPoint
 
 WIDTH, HEIGHT = 920, 540
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 92, 62

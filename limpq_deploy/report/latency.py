@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries, Setting, Speedup, Threads
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Setting, Speedup, Threads
 from limpq_deploy.report import svg
 from limpq_deploy.report.costs import model_name
 from limpq_deploy.report.figures import milliseconds, plural
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.rows import Row, RowChart, Scale, round_scale, tick_text
-from limpq_deploy.verdict import MIXED
+from limpq_deploy.verdict.record import MIXED
 
 HEIGHT = 52
 FLOOR = 46

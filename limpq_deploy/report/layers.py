@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from limpq_deploy.export.placement import BitPair
-from limpq_deploy.export.targets import in_float
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
 from limpq_deploy.report.figures import count, percent

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from limpq_deploy.export.parity import ParityReport, TensorParity
+from limpq_deploy.export.reference.parity import ParityReport, TensorParity
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
 from limpq_deploy.report.figures import count, percent

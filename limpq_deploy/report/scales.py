@@ -7,13 +7,13 @@ from statistics import median
 
 from markupsafe import Markup
 
-from limpq_deploy.importance.names import SCALE
-from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.importance_names import SCALE
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
 from limpq_deploy.report.figures import digits, percent
 from limpq_deploy.report.inputs import ReportInputs
-from limpq_deploy.search.outliers import OutlierReport
+from limpq_deploy.policy.outliers import OutlierReport
 
 CELL_PX = 17
 TOP = 18

@@ -6,7 +6,7 @@ from limpq_deploy.report.costs import weight_sizes
 from limpq_deploy.report.figures import giga, milliseconds, plural, signed
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.latency import threads_text
-from limpq_deploy.verdict import FLOAT, MIXED, LatencyLine, Verdict, float_baseline
+from limpq_deploy.verdict.record import FLOAT, MIXED, LatencyLine, Verdict, float_baseline
 
 WORDS = {"passed": "Passed", "failed": "Failed", "undecided": "Not decided", "incomplete": "Incomplete"}
 

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.interleaving import measure_interleaved
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport
-from limpq_deploy.export.measure import random_images
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
+from limpq_deploy.export.timing.measure import random_images
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.serving.perf_analyzer import PerfAnalyzed, PerfAnalyzerFailed, find_perf_analyzer, run_perf_analyzer
 from limpq_deploy.serving.server import (

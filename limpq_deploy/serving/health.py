@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.build_files import checked
+from limpq_deploy.workspace.finished import checked
 from limpq_deploy.calibration.records import from_json
-from limpq_deploy.export.manifest import MANIFEST, CanaryFiles, Manifest
-from limpq_deploy.export.repository import Serving
-from limpq_deploy.export.verify import load_canaries, load_manifest, verify_bundle
+from limpq_deploy.export.ship.manifest import MANIFEST, CanaryFiles, Manifest
+from limpq_deploy.export.ship.repository import Serving
+from limpq_deploy.export.ship.verify import load_canaries, load_manifest, verify_bundle
 from limpq_deploy.serving.server import Server, ServerUnhealthy, connected, parse_address
 
 

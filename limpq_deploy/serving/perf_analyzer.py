@@ -61,7 +61,7 @@ def run_perf_analyzer(
 ) -> PerfAnalyzed:
     """Let ``clients`` ask ``requests`` times for these images. Raises PerfAnalyzerFailed with the program's own reason
     where it does not start, a request fails, or it does not end in time."""
-    from limpq_deploy.export.pixel_input import as_pixels
+    from limpq_deploy.export.graph.pixel_input import as_pixels
 
     with tempfile.TemporaryDirectory() as folder:
         data, table = Path(folder) / "images.json", Path(folder) / "figures.csv"

@@ -131,7 +131,7 @@ class Server:
         """Logits of a batch, and the version that gave them (empty where the server does not say)."""
         given: NDArray[np.generic] = images_NCHW
         if model.datatype == "UINT8":
-            from limpq_deploy.export.pixel_input import as_pixels
+            from limpq_deploy.export.graph.pixel_input import as_pixels
 
             given = as_pixels(images_NCHW)
         with self._speaking():

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from limpq_deploy.build_files import checked
+from limpq_deploy.workspace.finished import checked
 from limpq_deploy.calibration.errors import LimpqError, ModelError, OutputError, SettingError
 from limpq_deploy.calibration.records import to_json
-from limpq_deploy.export.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest
-from limpq_deploy.export.repository import Keys, Serving, ShippedVersion, load_serving, require_model_name, ship_version
-from limpq_deploy.export.runtimes.ort import EXACT_PAIR_WEIGHT, largest_weight_code
-from limpq_deploy.export.shipped_plans import ShippedPlan, check_batches, plan_of_build, read_plans
-from limpq_deploy.export.triton import (
+from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest
+from limpq_deploy.export.ship.repository import Keys, Serving, ShippedVersion, load_serving, require_model_name, ship_version
+from limpq_deploy.export.runtimes.onnxruntime.session import EXACT_PAIR_WEIGHT, largest_weight_code
+from limpq_deploy.export.ship.shipped_plans import ShippedPlan, check_batches, plan_of_build, read_plans
+from limpq_deploy.export.ship.triton.config import (
     EXACT_SUMS,
     LABELS,
     MODEL_FILES,
@@ -27,8 +27,8 @@ from limpq_deploy.export.triton import (
     read_io,
     read_labels,
 )
-from limpq_deploy.export.verify import load_manifest, verify_bundle
-from limpq_deploy.stages.files import ENGINE
+from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
+from limpq_deploy.workspace.file_names import ENGINE
 
 THROUGHPUT_NOTE = (
     "requests wait up to {delay} microseconds for others to share a batch: more images per second under load, a longer "
@@ -151,7 +151,7 @@ def _shipped(folder: Path, serving: Serving, keys: Keys, notes: tuple[str, ...] 
 
 def rolled_back(folder: Path, version: int, keys: Keys | None = None) -> Shipped:
     """Serve another version of a model's folder; see `export.repository.roll_back`."""
-    from limpq_deploy.export.repository import roll_back
+    from limpq_deploy.export.ship.repository import roll_back
 
     keys = keys or Keys()
     return _shipped(folder, roll_back(folder, version, keys=keys), keys)

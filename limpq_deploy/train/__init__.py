@@ -1,12 +1,12 @@
 """The one training loop and what belongs to it: batches, precision, processes, checkpoints, what is seen of it."""
 
-from limpq_deploy.training.accuracy import predictor, settle_batchnorm, settle_batchnorm_together, top1, top1_together
-from limpq_deploy.training.average import WeightAverage
-from limpq_deploy.training.device import on_device, settle_threads, training_device
-from limpq_deploy.training.execution import Checkpoint, Execution
-from limpq_deploy.training.loop import History, train
-from limpq_deploy.training.optimizers import rate_factor
-from limpq_deploy.training.state import GeneratorState, Stateful
+from limpq_deploy.train.accuracy import predictor, settle_batchnorm, settle_batchnorm_together, top1, top1_together
+from limpq_deploy.train.average import WeightAverage
+from limpq_deploy.train.device import on_device, settle_threads, training_device
+from limpq_deploy.train.execution import Checkpoint, Execution
+from limpq_deploy.train.loop import History, train
+from limpq_deploy.train.optimizers import rate_factor
+from limpq_deploy.train.state import GeneratorState, Stateful
 
 __all__ = [
     "Checkpoint",

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.calibration.datasets.base import batch_seed
 from limpq_deploy.calibration.errors import LimpqError, SettingError
-from limpq_deploy.settings import TrainSettings
+from limpq_deploy.train.settings import TrainSettings
 
 Item = tuple[NDArray[np.float32], NDArray[np.int64]] | LimpqError
 Batch = tuple[torch.Tensor, torch.Tensor]

@@ -9,7 +9,7 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError
 from limpq_deploy.calibration.files import replacing
-from limpq_deploy.tied import distinct, load_distinct
+from limpq_deploy.model.tied import distinct, load_distinct
 
 FORMAT = "limpq.checkpoint/1"
 KEY = "limpq"

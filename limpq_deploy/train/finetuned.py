@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from limpq_deploy.calibration.params import Scales, TensorQuant
-from limpq_deploy.policy import LayerBits
-from limpq_deploy.settings import FinetuneSettings
+from limpq_deploy.calibration.numbers.params import Scales, TensorQuant
+from limpq_deploy.policy.policy import LayerBits
+from limpq_deploy.train.settings import FinetuneSettings
 
 NOT_TRAINED: Literal["ranges only, not trained"] = "ranges only, not trained"
 """What is said wherever such a model is spoken of."""

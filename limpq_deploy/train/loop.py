@@ -15,23 +15,23 @@ from torch import nn
 from limpq_deploy.calibration.batchnorm import batchnorms
 from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.losses import Pass, cross_entropy
+from limpq_deploy.train.losses import Pass, cross_entropy
 from limpq_deploy.progress import Report, silent
-from limpq_deploy.quantized import QuantizedModel
-from limpq_deploy.settings import TrainSettings
-from limpq_deploy.training import processes
-from limpq_deploy.training.accuracy import average_statistics
-from limpq_deploy.training.average import WeightAverage
-from limpq_deploy.training.batches import Batch, StepBatches
-from limpq_deploy.training.device import at_least_float32, autocast, channels_last, on_device, require_precision
-from limpq_deploy.training.execution import ALONE, Execution
-from limpq_deploy.training.interruption import Interruption
-from limpq_deploy.training.memory import freed_memory_kept
-from limpq_deploy.training.optimizers import Optimizers
-from limpq_deploy.training.resume import ModuleState, OptimizerState, Saver, ScalerState
-from limpq_deploy.training.state import Stateful
-from limpq_deploy.training.synced import synced_batchnorm
-from limpq_deploy.training.watch import Watch
+from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.train.settings import TrainSettings
+from limpq_deploy.train import processes
+from limpq_deploy.train.accuracy import average_statistics
+from limpq_deploy.train.average import WeightAverage
+from limpq_deploy.train.batches import Batch, StepBatches
+from limpq_deploy.train.device import at_least_float32, autocast, channels_last, on_device, require_precision
+from limpq_deploy.train.execution import ALONE, Execution
+from limpq_deploy.train.interruption import Interruption
+from limpq_deploy.train.memory import freed_memory_kept
+from limpq_deploy.train.optimizers import Optimizers
+from limpq_deploy.train.resume import ModuleState, OptimizerState, Saver, ScalerState
+from limpq_deploy.train.state import Stateful
+from limpq_deploy.train.synced import synced_batchnorm
+from limpq_deploy.train.watch import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

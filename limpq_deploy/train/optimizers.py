@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from limpq_deploy.fake_quant import LearnedScales, require_finite_gradients
-from limpq_deploy.quant_modules import QuantLayer
-from limpq_deploy.settings import TrainSettings
+from limpq_deploy.quant.fake_quant import LearnedScales, require_finite_gradients
+from limpq_deploy.quant.modules import QuantLayer
+from limpq_deploy.train.settings import TrainSettings
 
 
 class Optimizers:

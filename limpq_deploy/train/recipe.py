@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
-from limpq_deploy.settings import (
+from limpq_deploy.train.settings import (
     BATCH_SIZE,
     FinetuneSettings,
     FloatSettings,

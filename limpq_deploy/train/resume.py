@@ -16,10 +16,10 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError
 from limpq_deploy.calibration.files import replacing
-from limpq_deploy.tied import distinct, load_distinct
-from limpq_deploy.training.execution import Checkpoint
-from limpq_deploy.training.interruption import Interruption
-from limpq_deploy.training.state import Stateful
+from limpq_deploy.model.tied import distinct, load_distinct
+from limpq_deploy.train.execution import Checkpoint
+from limpq_deploy.train.interruption import Interruption
+from limpq_deploy.train.state import Stateful
 
 FORMAT = "limpq.training/1"
 KEY = "limpq"

@@ -9,8 +9,8 @@ from torch import distributed
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from limpq_deploy.training.device import at_least_float32
-from limpq_deploy.training.processes import count
+from limpq_deploy.train.device import at_least_float32
+from limpq_deploy.train.processes import count
 
 
 def synced_batchnorm() -> contextlib.AbstractContextManager[Any]:

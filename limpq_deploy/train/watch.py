@@ -9,7 +9,7 @@ from typing import Any
 
 from limpq_deploy.calibration.errors import MissingExtra, OutputError
 from limpq_deploy.progress import Report
-from limpq_deploy.training.execution import Execution
+from limpq_deploy.train.execution import Execution
 
 LINES = 2000
 """A log has about this many lines, however long the training."""

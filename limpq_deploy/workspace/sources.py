@@ -20,7 +20,7 @@ from limpq_deploy import __version__
 PACKAGE = "limpq_deploy"
 ROOT = Path(__file__).parent
 
-HUBS = ("limpq_deploy.stages.", "limpq_deploy.subject")
+HUBS = ("limpq_deploy.pipeline.stages.", "limpq_deploy.pipeline.context")
 """Modules in which single names are followed."""
 
 SUBJECT, SUBJECTS = "Subject", ("subject", "self")
@@ -44,10 +44,10 @@ LIBRARIES = {
 }
 """Libraries whose arithmetic a result may depend on, and what their distributions are called."""
 
-BROUGHT_ALONG = {"limpq_deploy.export.graph": ("onnxscript",), "limpq_deploy.solver.solvers": ("highspy",)}
+BROUGHT_ALONG = {"limpq_deploy.export.graph.from_torch": ("onnxscript",), "limpq_deploy.policy.solver.solvers": ("highspy",)}
 """Libraries that another one calls for a module: torch's exporter, PuLP's solver."""
 
-TABLES = ("limpq_deploy.models",)
+TABLES = ("limpq_deploy.model.zoo",)
 """Packages that make their modules by names in a table: what reaches one reaches all."""
 
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]+)|import[ \t]+([^\n#]+))", re.M)

@@ -20,7 +20,7 @@ from limpq_deploy.calibration.errors import OutputError, RecordError
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.progress import Report, progress
-from limpq_deploy.sources import Code, code_of
+from limpq_deploy.workspace.sources import Code, code_of
 
 STATE = "stages.json"
 

@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.folding import BatchNormParams, IntegerLayer, fold
-from limpq_deploy.export.placement import ActQuantizer, LayerPlacement, Placement
-from limpq_deploy.export.qdq import build_qdq
-from limpq_deploy.export.targets import target_named
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.graph.folding import BatchNormParams, IntegerLayer, fold
+from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.qdq.build import build_qdq
+from limpq_deploy.export.records.targets import target_named
 
 
 @dataclass

@@ -19,14 +19,14 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.at_once import RunsAtOnce
-from limpq_deploy.export.engine_inspect import compute_nodes, planned_precision
-from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.engine_profile import engine_layer_times
-from limpq_deploy.export.engine_record import Machine
-from limpq_deploy.export.loading import load_model
+from limpq_deploy.export.timing.concurrent_runs import RunsAtOnce
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, planned_precision
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.timing.engine_profile import engine_layer_times
+from limpq_deploy.export.records.engine_record import Machine
+from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
-from limpq_deploy.export.runtimes.ort import OnnxRuntime, OrtSession
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, OrtSession
 
 from ..played_engine import NOWHERE, played_engine
 
@@ -216,7 +216,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 sys.path.insert(0, sys.argv[1])
 sys.argv = ["gpu.py", "--files", sys.argv[2], "--models", "resnet8"]
-import limpq_deploy.export.runtimes.trt, limpq_deploy.export.self_test
+import limpq_deploy.export.runtimes.tensorrt.runtime, limpq_deploy.export.reference.self_test
 import gpu
 gpu.main()
 """

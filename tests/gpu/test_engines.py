@@ -9,12 +9,12 @@ import pytest
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.engine_options import BatchRange, EngineOptions
-from limpq_deploy.export.engine_record import PlanRefused
-from limpq_deploy.export.gpu_watch import GpuWatch
+from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
+from limpq_deploy.export.records.engine_record import PlanRefused
+from limpq_deploy.export.runtimes.cuda.watch import GpuWatch
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
-from limpq_deploy.export.runtimes.cuda_memory import PACKAGES, _installed, open_memory
-from limpq_deploy.export.self_test import SelfTest, self_test, tiny_images, tiny_model
+from limpq_deploy.export.runtimes.cuda.memory import PACKAGES, _installed, open_memory
+from limpq_deploy.export.reference.self_test import SelfTest, self_test, tiny_images, tiny_model
 
 from ..float_model import float_model
 
@@ -56,7 +56,7 @@ def test_bytes_go_to_the_device_and_back(package: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_self_test_passes(package: str) -> None:
-    from limpq_deploy.export.runtimes.trt import TensorRt
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     if not _installed(package):
         pytest.skip(f"{package} is not installed")
@@ -65,7 +65,7 @@ def test_the_self_test_passes(package: str) -> None:
 
 
 def test_an_engine_is_built_once_and_kept_with_its_record(model: Path, cache: Path) -> None:
-    from limpq_deploy.export.runtimes.trt import TensorRt, record_path
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt, record_path
 
     first, plan = TensorRt().built(model)
     again, same = TensorRt().built(model)
@@ -82,7 +82,7 @@ def test_an_engine_is_built_once_and_kept_with_its_record(model: Path, cache: Pa
 
 
 def test_a_changed_plan_is_never_loaded(model: Path) -> None:
-    from limpq_deploy.export.runtimes.trt import TensorRt
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     _, plan = TensorRt().built(model)
     data = bytearray(plan.read_bytes())
@@ -93,7 +93,7 @@ def test_a_changed_plan_is_never_loaded(model: Path) -> None:
 
 
 def test_batches_beyond_the_range_are_run_in_parts_and_refused_for_timing(model: Path) -> None:
-    from limpq_deploy.export.runtimes.trt import TensorRt
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     session = TensorRt(EngineOptions(batch=BatchRange(least=2, best=4, most=4))).load(model)
     images = tiny_images(9)
@@ -106,7 +106,7 @@ def test_batches_beyond_the_range_are_run_in_parts_and_refused_for_timing(model:
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_a_call_times_its_parts_on_the_device(model: Path, graph: bool) -> None:
-    from limpq_deploy.export.runtimes.trt import TensorRt
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     session = TensorRt().load(model)
     assert isinstance(session, DeviceTimed)
@@ -124,7 +124,7 @@ def test_a_call_times_its_parts_on_the_device(model: Path, graph: bool) -> None:
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_several_runs_at_once_take_longer_than_one_and_less_than_one_after_the_other(model: Path, graph: bool) -> None:
-    from limpq_deploy.export.runtimes.trt import TensorRt
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     session = TensorRt().load(model)
     assert isinstance(session, DeviceTimed)
@@ -140,7 +140,7 @@ def test_several_runs_at_once_take_longer_than_one_and_less_than_one_after_the_o
 
 
 def test_several_builds_are_compared_and_float_types_are_kept_apart(model: Path) -> None:
-    from limpq_deploy.export.runtimes.trt import TensorRt
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     options = EngineOptions(builds=2)
     engine = TensorRt(options).engine(model)
@@ -155,7 +155,7 @@ def test_several_builds_are_compared_and_float_types_are_kept_apart(model: Path)
 
 def test_a_float_model_is_built_in_fp16_and_in_fp32_and_answers_alike(tmp_path: Path) -> None:
     """Where types come from the file (TensorRT 11), FP16 is certain; elsewhere the builder may choose it."""
-    from limpq_deploy.export.runtimes.trt import TensorRt
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     path = tmp_path / "float.onnx"
     path.write_bytes(float_model().SerializeToString())

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import Augment, DataSet, open_dataset
-from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.targets import ONNXRUNTIME, TargetSpec
-from limpq_deploy.layers import TracedModel, trace
-from limpq_deploy.placement import place
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.targets import ONNXRUNTIME, TargetSpec
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place
 
 
 class TinyResNet(nn.Module):

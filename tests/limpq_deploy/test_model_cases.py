@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.targets import target_named
-from limpq_deploy.given_model import PlainModel, plain, unwrap
-from limpq_deploy.layers import trace
-from limpq_deploy.placement import place, with_quantizers
+from limpq_deploy.export.records.targets import target_named
+from limpq_deploy.model.given_model import PlainModel, plain, unwrap
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.place import place, with_quantizers
 
 from . import model_cases
 

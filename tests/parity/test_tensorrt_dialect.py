@@ -14,18 +14,18 @@ pytest.importorskip("sklearn", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.datasets import open_dataset  # noqa: E402
-from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm  # noqa: E402
-from limpq_deploy.export.lint import lint  # noqa: E402
-from limpq_deploy.export.qdq import build_qdq  # noqa: E402
-from limpq_deploy.export.targets import TENSORRT  # noqa: E402
-from limpq_deploy.faithful import Fed, compare_trained  # noqa: E402
-from limpq_deploy.float_training import train_float  # noqa: E402
-from limpq_deploy.integers import integer_model  # noqa: E402
-from limpq_deploy.layers import trace  # noqa: E402
-from limpq_deploy.models import create_model  # noqa: E402
-from limpq_deploy.placement import place, with_quantizers  # noqa: E402
-from limpq_deploy.quantized import model_of_policy  # noqa: E402
-from limpq_deploy.settings import FloatSettings  # noqa: E402
+from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
+from limpq_deploy.export.lint.check import lint  # noqa: E402
+from limpq_deploy.export.qdq.build import build_qdq  # noqa: E402
+from limpq_deploy.export.records.targets import TENSORRT  # noqa: E402
+from limpq_deploy.quant.torch_parity import Fed, compare_trained  # noqa: E402
+from limpq_deploy.train.float_training import train_float  # noqa: E402
+from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
+from limpq_deploy.model.layers import trace  # noqa: E402
+from limpq_deploy.model.zoo import create_model  # noqa: E402
+from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
+from limpq_deploy.train.settings import FloatSettings  # noqa: E402
 
 SETTINGS = FloatSettings(
     steps=60,

@@ -1,7 +1,7 @@
 """Everything that an export for TensorRT holds is what its ONNX parser was seen to take.
 
 `READ` says, for each operator, in which forms the importers of 8.6, 10.6 and 10.15 take it (where they were read:
-`limpq_deploy.export.lint_tensorrt_parser`). A torch or a change of ours that writes anything else fails here, before a
+`limpq_deploy.export.lint.tensorrt_parser`). A torch or a change of ours that writes anything else fails here, before a
 GPU is asked; then the importers are to be read again.
 """
 
@@ -21,20 +21,20 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from limpq_deploy.calibration.datasets.preprocess import Preprocess  # noqa: E402
-from limpq_deploy.export.cutting import cut_model  # noqa: E402
-from limpq_deploy.export.file_forms import TENSORRT_FORMS  # noqa: E402
-from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm  # noqa: E402
-from limpq_deploy.export.half import in_half  # noqa: E402
-from limpq_deploy.export.lint import static_findings  # noqa: E402
-from limpq_deploy.export.onnx_files import attribute, constants  # noqa: E402
-from limpq_deploy.export.pixel_input import with_pixel_input  # noqa: E402
-from limpq_deploy.export.qdq import build_qdq, strip_markers  # noqa: E402
-from limpq_deploy.export.self_test import tiny_model  # noqa: E402
-from limpq_deploy.export.targets import TENSORRT  # noqa: E402
-from limpq_deploy.integers import integer_model  # noqa: E402
-from limpq_deploy.layers import trace  # noqa: E402
-from limpq_deploy.placement import place, with_quantizers  # noqa: E402
-from limpq_deploy.quantized import model_of_policy  # noqa: E402
+from limpq_deploy.export.graph.split_at_quantizers import cut_model  # noqa: E402
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS  # noqa: E402
+from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
+from limpq_deploy.export.graph.to_float16 import in_half  # noqa: E402
+from limpq_deploy.export.lint.check import static_findings  # noqa: E402
+from limpq_deploy.export.graph.onnx_files import attribute, constants  # noqa: E402
+from limpq_deploy.export.graph.pixel_input import with_pixel_input  # noqa: E402
+from limpq_deploy.export.qdq.build import build_qdq, strip_markers  # noqa: E402
+from limpq_deploy.export.reference.self_test import tiny_model  # noqa: E402
+from limpq_deploy.export.records.targets import TENSORRT  # noqa: E402
+from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
+from limpq_deploy.model.layers import trace  # noqa: E402
+from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
 
 SHAPE = (3, 16, 16)
 FLOAT, HALF, UINT8 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16), int(TensorProto.UINT8)
@@ -90,7 +90,7 @@ READ: Mapping[str, tuple[Form, ...]] = {
 
 
 class Everything(nn.Module):
-    """Each operation of the traced path once: see `limpq_deploy.operations`."""
+    """Each operation of the traced path once: see `limpq_deploy.model.operations`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from limpq_deploy.export.repository import Keys, roll_back
-from limpq_deploy.export.triton import ServingOptions
+from limpq_deploy.export.ship.repository import Keys, roll_back
+from limpq_deploy.export.ship.triton.config import ServingOptions
 from limpq_deploy.serving.health import check_health
 from limpq_deploy.serving.ship import ship
 

@@ -17,11 +17,11 @@ from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
 
 from limpq_deploy.calibration.errors import ModelError, OutputError
-from limpq_deploy.cli import main
-from limpq_deploy.export.folders import locked
-from limpq_deploy.export.repository import Keys, load_serving, roll_back
-from limpq_deploy.export.triton import ConfigRefused, ServingOptions, check_config, make_config, read_io
-from limpq_deploy.export.verify import BundleRefused, load_manifest, verify_bundle
+from limpq_deploy.cli.main import main
+from limpq_deploy.export.ship.atomic_folder import locked
+from limpq_deploy.export.ship.repository import Keys, load_serving, roll_back
+from limpq_deploy.export.ship.triton.config import ConfigRefused, ServingOptions, check_config, make_config, read_io
+from limpq_deploy.export.ship.verify import BundleRefused, load_manifest, verify_bundle
 from limpq_deploy.serving.ship import ShipRefused, ship
 
 MakeBundle = Callable[..., Path]
@@ -261,7 +261,7 @@ def test_external_data_is_refused_by_name(place: str, make_bundle: MakeBundle, t
 def test_too_little_space_is_told_before_anything_is_written(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limpq_deploy.export.repository.SPARE_BYTES", 2**62)  # no disk has that
+    monkeypatch.setattr("limpq_deploy.export.ship.repository.SPARE_BYTES", 2**62)  # no disk has that
     with pytest.raises(OutputError, match="bytes free; the new version needs"):
         ship(make_bundle(), tmp_path / "models", CPU_TWIN)
     assert not list((tmp_path / "models").iterdir())

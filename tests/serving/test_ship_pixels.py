@@ -15,8 +15,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from limpq_deploy.calibration.datasets import Preprocess
-from limpq_deploy.cli import main
-from limpq_deploy.export.pixel_input import with_pixel_input
+from limpq_deploy.cli.main import main
+from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.serving.server import ServedModel, Server, ServerUnhealthy, parse_address
 

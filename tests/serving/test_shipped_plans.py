@@ -10,12 +10,12 @@ import pytest
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import write_record
-from limpq_deploy.export.engine_record import Machine, OneBuild, Plan
-from limpq_deploy.export.repository import load_serving
+from limpq_deploy.export.records.engine_record import Machine, OneBuild, Plan
+from limpq_deploy.export.ship.repository import load_serving
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.shipped_plans import PlanNotShipped
-from limpq_deploy.export.triton import ConfigRefused, ServingOptions
-from limpq_deploy.export.verify import load_manifest
+from limpq_deploy.export.ship.shipped_plans import PlanNotShipped
+from limpq_deploy.export.ship.triton.config import ConfigRefused, ServingOptions
+from limpq_deploy.export.ship.verify import load_manifest
 from limpq_deploy.serving.ship import ShipRefused, ship
 
 MakeBundle = Callable[..., Path]

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import OutputError
-from limpq_deploy.export.repository import Keys
-from limpq_deploy.export.signature import KeyRefused, is_signed_by, sign_bytes, write_key_pair
-from limpq_deploy.export.triton import ServingOptions
-from limpq_deploy.export.verify import BundleRefused, verify_bundle
+from limpq_deploy.export.ship.repository import Keys
+from limpq_deploy.export.ship.signature import KeyRefused, is_signed_by, sign_bytes, write_key_pair
+from limpq_deploy.export.ship.triton.config import ServingOptions
+from limpq_deploy.export.ship.verify import BundleRefused, verify_bundle
 from limpq_deploy.serving.ship import ship
 
 Pair = tuple[Path, Path]

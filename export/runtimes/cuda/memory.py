@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable
-from limpq_deploy.export.runtimes.cuda import LIBRARY, ask_driver
+from limpq_deploy.export.runtimes.cuda.driver import LIBRARY, ask_driver
 
 PACKAGES = ("pycuda", "cuda-python")
 """Adapters, in the order in which they are tried."""

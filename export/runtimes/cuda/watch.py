@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable
-from limpq_deploy.export.runtimes.cuda import ask_driver
+from limpq_deploy.export.runtimes.cuda.driver import ask_driver
 
 INTERVAL_S = 0.25
 """Between two readings. Each takes Python's lock and the driver's for a moment, which a call that is timed may feel: at

@@ -14,13 +14,13 @@ from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.export.loading import load_model
-from limpq_deploy.export.pixel_input import as_pixels
+from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.graph.pixel_input import as_pixels
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
-from limpq_deploy.export.runtimes.ort_package import load_onnxruntime
-from limpq_deploy.export.runtimes.ort_trial import Trial, random_feeds, signal_db
-from limpq_deploy.export.watching import Watch, file_name, layer_precision, watches, with_outputs
+from limpq_deploy.export.runtimes.onnxruntime.package import load_onnxruntime
+from limpq_deploy.export.runtimes.trial import Trial, random_feeds, signal_db
+from limpq_deploy.export.graph.runtime_taps import Watch, file_name, layer_precision, watches, with_outputs
 
 PROVIDER = "CPUExecutionProvider"
 SATURATION_OPTION = "session.x64quantprecision"

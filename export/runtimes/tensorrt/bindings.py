@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable, SettingError
-from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.runtimes.cuda import ask_driver, too_old
-from limpq_deploy.export.runtimes.cuda_memory import package_problem
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.runtimes.cuda.driver import ask_driver, too_old
+from limpq_deploy.export.runtimes.cuda.memory import package_problem
 
 if TYPE_CHECKING:
     import tensorrt as trt

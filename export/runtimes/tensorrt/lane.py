@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.runtimes.cuda_memory import CudaMemory
+from limpq_deploy.export.runtimes.cuda.memory import CudaMemory
 
 if TYPE_CHECKING:
     import tensorrt as trt

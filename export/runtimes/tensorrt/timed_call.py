@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.export.runtimes.cuda_memory import CudaGraph, CudaMemory
-from limpq_deploy.export.runtimes.trt_lane import Lane
+from limpq_deploy.export.runtimes.cuda.memory import CudaGraph, CudaMemory
+from limpq_deploy.export.runtimes.tensorrt.lane import Lane
 
 
 @dataclass(slots=True)

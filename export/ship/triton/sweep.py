@@ -7,7 +7,7 @@ which ran it against the CPU twin here.
 import json
 from typing import Any
 
-from limpq_deploy.export.triton import schema_of_configs
+from limpq_deploy.export.ship.triton.config import schema_of_configs
 
 SWEEP = "model_analyzer.yaml"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from limpq_deploy.answers import answer
-from limpq_deploy.commands.options import (
+from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.options.shared import (
     FILE,
     MEASURES,
     NEW_FILE,
@@ -61,16 +61,16 @@ def sweep(
     """
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.importance.names import read_by
-    from limpq_deploy.indicators import Indicators
+    from limpq_deploy.policy.importance_names import read_by
+    from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.progress import progress
-    from limpq_deploy.search.budgets import budgets_from_options
-    from limpq_deploy.search.candidates import one_recipe
-    from limpq_deploy.search.front import parse_range
-    from limpq_deploy.search.front import sweep as front_of
-    from limpq_deploy.search.restrictions import restrict
-    from limpq_deploy.search.search import PolicySearch
-    from limpq_deploy.search.supported import supported_front
+    from limpq_deploy.policy.budgets import budgets_from_options
+    from limpq_deploy.policy.candidates import one_recipe
+    from limpq_deploy.policy.front import parse_range
+    from limpq_deploy.policy.front import sweep as front_of
+    from limpq_deploy.policy.restrictions import restrict
+    from limpq_deploy.policy.search import PolicySearch
+    from limpq_deploy.policy.supported import supported_front
 
     if options["like"] is not None or options["max_gbitops"] is not None:
         raise SettingError("--gbitops already limits BitOps; leave --like and --max-gbitops away")
@@ -93,7 +93,7 @@ def sweep(
             solve = PolicySearch(solver=solver or "auto", gap=gap)
             front = front_of(found, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
     if build is not None:
-        from limpq_deploy.stages.previewer import open_previewer, with_previews
+        from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
 
         with progress("previews") as report:
             front = with_previews(front, open_previewer(build, carried), report)
@@ -101,13 +101,13 @@ def sweep(
     write_record(front, file)
     if picture is not None:
         from limpq_deploy.report.front_picture import write_front_picture
-        from limpq_deploy.search.front import uniform_points
+        from limpq_deploy.policy.front import uniform_points
 
         write_front_picture(front, picture, uniform=uniform_points(found, budgets=budgets, **settings))
     if as_json:
         answer(json.dumps(to_dict(front)))
         return
-    from limpq_deploy.search.tables import front_table
+    from limpq_deploy.cli.output.search import front_table
 
     drawn = f"\ndrawn in {picture}" if picture is not None else ""
     answer(f"{front_table(front)}\nwritten to {file}{drawn}")
@@ -136,11 +136,11 @@ def diff(
     limpq-deploy diff policy-a.json policy-b.json --indicators indicators.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict
-    from limpq_deploy.importance.names import SCALE, read_by
-    from limpq_deploy.indicators import Indicators
-    from limpq_deploy.policy import Policy
-    from limpq_deploy.search.diff import diff_policies
-    from limpq_deploy.search.tables import diff_table
+    from limpq_deploy.policy.importance_names import SCALE, read_by
+    from limpq_deploy.policy.indicators import Indicators
+    from limpq_deploy.policy.policy import Policy
+    from limpq_deploy.policy.diff import diff_policies
+    from limpq_deploy.cli.output.search import diff_table
 
     policies = load_record(Policy, first), load_record(Policy, second)
     indicators = load_record(Indicators, indicators_file) if indicators_file else None
@@ -183,12 +183,12 @@ def table(
     limpq-deploy table policy.csv --indicators indicators.json -o policy.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.importance.names import read_by
-    from limpq_deploy.indicators import Indicators
-    from limpq_deploy.interchange.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
-    from limpq_deploy.policy import Policy
-    from limpq_deploy.search.candidates import one_recipe
-    from limpq_deploy.search.widths import source_notes
+    from limpq_deploy.policy.importance_names import read_by
+    from limpq_deploy.policy.indicators import Indicators
+    from limpq_deploy.policy.interchange.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
+    from limpq_deploy.policy.policy import Policy
+    from limpq_deploy.policy.candidates import one_recipe
+    from limpq_deploy.policy.widths import source_notes
 
     indicators = load_record(Indicators, indicators_file)
     written: Any
@@ -217,8 +217,8 @@ def import_(pickle_file: Path, shapes: Path | None, output: Path | None, as_json
     It holds learned scales but neither MACs nor weight counts; --shapes gives them.
     """
     from limpq_deploy.calibration.records import to_dict, write_record
-    from limpq_deploy.interchange.authors_pickle import read_authors_pickle
-    from limpq_deploy.interchange.shapes import load_shapes
+    from limpq_deploy.policy.interchange.authors_pickle import read_authors_pickle
+    from limpq_deploy.policy.interchange.shapes import load_shapes
 
     found = read_authors_pickle(pickle_file, load_shapes(shapes) if shapes else None)
     file = output or Path("indicators.json")

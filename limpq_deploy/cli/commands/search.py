@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from limpq_deploy.answers import answer
-from limpq_deploy.commands.options import (
+from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.options.shared import (
     FILE,
     NEW_FILE,
     SOLVERS,
@@ -57,14 +57,14 @@ def search(
     """
     from limpq_deploy.calibration.errors import InfeasiblePolicy
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.importance.names import read_by
-    from limpq_deploy.indicators import Indicators
-    from limpq_deploy.search.budgets import budgets_from_options, parse_like, uniform_policy_within
-    from limpq_deploy.search.candidates import find, one_recipe, recipes
-    from limpq_deploy.search.explain import explain as explanation_of
-    from limpq_deploy.search.restrictions import restrict
-    from limpq_deploy.search.search import TIME_LIMIT_S, PolicySearch
-    from limpq_deploy.solver.deadline import Deadline
+    from limpq_deploy.policy.importance_names import read_by
+    from limpq_deploy.policy.indicators import Indicators
+    from limpq_deploy.policy.budgets import budgets_from_options, parse_like, uniform_policy_within
+    from limpq_deploy.policy.candidates import find, one_recipe, recipes
+    from limpq_deploy.policy.explain import explain as explanation_of
+    from limpq_deploy.policy.restrictions import restrict
+    from limpq_deploy.policy.search import TIME_LIMIT_S, PolicySearch
+    from limpq_deploy.policy.solver.deadline import Deadline
 
     carried = load_record(Indicators, indicators_file)
     asked = take_recipe(options)
@@ -84,8 +84,8 @@ def search(
             policy = find(carried, budgets, recipe, solve=solve, admit=admit)
         else:
             from limpq_deploy.progress import progress
-            from limpq_deploy.search.tournament import hold_tournament
-            from limpq_deploy.stages.previewer import open_previewer
+            from limpq_deploy.importance.tournament import hold_tournament
+            from limpq_deploy.pipeline.stages.previewer import open_previewer
 
             uniform = uniform_policy_within(found, budgets, parse_like(like) if like is not None else None)
             with progress("previews") as report:
@@ -101,8 +101,8 @@ def search(
                 )
     except InfeasiblePolicy:
         if explain:
-            from limpq_deploy.search.conflicts import explain_conflict
-            from limpq_deploy.search.tables import conflict_table
+            from limpq_deploy.policy.conflicts import explain_conflict
+            from limpq_deploy.cli.output.search import conflict_table
 
             conflict = explain_conflict(
                 found,
@@ -126,13 +126,13 @@ def search(
         extra = {"explanation": to_dict(explanation)} if explanation is not None else {}
         answer(json.dumps({**to_dict(policy), **extra}))
         return
-    from limpq_deploy.tables import policy_table, tournament_table
+    from limpq_deploy.cli.output.tables import policy_table, tournament_table
 
     answer(f"{policy_table(policy, read)}\nwritten to {file}")
     if policy.tournament is not None:
         answer(f"\n{tournament_table(policy.tournament)}")
     if explanation is not None:
-        from limpq_deploy.search.tables import explanation_table
+        from limpq_deploy.cli.output.search import explanation_table
 
         answer(f"\n{explanation_table(explanation)}")
 
@@ -157,13 +157,13 @@ def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
     limpq-deploy preview a.json b.json --build limpq-build
     """
     from limpq_deploy.calibration.records import load_record, to_dict
-    from limpq_deploy.extras import require_modules
-    from limpq_deploy.policy import Policy
+    from limpq_deploy.optional_packages import require_modules
+    from limpq_deploy.policy.policy import Policy
 
     pairs = {str(file): load_record(Policy, file).pairs() for file in policies}
     require_modules(("torch", "safetensors"), "previews")
     from limpq_deploy.progress import progress
-    from limpq_deploy.stages.previewer import open_previewer
+    from limpq_deploy.pipeline.stages.previewer import open_previewer
 
     look = open_previewer(build)
     seen = {}
@@ -174,6 +174,6 @@ def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
     if as_json:
         answer(json.dumps({name: to_dict(found) for name, found in seen.items()}))
         return
-    from limpq_deploy.tables import preview_table
+    from limpq_deploy.cli.output.tables import preview_table
 
     answer(preview_table(seen))

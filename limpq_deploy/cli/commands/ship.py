@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from limpq_deploy.answers import answer
-from limpq_deploy.commands.options import FILE, json_option
+from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.options.shared import FILE, json_option
 
 FAILED = 3
 
@@ -33,7 +33,7 @@ def sign_option(command: Any) -> Any:
 @json_option
 def keygen(key: Path, as_json: bool) -> None:
     """Make an Ed25519 key pair: KEY, which signs and stays secret, and KEY.pub, which servers check with."""
-    from limpq_deploy.export.signature import write_key_pair
+    from limpq_deploy.export.ship.signature import write_key_pair
 
     public = key.with_name(key.name + ".pub")
     write_key_pair(key, public)
@@ -108,8 +108,8 @@ def ship(
     limpq-deploy ship limpq-build models --backend python
     limpq-deploy ship limpq-build models --sign release.key --key release.key.pub
     """
-    from limpq_deploy.export.repository import Keys
-    from limpq_deploy.export.triton import ServingOptions
+    from limpq_deploy.export.ship.repository import Keys
+    from limpq_deploy.export.ship.triton.config import ServingOptions
     from limpq_deploy.serving.ship import ship as ship_build
 
     options = ServingOptions(
@@ -137,7 +137,7 @@ def ship(
 @json_option
 def rollback(folder: Path, version: int, sign: Path | None, key: Path | None, as_json: bool) -> None:
     """Serve a version that is still in a model's folder, with the configuration that it was shipped with."""
-    from limpq_deploy.export.repository import Keys
+    from limpq_deploy.export.ship.repository import Keys
     from limpq_deploy.serving.ship import rolled_back
 
     _tell(rolled_back(folder, version, Keys(private=sign, public=key)), as_json)

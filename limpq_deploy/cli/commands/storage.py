@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.answers import answer
-from limpq_deploy.commands.options import FILE, NEW_FILE, json_option
+from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.options.shared import FILE, NEW_FILE, json_option
 
 
 @click.command(short_help="Stored weights back into the engine's file.")
@@ -17,8 +17,8 @@ def unpack(model: Path, output: Path, as_json: bool) -> None:
     """Make the engine's file of the one that --storage wrote, byte for byte; needs neither torch nor a runtime."""
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.files import sha256_of, write_bytes
-    from limpq_deploy.export.loading import load_model
-    from limpq_deploy.export.storage import unpack_weights
+    from limpq_deploy.export.graph.loading import load_model
+    from limpq_deploy.export.graph.storage import unpack_weights
 
     if output.exists() and output.samefile(model):
         raise SettingError(f"-o names the stored file {model} itself, which would be lost; name another file")

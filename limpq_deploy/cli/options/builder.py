@@ -8,7 +8,7 @@ import click
 from limpq_deploy.calibration.errors import SettingError
 
 if TYPE_CHECKING:
-    from limpq_deploy.export.engine_options import EngineOptions
+    from limpq_deploy.export.records.engine_options import EngineOptions
 
 Command = Callable[..., Any]
 
@@ -74,7 +74,7 @@ def take_builder(options: dict[str, Any]) -> "EngineOptions | None":
 
     Raises SettingError for values that make no sense.
     """
-    from limpq_deploy.export.engine_options import BatchRange, given_options
+    from limpq_deploy.export.records.engine_options import BatchRange, given_options
 
     given = {field: options.pop(name) for name, field in BUILDER_FIELDS.items()}
     if given["batch"] is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from limpq_deploy.commands.builder import Command, builder_options
+from limpq_deploy.cli.options.builder import Command, builder_options
 
 
 class _Given(click.Path):
@@ -17,7 +17,7 @@ class _Given(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.is_file():
-            from limpq_deploy.build_files import checked
+            from limpq_deploy.workspace.finished import checked
 
             checked(path)
         return path

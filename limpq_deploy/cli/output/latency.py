@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from limpq_deploy.export.latency import Setting
-from limpq_deploy.export.trtexec import COMPUTE
-from limpq_deploy.tables import needed_width, table, width, wrapped
+from limpq_deploy.export.timing.report import Setting
+from limpq_deploy.export.timing.trtexec import COMPUTE
+from limpq_deploy.cli.output.tables import needed_width, table, width, wrapped
 
 if TYPE_CHECKING:
-    from limpq_deploy.export.latency import LatencyReport, LatencySeries
-    from limpq_deploy.export.latency_compare import Change, Fleet
-    from limpq_deploy.export.latency_table import LatencyTable
-    from limpq_deploy.export.trtexec import TrtexecTimes
+    from limpq_deploy.export.timing.report import LatencyReport, LatencySeries
+    from limpq_deploy.export.timing.compare import Change, Fleet
+    from limpq_deploy.export.timing.table import LatencyTable
+    from limpq_deploy.export.timing.trtexec import TrtexecTimes
 
 
 NARROWER: tuple[tuple[int, tuple[str, ...]], ...] = (

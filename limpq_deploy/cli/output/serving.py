@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from limpq_deploy.latency.tables import latency_table
+from limpq_deploy.cli.output.latency import latency_table
 from limpq_deploy.serving.bench import ServingReport, serving_details
-from limpq_deploy.tables import wrapped
+from limpq_deploy.cli.output.tables import wrapped
 
 
 def serving_lines(report: ServingReport) -> str:

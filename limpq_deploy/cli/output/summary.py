@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import click
 
-from limpq_deploy.build import Outcome
-from limpq_deploy.evaluate import Accuracy
-from limpq_deploy.export.placement import Placement
-from limpq_deploy.policy import Policy
-from limpq_deploy.tables import in_columns, table, wrapped
-from limpq_deploy.verdict import FLOAT_BITS, LatencyResult, Verdict, float_baseline
+from limpq_deploy.pipeline.stages.run import Outcome
+from limpq_deploy.train.evaluate import Accuracy
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.cli.output.tables import in_columns, table, wrapped
+from limpq_deploy.verdict.record import FLOAT_BITS, LatencyResult, Verdict, float_baseline
 
 NAMES = {"uniform8": "w8a8, untrained"}
 """How models are called here; the 8-bit baseline has scales from 256 images and no training."""

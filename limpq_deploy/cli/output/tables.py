@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from limpq_deploy.search.undecided import undecided
-from limpq_deploy.search.widths import source_notes
+from limpq_deploy.policy.tie_warning import undecided
+from limpq_deploy.policy.widths import source_notes
 
 if TYPE_CHECKING:
     from limpq_deploy.doctor import Diagnosis
-    from limpq_deploy.export.finding import Finding
-    from limpq_deploy.export.foreign_parity import FileParity
-    from limpq_deploy.export.lint import LintReport
-    from limpq_deploy.export.parity import ParityReport, TensorParity
-    from limpq_deploy.export.verify import VerifyReport
-    from limpq_deploy.indicators import Indicators
-    from limpq_deploy.pipeline import Passed
-    from limpq_deploy.policy import LayerBits, Policy, Tournament
-    from limpq_deploy.preview import Preview
+    from limpq_deploy.export.lint.finding import Finding
+    from limpq_deploy.export.reference.foreign_parity import FileParity
+    from limpq_deploy.export.lint.check import LintReport
+    from limpq_deploy.export.reference.parity import ParityReport, TensorParity
+    from limpq_deploy.export.ship.verify import VerifyReport
+    from limpq_deploy.policy.indicators import Indicators
+    from limpq_deploy.workspace.workspace import Passed
+    from limpq_deploy.policy.policy import LayerBits, Policy, Tournament
+    from limpq_deploy.importance.preview import Preview
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
@@ -104,7 +104,7 @@ def parity_table(report: ParityReport) -> str:
 
 def file_parity_lines(found: FileParity) -> str:
     """A file's codes, its islands, and what explains differences."""
-    from limpq_deploy.export.foreign_parity import operators_of
+    from limpq_deploy.export.reference.foreign_parity import operators_of
     from limpq_deploy.report.figures import plural
 
     equal = "bit-equal" if found.logits_equal else f"differ by up to {found.logits_max_difference:.3g}"
@@ -124,7 +124,7 @@ def file_parity_lines(found: FileParity) -> str:
 
 def lint_table(report: LintReport) -> str:
     """Operators, and each broken rule once, the gravest first: where, what follows and what to do."""
-    from limpq_deploy.export.finding import SEVERITIES
+    from limpq_deploy.export.lint.finding import SEVERITIES
     from limpq_deploy.report.figures import plural  # the report is more than other commands need
 
     operators = ", ".join(f"{count} {name}" for name, count in sorted(report.op_counts.items()))
@@ -144,7 +144,7 @@ def lint_table(report: LintReport) -> str:
 
 def _finding_line(findings: Sequence[Finding]) -> str:
     """Findings of one rule as one sentence; a consequence that is not the same everywhere is that of the first."""
-    from limpq_deploy.export.lint_rules import RULES
+    from limpq_deploy.export.lint.rules import RULES
 
     first, names = findings[0], list(dict.fromkeys(finding.node for finding in findings))
     told = ", ".join(names[:LINTED_NODES])

@@ -38,7 +38,7 @@ IMAGENET_PREPROCESS = Preprocess(
 
 
 def _builtin(name: str, module: str, preprocess: Preprocess, num_classes: int = 10) -> ModelInfo:
-    factory = f"limpq_deploy.models.{module}:{name}"
+    factory = f"limpq_deploy.model.zoo.{module}:{name}"
     return ModelInfo(name=name, num_classes=num_classes, preprocess=preprocess, factory=factory)
 
 
@@ -52,7 +52,7 @@ MODELS = {
 }
 
 LIBRARIES = ("torchvision", "timm")
-"""Libraries whose classifiers are made by name, ``torchvision/mobilenet_v2``; see `limpq_deploy.models.torchvision`."""
+"""Libraries whose classifiers are made by name, ``torchvision/mobilenet_v2``; see `limpq_deploy.model.zoo.torchvision`."""
 
 FORMS = f"{', '.join(MODELS)}, torchvision/NAME, timm/NAME or package.module:factory"
 
@@ -63,11 +63,11 @@ def known_info(name: str) -> ModelInfo | None:
     does not know, MissingExtra where the library is not installed."""
     if name in MODELS or not in_library(name):
         return MODELS.get(name)
-    from limpq_deploy.models import torchvision
+    from limpq_deploy.model.zoo import torchvision
 
     library, _, model = name.partition("/")
     preprocess = torchvision.timm_preprocess if library == "timm" else torchvision.torchvision_preprocess
-    factory = f"limpq_deploy.models.torchvision:{library}_model"
+    factory = f"limpq_deploy.model.zoo.torchvision:{library}_model"
     return ModelInfo(name=name, num_classes=1000, preprocess=preprocess(model), factory=factory)
 
 
@@ -102,7 +102,7 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
 def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
     from torch import nn
 
-    from limpq_deploy.given_model import settings_kept, unwrap
+    from limpq_deploy.model.given_model import settings_kept, unwrap
 
     with settings_kept():
         factory = load_factory(name, ModelError)

@@ -12,10 +12,10 @@ from torch import Tensor, hub, nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.models.torchvision import import_timm, import_torchvision_models
-from limpq_deploy.models.weight_files import read_weights, tensors_in
-from limpq_deploy.models.weight_names import ModelNames, fit
-from limpq_deploy.models.weights import differences, fill, other_classes
+from limpq_deploy.model.zoo.torchvision import import_timm, import_torchvision_models
+from limpq_deploy.model.zoo.weight_files import read_weights, tensors_in
+from limpq_deploy.model.zoo.weight_names import ModelNames, fit
+from limpq_deploy.model.zoo.weights import differences, fill, other_classes
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names that weights have in a repository of the Hugging Face hub, the first that is there counts."""

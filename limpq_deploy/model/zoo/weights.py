@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.models.weight_files import Held, read_weights, tensors_in
-from limpq_deploy.models.weight_names import BOOKKEEPING, Fit, ModelNames, fit
+from limpq_deploy.model.zoo.weight_files import Held, read_weights, tensors_in
+from limpq_deploy.model.zoo.weight_names import BOOKKEEPING, Fit, ModelNames, fit
 
 ITSELF = "."
 """The name of a file's own tensors, where nested dictionaries hold some too."""

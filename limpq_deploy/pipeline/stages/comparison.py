@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.placement import BitPair
-from limpq_deploy.stages.files import COMPARISON
-from limpq_deploy.subject import Subject
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.workspace.file_names import COMPARISON
+from limpq_deploy.pipeline.context import Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

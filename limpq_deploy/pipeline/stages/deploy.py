@@ -9,25 +9,25 @@ import onnx
 
 from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.exported import BATCH_KEY, ExportRecord, describe_export
-from limpq_deploy.export.lint import LintReport, lint
-from limpq_deploy.export.markers import MARKERS_KEY, markers_text
-from limpq_deploy.export.pixel_input import with_pixel_input
-from limpq_deploy.export.placement import BitPair
-from limpq_deploy.export.qdq import build_qdq, strip_markers
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.graph.exported import BATCH_KEY, ExportRecord, describe_export
+from limpq_deploy.export.lint.check import LintReport, lint
+from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
+from limpq_deploy.export.graph.pixel_input import with_pixel_input
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.runtimes.base import Reporting
-from limpq_deploy.export.runtimes.cuda import ask_driver
-from limpq_deploy.export.storage import pack_weights
-from limpq_deploy.inspect_model import CLASSES_KEY, PREPROCESS_KEY
-from limpq_deploy.integers import integer_model
-from limpq_deploy.layers import TracedModel
-from limpq_deploy.pipeline import Stage
-from limpq_deploy.policy import Policy
+from limpq_deploy.export.runtimes.cuda.driver import ask_driver
+from limpq_deploy.export.graph.storage import pack_weights
+from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
+from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
-from limpq_deploy.quantized import QuantizedModel
-from limpq_deploy.stages.comparison import Comparison, compared_pairs
-from limpq_deploy.stages.files import (
+from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.pipeline.stages.comparison import Comparison, compared_pairs
+from limpq_deploy.workspace.file_names import (
     COMPARISON,
     ENGINE,
     EXPORT,
@@ -44,10 +44,10 @@ from limpq_deploy.stages.files import (
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
 )
-from limpq_deploy.stages.given import compare_exported
-from limpq_deploy.stages.learn import load_finetuned
-from limpq_deploy.stages.template import make_template
-from limpq_deploy.subject import Subject
+from limpq_deploy.pipeline.stages.given import compare_exported
+from limpq_deploy.pipeline.stages.learn import load_finetuned
+from limpq_deploy.pipeline.stages.template import make_template
+from limpq_deploy.pipeline.context import Subject
 
 
 def export_stage(subject: Subject, folder: Path) -> Stage:

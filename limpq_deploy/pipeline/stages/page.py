@@ -5,21 +5,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.executed import executed_bits
-from limpq_deploy.export.latency import LatencyReport
-from limpq_deploy.export.parity import ParityReport
-from limpq_deploy.export.placement import Placement
+from limpq_deploy.verdict.realised_bits import executed_bits
+from limpq_deploy.export.timing.report import LatencyReport
+from limpq_deploy.export.reference.parity import ParityReport
+from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.finetuned import NOT_TRAINED
-from limpq_deploy.indicators import Indicators
+from limpq_deploy.train.finetuned import NOT_TRAINED
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
-from limpq_deploy.pipeline import Stage
-from limpq_deploy.policy import LayerBits, Policy
+from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
-from limpq_deploy.stages.comparison import Comparison
-from limpq_deploy.stages.files import (
+from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.workspace.file_names import (
     COMPARISON,
     ENGINE,
     FLOAT_MODEL,
@@ -35,11 +35,11 @@ from limpq_deploy.stages.files import (
     UNIFORM8_MODEL,
     VERDICT,
 )
-from limpq_deploy.stages.measure import PARITY
-from limpq_deploy.stages.notes import studied_files
-from limpq_deploy.stages.versions import versions
-from limpq_deploy.subject import Subject
-from limpq_deploy.verdict import Verdict
+from limpq_deploy.pipeline.stages.measure import PARITY
+from limpq_deploy.pipeline.stages.notes import studied_files
+from limpq_deploy.pipeline.stages.versions import versions
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.verdict.record import Verdict
 
 
 def report_stage(subject: Subject, folder: Path) -> Stage:

@@ -2,10 +2,10 @@
 
 import onnx
 
-from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
-from limpq_deploy.layers import TracedModel
-from limpq_deploy.placement import with_quantizers
-from limpq_deploy.subject import Subject
+from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.model.place import with_quantizers
+from limpq_deploy.pipeline.context import Subject
 
 
 def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:

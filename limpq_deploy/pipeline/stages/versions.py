@@ -1,7 +1,7 @@
 """What was at work: written into report and bundle."""
 
 from limpq_deploy import __version__
-from limpq_deploy.export.environment import read_environment
+from limpq_deploy.export.records.environment import read_environment
 
 
 def versions() -> dict[str, str]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from limpq_deploy.calibration.errors import RecordError
-from limpq_deploy.indicators import Indicators, LayerIndicators
-from limpq_deploy.interchange.shapes import Shapes
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.interchange.shapes import Shapes
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.indicators import Indicators, PinnedLayer
+from limpq_deploy.policy.indicators import Indicators, PinnedLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ from itertools import count
 
 import numpy as np
 
-from limpq_deploy.solver.deadline import NEVER, Deadline
-from limpq_deploy.solver.exact import Solution, solve
-from limpq_deploy.solver.program import Choice, Floats, Integers, Program
-from limpq_deploy.solver.relaxation import Relaxation, relax
-from limpq_deploy.solver.splits import Bools, Halves, PairProgram
+from limpq_deploy.policy.solver.deadline import NEVER, Deadline
+from limpq_deploy.policy.solver.exact import Solution, solve
+from limpq_deploy.policy.solver.program import Choice, Floats, Integers, Program
+from limpq_deploy.policy.solver.relaxation import Relaxation, relax
+from limpq_deploy.policy.solver.splits import Bools, Halves, PairProgram
 
 MAX_NODES = 1_000
 """Nodes looked at; less in programs of many blocks, so that nodes times blocks stay within MAX_WORK."""

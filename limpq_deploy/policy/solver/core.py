@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limpq_deploy.solver.program import Integers, Program
-from limpq_deploy.solver.relaxation import Relaxation
+from limpq_deploy.policy.solver.program import Integers, Program
+from limpq_deploy.policy.solver.relaxation import Relaxation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,12 +12,12 @@ from math import fsum
 
 import numpy as np
 
-from limpq_deploy.solver.core import Core, core_of
-from limpq_deploy.solver.deadline import NEVER, Deadline, OutOfTime
-from limpq_deploy.solver.join import Joined, join
-from limpq_deploy.solver.labels import Growing, Labels
-from limpq_deploy.solver.program import Choice, Program
-from limpq_deploy.solver.relaxation import Relaxation
+from limpq_deploy.policy.solver.core import Core, core_of
+from limpq_deploy.policy.solver.deadline import NEVER, Deadline, OutOfTime
+from limpq_deploy.policy.solver.join import Joined, join
+from limpq_deploy.policy.solver.labels import Growing, Labels
+from limpq_deploy.policy.solver.program import Choice, Program
+from limpq_deploy.policy.solver.relaxation import Relaxation
 
 FIRST_LABELS = 1_000
 MAX_LABELS = 500_000

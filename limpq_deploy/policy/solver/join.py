@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limpq_deploy.solver.deadline import NEVER, Deadline
-from limpq_deploy.solver.labels import Labels
-from limpq_deploy.solver.program import Floats, Integers
+from limpq_deploy.policy.solver.deadline import NEVER, Deadline
+from limpq_deploy.policy.solver.labels import Labels
+from limpq_deploy.policy.solver.program import Floats, Integers
 
 CHUNK = 1 << 18
 """Pairs of labels looked at together."""

@@ -12,10 +12,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.solver.core import Core
-from limpq_deploy.solver.pareto import undominated
-from limpq_deploy.solver.program import Floats, Integers
-from limpq_deploy.solver.relaxation import Relaxation
+from limpq_deploy.policy.solver.core import Core
+from limpq_deploy.policy.solver.pareto import undominated
+from limpq_deploy.policy.solver.program import Floats, Integers
+from limpq_deploy.policy.solver.relaxation import Relaxation
 
 RANK_LIMIT = 2**62
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from limpq_deploy.calibration.errors import MissingExtra
-from limpq_deploy.extras import require_modules
-from limpq_deploy.solver.deadline import NEVER, Deadline
-from limpq_deploy.solver.program import Choice, PairTable, Program
+from limpq_deploy.optional_packages import require_modules
+from limpq_deploy.policy.solver.deadline import NEVER, Deadline
+from limpq_deploy.policy.solver.program import Choice, PairTable, Program
 
 Library = Literal["cbc", "highs"]
 

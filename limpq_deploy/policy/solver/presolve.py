@@ -8,7 +8,7 @@ from math import frexp, fsum, ldexp
 
 import numpy as np
 
-from limpq_deploy.solver.program import Choice, Integers, Program
+from limpq_deploy.policy.solver.program import Choice, Integers, Program
 
 STEEP = 100.0
 """See `narrowed`."""

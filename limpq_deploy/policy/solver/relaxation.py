@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limpq_deploy.solver.program import Floats, Integers, Program
+from limpq_deploy.policy.solver.program import Floats, Integers, Program
 
 ROUNDING = 1e-12
 """Relative allowance for sums of doubles in every bound; some hundred terms lose less than 1e-13."""

@@ -7,13 +7,13 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.solver.branch import PairSearch
-from limpq_deploy.solver.deadline import Deadline
-from limpq_deploy.solver.exact import Solution, solve
-from limpq_deploy.solver.milp import Library, library_name, solve_milp
-from limpq_deploy.solver.presolve import Presolved, narrowed, presolve
-from limpq_deploy.solver.program import Choice, Program
-from limpq_deploy.solver.relaxation import Relaxation, relax
+from limpq_deploy.policy.solver.branch import PairSearch
+from limpq_deploy.policy.solver.deadline import Deadline
+from limpq_deploy.policy.solver.exact import Solution, solve
+from limpq_deploy.policy.solver.milp import Library, library_name, solve_milp
+from limpq_deploy.policy.solver.presolve import Presolved, narrowed, presolve
+from limpq_deploy.policy.solver.program import Choice, Program
+from limpq_deploy.policy.solver.relaxation import Relaxation, relax
 
 Solver = Literal["auto", "own", "cbc", "highs"]
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from limpq_deploy.solver.pareto import undominated
-from limpq_deploy.solver.program import Choice, Floats, Integers, PairTable, Program
+from limpq_deploy.policy.solver.pareto import undominated
+from limpq_deploy.policy.solver.program import Choice, Floats, Integers, PairTable, Program
 
 Bools = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from limpq_deploy.calibration.entropy import BINS, FIRST, STEP, entropy_threshold
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.calibration.ranges import entropy
+from limpq_deploy.calibration.numbers.entropy import BINS, FIRST, STEP, entropy_threshold
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.ranges import entropy
 
 
 def plainly(magnitudes: NDArray[np.float32], levels: int) -> float:

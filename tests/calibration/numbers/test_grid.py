@@ -2,7 +2,7 @@
 
 import pytest
 
-from limpq_deploy.calibration.grid import QuantGrid
+from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 
 @pytest.mark.parametrize(("bits", "low", "high"), [(2, -2, 1), (3, -4, 3), (4, -8, 7), (7, -64, 63), (8, -128, 127)])

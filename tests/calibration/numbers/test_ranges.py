@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy.calibration.entropy import entropy_threshold
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.calibration.ranges import (
+from limpq_deploy.calibration.numbers.entropy import entropy_threshold
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.ranges import (
     DEAD,
     RANGES,
     SMALLEST,

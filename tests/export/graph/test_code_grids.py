@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from limpq_deploy.export.code_grids import CodeGrid, code_grids
+from limpq_deploy.export.graph.code_grids import CodeGrid, code_grids
 
 from .foreign_nets import S8, U8, Graph
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.export.float_layers import FLOAT_LAYERS, fold_float, fold_weight_only, planned_float
-from limpq_deploy.export.folding import BatchNormParams
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, fold_float, fold_weight_only, planned_float
+from limpq_deploy.export.graph.folding import BatchNormParams
 
 
 def norm(random: np.random.Generator, channels: int) -> BatchNormParams:

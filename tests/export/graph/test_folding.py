@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.export.folding import BatchNormParams, IntegerLayer, fold
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.export.graph.folding import BatchNormParams, IntegerLayer, fold
 
 
 def folded(

@@ -7,8 +7,8 @@ import pytest
 from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.markers import MARKERS_KEY, markers_text, with_markers
-from limpq_deploy.export.qdq import build_qdq, strip_markers
+from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
+from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 
 
 def float_model(template: onnx.ModelProto) -> onnx.ModelProto:

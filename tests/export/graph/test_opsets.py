@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.opsets import lower_opset
+from limpq_deploy.export.graph.opsets import lower_opset
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
 

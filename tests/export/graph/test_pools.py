@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.pools import missing_padding, write_ceil_padding
-from limpq_deploy.export.reference_moves import max_pool
+from limpq_deploy.export.graph.pools import missing_padding, write_ceil_padding
+from limpq_deploy.export.reference.moves import max_pool
 
 torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.runtimes.ort import OnnxRuntime
-from limpq_deploy.export.watching import Watch
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
+from limpq_deploy.export.graph.runtime_taps import Watch
 
 from .foreign_nets import S8, Graph, images_of, saved
 

@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.engine_inspect import compute_nodes, planned_precision
-from limpq_deploy.export.half import in_half
-from limpq_deploy.export.runtimes.ort import open_as_written
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, planned_precision
+from limpq_deploy.export.graph.to_float16 import in_half
+from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -193,8 +193,8 @@ def test_a_whole_network_has_no_float32_layer_left_and_names_the_same_classes(na
     logits differ from image to image. Each of some 50 layers rounds to 11 bits: 2 % of the logits' range is allowed."""
     torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
     pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
-    from limpq_deploy.export.graph import export_template
-    from limpq_deploy.models import create_model
+    from limpq_deploy.export.graph.from_torch import export_template
+    from limpq_deploy.model.zoo import create_model
 
     torch.manual_seed(0)
     net, _ = create_model(name, num_classes=10)

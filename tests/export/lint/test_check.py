@@ -8,9 +8,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.lint import LintReport, lint, static_findings
-from limpq_deploy.export.qdq import strip_markers
-from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT
+from limpq_deploy.export.lint.check import LintReport, lint, static_findings
+from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from limpq_deploy.export.lint import LintReport, lint
-from limpq_deploy.export.targets import ONNXRUNTIME
+from limpq_deploy.export.lint.check import LintReport, lint
+from limpq_deploy.export.records.targets import ONNXRUNTIME
 from tests.export.lint_cases import SmallNet
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
@@ -54,7 +54,7 @@ def test_scales_along_axis_1_are_read_along_axis_0(monkeypatch: pytest.MonkeyPat
     report = looked(two_layers(axis=1))
     assert found(report) == {("weight-axis-0", "differs")}
     assert not report.passed
-    monkeypatch.setattr("limpq_deploy.export.lint.static_findings", lambda *_: iter(()))
+    monkeypatch.setattr("limpq_deploy.export.lint.check.static_findings", lambda *_: iter(()))
     (measured,) = looked(two_layers(axis=1)).findings
     assert (measured.rule, measured.severity, measured.node) == ("numbers-differ", "differs", "the model")
 

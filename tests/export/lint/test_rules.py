@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from limpq_deploy.export.finding import SEVERITIES, Finding, gravest
-from limpq_deploy.export.lint_rules import RULES, finding
+from limpq_deploy.export.lint.finding import SEVERITIES, Finding, gravest
+from limpq_deploy.export.lint.rules import RULES, finding
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/lint.md"
 EXPORT = Path(__file__).resolve().parents[2] / "export"

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.qdq import build_qdq, strip_markers
+from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 
 
 def constant(model: onnx.ModelProto, name: str) -> Any:

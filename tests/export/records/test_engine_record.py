@@ -7,8 +7,8 @@ import pytest
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.engine_options import BatchRange, EngineOptions
-from limpq_deploy.export.engine_record import EngineLayer, Machine, OneBuild, Plan, PlanRefused, require_usable
+from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
+from limpq_deploy.export.records.engine_record import EngineLayer, Machine, OneBuild, Plan, PlanRefused, require_usable
 from limpq_deploy.export.runtimes.base import Engine
 
 HERE = Machine(gpu="NVIDIA H200", compute_capability="9.0", tensorrt="8.6.0", system="Linux x86_64", driver="580.1")

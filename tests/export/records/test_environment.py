@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from limpq_deploy.export.environment import CpuMeter, differences, parse_cpuinfo, read_environment
+from limpq_deploy.export.records.environment import CpuMeter, differences, parse_cpuinfo, read_environment
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC 7763 64-Core Processor

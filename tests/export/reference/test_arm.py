@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy.export.reference_arm import Grid, add_table_here, arm_add_table, multipliers
-from limpq_deploy.export.reference_ops import add_table
+from limpq_deploy.export.reference.arm import Grid, add_table_here, arm_add_table, multipliers
+from limpq_deploy.export.reference.operators import add_table
 
 SCALE = st.floats(2.0**-4, 2.0**3, width=32).map(np.float32)
 TYPES = st.sampled_from([np.dtype(np.uint8), np.dtype(np.int8)])

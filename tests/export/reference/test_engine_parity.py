@@ -13,11 +13,11 @@ from onnx import numpy_helper
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.cutting import Cut, cut_model
-from limpq_deploy.export.engine_parity import check_clips, compare_engine, references, write_cut
-from limpq_deploy.export.loading import load_model
-from limpq_deploy.export.qdq import strip_markers
-from limpq_deploy.export.runtimes.ort import open_as_written
+from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
+from limpq_deploy.export.reference.engine_parity import check_clips, compare_engine, references, write_cut
+from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 
 
 class Built:

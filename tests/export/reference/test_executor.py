@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export import reference_ops as ops
-from limpq_deploy.export.reference import IntegerReference
+from limpq_deploy.export.reference import operators as ops
+from limpq_deploy.export.reference.executor import IntegerReference
 
 UINT8 = np.dtype(np.uint8)
 SCALES = st.floats(2.0**-20, 2.0**10, width=32)

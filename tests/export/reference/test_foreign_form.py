@@ -2,7 +2,7 @@
 
 from onnx import helper, numpy_helper
 
-from limpq_deploy.export.foreign_form import as_pairs, with_names
+from limpq_deploy.export.reference.foreign_form import as_pairs, with_names
 
 from .foreign_nets import U8, Graph
 

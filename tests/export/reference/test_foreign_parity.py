@@ -15,8 +15,8 @@ from limpq_deploy.calibration.errors import ModelError
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.foreign_parity import FileParity, compare_file
-from limpq_deploy.export.runtimes.ort import OnnxRuntime
+from limpq_deploy.export.reference.foreign_parity import FileParity, compare_file
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 
 from .foreign_nets import S8, U8, Graph, images_of, saved
 

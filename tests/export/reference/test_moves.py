@@ -3,7 +3,7 @@
 import pytest
 from onnx import helper
 
-from limpq_deploy.export.reference_moves import explicit_pads
+from limpq_deploy.export.reference.moves import explicit_pads
 
 SIZE, KERNEL, STRIDES, DILATIONS = (5, 6), (3, 4), (2, 1), (1, 1)
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.lint import lint
-from limpq_deploy.export.parity import ParityReport, TensorParity, compare_codes, compare_runtime, merged
+from limpq_deploy.export.lint.check import lint
+from limpq_deploy.export.reference.parity import ParityReport, TensorParity, compare_codes, compare_runtime, merged
 from limpq_deploy.export.runtimes.cpu import Cpu
-from limpq_deploy.export.targets import ONNXRUNTIME
+from limpq_deploy.export.records.targets import ONNXRUNTIME
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.runtimes.ort import OnnxRuntime
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 
 BITS = st.integers(2, 8)
 FEW = settings(

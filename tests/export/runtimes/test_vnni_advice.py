@@ -3,8 +3,8 @@
 import pytest
 
 from limpq_deploy.export.runtimes.cpu import Cpu, describe_cpu
-from limpq_deploy.export.runtimes.ort import EXACT_PAIR_WEIGHT
-from limpq_deploy.export.saturation import EXACT_WEIGHT_BITS, saturation_advice, saturation_note
+from limpq_deploy.export.runtimes.onnxruntime.session import EXACT_PAIR_WEIGHT
+from limpq_deploy.export.runtimes.vnni_advice import EXACT_WEIGHT_BITS, saturation_advice, saturation_note
 
 AVX2 = describe_cpu("old", {"avx2"}, "x86_64")
 UNKNOWN = describe_cpu("", frozenset(), "AMD64")

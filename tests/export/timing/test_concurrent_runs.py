@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from limpq_deploy.export.at_once import RunsAtOnce
+from limpq_deploy.export.timing.concurrent_runs import RunsAtOnce
 
 BATCHES = [np.full((1, 1, 1, 1), number, np.float32) for number in range(5)]
 

@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.engine_audit import Audit, audit
-from limpq_deploy.export.engine_inspect import compute_nodes, layer_precision
-from limpq_deploy.export.engine_record import EngineLayer, Machine, Plan
-from limpq_deploy.export.qdq import strip_markers
+from limpq_deploy.export.timing.engine_audit import Audit, audit
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, layer_precision
+from limpq_deploy.export.records.engine_record import EngineLayer, Machine, Plan
+from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.runtimes.base import Engine
 
 HERE = Machine(gpu="GPU", compute_capability="9.0", tensorrt="8.6.0", system="Linux x86_64")

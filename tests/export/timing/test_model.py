@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy.export.latency_model import (
+from limpq_deploy.export.timing.model import (
     Guess,
     Key,
     Skeleton,
@@ -17,7 +17,7 @@ from limpq_deploy.export.latency_model import (
     scaled,
     to_table,
 )
-from limpq_deploy.export.latency_table import BitPair, LatencyTable
+from limpq_deploy.export.timing.table import BitPair, LatencyTable
 
 INT8, FLOAT = (8, 8), (32, 32)
 

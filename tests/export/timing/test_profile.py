@@ -10,14 +10,14 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.latency_model import from_table, predict
-from limpq_deploy.export.latency_table import LatencyTable
-from limpq_deploy.export.profile import ProfileSettings, errors, mixed_policies, profile, skeleton_of
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.timing.model import from_table, predict
+from limpq_deploy.export.timing.table import LatencyTable
+from limpq_deploy.export.timing.profile import ProfileSettings, errors, mixed_policies, profile, skeleton_of
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.runtimes.ort import OnnxRuntime
-from limpq_deploy.export.runtimes.ort_profile import layer_times
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
+from limpq_deploy.export.runtimes.onnxruntime.profile import layer_times
 
 SEARCHED = ("block1.conv1", "block1.conv2", "block2.conv")
 
@@ -104,8 +104,8 @@ def test_mixed_policies_differ_and_keep_layers_that_read_one_tensor_together(sea
 def test_layers_times_add_up_to_all_nodes_behind_the_first_layer(searched_net: Any, tmp_path: Path) -> None:
     import onnx
 
-    from limpq_deploy.export.runtimes.ort_profile import profile_nodes
-    from limpq_deploy.export.stand_in import stand_in
+    from limpq_deploy.export.runtimes.onnxruntime.profile import profile_nodes
+    from limpq_deploy.export.timing.timing_graph import stand_in
 
     template, placement = searched_net
     onnx.save(stand_in(template, placement, dict.fromkeys(SEARCHED, (4, 4))), tmp_path / "m.onnx")

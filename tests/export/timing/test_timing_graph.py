@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from limpq_deploy.export.profile import mixed_policies
-from limpq_deploy.export.stand_in import KEY, stand_in
+from limpq_deploy.export.timing.profile import mixed_policies
+from limpq_deploy.export.timing.timing_graph import KEY, stand_in
 
 SEARCHED = ("block1.conv1", "block1.conv2", "block2.conv")
 

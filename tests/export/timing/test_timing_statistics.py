@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limpq_deploy.export.environment import CpuUse
-from limpq_deploy.export.stability import find_doubts, latency_stats, percentile_interval, ratio_interval
+from limpq_deploy.export.records.environment import CpuUse
+from limpq_deploy.export.timing.timing_statistics import find_doubts, latency_stats, percentile_interval, ratio_interval
 
 QUIET = CpuUse(other_cpus=0.0, stolen_cpus=0.0)
 

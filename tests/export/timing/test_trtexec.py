@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from limpq_deploy.export.trtexec import TrtexecFailed, time_plan
+from limpq_deploy.export.timing.trtexec import TrtexecFailed, time_plan
 
 SUMMARY = """\
 &&&& RUNNING TensorRT.trtexec [TensorRT v8401] # trtexec --loadEngine=resnet50.int8.engine

@@ -17,10 +17,10 @@ pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.cli import main
-from limpq_deploy.pipeline import Stage, Workspace
+from limpq_deploy.cli.main import main
+from limpq_deploy.workspace.workspace import Stage, Workspace
 from limpq_deploy.progress import Report
-from limpq_deploy.sources import code_of
+from limpq_deploy.workspace.sources import code_of
 
 SETTINGS = """
 like = "w5a5"

@@ -9,10 +9,10 @@ import pytest
 from click.testing import Result
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.policy import Policy
-from limpq_deploy.stages.comparison import Comparison
-from limpq_deploy.verdict import Verdict
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.verdict.record import Verdict
 
 Command = Callable[..., Result]
 

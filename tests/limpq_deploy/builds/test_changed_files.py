@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from limpq_deploy.build_files import BuildFiles, FileChanged
+from limpq_deploy.workspace.finished import BuildFiles, FileChanged
 
 Command = Callable[..., Result]
 Refused = Callable[..., str]

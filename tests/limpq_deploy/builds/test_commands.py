@@ -10,11 +10,11 @@ from click.testing import Result
 from PIL import Image
 
 from limpq_deploy.calibration.records import from_json, load_record
-from limpq_deploy.export.lint import LintReport
-from limpq_deploy.export.parity import ParityReport
+from limpq_deploy.export.lint.check import LintReport
+from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.cpu import this_cpu
-from limpq_deploy.policy import Policy
-from limpq_deploy.verdict import Verdict
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.verdict.record import Verdict
 
 Command = Callable[..., Result]
 Refused = Callable[..., str]

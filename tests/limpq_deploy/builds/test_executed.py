@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from limpq_deploy import sources
+from limpq_deploy.workspace import sources
 
-CARRIES = {*sources.PLUMBING, "limpq_deploy.tables", "limpq_deploy.stages.versions"}
+CARRIES = {*sources.PLUMBING, "limpq_deploy.cli.output.tables", "limpq_deploy.pipeline.stages.versions"}
 """What is executed and computes no result: files, records, progress."""
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.policy import LayerBits, Policy
-from limpq_deploy.verdict import Verdict
+from limpq_deploy.policy.policy import LayerBits, Policy
+from limpq_deploy.verdict.record import Verdict
 
 from .conftest import Command
 

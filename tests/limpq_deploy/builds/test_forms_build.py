@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.exported import ExportRecord
-from limpq_deploy.export.lint import LintReport
-from limpq_deploy.verdict import Verdict
+from limpq_deploy.export.graph.exported import ExportRecord
+from limpq_deploy.export.lint.check import LintReport
+from limpq_deploy.verdict.record import Verdict
 
 from .conftest import Command
 

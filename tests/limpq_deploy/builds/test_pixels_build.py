@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.manifest import Manifest
+from limpq_deploy.export.ship.manifest import Manifest
 
 from .conftest import Command
 

@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.parity import ParityReport
-from limpq_deploy.finetuned import FineTuned
-from limpq_deploy.verdict import Verdict
+from limpq_deploy.export.reference.parity import ParityReport
+from limpq_deploy.train.finetuned import FineTuned
+from limpq_deploy.verdict.record import Verdict
 
 from .conftest import Command
 

@@ -18,8 +18,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 KILLED_BUILDS = """
 import os, random, signal, sys, time
-import limpq_deploy.build, limpq_deploy.summary, onnxruntime, sklearn.datasets, onnxscript
-from limpq_deploy.cli import main
+import limpq_deploy.pipeline.stages.run, limpq_deploy.cli.output.summary, onnxruntime, sklearn.datasets, onnxscript
+from limpq_deploy.cli.main import main
 
 arguments, state = sys.argv[2:], "out/stages.json"
 moments = random.Random(0)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limpq_deploy import subject as subject_module
-from limpq_deploy.build import CONCLUDED, EXPORTED, MEASURED, TRAINED
-from limpq_deploy.config import Config, load_config
-from limpq_deploy.pipeline import Workspace
-from limpq_deploy.recipe import Training
-from limpq_deploy.subject import Subject
+from limpq_deploy.pipeline import context as subject_module
+from limpq_deploy.pipeline.stages.run import CONCLUDED, EXPORTED, MEASURED, TRAINED
+from limpq_deploy.pipeline.config import Config, load_config
+from limpq_deploy.workspace.workspace import Workspace
+from limpq_deploy.train.recipe import Training
+from limpq_deploy.pipeline.context import Subject
 
 FLOAT, JOINT, TUNED = "float", "indicators", "finetune uniform"
 MODELS = f"{FLOAT} {JOINT} {TUNED}"

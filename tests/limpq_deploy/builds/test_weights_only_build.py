@@ -8,11 +8,11 @@ import onnx
 from onnx import numpy_helper
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.exported import ExportRecord
-from limpq_deploy.export.lint import LintReport
+from limpq_deploy.export.graph.exported import ExportRecord
+from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.policy import Policy
-from limpq_deploy.verdict import Verdict
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.verdict.record import Verdict
 
 from .conftest import Command
 

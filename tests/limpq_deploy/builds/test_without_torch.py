@@ -14,7 +14,7 @@ class NoTorch(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NoTorch())
-from limpq_deploy.cli import main
+from limpq_deploy.cli.main import main
 main()
 """
 

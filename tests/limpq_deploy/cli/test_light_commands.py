@@ -37,7 +37,7 @@ sys.meta_path[:] = [Without(finder, missing) for finder in sys.meta_path]
 
 LOADED = """
 import sys
-from limpq_deploy.cli import main
+from limpq_deploy.cli.main import main
 try:
     main()
 except SystemExit as end:
@@ -47,7 +47,7 @@ print(*(name for name in sys.modules if "." not in name), file=sys.stderr)
 
 EVERY_EXTRA = """
 from click.testing import CliRunner
-from limpq_deploy.cli import main
+from limpq_deploy.cli.main import main
 for name in ("safetensors", "onnxscript", "onnxruntime", "sklearn"):
     missing.clear()
     missing.add(name)
@@ -100,7 +100,7 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
 
 
 def test_search_doctor_and_verify_do_without_extras(indicators: Path, tmp_path: Path) -> None:
-    code = WITHOUT + "from limpq_deploy.cli import main\nmain()"
+    code = WITHOUT + "from limpq_deploy.cli.main import main\nmain()"
     absent = ",".join(HEAVY)
     assert python(code, absent, "search", indicators, "--like", "w3a3", cwd=tmp_path).returncode == 0
     done = python(code, absent, "doctor", "--json", cwd=tmp_path)
@@ -112,7 +112,7 @@ def test_search_doctor_and_verify_do_without_extras(indicators: Path, tmp_path: 
 
 @pytest.mark.parametrize("command", [("build",), ("parity", "out")])
 def test_without_torch_the_sentence_names_the_extra(command: tuple[str, ...], tmp_path: Path) -> None:
-    done = python(WITHOUT + "from limpq_deploy.cli import main\nmain()", "torch", *command, cwd=tmp_path)
+    done = python(WITHOUT + "from limpq_deploy.cli.main import main\nmain()", "torch", *command, cwd=tmp_path)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("Error: ")

@@ -7,15 +7,15 @@ from torch.nn import functional as F
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.importance.fisher import add_fisher
 from limpq_deploy.importance.measure import measured
 from limpq_deploy.importance.variants import TensorAt, batch_statistics, searched_tensors
-from limpq_deploy.indicators import Indicators
-from limpq_deploy.joint import read_indicators
-from limpq_deploy.layers import TracedModel
-from limpq_deploy.placement import place
-from limpq_deploy.quantized import QuantizedModel, joint_model
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.train.joint import read_indicators
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.model.place import place
+from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
 
 BITS = (2, 3, 6)
 Tiny = tuple[TracedModel, Placement]

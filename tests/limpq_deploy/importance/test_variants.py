@@ -3,10 +3,10 @@ from typing import Any
 import torch
 
 from limpq_deploy.calibration.datasets import DataSet
-from limpq_deploy.export.placement import Placement
+from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.importance.variants import TensorAt, Variants, batch_statistics, searched_tensors
-from limpq_deploy.layers import TracedModel
-from limpq_deploy.quantized import QuantizedModel, joint_model
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
 
 BITS = (2, 3, 6)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from limpq_deploy.export.engine_options import BatchRange, EngineOptions
+from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import BuildsEngines
 from limpq_deploy.latency.baselines import least_batch, with_fp32

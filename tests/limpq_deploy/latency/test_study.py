@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.placement import ActQuantizer, BitPair, LayerPlacement, Placement
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.export.records.placement import ActQuantizer, BitPair, LayerPlacement, Placement
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.latency.study import (
     LatencyStudy,
     Measured,
@@ -15,7 +15,7 @@ from limpq_deploy.latency.study import (
     rank_correlation,
     study,
 )
-from limpq_deploy.verdict import count_bitops
+from limpq_deploy.verdict.record import count_bitops
 
 NAMES = ("a", "b", "c", "d")
 MACS = 10**6

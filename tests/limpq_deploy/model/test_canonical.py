@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limpq_deploy.canonical import canonicalise
-from limpq_deploy.layers import trace
-from limpq_deploy.tracing import symbolic_trace
+from limpq_deploy.model.canonical import canonicalise
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.tracing import symbolic_trace
 
 
 class Net(nn.Module):

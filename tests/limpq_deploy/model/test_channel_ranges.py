@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.calibration.ranges import least_squares
-from limpq_deploy.equalise import equalise_channels
-from limpq_deploy.export.targets import ONNXRUNTIME
-from limpq_deploy.fake_quant import quantize
-from limpq_deploy.layers import trace
-from limpq_deploy.models.resnet8 import resnet8
-from limpq_deploy.models.resnet_cifar import resnet20
-from limpq_deploy.placement import place
-from limpq_deploy.quantized import model_of_policy
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.ranges import least_squares
+from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.export.records.targets import ONNXRUNTIME
+from limpq_deploy.quant.fake_quant import quantize
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.zoo.resnet8 import resnet8
+from limpq_deploy.model.zoo.resnet_cifar import resnet20
+from limpq_deploy.model.place import place
+from limpq_deploy.quant.quantized_model import model_of_policy
 
 
 class Separable(nn.Module):

@@ -10,8 +10,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.given_model import plain, settings_kept, unwrap
-from limpq_deploy.layers import trace
+from limpq_deploy.model.given_model import plain, settings_kept, unwrap
+from limpq_deploy.model.layers import trace
 
 
 def net() -> nn.Sequential:

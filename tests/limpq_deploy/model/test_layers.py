@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.layers import trace
+from limpq_deploy.model.layers import trace
 
 
 class TwoConvolutions(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.layers import trace
-from limpq_deploy.writes import find_writes
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.writes import find_writes
 
 
 class Net(nn.Module):

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.placement import ActQuantizer, Placement
-from limpq_deploy.export.targets import ONNXRUNTIME, REFERENCE, TARGETS, TENSORRT, TargetSpec
-from limpq_deploy.layers import trace
-from limpq_deploy.models.torchvision import import_torchvision
-from limpq_deploy.placement import place, with_quantizers
+from limpq_deploy.export.records.placement import ActQuantizer, Placement
+from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TARGETS, TENSORRT, TargetSpec
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.zoo.torchvision import import_torchvision
+from limpq_deploy.model.place import place, with_quantizers
 
 
 class Plain(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.tied import distinct, load_distinct, require_untied
+from limpq_deploy.model.tied import distinct, load_distinct, require_untied
 
 
 def two() -> dict[str, nn.Module]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.layers import trace
-from limpq_deploy.tracing import symbolic_trace
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.tracing import symbolic_trace
 
 
 class Branching(nn.Module):
@@ -54,7 +54,7 @@ def test_a_transposed_convolution_is_refused_with_its_line() -> None:
 def test_timms_fused_batchnorm_comes_apart_and_its_linear_is_plain() -> None:
     if importlib.util.find_spec("timm") is None:
         pytest.skip("needs the extra limpq-deploy[timm]")
-    from limpq_deploy.models import create_model
+    from limpq_deploy.model.zoo import create_model
 
     model, _ = create_model("timm/mobilenetv2_050", num_classes=7)
     with torch.no_grad():

@@ -21,8 +21,8 @@ pytest.importorskip("onnxruntime.quantization", reason="needs the extra limpq-de
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from limpq_deploy.cli import main
-from limpq_deploy.foreign import check_file
+from limpq_deploy.cli.main import main
+from limpq_deploy.pipeline.foreign_parity import check_file
 
 FILES = Path(__file__).parents[1] / "export" / "foreign"
 QDQ, QOPERATOR = quantization.QuantFormat.QDQ, quantization.QuantFormat.QOperator

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from limpq_deploy.convergence import (
+from limpq_deploy.policy.convergence import (
     REGRET,
     Snapshots,
     Stability,
@@ -15,7 +15,7 @@ from limpq_deploy.convergence import (
     spread,
     stability_at_uniform,
 )
-from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
 BITS = (2, 3, 4)
 

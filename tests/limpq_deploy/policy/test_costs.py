@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.search.budgets import (
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.budgets import (
     budgets_from_options,
     compression_budget,
     gbitops_budget,
@@ -15,8 +15,8 @@ from limpq_deploy.search.budgets import (
     parse_like,
     uniform_policy_within,
 )
-from limpq_deploy.search.costs import BitOps, Budget, WeightSize, total_cost, uniform_pairs
-from limpq_deploy.search.restrictions import restrict
+from limpq_deploy.policy.costs import BitOps, Budget, WeightSize, total_cost, uniform_pairs
+from limpq_deploy.policy.restrictions import restrict
 
 
 def two_layers(bits: tuple[int, ...] = (2, 4, 8)) -> Indicators:

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.importance.names import carried, read_by
-from limpq_deploy.indicators import Indicators, LayerIndicators, Measure
+from limpq_deploy.policy.importance_names import carried, read_by
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
 
 
 def two_layers(measures: dict[str, Measure] | None) -> Indicators:

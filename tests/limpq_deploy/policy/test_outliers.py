@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limpq_deploy.indicators import Indicators, LayerIndicators
-from limpq_deploy.search.outliers import OutlierMode, non_increasing, treat_outliers
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.outliers import OutlierMode, non_increasing, treat_outliers
 
 
 def one_layer(*weight: float) -> Indicators:

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
-from limpq_deploy.export.latency_table import Conversion, LatencyTable, PartTime
-from limpq_deploy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.latency.cost import Latency, latency_budget
-from limpq_deploy.search.act_costs import ActMemory, act_bits_budget, act_memory_budgets, weight_bits_budget
-from limpq_deploy.search.budgets import compression_budget, like_budget
-from limpq_deploy.search.costs import Budget, total_cost
-from limpq_deploy.search.outliers import OutlierMode
-from limpq_deploy.search.search import search_policy
-from limpq_deploy.solver.solvers import Solver
+from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
+from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.latency_cost import Latency, latency_budget
+from limpq_deploy.policy.act_costs import ActMemory, act_bits_budget, act_memory_budgets, weight_bits_budget
+from limpq_deploy.policy.budgets import compression_budget, like_budget
+from limpq_deploy.policy.costs import Budget, total_cost
+from limpq_deploy.policy.outliers import OutlierMode
+from limpq_deploy.policy.search import search_policy
+from limpq_deploy.policy.solver.solvers import Solver
 
 Pairs = dict[str, tuple[int, int]]
 

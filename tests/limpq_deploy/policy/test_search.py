@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.policy import Policy
-from limpq_deploy.search.budgets import budgets_from_options, compression_budget, gbitops_budget, like_budget
-from limpq_deploy.search.costs import Budget, LayerShape, total_cost
-from limpq_deploy.search.outliers import OutlierMode, treat_outliers
-from limpq_deploy.search.search import PolicySearch, search_policy
-from limpq_deploy.solver.solvers import Solver
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.budgets import budgets_from_options, compression_budget, gbitops_budget, like_budget
+from limpq_deploy.policy.costs import Budget, LayerShape, total_cost
+from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
+from limpq_deploy.policy.search import PolicySearch, search_policy
+from limpq_deploy.policy.solver.solvers import Solver
 
 
 def layer(name: str, weight: tuple[float, ...], act: tuple[float, ...], **more: object) -> LayerIndicators:
@@ -286,7 +286,7 @@ def test_the_search_leaves_nothing_in_the_working_directory(tmp_path: Path, monk
 
 def test_importing_the_search_loads_no_torch_no_runtime_and_no_solver() -> None:
     heavy = "('torch', 'onnxruntime', 'pulp')"
-    script = f"import sys, limpq_deploy.search.search; print([m for m in {heavy} if m in sys.modules])"
+    script = f"import sys, limpq_deploy.policy.search; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -342,9 +342,9 @@ def test_searches_that_differ_in_more_than_limits_share_nothing() -> None:
 def test_the_search_needs_no_library_of_solvers() -> None:
     script = (
         "import sys; sys.modules['pulp'] = None\n"
-        "from limpq_deploy.search.budgets import like_budget\n"
-        "from limpq_deploy.indicators import Indicators, LayerIndicators\n"
-        "from limpq_deploy.search.search import search_policy\n"
+        "from limpq_deploy.policy.budgets import like_budget\n"
+        "from limpq_deploy.policy.indicators import Indicators, LayerIndicators\n"
+        "from limpq_deploy.policy.search import search_policy\n"
         "layer = LayerIndicators(name='a', macs=1, num_weights=1, weight=(2.0, 1.0), act=(2.0, 1.0))\n"
         "indicators = Indicators(model='m', bits=(2, 4), layers=(layer,))\n"
         "print(search_policy(indicators, [like_budget(indicators, 4, 4)]).solver.status)"

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.cli import main
-from limpq_deploy.indicators import ActMoment, Indicators, LayerIndicators
-from limpq_deploy.policy import Policy
-from limpq_deploy.search.admitted import admitted_pairs
-from limpq_deploy.search.budgets import budgets_from_options, like_budget
-from limpq_deploy.search.restrictions import restrict
-from limpq_deploy.search.search import search_policy
-from limpq_deploy.search.spaces import in_space
-from limpq_deploy.search.widths import estimated, source_notes, with_widths
+from limpq_deploy.cli.main import main
+from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerIndicators
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.admitted import admitted_pairs
+from limpq_deploy.policy.budgets import budgets_from_options, like_budget
+from limpq_deploy.policy.restrictions import restrict
+from limpq_deploy.policy.search import search_policy
+from limpq_deploy.policy.spaces import in_space
+from limpq_deploy.policy.widths import estimated, source_notes, with_widths
 
 HALVING = (8.0, 4.0, 2.0)
 LAYERS = tuple(

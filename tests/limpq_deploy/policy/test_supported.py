@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.search.budgets import gbitops_budget
-from limpq_deploy.search.search import search_policy
-from limpq_deploy.search.supported import supported_front
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.budgets import gbitops_budget
+from limpq_deploy.policy.search import search_policy
+from limpq_deploy.policy.supported import supported_front
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 BITS = (2, 4, 6)

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.records import write_record
-from limpq_deploy.cli import main
-from limpq_deploy.indicators import Indicators, LayerIndicators
-from limpq_deploy.policy import Policy
-from limpq_deploy.search.budgets import like_budget
-from limpq_deploy.search.objective import objective_of
-from limpq_deploy.search.outliers import treat_outliers
-from limpq_deploy.search.restrictions import restrict
-from limpq_deploy.search.search import search_policy
-from limpq_deploy.search.undecided import undecided
+from limpq_deploy.cli.main import main
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.budgets import like_budget
+from limpq_deploy.policy.objective import objective_of
+from limpq_deploy.policy.outliers import treat_outliers
+from limpq_deploy.policy.restrictions import restrict
+from limpq_deploy.policy.search import search_policy
+from limpq_deploy.policy.tie_warning import undecided
 
 
 def of_widths(bits: tuple[int, ...], *values: tuple[float, ...]) -> Indicators:

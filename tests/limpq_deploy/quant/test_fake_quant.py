@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from limpq_deploy import fake_quant
+from limpq_deploy.quant import fake_quant
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.fake_quant import (
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.quant.fake_quant import (
     LearnedScales,
     fake_quantize,
     nearest_power,
     quantize,
     require_finite_gradients,
 )
-from limpq_deploy.lsq_kernel import Kernel, load_kernel
+from limpq_deploy.quant.lsq_kernel import Kernel, load_kernel
 
 grids = st.builds(QuantGrid, bits=st.integers(2, 8), signed=st.booleans())
 powers_of_two = st.integers(-8, 4).map(lambda exponent: 2.0**exponent)

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.float_layers import FloatLayer
-from limpq_deploy.export.folding import IntegerLayer
-from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.targets import TENSORRT
-from limpq_deploy.integers import beyond_float32, input_quantizer, integer_model
-from limpq_deploy.layers import TracedModel
-from limpq_deploy.placement import place
-from limpq_deploy.quantized import QuantizedModel, model_of_policy
+from limpq_deploy.export.graph.float_layers import FloatLayer
+from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.quant.fold_model import beyond_float32, input_quantizer, integer_model
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.model.place import place
+from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 
 Tiny = tuple[TracedModel, Placement]
 POLICY = {"conv2": (4, 3), "conv3": (3, 4), "shortcut": (8, 3)}

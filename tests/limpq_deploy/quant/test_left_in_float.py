@@ -13,30 +13,30 @@ from onnx import numpy_helper
 from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.file_forms import TENSORRT_FORMS
-from limpq_deploy.export.float_execution import on_runtime
-from limpq_deploy.export.float_layers import FLOAT_LAYERS, FloatLayer
-from limpq_deploy.export.parity import compare_runtime
-from limpq_deploy.export.placement import BitPair, Placement
-from limpq_deploy.export.qdq_base import Layers
-from limpq_deploy.export.reference import IntegerReference
-from limpq_deploy.export.targets import ONNXRUNTIME, TENSORRT, TargetSpec
-from limpq_deploy.faithful import Fed, compare_trained
-from limpq_deploy.finetune import tensor_quants
-from limpq_deploy.integers import integer_model
-from limpq_deploy.joint import movements, read_indicators, uniform
-from limpq_deploy.layers import TracedModel, trace
-from limpq_deploy.placement import place, with_quantizers
-from limpq_deploy.quantized import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.reference.float_execution import on_runtime
+from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
+from limpq_deploy.export.reference.parity import compare_runtime
+from limpq_deploy.export.records.placement import BitPair, Placement
+from limpq_deploy.export.qdq.base import Layers
+from limpq_deploy.export.reference.executor import IntegerReference
+from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec
+from limpq_deploy.quant.torch_parity import Fed, compare_trained
+from limpq_deploy.train.finetune import tensor_quants
+from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.train.joint import movements, read_indicators, uniform
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
 
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
-from limpq_deploy.export.lint import lint
-from limpq_deploy.export.qdq import build_qdq
-from limpq_deploy.export.runtimes.ort import OnnxRuntime, open_as_written
+from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
+from limpq_deploy.export.lint.check import lint
+from limpq_deploy.export.qdq.build import build_qdq
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
 
 F, I = (32, 32), (8, 8)  # noqa: E741  float and integer
 

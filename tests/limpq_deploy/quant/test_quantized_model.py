@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.grid import QuantGrid
-from limpq_deploy.export.placement import ActQuantizer, Placement
-from limpq_deploy.fake_quant import quantize
-from limpq_deploy.joint import uniform
-from limpq_deploy.layers import TracedModel
-from limpq_deploy.quant_modules import ActFakeQuant, QuantLayer, SwitchableBatchNorm
-from limpq_deploy.quantized import inherit, joint_model, model_of_policy
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.export.records.placement import ActQuantizer, Placement
+from limpq_deploy.quant.fake_quant import quantize
+from limpq_deploy.train.joint import uniform
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.quant.modules import ActFakeQuant, QuantLayer, SwitchableBatchNorm
+from limpq_deploy.quant.quantized_model import inherit, joint_model, model_of_policy
 
 Tiny = tuple[TracedModel, Placement]
 BITS = (2, 4, 8)

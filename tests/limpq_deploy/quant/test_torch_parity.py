@@ -10,23 +10,23 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
-from limpq_deploy.calibration.params import QuantParams
-from limpq_deploy.export.folding import IntegerLayer
-from limpq_deploy.export.parity import Disagreement, TensorParity
-from limpq_deploy.export.targets import ONNXRUNTIME
-from limpq_deploy.faithful import Fed, TrainedParity, compare_trained
-from limpq_deploy.float_training import train_float
-from limpq_deploy.integers import integer_model
-from limpq_deploy.layers import TracedModel, trace
-from limpq_deploy.placement import place, with_quantizers
-from limpq_deploy.quantized import QuantizedModel, model_of_policy
-from limpq_deploy.settings import FloatSettings
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.reference.parity import Disagreement, TensorParity
+from limpq_deploy.export.records.targets import ONNXRUNTIME
+from limpq_deploy.quant.torch_parity import Fed, TrainedParity, compare_trained
+from limpq_deploy.train.float_training import train_float
+from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.train.settings import FloatSettings
 
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 
-from limpq_deploy.export.graph import Marker, export_template, fold_batchnorm
-from limpq_deploy.export.qdq import build_qdq
-from limpq_deploy.export.reference import IntegerReference
+from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
+from limpq_deploy.export.qdq.build import build_qdq
+from limpq_deploy.export.reference.executor import IntegerReference
 
 SETTINGS = FloatSettings(
     steps=40,

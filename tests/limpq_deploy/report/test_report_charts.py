@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limpq_deploy.policy import LayerBits
+from limpq_deploy.policy.policy import LayerBits
 from limpq_deploy.report import ReportInputs, figures, svg
 from limpq_deploy.report.accuracy import wilson_interval
 from limpq_deploy.report.columns import Column, column_chart, short_name

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from limpq_deploy.export.latency_table import LatencyTable
+from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.rounds import Round, Rounds
 from limpq_deploy.latency.study import Correlation, LatencyStudy, StudyPoint
 from limpq_deploy.report.drawing import Dot

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.checkpoints import CheckpointInfo, load_module, save_module
+from limpq_deploy.train.checkpoints import CheckpointInfo, load_module, save_module
 
 INFO = CheckpointInfo(kind="finetuned", model="resnet8", target="onnxruntime", bits={"a": (2, 4), "b": (3, 3)})
 

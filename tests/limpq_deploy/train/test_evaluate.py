@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import DataError, ModelError
-from limpq_deploy.evaluate import (
+from limpq_deploy.train.evaluate import (
     Evaluation,
     PairedComparison,
     binomial_tail,

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy import convergence
+from limpq_deploy.policy import convergence
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.placement import Placement
-from limpq_deploy.export.targets import ONNXRUNTIME, REFERENCE
-from limpq_deploy.indicators import Indicators, LayerIndicators
-from limpq_deploy.joint import joint_passes, movements, random_widths, train_indicators
-from limpq_deploy.layers import TracedModel, trace
-from limpq_deploy.placement import place
-from limpq_deploy.quantized import QuantizedModel, joint_model
-from limpq_deploy.settings import JointSettings
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.train.joint import joint_passes, movements, random_widths, train_indicators
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place
+from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
+from limpq_deploy.train.settings import JointSettings
 
 Tiny = tuple[TracedModel, Placement]
 BITS = (2, 3, 6)

@@ -9,8 +9,8 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import ModelError, SettingError
-from limpq_deploy.losses import Pass
-from limpq_deploy.settings import (
+from limpq_deploy.train.losses import Pass
+from limpq_deploy.train.settings import (
     FinetuneSettings,
     FloatSettings,
     JointSettings,
@@ -19,7 +19,7 @@ from limpq_deploy.settings import (
     float_settings,
     joint_settings,
 )
-from limpq_deploy.training import History, predictor, rate_factor, settle_batchnorm, top1, train
+from limpq_deploy.train import History, predictor, rate_factor, settle_batchnorm, top1, train
 
 SHORT = TrainSettings(
     steps=6,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limpq_deploy.losses import Teacher, cross_entropy, distilled, teaching
+from limpq_deploy.train.losses import Teacher, cross_entropy, distilled, teaching
 
 IMAGES = torch.zeros(3, 1, 2, 2)
 LABELS = torch.tensor([0, 1, 0])

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from limpq_deploy.calibration.datasets import DataSet
-from limpq_deploy.calibration.ranges import RANGES, least_squares
+from limpq_deploy.calibration.numbers.ranges import RANGES, least_squares
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.export.placement import Placement
-from limpq_deploy.finetuned import FineTuned, Top1
-from limpq_deploy.layers import TracedModel
-from limpq_deploy.ptq import CORRECTIONS, Calibration, calibrate, set_ranges
-from limpq_deploy.quantized import model_of_policy
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.train.finetuned import FineTuned, Top1
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.train.ptq import CORRECTIONS, Calibration, calibrate, set_ranges
+from limpq_deploy.quant.quantized_model import model_of_policy
 
 Tiny = tuple[TracedModel, Placement]
 

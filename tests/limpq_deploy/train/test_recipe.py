@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import RecordError, SettingError
-from limpq_deploy.config import Config, make_config
-from limpq_deploy.recipe import Training, finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.settings import finetune_settings, float_settings, joint_settings
+from limpq_deploy.pipeline.config import Config, make_config
+from limpq_deploy.train.recipe import Training, finetune_recipe, float_recipe, joint_recipe
+from limpq_deploy.train.settings import finetune_settings, float_settings, joint_settings
 
 
 @given(images=st.integers(1, 2_000_000))

@@ -17,10 +17,10 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.losses import Pass
-from limpq_deploy.settings import TrainSettings
-from limpq_deploy.training import Checkpoint, Execution, GeneratorState, History, WeightAverage, train
-from limpq_deploy.training.resume import examine
+from limpq_deploy.train.losses import Pass
+from limpq_deploy.train.settings import TrainSettings
+from limpq_deploy.train import Checkpoint, Execution, GeneratorState, History, WeightAverage, train
+from limpq_deploy.train.resume import examine
 
 SETTINGS = TrainSettings(
     steps=9,

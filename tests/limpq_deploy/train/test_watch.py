@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from limpq_deploy.calibration.errors import MissingExtra
-from limpq_deploy.extras import missing_modules
+from limpq_deploy.optional_packages import missing_modules
 from limpq_deploy.progress import silent
-from limpq_deploy.training import Execution
-from limpq_deploy.training.watch import LINES, Watch, require_tensorboard
+from limpq_deploy.train import Execution
+from limpq_deploy.train.watch import LINES, Watch, require_tensorboard
 
 
 def lines(file: Path) -> list[dict[str, object]]:

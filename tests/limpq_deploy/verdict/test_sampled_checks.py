@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from limpq_deploy.evaluate import Accuracy, PairedComparison, binomial_tail
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
-from limpq_deploy.export.stability import latency_stats
-from limpq_deploy.judge import judge
-from limpq_deploy.verdict import AccuracyResult, BitOps, Limits, Verdict
+from limpq_deploy.train.evaluate import Accuracy, PairedComparison, binomial_tail
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries
+from limpq_deploy.export.timing.timing_statistics import latency_stats
+from limpq_deploy.verdict.checks import judge
+from limpq_deploy.verdict.record import AccuracyResult, BitOps, Limits, Verdict
 
 TURNS, CALLS = 30, 20
 """About what 1.5 s of calls of 2.5 ms come to."""

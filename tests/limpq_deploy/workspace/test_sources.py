@@ -11,18 +11,18 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
-from limpq_deploy import sources
-from limpq_deploy.sources import Code, code_of, user_sources
-from limpq_deploy.stages.audit import audit_stage
-from limpq_deploy.stages.bundle import bundle_stage
-from limpq_deploy.stages.choose import search_stage
-from limpq_deploy.stages.deploy import engine_stage, export_stage
-from limpq_deploy.stages.learn import _finetune_stage, float_stage, indicators_stage
-from limpq_deploy.stages.measure import accuracy_stage, latency_stage, parity_stage
-from limpq_deploy.stages.page import report_stage
-from limpq_deploy.stages.ptq import calibrated_stage, ranges_stage
-from limpq_deploy.stages.rounds import profile_stage, study_stage
-from limpq_deploy.stages.verdict import verdict_stage
+from limpq_deploy.workspace import sources
+from limpq_deploy.workspace.sources import Code, code_of, user_sources
+from limpq_deploy.pipeline.stages.audit import audit_stage
+from limpq_deploy.pipeline.stages.bundle import bundle_stage
+from limpq_deploy.pipeline.stages.choose import search_stage
+from limpq_deploy.pipeline.stages.deploy import engine_stage, export_stage
+from limpq_deploy.pipeline.stages.learn import _finetune_stage, float_stage, indicators_stage
+from limpq_deploy.pipeline.stages.measure import accuracy_stage, latency_stage, parity_stage
+from limpq_deploy.pipeline.stages.page import report_stage
+from limpq_deploy.pipeline.stages.ptq import calibrated_stage, ranges_stage
+from limpq_deploy.pipeline.stages.rounds import profile_stage, study_stage
+from limpq_deploy.pipeline.stages.verdict import verdict_stage
 
 MAKERS: dict[str, Callable[..., object]] = {
     "float": float_stage,
@@ -95,13 +95,13 @@ def test_an_edit_repeats_what_runs_the_edited_code_and_nothing_before_it(copied:
     assert page == style == {"report"}
     assert judge == {"verdict"}
     assert not cli
-    finetune, kernel, grid = edited(copied, "finetune.py", "lsq_kernel.c", "calibration/grid.py")
+    finetune, kernel, grid = edited(copied, "finetune.py", "lsq_kernel.c", "calibration/numbers/grid.py")
     assert {"finetune", "calibration"} <= finetune
     assert not finetune & {"float", "export", "engine", "latency"}
     assert {"indicators", "finetune"} <= kernel
     assert not kernel & {"engine", "latency", "accuracy"}
     assert grid >= LEARN
-    dialect, runtime, solver = edited(copied, "export/qdq_onnxruntime.py", "export/runtimes/ort.py", "solver/branch.py")
+    dialect, runtime, solver = edited(copied, "export/qdq/onnxruntime.py", "export/runtimes/onnxruntime/session.py", "solver/branch.py")
     assert {"export", "profile", "study"} <= dialect
     assert not dialect & LEARN
     assert {"engine", "parity", "accuracy", "latency", "bundle"} <= runtime

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from limpq_deploy.export.runtimes.cuda import Gpu, ask_driver, too_old
-from limpq_deploy.export.runtimes.cuda_memory import CudaGraph, package_problem
+from limpq_deploy.export.runtimes.cuda.driver import Gpu, ask_driver, too_old
+from limpq_deploy.export.runtimes.cuda.memory import CudaGraph, package_problem
 
 Make = Callable[..., str]
 

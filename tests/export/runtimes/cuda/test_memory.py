@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from limpq_deploy.export.runtimes.cuda_memory import PACKAGES, _installed
+from limpq_deploy.export.runtimes.cuda.memory import PACKAGES, _installed
 
 PROGRAM = """
 import ctypes, json, sys
 import numpy as np
-from limpq_deploy.export.runtimes.cuda_memory import CudaGraph, open_memory
+from limpq_deploy.export.runtimes.cuda.memory import CudaGraph, open_memory
 
 memory = open_memory(sys.argv[1])
 stream = memory.stream()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from limpq_deploy.calibration.errors import RuntimeUnavailable
-from limpq_deploy.export import gpu_watch
-from limpq_deploy.export.gpu_watch import (
+from limpq_deploy.export.runtimes.cuda import watch as gpu_watch
+from limpq_deploy.export.runtimes.cuda.watch import (
     GpuUse,
     GpuWatch,
     Range,
@@ -23,10 +23,10 @@ from limpq_deploy.export.gpu_watch import (
     summarise,
     watching,
 )
-from limpq_deploy.export.interleaving import measure_interleaved
-from limpq_deploy.export.latency import LatencyProtocol, LatencySeries
-from limpq_deploy.export.measure import with_gpu
-from limpq_deploy.export.stability import latency_stats
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencySeries
+from limpq_deploy.export.timing.measure import with_gpu
+from limpq_deploy.export.timing.timing_statistics import latency_stats
 
 QUIET = {"sm_clock": 1980.0, "memory_clock": 3201.0, "temperature": 40.0, "power": 300.0, "reasons": 0.0}
 

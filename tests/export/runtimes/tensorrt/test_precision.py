@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from limpq_deploy.export.engine_precision import UNKNOWN, kernel_type, precision_of, weight_type
+from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN, kernel_type, precision_of, weight_type
 
 NOT_SAID = [{"Name": "t", "Dimensions": [-1, 128, 14, 14], "Format/Datatype": "N/A due to dynamic shapes"}]
 INT8_KERNEL = (

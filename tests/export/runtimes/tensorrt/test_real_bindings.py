@@ -1,7 +1,7 @@
 """Our classes and flags on TensorRT's real bindings, without its libraries: stand-ins satisfy the linker.
 
     pip install --no-deps --target B10 tensorrt_cu13_bindings==10.16.1.11    (11.4.0.106 too; tensorrt-bindings==8.6.1)
-    LIMPQ_TENSORRT_BINDINGS=B86:B10:B11 pytest tests/export/runtimes/test_real_bindings.py
+    LIMPQ_TENSORRT_BINDINGS=B86:B10:B11 pytest tests/export/runtimes/tensorrt/test_real_bindings.py
 
 Nothing is built or run this way; that needs a GPU (tests/gpu).
 """
@@ -27,9 +27,9 @@ PROGRAM = """
 import json, sys
 import tensorrt as trt
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.export.engine_options import EngineOptions
-from limpq_deploy.export.runtimes.trt_api import choose_typing, network_flags, set_precision
-from limpq_deploy.export.runtimes.trt_log import BuildLog, make_logger, make_monitor
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.runtimes.tensorrt.bindings import choose_typing, network_flags, set_precision
+from limpq_deploy.export.runtimes.tensorrt.log import BuildLog, make_logger, make_monitor
 
 class Config:
     flags = {"TF32"}

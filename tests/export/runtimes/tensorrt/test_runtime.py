@@ -16,16 +16,16 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.engine_inspect import compute_nodes
-from limpq_deploy.export.engine_options import BatchRange, EngineOptions, given_options
-from limpq_deploy.export.engine_record import PlanRefused
-from limpq_deploy.export.latency import LatencyReport
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes
+from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions, given_options
+from limpq_deploy.export.records.engine_record import PlanRefused
+from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
-from limpq_deploy.export.runtimes.ort import open_as_written
-from limpq_deploy.export.runtimes.trt import TensorRt, record_path
-from limpq_deploy.export.runtimes.trt_build import BuildFailed
-from limpq_deploy.export.self_test import self_test, tiny_images, tiny_model
+from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
+from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt, record_path
+from limpq_deploy.export.runtimes.tensorrt.build import BuildFailed
+from limpq_deploy.export.reference.self_test import self_test, tiny_images, tiny_model
 
 from .trt_stand_in import (
     ELSEWHERE,
@@ -194,7 +194,7 @@ def test_options_of_the_builder_reach_it_by_name(memory: HostMemory, model: Path
 
 
 def test_bench_builds_engines_as_its_options_say(memory: HostMemory, model: Path, tmp_path: Path) -> None:
-    from limpq_deploy.cli import main
+    from limpq_deploy.cli.main import main
 
     file = tmp_path / "latency.json"
     words = (
@@ -218,7 +218,7 @@ def test_bench_builds_engines_as_its_options_say(memory: HostMemory, model: Path
 def test_bench_asks_trtexec_about_the_same_plans_where_it_is_installed(
     memory: HostMemory, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from limpq_deploy.cli import main
+    from limpq_deploy.cli.main import main
 
     program = tmp_path / "trtexec"
     line = "[I] GPU Compute Time: min = 0.1 ms, max = 0.9 ms, mean = 0.2 ms, median = 0.456 ms, p = 0.8 ms"

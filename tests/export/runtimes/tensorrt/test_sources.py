@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.runtimes import trt
-from limpq_deploy.export.runtimes.trt import TensorRt
-from limpq_deploy.export.runtimes.trt_sources import FOLDER, SOURCES, builder_digest, digest_of
+from limpq_deploy.export.runtimes.tensorrt import runtime as trt
+from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
+from limpq_deploy.export.runtimes.tensorrt.sources import FOLDER, SOURCES, builder_digest, digest_of
 
 from .trt_stand_in import Builder, HostMemory
 

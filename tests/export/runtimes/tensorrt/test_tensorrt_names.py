@@ -3,7 +3,7 @@
 ``tests/golden/tensorrt_names.json`` lists the names that are used, with the versions that have them; it was cut out of
 the lists of the real bindings (shared/brief/tensorrt_api.json) by
 
-    python tests/export/runtimes/test_tensorrt_names.py LIST.json
+    python tests/export/runtimes/tensorrt/test_tensorrt_names.py LIST.json
 """
 
 import ast
@@ -234,7 +234,7 @@ def table_of(walks: list[Walk], lists: dict[str, Any]) -> dict[str, Any]:
     used = sorted({(use.owner, use.name) for walk in walks for use in (*walk.uses, *walk.asked)})
     return {
         "what": "names of TensorRT's Python bindings that this program uses, and the versions that have them; written "
-        "by tests/export/runtimes/test_tensorrt_names.py",
+        "by tests/export/runtimes/tensorrt/test_tensorrt_names.py",
         "versions": list(versions),
         "names": {
             f"{owner}.{name}": [version for version, owners in versions.items() if name in owners.get(owner, ())]

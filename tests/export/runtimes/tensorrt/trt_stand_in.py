@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from limpq_deploy.export.runtimes.ort import open_as_written
+from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 
 JUNK = b"this cache is damaged"
 ELSEWHERE = b"this cache is of another GPU"

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from limpq_deploy.calibration.records import write_record
-from limpq_deploy.cli import main
-from limpq_deploy.indicators import Indicators, LayerIndicators
+from limpq_deploy.cli.main import main
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 INDICATORS = str(GOLDEN / "resnet50_official_macs.indicators.json")

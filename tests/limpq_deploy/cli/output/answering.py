@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from limpq_deploy.cli import main
+from limpq_deploy.cli.main import main
 
 found = []
 for words in json.load(sys.stdin):

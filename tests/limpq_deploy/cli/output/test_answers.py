@@ -14,7 +14,7 @@ import click
 import pytest
 
 import limpq_deploy
-from limpq_deploy.cli import main
+from limpq_deploy.cli.main import main
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden"

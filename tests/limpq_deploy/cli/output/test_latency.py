@@ -2,12 +2,12 @@
 
 import pytest
 
-from limpq_deploy.export.environment import read_environment
-from limpq_deploy.export.latency import LatencyProtocol, LatencyReport, LatencySeries
-from limpq_deploy.export.latency_table import LatencyTable, PartTime
-from limpq_deploy.export.stability import latency_stats
-from limpq_deploy.latency.tables import latency_table, profile_table
-from limpq_deploy.tables import needed_width, table
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries
+from limpq_deploy.export.timing.table import LatencyTable, PartTime
+from limpq_deploy.export.timing.timing_statistics import latency_stats
+from limpq_deploy.cli.output.latency import latency_table, profile_table
+from limpq_deploy.cli.output.tables import needed_width, table
 
 
 def series(name: str, streams: int, *doubts: str) -> LatencySeries:
@@ -65,5 +65,5 @@ def test_tables_stand_closer_where_there_is_no_room(monkeypatch: pytest.MonkeyPa
     room = needed_width(header, rows)
     assert room == len("mixed, untrained") + len("95.1 %") + len("of the three") + 6
     for columns, gap in ((max(60, room), 3), (room - 1, 2)):
-        monkeypatch.setattr("limpq_deploy.tables.width", lambda columns=columns: columns)
+        monkeypatch.setattr("limpq_deploy.cli.output.tables.width", lambda columns=columns: columns)
         assert f"mixed, untrained{' ' * gap}95.1 %{' ' * gap}of the three" in table(header, rows)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.models import create_model, known_info
+from limpq_deploy.model.zoo import create_model, known_info
 
 REPAIRED = """
-from limpq_deploy.models.torchvision import import_torchvision
+from limpq_deploy.model.zoo.torchvision import import_torchvision
 first = import_torchvision()
 import torchvision, torchvision.transforms.v2, torchvision.models
 assert torchvision is first is import_torchvision()

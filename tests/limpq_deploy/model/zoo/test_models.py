@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from limpq_deploy.calibration.datasets import open_dataset, require_classes
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.models import MODELS, create_model
+from limpq_deploy.model.zoo import MODELS, create_model
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -42,7 +42,7 @@ def test_parameter_counts(name: str, parameters: int) -> None:
 
 
 def test_option_a_subsamples_and_pads_channels_with_zeros_on_both_sides() -> None:
-    from limpq_deploy.models.resnet_cifar import PadShortcut
+    from limpq_deploy.model.zoo.resnet_cifar import PadShortcut
 
     x = torch.arange(32.0).reshape(1, 2, 4, 4)
     out = PadShortcut(2)(x)
@@ -165,7 +165,7 @@ def test_a_users_model_with_another_number_of_classes_is_refused(user_module: st
 
 
 def test_the_table_is_read_without_torch() -> None:
-    code = "import sys; from limpq_deploy.models import MODELS; print(len(MODELS), 'torch' in sys.modules)"
+    code = "import sys; from limpq_deploy.model.zoo import MODELS; print(len(MODELS), 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == [str(len(MODELS)), "False"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.models.weights import load_weights
+from limpq_deploy.model.zoo.weights import load_weights
 
 
 def small() -> nn.Sequential:

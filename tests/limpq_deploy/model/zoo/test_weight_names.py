@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.models.weights import load_weights
+from limpq_deploy.model.zoo.weights import load_weights
 
 State = dict[str, Tensor]
 

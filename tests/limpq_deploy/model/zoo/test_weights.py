@@ -12,8 +12,8 @@ from torch import nn
 from limpq_deploy.calibration.datasets import split_of_arrays
 from limpq_deploy.calibration.datasets.cifar10 import CLASSES
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.models import create_model
-from limpq_deploy.models.weights import load_weights
+from limpq_deploy.model.zoo import create_model
+from limpq_deploy.model.zoo.weights import load_weights
 
 CIFAR_NAMES = ["resnet20", "resnet32", "resnet44", "resnet56"]
 

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
-from limpq_deploy.config import Config
-from limpq_deploy.evaluate import Accuracy
-from limpq_deploy.finetuned import FineTuned, Top1
-from limpq_deploy.stages.notes import float_notes, torch_notes
-from limpq_deploy.verdict import AccuracyResult
+from limpq_deploy.pipeline.config import Config
+from limpq_deploy.train.evaluate import Accuracy
+from limpq_deploy.train.finetuned import FineTuned, Top1
+from limpq_deploy.pipeline.stages.notes import float_notes, torch_notes
+from limpq_deploy.verdict.record import AccuracyResult
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.evaluate import Accuracy, PairedComparison
-from limpq_deploy.finetuned import FloatModel, Top1
-from limpq_deploy.stages.comparison import Comparison
-from limpq_deploy.stages.measure import Measured
-from limpq_deploy.verdict import AccuracyResult
+from limpq_deploy.train.evaluate import Accuracy, PairedComparison
+from limpq_deploy.train.finetuned import FloatModel, Top1
+from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.measure import Measured
+from limpq_deploy.verdict.record import AccuracyResult
 
 REAL = st.floats(allow_nan=False, allow_infinity=False)
 BITS = st.integers(2, 8)

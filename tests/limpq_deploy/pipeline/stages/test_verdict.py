@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
 from limpq_deploy.calibration.records import write_record
-from limpq_deploy.export.lint import LintReport
-from limpq_deploy.export.self_test import tiny_model
-from limpq_deploy.stages.files import ENGINE, LINT, MODEL
-from limpq_deploy.stages.verdict import unplanned_floats
+from limpq_deploy.export.lint.check import LintReport
+from limpq_deploy.export.reference.self_test import tiny_model
+from limpq_deploy.workspace.file_names import ENGINE, LINT, MODEL
+from limpq_deploy.pipeline.stages.verdict import unplanned_floats
 
 from ...played_engine import played_engine
 

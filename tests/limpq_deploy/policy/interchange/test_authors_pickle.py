@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.indicators import Indicators, PinnedLayer
-from limpq_deploy.interchange.authors_pickle import load_plain_pickle, read_authors_pickle
-from limpq_deploy.interchange.shapes import LayerSize, ShapesFile, load_shapes
+from limpq_deploy.policy.indicators import Indicators, PinnedLayer
+from limpq_deploy.policy.interchange.authors_pickle import load_plain_pickle, read_authors_pickle
+from limpq_deploy.policy.interchange.shapes import LayerSize, ShapesFile, load_shapes
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "resnet50_official_macs.indicators.json"
 

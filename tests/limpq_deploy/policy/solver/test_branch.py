@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy.solver.branch import PairSearch
-from limpq_deploy.solver.milp import Library, solve_milp
-from limpq_deploy.solver.program import Block, Choice, PairTable, Program
-from limpq_deploy.solver.solvers import Solver, solve_by
-from limpq_deploy.solver.splits import PairProgram, least_in_row
+from limpq_deploy.policy.solver.branch import PairSearch
+from limpq_deploy.policy.solver.milp import Library, solve_milp
+from limpq_deploy.policy.solver.program import Block, Choice, PairTable, Program
+from limpq_deploy.policy.solver.solvers import Solver, solve_by
+from limpq_deploy.policy.solver.splits import PairProgram, least_in_row
 
 LIBRARIES: list[Library] = ["cbc", "highs"] if find_spec("highspy") else ["cbc"]
 

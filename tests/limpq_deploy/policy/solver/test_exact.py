@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy.solver.exact import solve
-from limpq_deploy.solver.program import Block, Choice, Program
-from limpq_deploy.solver.relaxation import Relaxation, relax
+from limpq_deploy.policy.solver.exact import solve
+from limpq_deploy.policy.solver.program import Block, Choice, Program
+from limpq_deploy.policy.solver.relaxation import Relaxation, relax
 
 
 def block(name: str, options: Sequence[tuple[float, tuple[int, ...], tuple[int, int]]]) -> Block:

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy.solver.join import join
-from limpq_deploy.solver.labels import Labels, superior
+from limpq_deploy.policy.solver.join import join
+from limpq_deploy.policy.solver.labels import Labels, superior
 
 
 def labels(reduced: list[float], costs: list[tuple[int, ...]], rows: int) -> Labels:

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from limpq_deploy.solver.program import Block, Program
-from limpq_deploy.solver.relaxation import relax
+from limpq_deploy.policy.solver.program import Block, Program
+from limpq_deploy.policy.solver.relaxation import relax
 
 
 def random_program(seed: int, *, blocks: int, options: int, rows: int, tightness: float = 0.4) -> Program:

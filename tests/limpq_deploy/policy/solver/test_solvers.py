@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import MissingExtra, SettingError
-from limpq_deploy.solver import exact, solvers
-from limpq_deploy.solver.milp import Answer, Library, solve_milp
-from limpq_deploy.solver.program import Block, Program
-from limpq_deploy.solver.relaxation import relax
-from limpq_deploy.solver.solvers import Solver, check_solver, solve_by
+from limpq_deploy.policy.solver import exact
+from limpq_deploy.policy.solver import solvers
+from limpq_deploy.policy.solver.milp import Answer, Library, solve_milp
+from limpq_deploy.policy.solver.program import Block, Program
+from limpq_deploy.policy.solver.relaxation import relax
+from limpq_deploy.policy.solver.solvers import Solver, check_solver, solve_by
 
 LIBRARIES: list[Library] = ["cbc", "highs"] if find_spec("highspy") else ["cbc"]
 
