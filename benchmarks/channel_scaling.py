@@ -25,18 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar10 import prepare
+from shared_data import cifar10
 from torch import nn
 
-from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.calibration.datasets import Split
-from limpq_deploy.pipeline.config import Config
-from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace
-from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.train import top1
+from limpq_deploy.quant.folded_forward import as_recorded
+from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.train.accuracy import top1
 
 FACTORS = (1, 20, 200, 3000)
 CHANNEL = 0
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         data, weights = options.data, options.weights
         if data is None or weights is None:
-            data, weights = prepare(Path(work))
+            data, weights = cifar10(Path(work), smoke=options.smoke)
         found = measure(data, weights, layers=layers, images=images)
     print(json.dumps(found) if options.json else json.dumps(found, indent=1))
 

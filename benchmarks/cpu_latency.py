@@ -28,12 +28,12 @@ from latency_bench import SIZE, Model, machine, prepare
 from numpy.typing import NDArray
 
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.timing.timing_loop import measure_interleaved
-from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
-from limpq_deploy.export.timing.measure import CPU_TIME, CpuTimedCall, timed_call
-from limpq_deploy.export.timing.profile import write_stand_ins
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.onnxruntime.profile import profile_nodes
+from limpq_deploy.export.timing.measure import CPU_TIME, CpuTimedCall, timed_call
+from limpq_deploy.export.timing.profile import write_stand_ins
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
 from limpq_deploy.export.timing.timing_statistics import ratio_interval
 
 MODELS = {"resnet18": "torchvision/resnet18", "mobilenet_v2": "torchvision/mobilenet_v2"}

@@ -32,16 +32,16 @@ from shared_data import cifar10, data_folder, imagenet
 
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, Split, open_dataset
 from limpq_deploy.calibration.numbers.params import Scales
-from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
-from limpq_deploy.train.finetune import finetune
-from limpq_deploy.train.finetuned import Top1
+from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.zoo import create_model
 from limpq_deploy.model.zoo.weights import load_weights
 from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.train.finetune import finetune
+from limpq_deploy.train.finetuned import Top1
 from limpq_deploy.train.settings import FinetuneSettings
 
 SEED = 0

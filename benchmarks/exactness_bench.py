@@ -11,24 +11,24 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 
-from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.numbers.params import Scales
-from limpq_deploy.train.evaluate import Evaluation, evaluate
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint.check import lint
-from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged
-from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.qdq.build import build_qdq
-from limpq_deploy.export.reference.executor import IntegerReference
-from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import TargetSpec
-from limpq_deploy.quant.torch_parity import Fed, compare_trained
-from limpq_deploy.quant.fold_model import beyond_float32, integer_model
+from limpq_deploy.export.reference.executor import IntegerReference
+from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged
+from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.quant.fold_model import beyond_float32, integer_model
+from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.quant.torch_parity import Fed, compare_trained
 from limpq_deploy.train.accuracy import predictor
+from limpq_deploy.train.evaluate import Evaluation, evaluate
 
 Images = NDArray[np.float32]
 Batches = Sequence[Images]

@@ -173,7 +173,7 @@ def pictures(count: int, side: int, *, seed: int) -> NDArray[np.float32]:
     return found
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader(CalibrationDataReader):
     def __init__(self, images: NDArray[np.float32]) -> None:
         self._batches = iter([{"images": images[index : index + 1]} for index in range(len(images))])
 

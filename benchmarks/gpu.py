@@ -28,9 +28,9 @@ from gpu_measure import Bench, MakeRuntime, in_order, measure_part
 from gpu_report import page
 from gpu_result import Kept, files_digest
 
-from limpq_deploy import __version__
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.records import to_dict
+from limpq_deploy.calibration.version import __version__
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
 from limpq_deploy.export.runtimes.cuda.memory import PACKAGES
@@ -153,8 +153,8 @@ def attempt(package: str) -> dict[str, Any]:
 
 def self_test_with(package: str) -> dict[str, Any]:
     """What `attempt` runs."""
-    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
     from limpq_deploy.export.reference.self_test import self_test
+    from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
     try:
         runtime = TensorRt(memory=package)

@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
-from limpq_deploy.export.reference.engine_parity import Reference, references
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
-from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.export.timing.profile import mixed_policies
+from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
 from limpq_deploy.export.qdq.build import strip_markers
-from limpq_deploy.export.timing.timing_graph import stand_in
+from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.reference.engine_parity import Reference, references
+from limpq_deploy.export.timing.profile import mixed_policies
+from limpq_deploy.export.timing.timing_graph import stand_in
 
 FLOAT, PLACEMENT, EDGES = "float.onnx", "placement.json", "edges.json"
 INTEGER, HALF = (8, 8), (16, 16)
@@ -35,11 +35,11 @@ def prepare(name: str, folder: Path, *, tensorrt: str = "8.6", seed: int = 0) ->
     """Write all files of a model for a version of TensorRT into a folder; needs torch and ONNX Runtime."""
     import torch
 
-    from limpq_deploy.model.edges import layer_edges
     from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
+    from limpq_deploy.model.edges import layer_edges
     from limpq_deploy.model.layers import trace
-    from limpq_deploy.model.zoo import create_model
     from limpq_deploy.model.place import place, with_quantizers
+    from limpq_deploy.model.zoo import create_model
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)

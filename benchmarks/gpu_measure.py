@@ -15,14 +15,14 @@ from gpu_files import FLOAT, PAIRS, load_edges, load_placement, load_reference
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.records import to_dict
-from limpq_deploy.export.timing.engine_audit import audit
-from limpq_deploy.export.records.engine_options import EngineOptions
-from limpq_deploy.export.reference.engine_parity import check_clips, compare_engine
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import with_markers
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.reference.engine_parity import check_clips, compare_engine
+from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, KeepsPlans, Runtime, Session
+from limpq_deploy.export.timing.engine_audit import audit
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.export.timing.profile import ProfileSettings, mixed_policies, profile, uniform
-from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, KeepsPlans, Runtime, Session
 from limpq_deploy.export.timing.trtexec import time_plan
 from limpq_deploy.latency.study import NATIVE_SWEEP, narrow_policies
 from limpq_deploy.latency.sweep import time_study

@@ -31,25 +31,25 @@ from shared_data import cifar10, data_folder
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.train.checkpoints import CheckpointInfo, load_module, save_module
-from limpq_deploy.pipeline.config import Config
-from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.train.finetune import finetune
-from limpq_deploy.train.finetuned import Top1
 from limpq_deploy.importance.measure import measured
-from limpq_deploy.policy.importance_names import MEASURES, read_by
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.train.joint import train_indicators
-from limpq_deploy.model.layers import trace
 from limpq_deploy.importance.preview import preview
-from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.model.layers import trace
+from limpq_deploy.pipeline.config import Config
+from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.policy.budgets import like_budget, parse_like
 from limpq_deploy.policy.candidates import find, one_recipe
 from limpq_deploy.policy.costs import Budget, uniform_pairs
+from limpq_deploy.policy.importance_names import MEASURES, read_by
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.search import PolicySearch
+from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.train.checkpoints import CheckpointInfo, load_module, save_module
+from limpq_deploy.train.finetune import finetune
+from limpq_deploy.train.finetuned import Top1
+from limpq_deploy.train.joint import train_indicators
 from limpq_deploy.train.settings import finetune_settings, joint_settings
-from limpq_deploy.pipeline.context import Subject
 
 BITS = (2, 3, 4, 5, 6)
 BATCHNORM_IMAGES = 2000

@@ -33,21 +33,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limpq_deploy.quant import fake_quant
-from limpq_deploy.quant import modules as quant_modules
 from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TargetSpec
-from limpq_deploy.train.joint import joint_passes
 from limpq_deploy.model.layers import trace
-from limpq_deploy.quant.lsq_kernel import kernel
-from limpq_deploy.model.zoo import create_model
 from limpq_deploy.model.place import place
+from limpq_deploy.model.zoo import create_model
+from limpq_deploy.quant import fake_quant
+from limpq_deploy.quant import modules as quant_modules
+from limpq_deploy.quant.lsq_kernel import kernel
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
-from limpq_deploy.train.settings import JointSettings
+from limpq_deploy.train.joint import joint_passes
 from limpq_deploy.train.loop import _Training  # a step by itself: `train` takes them all
 from limpq_deploy.train.memory import freed_memory_kept
+from limpq_deploy.train.settings import JointSettings
 
 BITS = (2, 3, 4, 5, 6)
 HEADLINE = ("ours_channels_last", "authors")

@@ -13,16 +13,16 @@ from torch import nn
 
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.ranges import lsq_mean_abs
-from limpq_deploy.model.edges import layer_edges
-from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
-from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
+from limpq_deploy.model.edges import layer_edges
 from limpq_deploy.model.layers import trace
-from limpq_deploy.model.zoo import create_model
 from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.zoo import create_model
+from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
 
 SIZE = 224
 

@@ -21,15 +21,15 @@ from typing import Any
 
 from latency_bench import SIZE, Model, machine, prepare
 
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
-from limpq_deploy.export.timing.profile import ProfileSettings, errors, profile, skeleton_of
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.policy.latency_cost import latency_budget
+from limpq_deploy.export.timing.profile import ProfileSettings, errors, profile, skeleton_of
+from limpq_deploy.export.timing.table import BitPair, LatencyTable
 from limpq_deploy.latency.rounds import Timed, go_round
-from limpq_deploy.policy.policy import Policy
-from limpq_deploy.progress import silent
-from limpq_deploy.policy.search import search_policy
 from limpq_deploy.pipeline.stages.rounds import measure_study, time_policy
+from limpq_deploy.policy.latency_cost import latency_budget
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.search import search_policy
+from limpq_deploy.progress import silent
 
 NAME = "torchvision/resnet18"
 SHARES = (0.25, 0.5, 0.75)

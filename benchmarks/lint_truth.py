@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.lint.finding import gravest
-from limpq_deploy.export.lint.check import lint, lint_form, static_findings
 from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.lint.check import lint, lint_form, static_findings
+from limpq_deploy.export.lint.finding import gravest
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
 
 OTHER_NUMBERS = ("o_axis1", "o_wscale_inf")

@@ -29,12 +29,12 @@ from mobilenet_v2_bench import Bench, Extent
 from shared_data import imagenet
 
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.train.joint import uniform
 from limpq_deploy.policy.budgets import like_budget, parse_like
 from limpq_deploy.policy.candidates import find, one_recipe
 from limpq_deploy.policy.costs import BitOps, total_cost, uniform_pairs
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.search import PolicySearch
+from limpq_deploy.train.joint import uniform
 
 FULL = Extent(joint_steps=40, joint_batch=8, size=96, measure=256, steps=24, batch=16, images=None, parity=16)
 QUICK = Extent(joint_steps=4, joint_batch=8, size=64, measure=16, steps=2, batch=8, images=100, parity=2)

@@ -14,29 +14,29 @@ from torch import nn
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.ranges import three_sigma
-from limpq_deploy.model.channel_ranges import equalise_channels
-from limpq_deploy.train.evaluate import Evaluation, evaluate
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint.check import lint
-from limpq_deploy.export.reference.parity import compare_runtime
-from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
-from limpq_deploy.export.reference.executor import IntegerReference
-from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from limpq_deploy.quant.torch_parity import Fed, compare_trained
+from limpq_deploy.export.reference.executor import IntegerReference
+from limpq_deploy.export.reference.parity import compare_runtime
+from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.importance.measure import measured
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.quant.fold_model import integer_model
-from limpq_deploy.train.joint import train_indicators
+from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.train.losses import Pass, Teacher, cross_entropy, distilled
+from limpq_deploy.model.place import place, with_quantizers
 from limpq_deploy.model.zoo import create_model
 from limpq_deploy.model.zoo.weights import load_weights
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.quant.torch_parity import Fed, compare_trained
+from limpq_deploy.train.evaluate import Evaluation, evaluate
+from limpq_deploy.train.joint import train_indicators
+from limpq_deploy.train.loop import train
+from limpq_deploy.train.losses import Pass, Teacher, cross_entropy, distilled
 from limpq_deploy.train.settings import JointSettings, TrainSettings
-from limpq_deploy.train import train
 
 NAME = "torchvision/mobilenet_v2"
 BITS = (4, 5, 6, 7, 8)

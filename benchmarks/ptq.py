@@ -20,20 +20,20 @@ import onnx
 from shared_data import cifar10
 
 from limpq_deploy.calibration.numbers.ranges import RANGES
-from limpq_deploy.pipeline.config import Config
-from limpq_deploy.model.channel_ranges import equalise_channels
-from limpq_deploy.train.evaluate import evaluate
-from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
+from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.place import with_quantizers
-from limpq_deploy.train.ptq import CORRECTIONS, Calibration, correct, set_ranges
-from limpq_deploy.quant.quantized_model import model_of_policy
+from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.quant.quantized_model import model_of_policy
 from limpq_deploy.train.device import device_of
+from limpq_deploy.train.evaluate import evaluate
+from limpq_deploy.train.ptq import CORRECTIONS, Calibration, correct, set_ranges
 
 IMAGES, SEED = 512, 0
 WIDTHS = (8, 6, 4)

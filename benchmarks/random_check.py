@@ -12,8 +12,8 @@ from itertools import pairwise, product
 import numpy as np
 from random_instances import Instance
 
-from limpq_deploy.policy.indicators import ActMoment, BitPair, LayerIndicators
 from limpq_deploy.policy.costs import Budget
+from limpq_deploy.policy.indicators import ActMoment, BitPair, LayerIndicators
 
 Pairs = Mapping[str, BitPair]
 

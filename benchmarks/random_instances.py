@@ -14,11 +14,11 @@ from itertools import pairwise, permutations, product
 import numpy as np
 
 from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
-from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.act_costs import act_bits_budget, act_memory_budgets, weight_bits_budget
 from limpq_deploy.policy.budgets import compression_budget, gbitops_budget, like_budget, mib_budget
 from limpq_deploy.policy.costs import Budget, pinned_cost
+from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.outliers import OutlierMode
 
 KINDS = ("like", "gbitops", "compression", "mib", "weight_bits", "act_bits", "act_memory", "latency", "conversions")

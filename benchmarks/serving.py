@@ -22,17 +22,17 @@ import numpy as np
 import tritonclient.grpc
 from tritonserver import TritonServer
 
-from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.calibration.records import to_dict
-from limpq_deploy.pipeline.config import Config, Training
+from limpq_deploy.cli.output.tables import stage_line
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.ship.triton.config import ServingOptions
+from limpq_deploy.pipeline.config import Config, Training
+from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.serving.bench import bench_server
 from limpq_deploy.serving.health import check_health
 from limpq_deploy.serving.server import ServerUnhealthy, connected, parse_address
 from limpq_deploy.serving.ship import ship
-from limpq_deploy.cli.output.tables import stage_line
 
 NAME = "served"
 TWIN = ServingOptions(backend="python", threads=1)

@@ -1,1 +1,1 @@
-"""Numbers: grids, scales and batches of images. Knows no policy and no ONNX."""
+"""Numbers and images: errors, files and records that all floors use; grids, scales, data sets. Knows no policy, no ONNX."""

@@ -1,1 +1,1 @@
-"""Artifacts: graphs, engines, measurements, bundles. Only ``graph.py`` knows torch."""
+"""Artifacts: graphs, engines, measurements, bundles. Only ``graph/from_torch.py`` knows torch."""

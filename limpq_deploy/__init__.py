@@ -1,3 +1,5 @@
 """limpq-deploy: from a trained PyTorch CNN to a mixed-precision engine, proved in integers."""
 
-__version__ = "0.1.0"
+from limpq_deploy.calibration.version import __version__
+
+__all__ = ["__version__"]

@@ -2,18 +2,18 @@
 
 from hypothesis import strategies as st
 
-from limpq_deploy.train.evaluate import Accuracy, PairedComparison
+from limpq_deploy.export.lint.check import LintReport
+from limpq_deploy.export.lint.finding import SEVERITIES, Finding
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.records.environment import Environment
-from limpq_deploy.export.lint.finding import SEVERITIES, Finding
 from limpq_deploy.export.reference.given_parity import GivenComparison
-from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Speedup
-from limpq_deploy.export.lint.check import LintReport
-from limpq_deploy.export.ship.manifest import BundleFile, CanaryFiles, Manifest
 from limpq_deploy.export.reference.parity import Disagreement, ParityReport, TensorParity
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.timing.timing_statistics import latency_stats
+from limpq_deploy.export.ship.manifest import BundleFile, CanaryFiles, Manifest
 from limpq_deploy.export.ship.verify import CanaryReport, VerifyReport
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Speedup
+from limpq_deploy.export.timing.timing_statistics import latency_stats
+from limpq_deploy.train.evaluate import Accuracy, PairedComparison
 from limpq_deploy.verdict.record import (
     AccuracyResult,
     BitOps,

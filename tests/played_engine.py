@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, layer_precision
-from limpq_deploy.export.records.engine_record import EngineLayer, Machine, OneBuild, Plan
 from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.records.engine_record import EngineLayer, Machine, OneBuild, Plan
 from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, layer_precision
 
 NOWHERE = Machine(gpu="none", compute_capability="0.0", tensorrt="0.0", system="test")
 

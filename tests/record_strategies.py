@@ -9,11 +9,11 @@ from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.params import QuantParams, TensorQuant
 from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import TARGETS
-from limpq_deploy.train.finetuned import Candidate, FineTuned, Top1
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, Measure, PinnedLayer
-from limpq_deploy.workspace.workspace import BuildState, StageState
 from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, PolicyCandidate, SolverResult, Tournament
+from limpq_deploy.train.finetuned import Candidate, FineTuned, Top1
 from limpq_deploy.train.settings import FinetuneSettings
+from limpq_deploy.workspace.workspace import BuildState, StageState
 
 TEXT = st.text(max_size=12)
 NAME = st.from_regex(r"[a-z][a-z0-9_.]{0,9}", fullmatch=True)

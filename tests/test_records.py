@@ -14,27 +14,27 @@ from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.params import QuantParams, TensorQuant
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.pipeline.config import Config, Training, load_config, write_config
-from limpq_deploy.train.evaluate import Accuracy
+from limpq_deploy.export.graph.exported import ExportedFile, ExportRecord
+from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.environment import Environment
-from limpq_deploy.export.graph.exported import ExportedFile, ExportRecord
-from limpq_deploy.export.reference.given_parity import GivenComparison
-from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries
-from limpq_deploy.export.lint.check import LintReport
-from limpq_deploy.export.ship.manifest import Manifest
-from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.records.targets import TargetSpec
+from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.parity import ParityReport
+from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.ship.manifest import Manifest
 from limpq_deploy.export.ship.verify import VerifyReport
-from limpq_deploy.train.finetuned import FineTuned
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries
+from limpq_deploy.pipeline.config import Config, Training, load_config, write_config
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.workspace.workspace import BuildState
 from limpq_deploy.policy.policy import Policy
+from limpq_deploy.train.evaluate import Accuracy
+from limpq_deploy.train.finetuned import FineTuned
 from limpq_deploy.verdict.record import (
     Verdict,
 )
+from limpq_deploy.workspace.workspace import BuildState
 
 from .measured_record_strategies import (
     ENGINE,

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import random_check  # type: ignore[import-not-found]  # noqa: E402
-import random_instances  # type: ignore[import-not-found]  # noqa: E402
-import search_random  # type: ignore[import-not-found]  # noqa: E402
+import random_check  # noqa: E402
+import random_instances  # noqa: E402
+import search_random  # noqa: E402
 
 
 @settings(deadline=None, max_examples=25)

@@ -1,0 +1,1 @@
+"""Grids, quantization parameters, first scales. No torch but tensors handed in."""

@@ -91,3 +91,9 @@ def default_type(quantizer: onnx.NodeProto) -> np.dtype[Any]:
     """Type of the codes of a QuantizeLinear without a zero-point."""
     given = attribute(quantizer, "output_dtype", 0)
     return np.dtype(helper.tensor_dtype_to_np_dtype(given)) if given else np.dtype(np.uint8)
+
+
+def flipped(codes: NDArray[Any]) -> NDArray[Any]:
+    """int8 codes as uint8 ones of the same meaning (zero-point 128 higher), or the other way round."""
+    other = np.int8 if codes.dtype == np.uint8 else np.uint8
+    return (codes.view(np.uint8) ^ np.uint8(128)).view(other)

@@ -15,9 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from limpq_deploy.export.graph.code_grids import CodeGrid, code_grids, grid_at
+from limpq_deploy.export.graph.code_grids import CodeGrid, code_grids, flipped, grid_at
 from limpq_deploy.export.graph.onnx_files import attribute, constants
-from limpq_deploy.export.reference.values import flipped
 
 NCHW = (0, 1, 2, 3)
 NHWC_BACK = (0, 3, 1, 2)

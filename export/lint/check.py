@@ -9,18 +9,18 @@ from typing import Literal
 import onnx
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, FileForm, form_for, form_named
-from limpq_deploy.export.lint.finding import Finding, gravest
 from limpq_deploy.export.graph.float_layers import computes_in_floats, planned_float
+from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.graph.runtime_taps import layer_names
+from limpq_deploy.export.lint.finding import Finding, gravest
 from limpq_deploy.export.lint.judged import FloatNodes, judged
 from limpq_deploy.export.lint.onnxruntime import onnxruntime_findings
 from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.lint.tensorrt import tensorrt_findings
-from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.records.targets import TargetSpec
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, FileForm, form_for, form_named
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Tries
-from limpq_deploy.export.records.targets import TargetSpec
-from limpq_deploy.export.graph.runtime_taps import layer_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
+from limpq_deploy.export.graph.runtime_taps import file_name
 from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, LintGraph
 from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.runtimes.trial import Trial
-from limpq_deploy.export.graph.runtime_taps import file_name
 
 COMPUTE = ("Conv", "Add", "Gemm", "MatMul")
 """Operators that have to run in integers. Fused and re-laid-out float forms (FusedConv, NhwcFusedConv, the Conv of the

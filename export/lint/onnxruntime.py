@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.graph.float_layers import computes_in_floats, planned_float
+from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.lint.well_formed import LAYERS, scale_length, types_agree, zero_point_count
-from limpq_deploy.export.graph.onnx_files import attribute
 
 POOLS = ("GlobalAveragePool", "AveragePool")
 JOINS = ("Mul", "Concat")

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-from limpq_deploy.export.records.tensorrt_versions import FileForm
-from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.graph.float_layers import computes_in_floats, planned_float
+from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.lint.tensorrt_layers import layer_findings
 from limpq_deploy.export.lint.tensorrt_parser import QDQ, model_findings, parser_findings
 from limpq_deploy.export.lint.well_formed import LAYERS
+from limpq_deploy.export.records.tensorrt_versions import FileForm
 
 
 def tensorrt_findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from limpq_deploy.export.records.tensorrt_versions import FileForm
+from limpq_deploy.export.graph.onnx_files import attribute
 from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, FP8_DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
-from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.records.tensorrt_versions import FileForm
 
 MOVERS = (
     "Abs", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool",

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs
 
-from limpq_deploy.export.records.tensorrt_versions import FileForm
+from limpq_deploy.export.graph.onnx_files import attribute
 from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, FP8_DEQUANTIZE, FP8_QUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.lint.well_formed import scale_length, types_agree, zero_point_count
-from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.records.tensorrt_versions import FileForm
 
 QDQ = (QUANTIZE, DEQUANTIZE)
 POOLS = ("AveragePool", "LpPool", "MaxPool")

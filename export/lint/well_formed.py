@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
+from limpq_deploy.export.graph.onnx_files import attribute
 from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
-from limpq_deploy.export.graph.onnx_files import attribute
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OF_ONE_TYPE = (*LAYERS, "Add", "Sub", "Mul", "Div", "Concat")

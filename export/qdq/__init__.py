@@ -1,0 +1,1 @@
+"""Q/DQ in the target's dialect, written into a float template."""

@@ -12,13 +12,13 @@ from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
-from limpq_deploy.export.records.tensorrt_versions import PRODUCER, TENSORRT_KEY, FileForm, form_at
 from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.graph.markers import is_marker
-from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.qdq.base import Dialect, Layers, drop_marker_domain, set_nodes
 from limpq_deploy.export.qdq.onnxruntime import OnnxRuntimeDialect
 from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.tensorrt_versions import PRODUCER, TENSORRT_KEY, FileForm, form_at
 
 DIALECTS: Mapping[str, type[Dialect]] = {"integer": OnnxRuntimeDialect, "float": TensorRtDialect}
 """Dialect by `TargetSpec.clip`."""

@@ -30,8 +30,8 @@ from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.markers import is_marker, marker_name
 from limpq_deploy.export.graph.onnx_files import attribute
-from limpq_deploy.export.records.placement import ActQuantizer
 from limpq_deploy.export.qdq.base import Dialect
+from limpq_deploy.export.records.placement import ActQuantizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

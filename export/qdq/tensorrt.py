@@ -41,8 +41,8 @@ from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.onnx_files import attribute
-from limpq_deploy.export.records.placement import ActQuantizer
 from limpq_deploy.export.qdq.base import CODE_MOVERS, Dialect
+from limpq_deploy.export.records.placement import ActQuantizer
 
 INT8 = np.iinfo(np.int8)
 

@@ -1,0 +1,1 @@
+"""What travels between floors: target, placement, versions of TensorRT, engine settings and records, environment."""

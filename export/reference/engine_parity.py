@@ -16,8 +16,8 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
 from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
 from limpq_deploy.export.reference.parity import ClipCheck, LostBound, ParityReport, TensorParity, compare_codes, merged
 
 Feeds = dict[str, NDArray[np.float32]]

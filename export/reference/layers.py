@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.graph.graph_rules import named
 from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.moves import MOVES, explicit_pads
 from limpq_deploy.export.reference.values import Accumulator, Dequantized
 

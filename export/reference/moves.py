@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.graph.onnx_files import attribute
 from limpq_deploy.export.graph.pools import missing_padding
+from limpq_deploy.export.reference import operators as ops
 
 Array = NDArray[Any]
 Inputs = list[Any]

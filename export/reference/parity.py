@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.numbers.params import Scales
+from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.float_execution import on_runtime
 from limpq_deploy.export.reference.given_parity import GivenComparison
-from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.runtimes.base import Runtime
 
 

@@ -8,8 +8,9 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.reference import operators as ops
+from limpq_deploy.export.graph.code_grids import flipped
 from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.values import (
     LAZY,
     Accumulator,
@@ -22,7 +23,6 @@ from limpq_deploy.export.reference.values import (
     Sum,
     Table,
     Unsigned,
-    flipped,
 )
 
 Array = NDArray[Any]

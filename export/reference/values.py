@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from limpq_deploy.export.graph.code_grids import flipped
 from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.arm import AddTable
 
@@ -165,12 +166,6 @@ class Unsigned:
             codes: Array = self.source.quantized(scale, zero_point, dtype)
             return codes
         return flipped(self.source.quantized(scale, zero_point + 128, np.dtype(np.uint8)))
-
-
-def flipped(codes: Array) -> Array:
-    """int8 codes as uint8 ones of the same meaning (zero-point 128 higher), or the other way round."""
-    other = np.int8 if codes.dtype == np.uint8 else np.uint8
-    return (ops.byte(codes) ^ np.uint8(128)).view(other)
 
 
 LAZY = (Dequantized, Table, Accumulator, Sum, Mean, Product, Joined, Average, Bounded, Moved, Unsigned)

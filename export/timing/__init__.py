@@ -1,0 +1,1 @@
+"""Latency: protocol, statistics, reports, tables, profiles, audits."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import onnx
 
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_KEY
-from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.storage import STORAGE_KEY
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_KEY
+from limpq_deploy.export.timing.report import LatencyReport
 
 
 def misfit(model: onnx.ModelProto, runtime: str) -> str | None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import onnx
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.export.timing.engine_audit import Audit, AuditLine, LayerTime, audit_notes
-from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.runtimes.onnxruntime.profile import NodeTime, profile_nodes, sum_by_layer
+from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
+from limpq_deploy.export.timing.engine_audit import Audit, AuditLine, LayerTime, audit_notes
 
 CONVERSIONS = ("Transpose", "ReorderInput", "ReorderOutput", "QuantizeLinear", "DequantizeLinear")
 """Operators of an optimised graph that only bring a tensor into another form."""

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from limpq_deploy.export.runtimes.tensorrt.inspect import computing_layers, planned_precision
-from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN
 from limpq_deploy.export.records.engine_record import EngineLayer
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
+from limpq_deploy.export.runtimes.tensorrt.inspect import computing_layers, planned_precision
+from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN
 
 Samples = Mapping[str, Sequence[float]]
 """Milliseconds of an engine's layers in several profiled runs, by the engine's own names."""

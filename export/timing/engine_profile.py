@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.timing.engine_audit import layer_groups
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
 from limpq_deploy.export.runtimes.onnxruntime.profile import NodeTime
+from limpq_deploy.export.timing.engine_audit import layer_groups
 
 
 def engine_layer_times(runtime: Runtime, path: Path, *, batch: int = 1, calls: int = 30) -> dict[str, NodeTime]:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import to_dict
-from limpq_deploy.export.timing.concurrent_runs import RunsAtOnce
-from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.runtimes.cuda.watch import GpuUse, watching
-from limpq_deploy.export.timing.timing_loop import measure_interleaved
-from limpq_deploy.export.timing.report import WALL, LatencyProtocol, LatencyReport, LatencySeries, Setting, Threads
 from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes.base import Runtime, Session
+from limpq_deploy.export.runtimes.cuda.watch import GpuUse, watching
+from limpq_deploy.export.timing.concurrent_runs import RunsAtOnce
+from limpq_deploy.export.timing.report import WALL, LatencyProtocol, LatencyReport, LatencySeries, Setting, Threads
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
 from limpq_deploy.export.timing.trtexec import times_beside
 
 MODEL_KEY = "limpq.model"

@@ -15,9 +15,12 @@ import numpy as np
 import onnx
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.timing.engine_profile import engine_layer_times
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.timing.report import LatencySeries, Threads
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.runtimes.base import BuildsEngines, DeviceTimed, Runtime
+from limpq_deploy.export.runtimes.onnxruntime.profile import NodeTime, layer_times
+from limpq_deploy.export.timing.engine_profile import engine_layer_times
+from limpq_deploy.export.timing.measure import CPU_TIME, Progress, measure_models
 from limpq_deploy.export.timing.model import (
     CONVERSION_GUESS,
     GUESS_DOUBT,
@@ -28,13 +31,10 @@ from limpq_deploy.export.timing.model import (
     left_out,
     to_table,
 )
+from limpq_deploy.export.timing.report import LatencySeries, Threads
 from limpq_deploy.export.timing.table import BitPair, LatencyTable, Observation, PartTime
-from limpq_deploy.export.timing.measure import CPU_TIME, Progress, measure_models
-from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.runtimes.base import BuildsEngines, DeviceTimed, Runtime
-from limpq_deploy.export.runtimes.onnxruntime.profile import NodeTime, layer_times
-from limpq_deploy.export.timing.timing_statistics import percentile_interval
 from limpq_deploy.export.timing.timing_graph import stand_in
+from limpq_deploy.export.timing.timing_statistics import percentile_interval
 
 MIXED = "mixed "
 """What the names of graphs that mix precisions begin with."""

@@ -14,8 +14,8 @@ from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer, fold_float, fold_weight_only
 from limpq_deploy.export.graph.folding import IntegerLayer, fold
 from limpq_deploy.export.graph.onnx_files import constants
-from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.export.qdq.build import build_qdq
+from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import in_float
 
 RANGE = 4.0

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from limpq_deploy import __version__
-from limpq_deploy.cli.output import answers
-from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.calibration.errors import LimpqError, SettingError
+from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
+from limpq_deploy.cli.commands.policy import add_policy_commands
+from limpq_deploy.cli.commands.profile import profile
+from limpq_deploy.cli.commands.search import preview, search
+from limpq_deploy.cli.commands.ship import add_ship_commands, key_option
+from limpq_deploy.cli.commands.storage import unpack
 from limpq_deploy.cli.options.shared import (
     DATA_HELP,
     FILE,
     build_options,
     json_option,
 )
-from limpq_deploy.cli.commands.policy import add_policy_commands
-from limpq_deploy.cli.commands.profile import profile
-from limpq_deploy.cli.commands.search import preview, search
-from limpq_deploy.cli.commands.ship import add_ship_commands, key_option
-from limpq_deploy.cli.commands.storage import unpack
+from limpq_deploy.cli.output import answers
+from limpq_deploy.cli.output.answers import answer
 
 if TYPE_CHECKING:
     from limpq_deploy.workspace.workspace import Passed
@@ -125,8 +125,8 @@ def main(debug: bool) -> None:
 
 def _build(until: str | None, options: dict[str, Any]) -> None:
     """Run the stages up to one of them, print the outcome, and exit with 3 when the verdict failed."""
-    from limpq_deploy.pipeline.config import make_config
     from limpq_deploy.optional_packages import require_modules
+    from limpq_deploy.pipeline.config import make_config
     from limpq_deploy.progress import progress
 
     file, fresh, as_json = options.pop("config"), options.pop("fresh"), options.pop("as_json")
@@ -134,8 +134,8 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
     require_modules(("torch",), "training")
     try:
         with progress("loading torch"):
-            from limpq_deploy.pipeline.stages.run import help_build, run_build
             from limpq_deploy.cli.output.summary import summary
+            from limpq_deploy.pipeline.stages.run import help_build, run_build
             from limpq_deploy.train.processes import follows
         if follows():
             help_build(config, until=until)
@@ -305,10 +305,10 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     it is written for; of others, and of float models, name the target.
     """
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.export.records.tensorrt_versions import target_of
-    from limpq_deploy.export.lint.check import lint as check
     from limpq_deploy.export.graph.loading import load_model
+    from limpq_deploy.export.lint.check import lint as check
     from limpq_deploy.export.records.targets import TENSORRT, target_named
+    from limpq_deploy.export.records.tensorrt_versions import target_of
 
     loaded = load_model(model)
     said = target_of(loaded) or (TENSORRT if version is not None else None)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from limpq_deploy.quant.fake_quant import fake_quantize
 from limpq_deploy.importance.divergence import Table
 from limpq_deploy.importance.variants import TensorAt
+from limpq_deploy.quant.fake_quant import fake_quantize
 from limpq_deploy.quant.quantized_model import ActFakeQuant, QuantizedModel, QuantLayer
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train import settle_batchnorm
+from limpq_deploy.train.accuracy import settle_batchnorm
 from limpq_deploy.train.device import on_device
 
 

@@ -1,1 +1,1 @@
-"""Latency in the program and held against the budget: tables as costs, rounds, studies, comparisons."""
+"""Latency in the program and held against the budget: profiles, rounds, studies, comparisons."""

@@ -3,18 +3,18 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from limpq_deploy.workspace.finished import BuildFiles, checked
 from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable, SettingError
-from limpq_deploy.export.timing.as_deployed import with_misfits
-from limpq_deploy.export.records.engine_options import EngineOptions
-from limpq_deploy.export.timing.report import LatencyReport, Threads
 from limpq_deploy.export.graph.loading import load_model
-from limpq_deploy.export.timing.measure import Progress, measure_models
+from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
+from limpq_deploy.export.timing.as_deployed import with_misfits
+from limpq_deploy.export.timing.measure import Progress, measure_models
+from limpq_deploy.export.timing.report import LatencyReport, Threads
 from limpq_deploy.latency.baselines import with_fp32
 from limpq_deploy.progress import Report, progress
 from limpq_deploy.workspace.file_names import FLOAT_MODEL, MODEL, UNIFORM8_MODEL
+from limpq_deploy.workspace.finished import BuildFiles, checked
 
 ON_CPU = "onnxruntime"
 """The runtime that computes with threads."""

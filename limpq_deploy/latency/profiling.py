@@ -2,22 +2,22 @@
 
 from pathlib import Path
 
-from limpq_deploy.workspace.finished import BuildFiles
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.records.engine_options import EngineOptions
-from limpq_deploy.export.timing.report import Threads
-from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import with_markers
+from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.export.timing.profile import ProfileSettings
 from limpq_deploy.export.timing.profile import profile as measure
-from limpq_deploy.export.records.targets import TENSORRT
-from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.export.timing.report import Threads
+from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.bench import available, require_batches, require_threads, told
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.progress import progress
 from limpq_deploy.workspace.file_names import FLOAT_MODEL, INDICATORS, PLACEMENT
+from limpq_deploy.workspace.finished import BuildFiles
 
 
 def profile_build(

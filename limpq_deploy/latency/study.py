@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
-from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.costs import BitOps as BitOpsCost
 from limpq_deploy.policy.costs import total_cost
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.verdict.record import count_bitops

@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.verdict.realised_bits import executed_bits
-from limpq_deploy.export.timing.measure import Progress
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.export.timing.profile import ProfileSettings, figure, time_graphs, write_stand_ins
 from limpq_deploy.export.runtimes.base import BuildsEngines, Engine, Runtime
+from limpq_deploy.export.timing.measure import Progress
+from limpq_deploy.export.timing.profile import ProfileSettings, figure, time_graphs, write_stand_ins
 from limpq_deploy.latency.study import NATIVE_SWEEP, LatencyStudy, Measured, study
+from limpq_deploy.verdict.realised_bits import executed_bits
 
 
 def swept_pairs(placement: Placement, runtime: Runtime) -> tuple[BitPair, ...]:

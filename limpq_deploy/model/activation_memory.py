@@ -11,8 +11,8 @@ from dataclasses import replace
 from torch import fx
 
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
-from limpq_deploy.policy.indicators import ActMoment, Indicators
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
+from limpq_deploy.policy.indicators import ActMoment, Indicators
 
 IN_PLACE = ("batchnorm", "relu")
 

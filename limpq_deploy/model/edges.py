@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from torch import fx
 
-from limpq_deploy.policy.indicators import Indicators, LayerEdge
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
+from limpq_deploy.policy.indicators import Indicators, LayerEdge
 
 
 def with_edges(indicators: Indicators, traced: TracedModel) -> Indicators:

@@ -1,0 +1,1 @@
+"""A build: its settings, what it is about, and its stages."""

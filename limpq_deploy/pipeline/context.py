@@ -11,41 +11,41 @@ import numpy as np
 import torch
 from torch import nn
 
-from limpq_deploy.workspace.finished import checked
 from limpq_deploy.calibration.datasets import KINDS, DataSet, Preprocess, hold_out, open_dataset, require_classes
 from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
-from limpq_deploy.pipeline.config import DEFAULT_TARGET, Config
-from limpq_deploy.model.edges import with_edges
-from limpq_deploy.model.channel_ranges import equalise_channels
-from limpq_deploy.export.records.tensorrt_versions import FileForm, form_for
 from limpq_deploy.export.records.placement import BitPair, Placement
+from limpq_deploy.export.records.targets import TargetSpec, in_float, target_named
+from limpq_deploy.export.records.tensorrt_versions import FileForm, form_for
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
-from limpq_deploy.export.records.targets import TargetSpec, in_float, target_named
-from limpq_deploy.optional_packages import require_modules
-from limpq_deploy.train.float_training import trainable
-from limpq_deploy.model.given_model import PlainModel, in_float32, plain
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
-from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.activation_memory import with_memory
+from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.model.edges import with_edges
+from limpq_deploy.model.given_model import PlainModel, in_float32, plain
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
+from limpq_deploy.optional_packages import require_modules
+from limpq_deploy.pipeline.config import DEFAULT_TARGET, Config
 from limpq_deploy.pipeline.start import Start, take_weights
-from limpq_deploy.model.place import place
-from limpq_deploy.policy.policy import Policy
-from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
-from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
 from limpq_deploy.policy.budgets import budgets_from_options
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import load_given
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
-from limpq_deploy.workspace.sources import user_sources
+from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.train.device import require_precision
+from limpq_deploy.train.float_training import trainable
+from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
 from limpq_deploy.train.watch import require_tensorboard
+from limpq_deploy.workspace.finished import checked
+from limpq_deploy.workspace.sources import user_sources
 
 HELD_OUT_IMAGES = 2000
 """At most so many of the held-out training images are looked at."""

@@ -12,12 +12,12 @@ from onnx import helper
 from limpq_deploy.calibration.datasets import Preprocess, open_dataset
 from limpq_deploy.calibration.errors import DataError, ModelError
 from limpq_deploy.export.graph.code_grids import grid_at
-from limpq_deploy.export.reference.foreign_parity import FileParity, compare_file
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.onnx_files import constants
+from limpq_deploy.export.reference.foreign_parity import FileParity, compare_file
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
-from limpq_deploy.pipeline.inspect_model import preprocess_of
 from limpq_deploy.model.zoo.torchvision import IMAGENET_MEAN, IMAGENET_STD
+from limpq_deploy.pipeline.inspect_model import preprocess_of
 
 Array = NDArray[Any]
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import onnx
 
-from limpq_deploy.workspace.finished import checked
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
 from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
 from limpq_deploy.calibration.records import from_json
-from limpq_deploy.train.evaluate import Accuracy, evaluate
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.pixel_input import PREPROCESS_KEY
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.ship.verify import VerifyReport, load_manifest, replay_canaries, verify_bundle
 from limpq_deploy.progress import progress
+from limpq_deploy.train.evaluate import Accuracy, evaluate
+from limpq_deploy.workspace.finished import checked
 
 CLASSES_KEY = "limpq.classes"
 """Metadata of an exported model: its class names in the order of the outputs, as a JSON list."""

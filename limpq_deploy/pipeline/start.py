@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from limpq_deploy.pipeline.config import Config
 from limpq_deploy.model.zoo import in_library
 from limpq_deploy.model.zoo.published import fill_published
 from limpq_deploy.model.zoo.weights import load_weights
+from limpq_deploy.pipeline.config import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

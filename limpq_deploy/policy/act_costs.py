@@ -7,8 +7,8 @@ from math import floor
 from typing import TypeVar
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.policy.indicators import ActMoment, Indicators
 from limpq_deploy.policy.costs import Budget, LayerShape, Number, positive
+from limpq_deploy.policy.indicators import ActMoment, Indicators
 from limpq_deploy.policy.objective import group_leaders
 
 Recorded = TypeVar("Recorded")

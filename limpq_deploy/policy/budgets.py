@@ -9,11 +9,11 @@ from pathlib import Path
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.timing.table import LatencyTable
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.act_costs import act_bits_budget, act_memory_budgets, weight_bits_budget
 from limpq_deploy.policy.admitted import admitted_pairs
 from limpq_deploy.policy.costs import BitOps, Budget, Number, WeightSize, positive, total_cost, uniform_pairs
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.latency_cost import latency_budget
 
 
 def parse_like(text: str) -> tuple[int, int]:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from limpq_deploy.policy.costs import Budget, total_cost, uniform_pairs
 from limpq_deploy.policy.importance_names import MEASURES, carried, default_measure, read_by
 from limpq_deploy.policy.indicators import BitPair, Indicators
-from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
-from limpq_deploy.policy.costs import Budget, total_cost, uniform_pairs
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
+from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.policy.search import PolicySearch
 
 Admit = Callable[[Indicators], Indicators]

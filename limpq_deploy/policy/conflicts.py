@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, PolicyNotFound
-from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.blocks import build_program
 from limpq_deploy.policy.costs import Budget, pinned_cost
 from limpq_deploy.policy.front import Solve
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.infeasible import smallest_alone, smallest_beside
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy.search import search_policy

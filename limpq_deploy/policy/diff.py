@@ -4,11 +4,11 @@ from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Literal
 
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.policy.costs import BitOps, Cost, Pairs, WeightSize, total_cost
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.objective import check_covers, terms_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
+from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.policy.widths import guessed_note, knowing
 
 COSTS: tuple[Cost, Cost] = (BitOps(pinned=True), WeightSize())

@@ -6,12 +6,12 @@ from fractions import Fraction
 from typing import Literal, Protocol
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.policy import BudgetUse, Policy, SolverResult
 from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.costs import BitOps, Budget, Pairs, total_cost, uniform_pairs
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import check_ties, objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
+from limpq_deploy.policy.policy import BudgetUse, Policy, SolverResult
 from limpq_deploy.policy.search import PolicySearch
 
 MAX_BUDGETS = 10_000

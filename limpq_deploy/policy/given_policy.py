@@ -6,11 +6,11 @@ from pathlib import Path
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.policy import BudgetUse, Policy
 from limpq_deploy.policy.budgets import like_budget
 from limpq_deploy.policy.costs import Budget, total_cost
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import check_ties
+from limpq_deploy.policy.policy import BudgetUse, Policy
 
 
 def load_given(

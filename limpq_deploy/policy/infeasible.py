@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.costs import Budget, pinned_cost
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import OutlierReport
 from limpq_deploy.policy.solver.deadline import NEVER, Deadline
 from limpq_deploy.policy.solver.program import Program

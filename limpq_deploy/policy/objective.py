@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from math import fsum
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.costs import Pairs
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import Importance
 
 

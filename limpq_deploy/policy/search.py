@@ -8,14 +8,14 @@ from itertools import product
 from math import inf, isfinite
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, PolicyNotFound, SettingError
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.policy.blocks import build_program, limits_of
 from limpq_deploy.policy.budgets import check_budgets
 from limpq_deploy.policy.costs import Budget, Cost, Pairs, handovers_of, total_cost, uniform_pairs
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.infeasible import conflict, unreachable
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import Importance, OutlierMode, treat_outliers
+from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.policy.solver.deadline import NEVER, Deadline
 from limpq_deploy.policy.solver.exact import Solution
 from limpq_deploy.policy.solver.program import Choice, Program

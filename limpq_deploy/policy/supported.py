@@ -12,14 +12,14 @@ from math import fsum
 import numpy as np
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.policy.blocks import build_program
 from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.costs import total_cost
 from limpq_deploy.policy.front import COST, Front, FrontPoint
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import OutlierMode, OutlierReport, treat_outliers
+from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.policy.solver.program import Program
 
 ROUNDING = 1e-12

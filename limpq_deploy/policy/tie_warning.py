@@ -4,9 +4,9 @@ from itertools import product
 
 from limpq_deploy.policy.importance_names import SCALE
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.objective import group_leaders
 from limpq_deploy.policy.outliers import Importance, treat_outliers
+from limpq_deploy.policy.policy import Policy
 
 
 def undecided(policy: Policy, indicators: Indicators) -> str | None:

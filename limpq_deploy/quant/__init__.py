@@ -1,0 +1,1 @@
+"""The quantized torch model, and its integers as the target executes them."""

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
-from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.qdq.base import Layers
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import TargetSpec
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel

@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.reference.given_parity import LIMIT, GivenComparison, layer_results, relative_difference, run_template
 from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.reference.given_parity import (
+    LIMIT,
+    GivenComparison,
+    layer_results,
+    relative_difference,
+    run_template,
+)
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
-from limpq_deploy.quant.quantized_model import joint_model
 from limpq_deploy.model.tracing import written_at
+from limpq_deploy.quant.quantized_model import joint_model
 
 IMAGES = 8
 """Real images that the float forms are compared on."""

@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from limpq_deploy.quant.folded_forward import as_exported, real_values
-from limpq_deploy.calibration.observe import watching_inputs
 from limpq_deploy.calibration.numbers.params import QuantParams
-from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
-from limpq_deploy.export.reference.parity import Disagreement, TensorParity, compare_codes, merged
-from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.calibration.observe import watching_inputs
 from limpq_deploy.export.qdq.base import Layers
-from limpq_deploy.quant.fake_quant import quantize
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.reference.parity import Disagreement, TensorParity, compare_codes, merged
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS, with_quantizers
+from limpq_deploy.quant.fake_quant import quantize
+from limpq_deploy.quant.folded_forward import as_exported, real_values
 from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
 
 CODES_SUFFIX = "_codes"
 

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from limpq_deploy.train.evaluate import Z95, Accuracy
 from limpq_deploy.report import svg
 from limpq_deploy.report.figures import count, digits, plural, signed
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.rows import Row, RowChart, round_scale, tick_text
+from limpq_deploy.train.evaluate import Z95, Accuracy
 from limpq_deploy.verdict.record import AccuracyResult
 
 HEIGHT = 30

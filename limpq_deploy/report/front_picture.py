@@ -7,6 +7,7 @@ from pathlib import Path
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.files import write_bytes
+from limpq_deploy.policy.front import Front, UniformPoint
 from limpq_deploy.report.drawing import (
     BAD,
     LINE,
@@ -26,7 +27,6 @@ from limpq_deploy.report.drawing import (
 )
 from limpq_deploy.report.figures import digits, plural
 from limpq_deploy.report.rows import round_scale, tick_text
-from limpq_deploy.policy.front import Front, UniformPoint
 
 WIDTH, HEIGHT = 920, 540
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 92, 62

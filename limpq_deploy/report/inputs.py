@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from limpq_deploy.calibration.errors import RecordError
-from limpq_deploy.export.timing.report import LatencyReport
-from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.export.reference.parity import ParityReport
+from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.verdict.record import Verdict
 

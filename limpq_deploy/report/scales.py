@@ -9,11 +9,11 @@ from markupsafe import Markup
 
 from limpq_deploy.policy.importance_names import SCALE
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.outliers import OutlierReport
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
 from limpq_deploy.report.figures import digits, percent
 from limpq_deploy.report.inputs import ReportInputs
-from limpq_deploy.policy.outliers import OutlierReport
 
 CELL_PX = 17
 TOP = 18

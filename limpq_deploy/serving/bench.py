@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.timing.timing_loop import measure_interleaved
-from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
-from limpq_deploy.export.timing.measure import random_images
 from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.timing.measure import random_images
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
 from limpq_deploy.serving.perf_analyzer import PerfAnalyzed, PerfAnalyzerFailed, find_perf_analyzer, run_perf_analyzer
 from limpq_deploy.serving.server import (
     Address,

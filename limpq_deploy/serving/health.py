@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.workspace.finished import checked
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.export.ship.manifest import MANIFEST, CanaryFiles, Manifest
 from limpq_deploy.export.ship.repository import Serving
 from limpq_deploy.export.ship.verify import load_canaries, load_manifest, verify_bundle
 from limpq_deploy.serving.server import Server, ServerUnhealthy, connected, parse_address
+from limpq_deploy.workspace.finished import checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from limpq_deploy.workspace.finished import checked
 from limpq_deploy.calibration.errors import LimpqError, ModelError, OutputError, SettingError
 from limpq_deploy.calibration.records import to_json
-from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest
-from limpq_deploy.export.ship.repository import Keys, Serving, ShippedVersion, load_serving, require_model_name, ship_version
 from limpq_deploy.export.runtimes.onnxruntime.session import EXACT_PAIR_WEIGHT, largest_weight_code
+from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest
+from limpq_deploy.export.ship.repository import (
+    Keys,
+    Serving,
+    ShippedVersion,
+    load_serving,
+    require_model_name,
+    ship_version,
+)
 from limpq_deploy.export.ship.shipped_plans import ShippedPlan, check_batches, plan_of_build, read_plans
 from limpq_deploy.export.ship.triton.config import (
     EXACT_SUMS,
@@ -29,6 +35,7 @@ from limpq_deploy.export.ship.triton.config import (
 )
 from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
 from limpq_deploy.workspace.file_names import ENGINE
+from limpq_deploy.workspace.finished import checked
 
 THROUGHPUT_NOTE = (
     "requests wait up to {delay} microseconds for others to share a batch: more images per second under load, a longer "

@@ -9,8 +9,8 @@ from torch import nn
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Augment, Split
-from limpq_deploy.train.evaluate import evaluate
 from limpq_deploy.train.device import device_of
+from limpq_deploy.train.evaluate import evaluate
 from limpq_deploy.train.processes import add_up, count, rank
 
 

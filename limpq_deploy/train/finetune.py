@@ -7,22 +7,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.params import QuantParams, TensorQuant
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.train.finetuned import Candidate, FineTuned, Top1
-from limpq_deploy.train.losses import Loss, Pass, Teacher, cross_entropy, distilled
 from limpq_deploy.policy.policy import LayerBits
 from limpq_deploy.progress import Report, silent
+from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.modules import QuantLayer
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.settings import FinetuneSettings
-from limpq_deploy.train import WeightAverage, on_device, settle_batchnorm_together, top1_together, train
-from limpq_deploy.train.device import usual_layout
+from limpq_deploy.train.accuracy import settle_batchnorm_together, top1_together
+from limpq_deploy.train.average import WeightAverage
+from limpq_deploy.train.device import on_device, usual_layout
 from limpq_deploy.train.execution import ALONE, Execution
+from limpq_deploy.train.finetuned import Candidate, FineTuned, Top1
+from limpq_deploy.train.loop import train
+from limpq_deploy.train.losses import Loss, Pass, Teacher, cross_entropy, distilled
+from limpq_deploy.train.settings import FinetuneSettings
 
 
 def finetune(

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
-from limpq_deploy.train.losses import Pass
 from limpq_deploy.progress import Report, silent
-from limpq_deploy.train.settings import FloatSettings
-from limpq_deploy.train import History, on_device, settle_batchnorm_together, train
-from limpq_deploy.train.device import device_of
+from limpq_deploy.train.accuracy import settle_batchnorm_together
+from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.execution import ALONE, Execution
+from limpq_deploy.train.loop import History, train
+from limpq_deploy.train.losses import Pass
+from limpq_deploy.train.settings import FloatSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

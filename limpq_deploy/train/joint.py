@@ -18,6 +18,11 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
+from limpq_deploy.export.records.targets import in_float
+from limpq_deploy.model.activation_memory import with_memory
+from limpq_deploy.model.edges import with_edges
+from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.policy.convergence import (
     EARLIEST,
     KEY,
@@ -29,20 +34,16 @@ from limpq_deploy.policy.convergence import (
     spread,
     stability_at_uniform,
 )
-from limpq_deploy.model.edges import with_edges
-from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
-from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
-from limpq_deploy.model.layers import TracedModel
-from limpq_deploy.model.activation_memory import with_memory
-from limpq_deploy.train.losses import Loss, Pass, Teacher, cross_entropy, distilled, teaching
+from limpq_deploy.policy.objective import group_leaders
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
-from limpq_deploy.policy.objective import group_leaders
-from limpq_deploy.train.settings import JointSettings
-from limpq_deploy.train import GeneratorState, History, train
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.execution import ALONE, Execution
+from limpq_deploy.train.loop import History, train
+from limpq_deploy.train.losses import Loss, Pass, Teacher, cross_entropy, distilled, teaching
+from limpq_deploy.train.settings import JointSettings
+from limpq_deploy.train.state import GeneratorState
 
 log = logging.getLogger(__name__)
 

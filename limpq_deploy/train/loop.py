@@ -15,10 +15,8 @@ from torch import nn
 from limpq_deploy.calibration.batchnorm import batchnorms
 from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.train.losses import Pass, cross_entropy
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.settings import TrainSettings
 from limpq_deploy.train import processes
 from limpq_deploy.train.accuracy import average_statistics
 from limpq_deploy.train.average import WeightAverage
@@ -26,9 +24,11 @@ from limpq_deploy.train.batches import Batch, StepBatches
 from limpq_deploy.train.device import at_least_float32, autocast, channels_last, on_device, require_precision
 from limpq_deploy.train.execution import ALONE, Execution
 from limpq_deploy.train.interruption import Interruption
+from limpq_deploy.train.losses import Pass, cross_entropy
 from limpq_deploy.train.memory import freed_memory_kept
 from limpq_deploy.train.optimizers import Optimizers
 from limpq_deploy.train.resume import ModuleState, OptimizerState, Saver, ScalerState
+from limpq_deploy.train.settings import TrainSettings
 from limpq_deploy.train.state import Stateful
 from limpq_deploy.train.synced import synced_batchnorm
 from limpq_deploy.train.watch import Watch

@@ -7,19 +7,19 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.calibration.batchnorm import batchnorms, reestimate_batchnorm
 from limpq_deploy.calibration.datasets import DataSet, Split
-from limpq_deploy.calibration.observe import sample_inputs
 from limpq_deploy.calibration.numbers.ranges import RANGES, least_squares
-from limpq_deploy.quant.bias_correction import correct_biases
+from limpq_deploy.calibration.observe import sample_inputs
 from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.progress import Report, silent
+from limpq_deploy.quant.bias_correction import correct_biases
+from limpq_deploy.quant.folded_forward import as_recorded
+from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.train.accuracy import top1
+from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.finetune import of_model
 from limpq_deploy.train.finetuned import Calibrated, Correction, FineTuned, Top1
-from limpq_deploy.progress import Report, silent
-from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train import on_device, top1
-from limpq_deploy.train.device import device_of
 
 IMAGES = 512
 """Training images for ranges and corrections, unless told otherwise."""

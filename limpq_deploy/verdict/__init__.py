@@ -1,0 +1,1 @@
+"""What was promised, counted and judged."""

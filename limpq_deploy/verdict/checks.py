@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN
 from limpq_deploy.export.timing.report import LatencyReport, Threads
 from limpq_deploy.policy.policy import BudgetUse
-from limpq_deploy.verdict.sampled_checks import Finding, accuracy_checks, latency_checks, missing, some, uniform_speed_checks
 from limpq_deploy.verdict.record import (
     FLOAT,
     FP32,
@@ -25,6 +24,14 @@ from limpq_deploy.verdict.record import (
     Verdict,
     float_baseline,
     outcome_of,
+)
+from limpq_deploy.verdict.sampled_checks import (
+    Finding,
+    accuracy_checks,
+    latency_checks,
+    missing,
+    some,
+    uniform_speed_checks,
 )
 
 

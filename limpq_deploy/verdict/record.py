@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from limpq_deploy.train.evaluate import Accuracy, PairedComparison
-from limpq_deploy.export.timing.report import Speedup, Threads
 from limpq_deploy.export.records.placement import BitPair, Placement
+from limpq_deploy.export.timing.report import Speedup, Threads
 from limpq_deploy.policy.policy import BudgetUse
+from limpq_deploy.train.evaluate import Accuracy, PairedComparison
 
 Outcome = Literal["passed", "failed", "undecided", "incomplete"]
 

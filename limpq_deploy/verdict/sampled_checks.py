@@ -5,8 +5,8 @@ Each passes or fails where its 95 % interval lies on one side of the limit, and 
 
 from collections.abc import Mapping
 
-from limpq_deploy.train.evaluate import PairedComparison
 from limpq_deploy.export.timing.report import LatencyReport, LatencySeries
+from limpq_deploy.train.evaluate import PairedComparison
 from limpq_deploy.verdict.record import (
     FLOAT,
     FP32,

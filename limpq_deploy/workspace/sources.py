@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy import __version__
+from limpq_deploy.calibration.version import __version__
 
 PACKAGE = "limpq_deploy"
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 
 HUBS = ("limpq_deploy.pipeline.stages.", "limpq_deploy.pipeline.context")
 """Modules in which single names are followed."""
@@ -29,8 +29,15 @@ SUBJECT, SUBJECTS = "Subject", ("subject", "self")
 PLUMBING = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
-        *("pipeline", "progress", "config", "extras", "sources", "build_files"),
-        *("calibration.errors", "calibration.files", "calibration.records", "calibration.record_faults"),
+        *("progress", "optional_packages", "pipeline.config"),
+        *("workspace.workspace", "workspace.sources", "workspace.finished", "workspace.file_names"),
+        *(
+            "calibration.version",
+            "calibration.errors",
+            "calibration.files",
+            "calibration.records",
+            "calibration.record_faults",
+        ),
     )
 )
 """Modules that carry results and compute none: an edit there repeats nothing."""
@@ -44,7 +51,10 @@ LIBRARIES = {
 }
 """Libraries whose arithmetic a result may depend on, and what their distributions are called."""
 
-BROUGHT_ALONG = {"limpq_deploy.export.graph.from_torch": ("onnxscript",), "limpq_deploy.policy.solver.solvers": ("highspy",)}
+BROUGHT_ALONG = {
+    "limpq_deploy.export.graph.from_torch": ("onnxscript",),
+    "limpq_deploy.policy.solver.solvers": ("highspy",),
+}
 """Libraries that another one calls for a module: torch's exporter, PuLP's solver."""
 
 TABLES = ("limpq_deploy.model.zoo",)
@@ -194,7 +204,7 @@ class _Hub:
                     and isinstance(found.value, ast.Name)
                     and found.value.id in SUBJECTS
                 ):
-                    yield f"{PACKAGE}.subject", f"{SUBJECT}.{found.attr}"
+                    yield f"{PACKAGE}.pipeline.context", f"{SUBJECT}.{found.attr}"
 
 
 def _defined(node: ast.stmt) -> list[str]:

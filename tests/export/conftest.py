@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.folding import BatchNormParams, IntegerLayer, fold
-from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.export.qdq.build import build_qdq
+from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import target_named
 
 

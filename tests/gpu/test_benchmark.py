@@ -19,14 +19,14 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.timing.concurrent_runs import RunsAtOnce
-from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, planned_precision
-from limpq_deploy.export.records.engine_options import EngineOptions
-from limpq_deploy.export.timing.engine_profile import engine_layer_times
-from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, OrtSession
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, planned_precision
+from limpq_deploy.export.timing.concurrent_runs import RunsAtOnce
+from limpq_deploy.export.timing.engine_profile import engine_layer_times
 
 from ..played_engine import NOWHERE, played_engine
 

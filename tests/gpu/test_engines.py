@@ -11,10 +11,10 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.records.engine_record import PlanRefused
-from limpq_deploy.export.runtimes.cuda.watch import GpuWatch
+from limpq_deploy.export.reference.self_test import SelfTest, self_test, tiny_images, tiny_model
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
 from limpq_deploy.export.runtimes.cuda.memory import PACKAGES, _installed, open_memory
-from limpq_deploy.export.reference.self_test import SelfTest, self_test, tiny_images, tiny_model
+from limpq_deploy.export.runtimes.cuda.watch import GpuWatch
 
 from ..float_model import float_model
 

@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu] or [gpu]")
 
 from limpq_deploy.calibration.errors import RuntimeUnavailable
+from limpq_deploy.export.reference.self_test import tiny_images, tiny_model
 from limpq_deploy.export.runtimes.onnxruntime.cuda_session import OnnxRuntimeCuda, open_on_gpu
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
-from limpq_deploy.export.reference.self_test import tiny_images, tiny_model
 
 
 def test_a_quiet_fall_back_to_the_cpu_is_refused_by_name() -> None:

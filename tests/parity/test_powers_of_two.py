@@ -16,21 +16,21 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from torch import Tensor, nn  # noqa: E402
 
-from limpq_deploy.quant.folded_forward import as_exported  # noqa: E402
 from limpq_deploy.calibration.errors import ModelError  # noqa: E402
 from limpq_deploy.export.graph.folding import IntegerLayer  # noqa: E402
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
-from limpq_deploy.export.reference.parity import compare_runtime  # noqa: E402
-from limpq_deploy.export.records.placement import BitPair  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq  # noqa: E402
-from limpq_deploy.export.reference.executor import IntegerReference  # noqa: E402
-from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
+from limpq_deploy.export.records.placement import BitPair  # noqa: E402
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec  # noqa: E402
-from limpq_deploy.quant.torch_parity import Fed, TrainedParity, compare_trained  # noqa: E402
-from limpq_deploy.quant.fold_model import beyond_float32, integer_model  # noqa: E402
+from limpq_deploy.export.reference.executor import IntegerReference  # noqa: E402
+from limpq_deploy.export.reference.parity import compare_runtime  # noqa: E402
+from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
 from limpq_deploy.model.layers import TracedModel, trace  # noqa: E402
 from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.quant.fold_model import beyond_float32, integer_model  # noqa: E402
+from limpq_deploy.quant.folded_forward import as_exported  # noqa: E402
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy  # noqa: E402
+from limpq_deploy.quant.torch_parity import Fed, TrainedParity, compare_trained  # noqa: E402
 
 SHAPE = (3, 14, 14)
 STEPS = ("conv", "strided", "depthwise", "add", "concat", "relu6", "maxpool", "swish", "excite")

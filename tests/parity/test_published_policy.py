@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.blocks import build_program
 from limpq_deploy.policy.budgets import budgets_from_options
 from limpq_deploy.policy.costs import BitOps, total_cost
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import treat_outliers
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.policy.solver.exact import solve
 from limpq_deploy.policy.solver.relaxation import relax

@@ -18,13 +18,13 @@ from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_b
 from limpq_deploy.export.lint.check import lint  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq  # noqa: E402
 from limpq_deploy.export.records.targets import TENSORRT  # noqa: E402
+from limpq_deploy.model.layers import trace  # noqa: E402
+from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.model.zoo import create_model  # noqa: E402
+from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
+from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
 from limpq_deploy.quant.torch_parity import Fed, compare_trained  # noqa: E402
 from limpq_deploy.train.float_training import train_float  # noqa: E402
-from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
-from limpq_deploy.model.layers import trace  # noqa: E402
-from limpq_deploy.model.zoo import create_model  # noqa: E402
-from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
-from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
 from limpq_deploy.train.settings import FloatSettings  # noqa: E402
 
 SETTINGS = FloatSettings(

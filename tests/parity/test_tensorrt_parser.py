@@ -21,19 +21,19 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from limpq_deploy.calibration.datasets.preprocess import Preprocess  # noqa: E402
-from limpq_deploy.export.graph.split_at_quantizers import cut_model  # noqa: E402
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS  # noqa: E402
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
-from limpq_deploy.export.graph.to_float16 import in_half  # noqa: E402
-from limpq_deploy.export.lint.check import static_findings  # noqa: E402
 from limpq_deploy.export.graph.onnx_files import attribute, constants  # noqa: E402
 from limpq_deploy.export.graph.pixel_input import with_pixel_input  # noqa: E402
+from limpq_deploy.export.graph.split_at_quantizers import cut_model  # noqa: E402
+from limpq_deploy.export.graph.to_float16 import in_half  # noqa: E402
+from limpq_deploy.export.lint.check import static_findings  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers  # noqa: E402
-from limpq_deploy.export.reference.self_test import tiny_model  # noqa: E402
 from limpq_deploy.export.records.targets import TENSORRT  # noqa: E402
-from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS  # noqa: E402
+from limpq_deploy.export.reference.self_test import tiny_model  # noqa: E402
 from limpq_deploy.model.layers import trace  # noqa: E402
 from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
 from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
 
 SHAPE = (3, 16, 16)

@@ -12,14 +12,14 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.lint.check import lint  # noqa: E402
-from limpq_deploy.export.reference.parity import compare_runtime  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers  # noqa: E402
-from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
 from limpq_deploy.export.records.targets import ONNXRUNTIME  # noqa: E402
-from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
+from limpq_deploy.export.reference.parity import compare_runtime  # noqa: E402
+from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
 from limpq_deploy.model.layers import trace  # noqa: E402
-from limpq_deploy.model.zoo import create_model  # noqa: E402
 from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.model.zoo import create_model  # noqa: E402
+from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
 from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
 
 SHAPES = {"resnet8": (1, 16, 16), "resnet20": (3, 32, 32)}

@@ -16,9 +16,9 @@ pytest.importorskip("cryptography", reason="needs the extra limpq-deploy[serve]"
 pytest.importorskip("tritonclient", reason="needs the extra limpq-deploy[serve]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.ship.signature import write_key_pair
 
 IMAGES = np.random.default_rng(0).normal(size=(16, 3, 4, 4)).astype(np.float32)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.cli.main import main
-from limpq_deploy.export.ship.repository import load_serving
 from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.ship.repository import load_serving
 from limpq_deploy.export.ship.triton.config import ServingOptions
 from limpq_deploy.serving.health import ask, check_health
 from limpq_deploy.serving.server import ServerUnhealthy, connected, parse_address

@@ -11,8 +11,8 @@ import pytest
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import write_record
 from limpq_deploy.export.records.engine_record import Machine, OneBuild, Plan
-from limpq_deploy.export.ship.repository import load_serving
 from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.ship.repository import load_serving
 from limpq_deploy.export.ship.shipped_plans import PlanNotShipped
 from limpq_deploy.export.ship.triton.config import ConfigRefused, ServingOptions
 from limpq_deploy.export.ship.verify import load_manifest

@@ -1,0 +1,1 @@
+"""The NVIDIA driver, device memory, and what a GPU did meanwhile."""

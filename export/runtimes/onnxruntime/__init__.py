@@ -1,0 +1,1 @@
+"""ONNX Runtime on a CPU and through its CUDA provider."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.export.runtimes.cuda.watch import driver_release
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine, NoGraph, WatchedSession
 from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, ask_driver
+from limpq_deploy.export.runtimes.cuda.watch import driver_release
 from limpq_deploy.export.runtimes.onnxruntime.package import load_onnxruntime
 
 PROVIDER = "CUDAExecutionProvider"

@@ -12,8 +12,8 @@ import onnx
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.graph.loading import load_model
-from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.graph.runtime_taps import layer_nodes
+from limpq_deploy.export.runtimes.base import Runtime
 
 KERNEL = "_kernel_time"
 """What ends the name of a node's event."""

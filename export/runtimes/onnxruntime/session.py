@@ -16,11 +16,11 @@ from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUna
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.pixel_input import as_pixels
+from limpq_deploy.export.graph.runtime_taps import Watch, file_name, layer_precision, watches, with_outputs
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.onnxruntime.package import load_onnxruntime
 from limpq_deploy.export.runtimes.trial import Trial, random_feeds, signal_db
-from limpq_deploy.export.graph.runtime_taps import Watch, file_name, layer_precision, watches, with_outputs
 
 PROVIDER = "CPUExecutionProvider"
 SATURATION_OPTION = "session.x64quantprecision"

@@ -19,8 +19,8 @@ from typing import Any
 import onnx
 
 from limpq_deploy.calibration.errors import RecordError
-from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN, computes, precision_of, weight_type
 from limpq_deploy.export.records.engine_record import EngineLayer
+from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN, computes, precision_of, weight_type
 
 NO_WORK = "noop"
 """Kind of a layer that launches nothing, not even a copy."""

@@ -12,16 +12,16 @@ import onnx
 from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import cache_folder, sha256_of, write_bytes, write_text
 from limpq_deploy.calibration.records import load_record, to_json, write_record
-from limpq_deploy.export.runtimes.tensorrt.inspect import Inspection, layer_precision
+from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.engine_record import Machine, OneBuild, Plan, PlanRefused, require_usable
-from limpq_deploy.export.runtimes.cuda.watch import driver_release
-from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine, NoGraph, WatchedSession
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
 from limpq_deploy.export.runtimes.cuda.memory import CudaMemory, open_memory
+from limpq_deploy.export.runtimes.cuda.watch import driver_release
 from limpq_deploy.export.runtimes.tensorrt.bindings import load_bindings, unavailable
 from limpq_deploy.export.runtimes.tensorrt.build import BuildFailed, Built, build_plan
+from limpq_deploy.export.runtimes.tensorrt.inspect import Inspection, layer_precision
 from limpq_deploy.export.runtimes.tensorrt.log import BuildLog, Report
 from limpq_deploy.export.runtimes.tensorrt.session import TensorRtSession
 from limpq_deploy.export.runtimes.tensorrt.sources import builder_digest

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.runtimes.tensorrt.inspect import Inspection, read_inspector, samples_by_layer
 from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.runtimes.base import DeviceCall
 from limpq_deploy.export.runtimes.cuda.memory import CudaMemory
-from limpq_deploy.export.runtimes.tensorrt.timed_call import TensorRtCall
+from limpq_deploy.export.runtimes.tensorrt.inspect import Inspection, read_inspector, samples_by_layer
 from limpq_deploy.export.runtimes.tensorrt.lane import Lane
 from limpq_deploy.export.runtimes.tensorrt.log import BuildLog, make_logger
+from limpq_deploy.export.runtimes.tensorrt.timed_call import TensorRtCall
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -9,25 +9,25 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from limpq_deploy import __version__
+from limpq_deploy.calibration.version import __version__
 
-FOLDER = Path(__file__).resolve().parent.parent
+FOLDER = Path(__file__).resolve().parents[2]
 
 SOURCES = (
-    "engine_inspect.py",
-    "engine_options.py",
-    "engine_precision.py",
-    "engine_record.py",
-    "file_forms.py",
-    "graph_rules.py",
-    "half.py",
-    "loading.py",
-    "onnx_files.py",
-    "targets.py",
-    "tensor_data.py",
-    "runtimes/trt.py",
-    "runtimes/trt_api.py",
-    "runtimes/trt_build.py",
+    "graph/graph_rules.py",
+    "graph/loading.py",
+    "graph/onnx_files.py",
+    "graph/tensor_data.py",
+    "graph/to_float16.py",
+    "records/engine_options.py",
+    "records/engine_record.py",
+    "records/targets.py",
+    "records/tensorrt_versions.py",
+    "runtimes/tensorrt/bindings.py",
+    "runtimes/tensorrt/build.py",
+    "runtimes/tensorrt/inspect.py",
+    "runtimes/tensorrt/precision.py",
+    "runtimes/tensorrt/runtime.py",
 )
 """Files of `export` that read a model, set the builder, write floats as FP16, choose among builds, and describe what
 came out. Logs, device memory and timed calls are no part of an engine."""

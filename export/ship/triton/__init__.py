@@ -1,0 +1,1 @@
+"""Configuration of a model for NVIDIA Triton, its CPU twin, a sweep for Model Analyzer."""

@@ -19,7 +19,7 @@ LABELS = "labels.txt"
 MODEL_FILES: dict[Backend, str] = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
 """The file in a version folder that each backend opens."""
 
-TWIN = Path(__file__).with_name("triton_twin.py")
+TWIN = Path(__file__).with_name("twin.py")
 """What becomes model.py for the python backend."""
 
 NO_CACHE = b"This file keeps Python from writing compiled code here, which the manifest could not list.\n"

@@ -1,1 +1,1 @@
-"""The command line: one file for each family of commands, thin over the library."""
+"""One file for each family of commands, thin over the library."""

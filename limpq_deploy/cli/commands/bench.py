@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.cli.options.builder import builder_options, engine_batch_option, take_builder
 from limpq_deploy.cli.options.shared import FILE, NEW_FILE, IntList, json_option, seconds_option, threads_option
+from limpq_deploy.cli.output.answers import answer
 
 TIME = "time"
 
@@ -108,8 +108,8 @@ def time_models(
 
     engine = take_builder(builder)
     if server is not None:
-        from limpq_deploy.serving.bench import bench_server
         from limpq_deploy.cli.output.serving import serving_lines
+        from limpq_deploy.serving.bench import bench_server
 
         if len(models) != 1 or len(batches) != 1:
             raise SettingError(
@@ -155,9 +155,9 @@ def merge(files: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
     """Gather what `bench -o` wrote on many machines: one table for each model and device, and one of its own for every
     other environment of them, with what differs."""
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.export.timing.report import LatencyReport
-    from limpq_deploy.export.timing.compare import merge as merged
     from limpq_deploy.cli.output.latency import fleet_tables
+    from limpq_deploy.export.timing.compare import merge as merged
+    from limpq_deploy.export.timing.report import LatencyReport
 
     fleet = merged({str(file): load_record(LatencyReport, file) for file in files})
     if output is not None:
@@ -173,11 +173,11 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
     """How much faster the series of AFTER are than those of the same name, threads, batch and streams in BEFORE.
     Results of different environments are refused, with what differs."""
     from limpq_deploy.calibration.records import load_record, to_dict
-    from limpq_deploy.export.timing.report import LatencyReport
-    from limpq_deploy.export.timing.compare import compare as compared
-    from limpq_deploy.export.timing.compare import unmatched
     from limpq_deploy.cli.output.latency import change_table
     from limpq_deploy.cli.output.tables import wrapped
+    from limpq_deploy.export.timing.compare import compare as compared
+    from limpq_deploy.export.timing.compare import unmatched
+    from limpq_deploy.export.timing.report import LatencyReport
 
     reports = load_record(LatencyReport, before), load_record(LatencyReport, after)
     changes = compared(*reports)

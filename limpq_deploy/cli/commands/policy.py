@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.cli.options.shared import (
     FILE,
     MEASURES,
@@ -18,6 +17,7 @@ from limpq_deploy.cli.options.shared import (
     take_recipe,
     take_restrictions,
 )
+from limpq_deploy.cli.output.answers import answer
 
 
 @click.command(short_help="Policies for many budgets, each certified.")
@@ -61,16 +61,16 @@ def sweep(
     """
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.policy.importance_names import read_by
-    from limpq_deploy.policy.indicators import Indicators
-    from limpq_deploy.progress import progress
     from limpq_deploy.policy.budgets import budgets_from_options
     from limpq_deploy.policy.candidates import one_recipe
     from limpq_deploy.policy.front import parse_range
     from limpq_deploy.policy.front import sweep as front_of
+    from limpq_deploy.policy.importance_names import read_by
+    from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.restrictions import restrict
     from limpq_deploy.policy.search import PolicySearch
     from limpq_deploy.policy.supported import supported_front
+    from limpq_deploy.progress import progress
 
     if options["like"] is not None or options["max_gbitops"] is not None:
         raise SettingError("--gbitops already limits BitOps; leave --like and --max-gbitops away")
@@ -100,8 +100,8 @@ def sweep(
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
-        from limpq_deploy.report.front_picture import write_front_picture
         from limpq_deploy.policy.front import uniform_points
+        from limpq_deploy.report.front_picture import write_front_picture
 
         write_front_picture(front, picture, uniform=uniform_points(found, budgets=budgets, **settings))
     if as_json:
@@ -136,11 +136,11 @@ def diff(
     limpq-deploy diff policy-a.json policy-b.json --indicators indicators.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict
+    from limpq_deploy.cli.output.search import diff_table
+    from limpq_deploy.policy.diff import diff_policies
     from limpq_deploy.policy.importance_names import SCALE, read_by
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.policy import Policy
-    from limpq_deploy.policy.diff import diff_policies
-    from limpq_deploy.cli.output.search import diff_table
 
     policies = load_record(Policy, first), load_record(Policy, second)
     indicators = load_record(Indicators, indicators_file) if indicators_file else None
@@ -183,11 +183,16 @@ def table(
     limpq-deploy table policy.csv --indicators indicators.json -o policy.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.policy.candidates import one_recipe
     from limpq_deploy.policy.importance_names import read_by
     from limpq_deploy.policy.indicators import Indicators
-    from limpq_deploy.policy.interchange.layer_table import layer_table, load_layer_table, policy_from_table, write_layer_table
+    from limpq_deploy.policy.interchange.layer_table import (
+        layer_table,
+        load_layer_table,
+        policy_from_table,
+        write_layer_table,
+    )
     from limpq_deploy.policy.policy import Policy
-    from limpq_deploy.policy.candidates import one_recipe
     from limpq_deploy.policy.widths import source_notes
 
     indicators = load_record(Indicators, indicators_file)

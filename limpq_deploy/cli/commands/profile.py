@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.cli.options.builder import builder_options, engine_batch_option, take_builder
 from limpq_deploy.cli.options.shared import FILE, NEW_FILE, json_option, seconds_option, threads_option
+from limpq_deploy.cli.output.answers import answer
 
 
 @click.command(short_help="What each layer takes on this device, at each of its precisions.")

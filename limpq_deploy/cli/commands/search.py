@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.cli.options.shared import (
     FILE,
     NEW_FILE,
@@ -16,6 +15,7 @@ from limpq_deploy.cli.options.shared import (
     take_recipe,
     take_restrictions,
 )
+from limpq_deploy.cli.output.answers import answer
 
 
 @click.command(short_help="One certified policy from an indicators file.")
@@ -57,11 +57,11 @@ def search(
     """
     from limpq_deploy.calibration.errors import InfeasiblePolicy
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.policy.importance_names import read_by
-    from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.budgets import budgets_from_options, parse_like, uniform_policy_within
     from limpq_deploy.policy.candidates import find, one_recipe, recipes
     from limpq_deploy.policy.explain import explain as explanation_of
+    from limpq_deploy.policy.importance_names import read_by
+    from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.restrictions import restrict
     from limpq_deploy.policy.search import TIME_LIMIT_S, PolicySearch
     from limpq_deploy.policy.solver.deadline import Deadline
@@ -83,9 +83,9 @@ def search(
         if build is None:
             policy = find(carried, budgets, recipe, solve=solve, admit=admit)
         else:
-            from limpq_deploy.progress import progress
             from limpq_deploy.importance.tournament import hold_tournament
             from limpq_deploy.pipeline.stages.previewer import open_previewer
+            from limpq_deploy.progress import progress
 
             uniform = uniform_policy_within(found, budgets, parse_like(like) if like is not None else None)
             with progress("previews") as report:
@@ -101,8 +101,8 @@ def search(
                 )
     except InfeasiblePolicy:
         if explain:
-            from limpq_deploy.policy.conflicts import explain_conflict
             from limpq_deploy.cli.output.search import conflict_table
+            from limpq_deploy.policy.conflicts import explain_conflict
 
             conflict = explain_conflict(
                 found,
@@ -162,8 +162,8 @@ def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
 
     pairs = {str(file): load_record(Policy, file).pairs() for file in policies}
     require_modules(("torch", "safetensors"), "previews")
-    from limpq_deploy.progress import progress
     from limpq_deploy.pipeline.stages.previewer import open_previewer
+    from limpq_deploy.progress import progress
 
     look = open_previewer(build)
     seen = {}

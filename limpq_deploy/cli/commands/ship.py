@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.cli.options.shared import FILE, json_option
+from limpq_deploy.cli.output.answers import answer
 
 FAILED = 3
 

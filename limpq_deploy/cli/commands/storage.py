@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.cli.options.shared import FILE, NEW_FILE, json_option
+from limpq_deploy.cli.output.answers import answer
 
 
 @click.command(short_help="Stored weights back into the engine's file.")

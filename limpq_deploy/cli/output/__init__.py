@@ -1,0 +1,1 @@
+"""What commands print: answers on standard output, tables for people."""

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import TYPE_CHECKING
 
+from limpq_deploy.cli.output.tables import needed_width, table, width, wrapped
 from limpq_deploy.export.timing.report import Setting
 from limpq_deploy.export.timing.trtexec import COMPUTE
-from limpq_deploy.cli.output.tables import needed_width, table, width, wrapped
 
 if TYPE_CHECKING:
-    from limpq_deploy.export.timing.report import LatencyReport, LatencySeries
     from limpq_deploy.export.timing.compare import Change, Fleet
+    from limpq_deploy.export.timing.report import LatencyReport, LatencySeries
     from limpq_deploy.export.timing.table import LatencyTable
     from limpq_deploy.export.timing.trtexec import TrtexecTimes
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import click
 
-from limpq_deploy.pipeline.stages.run import Outcome
-from limpq_deploy.train.evaluate import Accuracy
-from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.cli.output.tables import in_columns, table, wrapped
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.pipeline.stages.run import Outcome
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.train.evaluate import Accuracy
 from limpq_deploy.verdict.record import FLOAT_BITS, LatencyResult, Verdict, float_baseline
 
 NAMES = {"uniform8": "w8a8, untrained"}

@@ -16,15 +16,15 @@ from limpq_deploy.policy.widths import source_notes
 
 if TYPE_CHECKING:
     from limpq_deploy.doctor import Diagnosis
+    from limpq_deploy.export.lint.check import LintReport
     from limpq_deploy.export.lint.finding import Finding
     from limpq_deploy.export.reference.foreign_parity import FileParity
-    from limpq_deploy.export.lint.check import LintReport
     from limpq_deploy.export.reference.parity import ParityReport, TensorParity
     from limpq_deploy.export.ship.verify import VerifyReport
-    from limpq_deploy.policy.indicators import Indicators
-    from limpq_deploy.workspace.workspace import Passed
-    from limpq_deploy.policy.policy import LayerBits, Policy, Tournament
     from limpq_deploy.importance.preview import Preview
+    from limpq_deploy.policy.indicators import Indicators
+    from limpq_deploy.policy.policy import LayerBits, Policy, Tournament
+    from limpq_deploy.workspace.workspace import Passed
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""

@@ -52,7 +52,7 @@ MODELS = {
 }
 
 LIBRARIES = ("torchvision", "timm")
-"""Libraries whose classifiers are made by name, ``torchvision/mobilenet_v2``; see `limpq_deploy.model.zoo.torchvision`."""
+"""Libraries whose classifiers are made by name, ``torchvision/mobilenet_v2``; see `model.zoo.torchvision`."""
 
 FORMS = f"{', '.join(MODELS)}, torchvision/NAME, timm/NAME or package.module:factory"
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from limpq_deploy.calibration.records import write_record
-from limpq_deploy.export.timing.engine_audit import Samples, audit
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
+from limpq_deploy.export.timing.engine_audit import Samples, audit
 from limpq_deploy.latency.baselines import least_batch
-from limpq_deploy.workspace.workspace import Stage
-from limpq_deploy.progress import Report
-from limpq_deploy.pipeline.stages.deploy import ENGINE, runtime_inputs
-from limpq_deploy.workspace.file_names import AUDIT, FLOAT_ENGINE, FLOAT_MODEL, MODEL
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.deploy import ENGINE, runtime_inputs
+from limpq_deploy.progress import Report
+from limpq_deploy.workspace.file_names import AUDIT, FLOAT_ENGINE, FLOAT_MODEL, MODEL
+from limpq_deploy.workspace.workspace import Stage
 
 RUNS = 100
 """Profiled runs of each engine."""

@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes.base import BuildsEngines
-from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.export.ship.bundle import write_bundle
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.deploy import runtime_inputs
+from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
-from limpq_deploy.pipeline.stages.deploy import runtime_inputs
-from limpq_deploy.workspace.file_names import BUNDLE, MODEL, PIXELS, POLICY, REPORT, VERDICT
-from limpq_deploy.pipeline.stages.versions import versions
-from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.verdict.record import Verdict
+from limpq_deploy.workspace.file_names import BUNDLE, MODEL, PIXELS, POLICY, REPORT, VERDICT
+from limpq_deploy.workspace.workspace import Stage
 
 CANARIES = 16
 

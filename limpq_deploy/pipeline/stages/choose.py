@@ -6,23 +6,25 @@ from pathlib import Path
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.pipeline.config import BUDGETS
-from limpq_deploy.policy.convergence import at_snapshot, snapshots_of, stability
 from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.importance.tournament import hold_tournament
+from limpq_deploy.pipeline.config import BUDGETS
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.previewer import Previewer
+from limpq_deploy.pipeline.stages.rounds import search_in_rounds
+from limpq_deploy.policy.budgets import parse_like, uniform_policy_within
+from limpq_deploy.policy.candidates import find, one_recipe, recipes
+from limpq_deploy.policy.convergence import at_snapshot, snapshots_of, stability
+from limpq_deploy.policy.costs import Budget
+from limpq_deploy.policy.given_policy import own_budget
 from limpq_deploy.policy.importance_names import MEASURES, SCALE, read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.latency_cost import latency_budget
-from limpq_deploy.workspace.workspace import Stage
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.progress import Report
-from limpq_deploy.policy.budgets import parse_like, uniform_policy_within
-from limpq_deploy.policy.candidates import find, one_recipe, recipes
-from limpq_deploy.policy.costs import Budget
-from limpq_deploy.policy.given_policy import own_budget
 from limpq_deploy.policy.search import PolicySearch, search_policy
-from limpq_deploy.importance.tournament import hold_tournament
 from limpq_deploy.policy.tie_warning import undecided
-from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
     FLOAT,
@@ -34,9 +36,7 @@ from limpq_deploy.workspace.file_names import (
     TABLE,
     TEMPLATE,
 )
-from limpq_deploy.pipeline.stages.previewer import Previewer
-from limpq_deploy.pipeline.stages.rounds import search_in_rounds
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.workspace.workspace import Stage
 
 
 def search_stage(subject: Subject, folder: Path) -> Stage:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.graph.runtime_taps import code_tensors
 from limpq_deploy.export.graph.split_at_quantizers import Cut
 from limpq_deploy.export.reference.engine_parity import RunFeeds, check_clips, compare_engine, references, write_cut
-from limpq_deploy.export.reference.float_execution import on_runtime
-from limpq_deploy.export.graph.loading import load_model
-from limpq_deploy.export.reference.parity import ParityReport, compare_runtime
 from limpq_deploy.export.reference.executor import IntegerReference
+from limpq_deploy.export.reference.float_execution import on_runtime
+from limpq_deploy.export.reference.parity import ParityReport, compare_runtime
 from limpq_deploy.export.runtimes.base import Runtime
-from limpq_deploy.export.graph.runtime_taps import code_tensors
 from limpq_deploy.quant.torch_parity import Fed
 
 Batches = Sequence[NDArray[np.float32]]

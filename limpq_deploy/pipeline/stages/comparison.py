@@ -6,8 +6,8 @@ from typing import Literal
 
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.workspace.file_names import COMPARISON
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.workspace.file_names import COMPARISON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,24 +9,27 @@ import onnx
 
 from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
-from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.graph.exported import BATCH_KEY, ExportRecord, describe_export
-from limpq_deploy.export.lint.check import LintReport, lint
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.graph.pixel_input import with_pixel_input
-from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.graph.storage import pack_weights
+from limpq_deploy.export.lint.check import LintReport, lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.base import Reporting
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
-from limpq_deploy.export.graph.storage import pack_weights
-from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
-from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.model.layers import TracedModel
-from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
+from limpq_deploy.pipeline.stages.comparison import Comparison, compared_pairs
+from limpq_deploy.pipeline.stages.given import compare_exported
+from limpq_deploy.pipeline.stages.learn import load_finetuned
+from limpq_deploy.pipeline.stages.template import make_template
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
+from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.pipeline.stages.comparison import Comparison, compared_pairs
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
     ENGINE,
@@ -44,10 +47,7 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
 )
-from limpq_deploy.pipeline.stages.given import compare_exported
-from limpq_deploy.pipeline.stages.learn import load_finetuned
-from limpq_deploy.pipeline.stages.template import make_template
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.workspace.workspace import Stage
 
 
 def export_stage(subject: Subject, folder: Path) -> Stage:

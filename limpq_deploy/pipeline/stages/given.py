@@ -6,14 +6,14 @@ from typing import Any
 import onnx
 
 from limpq_deploy.calibration.records import to_dict, write_record
-from limpq_deploy.export.reference.given_parity import GivenComparison
 from limpq_deploy.export.qdq.build import strip_markers
-from limpq_deploy.quant.given_parity import IMAGES, compare_placed, compare_template, compared, run_given
-from limpq_deploy.workspace.workspace import Stage
-from limpq_deploy.progress import Report
-from limpq_deploy.workspace.file_names import FLOAT, GIVEN
-from limpq_deploy.pipeline.stages.template import make_template
+from limpq_deploy.export.reference.given_parity import GivenComparison
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.template import make_template
+from limpq_deploy.progress import Report
+from limpq_deploy.quant.given_parity import IMAGES, compare_placed, compare_template, compared, run_given
+from limpq_deploy.workspace.file_names import FLOAT, GIVEN
+from limpq_deploy.workspace.workspace import Stage
 
 
 def given_stage(subject: Subject, folder: Path) -> Stage:

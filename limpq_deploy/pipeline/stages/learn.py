@@ -6,21 +6,26 @@ from pathlib import Path
 
 from limpq_deploy.calibration.datasets import require_classes
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
-from limpq_deploy.train.checkpoints import load_module, save_module
-from limpq_deploy.policy.convergence import convergence_sentence
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.train.finetune import finetune
-from limpq_deploy.train.finetuned import FloatModel, Top1
-from limpq_deploy.train.float_training import train_float
 from limpq_deploy.importance.measure import measured
-from limpq_deploy.train.joint import train_indicators
 from limpq_deploy.model.layers import TracedModel
-from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.comparison import compared_pairs
+from limpq_deploy.pipeline.stages.previewer import joint_info, load_joint
+from limpq_deploy.pipeline.stages.ptq import calibrated_stage, ranges_stage
+from limpq_deploy.pipeline.stages.training import Names, checkpoint_of, finetuned_info, prepare, training_inputs
+from limpq_deploy.policy.convergence import convergence_sentence
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, model_of_policy
+from limpq_deploy.train.accuracy import top1
+from limpq_deploy.train.checkpoints import load_module, save_module
+from limpq_deploy.train.finetune import finetune
+from limpq_deploy.train.finetuned import FloatModel, Top1
+from limpq_deploy.train.float_training import train_float
+from limpq_deploy.train.joint import train_indicators
+from limpq_deploy.train.processes import leads
 from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.pipeline.stages.comparison import compared_pairs
 from limpq_deploy.workspace.file_names import (
     FINETUNED,
     FINETUNED_RECORD,
@@ -33,12 +38,7 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM,
     UNIFORM_RECORD,
 )
-from limpq_deploy.pipeline.stages.previewer import joint_info, load_joint
-from limpq_deploy.pipeline.stages.ptq import calibrated_stage, ranges_stage
-from limpq_deploy.pipeline.stages.training import Names, checkpoint_of, finetuned_info, prepare, training_inputs
-from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.train import top1
-from limpq_deploy.train.processes import leads
+from limpq_deploy.workspace.workspace import Stage
 
 PUBLISHED_LEARNING_RATE = 0.01
 """Of the float training where published weights get a new last layer: ten times below that from random numbers."""

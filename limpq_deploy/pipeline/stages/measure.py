@@ -9,21 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.train.evaluate import Evaluation, compare_paired, evaluate
 from limpq_deploy.export.reference.given_parity import GivenComparison
-from limpq_deploy.export.timing.report import Threads
-from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.export.reference.parity import ParityReport
-from limpq_deploy.quant.torch_parity import compare_trained
-from limpq_deploy.quant.fold_model import beyond_float32, integer_model
+from limpq_deploy.export.timing.measure import measure_models
+from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.latency.baselines import least_batch, with_fp32
 from limpq_deploy.latency.bench import told
-from limpq_deploy.workspace.workspace import Stage
-from limpq_deploy.policy.policy import Policy
-from limpq_deploy.progress import Report
+from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.compared import against_engine, against_reference, alone
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.deploy import exported_files, runtime_inputs
+from limpq_deploy.pipeline.stages.learn import load_finetuned
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.progress import Report
+from limpq_deploy.quant.fold_model import beyond_float32, integer_model
+from limpq_deploy.quant.torch_parity import compare_trained
+from limpq_deploy.train.evaluate import Evaluation, compare_paired, evaluate
+from limpq_deploy.verdict.record import AccuracyResult, float_baseline
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
     FINETUNED,
@@ -36,9 +38,7 @@ from limpq_deploy.workspace.file_names import (
     POLICY,
     UNIFORM8_MODEL,
 )
-from limpq_deploy.pipeline.stages.learn import load_finetuned
-from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.verdict.record import AccuracyResult, float_baseline
+from limpq_deploy.workspace.workspace import Stage
 
 PARITY, ACCURACY = "parity.json", "accuracy.json"
 

@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.pipeline.config import Config
-from limpq_deploy.verdict.realised_bits import untold_layers
-from limpq_deploy.export.timing.engine_audit import Audit
 from limpq_deploy.export.graph.exported import ExportRecord
-from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.train.finetuned import FineTuned
-from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.export.timing.engine_audit import Audit
+from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
+from limpq_deploy.pipeline.config import Config
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.measure import ACCURACY, PARITY, PARITY_IMAGES, Measured
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.train.finetuned import FineTuned
+from limpq_deploy.verdict.realised_bits import untold_layers
+from limpq_deploy.verdict.record import MIXED, AccuracyResult
 from limpq_deploy.workspace.file_names import (
     AUDIT,
     ENGINE,
@@ -27,9 +30,6 @@ from limpq_deploy.workspace.file_names import (
     ROUNDS,
     STUDY,
 )
-from limpq_deploy.pipeline.stages.measure import ACCURACY, PARITY, PARITY_IMAGES, Measured
-from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.verdict.record import MIXED, AccuracyResult
 
 
 def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:

@@ -5,20 +5,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.verdict.realised_bits import executed_bits
-from limpq_deploy.export.timing.report import LatencyReport
-from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.train.finetuned import NOT_TRAINED
-from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
-from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.measure import PARITY
+from limpq_deploy.pipeline.stages.notes import studied_files
+from limpq_deploy.pipeline.stages.versions import versions
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
-from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.train.finetuned import NOT_TRAINED
+from limpq_deploy.verdict.realised_bits import executed_bits
+from limpq_deploy.verdict.record import Verdict
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
     ENGINE,
@@ -35,11 +39,7 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM8_MODEL,
     VERDICT,
 )
-from limpq_deploy.pipeline.stages.measure import PARITY
-from limpq_deploy.pipeline.stages.notes import studied_files
-from limpq_deploy.pipeline.stages.versions import versions
-from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.verdict.record import Verdict
+from limpq_deploy.workspace.workspace import Stage
 
 
 def report_stage(subject: Subject, folder: Path) -> Stage:

@@ -4,23 +4,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from limpq_deploy.workspace.finished import BuildFiles
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
-from limpq_deploy.pipeline.config import load_config
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import in_float
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.importance.preview import Preview, preview
-from limpq_deploy.progress import Report, silent
-from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
+from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.pipeline.config import load_config
+from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.policy.front import Front, PointPreview
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import check_covers, check_ties
 from limpq_deploy.policy.widths import with_widths
+from limpq_deploy.progress import Report, silent
+from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
+from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.workspace.file_names import CONFIG, FLOAT, INDICATORS, JOINT
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.workspace.finished import BuildFiles
 
 
 class Previewer:

@@ -5,23 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
-from limpq_deploy.train.checkpoints import save_module
-from limpq_deploy.model.edges import with_edges
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.train.finetuned import NOT_TRAINED, FloatModel
 from limpq_deploy.importance.measure import measured
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.train.joint import read_indicators, uniform
 from limpq_deploy.model.activation_memory import with_memory
-from limpq_deploy.workspace.workspace import Stage
-from limpq_deploy.progress import Report
-from limpq_deploy.train.ptq import IMAGES, calibrate, set_ranges
-from limpq_deploy.quant.quantized_model import joint_model, model_of_policy
-from limpq_deploy.workspace.file_names import FLOAT, FLOAT_RECORD, INDICATORS, JOINT, PLACEMENT
+from limpq_deploy.model.edges import with_edges
+from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.previewer import joint_info
 from limpq_deploy.pipeline.stages.training import Names, finetuned_info
-from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.train import on_device
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.progress import Report
+from limpq_deploy.quant.quantized_model import joint_model, model_of_policy
+from limpq_deploy.train.checkpoints import save_module
+from limpq_deploy.train.device import on_device
+from limpq_deploy.train.finetuned import NOT_TRAINED, FloatModel
+from limpq_deploy.train.joint import read_indicators, uniform
+from limpq_deploy.train.ptq import IMAGES, calibrate, set_ranges
+from limpq_deploy.workspace.file_names import FLOAT, FLOAT_RECORD, INDICATORS, JOINT, PLACEMENT
+from limpq_deploy.workspace.workspace import Stage
 
 EFFECTIVE = ("batch_size", "label_smoothing", "warmup", "accumulate", "precision", "channels_last", "freeze_batchnorm")
 """Settings of training that a float model trained here still takes, beside ``float_*``."""

@@ -9,13 +9,12 @@ from pathlib import Path
 import onnx
 
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
-from limpq_deploy.model.edges import layer_edges
-from limpq_deploy.export.timing.cpu_audit import audit_cpu
-from limpq_deploy.export.timing.report import Threads
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
+from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
+from limpq_deploy.export.timing.cpu_audit import audit_cpu
 from limpq_deploy.export.timing.profile import (
     ProfileSettings,
     figure,
@@ -24,20 +23,22 @@ from limpq_deploy.export.timing.profile import (
     time_graphs,
     write_stand_ins,
 )
-from limpq_deploy.export.qdq.build import strip_markers
-from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
-from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.export.timing.report import Threads
+from limpq_deploy.export.timing.table import BitPair, LatencyTable
 from limpq_deploy.latency.baselines import least_batch
 from limpq_deploy.latency.bench import told
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
 from limpq_deploy.latency.study import LatencyStudy, narrow_policies, native_policies
 from limpq_deploy.latency.sweep import swept_pairs, time_study
-from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.model.edges import layer_edges
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.deploy import runtime_inputs
+from limpq_deploy.pipeline.stages.template import make_template
+from limpq_deploy.policy.costs import Budget
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
-from limpq_deploy.policy.costs import Budget
-from limpq_deploy.pipeline.stages.deploy import runtime_inputs
 from limpq_deploy.workspace.file_names import (
     AUDIT,
     FLOAT,
@@ -49,8 +50,7 @@ from limpq_deploy.workspace.file_names import (
     TABLE,
     TEMPLATE,
 )
-from limpq_deploy.pipeline.stages.template import make_template
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.workspace.workspace import Stage
 
 THREADS: Threads = "default"
 """As in the verdict's check of latency: the runtime's own choice, at the smallest batch that its engines take."""

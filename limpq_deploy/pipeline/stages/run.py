@@ -6,21 +6,29 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.workspace.finished import BuildFiles
 from limpq_deploy.calibration.errors import LimpqError, RecordError
 from limpq_deploy.calibration.records import load_record, to_dict
-from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, load_config, option_of, write_config
-from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.vnni_advice import saturation_advice
-from limpq_deploy.workspace.workspace import Passed, Stage, Workspace
-from limpq_deploy.policy.policy import Policy
-from limpq_deploy.progress import progress, silent
+from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, load_config, option_of, write_config
+from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.audit import audit_stage
 from limpq_deploy.pipeline.stages.bundle import bundle_stage
 from limpq_deploy.pipeline.stages.choose import search_stage
 from limpq_deploy.pipeline.stages.deploy import engine_stage, export_stage
+from limpq_deploy.pipeline.stages.given import given_stage
+from limpq_deploy.pipeline.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
+from limpq_deploy.pipeline.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
+from limpq_deploy.pipeline.stages.page import report_stage
+from limpq_deploy.pipeline.stages.rounds import profile_stage, study_stage
+from limpq_deploy.pipeline.stages.verdict import verdict_stage
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.progress import progress, silent
+from limpq_deploy.train.device import settle_threads
+from limpq_deploy.train.processes import agree, joined
+from limpq_deploy.verdict.record import Verdict
 from limpq_deploy.workspace.file_names import (
     BUNDLE,
     CONFIG,
@@ -32,16 +40,8 @@ from limpq_deploy.workspace.file_names import (
     REPORT,
     VERDICT,
 )
-from limpq_deploy.pipeline.stages.given import given_stage
-from limpq_deploy.pipeline.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
-from limpq_deploy.pipeline.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
-from limpq_deploy.pipeline.stages.page import report_stage
-from limpq_deploy.pipeline.stages.rounds import profile_stage, study_stage
-from limpq_deploy.pipeline.stages.verdict import verdict_stage
-from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.train import settle_threads
-from limpq_deploy.train.processes import agree, joined
-from limpq_deploy.verdict.record import Verdict
+from limpq_deploy.workspace.finished import BuildFiles
+from limpq_deploy.workspace.workspace import Passed, Stage, Workspace
 
 MakeStage = Callable[[Subject, Path], Stage | None]
 

@@ -9,16 +9,15 @@ from typing import Any
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import to_dict
-from limpq_deploy.train.checkpoints import CheckpointInfo
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.progress import Report
-from limpq_deploy.train.settings import TrainSettings
-from limpq_deploy.workspace.sources import code_of
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.train import Checkpoint, Execution
-from limpq_deploy.train.execution import EVERY_MINUTES
+from limpq_deploy.progress import Report
+from limpq_deploy.train.checkpoints import CheckpointInfo
+from limpq_deploy.train.execution import EVERY_MINUTES, Checkpoint, Execution
 from limpq_deploy.train.processes import agree, leads
 from limpq_deploy.train.resume import examine
+from limpq_deploy.train.settings import TrainSettings
+from limpq_deploy.workspace.sources import code_of
 
 FOLDER = "training"
 

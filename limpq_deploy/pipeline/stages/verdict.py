@@ -3,19 +3,31 @@
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, to_dict, write_record
-from limpq_deploy.verdict.realised_bits import executed_bits, untold_layers
+from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.lint.check import LintReport
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.reference.parity import ParityReport
+from limpq_deploy.export.runtimes.base import INTEGER, Engine
 from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.timing.report import LatencyReport
-from limpq_deploy.export.lint.check import LintReport
-from limpq_deploy.export.graph.loading import load_model
-from limpq_deploy.export.reference.parity import ParityReport
-from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.runtimes.base import INTEGER, Engine
-from limpq_deploy.verdict.checks import judge
-from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.measure import ACCURACY, PARITY, Measured
+from limpq_deploy.pipeline.stages.notes import studied_files, verdict_notes
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
-from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.verdict.checks import judge
+from limpq_deploy.verdict.realised_bits import executed_bits, untold_layers
+from limpq_deploy.verdict.record import (
+    FLOAT_BITS,
+    BitOps,
+    EndToEndParity,
+    LayerParity,
+    Limits,
+    TrainedParity,
+    count_bitops,
+    same_bits_everywhere,
+)
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
     ENGINE,
@@ -30,19 +42,7 @@ from limpq_deploy.workspace.file_names import (
     POLICY,
     VERDICT,
 )
-from limpq_deploy.pipeline.stages.measure import ACCURACY, PARITY, Measured
-from limpq_deploy.pipeline.stages.notes import studied_files, verdict_notes
-from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.verdict.record import (
-    FLOAT_BITS,
-    BitOps,
-    EndToEndParity,
-    LayerParity,
-    Limits,
-    TrainedParity,
-    count_bitops,
-    same_bits_everywhere,
-)
+from limpq_deploy.workspace.workspace import Stage
 
 NOT_TOLD = (
     "the engine's inspector does not tell the precision of {} of {} layers; what it says is kept beside the plan "

@@ -1,6 +1,6 @@
 """What was at work: written into report and bundle."""
 
-from limpq_deploy import __version__
+from limpq_deploy.calibration.version import __version__
 from limpq_deploy.export.records.environment import read_environment
 
 

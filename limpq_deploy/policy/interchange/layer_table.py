@@ -10,11 +10,11 @@ from typing import Literal
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.calibration.records import load_record, to_json
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy
 from limpq_deploy.policy.costs import Budget, Pairs, total_cost
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
+from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy
 from limpq_deploy.policy.widths import knowing
 
 COLUMNS = ("name", "weight_bits", "act_bits", "macs", "num_weights", "bitops_share", "pinned")

@@ -1,1 +1,1 @@
-"""The integer program as mathematics: blocks, prices, bounds, proofs; `search.blocks` writes layers as such."""
+"""The integer program as mathematics: blocks, prices, bounds, proofs; `policy.blocks` writes layers as such."""

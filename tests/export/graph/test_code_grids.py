@@ -4,7 +4,7 @@ import numpy as np
 
 from limpq_deploy.export.graph.code_grids import CodeGrid, code_grids
 
-from .foreign_nets import S8, U8, Graph
+from ..reference.foreign_nets import S8, U8, Graph
 
 
 def grid(scale: float, zero: int, dtype: type) -> CodeGrid:

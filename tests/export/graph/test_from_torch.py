@@ -18,8 +18,8 @@ from torch.nn import functional as F  # noqa: E402
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.graph.markers import is_marker, marker_name  # noqa: E402
 from limpq_deploy.export.graph.onnx_files import constants  # noqa: E402
-from limpq_deploy.export.records.placement import Placement  # noqa: E402
 from limpq_deploy.export.qdq.build import strip_markers  # noqa: E402
+from limpq_deploy.export.records.placement import Placement  # noqa: E402
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec  # noqa: E402
 from limpq_deploy.model.layers import trace  # noqa: E402
 from limpq_deploy.model.place import place, with_quantizers  # noqa: E402

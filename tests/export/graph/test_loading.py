@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
-from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.graph.loading import ModelRefused, load_model
+from limpq_deploy.export.lint.check import lint
+from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
 
 Change = Callable[[onnx.ModelProto], Any]
 

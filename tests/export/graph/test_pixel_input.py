@@ -11,12 +11,12 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.calibration.datasets import Preprocess
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import from_json
-from limpq_deploy.export.timing.report import LatencyProtocol
-from limpq_deploy.export.lint.check import lint, static_findings
-from limpq_deploy.export.timing.measure import timed_call
 from limpq_deploy.export.graph.pixel_input import PREPROCESS_KEY, as_pixels, with_pixel_input
-from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
+from limpq_deploy.export.lint.check import lint, static_findings
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
+from limpq_deploy.export.timing.measure import timed_call
+from limpq_deploy.export.timing.report import LatencyProtocol
 
 IMAGENET = Preprocess(height=8, width=8, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 PLAIN = Preprocess(height=8, width=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

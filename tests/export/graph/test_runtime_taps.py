@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 from limpq_deploy.export.graph.runtime_taps import Watch
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 
-from .foreign_nets import S8, Graph, images_of, saved
+from ..reference.foreign_nets import S8, Graph, images_of, saved
 
 
 def test_signed_codes_that_the_runtime_holds_as_unsigned_come_out_signed(tmp_path: Path) -> None:

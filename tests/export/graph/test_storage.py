@@ -17,8 +17,8 @@ from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.cli.main import main
 from limpq_deploy.export.graph.exported import describe_export
 from limpq_deploy.export.graph.onnx_files import tensor_bytes
-from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
 from limpq_deploy.export.graph.storage import STORAGE_KEY, pack_weights, unpack_weights
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
 
 BITS = st.integers(2, 8)
 

@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, planned_precision
 from limpq_deploy.export.graph.to_float16 import in_half
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, planned_precision
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from limpq_deploy.export.lint.finding import SEVERITIES, Finding, gravest
 from limpq_deploy.export.lint.rules import RULES, finding
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/lint.md"
-EXPORT = Path(__file__).resolve().parents[2] / "export"
+PAGE = Path(__file__).resolve().parents[3] / "docs/lint.md"
+EXPORT = Path(__file__).resolve().parents[3] / "export"
 
 
 def test_the_page_has_every_rule_with_severity_and_source() -> None:

@@ -6,10 +6,10 @@ import onnx
 import pytest
 from onnx import checker, helper
 
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
-from limpq_deploy.export.lint.finding import gravest
 from limpq_deploy.export.lint.check import lint, static_findings
+from limpq_deploy.export.lint.finding import gravest
 from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
 from tests.export import lint_cases as cases
 
 MEASURED = [

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, TENSORRT_KEY
 from limpq_deploy.export.lint.check import lint, static_findings
-from limpq_deploy.export.reference.self_test import tiny_model
 from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, TENSORRT_KEY
+from limpq_deploy.export.reference.self_test import tiny_model
 
 Change = Callable[[onnx.ModelProto], None]
 

@@ -10,7 +10,7 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/lint_truth.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks/lint_truth.py"
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from limpq_deploy.export.reference.parity import compare_runtime
 from limpq_deploy.export.reference.executor import IntegerReference
+from limpq_deploy.export.reference.parity import compare_runtime
 from limpq_deploy.export.runtimes import runtime_named
 
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")

@@ -23,9 +23,9 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.lint.check import static_findings
-from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged
 
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 

@@ -12,14 +12,20 @@ from onnx import TensorProto, numpy_helper
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.graph.split_at_quantizers import cut_model
-from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, form_for, form_of, installed_version, target_of
 from limpq_deploy.export.graph.float_layers import FloatLayer
+from limpq_deploy.export.graph.split_at_quantizers import cut_model
 from limpq_deploy.export.lint.check import static_findings
 from limpq_deploy.export.qdq.build import build_qdq
-from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
+from limpq_deploy.export.records.tensorrt_versions import (
+    TENSORRT_FORMS,
+    form_for,
+    form_of,
+    installed_version,
+    target_of,
+)
+from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
+from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 
 VERSIONS = tuple(TENSORRT_FORMS)
 

@@ -13,10 +13,10 @@ from onnx import numpy_helper
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
-from limpq_deploy.export.reference.engine_parity import check_clips, compare_engine, references, write_cut
 from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
 from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.reference.engine_parity import check_clips, compare_engine, references, write_cut
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 
 

@@ -13,9 +13,9 @@ from onnx import numpy_helper
 
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.lint.check import lint
+from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.export.reference.parity import ParityReport, TensorParity, compare_codes, compare_runtime, merged
 from limpq_deploy.export.runtimes.cpu import Cpu
-from limpq_deploy.export.records.targets import ONNXRUNTIME
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 

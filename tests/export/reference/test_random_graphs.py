@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.export.lint.check import lint
+from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.export.reference.parity import compare_runtime
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.records.targets import ONNXRUNTIME
 
 STEPS = ("conv", "depthwise", "relu6", "add", "concat", "swish", "excite", "pool")
 

@@ -16,10 +16,10 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.cli.main import main
 from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.reference.self_test import SelfTest, self_test, tiny_model
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, OrtSession, open_as_written
-from limpq_deploy.export.reference.self_test import SelfTest, self_test, tiny_model
 
 Change = Callable[[onnx.ModelProto], None]
 

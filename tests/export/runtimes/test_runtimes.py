@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, describe_cpu, this_cpu
@@ -38,8 +38,9 @@ def test_a_runtime_that_builds_no_engine_refuses_settings_of_its_builder(name: s
 
 def test_the_table_of_runtimes_imports_none_of_them() -> None:
     code = (
-        "import sys; import limpq_deploy.export.runtimes, limpq_deploy.export.lint.check, limpq_deploy.export.reference.parity, "
-        "limpq_deploy.export.qdq.build; print({'onnxruntime', 'torch'} & set(sys.modules))"
+        "import sys; import limpq_deploy.export.runtimes, limpq_deploy.export.lint.check, "
+        "limpq_deploy.export.reference.parity, limpq_deploy.export.qdq.build; "
+        "print({'onnxruntime', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

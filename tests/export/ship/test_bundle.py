@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from limpq_deploy.calibration.errors import OutputError
-from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.ship.manifest import Manifest
 from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
 
@@ -135,7 +135,9 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle_and_the_next_one_ti
 def test_where_folders_cannot_be_exchanged_the_old_one_is_moved_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limpq_deploy.export.ship.atomic_folder._exchange", lambda one, other: False)  # as outside Linux
+    monkeypatch.setattr(
+        "limpq_deploy.export.ship.atomic_folder._exchange", lambda one, other: False
+    )  # as outside Linux
     write(tmp_path / "bundle", files={"model.onnx": b"old"})
     write(tmp_path / "bundle", files={"model.onnx": b"new"})
     assert (tmp_path / "bundle/model.onnx").read_bytes() == b"new"

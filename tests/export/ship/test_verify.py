@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.records.environment import Environment, read_environment
+from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.ship.verify import BundleRefused, replay_canaries, verify_bundle
 
 INPUTS = np.random.default_rng(0).normal(size=(8, 3, 4, 4)).astype(np.float32)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from limpq_deploy.export.records.environment import Environment, read_environment
-from limpq_deploy.export.timing.report import LatencyReport, LatencySeries, Threads
 from limpq_deploy.export.timing.compare import Incomparable, compare, merge, unmatched
+from limpq_deploy.export.timing.report import LatencyReport, LatencySeries, Threads
 from limpq_deploy.export.timing.timing_statistics import latency_stats
 
 HERE = read_environment()

@@ -9,10 +9,10 @@ import pytest
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.timing.cpu_audit import audit_cpu
-from limpq_deploy.export.timing.engine_audit import Audit
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.timing.cpu_audit import audit_cpu
+from limpq_deploy.export.timing.engine_audit import Audit
 from limpq_deploy.export.timing.timing_graph import stand_in
 
 SEARCHED = ("block1.conv1", "block1.conv2", "block2.conv")

@@ -7,11 +7,11 @@ import onnx
 import pytest
 
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.export.timing.engine_audit import Audit, audit
-from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, layer_precision
-from limpq_deploy.export.records.engine_record import EngineLayer, Machine, Plan
 from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.records.engine_record import EngineLayer, Machine, Plan
 from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, layer_precision
+from limpq_deploy.export.timing.engine_audit import Audit, audit
 
 HERE = Machine(gpu="GPU", compute_capability="9.0", tensorrt="8.6.0", system="Linux x86_64")
 COPY = EngineLayer(name="copy", kind="Reformat", precision="int8", reformat=True)

@@ -11,13 +11,13 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.engine_options import EngineOptions
-from limpq_deploy.export.timing.model import from_table, predict
-from limpq_deploy.export.timing.table import LatencyTable
-from limpq_deploy.export.timing.profile import ProfileSettings, errors, mixed_policies, profile, skeleton_of
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 from limpq_deploy.export.runtimes.onnxruntime.profile import layer_times
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
+from limpq_deploy.export.timing.model import from_table, predict
+from limpq_deploy.export.timing.profile import ProfileSettings, errors, mixed_policies, profile, skeleton_of
+from limpq_deploy.export.timing.table import LatencyTable
 
 SEARCHED = ("block1.conv1", "block1.conv2", "block2.conv")
 

@@ -7,8 +7,8 @@ import pytest
 
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.timing.timing_loop import measure_interleaved
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
 from limpq_deploy.export.timing.timing_statistics import latency_stats
 
 QUICK = LatencyProtocol(warm_up_ms=5, settle_ms=0, turn_ms=2, turn_calls=2, min_seconds=0.02, min_iterations=10)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.timing.timing_loop import MeasurementFailed, measure_interleaved
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
+from limpq_deploy.export.timing.timing_loop import MeasurementFailed, measure_interleaved
 
 QUICK = LatencyProtocol(warm_up_ms=5, settle_ms=0, turn_ms=2, turn_calls=2, min_seconds=0.02, min_iterations=10)
 

@@ -18,9 +18,9 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.cli.main import main
-from limpq_deploy.workspace.workspace import Stage, Workspace
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.sources import code_of
+from limpq_deploy.workspace.workspace import Stage, Workspace
 
 SETTINGS = """
 like = "w5a5"

@@ -9,9 +9,9 @@ import pytest
 from click.testing import Result
 
 from limpq_deploy.calibration.records import load_record
+from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.verdict.record import Verdict
 
 Command = Callable[..., Result]

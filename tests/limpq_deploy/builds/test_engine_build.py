@@ -12,15 +12,15 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from limpq_deploy.pipeline import context as subject
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
-from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.runtimes.base import Engine, NoGraph
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
+from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.latency.study import LatencyStudy
+from limpq_deploy.pipeline import context as subject
 from limpq_deploy.workspace.file_names import FLOAT_MODEL
 
 from ...played_engine import played_engine

@@ -8,15 +8,15 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.cli.main import main
-from limpq_deploy.pipeline.config import Config
 from limpq_deploy.export.reference.parity import ParityReport
-from limpq_deploy.train.recipe import Training
-from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.model.tied import distinct
+from limpq_deploy.pipeline.config import Config
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.run import run_build
+from limpq_deploy.train.recipe import Training
 
 MODELS = """
 import torch

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.train.finetuned import FineTuned
+from limpq_deploy.policy.front import Front
 from limpq_deploy.policy.importance_names import MEASURES, carried
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.workspace.workspace import BuildState
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.policy.front import Front
+from limpq_deploy.train.finetuned import FineTuned
+from limpq_deploy.workspace.workspace import BuildState
 
 from .conftest import limpq_deploy
 

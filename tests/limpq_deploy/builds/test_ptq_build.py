@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.train.finetuned import NOT_TRAINED, FineTuned
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import LayerBits, Policy
+from limpq_deploy.train.finetuned import NOT_TRAINED, FineTuned
 from limpq_deploy.verdict.record import Verdict
 
 from .conftest import Command

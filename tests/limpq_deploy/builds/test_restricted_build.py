@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.pipeline.config import Config, Training
 from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.latency_cost import latency_budget
-from limpq_deploy.workspace.workspace import Passed
-from limpq_deploy.policy.policy import Policy
+from limpq_deploy.pipeline.config import Config, Training
+from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.policy.act_costs import ActMemory
 from limpq_deploy.policy.costs import handovers_of, total_cost
-from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.latency_cost import latency_budget
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.workspace.workspace import Passed
 
 CONFIG = Config(
     bits=(2, 4, 8),

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from limpq_deploy.pipeline import context as subject_module
-from limpq_deploy.pipeline.stages.run import CONCLUDED, EXPORTED, MEASURED, TRAINED
 from limpq_deploy.pipeline.config import Config, load_config
-from limpq_deploy.workspace.workspace import Workspace
-from limpq_deploy.train.recipe import Training
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.run import CONCLUDED, EXPORTED, MEASURED, TRAINED
+from limpq_deploy.train.recipe import Training
+from limpq_deploy.workspace.workspace import Workspace
 
 FLOAT, JOINT, TUNED = "float", "indicators", "finetune uniform"
 MODELS = f"{FLOAT} {JOINT} {TUNED}"

@@ -11,11 +11,11 @@ from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.importance.fisher import add_fisher
 from limpq_deploy.importance.measure import measured
 from limpq_deploy.importance.variants import TensorAt, batch_statistics, searched_tensors
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.train.joint import read_indicators
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import place
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
+from limpq_deploy.train.joint import read_indicators
 
 BITS = (2, 3, 6)
 Tiny = tuple[TracedModel, Placement]

@@ -2,10 +2,10 @@ import torch
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.importance.preview import preview
+from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
-from limpq_deploy.train import settle_batchnorm, top1
+from limpq_deploy.train.accuracy import settle_batchnorm, top1
 
 BITS = (2, 3, 6)
 

@@ -13,8 +13,8 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.cli.main import main
-from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
+from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.bench import named_models
 
 

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.records.placement import ActQuantizer, BitPair, LayerPlacement, Placement
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.latency.study import (
     LatencyStudy,
     Measured,
@@ -15,6 +14,7 @@ from limpq_deploy.latency.study import (
     rank_correlation,
     study,
 )
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.verdict.record import count_bitops
 
 NAMES = ("a", "b", "c", "d")

@@ -6,10 +6,10 @@ from torch import nn
 
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TENSORRT, TargetSpec
-from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerIndicators
-from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.activation_memory import act_elements, activation_moments, with_memory
+from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
+from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerIndicators
 
 IMAGE, X, Y, OUT = 16 * 16, 6 * 8 * 8, 8 * 4 * 4, 8
 """Elements in the tiny net: image, stem's result, a block's tensor, pooled result."""

@@ -8,13 +8,13 @@ from torch import nn
 
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.ranges import least_squares
-from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from limpq_deploy.quant.fake_quant import quantize
+from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace
+from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo.resnet8 import resnet8
 from limpq_deploy.model.zoo.resnet_cifar import resnet20
-from limpq_deploy.model.place import place
+from limpq_deploy.quant.fake_quant import quantize
 from limpq_deploy.quant.quantized_model import model_of_policy
 
 

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from limpq_deploy.model.edges import layer_edges, with_edges
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators
+from limpq_deploy.model.edges import layer_edges, with_edges
 from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators
 
 X, Y, OUT = 6 * 8 * 8, 8 * 4 * 4, 8
 """Elements in the tiny net: stem's result, a block's tensor, pooled result."""

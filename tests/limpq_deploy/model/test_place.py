@@ -12,8 +12,8 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TARGETS, TENSORRT, TargetSpec
 from limpq_deploy.model.layers import trace
-from limpq_deploy.model.zoo.torchvision import import_torchvision
 from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.zoo.torchvision import import_torchvision
 
 
 class Plain(nn.Module):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.cli.main import main
-from limpq_deploy.pipeline.config import Config, Training, load_config, make_config, write_config
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
+from limpq_deploy.pipeline.config import Config, Training, load_config, make_config, write_config
 
 
 def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.pipeline.config import Config
 from limpq_deploy.export.runtimes.tensorrt import runtime as trt
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
-from limpq_deploy.train.recipe import Training
-from limpq_deploy.pipeline.stages.deploy import engine_stage
+from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.deploy import engine_stage
+from limpq_deploy.train.recipe import Training
 
 MODEL = """
 from torch import nn

@@ -24,7 +24,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from limpq_deploy.cli.main import main
 from limpq_deploy.pipeline.foreign_parity import check_file
 
-FILES = Path(__file__).parents[1] / "export" / "foreign"
+FILES = Path(__file__).parents[2] / "export" / "foreign"
 QDQ, QOPERATOR = quantization.QuantFormat.QDQ, quantization.QuantFormat.QOperator
 U8, S8 = quantization.QuantType.QUInt8, quantization.QuantType.QInt8
 
@@ -189,7 +189,7 @@ def test_a_file_of_open_size_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_prints_one_object_and_finds_no_difference() -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "foreign_parity.py"
+    script = Path(__file__).parents[3] / "benchmarks" / "foreign_parity.py"
     done = subprocess.run([sys.executable, script, "--smoke", "--json"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["mismatches"] == 0

@@ -6,10 +6,10 @@ from fractions import Fraction
 import pytest
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
-from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.act_costs import act_bits_budget, act_memory_budgets, weight_bits_budget
 from limpq_deploy.policy.budgets import budgets_from_options
 from limpq_deploy.policy.costs import pinned_cost, total_cost, uniform_pairs
+from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.search import search_policy
 
 

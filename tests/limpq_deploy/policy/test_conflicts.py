@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.cli.output.search import conflict_table
 from limpq_deploy.policy.budgets import compression_budget, like_budget
 from limpq_deploy.policy.conflicts import Conflict, explain_conflict
 from limpq_deploy.policy.costs import Budget, LayerShape, total_cost
-from limpq_deploy.cli.output.search import conflict_table
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.budgets import (
     budgets_from_options,
     compression_budget,
@@ -16,6 +15,7 @@ from limpq_deploy.policy.budgets import (
     uniform_policy_within,
 )
 from limpq_deploy.policy.costs import BitOps, Budget, WeightSize, total_cost, uniform_pairs
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.restrictions import restrict
 
 

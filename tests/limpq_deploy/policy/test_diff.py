@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.policy import LayerBits, Policy
+from limpq_deploy.cli.output.search import diff_table
 from limpq_deploy.policy.budgets import budgets_from_options
 from limpq_deploy.policy.costs import BitOps, WeightSize, total_cost
 from limpq_deploy.policy.diff import PolicyDiff, diff_policies
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.policy.search import search_policy
-from limpq_deploy.cli.output.search import diff_table
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.policy import LayerBits, Policy
+from limpq_deploy.cli.output.search import explanation_table
 from limpq_deploy.policy.budgets import budgets_from_options, compression_budget, like_budget
 from limpq_deploy.policy.costs import Budget, total_cost
 from limpq_deploy.policy.explain import Explanation, explain
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import treat_outliers
+from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.policy.search import search_policy
-from limpq_deploy.cli.output.search import explanation_table
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

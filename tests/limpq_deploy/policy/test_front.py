@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.policy import Policy
+from limpq_deploy.cli.output.search import front_table
 from limpq_deploy.policy.budgets import compression_budget, like_budget
 from limpq_deploy.policy.costs import BitOps, Budget, total_cost
 from limpq_deploy.policy.front import Front, drop_dominated, parse_range, sweep, uniform_points
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.search import search_policy
-from limpq_deploy.cli.output.search import front_table
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PINNED = (PinnedLayer(name="stem", macs=10**9, num_weights=3, weight_bits=8, act_bits=8),)

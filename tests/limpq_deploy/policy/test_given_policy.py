@@ -7,10 +7,10 @@ import pytest
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError, SettingError
 from limpq_deploy.calibration.records import write_record
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.policy.budgets import like_budget
 from limpq_deploy.policy.given_policy import load_given, own_budget
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.policy import LayerBits, Policy
 
 BITS = (2, 4, 8)
 FALLING = (3.0, 2.0, 1.0)

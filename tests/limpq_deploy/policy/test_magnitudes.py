@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, PolicyNotFound, RecordError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.cli.output.tables import policy_table
 from limpq_deploy.policy import search as search_module
 from limpq_deploy.policy.budgets import compression_budget, gbitops_budget, like_budget
 from limpq_deploy.policy.costs import Budget, Pairs, total_cost
 from limpq_deploy.policy.explain import explain
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.search import PolicySearch, search_policy
 from limpq_deploy.policy.solver.deadline import Deadline
 from limpq_deploy.policy.solver.exact import Solution
 from limpq_deploy.policy.solver.program import MAX_COST
 from limpq_deploy.policy.solver.solvers import Solved, Solver
-from limpq_deploy.cli.output.tables import policy_table
 
 BITS = (2, 4, 8)
 

@@ -7,9 +7,9 @@ import pytest
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.objective import objective_of, terms_of
 from limpq_deploy.policy.outliers import treat_outliers
+from limpq_deploy.policy.policy import Policy
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -5,11 +5,11 @@ import torch
 
 from limpq_deploy.export.records.placement import LayerPlacement
 from limpq_deploy.export.records.targets import REFERENCE
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.model.layers import trace
-from limpq_deploy.model.zoo import create_model
 from limpq_deploy.model.place import place
+from limpq_deploy.model.zoo import create_model
 from limpq_deploy.policy.costs import BitOps, WeightSize, total_cost
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 
 BITS = (2, 3, 4, 6, 8)
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
-from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.latency_cost import Latency, latency_budget
 from limpq_deploy.policy.act_costs import ActMemory, act_bits_budget, act_memory_budgets, weight_bits_budget
 from limpq_deploy.policy.budgets import compression_budget, like_budget
 from limpq_deploy.policy.costs import Budget, total_cost
+from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.latency_cost import Latency, latency_budget
 from limpq_deploy.policy.outliers import OutlierMode
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.policy.solver.solvers import Solver

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli.main import main
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.admitted import admitted_pairs, components
 from limpq_deploy.policy.budgets import like_budget
 from limpq_deploy.policy.costs import total_cost
 from limpq_deploy.policy.explain import explain
 from limpq_deploy.policy.front import uniform_points
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, SettingError
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.budgets import budgets_from_options, compression_budget, gbitops_budget, like_budget
 from limpq_deploy.policy.costs import Budget, LayerShape, total_cost
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.search import PolicySearch, search_policy
 from limpq_deploy.policy.solver.solvers import Solver
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.cli.main import main
-from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerIndicators
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.admitted import admitted_pairs
 from limpq_deploy.policy.budgets import budgets_from_options, like_budget
+from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerIndicators
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.policy.spaces import in_space

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.records import write_record
 from limpq_deploy.cli.main import main
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.budgets import like_budget
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import treat_outliers
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.policy.tie_warning import undecided

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
-from limpq_deploy.quant.bias_correction import channel_means, correct_biases
 from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
-from limpq_deploy.train.ptq import set_ranges
+from limpq_deploy.quant.bias_correction import channel_means, correct_biases
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.train.ptq import set_ranges
 
 
 def ranged(

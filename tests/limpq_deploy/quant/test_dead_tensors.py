@@ -14,22 +14,22 @@ from torch import nn
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.quant.folded_forward import as_exported
 from limpq_deploy.calibration.datasets import DataSet
-from limpq_deploy.model.channel_ranges import equalise_channels
-from limpq_deploy.export.reference.given_parity import relative_difference
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import build_qdq
-from limpq_deploy.export.reference.executor import IntegerReference
-from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec
-from limpq_deploy.train.finetune import finetune
-from limpq_deploy.train.finetuned import Top1
-from limpq_deploy.quant.fold_model import integer_model
-from limpq_deploy.train.joint import train_indicators
+from limpq_deploy.export.reference.executor import IntegerReference
+from limpq_deploy.export.reference.given_parity import relative_difference
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
+from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.quant.folded_forward import as_exported
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, model_of_policy
+from limpq_deploy.train.finetune import finetune
+from limpq_deploy.train.finetuned import Top1
+from limpq_deploy.train.joint import train_indicators
 from limpq_deploy.train.settings import FinetuneSettings, JointSettings
 
 

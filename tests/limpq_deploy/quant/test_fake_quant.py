@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from limpq_deploy.quant import fake_quant
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.quant import fake_quant
 from limpq_deploy.quant.fake_quant import (
     LearnedScales,
     fake_quantize,

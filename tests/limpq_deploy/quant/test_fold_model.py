@@ -9,9 +9,9 @@ from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import TENSORRT
-from limpq_deploy.quant.fold_model import beyond_float32, input_quantizer, integer_model
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import place
+from limpq_deploy.quant.fold_model import beyond_float32, input_quantizer, integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 
 Tiny = tuple[TracedModel, Placement]

@@ -15,14 +15,14 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.model.channel_ranges import equalise_channels
-from limpq_deploy.export.reference.given_parity import LIMIT, relative_difference
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from limpq_deploy.quant.given_parity import Given, compare_placed, compare_template, run_given
+from limpq_deploy.export.reference.given_parity import LIMIT, relative_difference
+from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.quant.given_parity import Given, compare_placed, compare_template, run_given
 
 SHAPE = (3, 12, 12)
 IMAGES = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))

@@ -14,21 +14,21 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
-from limpq_deploy.export.reference.float_execution import on_runtime
 from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
-from limpq_deploy.export.reference.parity import compare_runtime
-from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.qdq.base import Layers
-from limpq_deploy.export.reference.executor import IntegerReference
+from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec
-from limpq_deploy.quant.torch_parity import Fed, compare_trained
-from limpq_deploy.train.finetune import tensor_quants
-from limpq_deploy.quant.fold_model import integer_model
-from limpq_deploy.train.joint import movements, read_indicators, uniform
+from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.reference.executor import IntegerReference
+from limpq_deploy.export.reference.float_execution import on_runtime
+from limpq_deploy.export.reference.parity import compare_runtime
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.quant.torch_parity import Fed, compare_trained
+from limpq_deploy.train.finetune import tensor_quants
+from limpq_deploy.train.joint import movements, read_indicators, uniform
 
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")

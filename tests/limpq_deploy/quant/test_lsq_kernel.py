@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from limpq_deploy.quant import fake_quant
 from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.quant import fake_quant
 from limpq_deploy.quant.fake_quant import fake_quantize
 from limpq_deploy.quant.lsq_kernel import ROW, Kernel, load_kernel
 
@@ -150,7 +150,8 @@ def test_a_damaged_library_is_refused(compiled: Kernel, tmp_path: Path) -> None:
 
 def test_without_a_compiler_training_goes_on_with_torchs_operations(tmp_path: Path) -> None:
     program = (
-        "import torch; from limpq_deploy.quant.lsq_kernel import kernel; from limpq_deploy.quant.fake_quant import fake_quantize\n"
+        "import torch\nfrom limpq_deploy.quant.lsq_kernel import kernel\n"
+        "from limpq_deploy.quant.fake_quant import fake_quantize\n"
         "from limpq_deploy.calibration.numbers.grid import QuantGrid\n"
         "x = torch.ones(3, requires_grad=True)\n"
         "fake_quantize(x, torch.tensor(0.5), QuantGrid(bits=2, signed=False), elements=3).sum().backward()\n"

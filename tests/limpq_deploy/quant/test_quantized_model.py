@@ -7,11 +7,11 @@ from torch import nn
 
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
-from limpq_deploy.quant.fake_quant import quantize
-from limpq_deploy.train.joint import uniform
 from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.quant.fake_quant import quantize
 from limpq_deploy.quant.modules import ActFakeQuant, QuantLayer, SwitchableBatchNorm
 from limpq_deploy.quant.quantized_model import inherit, joint_model, model_of_policy
+from limpq_deploy.train.joint import uniform
 
 Tiny = tuple[TracedModel, Placement]
 BITS = (2, 4, 8)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from limpq_deploy.quant.runtime_arithmetic import GATES, TableGate, mean_by_reciprocal
 from limpq_deploy.export.reference.operators import mean_codes
+from limpq_deploy.quant.runtime_arithmetic import GATES, TableGate, mean_by_reciprocal
 
 U8 = np.dtype(np.uint8)
 

@@ -5,13 +5,13 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from limpq_deploy.quant.shared_head import common_part
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TENSORRT
-from limpq_deploy.train.joint import uniform
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
+from limpq_deploy.quant.shared_head import common_part
+from limpq_deploy.train.joint import uniform
 
 BITS = (2, 3, 6)
 

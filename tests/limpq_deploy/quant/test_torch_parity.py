@@ -12,14 +12,14 @@ from torch import nn
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.folding import IntegerLayer
-from limpq_deploy.export.reference.parity import Disagreement, TensorParity
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from limpq_deploy.quant.torch_parity import Fed, TrainedParity, compare_trained
-from limpq_deploy.train.float_training import train_float
-from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.export.reference.parity import Disagreement, TensorParity
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.quant.torch_parity import Fed, TrainedParity, compare_trained
+from limpq_deploy.train.float_training import train_float
 from limpq_deploy.train.settings import FloatSettings
 
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")

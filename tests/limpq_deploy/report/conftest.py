@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.train.evaluate import Accuracy, Evaluation, compare_paired
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.timing.timing_loop import measure_interleaved
-from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Threads
-from limpq_deploy.export.reference.parity import Disagreement, ParityReport, TensorParity, compare_codes
 from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.reference.parity import Disagreement, ParityReport, TensorParity, compare_codes
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Threads
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.verdict.checks import judge
+from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
 from limpq_deploy.report import ReportInputs
-from limpq_deploy.policy.outliers import treat_outliers
+from limpq_deploy.train.evaluate import Accuracy, Evaluation, compare_paired
+from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.record import (
     AccuracyResult,
     EndToEndParity,

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.policy.budgets import compression_budget
+from limpq_deploy.policy.front import Front, InfeasibleBudget, sweep, uniform_points
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.report.drawing import BAD, MAIN, OTHER, SOFT, TEXT, Area, Dot, Drawing, Line, Text, to_png, to_svg
 from limpq_deploy.report.front_picture import front_picture, write_front_picture
-from limpq_deploy.policy.budgets import compression_budget
-from limpq_deploy.policy.front import Front, InfeasibleBudget, sweep, uniform_points
 
 SVG = "{http://www.w3.org/2000/svg}"
 

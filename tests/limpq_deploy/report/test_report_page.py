@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from limpq_deploy.calibration.errors import OutputError, RecordError
-from limpq_deploy.verdict.checks import judge
 from limpq_deploy.policy.policy import BudgetUse, PolicyCandidate, Tournament
 from limpq_deploy.report import ReportInputs, render_report, write_report
 from limpq_deploy.report.costs import weight_sizes
+from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.record import Limits, Undecided
 
 

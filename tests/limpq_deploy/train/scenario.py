@@ -15,21 +15,23 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import Augment, DataSet, Split, open_dataset
 from limpq_deploy.calibration.records import to_dict
-from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.export.records.targets import ONNXRUNTIME
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place
+from limpq_deploy.model.zoo import create_model
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.train.accuracy import settle_batchnorm_together, top1_together
+from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
+from limpq_deploy.train.execution import Checkpoint, Execution
 from limpq_deploy.train.finetune import finetune
 from limpq_deploy.train.finetuned import Top1
 from limpq_deploy.train.float_training import train_float
-from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.train.joint import train_indicators
-from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.train.loop import train
 from limpq_deploy.train.losses import Pass
-from limpq_deploy.model.zoo import create_model
-from limpq_deploy.model.place import place
-from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
-from limpq_deploy.train.settings import FinetuneSettings, JointSettings, TrainSettings, float_settings
-from limpq_deploy.train import Checkpoint, Execution, settle_batchnorm_together, top1_together, train
 from limpq_deploy.train.processes import add_up, count, joined, leads, rank
+from limpq_deploy.train.settings import FinetuneSettings, JointSettings, TrainSettings, float_settings
 from limpq_deploy.train.synced import synced_batchnorm
 
 FLOAT = CheckpointInfo(kind="float", model="resnet8")

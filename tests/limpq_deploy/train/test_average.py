@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy.train import WeightAverage
+from limpq_deploy.train.average import WeightAverage
 
 
 def test_the_average_follows_the_closed_form_and_starts_fast() -> None:

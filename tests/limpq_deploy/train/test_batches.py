@@ -10,8 +10,8 @@ import torch
 
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, Split
 from limpq_deploy.calibration.errors import DataError, SettingError
-from limpq_deploy.train.settings import TrainSettings
 from limpq_deploy.train.batches import Batch, StepBatches, chosen_images
+from limpq_deploy.train.settings import TrainSettings
 
 SETTINGS = TrainSettings(
     steps=20,

@@ -8,9 +8,9 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.train.settings import TrainSettings
-from limpq_deploy.train import train
 from limpq_deploy.train.device import channels_last, on_device, require_precision, training_device, usual_layout
+from limpq_deploy.train.loop import train
+from limpq_deploy.train.settings import TrainSettings
 
 SHORT = TrainSettings(
     steps=8,

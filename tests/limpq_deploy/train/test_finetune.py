@@ -8,18 +8,18 @@ from torch import nn
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.train.checkpoints import CheckpointInfo, load_module, save_module
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place
+from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
+from limpq_deploy.train.accuracy import predictor, top1
+from limpq_deploy.train.checkpoints import CheckpointInfo, load_module, save_module
 from limpq_deploy.train.finetune import candidate_steps, finetune, tensor_quants
 from limpq_deploy.train.finetuned import FineTuned, Top1
 from limpq_deploy.train.float_training import train_float
-from limpq_deploy.quant.fold_model import integer_model
-from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.place import place
-from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
 from limpq_deploy.train.settings import FinetuneSettings, FloatSettings
-from limpq_deploy.train import predictor, top1
 
 Tiny = tuple[TracedModel, Placement]
 POLICY = {"conv2": (4, 3), "conv3": (3, 4), "shortcut": (6, 3)}

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from limpq_deploy.calibration.datasets import open_dataset
-from limpq_deploy.train.float_training import train_float, trainable
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.zoo import create_model
+from limpq_deploy.train.accuracy import top1
+from limpq_deploy.train.float_training import train_float, trainable
 from limpq_deploy.train.settings import float_settings
-from limpq_deploy.train import top1
 
 
 def test_the_default_model_reaches_97_percent_on_digits() -> None:

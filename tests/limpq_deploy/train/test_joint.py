@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy.policy import convergence
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.train.joint import joint_passes, movements, random_widths, train_indicators
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
+from limpq_deploy.policy import convergence
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
+from limpq_deploy.train.joint import joint_passes, movements, random_widths, train_indicators
 from limpq_deploy.train.settings import JointSettings
 
 Tiny = tuple[TracedModel, Placement]

@@ -9,7 +9,10 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import ModelError, SettingError
+from limpq_deploy.train.accuracy import predictor, settle_batchnorm, top1
+from limpq_deploy.train.loop import History, train
 from limpq_deploy.train.losses import Pass
+from limpq_deploy.train.optimizers import rate_factor
 from limpq_deploy.train.settings import (
     FinetuneSettings,
     FloatSettings,
@@ -19,7 +22,6 @@ from limpq_deploy.train.settings import (
     float_settings,
     joint_settings,
 )
-from limpq_deploy.train import History, predictor, rate_factor, settle_batchnorm, top1, train
 
 SHORT = TrainSettings(
     steps=6,

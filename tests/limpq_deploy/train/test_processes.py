@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from limpq_deploy.calibration.records import from_json, load_record
-from limpq_deploy.train.checkpoints import save_module
-from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.workspace.workspace import BuildState
 from limpq_deploy.policy.budgets import like_budget
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.search import search_policy
+from limpq_deploy.train.checkpoints import save_module
+from limpq_deploy.workspace.workspace import BuildState
 
 SCENARIOS = "gradients,double_indicators,indicators,batchnorm,accuracy"
 

@@ -9,10 +9,10 @@ from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.numbers.ranges import RANGES, least_squares
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.train.finetuned import FineTuned, Top1
 from limpq_deploy.model.layers import TracedModel
-from limpq_deploy.train.ptq import CORRECTIONS, Calibration, calibrate, set_ranges
 from limpq_deploy.quant.quantized_model import model_of_policy
+from limpq_deploy.train.finetuned import FineTuned, Top1
+from limpq_deploy.train.ptq import CORRECTIONS, Calibration, calibrate, set_ranges
 
 Tiny = tuple[TracedModel, Placement]
 

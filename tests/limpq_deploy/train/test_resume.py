@@ -17,10 +17,13 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.train.average import WeightAverage
+from limpq_deploy.train.execution import Checkpoint, Execution
+from limpq_deploy.train.loop import History, train
 from limpq_deploy.train.losses import Pass
-from limpq_deploy.train.settings import TrainSettings
-from limpq_deploy.train import Checkpoint, Execution, GeneratorState, History, WeightAverage, train
 from limpq_deploy.train.resume import examine
+from limpq_deploy.train.settings import TrainSettings
+from limpq_deploy.train.state import GeneratorState
 
 SETTINGS = TrainSettings(
     steps=9,

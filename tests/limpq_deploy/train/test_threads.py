@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from limpq_deploy.train import settle_threads
+from limpq_deploy.train.device import settle_threads
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.optional_packages import missing_modules
 from limpq_deploy.progress import silent
-from limpq_deploy.train import Execution
+from limpq_deploy.train.execution import Execution
 from limpq_deploy.train.watch import LINES, Watch, require_tensorboard
 
 

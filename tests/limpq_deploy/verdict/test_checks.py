@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.train.evaluate import Accuracy, PairedComparison, binomial_tail
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Threads
 from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Threads
 from limpq_deploy.export.timing.timing_statistics import latency_stats
-from limpq_deploy.verdict.checks import judge
 from limpq_deploy.policy.policy import BudgetUse
+from limpq_deploy.train.evaluate import Accuracy, PairedComparison, binomial_tail
+from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.record import (
     AccuracyResult,
     BitOps,

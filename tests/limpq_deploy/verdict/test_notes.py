@@ -34,9 +34,9 @@ def test_a_build_for_this_machine_begins_with_the_advice_where_weights_may_satur
     change: dict[str, Any], offered: str | None
 ) -> None:
     pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
-    from limpq_deploy.pipeline.stages.run import notes
     from limpq_deploy.pipeline.config import Config
     from limpq_deploy.pipeline.context import Subject
+    from limpq_deploy.pipeline.stages.run import notes
 
     subject = Subject(Config(**change))
     assert list(notes(subject, NEW)) == []
@@ -46,9 +46,9 @@ def test_a_build_for_this_machine_begins_with_the_advice_where_weights_may_satur
 
 def test_settings_of_trainings_that_a_build_without_training_skips_are_named() -> None:
     pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
-    from limpq_deploy.pipeline.stages.run import notes
     from limpq_deploy.pipeline.config import Config, Training
     from limpq_deploy.pipeline.context import Subject
+    from limpq_deploy.pipeline.stages.run import notes
 
     given = Training(float_steps=10, joint_steps=5, finetune_epochs=1, ema=0.5, stop_early=True)
     [sentence] = notes(Subject(Config(ptq=True, training=given)), NEW)
@@ -68,9 +68,9 @@ def test_settings_of_trainings_that_a_build_without_training_skips_are_named() -
 )
 def test_a_latency_limit_that_is_only_checked_says_so(change: dict[str, Any], noted: bool) -> None:
     pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
-    from limpq_deploy.pipeline.stages.run import notes
     from limpq_deploy.pipeline.config import Config
     from limpq_deploy.pipeline.context import Subject
+    from limpq_deploy.pipeline.stages.run import notes
 
     found = list(notes(Subject(Config(**change)), NEW))
     assert sum("checked at the end and not searched for" in sentence for sentence in found) == noted
@@ -78,9 +78,9 @@ def test_a_latency_limit_that_is_only_checked_says_so(change: dict[str, Any], no
 
 def test_settings_of_engines_are_said_to_be_idle_without_one() -> None:
     pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
-    from limpq_deploy.pipeline.stages.run import notes
     from limpq_deploy.pipeline.config import Config
     from limpq_deploy.pipeline.context import Subject
+    from limpq_deploy.pipeline.stages.run import notes
 
     [sentence] = notes(Subject(Config(target="tensorrt", engine=False, max_latency_ms=1.0, builds=2)), NEW)
     assert sentence == "no engine is built, so these settings have no effect: --max-latency-ms, --builds"
@@ -91,9 +91,9 @@ def test_settings_of_engines_are_said_to_be_idle_without_one() -> None:
 
 def test_indicators_alone_say_that_they_are_learned_with_free_scales() -> None:
     pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
-    from limpq_deploy.pipeline.stages.run import notes
     from limpq_deploy.pipeline.config import Config
     from limpq_deploy.pipeline.context import Subject
+    from limpq_deploy.pipeline.stages.run import notes
 
     powers = Subject(Config(scales="pow2"))
     [sentence] = notes(powers, NEW, "indicators")

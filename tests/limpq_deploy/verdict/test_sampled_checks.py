@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from limpq_deploy.train.evaluate import Accuracy, PairedComparison, binomial_tail
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries
 from limpq_deploy.export.timing.timing_statistics import latency_stats
+from limpq_deploy.train.evaluate import Accuracy, PairedComparison, binomial_tail
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.record import AccuracyResult, BitOps, Limits, Verdict
 

@@ -11,8 +11,6 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
-from limpq_deploy.workspace import sources
-from limpq_deploy.workspace.sources import Code, code_of, user_sources
 from limpq_deploy.pipeline.stages.audit import audit_stage
 from limpq_deploy.pipeline.stages.bundle import bundle_stage
 from limpq_deploy.pipeline.stages.choose import search_stage
@@ -23,6 +21,8 @@ from limpq_deploy.pipeline.stages.page import report_stage
 from limpq_deploy.pipeline.stages.ptq import calibrated_stage, ranges_stage
 from limpq_deploy.pipeline.stages.rounds import profile_stage, study_stage
 from limpq_deploy.pipeline.stages.verdict import verdict_stage
+from limpq_deploy.workspace import sources
+from limpq_deploy.workspace.sources import Code, code_of, user_sources
 
 MAKERS: dict[str, Callable[..., object]] = {
     "float": float_stage,
@@ -84,24 +84,26 @@ def edited(root: Path, *files: str) -> list[set[str]]:
 def test_sources_are_read_alike_from_a_checkout_and_from_an_installed_copy(copied: Path) -> None:
     installed = codes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "ROOT", Path(sources.__file__).parent)
+        patch.setattr(sources, "ROOT", Path(sources.__file__).parents[1])
         assert codes() == installed
 
 
 def test_an_edit_repeats_what_runs_the_edited_code_and_nothing_before_it(copied: Path) -> None:
     page, style, judge, cli = edited(
-        copied, "report/page.py", "report/report.css", "sampled_checks.py", "commands/options.py"
+        copied, "report/page.py", "report/report.css", "verdict/sampled_checks.py", "cli/options/shared.py"
     )
     assert page == style == {"report"}
     assert judge == {"verdict"}
     assert not cli
-    finetune, kernel, grid = edited(copied, "finetune.py", "lsq_kernel.c", "calibration/numbers/grid.py")
+    finetune, kernel, grid = edited(copied, "train/finetune.py", "quant/lsq_kernel.c", "calibration/numbers/grid.py")
     assert {"finetune", "calibration"} <= finetune
     assert not finetune & {"float", "export", "engine", "latency"}
     assert {"indicators", "finetune"} <= kernel
     assert not kernel & {"engine", "latency", "accuracy"}
     assert grid >= LEARN
-    dialect, runtime, solver = edited(copied, "export/qdq/onnxruntime.py", "export/runtimes/onnxruntime/session.py", "solver/branch.py")
+    dialect, runtime, solver = edited(
+        copied, "export/qdq/onnxruntime.py", "export/runtimes/onnxruntime/session.py", "policy/solver/branch.py"
+    )
     assert {"export", "profile", "study"} <= dialect
     assert not dialect & LEARN
     assert {"engine", "parity", "accuracy", "latency", "bundle"} <= runtime
@@ -109,7 +111,11 @@ def test_an_edit_repeats_what_runs_the_edited_code_and_nothing_before_it(copied:
     assert "search" in solver
     assert not solver & {"float", "finetune", "export", "engine", "parity", "accuracy", "latency"}
     data, model, stage, subject = edited(
-        copied, "calibration/datasets/imagefolder.py", "models/resnet_cifar.py", "stages/measure.py", "subject.py"
+        copied,
+        "calibration/datasets/imagefolder.py",
+        "model/zoo/resnet_cifar.py",
+        "pipeline/stages/measure.py",
+        "pipeline/context.py",
     )
     assert LEARN | {"accuracy", "parity"} <= data
     assert LEARN | {"export"} <= model
@@ -144,7 +150,7 @@ def test_another_version_of_a_library_is_seen(monkeypatch: pytest.MonkeyPatch) -
 
 def test_sources_edited_while_a_build_runs_are_not_taken_for_those_that_run(copied: Path) -> None:
     first = code_of(float_stage)
-    (copied / "finetune.py").write_text("raise SystemExit\n")
+    (copied / "train/finetune.py").write_text("raise SystemExit\n")
     later = code_of(_finetune_stage)  # a stage that begins hours later
     forget()
     assert code_of(float_stage) == first

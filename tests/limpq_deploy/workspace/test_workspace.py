@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from limpq_deploy.workspace import workspace as pipeline
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.calibration.files import write_text
-from limpq_deploy.workspace.workspace import Passed, Stage, Workspace
+from limpq_deploy.workspace import workspace as pipeline
 from limpq_deploy.workspace.sources import Code
+from limpq_deploy.workspace.workspace import Passed, Stage, Workspace
 
 
 def workspace(folder: Path) -> Workspace:

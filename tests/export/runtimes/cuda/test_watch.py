@@ -23,9 +23,9 @@ from limpq_deploy.export.runtimes.cuda.watch import (
     summarise,
     watching,
 )
-from limpq_deploy.export.timing.timing_loop import measure_interleaved
-from limpq_deploy.export.timing.report import LatencyProtocol, LatencySeries
 from limpq_deploy.export.timing.measure import with_gpu
+from limpq_deploy.export.timing.report import LatencyProtocol, LatencySeries
+from limpq_deploy.export.timing.timing_loop import measure_interleaved
 from limpq_deploy.export.timing.timing_statistics import latency_stats
 
 QUIET = {"sm_clock": 1980.0, "memory_clock": 3201.0, "temperature": 40.0, "power": 300.0, "reasons": 0.0}

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from limpq_deploy.calibration.errors import RuntimeUnavailable
-from limpq_deploy.export.runtimes.cuda import watch as gpu_watch
 from limpq_deploy.export.records.engine_record import Machine
-from limpq_deploy.export.timing.report import LatencyReport
+from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.runtimes.cuda import watch as gpu_watch
+from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, Gpu
+from limpq_deploy.export.runtimes.onnxruntime import cuda_session as cuda_ort
+from limpq_deploy.export.runtimes.onnxruntime.cuda_session import PROVIDER, open_on_gpu
+from limpq_deploy.export.runtimes.tensorrt import session as trt_session
 from limpq_deploy.export.timing.compare import merge
 from limpq_deploy.export.timing.measure import measure_models
-from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.runtimes.onnxruntime import cuda_session as cuda_ort
-from limpq_deploy.export.runtimes.tensorrt import session as trt_session
-from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, Gpu
-from limpq_deploy.export.runtimes.onnxruntime.cuda_session import PROVIDER, open_on_gpu
+from limpq_deploy.export.timing.report import LatencyReport
 
 MISSES = "Failed to load libcudnn.so.9: libcudnn.so.9: cannot open shared object file: No such file or directory"
 """As onnxruntime 1.31 prints it."""

@@ -136,9 +136,9 @@ def loaded() -> Callable[[str], ctypes.CDLL]:
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["HostMemory"]:
     """A machine with a GPU and TensorRT 8.6; its device memory. No copy may outlive the page-locked memory it is of."""
     pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+    from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, Gpu
     from limpq_deploy.export.runtimes.tensorrt import runtime as trt
     from limpq_deploy.export.runtimes.tensorrt import timed_call as trt_call
-    from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, Gpu
 
     from .trt_stand_in import Bindings, Builder, Context, HostMemory
 

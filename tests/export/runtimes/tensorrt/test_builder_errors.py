@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 from limpq_deploy.export.runtimes.tensorrt.build import BuildFailed
 from limpq_deploy.export.runtimes.tensorrt.log import BuildLog
+from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 
 from .trt_stand_in import Bindings, Builder, HostMemory
 

@@ -18,20 +18,20 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.records import write_record
 from limpq_deploy.cli.main import main
-from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
-from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
+from limpq_deploy.export.reference.self_test import tiny_images
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.runtimes.tensorrt import runtime as trt
 from limpq_deploy.export.runtimes.base import BuildsEngines
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
+from limpq_deploy.export.runtimes.tensorrt import runtime as trt
+from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
-from limpq_deploy.export.reference.self_test import tiny_images
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
-from ...float_model import float_model
+from ....float_model import float_model
 from .trt_stand_in import Bindings11, Builder, EngineStandIn, HostMemory
 
 

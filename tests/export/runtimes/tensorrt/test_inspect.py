@@ -10,6 +10,8 @@ import onnx
 import pytest
 
 from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.records.engine_record import EngineLayer
 from limpq_deploy.export.runtimes.tensorrt.inspect import (
     compute_nodes,
     layer_precision,
@@ -19,8 +21,6 @@ from limpq_deploy.export.runtimes.tensorrt.inspect import (
     read_inspector,
     samples_by_layer,
 )
-from limpq_deploy.export.records.engine_record import EngineLayer
-from limpq_deploy.export.qdq.build import strip_markers
 
 
 def tensor_8(kind: str) -> list[dict[str, Any]]:

@@ -16,16 +16,16 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.engine_record import PlanRefused
-from limpq_deploy.export.timing.report import LatencyReport
+from limpq_deploy.export.reference.self_test import self_test, tiny_images, tiny_model
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
-from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt, record_path
 from limpq_deploy.export.runtimes.tensorrt.build import BuildFailed
-from limpq_deploy.export.reference.self_test import self_test, tiny_images, tiny_model
+from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes
+from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt, record_path
+from limpq_deploy.export.timing.report import LatencyReport
 
 from .trt_stand_in import (
     ELSEWHERE,

@@ -13,10 +13,10 @@ from limpq_deploy.export.runtimes.tensorrt.sources import FOLDER, SOURCES, build
 
 from .trt_stand_in import Builder, HostMemory
 
-NO_PART = {"runtimes/cuda.py", "runtimes/cuda_memory.py", "runtimes/trt_log.py"}
+NO_PART = {"runtimes/cuda/driver.py", "runtimes/cuda/memory.py", "runtimes/tensorrt/log.py"}
 """What the builder's code imports though it decides nothing of an engine: is there a GPU, what is logged."""
 
-ROOTS = ("runtimes/trt_build.py", "loading.py", "engine_inspect.py")
+ROOTS = ("runtimes/tensorrt/build.py", "graph/loading.py", "runtimes/tensorrt/inspect.py")
 """What builds, what reads a model before, what describes the engine afterwards."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 TABLE = ROOT / "tests/golden/tensorrt_names.json"
 SOURCES = sorted((ROOT / "export/runtimes").glob("trt*.py"))
 

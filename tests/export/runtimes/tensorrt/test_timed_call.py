@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.runtimes.tensorrt import timed_call as trt_call
+from limpq_deploy.export.reference.self_test import tiny_images
 from limpq_deploy.export.runtimes.base import DeviceCall
+from limpq_deploy.export.runtimes.tensorrt import timed_call as trt_call
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 from limpq_deploy.export.runtimes.tensorrt.session import TensorRtSession
-from limpq_deploy.export.reference.self_test import tiny_images
 
 from .trt_stand_in import Context, Graph, HostMemory
 

@@ -9,12 +9,12 @@ from click.testing import CliRunner, Result
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.cli.main import main
-from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.reference.self_test import tiny_images
 from limpq_deploy.export.runtimes.tensorrt import runtime as trt
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
-from limpq_deploy.export.reference.self_test import tiny_images
+from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.ship.signature import sign_bytes, write_key_pair
 from limpq_deploy.export.ship.triton.config import ServingOptions
 from limpq_deploy.serving.ship import ship

@@ -11,7 +11,7 @@ from limpq_deploy.calibration.records import write_record
 from limpq_deploy.cli.main import main
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 INDICATORS = str(GOLDEN / "resnet50_official_macs.indicators.json")
 
 

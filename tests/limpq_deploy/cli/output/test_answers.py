@@ -117,7 +117,7 @@ def test_every_command_prints_one_json_object_whatever_else_prints(tmp_path: Pat
 def test_commands_write_to_standard_output_by_answer_alone() -> None:
     """`click.echo` without ``err=True`` would be lost among what others print."""
     package = Path(limpq_deploy.__file__).parent
-    for file in (package / "cli.py", *sorted((package / "commands").glob("*.py"))):
+    for file in (package / "cli/main.py", *sorted((package / "cli/commands").glob("*.py"))):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "print", "click.secho"):
                 assert any(keyword.arg == "err" for keyword in node.keywords), f"{file.name}:{node.lineno}"

@@ -2,12 +2,12 @@
 
 import pytest
 
+from limpq_deploy.cli.output.latency import latency_table, profile_table
+from limpq_deploy.cli.output.tables import needed_width, table
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries
 from limpq_deploy.export.timing.table import LatencyTable, PartTime
 from limpq_deploy.export.timing.timing_statistics import latency_stats
-from limpq_deploy.cli.output.latency import latency_table, profile_table
-from limpq_deploy.cli.output.tables import needed_width, table
 
 
 def series(name: str, streams: int, *doubts: str) -> LatencySeries:

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from limpq_deploy.export.lint.finding import Finding
-from limpq_deploy.export.lint.check import LintReport
-from limpq_deploy.workspace.workspace import Passed
 from limpq_deploy.cli.output.tables import in_columns, lint_table, stage_line, table, width, wrapped
+from limpq_deploy.export.lint.check import LintReport
+from limpq_deploy.export.lint.finding import Finding
+from limpq_deploy.workspace.workspace import Passed
 
 PROGRESS = """
 from limpq_deploy.progress import progress

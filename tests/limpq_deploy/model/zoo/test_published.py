@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
-from limpq_deploy.pipeline.config import Config, make_config
 from limpq_deploy.model.zoo import create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
+from limpq_deploy.pipeline.config import Config, make_config
 from limpq_deploy.pipeline.start import take_weights
 
 SQUEEZENET = "squeezenet1_1-b8a52dc0.pth"

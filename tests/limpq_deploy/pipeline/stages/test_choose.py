@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
+from limpq_deploy.pipeline.stages.choose import _settled
+from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.convergence import KEY
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.policy.budgets import gbitops_budget
-from limpq_deploy.pipeline.stages.choose import _settled
 
 
 class Whole:

@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
 from limpq_deploy.pipeline.config import Config
+from limpq_deploy.pipeline.stages.notes import float_notes, torch_notes
 from limpq_deploy.train.evaluate import Accuracy
 from limpq_deploy.train.finetuned import FineTuned, Top1
-from limpq_deploy.pipeline.stages.notes import float_notes, torch_notes
 from limpq_deploy.verdict.record import AccuracyResult
 
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import from_json, to_json
-from limpq_deploy.train.evaluate import Accuracy, PairedComparison
-from limpq_deploy.train.finetuned import FloatModel, Top1
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.measure import Measured
+from limpq_deploy.train.evaluate import Accuracy, PairedComparison
+from limpq_deploy.train.finetuned import FloatModel, Top1
 from limpq_deploy.verdict.record import AccuracyResult
 
 REAL = st.floats(allow_nan=False, allow_infinity=False)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.pipeline.config import Config
-from limpq_deploy.workspace.workspace import Passed
+from limpq_deploy.pipeline.stages import training
+from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.train.recipe import Training
 from limpq_deploy.workspace.sources import code_of
-from limpq_deploy.pipeline.stages import training
+from limpq_deploy.workspace.workspace import Passed
 
 CONFIG = Config(bits=(2, 4), training=Training(float_steps=3, joint_steps=16))
 

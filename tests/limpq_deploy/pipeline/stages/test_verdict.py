@@ -9,10 +9,10 @@ pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 from limpq_deploy.calibration.records import write_record
 from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.reference.self_test import tiny_model
-from limpq_deploy.workspace.file_names import ENGINE, LINT, MODEL
 from limpq_deploy.pipeline.stages.verdict import unplanned_floats
+from limpq_deploy.workspace.file_names import ENGINE, LINT, MODEL
 
-from ...played_engine import played_engine
+from ....played_engine import played_engine
 
 
 @pytest.mark.parametrize(

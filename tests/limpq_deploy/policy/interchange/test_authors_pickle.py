@@ -22,7 +22,7 @@ from limpq_deploy.policy.indicators import Indicators, PinnedLayer
 from limpq_deploy.policy.interchange.authors_pickle import load_plain_pickle, read_authors_pickle
 from limpq_deploy.policy.interchange.shapes import LayerSize, ShapesFile, load_shapes
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "resnet50_official_macs.indicators.json"
+GOLDEN = Path(__file__).parents[3] / "golden" / "resnet50_official_macs.indicators.json"
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError, SettingError
 from limpq_deploy.calibration.records import from_json, load_record, to_json
+from limpq_deploy.policy.budgets import budgets_from_options, like_budget
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.interchange.layer_table import (
     LayerTable,
@@ -21,9 +22,8 @@ from limpq_deploy.policy.interchange.layer_table import (
     write_layer_table,
 )
 from limpq_deploy.policy.policy import LayerBits, Policy
-from limpq_deploy.policy.budgets import budgets_from_options, like_budget
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 
 SMALL = Indicators(
     model="small",

@@ -1,9 +1,9 @@
 from dataclasses import dataclass, replace
 
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.blocks import build_program, limits_of
 from limpq_deploy.policy.budgets import compression_budget, like_budget
 from limpq_deploy.policy.costs import BitOps, Budget, LayerShape, total_cost
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.solver.program import Program
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import MissingExtra, SettingError
-from limpq_deploy.policy.solver import exact
-from limpq_deploy.policy.solver import solvers
+from limpq_deploy.policy.solver import exact, solvers
 from limpq_deploy.policy.solver.milp import Answer, Library, solve_milp
 from limpq_deploy.policy.solver.program import Block, Program
 from limpq_deploy.policy.solver.relaxation import relax
