@@ -13,6 +13,7 @@ from limpq_deploy.search.blocks import build_program
 from limpq_deploy.search.costs import Budget, pinned_cost
 from limpq_deploy.search.outliers import treat_outliers
 from limpq_deploy.search.search import search_policy
+from limpq_deploy.solver.deadline import Deadline
 from limpq_deploy.solver.milp import Library, solve_milp
 from limpq_deploy.solver.program import Program
 from limpq_deploy.solver.relaxation import relax
@@ -110,7 +111,7 @@ RIVALS: dict[str, Rival] = {
 
 def _library(indicators: Indicators, budgets: Sequence[Budget], limit_s: float, library: Library) -> Pairs | None:
     program = _program(indicators, budgets)
-    answer = solve_milp(program, relax(program).bound, library, time_limit_s=limit_s)
+    answer = solve_milp(program, relax(program).bound, library, deadline=Deadline.within(limit_s))
     return program.pairs(answer.choice) if answer.choice is not None and answer.finished else None
 
 
