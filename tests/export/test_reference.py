@@ -97,8 +97,8 @@ def test_a_sum_of_codes_is_rounded_after_each_of_its_steps(
 def test_a_product_of_codes_takes_the_product_of_both_scales_first(
     first: tuple[np.float32, int], second: tuple[np.float32, int], out: tuple[np.float32, int], codes: tuple[int, int]
 ) -> None:
-    """float32(float32((a - zA) * (b - zB) * r) + zC), r = float32(float32(sA * sB) / sC); sC is so small that int32 codes
-    show every bit."""
+    """float32(float32((a - zA) * (b - zB) * r) + zC), r = float32(float32(sA * sB) / sC); sC is so small that int32
+    codes show every bit."""
     (scale_a, zero_a), (scale_b, zero_b), (scale_c, zero_c) = first, second, out
     scale_c = np.float32(scale_c * np.float32(2.0**-8))
     both = rounded_to_float32(Fraction(float(scale_a)) * Fraction(float(scale_b)))
