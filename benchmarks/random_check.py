@@ -14,6 +14,7 @@ from random_instances import Instance
 
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import ActMoment, BitPair, LayerIndicators
+from limpq_deploy.policy.solver.milp import quiet_stdout
 
 Pairs = Mapping[str, BitPair]
 
@@ -90,13 +91,14 @@ def judge(instance: Instance, limit_s: float, below: Fraction | None = None) -> 
     matrix = csr_array(
         ([e for _, _, e in entries], ([a for a, _, _ in entries], [p for _, p, _ in entries])), (len(rows), total)
     )
-    done = milp(
-        objective,
-        integrality=np.array([1] * len(keys) + [0] * len(both)),
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(matrix, low, high),
-        options={"mip_rel_gap": 0.0, "time_limit": limit_s},
-    )
+    with quiet_stdout():  # HiGHS prints some lines whatever it is told
+        done = milp(
+            objective,
+            integrality=np.array([1] * len(keys) + [0] * len(both)),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(matrix, low, high),
+            options={"mip_rel_gap": 0.0, "time_limit": limit_s},
+        )
     if done.x is None:
         return Judged(pairs=None, finished=done.status == 2)
     pairs = {name: max(some, key=lambda key: done.x[column[key]])[1:] for name, some in by_layer.items()}

@@ -1,1 +1,1 @@
-"""Numbers and images: errors, files and records that all floors use; grids, scales, data sets. Knows no policy, no ONNX."""
+"""Numbers and images, and what all floors use: errors, files, records. Knows no policy and no ONNX."""

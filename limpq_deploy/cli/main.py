@@ -287,7 +287,7 @@ def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool
         sys.exit(VERDICT_FAILED)
 
 
-@main.command(short_help="What a target makes of an ONNX file: refused, float, differs, slower.")
+@main.command(short_help="What a target makes of an ONNX file.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
 @click.option("--target", type=click.Choice(LINTED), help="Whose rules.  [default: as the file says]")
 @click.option(

@@ -1,1 +1,1 @@
-"""Training: the one loop and what belongs to it, what drives it (float, joint, fine-tuning, calibration), its settings."""
+"""Training: the one loop, what drives it (float, joint, fine-tuning, calibration), its settings and checkpoints."""

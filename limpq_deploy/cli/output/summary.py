@@ -1,15 +1,20 @@
 """What a build prints last: one screen with the figures that decide."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from limpq_deploy.cli.output.tables import in_columns, table, wrapped
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.pipeline.stages.run import Outcome
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.evaluate import Accuracy
 from limpq_deploy.verdict.record import FLOAT_BITS, LatencyResult, Verdict, float_baseline
+
+if TYPE_CHECKING:
+    from limpq_deploy.pipeline.stages.run import Outcome
 
 NAMES = {"uniform8": "w8a8, untrained"}
 """How models are called here; the 8-bit baseline has scales from 256 images and no training."""

@@ -111,7 +111,11 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
         scales=subject.config.scales,
         top1_agreement=trained.agreement,
         disagreements=trained.disagreements,
-        given=tuple(load_record(GivenComparison, folder / name) for name in (GIVEN, GIVEN_EXPORTED)),
+        given=tuple(
+            load_record(GivenComparison, folder / name)
+            for name in (GIVEN, GIVEN_EXPORTED)
+            if (folder / name).is_file()  # builds of earlier versions have none
+        ),
         notes=(
             *found.notes,
             *_kernel_notes(found.environment),

@@ -100,8 +100,11 @@ def _preferred(left: Labels, right: Labels, found: Sequence[Pairs], most: float)
     at_left, at_right, added = (np.concatenate(parts) for parts in zip(*found, strict=True))
     near = added <= most
     at_left, at_right, added = at_left[near], at_right[near], added[near]
-    cost_MP = left.cost_ML[:, at_left] + right.cost_ML[:, at_right]
-    first = np.lexsort((right.rank_L[at_right], left.rank_L[at_left], *cost_MP[::-1]))[:1]
+    for row in range(len(left.cost_ML)):
+        cost_P = left.cost_ML[row, at_left] + right.cost_ML[row, at_right]
+        kept = np.flatnonzero(cost_P == cost_P.min())
+        at_left, at_right, added = at_left[kept], at_right[kept], added[kept]
+    first = np.lexsort((right.rank_L[at_right], left.rank_L[at_left]))[:1]
     return at_left[first], at_right[first], added[first]
 
 

@@ -1,5 +1,6 @@
 """Which solver answers: ours, CBC, HiGHS, or ours with one of them behind it. Every choice is checked in integers."""
 
+import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal, Protocol, get_args
@@ -37,6 +38,9 @@ FEW_BLOCKS = 200
 
 LIBRARY_OPTIONS = 20_000
 """Options above which a library is not worth its time."""
+
+CONFIRM_S, CONFIRM_TIMES = 2.0, 3.0
+"""Time for HiGHS to confirm what CBC calls optimal: seconds, and times what CBC took. CBC alone was 1e-8 off once."""
 
 ITS_WORD = ", by its own proof"
 """Behind a library's name where ours has not proved its answer."""
@@ -97,11 +101,11 @@ def check_solver(solver: str) -> None:
 def solve_by(program: Program, solver: Solver, *, gap: float = 0.0, time_limit_s: float | None = None) -> Solved:
     """The best choice, checked in exact integers, and whether it is proved.
 
-    ``auto`` is our own search, the fastest here by far (benchmarks/search.py), and a library where ours has no proof:
-    CBC, then HiGHS where it is installed. A library's choice becomes the incumbent of our own search, which proves or
-    replaces it, and breaks ties alike, whoever found it. Where ours cannot prove it, the library's own word counts,
-    which is good to its tolerances (`milp.TOLERANCE`): the name says so, and the bound stands LIBRARY_GAP lower.
-    ``time_limit_s`` holds for all of it, but for a little grace.
+    ``auto`` is our own search, the fastest here by far (benchmarks/search.py), and the libraries where ours has no
+    proof: CBC, and HiGHS, where it is installed, to confirm or to replace what CBC says. A library's choice becomes the
+    incumbent of our own search, which proves or replaces it, and breaks ties alike, whoever found it. Where ours cannot
+    prove it, the library's own word counts, which is good to its tolerances: the name says so, and the bound stands
+    LIBRARY_GAP lower. ``time_limit_s`` holds for all of it, but for a little grace.
     """
     small = presolve(program)
     if small.program is None:
@@ -127,13 +131,20 @@ def _solved(program: Program, solver: Solver, gap: float, deadline: Deadline, in
     libraries: list[Library] = [] if solver == "own" else ["cbc"] if solver == "auto" else [solver]
     if solver == "auto" and find_spec("highspy"):
         libraries.append("highs")
+    took_s = 0.0
     for number, library in enumerate(libraries, start=1):
+        started = time.perf_counter()
         part = deadline if number == len(libraries) else deadline.share(LIBRARY_SHARE)
-        known, finished = _asked(program, own.relaxation, library, part, known)
-        if (small := narrowed(program, known.solution.choice)) is not None:
-            return _within(small, solver, gap, deadline, known)
-        if finished and solver == "auto":
-            return known
+        if known.solution.complete and solver == "auto":  # another library's word, to be confirmed
+            part = Deadline(min(deadline.at, started + CONFIRM_S + CONFIRM_TIMES * took_s))
+        asked, finished = _asked(program, own.relaxation, library, part, known)
+        took_s = time.perf_counter() - started
+        if (small := narrowed(program, asked.solution.choice)) is not None:
+            return _within(small, solver, gap, deadline, asked)
+        if finished or not known.solution.complete or _better(program, asked, known):
+            known = asked
+    if known.solution.complete and solver == "auto":
+        return known
     mine = own.search(
         incumbent=known.solution.choice,
         gap=gap,
@@ -144,6 +155,14 @@ def _solved(program: Program, solver: Solver, gap: float, deadline: Deadline, in
         bound = max(mine.bound, known.solution.bound)
         return replace(known, solution=replace(mine, bound=bound), name=known.name.removesuffix(ITS_WORD))
     return known
+
+
+def _better(program: Program, asked: Solved, known: Solved) -> bool:
+    """Whether an answer is better than one that was called optimal."""
+    if asked.solution.choice is None or known.solution.choice is None:
+        return asked.solution.choice is not None
+    value = program.value(known.solution.choice)
+    return program.value(asked.solution.choice) < value - LIBRARY_GAP * abs(value)
 
 
 def _within(small: Presolved, solver: Solver, gap: float, deadline: Deadline, known: Solved) -> Solved:

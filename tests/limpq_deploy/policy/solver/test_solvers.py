@@ -102,7 +102,7 @@ def test_where_ours_reaches_its_limit_a_library_proves_the_answer_and_the_name_s
     assert fallen_back.solution.choice == best
     value = program.value(best)
     assert value * (1 - 2e-9) < fallen_back.solution.bound < value
-    assert "CBC" in fallen_back.name
+    assert ("HiGHS" if installed else "CBC") in fallen_back.name
     assert "by its own proof" in fallen_back.name
 
 
@@ -161,7 +161,7 @@ def test_values_of_any_size_give_the_choice_of_values_near_1(exponent: int, solv
 def test_a_search_ends_at_its_time_limit_with_what_it_knows() -> None:
     program = three_limits(count=400)
     started = time.perf_counter()
-    stopped = solve_by(program, "own", time_limit_s=0.3).solution
+    stopped = solve_by(program, "own", time_limit_s=0.0).solution
     assert time.perf_counter() - started < 3
     assert not stopped.complete
     full = solve_by(program, "auto").solution
