@@ -197,9 +197,7 @@ def test_the_rules_above_find_what_they_forbid() -> None:
     tree = ast.parse("import torch.nn\ndef f():\n    import torch\nfrom limpq_deploy.export import qdq\n")
     assert [name for _, name in imports(tree)] == ["torch.nn", "limpq_deploy.export.qdq", "torch"]
     assert {name for _, name in at_import_time(tree)} == {"torch.nn", "limpq_deploy.export.qdq"}
-    grid, qdq, run = (
-        MODULES[f"limpq_deploy.{name}"] for name in ("calibration.numbers.grid", "export.qdq.base", "cli")
-    )
+    grid, qdq = MODULES["limpq_deploy.calibration.numbers.grid"], MODULES["limpq_deploy.export.qdq.base"]
     assert points_up(grid, "limpq_deploy.export.qdq.base.walk")
     assert points_up(qdq, "limpq_deploy.policy.policy")
     assert points_up(qdq, "export.qdq.onnxruntime")
