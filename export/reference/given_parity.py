@@ -9,7 +9,6 @@ import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable
-from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 
 LIMIT = 1e-4
 """Largest relative difference that float32 sums in another order may make, see `relative_difference`."""
@@ -73,6 +72,8 @@ def run_template(
     are few. None, and why, where neither can.
     """
     try:
+        from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
+
         session = open_as_written(model, names)
     except (MissingExtra, RuntimeUnavailable) as error:
         if macs * len(images_NCHW) > MOST_MACS:

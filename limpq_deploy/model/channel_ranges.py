@@ -23,16 +23,12 @@ LARGEST_FACTOR = 1e9
 
 
 def equalise_channels(traced: TracedModel) -> TracedModel:
-    """Equalise, in place, all layers of a float model that stand before a BatchNorm, but for those whose weight another
-    layer has too; returns the model."""
-    modules = {layer.name: traced.graph_module.get_submodule(layer.name) for layer in traced.layers}
-    weights = [module.weight for module in modules.values()]
+    """Equalise, in place, all layers of a float model that stand before a BatchNorm; returns the model."""
     for layer in traced.layers:
-        shared = sum(weight is modules[layer.name].weight for weight in weights) > 1
-        if layer.batchnorm is not None and not shared:
+        if layer.batchnorm is not None:
             norm = traced.graph_module.get_submodule(layer.batchnorm)
             assert isinstance(norm, nn.BatchNorm2d)
-            _equalise(modules[layer.name], norm)
+            _equalise(traced.graph_module.get_submodule(layer.name), norm)
     return traced
 
 

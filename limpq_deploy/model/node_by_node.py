@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import cause
@@ -26,7 +26,7 @@ class NodeByNode(fx.Interpreter):
         """Run on so many images of ``shape`` (C, H, W). Raises ModelError with the line that fails."""
         try:
             with torch.no_grad():
-                self.run(torch.zeros(images, *shape, dtype=torch.float32))
+                self.run(torch.zeros(images, *shape, dtype=_float_type(self.module)))
         except ModelError:
             raise
         except Exception as error:
@@ -42,3 +42,8 @@ class NodeByNode(fx.Interpreter):
             raise ModelError(
                 f"the model does not run on {count} of {'x'.join(map(str, shape))}: {cause(error)}{where}; {remedy}"
             ) from error
+
+
+def _float_type(module: nn.Module) -> torch.dtype:
+    """The type that a model's own numbers have; float32 where it has none."""
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)

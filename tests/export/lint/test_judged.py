@@ -9,7 +9,7 @@ import pytest
 
 from limpq_deploy.export.lint.check import LintReport, lint
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from tests.export.lint_cases import SmallNet
+from tests.export.lint.lint_cases import SmallNet
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 

@@ -6,7 +6,7 @@ from limpq_deploy.export.lint.finding import SEVERITIES, Finding, gravest
 from limpq_deploy.export.lint.rules import RULES, finding
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/lint.md"
-EXPORT = Path(__file__).resolve().parents[3] / "export"
+LINT = Path(__file__).resolve().parents[3] / "export/lint"
 
 
 def test_the_page_has_every_rule_with_severity_and_source() -> None:
@@ -15,7 +15,7 @@ def test_the_page_has_every_rule_with_severity_and_source() -> None:
 
 
 def test_every_rule_is_used() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in EXPORT.glob("lint*.py") if path.stem != "lint_rules")
+    source = "".join(path.read_text(encoding="utf-8") for path in LINT.glob("*.py") if path.stem != "rules")
     assert [name for name in RULES if f'"{name}"' not in source] == []
 
 

@@ -10,7 +10,7 @@ from limpq_deploy.export.lint.check import lint, static_findings
 from limpq_deploy.export.lint.finding import gravest
 from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
-from tests.export import lint_cases as cases
+from tests.export.lint import lint_cases as cases
 
 MEASURED = [
     *((cases.between, build, name, None) for name, build in cases.INTEGERS.items()),

@@ -34,6 +34,7 @@ def test_a_build_for_pixels_ships_a_file_that_takes_them_and_answers_as_the_one_
         json.loads(run("evaluate", copy / name, "--data", "digits", "--json").stdout)
         for name in ("model.qdq.onnx", "model.uint8.onnx")
     ]
+    assert [one.pop("model") for one in accuracies] == [str(copy / "model.qdq.onnx"), str(copy / "model.uint8.onnx")]
     assert accuracies[0] == accuracies[1]
     timed = run("bench", copy / "model.uint8.onnx", "--seconds", "0.2", "--threads", "1", "--json")
     assert timed.exit_code == 0, timed.output

@@ -72,7 +72,8 @@ def test_ctrl_c_says_a_sentence_and_the_next_build_goes_on(
     command = [sys.executable, "-m", "limpq_deploy", "build", "--config", str(settings), "--out", "out"]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as build:
         assert build.stderr is not None
-        assert build.stderr.readline().startswith("+ float model")
+        said = [build.stderr.readline() for _ in range(2)]
+        assert [line[:13] for line in said] == ["+ given model", "+ float model"]
         time.sleep(0.5)  # the indicators are being trained
         build.send_signal(signal.SIGINT)
         out, err = build.communicate(timeout=600)
@@ -113,13 +114,14 @@ def test_a_full_disk_leaves_old_files_whole_and_says_so(settings: Path, copy: Pa
         preexec_fn=no_file_beyond_100_kb,
     )
     assert done.returncode == 1, done.stderr
-    [line] = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
+    *_, line = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
     assert line.startswith("Error: cannot write out/float.safetensors: ")
     assert "File too large" in line
     changed = {path.name for path, data in before.items() if path.read_bytes() != data}
     assert changed == {
         "config.json",
         "stages.json",
+        "given.json",
         "float.jsonl",
     }  # and the log of the training that could not be kept
     assert not [path for path in copy.rglob("*") if path.name.endswith(".tmp")]

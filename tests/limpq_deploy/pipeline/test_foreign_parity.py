@@ -24,7 +24,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from limpq_deploy.cli.main import main
 from limpq_deploy.pipeline.foreign_parity import check_file
 
-FILES = Path(__file__).parents[2] / "export" / "foreign"
+FILES = Path(__file__).parents[2] / "export" / "reference" / "foreign"
 QDQ, QOPERATOR = quantization.QuantFormat.QDQ, quantization.QuantFormat.QOperator
 U8, S8 = quantization.QuantType.QUInt8, quantization.QuantType.QInt8
 

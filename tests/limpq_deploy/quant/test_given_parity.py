@@ -119,7 +119,9 @@ def test_a_hook_before_a_module_is_refused_by_what_the_module_reads() -> None:
 
 def test_a_sum_in_place_that_another_name_sees_agrees_and_a_trace_that_loses_it_is_refused_with_its_line() -> None:
     assert placed(fresh(AddsInPlace)) < 1e-6
-    with pytest.raises(ModelError, match=r"'d\.0' \(Conv2d\), in what it reads, computed by .*\(test_given\.py:\d+\)"):
+    with pytest.raises(
+        ModelError, match=r"'d\.0' \(Conv2d\), in what it reads, computed by .*\(test_given_parity\.py:\d+\)"
+    ):
         placed(fresh(AddsInPlace), fresh())
 
 

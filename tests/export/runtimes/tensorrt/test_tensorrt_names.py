@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[4]
 TABLE = ROOT / "tests/golden/tensorrt_names.json"
-SOURCES = sorted((ROOT / "export/runtimes").glob("trt*.py"))
+SOURCES = sorted((ROOT / "export/runtimes/tensorrt").glob("*.py"))
 
 MODULE = "module"
 RESULTS = {

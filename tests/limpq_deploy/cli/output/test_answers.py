@@ -17,7 +17,7 @@ import limpq_deploy
 from limpq_deploy.cli.main import main
 
 HERE = Path(__file__).parent
-GOLDEN = HERE.parent / "golden"
+GOLDEN = HERE.parents[2] / "golden"
 INDICATORS = str(GOLDEN / "resnet50_official_macs.indicators.json")
 LIKE = ("--like", "w3a4")
 

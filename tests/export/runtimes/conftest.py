@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .trt_stand_in import HostMemory
+    from .tensorrt.trt_stand_in import HostMemory
 
 DRIVER = r"""
 #define _GNU_SOURCE
@@ -140,7 +140,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["HostMem
     from limpq_deploy.export.runtimes.tensorrt import runtime as trt
     from limpq_deploy.export.runtimes.tensorrt import timed_call as trt_call
 
-    from .trt_stand_in import Bindings, Builder, Context, HostMemory
+    from .tensorrt.trt_stand_in import Bindings, Builder, Context, HostMemory
 
     found = HostMemory()
     gpu = Gpu(name="NVIDIA H200", compute_capability="9.0", memory_mib=143771)
