@@ -1,6 +1,6 @@
 """The model that the user gave is the reference: what is trained and exported is held against its own module.
 
-Tensors are compared by `export.given.relative_difference`, float32, on a batch of real images.
+Tensors are compared by `export.reference.given_parity.relative_difference`, float32, on a batch of real images.
 """
 
 from collections.abc import Callable, Mapping

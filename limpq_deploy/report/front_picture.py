@@ -73,7 +73,7 @@ def front_picture(front: Front, *, uniform: Sequence[UniformPoint] = ()) -> Draw
     """Draw a front.
 
     Each point stands at the BitOps that its policy takes; the line between them is what the policies reach, the grey
-    area what no policy reaches, as the searches prove it. ``uniform`` (`search.front.uniform_points`) are left out
+    area what no policy reaches, as the searches prove it. ``uniform`` (`policy.front.uniform_points`) are left out
     beyond the axes. Raises SettingError where no point was found.
     """
     if not front.points:

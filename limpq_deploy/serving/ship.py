@@ -157,7 +157,7 @@ def _shipped(folder: Path, serving: Serving, keys: Keys, notes: tuple[str, ...] 
 
 
 def rolled_back(folder: Path, version: int, keys: Keys | None = None) -> Shipped:
-    """Serve another version of a model's folder; see `export.repository.roll_back`."""
+    """Serve another version of a model's folder; see `export.ship.repository.roll_back`."""
     from limpq_deploy.export.ship.repository import roll_back
 
     keys = keys or Keys()

@@ -63,7 +63,7 @@ class Correction:
 class Calibrated:
     """How a model came to its scales where nothing was trained.
 
-    ``ranges``: the method of `calibration.ranges.RANGES`. ``images``: training images that gave ranges and
+    ``ranges``: the method of `calibration.numbers.ranges.RANGES`. ``images``: training images that gave ranges and
     corrections. ``corrections``: what was tried, measured on ``held_images`` of the validation split; ``chosen`` names
     one and ``why`` says so in a sentence. ``uncorrected``: layers that have neither bias nor BatchNorm to correct.
     """
