@@ -17,9 +17,10 @@ from PIL import Image
 from limpq_deploy.pipeline import context as subject_module
 from limpq_deploy.pipeline.config import Config, load_config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.run import CONCLUDED, EXPORTED, MEASURED, TRAINED
+from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.train.recipe import Training
-from limpq_deploy.workspace.workspace import Workspace
+from limpq_deploy.workspace.step import Part
+from limpq_deploy.workspace.workspace import whole
 
 FLOAT, JOINT, TUNED = "float", "indicators", "finetune uniform"
 MODELS = f"{FLOAT} {JOINT} {TUNED}"
@@ -109,14 +110,13 @@ OF_TRAINING: dict[str, tuple[Any, str]] = {
 
 def digests(config: Config, folder: Path) -> dict[str, str]:
     """The digest of every stage's inputs, with the files that lie in the folder."""
-    about = Subject(config)
-    space = Workspace(folder, say=lambda passed: None)
-    makers = (*TRAINED, *EXPORTED, *(() if not config.engine else (*MEASURED, *CONCLUDED)))
-    stages = [stage for make in makers if (stage := make(about, folder)) is not None]
-    found = {}
-    for stage in stages:
-        present = tuple(name for name in stage.reads if (folder / name).exists())
-        found[stage.name] = space._digest(replace(stage, reads=present))
+    about, found = Subject(config), {}
+    for stage in stages_of(about):
+        if stage.needed(about, folder):
+            step = stage.step(about, folder)
+            files = [one.file if isinstance(one, Part) else one for one in step.reads]
+            absent = [name for name in files if not (folder / name).exists()]
+            found[stage.name] = whole(step, step.digests(folder, without=absent))
     return found
 
 
