@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from limpq_deploy.progress import Report
 
 NAMED_DEPTH = 2
 """How deep dictionaries among the inputs are told apart by name: ``training.settings.steps``."""
+
+SHORT = 12
+"""Digits of a SHA-256 that are recorded by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Step:
     """One step. ``inputs``: by name, everything beside files that its result depends on, JSON-able; ``reads``: files of
     earlier steps.
 
+    ``asked``: settings by their options, of which those inputs come; no part of the digest, but it says what changed.
     ``outputs``: files (or folders) that it writes, relative to the directory. ``run`` gets a progress report and
     returns one line for people. ``checkpoint``: a file that a killed run leaves for the next one. ``together``: all
     processes that torchrun started run it, of which the first writes.
@@ -45,6 +49,12 @@ class Step:
     run: Callable[[Report], str]
     checkpoint: str | None = None
     together: bool = False
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    def named(self, digests: Mapping[str, str]) -> dict[str, str]:
+        """The first digits of digests, and of those of what was asked, as they are recorded to say what has changed."""
+        asked = {name: _hash(value) for name, value in self.asked.items()}
+        return {name: digest[:SHORT] for name, digest in (*asked.items(), *digests.items())}
 
     def digests(self, folder: Path, *, without: Collection[str] = ()) -> dict[str, str]:
         """SHA-256 of every input and of every file that is read, by name; files ``without`` are left away.

@@ -30,7 +30,7 @@ class StageState:
     """A finished stage: the digest of its inputs, SHA-256 of each output, wall seconds, and its closing line.
 
     ``sources`` and ``libraries``: the code that it ran, as `Code` has it; empty in files of older versions, as is
-    ``named``: the first 12 digits of the SHA-256 of each input and of each file read, by name.
+    ``named``: the first 12 digits of the SHA-256 of each setting (by its option), input and file read.
     """
 
     inputs: str
@@ -135,7 +135,7 @@ class Workspace:
             said=said,
             sources=code.sources,
             libraries=code.libraries,
-            named=short(digests),
+            named=stage.named(digests),
         )
         self._record({**self.state.stages, stage.name: state})
         self._clear(stage, checkpoint=True)
@@ -206,11 +206,6 @@ def read_state(folder: Path) -> BuildState:
 def whole(step: Step, digests: dict[str, str]) -> str:
     """The digest of all that a step depends on."""
     return hashlib.sha256(json.dumps([step.name, digests], sort_keys=True).encode()).hexdigest()
-
-
-def short(digests: dict[str, str]) -> dict[str, str]:
-    """Digests as they are recorded by name, to say what has changed."""
-    return {name: digest[:12] for name, digest in digests.items()}
 
 
 def lost_output(done: StageState, folder: Path) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.pipeline.config import Config
+from limpq_deploy.pipeline.config import TRAINING_OPTIONS, Config, option_of
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.progress import Report
 from limpq_deploy.train.recipe import Training
@@ -119,6 +119,7 @@ class Stage:
             run=run,
             checkpoint=self.checkpoint,
             together=self.together,
+            asked=dict(_asked(subject.config, self.depends_on)),
         )
 
 
@@ -128,6 +129,15 @@ def _needed(files: Iterable[str | Part | If], ask: Ask) -> Iterator[str | Part]:
             yield one
         elif ask(one.condition):
             yield one.file
+
+
+def _asked(config: Config, settings: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Settings by their options, or keys of ``[training]``, as they were given."""
+    for setting in settings:
+        name = setting.removeprefix("training.")
+        value = getattr(config if name == setting else config.training, name)
+        option = option_of(name) if name == setting or name in TRAINING_OPTIONS else setting
+        yield option, str(value) if isinstance(value, Path) else value
 
 
 def _value(setting: Any) -> Any:

@@ -26,7 +26,7 @@ PUBLISHED_LEARNING_RATE = 0.01
 
 OF_MODEL = ("model", "weights", "weights_key", "pretrained")
 OF_DATA = ("data", "classes", "model")
-OF_PLACEMENT = ("model", "data", "target", "pinned_bits", "act_bits")
+OF_PLACEMENT = (*OF_MODEL, *OF_DATA, "target", "pinned_bits", "act_bits")
 
 MODEL_FACT = Fact("model", OF_MODEL, lambda subject: subject.model_digest())
 DATA = Fact("data", OF_DATA, lambda subject: subject.data_digest())

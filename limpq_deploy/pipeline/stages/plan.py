@@ -1,13 +1,13 @@
 """What a build would do now, and why. Nothing is written, not even the folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.pipeline.config import Config, option_of
+from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.declaration import Condition, Stage
+from limpq_deploy.pipeline.stages.declaration import Condition
 from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.workspace.sources import code_of
 from limpq_deploy.workspace.step import Part, Step
@@ -17,7 +17,6 @@ from limpq_deploy.workspace.workspace import (
     lost_output,
     other_code,
     read_state,
-    short,
     whole,
 )
 
@@ -67,9 +66,8 @@ def planned(subject: Subject, folder: Path, state: BuildState, *, fresh: bool = 
         elif fresh:
             why = "begun afresh, as --fresh asks"
         else:
-            why = why_again(step, state.stages.get(stage.name), folder, coming, stage)
-        if why is not None:
-            coming |= dict.fromkeys(step.outputs, stage.title)
+            why = why_again(step, state.stages.get(stage.name), folder, coming)
+        open_yet = [one.says for one in stage.when if any(name in coming for name in one.reads)]
         yield Planned(
             name=stage.name,
             title=stage.title,
@@ -78,38 +76,41 @@ def planned(subject: Subject, folder: Path, state: BuildState, *, fresh: bool = 
             reads=tuple(str(one) for one in step.reads),
             writes=step.outputs,
             runs=why is not None,
-            why=why or ("up to date" if unmet is None else f"not needed, as this does not hold: {unmet.says}"),
+            why=(f"{why}; only where {open_yet[0]}" if why and open_yet else why)
+            or ("up to date" if unmet is None else f"not needed; it is only where {unmet.says}"),
         )
+        if why is not None:
+            coming |= dict.fromkeys(step.outputs, stage.title)
 
 
-def why_again(step: Step, done: StageState | None, folder: Path, coming: Mapping[str, str], stage: Stage) -> str | None:
+def why_again(step: Step, done: StageState | None, folder: Path, coming: Mapping[str, str]) -> str | None:
     """Why a stage would run; None where it stands. ``coming``: files that earlier stages write before it, with their
     titles."""
     if done is None:
         return "never ran"
     files = {str(one): one.file if isinstance(one, Part) else one for one in step.reads}
-    files |= {name: name for condition in stage.conditions for name in condition.reads}
-    after = [coming[file] for file in files.values() if file in coming]
+    first = [title for name, title in coming.items() if name in files.values()]
     digests = step.digests(folder, without=coming)
-    if done.named:
-        now = short(digests)
-        names = dict.fromkeys((*now, *done.named))
-        left_to_come = {name for name in names if name.split(" (")[0] in coming}
-        changed = [name for name in names if name not in left_to_come and now.get(name) != done.named.get(name)]
-        if changed:
-            return _changed(changed)
-    elif not after and done.inputs != whole(step, digests):
+    if changed := _changed(step, done.named, digests, {name for name, file in files.items() if file in coming}):
+        return changed
+    if not done.named and not first and done.inputs != whole(step, digests):
         return "inputs changed"
     if (reason := other_code(done, code_of(step.run)) or lost_output(done, folder)) is not None:
         return reason
-    return f"after {', '.join(dict.fromkeys(after))}, which runs" if after else None
+    return f"after {first[0]}, which runs" if first else None
 
 
-def _changed(names: list[str]) -> str:
-    known = {field.name for field in fields(Config)}
-    shown = [option_of(name) if name in known else name for name in names[:NAMED]]
+def _changed(step: Step, then: Mapping[str, str], digests: Mapping[str, str], coming: Collection[str]) -> str | None:
+    """Which inputs are other ones than they were: settings where it was asked differently, else facts and files. None
+    where there are none, or nothing is known of then."""
+    now = step.named(digests)
+    every = [name for name in dict.fromkeys((*now, *then)) if name not in coming and now.get(name) != then.get(name)]
+    changed = [name for name in every if name in digests or name not in now]
+    if not then or not changed:
+        return None
+    names = [name for name in every if name in step.asked and name in then] or changed
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(shown)}{more} changed"
+    return f"{', '.join(names[:NAMED])}{more} changed"
 
 
 def plan_to_json(stages: tuple[Planned, ...]) -> dict[str, Any]:

@@ -47,9 +47,6 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM_RECORD,
 )
 
-EFFECTIVE = ("batch_size", "label_smoothing", "warmup", "accumulate", "precision", "channels_last", "freeze_batchnorm")
-"""Settings of training that a float model trained here still takes, beside ``float_*``."""
-
 
 def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
     config, method = subject.config, ranges_method(subject)
@@ -71,7 +68,7 @@ def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
     write_record(subject.placement, folder / PLACEMENT)
     write_record(found, folder / INDICATORS)
     what = f"{len(found.layers)} layers x {len(config.bits)} bit-widths" if searching else "not measured"
-    return f"{NOT_TRAINED}: {method} on {images:,} images; importance: {what}{_ignored(subject)}"
+    return f"{NOT_TRAINED}: {method} on {images:,} images; importance: {what}"
 
 
 RANGES_ALONE = Stage(
@@ -148,10 +145,3 @@ def _unlearned(indicators: Indicators) -> Indicators:
     """Without first values: nothing was learned, so nothing moved."""
     layers = tuple(replace(layer, weight_init=None, act_init=None) for layer in indicators.layers)
     return replace(indicators, layers=layers)
-
-
-def _ignored(subject: Subject) -> str:
-    """Settings of training that nothing takes."""
-    training = subject.config.training.given()
-    unused = [name for name in training if name not in EFFECTIVE and not name.startswith(("float_", "log", "workers"))]
-    return f"; {' and '.join(unused)} without effect" if unused else ""

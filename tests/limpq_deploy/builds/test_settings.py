@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from limpq_deploy.pipeline import context as subject_module
 from limpq_deploy.pipeline.config import Config, load_config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.listed import stages_of
+from limpq_deploy.pipeline.stages.facts import MODEL_FACT
+from limpq_deploy.pipeline.stages.listed import STAGES, stages_of
 from limpq_deploy.train.recipe import Training
 from limpq_deploy.workspace.step import Part
 from limpq_deploy.workspace.workspace import whole
@@ -28,8 +31,8 @@ RUN = "engine parity accuracy latency study"
 """Stages that start the runtime, beside bundle."""
 
 ON_CPU: dict[str, tuple[Any, str]] = {
-    "model": ("resnet20", f"{MODELS} export parity accuracy bundle"),  # it takes images of another size
-    "weights": ("float.safetensors", f"{MODELS} export"),
+    "model": ("resnet20", f"given {MODELS} export parity accuracy bundle"),  # it takes images of another size
+    "weights": ("float.safetensors", f"given {MODELS} export"),
     "bits": ((2, 3, 4, 5, 6, 7), f"{JOINT} {TUNED}"),
     "like": ("w4a4", "search"),
     **dict.fromkeys(("max_gbitops", "compression_ratio", "max_mib", "max_act_mib"), (1.0, "search")),
@@ -41,8 +44,8 @@ ON_CPU: dict[str, tuple[Any, str]] = {
     "min_bits": (("layer1.*=4",), "search"),
     "pin": (("layer2.conv1=w6a6",), "search"),
     "tie": (("layer1.*",), "search"),
-    "pinned_bits": (7, f"{JOINT} export"),  # and by placement.json all that trains
-    "act_bits": (5, f"{JOINT} export"),
+    "pinned_bits": (7, f"given {JOINT} export"),  # and by placement.json all that trains
+    "act_bits": (5, f"given {JOINT} export"),
     **{name: (value, "search") for name, value in (("importance", "kl"), ("alpha", 1.0), ("outliers", "forbid"))},
     "solver": ("own", "search"),
     "policy": ("policy.json", "search"),
@@ -51,8 +54,8 @@ ON_CPU: dict[str, tuple[Any, str]] = {
     "storage": ("int4", "export"),
     "input": ("uint8", "export bundle"),
     "latency_seconds": (0.2, "latency study"),
-    "seed": (1, f"{MODELS} export"),
-    "target": ("tensorrt", f"{JOINT} export {RUN} audit verdict bundle"),
+    "seed": (1, f"given {MODELS} export"),
+    "target": ("tensorrt", f"given {JOINT} export {RUN} audit verdict bundle"),
     "engine": (False, f"{RUN} verdict bundle"),  # those are left away
     "out": (Path("elsewhere"), ""),
 }
@@ -62,11 +65,11 @@ WITH_PTQ: dict[str, tuple[Any, str]] = {
     "ranges": ("minmax", f"{JOINT} {TUNED}"),
     "calibration_images": (64, f"{JOINT} {TUNED}"),
     "bits": ((2, 3, 4, 5, 6, 7), JOINT),
-    "seed": (1, f"{MODELS} export"),
+    "seed": (1, f"given {MODELS} export"),
 }
 BUILDER = "profile export engine parity accuracy latency audit study bundle"
 ON_TENSORRT: dict[str, tuple[Any, str]] = {
-    "tensorrt": ("11", "profile export"),
+    "tensorrt": ("11", "given profile export"),
     "batch": ("1:2:4", BUILDER),
     "float_type": ("float32", f"{BUILDER} verdict"),
     **{name: (value, BUILDER) for name, value in (("tf32", False), ("workspace_mib", 100), ("builder_level", 5))},
@@ -172,8 +175,34 @@ def test_each_setting_of_training_repeats_the_models_that_it_is_about(base: Conf
         assert changed(before, digests(replace(base, training=training), finished)) == {*stages.split(), "report"}, name
 
 
+def test_which_weights_of_a_file_are_meant_repeats_what_the_weights_do(
+    base: Config, finished: Path, tmp_path: Path
+) -> None:
+    state = load_file(finished / "float.safetensors")
+    torch.save({"model": state, "model_ema": state}, tmp_path / "two.pth")
+    averaged = replace(base, weights=tmp_path / "two.pth", weights_key="model_ema")
+    other = digests(replace(averaged, weights_key="model"), finished)
+    assert changed(digests(averaged, finished), other) == {*ON_CPU["weights"][1].split(), "report"}
+
+
+def test_published_weights_are_of_all_stages_that_the_model_is_of() -> None:
+    """None are on this machine to be changed."""
+    assert {stage.name for stage in STAGES if MODEL_FACT in stage.facts} >= {*ON_CPU["weights"][1].split()}
+    assert all("pretrained" in stage.depends_on for stage in STAGES if MODEL_FACT in stage.facts)
+
+
 def test_no_setting_is_left_out() -> None:
-    tried = {*ON_CPU, *WITH_PTQ, *ON_TENSORRT, *WITH_A_TABLE, "data", "classes", "training"}
+    tried = {
+        *ON_CPU,
+        *WITH_PTQ,
+        *ON_TENSORRT,
+        *WITH_A_TABLE,
+        "data",
+        "classes",
+        "training",
+        "weights_key",
+        "pretrained",
+    }
     assert tried == {field.name for field in dataclasses.fields(Config)}
     assert OF_TRAINING.keys() == {field.name for field in dataclasses.fields(Training)}
 
@@ -189,7 +218,7 @@ def test_other_images_and_another_order_of_the_classes_repeat_all_that_sees_imag
             for number in range(2):
                 pixels = random.integers(0, 255, (16, 16), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
-    sees = {*MODELS.split(), "export", "parity", "accuracy", "bundle", "report"}
+    sees = {"given", *MODELS.split(), "export", "parity", "accuracy", "bundle", "report"}
     images = replace(base, data=f"imagefolder:{tmp_path}")
     before = digests(images, finished)
     assert changed(digests(base, finished), before) == sees

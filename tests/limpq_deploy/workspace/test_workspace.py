@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from limpq_deploy.calibration.errors import OutputError
+from limpq_deploy.calibration.errors import OutputError, RecordError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.workspace import workspace as pipeline
 from limpq_deploy.workspace.sources import Code
-from limpq_deploy.workspace.step import Step
-from limpq_deploy.workspace.workspace import Passed, Workspace
+from limpq_deploy.workspace.step import Part, Step
+from limpq_deploy.workspace.workspace import Passed, Workspace, read_state
 
 
 def workspace(folder: Path) -> Workspace:
@@ -221,3 +221,36 @@ def test_a_stage_of_a_version_that_did_not_record_its_code_runs_again(tmp_path: 
     del state["stages"]["one"]["sources"], state["stages"]["one"]["libraries"]
     (tmp_path / "stages.json").write_text(json.dumps(state))
     assert ran(build(tmp_path, writing(tmp_path, "one", "1"))) == ["one"]
+
+
+def test_a_file_that_a_stage_reads_and_that_is_missing_is_an_error_before_it_runs(tmp_path: Path) -> None:
+    two = writing(tmp_path, "two", "2", reads=("one.txt",))
+    sentence = r"one\.txt, which the stage 'two' reads, is missing; run the build again, which makes it"
+    with pytest.raises(RecordError, match=sentence):
+        build(tmp_path, two)
+    assert not (tmp_path / "two.txt").exists()
+    (tmp_path / "one.txt").write_text("")  # an empty file is one
+    assert ran(build(tmp_path, two)) == ["two"]
+
+
+def test_of_a_part_of_a_file_the_rest_does_not_count(tmp_path: Path) -> None:
+    record = tmp_path / "one.txt"
+    bits = Part("one.txt", "bits", lambda path: json.loads(path.read_text())["bits"])
+    two = replace(writing(tmp_path, "two", "2"), reads=(bits,))
+    record.write_text('{"bits": 4, "seconds": 0.5}')
+    assert ran(build(tmp_path, two)) == ["two"]
+    record.write_text('{"bits": 4, "seconds": 0.7}')
+    assert ran(build(tmp_path, two)) == []
+    record.write_text('{"bits": 5, "seconds": 0.7}')
+    assert ran(build(tmp_path, two)) == ["two"]
+
+
+def test_what_a_stage_depends_on_is_recorded_by_name_and_what_was_asked_is_no_input(tmp_path: Path) -> None:
+    one = replace(writing(tmp_path, "one", "1", inputs={"lr": 0.1, "steps": {"most": 3}}), asked={"--lr": "0.1"})
+    two = writing(tmp_path, "two", "2", reads=("one.txt",))
+    build(tmp_path, one, two)
+    stages = read_state(tmp_path).stages
+    assert list(stages["one"].named) == ["--lr", "text.lr", "text.steps.most"]
+    assert list(stages["two"].named) == ["text", "one.txt"]
+    assert stages["two"].named["one.txt"] == stages["one"].outputs["one.txt"][:12]
+    assert ran(build(tmp_path, replace(one, asked={"--lr": "0.10"}), two)) == []
