@@ -209,6 +209,11 @@ FINETUNED = st.builds(
     seconds=POSITIVE,
 )
 STAGE = st.builds(
-    StageState, inputs=SHA256, outputs=st.dictionaries(NAME, SHA256, max_size=3), seconds=POSITIVE, said=TEXT
+    StageState,
+    inputs=SHA256,
+    outputs=st.dictionaries(NAME, SHA256, max_size=3),
+    seconds=POSITIVE,
+    said=TEXT,
+    named=st.dictionaries(NAME, SHA256, max_size=3),
 )
 BUILD_STATE = st.builds(BuildState, stages=st.dictionaries(NAME, STAGE, max_size=3))

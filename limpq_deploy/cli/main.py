@@ -29,6 +29,7 @@ from limpq_deploy.cli.output import answers
 from limpq_deploy.cli.output.answers import answer
 
 if TYPE_CHECKING:
+    from limpq_deploy.pipeline.config import Config
     from limpq_deploy.workspace.workspace import Passed
 
 LINTED = ("onnxruntime", "tensorrt")
@@ -130,6 +131,7 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
     from limpq_deploy.progress import progress
 
     file, fresh, as_json = options.pop("config"), options.pop("fresh"), options.pop("as_json")
+    plan = options.pop("plan", False)
     config = make_config(options, file)
     require_modules(("torch",), "training")
     try:
@@ -137,6 +139,9 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
             from limpq_deploy.cli.output.summary import summary
             from limpq_deploy.pipeline.stages.run import help_build, run_build
             from limpq_deploy.train.processes import follows
+        if plan:
+            _plan(config, fresh=fresh, as_json=as_json)
+            return
         if follows():
             help_build(config, until=until)
             return
@@ -147,6 +152,14 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
     answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
         sys.exit(VERDICT_FAILED)
+
+
+def _plan(config: "Config", *, fresh: bool, as_json: bool) -> None:
+    from limpq_deploy.cli.output.plan import plan_lines
+    from limpq_deploy.pipeline.stages.plan import plan_build, plan_to_json
+
+    stages = plan_build(config, fresh=fresh)
+    answer(json.dumps(plan_to_json(stages)) if as_json else plan_lines(stages))
 
 
 def _note(sentence: str) -> None:
@@ -160,6 +173,7 @@ def _say(passed: "Passed") -> None:
 
 
 @main.command(short_help="All stages, from images to a measured bundle.")
+@click.option("--plan", is_flag=True, help="Say which stages would run now, and why; do nothing.")
 @build_options
 def build(**options: Any) -> None:
     """All stages: float model, indicators, policy, fine-tuning, export, engine, parity, accuracy, latency, verdict,

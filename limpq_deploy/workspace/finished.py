@@ -5,7 +5,8 @@ from pathlib import Path
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.workspace.file_names import CONFIG
-from limpq_deploy.workspace.workspace import STATE, BuildState, digest_of
+from limpq_deploy.workspace.step import digest_of
+from limpq_deploy.workspace.workspace import STATE, BuildState
 
 DEPTH = 2
 """How deep below a build's folder its files lie, at most: ``baselines/float.onnx``."""

@@ -30,7 +30,7 @@ PLUMBING = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
         *("progress", "optional_packages", "pipeline.config"),
-        *("workspace.workspace", "workspace.sources", "workspace.finished", "workspace.file_names"),
+        *("workspace.workspace", "workspace.step", "workspace.sources", "workspace.finished", "workspace.file_names"),
         *(
             "calibration.version",
             "calibration.errors",

@@ -11,16 +11,16 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from limpq_deploy.calibration.errors import OutputError, RecordError
-from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.progress import Report, progress
+from limpq_deploy.progress import progress
 from limpq_deploy.workspace.sources import Code, code_of
+from limpq_deploy.workspace.step import Step, digest_of
 
 STATE = "stages.json"
 
@@ -29,7 +29,8 @@ STATE = "stages.json"
 class StageState:
     """A finished stage: the digest of its inputs, SHA-256 of each output, wall seconds, and its closing line.
 
-    ``sources`` and ``libraries``: the code that it ran, as `Code` has it; empty in files of older versions.
+    ``sources`` and ``libraries``: the code that it ran, as `Code` has it; empty in files of older versions, as is
+    ``named``: the first 12 digits of the SHA-256 of each setting (by its option), input and file read.
     """
 
     inputs: str
@@ -38,6 +39,7 @@ class StageState:
     said: str
     sources: str = ""
     libraries: dict[str, str] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,25 +49,6 @@ class BuildState:
     stages: dict[str, StageState]
     written: dict[str, str] = field(default_factory=dict)
     format: Literal["limpq.stages/1"] = field(default="limpq.stages/1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One step. ``inputs``: everything that its result depends on, JSON-able; ``reads``: files of earlier stages.
-
-    ``outputs``: files (or folders) that it writes, relative to the directory. ``run`` gets a progress report and
-    returns one line for people. ``checkpoint``: a file that a killed run leaves for the next one. ``together``: all
-    processes that torchrun started run it, of which the first writes.
-    """
-
-    name: str
-    title: str
-    inputs: Mapping[str, Any]
-    reads: tuple[str, ...]
-    outputs: tuple[str, ...]
-    run: Callable[[Report], str]
-    checkpoint: str | None = None
-    together: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,17 +98,19 @@ class Workspace:
             self.remove_leftovers((STATE,))
             self._fresh = fresh
             if not fresh:
-                self.state = self._load()
+                self.state = read_state(self.folder)
             yield
         finally:
             os.close(descriptor)
 
-    def run(self, stage: Stage, *, again: bool = False) -> bool:
+    def run(self, stage: Step, *, again: bool = False) -> bool:
         """Run a stage unless it is done (``again``: even then); returns whether it ran."""
-        digest, code = self._digest(stage), code_of(stage.run)
+        digests, code = stage.digests(self.folder), code_of(stage.run)
+        digest = whole(stage, digests)
         done = self.state.stages.get(stage.name)
-        other = _difference(done, code) if done is not None else None
-        stands = not again and done is not None and done.inputs == digest and not other and self._outputs_stand(done)
+        other = other_code(done, code) if done is not None else None
+        stands = done is not None and done.inputs == digest and not other and not lost_output(done, self.folder)
+        stands = stands and not again
         if not stands:
             self._clear(stage, checkpoint=self._fresh or again)
         if stage.together:
@@ -150,6 +135,7 @@ class Workspace:
             said=said,
             sources=code.sources,
             libraries=code.libraries,
+            named=stage.named(digests),
         )
         self._record({**self.state.stages, stage.name: state})
         self._clear(stage, checkpoint=True)
@@ -180,7 +166,7 @@ class Workspace:
                 if left.is_file():
                     left.unlink(missing_ok=True)
 
-    def _clear(self, stage: Stage, *, checkpoint: bool) -> None:
+    def _clear(self, stage: Step, *, checkpoint: bool) -> None:
         """Remove what a killed run of a stage left, with ``checkpoint`` that too."""
         self.remove_leftovers(stage.outputs)
         if stage.checkpoint is not None:
@@ -199,40 +185,40 @@ class Workspace:
                 f"cannot write to {self.folder}: {error.strerror}; choose another folder with --out"
             ) from error
 
-    def _pass(self, stage: Stage, state: StageState, *, ran: bool) -> None:
+    def _pass(self, stage: Step, state: StageState, *, ran: bool) -> None:
         passed = Passed(name=stage.name, title=stage.title, ran=ran, seconds=state.seconds, said=state.said)
         self.passed.append(passed)
         self.say(passed)
-
-    def _digest(self, stage: Stage) -> str:
-        inputs = {
-            "stage": stage.name,
-            "inputs": stage.inputs,
-            "reads": {name: digest_of(self.folder / name) for name in stage.reads},
-        }
-        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-    def _outputs_stand(self, done: StageState) -> bool:
-        return all(
-            (self.folder / name).exists() and digest_of(self.folder / name) == digest
-            for name, digest in done.outputs.items()
-        )
 
     def _record(self, stages: dict[str, StageState]) -> None:
         self.state = replace(self.state, stages=stages)
         write_record(self.state, self.folder / STATE)
 
-    def _load(self) -> BuildState:
-        path = self.folder / STATE
-        if not path.exists():
-            return BuildState(stages={})
-        try:
-            return load_record(BuildState, path)
-        except RecordError:
-            return BuildState(stages={})
+
+def read_state(folder: Path) -> BuildState:
+    """The finished stages of a folder; none where nothing (or nothing that can be read) is recorded."""
+    try:
+        return load_record(BuildState, folder / STATE) if (folder / STATE).exists() else BuildState(stages={})
+    except RecordError:
+        return BuildState(stages={})
 
 
-def _difference(done: StageState, code: Code) -> str | None:
+def whole(step: Step, digests: dict[str, str]) -> str:
+    """The digest of all that a step depends on."""
+    return hashlib.sha256(json.dumps([step.name, digests], sort_keys=True).encode()).hexdigest()
+
+
+def lost_output(done: StageState, folder: Path) -> str | None:
+    """An output of a finished stage that is missing or another file now; None where all stand."""
+    for name, digest in done.outputs.items():
+        if not (folder / name).exists():
+            return f"{name} is missing"
+        if digest_of(folder / name) != digest:
+            return f"{name} is not what it wrote"
+    return None
+
+
+def other_code(done: StageState, code: Code) -> str | None:
     """How the code that a stage would run now is another than it ran then; None where it is the same."""
     names = sorted({*done.libraries, *code.libraries})
     changed = [name for name in names if done.libraries.get(name) != code.libraries.get(name)]
@@ -240,13 +226,5 @@ def _difference(done: StageState, code: Code) -> str | None:
         versions = ((name, done.libraries.get(name, "absent"), code.libraries.get(name, "absent")) for name in changed)
         return ", ".join(f"{name} is {now}, and was {then} when it ran" for name, then, now in versions)
     if changed or done.sources != code.sources:
-        return "the program's sources have changed since it ran"
+        return "sources changed"
     return None
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's file names and contents."""
-    if path.is_file():
-        return sha256_of(path)
-    listing = {str(file.relative_to(path)): sha256_of(file) for file in sorted(path.rglob("*")) if file.is_file()}
-    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()

@@ -10,49 +10,48 @@ from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
 from limpq_deploy.export.timing.engine_audit import Samples, audit
 from limpq_deploy.latency.baselines import least_batch
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.deploy import ENGINE, runtime_inputs
+from limpq_deploy.pipeline.stages.declaration import Stage
+from limpq_deploy.pipeline.stages.facts import BUILDS, ENGINE_OPTIONS, INTEGERS, NOT_ON_CPU, RUNTIME
 from limpq_deploy.progress import Report
-from limpq_deploy.workspace.file_names import AUDIT, FLOAT_ENGINE, FLOAT_MODEL, MODEL
-from limpq_deploy.workspace.workspace import Stage
+from limpq_deploy.workspace.file_names import AUDIT, ENGINE, FLOAT_ENGINE, FLOAT_MODEL, MODEL
 
 RUNS = 100
 """Profiled runs of each engine."""
 
 
-def audit_stage(subject: Subject, folder: Path) -> Stage | None:
-    """The mixed engine beside the float one; None for ONNX Runtime, which the latency study audits, and
-    where weights alone are integers: nothing computes in them."""
-    if subject.target.runtime == "onnxruntime" or subject.placement.weights_only:
-        return None
-
-    def run(report: Report) -> str:
-        runtime = subject.runtime()
-        report(0, 2, "mixed")
-        engine, samples = runtime.engine(folder / MODEL), profiled(runtime, folder / MODEL)
-        report(1, 2, "float")
-        plain, float_samples = runtime.engine(folder / FLOAT_MODEL), profiled(runtime, folder / FLOAT_MODEL)
-        found = audit(
-            load_model(folder / MODEL),
-            engine,
-            samples,
-            float_model=load_model(folder / FLOAT_MODEL),
-            float_engine=plain,
-            float_samples=float_samples,
-        )
-        write_record(found, folder / AUDIT)
-        write_record(plain, folder / FLOAT_ENGINE)
-        return f"{len(found.lines)} layers, {found.reformats} reformats; " + (
-            " ".join(found.notes) or "every layer runs as planned"
-        )
-
-    return Stage(
-        name="audit",
-        title="audit",
-        inputs={"runs": RUNS, **runtime_inputs(subject)},
-        reads=(MODEL, FLOAT_MODEL, ENGINE),
-        outputs=(AUDIT, FLOAT_ENGINE),
-        run=run,
+def _run(subject: Subject, folder: Path, report: Report) -> str:
+    runtime = subject.runtime()
+    report(0, 2, "mixed")
+    engine, samples = runtime.engine(folder / MODEL), profiled(runtime, folder / MODEL)
+    report(1, 2, "float")
+    plain, float_samples = runtime.engine(folder / FLOAT_MODEL), profiled(runtime, folder / FLOAT_MODEL)
+    found = audit(
+        load_model(folder / MODEL),
+        engine,
+        samples,
+        float_model=load_model(folder / FLOAT_MODEL),
+        float_engine=plain,
+        float_samples=float_samples,
     )
+    write_record(found, folder / AUDIT)
+    write_record(plain, folder / FLOAT_ENGINE)
+    return f"{len(found.lines)} layers, {found.reformats} reformats; " + (
+        " ".join(found.notes) or "every layer runs as planned"
+    )
+
+
+AUDIT_OF_ENGINE = Stage(
+    name="audit",
+    title="audit",
+    settings=ENGINE_OPTIONS,
+    facts=RUNTIME,
+    reads=(MODEL, FLOAT_MODEL, ENGINE),
+    writes=(AUDIT, FLOAT_ENGINE),
+    run=_run,
+    when=(BUILDS, INTEGERS, NOT_ON_CPU),
+)
+"""The mixed engine beside the float one. ONNX Runtime's is told by the latency study; where weights alone are integers,
+nothing computes in them."""
 
 
 def profiled(runtime: Runtime, path: Path) -> Samples | None:

@@ -11,65 +11,60 @@ from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes.base import BuildsEngines
 from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.deploy import runtime_inputs
+from limpq_deploy.pipeline.stages.declaration import If, Stage
+from limpq_deploy.pipeline.stages.facts import BUILDS, CLASSES, DATA, ENGINE_OPTIONS, PIXEL_INPUT, RUNTIME, VERSIONS
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.verdict.record import Verdict
 from limpq_deploy.workspace.file_names import BUNDLE, MODEL, PIXELS, POLICY, REPORT, VERDICT
-from limpq_deploy.workspace.workspace import Stage
 
 CANARIES = 16
 
 
-def bundle_stage(subject: Subject, folder: Path) -> Stage:
-    """What is shipped: model (that which takes pixels, where there is one), labels, canaries, manifest."""
+def _run(subject: Subject, folder: Path, report: Report) -> str:
     shipped = PIXELS if subject.config.input == "uint8" else MODEL
-
-    def run(report: Report) -> str:
-        split = subject.dataset.split("test")
-        images, _ = next(split.subset(np.arange(min(CANARIES, len(split)))).batches(CANARIES))
-        runtime = subject.runtime()
-        answers = runtime.load(folder / MODEL).run(images)
-        if shipped == PIXELS:
-            images = subject.preprocess.pixels(images).astype(np.float32)
-            _require_same(runtime.load(folder / PIXELS).run(images), answers)
-        manifest = write_bundle(
-            folder / BUNDLE,
-            {
-                "model.onnx": folder / shipped,
-                "labels.txt": "".join(f"{name}\n" for name in subject.dataset.classes).encode(),
-                "report.html": folder / REPORT,
-            },
-            model=subject.config.model,
-            target=subject.target.name,
-            model_file="model.onnx",
-            canary_inputs_NCHW=images,
-            canary_outputs=answers,
-            environment=read_environment(),
-            versions=versions(),
-            policy=load_record(Policy, folder / POLICY),
-            verdict=load_record(Verdict, folder / VERDICT),
-            preprocess=subject.preprocess if shipped == MODEL else subject.preprocess.of_pixels(),
-            engine=runtime.options if isinstance(runtime, BuildsEngines) else None,
-        )
-        size = sum(file.size for file in manifest.files)
-        return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB"
-
-    return Stage(
-        name="bundle",
-        title="bundle",
-        inputs={
-            "classes": subject.dataset.classes,
-            "data": subject.data_digest(),
-            "versions": versions(),
-            "input": subject.config.input,
-            **runtime_inputs(subject),
+    split = subject.dataset.split("test")
+    images, _ = next(split.subset(np.arange(min(CANARIES, len(split)))).batches(CANARIES))
+    runtime = subject.runtime()
+    answers = runtime.load(folder / MODEL).run(images)
+    if shipped == PIXELS:
+        images = subject.preprocess.pixels(images).astype(np.float32)
+        _require_same(runtime.load(folder / PIXELS).run(images), answers)
+    manifest = write_bundle(
+        folder / BUNDLE,
+        {
+            "model.onnx": folder / shipped,
+            "labels.txt": "".join(f"{name}\n" for name in subject.dataset.classes).encode(),
+            "report.html": folder / REPORT,
         },
-        reads=(*dict.fromkeys((MODEL, shipped)), POLICY, VERDICT, REPORT),
-        outputs=(BUNDLE,),
-        run=run,
+        model=subject.config.model,
+        target=subject.target.name,
+        model_file="model.onnx",
+        canary_inputs_NCHW=images,
+        canary_outputs=answers,
+        environment=read_environment(),
+        versions=versions(),
+        policy=load_record(Policy, folder / POLICY),
+        verdict=load_record(Verdict, folder / VERDICT),
+        preprocess=subject.preprocess if shipped == MODEL else subject.preprocess.of_pixels(),
+        engine=runtime.options if isinstance(runtime, BuildsEngines) else None,
     )
+    size = sum(file.size for file in manifest.files)
+    return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB"
+
+
+SHIPPED = Stage(
+    name="bundle",
+    title="bundle",
+    settings=("input", *ENGINE_OPTIONS),
+    facts=(CLASSES, DATA, VERSIONS, *RUNTIME),
+    reads=(MODEL, If(PIXEL_INPUT, PIXELS), POLICY, VERDICT, REPORT),
+    writes=(BUNDLE,),
+    run=_run,
+    when=(BUILDS,),
+)
+"""What is shipped: model (that which takes pixels, where there is one), labels, canaries, manifest."""
 
 
 def _require_same(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:

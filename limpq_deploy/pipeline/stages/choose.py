@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
-from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.tournament import hold_tournament
 from limpq_deploy.pipeline.config import BUDGETS
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.declaration import If, Stage
+from limpq_deploy.pipeline.stages.facts import LATENCY_LIMIT, LIMITS, PREVIEWS, ROUNDS_MADE, SEARCHES, TAKES_POLICY
 from limpq_deploy.pipeline.stages.previewer import Previewer
 from limpq_deploy.pipeline.stages.rounds import search_in_rounds
 from limpq_deploy.policy.budgets import parse_like, uniform_policy_within
@@ -36,122 +37,101 @@ from limpq_deploy.workspace.file_names import (
     TABLE,
     TEMPLATE,
 )
-from limpq_deploy.workspace.workspace import Stage
+
+LIMITING = tuple(name for name in BUDGETS if name != "like")
+RESTRICTING = ("space", "min_bits", "pin", "tie")
 
 
-def search_stage(subject: Subject, folder: Path) -> Stage:
-    """The policy: the user's own, the best of a tournament, or one program's where ``importance`` names its measure."""
+def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     config = subject.config
-    if config.policy is not None:
-        return _given_stage(subject, folder, config.policy)
+    indicators = load_record(Indicators, folder / INDICATORS)
+    restricted = subject.restricted(indicators)
+    budgets = subject.budgets(restricted)
+    like = parse_like(config.budget_like) if config.budget_like is not None else None
+    told = ""
+    if config.goes_round:
 
-    def run(report: Report) -> str:
-        indicators = load_record(Indicators, folder / INDICATORS)
-        restricted = subject.restricted(indicators)
-        budgets = subject.budgets(restricted)
-        like = parse_like(config.budget_like) if config.budget_like is not None else None
-        told = ""
-        if config.goes_round:
+        def choose(within: tuple[Budget, ...]) -> Policy:
+            rival = uniform_policy_within(restricted, within, like)
+            try:
+                return _choose(subject, folder, indicators, within, rival, report)
+            except InfeasiblePolicy as error:
+                raise InfeasiblePolicy(
+                    f"{error}; times are predicted from this build's profile of the machine, and are alike at all "
+                    "bits below 8: --fresh profiles it anew, which helps where it was busy then"
+                ) from error
 
-            def choose(within: tuple[Budget, ...]) -> Policy:
-                rival = uniform_policy_within(restricted, within, like)
-                try:
-                    return _choose(subject, folder, indicators, within, rival, report)
-                except InfeasiblePolicy as error:
-                    raise InfeasiblePolicy(
-                        f"{error}; times are predicted from this build's profile of the machine, and are alike at all "
-                        "bits below 8: --fresh profiles it anew, which helps where it was busy then"
-                    ) from error
-
-            policy, rounds = search_in_rounds(subject, folder, restricted, choose, report)
-            assert config.max_latency_ms is not None
-            budgets = (*budgets, latency_budget(restricted, rounds.table, config.max_latency_ms))
-            write_record(rounds, folder / ROUNDS)
-            told = f"; latency {rounds.why}"
-            pair = uniform_policy_within(restricted, budgets, like)
-        else:
-            pair = uniform_policy_within(restricted, budgets, like)
-            policy = _choose(subject, folder, indicators, budgets, pair, report)
-        comparison = Comparison(
-            pair=pair,
-            same=pair is not None and set(policy.pairs().values()) == {pair},
-            unrestricted=uniform_policy_within(indicators, budgets, like) if pair is None else None,
-        )
-        write_record(policy, folder / POLICY)
-        write_record(comparison, folder / COMPARISON)
-        assert policy.solver is not None
-        used = ", ".join(f"{cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
-        idle = "; the budget limits nothing" if policy.is_everywhere(indicators.bits[-1]) else ""
-        how = f"{policy.importance}, {policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms"
-        if policy.tournament is not None:
-            how = policy.tournament.why
-        alike = undecided(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
-        idle += f"; {alike}" if alike else ""
-        return f"{how}; {used}; {comparison.sentence()}{idle}{told}{_settled(subject, indicators, budgets)}"
-
-    return Stage(
-        name="search",
-        title="policy",
-        inputs={
-            "like": config.budget_like,
-            "max_gbitops": config.max_gbitops,
-            "compression_ratio": config.compression_ratio,
-            "max_mib": config.max_mib,
-            "max_avg_weight_bits": config.max_avg_weight_bits,
-            "max_avg_act_bits": config.max_avg_act_bits,
-            "max_act_mib": config.max_act_mib,
-            "latency_table": sha256_of(config.latency_table) if config.latency_table is not None else None,
-            "max_latency_ms": config.max_latency_ms if config.latency_table is not None or config.goes_round else None,
-            "latency_rounds": config.latency_rounds if config.goes_round else None,
-            "space": config.space,
-            "min_bits": config.min_bits,
-            "pin": config.pin,
-            "tie": config.tie,
-            "importance": config.importance,
-            "alpha": config.alpha,
-            "outliers": config.outliers,
-            "solver": config.solver,
-        },
-        reads=(
-            *(INDICATORS, PLACEMENT),
-            *((FLOAT, JOINT) if config.importance is None else ()),
-            *((TABLE, TEMPLATE) if config.goes_round else ()),
-        ),
-        outputs=(POLICY, COMPARISON, *((ROUNDS,) if config.goes_round else ())),
-        run=run,
-    )
-
-
-def _given_stage(subject: Subject, folder: Path, path: Path) -> Stage:
-    config = subject.config
-
-    def run(report: Report) -> str:
-        indicators = load_record(Indicators, folder / INDICATORS)
-        restricted = subject.restricted(indicators)
-        policy = subject.given_policy(restricted)
-        budgets = subject.budgets(restricted) if config.limited else (own_budget(restricted, policy),)
-        like = parse_like(config.like) if config.like is not None else None
+        policy, rounds = search_in_rounds(subject, folder, restricted, choose, report)
+        assert config.max_latency_ms is not None
+        budgets = (*budgets, latency_budget(restricted, rounds.table, config.max_latency_ms))
+        write_record(rounds, folder / ROUNDS)
+        told = f"; latency {rounds.why}"
         pair = uniform_policy_within(restricted, budgets, like)
-        comparison = Comparison(pair=pair, same=pair is not None and set(policy.pairs().values()) == {pair})
-        write_record(policy, folder / POLICY)
-        write_record(comparison, folder / COMPARISON)
-        used = "".join(f"; {cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
-        return f"as given in {path.name}, nothing was searched{used}; {comparison.sentence()}"
-
-    return Stage(
-        name="search",
-        title="policy",
-        inputs={
-            "policy": sha256_of(path),
-            **{name: getattr(config, name) for name in BUDGETS if name != "latency_table"},
-            "latency_table": sha256_of(config.latency_table) if config.latency_table is not None else None,
-            "max_latency_ms": config.max_latency_ms if config.latency_table is not None else None,
-            **{name: getattr(config, name) for name in ("space", "min_bits", "pin", "tie")},
-        },
-        reads=(INDICATORS, PLACEMENT),
-        outputs=(POLICY, COMPARISON),
-        run=run,
+    else:
+        pair = uniform_policy_within(restricted, budgets, like)
+        policy = _choose(subject, folder, indicators, budgets, pair, report)
+    comparison = Comparison(
+        pair=pair,
+        same=pair is not None and set(policy.pairs().values()) == {pair},
+        unrestricted=uniform_policy_within(indicators, budgets, like) if pair is None else None,
     )
+    write_record(policy, folder / POLICY)
+    write_record(comparison, folder / COMPARISON)
+    assert policy.solver is not None
+    used = ", ".join(f"{cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
+    idle = "; the budget limits nothing" if policy.is_everywhere(indicators.bits[-1]) else ""
+    how = f"{policy.importance}, {policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms"
+    if policy.tournament is not None:
+        how = policy.tournament.why
+    alike = undecided(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
+    idle += f"; {alike}" if alike else ""
+    return f"{how}; {used}; {comparison.sentence()}{idle}{told}{_settled(subject, indicators, budgets)}"
+
+
+SEARCHED_POLICY = Stage(
+    name="search",
+    title="policy",
+    settings=("policy", *LIMITING, *RESTRICTING, "importance", "alpha", "outliers", "solver"),
+    facts=LIMITS,
+    reads=(
+        *(INDICATORS, PLACEMENT),
+        *(If(PREVIEWS, name) for name in (FLOAT, JOINT)),
+        *(If(ROUNDS_MADE, name) for name in (TABLE, TEMPLATE)),
+    ),
+    writes=(POLICY, COMPARISON, If(ROUNDS_MADE, ROUNDS)),
+    run=_run_search,
+    when=(SEARCHES,),
+)
+"""The best policy of a tournament, or one program's where ``importance`` names its measure."""
+
+
+def _run_given(subject: Subject, folder: Path, report: Report) -> str:
+    config = subject.config
+    assert config.policy is not None
+    indicators = load_record(Indicators, folder / INDICATORS)
+    restricted = subject.restricted(indicators)
+    policy = subject.given_policy(restricted)
+    budgets = subject.budgets(restricted) if config.limited else (own_budget(restricted, policy),)
+    like = parse_like(config.like) if config.like is not None else None
+    pair = uniform_policy_within(restricted, budgets, like)
+    comparison = Comparison(pair=pair, same=pair is not None and set(policy.pairs().values()) == {pair})
+    write_record(policy, folder / POLICY)
+    write_record(comparison, folder / COMPARISON)
+    used = "".join(f"; {cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
+    return f"as given in {config.policy.name}, nothing was searched{used}; {comparison.sentence()}"
+
+
+GIVEN_POLICY = Stage(
+    name="search",
+    title="policy",
+    settings=("policy", "like", *LIMITING, *RESTRICTING),
+    facts=(LATENCY_LIMIT,),
+    reads=(INDICATORS, PLACEMENT),
+    writes=(POLICY, COMPARISON),
+    run=_run_given,
+    when=(TAKES_POLICY,),
+)
+"""The user's own policy."""
 
 
 def _choose(

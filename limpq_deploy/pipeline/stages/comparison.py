@@ -41,9 +41,13 @@ def _text(pair: BitPair) -> str:
     return f"w{pair[0]}a{pair[1]}"
 
 
+def own_pair(path: Path) -> BitPair | None:
+    """Bits of the uniform policy that is trained for comparison; None where there is none, or none of its own."""
+    comparison = load_record(Comparison, path)
+    return None if comparison.same else comparison.pair
+
+
 def compared_pairs(subject: Subject, folder: Path) -> dict[str, BitPair] | None:
-    """Bits of the uniform policy that is trained for comparison; None where there is none of its own."""
-    comparison = load_record(Comparison, folder / COMPARISON)
-    if comparison.pair is None or comparison.same:
-        return None
-    return {layer.name: comparison.pair for layer in subject.placement.searched}
+    """The same by layer."""
+    pair = own_pair(folder / COMPARISON)
+    return None if pair is None else {layer.name: pair for layer in subject.placement.searched}

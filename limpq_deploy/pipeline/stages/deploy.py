@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -15,18 +14,33 @@ from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.graph.storage import pack_weights
 from limpq_deploy.export.lint.check import LintReport, lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
-from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.base import Reporting
-from limpq_deploy.export.runtimes.cuda.driver import ask_driver
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
-from limpq_deploy.pipeline.stages.comparison import Comparison, compared_pairs
+from limpq_deploy.pipeline.stages.comparison import compared_pairs, own_pair
+from limpq_deploy.pipeline.stages.declaration import If, Stage
+from limpq_deploy.pipeline.stages.facts import (
+    BUILDS,
+    CLASSES,
+    DATA,
+    ENGINE_OPTIONS,
+    EXPORTS,
+    FORM,
+    MODEL_FACT,
+    OWN_UNIFORM,
+    PAIRS,
+    PIXEL_INPUT,
+    PLACED,
+    PREPROCESS,
+    RUNTIME,
+    STORES,
+    TARGET,
+)
 from limpq_deploy.pipeline.stages.given import compare_exported
 from limpq_deploy.pipeline.stages.learn import load_finetuned
 from limpq_deploy.pipeline.stages.template import make_template
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel
@@ -47,72 +61,54 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
 )
-from limpq_deploy.workspace.workspace import Stage
 
 
-def export_stage(subject: Subject, folder: Path) -> Stage:
-    """The mixed model and its baselines (float, uniform at the same budget, uniform 8 bits) as ONNX files."""
+def _run_export(subject: Subject, folder: Path, report: Report) -> str:
+    traced = subject.traced(folder / FLOAT)
+    placement = subject.placement
+    report(0, 4, "tracing")
+    template = make_template(subject, traced)
+    metadata = {
+        PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
+        CLASSES_KEY: json.dumps(list(subject.dataset.classes)),
+        "limpq.model": subject.config.model,
+    }
+    if subject.config.batch is not None:
+        metadata[BATCH_KEY] = subject.config.batch
+    exported: dict[str, onnx.ModelProto] = {}
+    float_model = strip_markers(template)
+    onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers_text(template)})
+    write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
+    _save(float_model, folder / FLOAT_MODEL)
+    for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
+        report(done, 4, name)
+        layers, acts = integer_model(model, policy)
+        exported[name] = build_qdq(template, placement, layers, acts, metadata, subject.form)
+        _save(exported[name], folder / name)
+    if subject.config.input == "uint8":
+        codes = subject.target.name == "onnxruntime"
+        _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
+    checked = lint(folder / MODEL, subject.target)
+    write_record(checked, folder / LINT)
+    record = _record(subject, folder, exported[MODEL])
+    write_record(record, folder / EXPORT)
+    return f"{MODEL}, {sizes_line(record)}; {_lint_line(checked)}"
 
-    def run(report: Report) -> str:
-        traced = subject.traced(folder / FLOAT)
-        placement = subject.placement
-        report(0, 4, "tracing")
-        template = make_template(subject, traced)
-        metadata = {
-            PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
-            CLASSES_KEY: json.dumps(list(subject.dataset.classes)),
-            "limpq.model": subject.config.model,
-        }
-        if subject.config.batch is not None:
-            metadata[BATCH_KEY] = subject.config.batch
-        exported: dict[str, onnx.ModelProto] = {}
-        float_model = strip_markers(template)
-        onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers_text(template)})
-        write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
-        _save(float_model, folder / FLOAT_MODEL)
-        for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
-            report(done, 4, name)
-            layers, acts = integer_model(model, policy)
-            exported[name] = build_qdq(template, placement, layers, acts, metadata, subject.form)
-            _save(exported[name], folder / name)
-        if subject.config.input == "uint8":
-            codes = subject.target.name == "onnxruntime"
-            _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
-        checked = lint(folder / MODEL, subject.target)
-        write_record(checked, folder / LINT)
-        record = _record(subject, folder, exported[MODEL])
-        write_record(record, folder / EXPORT)
-        return f"{MODEL}, {sizes_line(record)}; {_lint_line(checked)}"
 
-    uniform = has_uniform(folder)
-    return Stage(
-        name="export",
-        title="export",
-        inputs={
-            "target": to_dict(subject.target),
-            "placement": to_dict(subject.placement),
-            "preprocess": to_dict(subject.preprocess),
-            "classes": subject.dataset.classes,
-            "data": subject.data_digest(),
-            "seed": subject.config.seed,
-            "pairs": load_record(Policy, folder / POLICY).pairs(),
-            "scales": subject.config.scales,
-            "form": to_dict(subject.form),
-            "batch": subject.config.batch,
-            "storage": subject.config.storage,
-            "input": subject.config.input,
-            **subject.model_digest(),
-            **runtime_inputs(subject),
-        },
-        reads=(FLOAT, COMPARISON, FINETUNED, *((UNIFORM,) if uniform else ())),
-        outputs=(
-            *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
-            *((UNIFORM_MODEL,) if uniform else ()),
-            *((STORED,) if subject.config.storage is not None else ()),
-            *((PIXELS,) if subject.config.input == "uint8" else ()),
-        ),
-        run=run,
-    )
+EXPORTED_MODELS = Stage(
+    name="export",
+    title="export",
+    settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
+    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, MODEL_FACT, *RUNTIME),
+    reads=(PAIRS, FLOAT, COMPARISON, FINETUNED, If(OWN_UNIFORM, UNIFORM)),
+    writes=(
+        *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
+        *(If(OWN_UNIFORM, UNIFORM_MODEL), If(STORES, STORED), If(PIXEL_INPUT, PIXELS)),
+    ),
+    run=_run_export,
+    when=(EXPORTS,),
+)
+"""The mixed model and its baselines (float, uniform at the same budget, uniform 8 bits) as ONNX files."""
 
 
 def sizes_line(record: ExportRecord) -> str:
@@ -130,7 +126,7 @@ def _kib(size: int) -> str:
 
 def _record(subject: Subject, folder: Path, model: onnx.ModelProto) -> ExportRecord:
     """The record of the mixed model, its stored twin written where it was asked for."""
-    policy = load_record(Policy, folder / POLICY).pairs()
+    policy = PAIRS.of(folder / POLICY)
     layers = subject.placement.layers
     bits = {layer.name: layer.pinned_bits or policy[layer.name][0] for layer in layers}
     stored = None
@@ -146,64 +142,46 @@ def _record(subject: Subject, folder: Path, model: onnx.ModelProto) -> ExportRec
     )
 
 
-def engine_stage(subject: Subject, folder: Path) -> Stage:
-    """What the runtime makes of the exported model."""
-
-    def run(report: Report) -> str:
-        runtime = subject.runtime()
-        if isinstance(runtime, Reporting):
-            runtime.report_to(report)
-        engine = runtime.engine(folder / MODEL)
-        write_record(engine, folder / ENGINE)
-        layers, planned = len(engine.layer_precision), load_record(LintReport, folder / LINT).planned_float
-        kept = sum(engine.layer_precision.get(name, "").startswith("float") for name in planned)
-        return (
-            f"{engine.runtime} {engine.version}, {engine.provider}: "
-            f"{layers - len(engine.float_layers)} of {layers} layers run in integers"
-            + (f", {kept} of {len(planned)} that the policy leaves in float run so" if planned else "")
-        )
-
-    return Stage(
-        name="engine",
-        title="engine",
-        inputs=runtime_inputs(subject),
-        reads=(MODEL, LINT),
-        outputs=(ENGINE,),
-        run=run,
+def _run_engine(subject: Subject, folder: Path, report: Report) -> str:
+    runtime = subject.runtime()
+    if isinstance(runtime, Reporting):
+        runtime.report_to(report)
+    engine = runtime.engine(folder / MODEL)
+    write_record(engine, folder / ENGINE)
+    layers, planned = len(engine.layer_precision), load_record(LintReport, folder / LINT).planned_float
+    kept = sum(engine.layer_precision.get(name, "").startswith("float") for name in planned)
+    return (
+        f"{engine.runtime} {engine.version}, {engine.provider}: "
+        f"{layers - len(engine.float_layers)} of {layers} layers run in integers"
+        + (f", {kept} of {len(planned)} that the policy leaves in float run so" if planned else "")
     )
+
+
+ENGINE_RECORD = Stage(
+    name="engine",
+    title="engine",
+    settings=ENGINE_OPTIONS,
+    facts=RUNTIME,
+    reads=(MODEL, LINT),
+    writes=(ENGINE,),
+    run=_run_engine,
+    when=(BUILDS,),
+)
+"""What the runtime makes of the exported model."""
 
 
 def exported_files(folder: Path) -> dict[str, str]:
     """The exported models by name, relative to ``folder``: mixed, float, uniform8, and uniform where there is one."""
     files = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
-    if has_uniform(folder):
+    if own_pair(folder / COMPARISON) is not None:
         files["uniform"] = UNIFORM_MODEL
     return files
-
-
-def has_uniform(folder: Path) -> bool:
-    comparison = load_record(Comparison, folder / COMPARISON)
-    return comparison.pair is not None and not comparison.same
-
-
-def runtime_inputs(subject: Subject) -> dict[str, Any]:
-    """What exported files and measurements depend on beside their inputs: library versions, this machine's CPU, and
-    how engines are built where something is said about it."""
-    environment = read_environment()
-    options = subject.config.engine_options
-    return {
-        "cpu": [environment.cpu, *environment.instruction_sets],
-        "libraries": environment.libraries,
-        "runtime": subject.target.runtime,
-        **({"gpus": to_dict(ask_driver())} if subject.target.runtime == "tensorrt" else {}),
-        **({"engine": to_dict(options)} if options is not None else {}),
-    }
 
 
 def _quantized_models(
     subject: Subject, traced: TracedModel, folder: Path
 ) -> Iterator[tuple[str, QuantizedModel, dict[str, BitPair]]]:
-    policy = load_record(Policy, folder / POLICY).pairs()
+    policy = PAIRS.of(folder / POLICY)
     yield MODEL, load_finetuned(subject, traced, policy, folder / FINETUNED), policy
     pairs = compared_pairs(subject, folder)
     if pairs is not None:

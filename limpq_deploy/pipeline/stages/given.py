@@ -1,64 +1,51 @@
 """Stages' side of the comparison with the user's own module: before any work, and behind the export."""
 
 from pathlib import Path
-from typing import Any
 
 import onnx
 
-from limpq_deploy.calibration.records import to_dict, write_record
+from limpq_deploy.calibration.records import write_record
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.reference.given_parity import GivenComparison
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.declaration import Stage
+from limpq_deploy.pipeline.stages.facts import DATA, FORM, MODEL_FACT, PLACED
 from limpq_deploy.pipeline.stages.template import make_template
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.given_parity import IMAGES, compare_placed, compare_template, compared, run_given
 from limpq_deploy.workspace.file_names import FLOAT, GIVEN
-from limpq_deploy.workspace.workspace import Stage
 
 
-def given_stage(subject: Subject, folder: Path) -> Stage:
-    """The placed graph, its quantizers off, and the exported template against the user's own module."""
-
-    def run(report: Report) -> str:
-        raw, traced = subject.untrained()
-        report(0, 3, "the model's own outputs")
-        given = run_given(subject.given_model, subject.first_images(IMAGES), raw)
-        report(1, 3, "placed graph")
-        differences = {"placed graph": compare_placed(given, traced, raw, subject.placement)}
-        skipped = {}
-        if subject.target.exportable:
-            report(2, 3, "exported template")
-            difference, why = compare_template(given, strip_markers(make_template(subject, traced)), raw)
-            if difference is None:
-                skipped["float template"] = why
-            else:
-                differences["float template"] = difference
+def _run(subject: Subject, folder: Path, report: Report) -> str:
+    raw, traced = subject.untrained()
+    report(0, 3, "the model's own outputs")
+    given = run_given(subject.given_model, subject.first_images(IMAGES), raw)
+    report(1, 3, "placed graph")
+    differences = {"placed graph": compare_placed(given, traced, raw, subject.placement)}
+    skipped = {}
+    if subject.target.exportable:
+        report(2, 3, "exported template")
+        difference, why = compare_template(given, strip_markers(make_template(subject, traced)), raw)
+        if difference is None:
+            skipped["float template"] = why
         else:
-            skipped["float template"] = f"the target {subject.target.name} is never exported"
-        found = compared(given, differences, skipped)
-        write_record(found, folder / GIVEN)
-        return _said(found)
-
-    return Stage(
-        name="given",
-        title="given model",
-        inputs=given_inputs(subject),
-        reads=(),
-        outputs=(GIVEN,),
-        run=run,
-    )
+            differences["float template"] = difference
+    else:
+        skipped["float template"] = f"the target {subject.target.name} is never exported"
+    found = compared(given, differences, skipped)
+    write_record(found, folder / GIVEN)
+    return _said(found)
 
 
-def given_inputs(subject: Subject) -> dict[str, Any]:
-    """What the comparison depends on."""
-    return {
-        **subject.model_digest(),
-        "data": subject.dataset.digest(),
-        "placement": to_dict(subject.placement),
-        "form": to_dict(subject.form),
-        "seed": subject.config.seed,
-        "images": IMAGES,
-    }
+GIVEN_MODEL = Stage(
+    name="given",
+    title="given model",
+    settings=("seed",),
+    facts=(MODEL_FACT, DATA, PLACED, FORM),
+    writes=(GIVEN,),
+    run=_run,
+)
+"""The placed graph, its quantizers off, and the exported template against the user's own module."""
 
 
 def compare_exported(subject: Subject, folder: Path, model: onnx.ModelProto) -> GivenComparison:

@@ -18,9 +18,10 @@ from limpq_deploy.latency.bench import told
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.compared import against_engine, against_reference, alone
 from limpq_deploy.pipeline.stages.comparison import Comparison
-from limpq_deploy.pipeline.stages.deploy import exported_files, runtime_inputs
+from limpq_deploy.pipeline.stages.declaration import If, Stage
+from limpq_deploy.pipeline.stages.deploy import exported_files
+from limpq_deploy.pipeline.stages.facts import BUILDS, DATA, ENGINE_OPTIONS, OWN_UNIFORM, PAIRS, RUNTIME
 from limpq_deploy.pipeline.stages.learn import load_finetuned
-from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.fold_model import beyond_float32, integer_model
 from limpq_deploy.quant.torch_parity import compare_trained
@@ -37,8 +38,8 @@ from limpq_deploy.workspace.file_names import (
     MODEL,
     POLICY,
     UNIFORM8_MODEL,
+    UNIFORM_MODEL,
 )
-from limpq_deploy.workspace.workspace import Stage
 
 PARITY, ACCURACY = "parity.json", "accuracy.json"
 
@@ -54,36 +55,32 @@ class Measured:
     format: Literal["limpq.accuracy/1"] = field(default="limpq.accuracy/1")
 
 
-def parity_stage(subject: Subject, folder: Path) -> Stage:
-    """Integer reference, runtime and trained model, compared code by code on real images."""
-
-    def run(report: Report) -> str:
-        found = measure_parity(subject, folder, report)
-        write_record(found, folder / PARITY)
-        if subject.placement.weights_only:
-            agreed = 100 * (found.top1_agreement or 0)
-            return f"no codes to compare; top-1 of the trained model agrees on {agreed:.2f} % of images"
-        logits = "bit-equal" if found.logits_equal else "not bit-equal"
-        steps = sum(entry.mismatches for entry in found.faithful)
-        largest = max((entry.max_lsb for entry in found.faithful), default=0)
-        return (
-            f"{found.mismatches:,} of {found.elements:,} codes differ, logits {logits} ({found.images} images); "
-            f"trained model layer by layer: {steps:,} codes, by at most {largest} LSB"
-        )
-
-    return Stage(
-        name="parity",
-        title="parity",
-        inputs={
-            "data": subject.data_digest(),
-            "images": PARITY_IMAGES,
-            "pairs": load_record(Policy, folder / POLICY).pairs(),
-            **runtime_inputs(subject),
-        },
-        reads=(GIVEN, GIVEN_EXPORTED, FLOAT, FINETUNED, MODEL),
-        outputs=(PARITY,),
-        run=run,
+def _run_parity(subject: Subject, folder: Path, report: Report) -> str:
+    found = measure_parity(subject, folder, report)
+    write_record(found, folder / PARITY)
+    if subject.placement.weights_only:
+        agreed = 100 * (found.top1_agreement or 0)
+        return f"no codes to compare; top-1 of the trained model agrees on {agreed:.2f} % of images"
+    logits = "bit-equal" if found.logits_equal else "not bit-equal"
+    steps = sum(entry.mismatches for entry in found.faithful)
+    largest = max((entry.max_lsb for entry in found.faithful), default=0)
+    return (
+        f"{found.mismatches:,} of {found.elements:,} codes differ, logits {logits} ({found.images} images); "
+        f"trained model layer by layer: {steps:,} codes, by at most {largest} LSB"
     )
+
+
+PARITY_OF_CODES = Stage(
+    name="parity",
+    title="parity",
+    settings=ENGINE_OPTIONS,
+    facts=(DATA, *RUNTIME),
+    reads=(PAIRS, GIVEN, GIVEN_EXPORTED, FLOAT, FINETUNED, MODEL),
+    writes=(PARITY,),
+    run=_run_parity,
+    when=(BUILDS,),
+)
+"""Integer reference, runtime and trained model, compared code by code on real images."""
 
 
 def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityReport:
@@ -97,7 +94,7 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
         compared = alone
     found, fed = compared(path, batches, runtime)
     report(1, 2, "trained model, layer by layer")
-    policy = load_record(Policy, folder / POLICY).pairs()
+    policy = PAIRS.of(folder / POLICY)
     traced = subject.traced(folder / FLOAT)
     model = load_finetuned(subject, traced, policy, folder / FINETUNED)
     layers, acts = integer_model(model, policy)
@@ -111,11 +108,7 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
         scales=subject.config.scales,
         top1_agreement=trained.agreement,
         disagreements=trained.disagreements,
-        given=tuple(
-            load_record(GivenComparison, folder / name)
-            for name in (GIVEN, GIVEN_EXPORTED)
-            if (folder / name).is_file()  # builds of earlier versions have none
-        ),
+        given=tuple(load_record(GivenComparison, folder / name) for name in (GIVEN, GIVEN_EXPORTED)),
         notes=(
             *found.notes,
             *_kernel_notes(found.environment),
@@ -124,85 +117,87 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
     )
 
 
-def accuracy_stage(subject: Subject, folder: Path) -> Stage:
-    """Top-1 of every exported file on the runtime, on the test split."""
+def _run_accuracy(subject: Subject, folder: Path, report: Report) -> str:
+    runtime = subject.runtime()
+    split = subject.dataset.split("test")
+    files = exported_files(folder)
+    found: dict[str, Evaluation] = {}
+    for number, (name, file) in enumerate(files.items()):
 
-    def run(report: Report) -> str:
-        runtime = subject.runtime()
-        split = subject.dataset.split("test")
-        files = exported_files(folder)
-        found: dict[str, Evaluation] = {}
-        for number, (name, file) in enumerate(files.items()):
+        def done(count: int, number: int = number, name: str = name) -> None:
+            report(number * len(split) + count, len(files) * len(split), name)
 
-            def done(count: int, number: int = number, name: str = name) -> None:
-                report(number * len(split) + count, len(files) * len(split), name)
-
-            found[name] = evaluate(runtime.load(folder / file).run, split.batches(BATCH), progress=done)
-        comparison = load_record(Comparison, folder / COMPARISON)
-        uniform = found.get("uniform", found["mixed"] if comparison.same else None)
-        result = AccuracyResult(
-            float=found["float"].accuracy,
-            mixed=found["mixed"].accuracy,
-            uniform8=found["uniform8"].accuracy,
-            uniform=uniform.accuracy if uniform else None,
-            uniform_bits=comparison.bits,
-            against_uniform=compare_paired(found["mixed"], uniform) if uniform else None,
-            against_float=compare_paired(found["mixed"], found["float"]),
-            of=f"the exported files on {runtime.name}, {len(split):,} images of test",
-        )
-        write_record(Measured(accuracy=result), folder / ACCURACY)
-        said = f"mixed {result.mixed.top1:.2f} %, float {result.float.top1:.2f} %"
-        if result.uniform is not None:
-            said += f", {result.uniform_bits} {result.uniform.top1:.2f} %"
-        return f"{said} ({result.mixed.images} test images, on {runtime.name})"
-
-    return Stage(
-        name="accuracy",
-        title="accuracy",
-        inputs={"data": subject.data_digest(), **runtime_inputs(subject)},
-        reads=(COMPARISON, *exported_files(folder).values()),
-        outputs=(ACCURACY,),
-        run=run,
+        found[name] = evaluate(runtime.load(folder / file).run, split.batches(BATCH), progress=done)
+    comparison = load_record(Comparison, folder / COMPARISON)
+    uniform = found.get("uniform", found["mixed"] if comparison.same else None)
+    result = AccuracyResult(
+        float=found["float"].accuracy,
+        mixed=found["mixed"].accuracy,
+        uniform8=found["uniform8"].accuracy,
+        uniform=uniform.accuracy if uniform else None,
+        uniform_bits=comparison.bits,
+        against_uniform=compare_paired(found["mixed"], uniform) if uniform else None,
+        against_float=compare_paired(found["mixed"], found["float"]),
+        of=f"the exported files on {runtime.name}, {len(split):,} images of test",
     )
+    write_record(Measured(accuracy=result), folder / ACCURACY)
+    said = f"mixed {result.mixed.top1:.2f} %, float {result.float.top1:.2f} %"
+    if result.uniform is not None:
+        said += f", {result.uniform_bits} {result.uniform.top1:.2f} %"
+    return f"{said} ({result.mixed.images} test images, on {runtime.name})"
 
 
-def latency_stage(subject: Subject, folder: Path) -> Stage:
-    """Mixed, float (where it is FP16, FP32 too) and uniform 8 bits, interleaved in one run: on a CPU one thread, then
-    the runtime's own choice."""
+ACCURACY_OF_FILES = Stage(
+    name="accuracy",
+    title="accuracy",
+    settings=ENGINE_OPTIONS,
+    facts=(DATA, *RUNTIME),
+    reads=(COMPARISON, MODEL, FLOAT_MODEL, UNIFORM8_MODEL, If(OWN_UNIFORM, UNIFORM_MODEL)),
+    writes=(ACCURACY,),
+    run=_run_accuracy,
+    when=(BUILDS,),
+)
+"""Top-1 of every exported file on the runtime, on the test split."""
+
+
+def _run_latency(subject: Subject, folder: Path, report: Report) -> str:
     threads: tuple[Threads, ...] = (1, "default") if subject.target.runtime == "onnxruntime" else ("default",)
     seconds = subject.config.latency_seconds
-
-    def run(report: Report) -> str:
-        files = {name: folder / file for name, file in exported_files(folder).items() if name != "uniform"}
-        runtime = subject.runtime()
-        models, runtimes = with_fp32(files, runtime)
-        batch = least_batch(runtime)
-        found = measure_models(
-            models,
-            settings=threads,
-            seconds=seconds,
-            runtime=runtime,
-            runtimes=runtimes,
-            batches=(batch,),
-            report=told(report),
-        )
-        write_record(found, folder / LATENCY)
-        gain = found.speedup("mixed", "float", threads="default", batch=batch)
-        p50 = found.find("mixed", threads="default", batch=batch).stats.p50_ms
-        other = float_baseline(models)
-        return (
-            f"p50 {p50:.3f} ms, {gain.ratio:.2f} times as fast as {other} (95 % {gain.low:.2f} to {gain.high:.2f}); "
-            f"{seconds:g} s of calls each, `limpq-deploy bench` takes longer"
-        )
-
-    return Stage(
-        name="latency",
-        title="latency",
-        inputs={"seconds": seconds, **runtime_inputs(subject)},
-        reads=(MODEL, FLOAT_MODEL, UNIFORM8_MODEL),
-        outputs=(LATENCY,),
-        run=run,
+    files = {"mixed": folder / MODEL, "float": folder / FLOAT_MODEL, "uniform8": folder / UNIFORM8_MODEL}
+    runtime = subject.runtime()
+    models, runtimes = with_fp32(files, runtime)
+    batch = least_batch(runtime)
+    found = measure_models(
+        models,
+        settings=threads,
+        seconds=seconds,
+        runtime=runtime,
+        runtimes=runtimes,
+        batches=(batch,),
+        report=told(report),
     )
+    write_record(found, folder / LATENCY)
+    gain = found.speedup("mixed", "float", threads="default", batch=batch)
+    p50 = found.find("mixed", threads="default", batch=batch).stats.p50_ms
+    other = float_baseline(models)
+    return (
+        f"p50 {p50:.3f} ms, {gain.ratio:.2f} times as fast as {other} (95 % {gain.low:.2f} to {gain.high:.2f}); "
+        f"{seconds:g} s of calls each, `limpq-deploy bench` takes longer"
+    )
+
+
+LATENCY_OF_FILES = Stage(
+    name="latency",
+    title="latency",
+    settings=("latency_seconds", *ENGINE_OPTIONS),
+    facts=RUNTIME,
+    reads=(MODEL, FLOAT_MODEL, UNIFORM8_MODEL),
+    writes=(LATENCY,),
+    run=_run_latency,
+    when=(BUILDS,),
+)
+"""Mixed, float (where it is FP16, FP32 too) and uniform 8 bits, interleaved in one run: on a CPU one thread, then the
+runtime's own choice."""
 
 
 def _parity_batches(subject: Subject) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:

@@ -14,6 +14,8 @@ from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.declaration import If
+from limpq_deploy.pipeline.stages.facts import AUDITED, INTEGERS, ROUNDS_MADE
 from limpq_deploy.pipeline.stages.measure import ACCURACY, PARITY, PARITY_IMAGES, Measured
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.train.finetuned import FineTuned
@@ -47,12 +49,13 @@ def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
     )
 
 
+STUDIED = (If(INTEGERS, STUDY), If(INTEGERS, AUDIT), If(AUDITED, FLOAT_ENGINE), If(ROUNDS_MADE, ROUNDS))
+"""Files on latency and engines that a build makes beside the latency report and its engine's record."""
+
+
 def studied_files(subject: Subject) -> tuple[str, ...]:
-    """Files on latency and engines that this build makes beside the latency report and its engine's record."""
-    made: tuple[str, ...] = () if subject.placement.weights_only else (STUDY, AUDIT)
-    if made and subject.target.runtime != "onnxruntime":
-        made = (*made, FLOAT_ENGINE)
-    return (*made, *((ROUNDS,) if subject.config.goes_round else ()))
+    """Those that this build makes; settings alone decide."""
+    return tuple(one.file for one in STUDIED if one.condition.holds(subject, subject.config.out))
 
 
 def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> Iterator[str]:

@@ -13,8 +13,10 @@ from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.declaration import If, Stage
+from limpq_deploy.pipeline.stages.facts import BUILDS, CLASSES, COMMAND, STORES, VERSIONS
 from limpq_deploy.pipeline.stages.measure import PARITY
-from limpq_deploy.pipeline.stages.notes import studied_files
+from limpq_deploy.pipeline.stages.notes import STUDIED, studied_files
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import LayerBits, Policy
@@ -39,55 +41,52 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM8_MODEL,
     VERDICT,
 )
-from limpq_deploy.workspace.workspace import Stage
 
 
-def report_stage(subject: Subject, folder: Path) -> Stage:
-    """The page that people look at."""
-    command = subject.config.command_line()
+def _run(subject: Subject, folder: Path, report: Report) -> str:
     studied = studied_files(subject)
-
-    def run(report: Report) -> str:
-        comparison = load_record(Comparison, folder / COMPARISON)
-        engine = load_record(Engine, folder / ENGINE)
-        write_report(
-            folder / REPORT,
-            ReportInputs(
-                title=f"{subject.config.model} for {subject.target.name}",
-                command=command,
-                created=_written(folder / VERDICT),
-                versions=versions(),
-                realised=executed_bits(engine),
-                built=_built(subject, load_record(Indicators, folder / INDICATORS)),
-                files=_sizes(folder),
-                class_names=subject.dataset.classes,
-                trained=not subject.config.ptq,
-                given=subject.config.policy.name if subject.config.policy is not None else None,
-                verdict=load_record(Verdict, folder / VERDICT),
-                policy=load_record(Policy, folder / POLICY),
-                uniform=_uniform_policy(subject, comparison),
-                indicators=load_record(Indicators, folder / INDICATORS),
-                placement=load_record(Placement, folder / PLACEMENT),
-                latency=load_record(LatencyReport, folder / LATENCY),
-                parity=load_record(ParityReport, folder / PARITY),
-                study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
-                rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
-            ),
-        )
-        return str(folder / REPORT)
-
-    return Stage(
-        name="report",
-        title="report",
-        inputs={"command": command, "versions": versions(), "classes": subject.dataset.classes},
-        reads=(
-            *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, ENGINE, LATENCY, PARITY),
-            *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *studied),
-            *((STORED,) if subject.config.storage is not None else ()),
+    comparison = load_record(Comparison, folder / COMPARISON)
+    engine = load_record(Engine, folder / ENGINE)
+    write_report(
+        folder / REPORT,
+        ReportInputs(
+            title=f"{subject.config.model} for {subject.target.name}",
+            command=subject.config.command_line(),
+            created=_written(folder / VERDICT),
+            versions=versions(),
+            realised=executed_bits(engine),
+            built=_built(subject, load_record(Indicators, folder / INDICATORS)),
+            files=_sizes(folder),
+            class_names=subject.dataset.classes,
+            trained=not subject.config.ptq,
+            given=subject.config.policy.name if subject.config.policy is not None else None,
+            verdict=load_record(Verdict, folder / VERDICT),
+            policy=load_record(Policy, folder / POLICY),
+            uniform=_uniform_policy(subject, comparison),
+            indicators=load_record(Indicators, folder / INDICATORS),
+            placement=load_record(Placement, folder / PLACEMENT),
+            latency=load_record(LatencyReport, folder / LATENCY),
+            parity=load_record(ParityReport, folder / PARITY),
+            study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
+            rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
         ),
-        outputs=(REPORT,),
-        run=run,
     )
+    return str(folder / REPORT)
+
+
+REPORT_PAGE = Stage(
+    name="report",
+    title="report",
+    facts=(COMMAND, VERSIONS, CLASSES),
+    reads=(
+        *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, ENGINE, LATENCY, PARITY),
+        *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *STUDIED, If(STORES, STORED)),
+    ),
+    writes=(REPORT,),
+    run=_run,
+    when=(BUILDS,),
+)
+"""The page that people look at."""
 
 
 def _written(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
 from limpq_deploy.export.qdq.build import strip_markers
@@ -32,7 +32,19 @@ from limpq_deploy.latency.study import LatencyStudy, narrow_policies, native_pol
 from limpq_deploy.latency.sweep import swept_pairs, time_study
 from limpq_deploy.model.edges import layer_edges
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.deploy import runtime_inputs
+from limpq_deploy.pipeline.stages.declaration import If, Stage
+from limpq_deploy.pipeline.stages.facts import (
+    BUILDS,
+    ENGINE_OPTIONS,
+    FORM,
+    INTEGERS,
+    MODEL_FACT,
+    ON_CPU,
+    PROFILED,
+    ROUNDS_MADE,
+    RUNTIME,
+    profile_seconds,
+)
 from limpq_deploy.pipeline.stages.template import make_template
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
@@ -50,7 +62,6 @@ from limpq_deploy.workspace.file_names import (
     TABLE,
     TEMPLATE,
 )
-from limpq_deploy.workspace.workspace import Stage
 
 THREADS: Threads = "default"
 """As in the verdict's check of latency: the runtime's own choice, at the smallest batch that its engines take."""
@@ -62,41 +73,34 @@ ENGINE_BUDGETS, ENGINE_BITS = 5, (2, 4, 8)
 """The same where each graph is an engine that has to be built."""
 
 
-def profile_stage(subject: Subject, folder: Path) -> Stage | None:
-    """What every layer takes on this machine, at each native precision; None where no limit asks for it."""
-    if not subject.config.goes_round:
-        return None
-    seconds = _seconds(subject)
+def _run_profile(subject: Subject, folder: Path, report: Report) -> str:
+    traced = subject.traced(folder / FLOAT)
+    template = make_template(subject, traced)
+    plain = strip_markers(template)
+    onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template)})
+    onnx.save(plain, folder / TEMPLATE)
+    edges = [(edge.producer, edge.consumer, edge.elements) for edge in layer_edges(traced)]
+    runtime = subject.runtime()
+    table = profile(template, subject.placement, edges, runtime, _settings(subject, runtime), report=told(report))
+    write_record(table, folder / TABLE)
+    off = sorted(abs(one.error) for one in table.observations if one.error is not None)
+    said = f"{len(subject.placement.layers)} layers on {table.device}"
+    if off:
+        said += f"; mixed graphs predicted within {100 * off[-1]:.1f} % (median {100 * off[len(off) // 2]:.1f} %)"
+    return said
 
-    def run(report: Report) -> str:
-        traced = subject.traced(folder / FLOAT)
-        template = make_template(subject, traced)
-        plain = strip_markers(template)
-        onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template)})
-        onnx.save(plain, folder / TEMPLATE)
-        edges = [(edge.producer, edge.consumer, edge.elements) for edge in layer_edges(traced)]
-        runtime = subject.runtime()
-        table = profile(template, subject.placement, edges, runtime, _settings(subject, runtime), report=told(report))
-        write_record(table, folder / TABLE)
-        off = sorted(abs(one.error) for one in table.observations if one.error is not None)
-        said = f"{len(subject.placement.layers)} layers on {table.device}"
-        if off:
-            said += f"; mixed graphs predicted within {100 * off[-1]:.1f} % (median {100 * off[len(off) // 2]:.1f} %)"
-        return said
 
-    return Stage(
-        name="profile",
-        title="profile",
-        inputs={
-            "seconds": seconds,
-            "form": to_dict(subject.form),
-            **subject.model_digest(),
-            **runtime_inputs(subject),
-        },
-        reads=(FLOAT, PLACEMENT),
-        outputs=(TABLE, TEMPLATE),
-        run=run,
-    )
+PROFILE = Stage(
+    name="profile",
+    title="profile",
+    settings=ENGINE_OPTIONS,
+    facts=(PROFILED, FORM, MODEL_FACT, *RUNTIME),
+    reads=(FLOAT, PLACEMENT),
+    writes=(TABLE, TEMPLATE),
+    run=_run_profile,
+    when=(ROUNDS_MADE,),
+)
+"""What every layer takes on this machine, at each native precision."""
 
 
 def search_in_rounds(
@@ -165,41 +169,38 @@ def time_policy(
     )
 
 
-def study_stage(subject: Subject, folder: Path) -> Stage | None:
-    """How far BitOps predict latency on this machine, and, on ONNX Runtime, what each layer takes beside the float
-    model's (of an engine `audit_stage` tells it). None where weights alone are integers: all policies take one time."""
-    if subject.placement.weights_only:
-        return None
-    seconds = subject.config.latency_seconds / 5
-    on_cpu = subject.target.runtime == "onnxruntime"
-
-    def run(report: Report) -> str:
-        indicators = load_record(Indicators, folder / INDICATORS)
-        template = with_markers(load_model(folder / FLOAT_MODEL))
-        runtime = subject.runtime()
-        settings = ProfileSettings(threads=THREADS, batch=least_batch(runtime), seconds=seconds)
-        found = measure_study(template, subject.placement, indicators, runtime, settings, report)
-        write_record(found, folder / STUDY)
-        slow = ""
-        if on_cpu:
-            audit = audit_cpu(folder / MODEL, folder / FLOAT_MODEL, runtime)
-            write_record(audit, folder / AUDIT)
-            slow = f"; {len(audit.slower)} integer layers slower than in float" if audit.slower else ""
-        order = "undefined" if found.realised.value is None else f"{found.realised.value:.2f}"
-        doubtful = f"; {found.doubtful} of {len(found.points)} figures doubtful" if found.doubtful else ""
-        return (
-            f"rank correlation with executed BitOps {order} ({found.realised.policies} engines); within "
-            f"{100 * found.narrow_spread:.0f} % over 2 to 8 bits{doubtful}{slow}"
-        )
-
-    return Stage(
-        name="study",
-        title="latency, BitOps",
-        inputs={"seconds": seconds, **runtime_inputs(subject)},
-        reads=(*((MODEL,) if on_cpu else ()), FLOAT_MODEL, INDICATORS, PLACEMENT),
-        outputs=(STUDY, AUDIT) if on_cpu else (STUDY,),
-        run=run,
+def _run_study(subject: Subject, folder: Path, report: Report) -> str:
+    indicators = load_record(Indicators, folder / INDICATORS)
+    template = with_markers(load_model(folder / FLOAT_MODEL))
+    runtime = subject.runtime()
+    settings = ProfileSettings(threads=THREADS, batch=least_batch(runtime), seconds=subject.config.latency_seconds / 5)
+    found = measure_study(template, subject.placement, indicators, runtime, settings, report)
+    write_record(found, folder / STUDY)
+    slow = ""
+    if subject.target.runtime == "onnxruntime":
+        audit = audit_cpu(folder / MODEL, folder / FLOAT_MODEL, runtime)
+        write_record(audit, folder / AUDIT)
+        slow = f"; {len(audit.slower)} integer layers slower than in float" if audit.slower else ""
+    order = "undefined" if found.realised.value is None else f"{found.realised.value:.2f}"
+    doubtful = f"; {found.doubtful} of {len(found.points)} figures doubtful" if found.doubtful else ""
+    return (
+        f"rank correlation with executed BitOps {order} ({found.realised.policies} engines); within "
+        f"{100 * found.narrow_spread:.0f} % over 2 to 8 bits{doubtful}{slow}"
     )
+
+
+STUDY_OF_LATENCY = Stage(
+    name="study",
+    title="latency, BitOps",
+    settings=("latency_seconds", *ENGINE_OPTIONS),
+    facts=RUNTIME,
+    reads=(If(ON_CPU, MODEL), FLOAT_MODEL, INDICATORS, PLACEMENT),
+    writes=(STUDY, If(ON_CPU, AUDIT)),
+    run=_run_study,
+    when=(BUILDS, INTEGERS),
+)
+"""How far BitOps predict latency on this machine, and, on ONNX Runtime, what each layer takes beside the float model's
+(of an engine the audit tells it). Where weights alone are integers, all policies take one time."""
 
 
 def measure_study(
@@ -219,8 +220,4 @@ def measure_study(
 
 
 def _settings(subject: Subject, runtime: Runtime) -> ProfileSettings:
-    return ProfileSettings(threads=THREADS, batch=least_batch(runtime), seconds=_seconds(subject))
-
-
-def _seconds(subject: Subject) -> float:
-    return min(1.0, subject.config.latency_seconds)
+    return ProfileSettings(threads=THREADS, batch=least_batch(runtime), seconds=profile_seconds(subject))

@@ -14,16 +14,8 @@ from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.vnni_advice import saturation_advice
 from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, load_config, option_of, write_config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.audit import audit_stage
-from limpq_deploy.pipeline.stages.bundle import bundle_stage
-from limpq_deploy.pipeline.stages.choose import search_stage
-from limpq_deploy.pipeline.stages.deploy import engine_stage, export_stage
-from limpq_deploy.pipeline.stages.given import given_stage
-from limpq_deploy.pipeline.stages.learn import finetune_stage, float_stage, indicators_stage, uniform_stage
-from limpq_deploy.pipeline.stages.measure import PARITY, accuracy_stage, latency_stage, parity_stage
-from limpq_deploy.pipeline.stages.page import report_stage
-from limpq_deploy.pipeline.stages.rounds import profile_stage, study_stage
-from limpq_deploy.pipeline.stages.verdict import verdict_stage
+from limpq_deploy.pipeline.stages.listed import stages_of
+from limpq_deploy.pipeline.stages.measure import PARITY, PARITY_OF_CODES
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import progress, silent
 from limpq_deploy.train.device import settle_threads
@@ -41,24 +33,7 @@ from limpq_deploy.workspace.file_names import (
     VERDICT,
 )
 from limpq_deploy.workspace.finished import BuildFiles
-from limpq_deploy.workspace.workspace import Passed, Stage, Workspace
-
-MakeStage = Callable[[Subject, Path], Stage | None]
-
-TRAINED: tuple[MakeStage, ...] = (
-    *(given_stage, float_stage, indicators_stage, profile_stage),
-    *(search_stage, finetune_stage, uniform_stage),
-)
-EXPORTED: tuple[MakeStage, ...] = (export_stage,)
-MEASURED: tuple[MakeStage, ...] = (
-    engine_stage,
-    parity_stage,
-    accuracy_stage,
-    latency_stage,
-    audit_stage,
-    study_stage,
-)
-CONCLUDED: tuple[MakeStage, ...] = (verdict_stage, report_stage, bundle_stage)
+from limpq_deploy.workspace.workspace import Passed, Workspace
 
 ENGINE_STAGES = ("engine",)
 """Stages that a build can be stopped after and that need the target's runtime."""
@@ -128,12 +103,11 @@ def run_build(
         write_config(config, config.out / CONFIG)
         workspace.remember(CONFIG)
         try:
-            for make in _stages(subject):
+            for stage in stages_of(subject):
                 agree(True)  # files of the stages before are there
-                stage = make(subject, config.out)
-                if stage is None:
+                if not stage.needed(subject, config.out):
                     continue
-                workspace.run(stage)
+                workspace.run(stage.step(subject, config.out))
                 if stage.name == until:
                     break
         except LimpqError:
@@ -161,13 +135,12 @@ def help_build(config: Config, *, until: str | None = None) -> None:
     subject = Subject(config)
     settle_threads(sum(layer.macs for layer in subject.placement.layers))
     with joined():
-        for make in _stages(subject):
+        for stage in stages_of(subject):
             agree(True)
-            stage = make(subject, config.out)
-            if stage is None:
+            if not stage.needed(subject, config.out):
                 continue
             if stage.together and agree(False):
-                stage.run(silent)
+                stage.run(subject, config.out, silent)
             if stage.name == until:
                 break
 
@@ -184,7 +157,7 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
     with workspace.held():
         for name in (POLICY, FLOAT, FINETUNED, MODEL):
             files.path(name)
-        workspace.run(parity_stage(subject, folder), again=True)
+        workspace.run(PARITY_OF_CODES.step(subject, folder), again=True)
         return load_record(ParityReport, folder / PARITY)
 
 
@@ -223,15 +196,6 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
         )
     if subject.config.ptq and (idle := subject.config.training.of_quantized_models()):
         yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"
-
-
-def _stages(subject: Subject) -> Iterator[MakeStage]:
-    yield from TRAINED
-    if subject.target.exportable:
-        yield from EXPORTED
-    if subject.builds_engine:
-        yield from MEASURED
-        yield from CONCLUDED
 
 
 def _why(subject: Subject, until: str | None) -> str:

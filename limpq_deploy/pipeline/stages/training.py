@@ -2,34 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.calibration.records import to_dict
+from torch import nn
+
+from limpq_deploy.calibration.records import write_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.progress import Report
-from limpq_deploy.train.checkpoints import CheckpointInfo
+from limpq_deploy.pipeline.stages.declaration import Stage
+from limpq_deploy.train.checkpoints import CheckpointInfo, save_module
 from limpq_deploy.train.execution import EVERY_MINUTES, Checkpoint, Execution
+from limpq_deploy.train.finetuned import FineTuned
 from limpq_deploy.train.processes import agree, leads
 from limpq_deploy.train.resume import examine
-from limpq_deploy.train.settings import TrainSettings
+from limpq_deploy.workspace.file_names import FINETUNED, FINETUNED_RECORD, UNIFORM, UNIFORM_RECORD
 from limpq_deploy.workspace.sources import code_of
 
 FOLDER = "training"
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What a stage that makes a quantized model is called, and the files that it writes."""
-
-    stage: str
-    title: str
-    checkpoint: str
-    record: str
 
 
 def finetuned_info(subject: Subject, pairs: Mapping[str, BitPair]) -> CheckpointInfo:
@@ -43,40 +34,32 @@ def checkpoint_of(stage: str) -> str:
     return f"{FOLDER}/{stage}.safetensors"
 
 
-def training_inputs(subject: Subject, settings: TrainSettings) -> dict[str, Any]:
-    """What a training depends on beside model and data."""
-    augment = subject.dataset.augment
-    return {
-        "settings": asdict(settings),
-        "seed": subject.config.seed,
-        "augment": None if augment is None else to_dict(augment),
-    }
+def save_model(
+    subject: Subject, folder: Path, stage: str, model: nn.Module, pairs: Mapping[str, BitPair], found: FineTuned
+) -> None:
+    """Write the model of a stage that makes one of these bits, and its record."""
+    checkpoint, record = (FINETUNED, FINETUNED_RECORD) if stage == "finetune" else (UNIFORM, UNIFORM_RECORD)
+    save_module(folder / checkpoint, model, finetuned_info(subject, pairs))
+    write_record(found, folder / record)
 
 
-def prepare(
-    subject: Subject,
-    folder: Path,
-    stage: str,
-    inputs: Mapping[str, Any],
-    reads: Iterable[str],
-    run: Callable[[Report], str],
-) -> tuple[Execution, str]:
+def prepare(subject: Subject, folder: Path, stage: Stage) -> tuple[Execution, str]:
     """How to run the training of a stage, and what to say of a checkpoint that was found (empty: there was none).
 
-    A checkpoint of other inputs, or of other code than ``run`` comes to, is removed: the stage would not have stood
+    A checkpoint of other inputs, or of other code than the stage comes to, is removed: the stage would not have stood
     either. All processes call this; the first decides.
     """
     training = subject.config.training
-    code = code_of(run)
+    code = code_of(stage.run)
     identity = {
-        "stage": stage,
+        "stage": stage.name,
         "sources": code.sources,
         "libraries": code.libraries,
-        **{name: _short(value) for name, value in inputs.items()},
-        "reads": {name: sha256_of(folder / name) for name in reads},
+        **{name: _short(value) for name, value in stage.inputs(subject).items()},
+        "reads": stage.step(subject, folder).read_digests(folder),
     }
     checkpoint = Checkpoint(
-        path=folder / checkpoint_of(stage),
+        path=folder / checkpoint_of(stage.name),
         identity=identity,
         every_steps=training.checkpoint_steps,
         every_minutes=training.checkpoint_minutes or EVERY_MINUTES,
@@ -94,8 +77,8 @@ def prepare(
     execution = Execution(
         workers=training.workers or 0,
         checkpoint=checkpoint,
-        log=folder / FOLDER / f"{stage}.jsonl" if log else None,
-        tensorboard=folder / FOLDER / "tensorboard" / stage if training.tensorboard else None,
+        log=folder / FOLDER / f"{stage.name}.jsonl" if log else None,
+        tensorboard=folder / FOLDER / "tensorboard" / stage.name if training.tensorboard else None,
     )
     return execution, said
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.records.placement import Placement
@@ -12,8 +12,10 @@ from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.declaration import Stage
+from limpq_deploy.pipeline.stages.facts import BUILDS, TARGET
 from limpq_deploy.pipeline.stages.measure import ACCURACY, PARITY, Measured
-from limpq_deploy.pipeline.stages.notes import studied_files, verdict_notes
+from limpq_deploy.pipeline.stages.notes import STUDIED, studied_files, verdict_notes
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
@@ -42,7 +44,6 @@ from limpq_deploy.workspace.file_names import (
     POLICY,
     VERDICT,
 )
-from limpq_deploy.workspace.workspace import Stage
 
 NOT_TOLD = (
     "the engine's inspector does not tell the precision of {} of {} layers; what it says is kept beside the plan "
@@ -58,70 +59,67 @@ FLOAT_REASONS = dict.fromkeys(
 """Why a file of float activations has no parity checks."""
 
 
-def verdict_stage(subject: Subject, folder: Path) -> Stage:
-    """Every promise against its measurement."""
+def _run(subject: Subject, folder: Path, report: Report) -> str:
     limits = Limits(
         max_accuracy_drop=subject.config.max_accuracy_drop,
         max_latency_ms=subject.config.max_latency_ms,
         min_speedup=subject.config.min_speedup,
     )
-
-    def run(report: Report) -> str:
-        policy = load_record(Policy, folder / POLICY)
-        parity = load_record(ParityReport, folder / PARITY)
-        placement = load_record(Placement, folder / PLACEMENT)
-        checked, engine = load_record(LintReport, folder / LINT), load_record(Engine, folder / ENGINE)
-        plain = _float_engine(subject, folder)
-        comparison = load_record(Comparison, folder / COMPARISON)
-        verdict = judge(
-            model=subject.config.model,
-            target=subject.target.name,
-            budgets=policy.costs,
-            bitops=_bitops(subject, placement, policy, comparison, engine, plain),
-            limits=limits,
-            accuracy=load_record(Measured, folder / ACCURACY).accuracy,
-            parity=None
-            if placement.weights_only
-            else EndToEndParity(
-                images=parity.images,
-                codes=parity.elements,
-                mismatches=parity.mismatches,
-                logits_bit_equal=parity.logits_equal,
-                max_lsb=parity.max_lsb,
-                layer_by_layer=parity.mode == "layer by layer",
-                lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
-            ),
-            layer_parity=None if placement.weights_only else _layer_parity(parity),
-            reasons=(FLOAT_REASONS if placement.weights_only else {})
-            | {"float_nodes": NOT_TOLD.format(len(untold_layers(engine)), len(engine.layer_precision))},
-            trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
-            float_nodes=unplanned_floats(folder),
-            planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
-            latency=load_record(LatencyReport, folder / LATENCY),
-            untold={"mixed": untold_layers(engine), "float": untold_layers(plain) if plain is not None else ()},
-            notes=verdict_notes(subject, folder),
-        )
-        write_record(verdict, folder / VERDICT)
-        failed = [check.name for check in verdict.checks if not check.passed]
-        left = [f"{one.name} (what would decide: {one.needs})" for one in verdict.undecided]
-        said = f"{verdict.outcome}: {', '.join(failed) if failed else f'{len(verdict.checks)} checks'}"
-        return f"{said}; not decided: {'; '.join(left)}" if left else said
-
-    return Stage(
-        name="verdict",
-        title="verdict",
-        inputs={
-            "limits": to_dict(limits),
-            "target": to_dict(subject.target),
-            "float_type": subject.config.float_type,
-        },
-        reads=(
-            *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
-            *(ENGINE, EXPORT, PARITY, ACCURACY, LINT, LATENCY, *studied_files(subject)),
+    policy = load_record(Policy, folder / POLICY)
+    parity = load_record(ParityReport, folder / PARITY)
+    placement = load_record(Placement, folder / PLACEMENT)
+    checked, engine = load_record(LintReport, folder / LINT), load_record(Engine, folder / ENGINE)
+    plain = _float_engine(subject, folder)
+    comparison = load_record(Comparison, folder / COMPARISON)
+    verdict = judge(
+        model=subject.config.model,
+        target=subject.target.name,
+        budgets=policy.costs,
+        bitops=_bitops(subject, placement, policy, comparison, engine, plain),
+        limits=limits,
+        accuracy=load_record(Measured, folder / ACCURACY).accuracy,
+        parity=None
+        if placement.weights_only
+        else EndToEndParity(
+            images=parity.images,
+            codes=parity.elements,
+            mismatches=parity.mismatches,
+            logits_bit_equal=parity.logits_equal,
+            max_lsb=parity.max_lsb,
+            layer_by_layer=parity.mode == "layer by layer",
+            lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
         ),
-        outputs=(VERDICT,),
-        run=run,
+        layer_parity=None if placement.weights_only else _layer_parity(parity),
+        reasons=(FLOAT_REASONS if placement.weights_only else {})
+        | {"float_nodes": NOT_TOLD.format(len(untold_layers(engine)), len(engine.layer_precision))},
+        trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
+        float_nodes=unplanned_floats(folder),
+        planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
+        latency=load_record(LatencyReport, folder / LATENCY),
+        untold={"mixed": untold_layers(engine), "float": untold_layers(plain) if plain is not None else ()},
+        notes=verdict_notes(subject, folder),
     )
+    write_record(verdict, folder / VERDICT)
+    failed = [check.name for check in verdict.checks if not check.passed]
+    left = [f"{one.name} (what would decide: {one.needs})" for one in verdict.undecided]
+    said = f"{verdict.outcome}: {', '.join(failed) if failed else f'{len(verdict.checks)} checks'}"
+    return f"{said}; not decided: {'; '.join(left)}" if left else said
+
+
+VERDICT_OF_BUILD = Stage(
+    name="verdict",
+    title="verdict",
+    settings=("max_accuracy_drop", "max_latency_ms", "min_speedup", "float_type"),
+    facts=(TARGET,),
+    reads=(
+        *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
+        *(ENGINE, EXPORT, PARITY, ACCURACY, LINT, LATENCY, *STUDIED),
+    ),
+    writes=(VERDICT,),
+    run=_run,
+    when=(BUILDS,),
+)
+"""Every promise against its measurement."""
 
 
 def _float_engine(subject: Subject, folder: Path) -> Engine | None:

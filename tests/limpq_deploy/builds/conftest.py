@@ -20,7 +20,8 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.cli.main import main
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.sources import code_of
-from limpq_deploy.workspace.workspace import Stage, Workspace
+from limpq_deploy.workspace.step import Step
+from limpq_deploy.workspace.workspace import Workspace
 
 SETTINGS = """
 like = "w5a5"
@@ -55,7 +56,7 @@ Executed = dict[str, tuple[set[str], tuple[str, ...]]]
 """By stage: source files of which a function was called, and the modules that its digest is over."""
 
 
-def watched(stage: Stage, executed: Executed) -> Stage:
+def watched(stage: Step, executed: Executed) -> Step:
     """A stage that records what it executes."""
     files: set[str] = set()
 

@@ -19,9 +19,11 @@ from safetensors.torch import load_file
 from limpq_deploy.pipeline import context as subject_module
 from limpq_deploy.pipeline.config import Config, load_config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.run import CONCLUDED, EXPORTED, MEASURED, TRAINED
+from limpq_deploy.pipeline.stages.facts import MODEL_FACT
+from limpq_deploy.pipeline.stages.listed import STAGES, stages_of
 from limpq_deploy.train.recipe import Training
-from limpq_deploy.workspace.workspace import Workspace
+from limpq_deploy.workspace.step import Part
+from limpq_deploy.workspace.workspace import whole
 
 FLOAT, JOINT, TUNED = "float", "indicators", "finetune uniform"
 MODELS = f"{FLOAT} {JOINT} {TUNED}"
@@ -111,14 +113,13 @@ OF_TRAINING: dict[str, tuple[Any, str]] = {
 
 def digests(config: Config, folder: Path) -> dict[str, str]:
     """The digest of every stage's inputs, with the files that lie in the folder."""
-    about = Subject(config)
-    space = Workspace(folder, say=lambda passed: None)
-    makers = (*TRAINED, *EXPORTED, *(() if not config.engine else (*MEASURED, *CONCLUDED)))
-    stages = [stage for make in makers if (stage := make(about, folder)) is not None]
-    found = {}
-    for stage in stages:
-        present = tuple(name for name in stage.reads if (folder / name).exists())
-        found[stage.name] = space._digest(replace(stage, reads=present))
+    about, found = Subject(config), {}
+    for stage in stages_of(about):
+        if stage.needed(about, folder):
+            step = stage.step(about, folder)
+            files = [one.file if isinstance(one, Part) else one for one in step.reads]
+            absent = [name for name in files if not (folder / name).exists()]
+            found[stage.name] = whole(step, step.digests(folder, without=absent))
     return found
 
 
@@ -174,20 +175,36 @@ def test_each_setting_of_training_repeats_the_models_that_it_is_about(base: Conf
         assert changed(before, digests(replace(base, training=training), finished)) == {*stages.split(), "report"}, name
 
 
-def test_no_setting_is_left_out() -> None:
-    tried = {*ON_CPU, *WITH_PTQ, *ON_TENSORRT, *WITH_A_TABLE, "data", "classes", "training", "weights_key"}
-    elsewhere = {"pretrained"}  # needs published files: model/zoo/test_published.py
-    assert tried | elsewhere == {field.name for field in dataclasses.fields(Config)}
-    assert OF_TRAINING.keys() == {field.name for field in dataclasses.fields(Training)}
-
-
-def test_other_weights_of_the_same_file_repeat_all_that_reads_weights(
+def test_which_weights_of_a_file_are_meant_repeats_what_the_weights_do(
     base: Config, finished: Path, tmp_path: Path
 ) -> None:
-    weights = load_file(finished / "float.safetensors")
-    torch.save({"model": weights, "ema": {name: 0.5 * value for name, value in weights.items()}}, tmp_path / "all.pth")
-    both = (replace(base, weights=tmp_path / "all.pth", weights_key=key) for key in ("model", "ema"))
-    assert changed(*(digests(one, finished) for one in both)) == {"given", *MODELS.split(), "export", "report"}
+    state = load_file(finished / "float.safetensors")
+    torch.save({"model": state, "model_ema": state}, tmp_path / "two.pth")
+    averaged = replace(base, weights=tmp_path / "two.pth", weights_key="model_ema")
+    other = digests(replace(averaged, weights_key="model"), finished)
+    assert changed(digests(averaged, finished), other) == {*ON_CPU["weights"][1].split(), "report"}
+
+
+def test_published_weights_are_of_all_stages_that_the_model_is_of() -> None:
+    """None are on this machine to be changed."""
+    assert {stage.name for stage in STAGES if MODEL_FACT in stage.facts} >= {*ON_CPU["weights"][1].split()}
+    assert all("pretrained" in stage.depends_on for stage in STAGES if MODEL_FACT in stage.facts)
+
+
+def test_no_setting_is_left_out() -> None:
+    tried = {
+        *ON_CPU,
+        *WITH_PTQ,
+        *ON_TENSORRT,
+        *WITH_A_TABLE,
+        "data",
+        "classes",
+        "training",
+        "weights_key",
+        "pretrained",
+    }
+    assert tried == {field.name for field in dataclasses.fields(Config)}
+    assert OF_TRAINING.keys() == {field.name for field in dataclasses.fields(Training)}
 
 
 def test_other_images_and_another_order_of_the_classes_repeat_all_that_sees_images(

@@ -9,7 +9,7 @@ from limpq_deploy.export.runtimes.tensorrt import runtime as trt
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.deploy import engine_stage
+from limpq_deploy.pipeline.stages.deploy import ENGINE_RECORD
 from limpq_deploy.train.recipe import Training
 
 MODEL = """
@@ -48,7 +48,7 @@ def test_a_batch_larger_than_the_training_split_is_refused() -> None:
 
 
 def test_builder_settings_reach_the_runtime_and_the_digest_of_the_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(trt, "unavailable", lambda: None)
     plain = Subject(Config(target="tensorrt"))
@@ -56,6 +56,6 @@ def test_builder_settings_reach_the_runtime_and_the_digest_of_the_engine(
     runtime = set_up.runtime()
     assert isinstance(runtime, TensorRt)
     assert (runtime.options.workspace_mib, runtime.options.level, runtime.options.builds) == (256, 1, 2)
-    inputs, before = engine_stage(set_up, tmp_path).inputs, engine_stage(plain, tmp_path).inputs
-    assert {name for name in inputs if inputs[name] != before.get(name)} == {"engine"}
-    assert inputs["engine"]["level"] == 1
+    inputs, before = ENGINE_RECORD.inputs(set_up), ENGINE_RECORD.inputs(plain)
+    assert {name for name in inputs if inputs[name] != before.get(name)} == {"workspace_mib", "builder_level", "builds"}
+    assert inputs["builder_level"] == 1

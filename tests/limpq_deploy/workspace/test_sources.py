@@ -11,38 +11,17 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
-from limpq_deploy.pipeline.stages.audit import audit_stage
-from limpq_deploy.pipeline.stages.bundle import bundle_stage
-from limpq_deploy.pipeline.stages.choose import search_stage
-from limpq_deploy.pipeline.stages.deploy import engine_stage, export_stage
-from limpq_deploy.pipeline.stages.learn import _finetune_stage, float_stage, indicators_stage
-from limpq_deploy.pipeline.stages.measure import accuracy_stage, latency_stage, parity_stage
-from limpq_deploy.pipeline.stages.page import report_stage
-from limpq_deploy.pipeline.stages.ptq import calibrated_stage, ranges_stage
-from limpq_deploy.pipeline.stages.rounds import profile_stage, study_stage
-from limpq_deploy.pipeline.stages.verdict import verdict_stage
+from limpq_deploy.pipeline.stages.choose import GIVEN_POLICY
+from limpq_deploy.pipeline.stages.given import GIVEN_MODEL
+from limpq_deploy.pipeline.stages.learn import FINETUNED_MODEL, FINETUNED_UNIFORM, FLOAT_MODEL
+from limpq_deploy.pipeline.stages.listed import STAGES
+from limpq_deploy.pipeline.stages.ptq import CALIBRATED_MODEL, CALIBRATED_UNIFORM, RANGES_ALONE
 from limpq_deploy.workspace import sources
 from limpq_deploy.workspace.sources import Code, code_of, user_sources
 
-MAKERS: dict[str, Callable[..., object]] = {
-    "float": float_stage,
-    "indicators": indicators_stage,
-    "ranges": ranges_stage,
-    "profile": profile_stage,
-    "search": search_stage,
-    "finetune": _finetune_stage,
-    "calibration": calibrated_stage,
-    "export": export_stage,
-    "engine": engine_stage,
-    "parity": parity_stage,
-    "accuracy": accuracy_stage,
-    "latency": latency_stage,
-    "audit": audit_stage,
-    "study": study_stage,
-    "verdict": verdict_stage,
-    "report": report_stage,
-    "bundle": bundle_stage,
-}
+LIKE_OTHERS = (FINETUNED_UNIFORM, CALIBRATED_UNIFORM, GIVEN_POLICY, GIVEN_MODEL)
+OTHER_NAMES = {RANGES_ALONE: "ranges", CALIBRATED_MODEL: "calibration"}
+RUNS = {OTHER_NAMES.get(stage) or stage.name: stage.run for stage in STAGES if stage not in LIKE_OTHERS}
 LEARN = {"float", "indicators", "ranges", "finetune", "calibration"}
 CACHES = ("_code_of", "_hub", "_imports", "_contents", "_hash_of", "_version")
 
@@ -65,7 +44,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def codes() -> dict[str, Code]:
     forget()
-    return {name: code_of(make) for name, make in MAKERS.items()}
+    return {name: code_of(run) for name, run in RUNS.items()}
 
 
 def edited(root: Path, *files: str) -> list[set[str]]:
@@ -77,7 +56,7 @@ def edited(root: Path, *files: str) -> list[set[str]]:
         path.write_text(text + "\n")
         now = codes()
         path.write_text(text)
-        found.append({name for name in MAKERS if now[name].sources != before[name].sources})
+        found.append({name for name in RUNS if now[name].sources != before[name].sources})
     return found
 
 
@@ -121,7 +100,7 @@ def test_an_edit_repeats_what_runs_the_edited_code_and_nothing_before_it(copied:
     assert LEARN | {"export"} <= model
     assert not stage & LEARN
     assert {"parity", "accuracy", "latency"} <= stage
-    assert subject == {*MAKERS} - {"audit"} or subject == {*MAKERS}
+    assert subject == {*RUNS} - {"audit"} or subject == {*RUNS}
 
 
 def test_libraries_are_those_whose_arithmetic_a_stage_uses() -> None:
@@ -143,18 +122,18 @@ def test_another_version_of_a_library_is_seen(monkeypatch: pytest.MonkeyPatch) -
     now = codes()
     monkeypatch.undo()
     forget()
-    other = {name for name in MAKERS if now[name].libraries != before[name].libraries}
+    other = {name for name in RUNS if now[name].libraries != before[name].libraries}
     assert other >= {"engine", "parity", "accuracy", "latency", "study", "bundle"}
     assert not other & LEARN
 
 
 def test_sources_edited_while_a_build_runs_are_not_taken_for_those_that_run(copied: Path) -> None:
-    first = code_of(float_stage)
+    first = code_of(FLOAT_MODEL.run)
     (copied / "train/finetune.py").write_text("raise SystemExit\n")
-    later = code_of(_finetune_stage)  # a stage that begins hours later
+    later = code_of(FINETUNED_MODEL.run)  # a stage that begins hours later
     forget()
-    assert code_of(float_stage) == first
-    assert code_of(_finetune_stage) != later
+    assert code_of(FLOAT_MODEL.run) == first
+    assert code_of(FINETUNED_MODEL.run) != later
 
 
 def test_all_stages_are_read_in_a_moment() -> None:

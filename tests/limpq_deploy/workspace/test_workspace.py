@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from limpq_deploy.calibration.errors import OutputError
+from limpq_deploy.calibration.errors import OutputError, RecordError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.workspace import workspace as pipeline
 from limpq_deploy.workspace.sources import Code
-from limpq_deploy.workspace.workspace import Passed, Stage, Workspace
+from limpq_deploy.workspace.step import Part, Step
+from limpq_deploy.workspace.workspace import Passed, Workspace, read_state
 
 
 def workspace(folder: Path) -> Workspace:
     return Workspace(folder, say=lambda passed: None)
 
 
-def writing(folder: Path, name: str, text: str, *, reads: tuple[str, ...] = (), inputs: Any = None) -> Stage:
+def writing(folder: Path, name: str, text: str, *, reads: tuple[str, ...] = (), inputs: Any = None) -> Step:
     """A stage that writes ``text`` and what it reads to ``<name>.txt``."""
 
     def run(report: Callable[..., None]) -> str:
@@ -27,10 +28,10 @@ def writing(folder: Path, name: str, text: str, *, reads: tuple[str, ...] = (), 
         write_text(folder / f"{name}.txt", read + text)
         return f"{name} says {text}"
 
-    return Stage(name=name, title=name, inputs={"text": inputs or text}, reads=reads, outputs=(f"{name}.txt",), run=run)
+    return Step(name=name, title=name, inputs={"text": inputs or text}, reads=reads, outputs=(f"{name}.txt",), run=run)
 
 
-def build(folder: Path, *stages: Stage, fresh: bool = False) -> list[Passed]:
+def build(folder: Path, *stages: Step, fresh: bool = False) -> list[Passed]:
     space = workspace(folder)
     with space.held(fresh=fresh):
         for stage in stages:
@@ -78,7 +79,7 @@ def test_a_stage_that_fails_is_not_recorded_and_keeps_the_earlier_ones(tmp_path:
         raise RuntimeError("broken")
 
     one = writing(tmp_path, "one", "1")
-    broken = Stage(name="two", title="two", inputs={}, reads=(), outputs=("two.txt",), run=fail)
+    broken = Step(name="two", title="two", inputs={}, reads=(), outputs=("two.txt",), run=fail)
     with pytest.raises(RuntimeError):
         build(tmp_path, one, broken)
     assert list(json.loads((tmp_path / "stages.json").read_text())["stages"]) == ["one"]
@@ -136,7 +137,7 @@ def test_a_folder_is_an_output_with_all_that_is_in_it(tmp_path: Path) -> None:
         (tmp_path / "folder/below/file.txt").write_text("1")
         return "done"
 
-    stage = Stage(name="one", title="one", inputs={}, reads=(), outputs=("folder",), run=run)
+    stage = Step(name="one", title="one", inputs={}, reads=(), outputs=("folder",), run=run)
     build(tmp_path, stage)
     assert ran(build(tmp_path, stage)) == []
     (tmp_path / "folder/below/file.txt").write_text("2")
@@ -155,8 +156,8 @@ def test_a_checkpoint_survives_a_stopped_run_and_goes_when_the_stage_is_done_or_
         (tmp_path / "one.txt").write_text("1")
         return "done"
 
-    def stage(*, stops: bool) -> Stage:
-        return Stage(
+    def stage(*, stops: bool) -> Step:
+        return Step(
             name="one",
             title="one",
             inputs={},
@@ -208,7 +209,7 @@ def test_other_code_or_another_library_runs_a_stage_again_and_is_said_before_it_
     assert said == ["done", "done"]
     said.clear()
     assert built(replace(code, sources="b")) == ["one"]
-    assert said == ["one runs again: the program's sources have changed since it ran", "done"]
+    assert said == ["one runs again: sources changed", "done"]
     said.clear()
     assert built(replace(code, sources="b", libraries={"limpq_deploy": "1", "torch": "2.14"})) == ["one"]
     assert said == ["one runs again: torch is 2.14, and was 2.13 when it ran", "done"]
@@ -220,3 +221,36 @@ def test_a_stage_of_a_version_that_did_not_record_its_code_runs_again(tmp_path: 
     del state["stages"]["one"]["sources"], state["stages"]["one"]["libraries"]
     (tmp_path / "stages.json").write_text(json.dumps(state))
     assert ran(build(tmp_path, writing(tmp_path, "one", "1"))) == ["one"]
+
+
+def test_a_file_that_a_stage_reads_and_that_is_missing_is_an_error_before_it_runs(tmp_path: Path) -> None:
+    two = writing(tmp_path, "two", "2", reads=("one.txt",))
+    sentence = r"one\.txt, which the stage 'two' reads, is missing; run the build again, which makes it"
+    with pytest.raises(RecordError, match=sentence):
+        build(tmp_path, two)
+    assert not (tmp_path / "two.txt").exists()
+    (tmp_path / "one.txt").write_text("")  # an empty file is one
+    assert ran(build(tmp_path, two)) == ["two"]
+
+
+def test_of_a_part_of_a_file_the_rest_does_not_count(tmp_path: Path) -> None:
+    record = tmp_path / "one.txt"
+    bits = Part("one.txt", "bits", lambda path: json.loads(path.read_text())["bits"])
+    two = replace(writing(tmp_path, "two", "2"), reads=(bits,))
+    record.write_text('{"bits": 4, "seconds": 0.5}')
+    assert ran(build(tmp_path, two)) == ["two"]
+    record.write_text('{"bits": 4, "seconds": 0.7}')
+    assert ran(build(tmp_path, two)) == []
+    record.write_text('{"bits": 5, "seconds": 0.7}')
+    assert ran(build(tmp_path, two)) == ["two"]
+
+
+def test_what_a_stage_depends_on_is_recorded_by_name_and_what_was_asked_is_no_input(tmp_path: Path) -> None:
+    one = replace(writing(tmp_path, "one", "1", inputs={"lr": 0.1, "steps": {"most": 3}}), asked={"--lr": "0.1"})
+    two = writing(tmp_path, "two", "2", reads=("one.txt",))
+    build(tmp_path, one, two)
+    stages = read_state(tmp_path).stages
+    assert list(stages["one"].named) == ["--lr", "text.lr", "text.steps.most"]
+    assert list(stages["two"].named) == ["text", "one.txt"]
+    assert stages["two"].named["one.txt"] == stages["one"].outputs["one.txt"][:12]
+    assert ran(build(tmp_path, replace(one, asked={"--lr": "0.10"}), two)) == []

@@ -1,0 +1,204 @@
+"""What stages depend on beyond plain settings, and when they are needed: each fact and condition in one place."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from limpq_deploy.calibration.records import load_record, to_dict
+from limpq_deploy.export.records.environment import read_environment
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.runtimes.cuda.driver import ask_driver
+from limpq_deploy.pipeline.config import BUDGETS
+from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.comparison import own_pair
+from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
+from limpq_deploy.pipeline.stages.versions import versions
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.train.ptq import IMAGES
+from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
+from limpq_deploy.train.settings import FinetuneSettings, FloatSettings, JointSettings, TrainSettings
+from limpq_deploy.workspace.file_names import COMPARISON, POLICY
+from limpq_deploy.workspace.step import Part
+
+PUBLISHED_LEARNING_RATE = 0.01
+"""Of the float training where published weights get a new last layer: ten times below that from random numbers."""
+
+OF_MODEL = ("model", "weights", "weights_key", "pretrained")
+OF_DATA = ("data", "classes", "model")
+OF_PLACEMENT = (*OF_MODEL, *OF_DATA, "target", "pinned_bits", "act_bits")
+
+MODEL_FACT = Fact("model", OF_MODEL, lambda subject: subject.model_digest())
+DATA = Fact("data", OF_DATA, lambda subject: subject.data_digest())
+CLASSES = Fact("classes", OF_DATA, lambda subject: subject.dataset.classes)
+PREPROCESS = Fact("preprocess", OF_DATA, lambda subject: to_dict(subject.preprocess))
+TARGET = Fact("target", ("target",), lambda subject: to_dict(subject.target))
+PLACED = Fact("placement", OF_PLACEMENT, lambda subject: to_dict(subject.placement))
+FORM = Fact("form", ("target", "tensorrt"), lambda subject: to_dict(subject.form))
+VERSIONS = Fact("versions", (), lambda subject: versions())
+COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.config.command_line())
+
+ENGINE_OPTIONS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds")
+"""Settings of how an engine is built."""
+
+
+def _machine(subject: Subject) -> dict[str, Any]:
+    environment = read_environment()
+    gpus = to_dict(ask_driver()) if subject.target.runtime == "tensorrt" else None
+    return {"cpu": [environment.cpu, *environment.instruction_sets], "gpus": gpus}
+
+
+RUNTIME = (
+    Fact("machine", ("target",), _machine),
+    Fact("libraries", (), lambda subject: read_environment().libraries),
+    Fact("runtime", ("target",), lambda subject: subject.target.runtime),
+)
+"""What exported files and measurements depend on beside their inputs and `ENGINE_OPTIONS`."""
+
+
+def _training(settings: TrainSettings, subject: Subject) -> dict[str, Any]:
+    augment = subject.dataset.augment
+    return {
+        "settings": asdict(settings),
+        "seed": subject.config.seed,
+        "augment": None if augment is None else to_dict(augment),
+    }
+
+
+def _images(subject: Subject) -> int:
+    return len(subject.dataset.split("train"))
+
+
+def float_training(subject: Subject) -> FloatSettings:
+    """How a float model is trained."""
+    settings = float_recipe(subject.config.training, _images(subject))
+    if subject.config.pretrained and subject.config.training.float_lr is None:
+        return replace(settings, learning_rate=PUBLISHED_LEARNING_RATE)
+    return settings
+
+
+def joint_training(subject: Subject) -> JointSettings:
+    """How all bit-widths are trained together."""
+    return joint_recipe(subject.config.training, _images(subject))
+
+
+def finetune_training(subject: Subject) -> FinetuneSettings:
+    """How a policy is trained."""
+    return finetune_recipe(subject.config.training, _images(subject))
+
+
+def _of_training(*names: str) -> tuple[str, ...]:
+    common = ("batch_size", "label_smoothing", "warmup", "accumulate", "precision", "channels_last", "freeze_batchnorm")
+    return ("seed", *OF_DATA, *(f"training.{name}" for name in (*names, *common)))
+
+
+FLOAT_TRAINING = Fact(
+    "training",
+    (*_of_training("float_steps", "float_epochs", "float_lr"), "pretrained", "weights"),
+    lambda subject: None if subject.start.trained else _training(float_training(subject), subject),
+)
+JOINT_TRAINING = Fact(
+    "training",
+    _of_training(
+        *("joint_steps", "joint_epochs", "joint_lr", "data_fraction"),
+        *("distill", "freeze_weights", "inplace_distill", "stop_early"),
+    ),
+    lambda subject: _training(joint_training(subject), subject),
+)
+FINETUNE_TRAINING = Fact(
+    "training",
+    _of_training(
+        *("finetune_steps", "finetune_epochs", "finetune_lr", "finetune_start"), *("distill", "temperature", "ema")
+    ),
+    lambda subject: _training(finetune_training(subject), subject),
+)
+
+
+def ranges_method(subject: Subject) -> str:
+    """How scales are found where nothing is trained."""
+    return subject.config.ranges or "mse"
+
+
+def calibration_images(subject: Subject) -> int:
+    """Training images that scales are found on where nothing is trained."""
+    return subject.config.calibration_images or IMAGES
+
+
+CALIBRATION = Fact(
+    "calibration",
+    ("ranges", "calibration_images"),
+    lambda subject: {"ranges": ranges_method(subject), "images": calibration_images(subject)},
+)
+
+
+MEASURES_IMPORTANCE = Fact("searching", ("policy",), lambda subject: subject.config.policy is None)
+
+
+def profile_seconds(subject: Subject) -> float:
+    """Calls of each part of a model, in seconds."""
+    return min(1.0, subject.config.latency_seconds)
+
+
+PROFILED = Fact("latency_seconds", ("latency_seconds",), profile_seconds)
+
+OF_ROUNDS = ("max_latency_ms", "latency_table", "space", "policy", "engine", "target")
+LATENCY_LIMIT = Fact(
+    "max_latency_ms",
+    OF_ROUNDS,
+    lambda subject: (
+        subject.config.max_latency_ms if subject.config.latency_table is not None or subject.config.goes_round else None
+    ),
+)
+LIMITS = (
+    Fact("like", (*BUDGETS, *OF_ROUNDS, "act_bits"), lambda subject: subject.config.budget_like),
+    LATENCY_LIMIT,
+    Fact(
+        "latency_rounds",
+        ("latency_rounds", *OF_ROUNDS),
+        lambda subject: subject.config.latency_rounds if subject.config.goes_round else None,
+    ),
+)
+"""Budgets of which a build may make its own, or which concern the search only together with others."""
+
+
+def _pairs(path: Path) -> dict[str, BitPair]:
+    return load_record(Policy, path).pairs()
+
+
+PAIRS = Part(POLICY, "pairs", _pairs)
+"""Bits by layer: whoever trains or exports them does not depend on how long the solver took."""
+
+UNIFORM_PAIR = Part(COMPARISON, "pair", own_pair)
+
+
+def condition(says: str, settings: tuple[str, ...], holds: Callable[[Subject], bool]) -> Condition:
+    """One that settings alone decide."""
+    return Condition(says, settings, lambda subject, folder: holds(subject))
+
+
+TRAINS = condition("quantized models are trained", ("ptq",), lambda subject: not subject.config.ptq)
+CALIBRATES = condition("nothing is trained", ("ptq",), lambda subject: subject.config.ptq)
+SEARCHES = condition("no policy is given", ("policy",), lambda subject: subject.config.policy is None)
+TAKES_POLICY = condition("a policy is given", ("policy",), lambda subject: subject.config.policy is not None)
+PREVIEWS = condition("policies compete by preview", ("importance",), lambda subject: subject.config.importance is None)
+ROUNDS_MADE = condition("a latency limit is searched for", OF_ROUNDS, lambda subject: subject.config.goes_round)
+EXPORTS = condition("the target is exported", ("target",), lambda subject: subject.target.exportable)
+BUILDS = condition("an engine is built", ("target", "engine"), lambda subject: subject.builds_engine)
+STORES = condition("weights are stored at their bits", ("storage",), lambda subject: subject.config.storage is not None)
+PIXEL_INPUT = condition("images are pixels", ("input",), lambda subject: subject.config.input == "uint8")
+ON_CPU = condition("the runtime is ONNX Runtime", ("target",), lambda subject: subject.target.runtime == "onnxruntime")
+INTEGERS = condition("activations are integers", OF_PLACEMENT, lambda subject: not subject.placement.weights_only)
+NOT_ON_CPU = condition(
+    "the runtime builds engines", ("target",), lambda subject: subject.target.runtime != "onnxruntime"
+)
+AUDITED = condition(
+    "an engine of integers is audited",
+    OF_PLACEMENT,
+    lambda subject: subject.target.runtime != "onnxruntime" and not subject.placement.weights_only,
+)
+OWN_UNIFORM = Condition(
+    "a uniform policy, not the policy itself, keeps the same limits",
+    (),
+    lambda subject, folder: own_pair(folder / COMPARISON) is not None,
+    (COMPARISON,),
+)
