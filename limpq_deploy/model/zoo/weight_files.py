@@ -44,6 +44,10 @@ BESIDE = (
 """What checkpoints name beside weights. Each is read as `Ignored`, so that not even NumPy's own reader runs."""
 
 
+MOST = 10_000
+"""Dictionaries that are looked at; a file that nests one of them in others many times over has no end."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """What a file holds. ``content``: tensors by name, perhaps in nested dictionaries and beside other things.
@@ -73,17 +77,23 @@ def read_weights(path: Path) -> Held:
 def tensors_in(found: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Dictionaries that hold tensors by name, outermost first: where (``model.ema``; empty for the file itself) and
     which tensors."""
-    waiting, seen = [("", found)], set()
-    while waiting:
-        key, held = waiting.pop(0)
-        if not isinstance(held, Mapping) or id(held) in seen:
+    waiting: list[tuple[str, Any, frozenset[int]]] = [("", found, frozenset())]
+    for _ in range(MOST):
+        if not waiting:
+            return
+        key, held, around = waiting.pop(0)
+        if not isinstance(held, Mapping) or id(held) in around:
             continue
-        seen.add(id(held))
         named = {name: value for name, value in held.items() if isinstance(name, str)}
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
         if tensors:
             yield key, tensors
-        waiting += [(f"{key}.{name}" if key else name, value) for name, value in named.items()]
+        within = around | {id(held)}
+        waiting += [
+            (f"{key}.{name}" if key else name, value, within)
+            for name, value in named.items()
+            if isinstance(value, Mapping)
+        ]
 
 
 def _read_safetensors(path: Path) -> Held:
