@@ -24,7 +24,7 @@ from limpq_deploy.calibration.foreign import told
 from limpq_deploy.model.hidden_state import require_nothing_hidden
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-CARRIED = ("preprocess", "num_classes")
+PREPROCESS = "preprocess"
 """What a factory may say of its model, on the wrapper too."""
 
 
@@ -127,9 +127,8 @@ def _inside(model: nn.Module) -> nn.Module:
         inner = model.module
     if inner is None:
         return model
-    for name in CARRIED:
-        if name in vars(model) and not hasattr(inner, name):
-            setattr(inner, name, getattr(model, name))
+    if PREPROCESS in vars(model) and not hasattr(inner, PREPROCESS):
+        setattr(inner, PREPROCESS, vars(model)[PREPROCESS])
     return _inside(inner)
 
 

@@ -86,7 +86,7 @@ def _moved_at(model: nn.Module, look: Callable[[], object]) -> str:
             return None
         if moved == [""] and look() != start:
             moved[:] = passed[-1:]
-        passed[:] = [f" ({path.name}:{frame.f_lineno})"]
+        passed[:] = [(_callers_line(frame) if event == "return" else _line(frame)) or passed[0]]
         return watch
 
     before = sys.gettrace()
@@ -96,6 +96,20 @@ def _moved_at(model: nn.Module, look: Callable[[], object]) -> str:
     finally:
         sys.settrace(before)
     return moved[0] or passed[0]
+
+
+def _line(frame: FrameType) -> str:
+    return f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
+
+
+def _callers_line(frame: FrameType) -> str:
+    """Where the user's call stands that a frame returns to, and whose line goes on; empty behind the forward itself."""
+    caller = frame.f_back
+    while caller is not None and caller.f_code.co_filename != __file__:
+        if is_users(Path(caller.f_code.co_filename)):
+            return _line(caller)
+        caller = caller.f_back
+    return ""
 
 
 def _versions(model: nn.Module) -> list[int]:

@@ -72,7 +72,7 @@ class Subject:
             require_modules(("onnxscript",), "exporting")
         if engine and self.builds_engine:
             self.runtime()
-        require_classes(self.dataset, self.info.num_classes)
+        require_classes(self.dataset, self.num_classes)
         self._check_training()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
         if self.config.act_bits is not None and not self.placement.weights_only:
@@ -210,6 +210,11 @@ class Subject:
     def _shapes(self) -> TracedModel:
         """The traced model, whatever its weights."""
         return trace(self.model, self.preprocess.shape)
+
+    @property
+    def num_classes(self) -> int:
+        """The outputs of the model, as its traced graph gives them."""
+        return self._shapes.outputs
 
     @cached_property
     def placement(self) -> Placement:

@@ -62,7 +62,7 @@ def float_stage(subject: Subject, folder: Path) -> Stage:
     def run(report: Report) -> str:
         if leads():
             dataset.check()
-        require_classes(dataset, subject.info.num_classes)
+        require_classes(dataset, subject.num_classes)
         resumed = ""
         if trains:
             execution, resumed = prepare(subject, folder, "float", inputs, (), run)

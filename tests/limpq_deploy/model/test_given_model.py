@@ -107,10 +107,10 @@ class Compiled(nn.Module):
 )
 def test_wrappers_come_off_with_what_they_say_of_the_model(wrap: Callable[[nn.Module], nn.Module]) -> None:
     wrapped = wrap(net())
-    wrapped.num_classes = 5  # type: ignore[assignment]
+    wrapped.preprocess = 5  # type: ignore[assignment]
     found = unwrap(nn.DataParallel(wrapped))
     assert type(found) is nn.Sequential
-    assert found.num_classes == 5
+    assert found.preprocess == 5
     with torch.no_grad():
         torch.testing.assert_close(found(IMAGES), net()(IMAGES))
 

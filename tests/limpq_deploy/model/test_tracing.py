@@ -271,8 +271,25 @@ def test_several_results_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x), x  # type: ignore[return-value]
 
-    with pytest.raises(ModelError, match="the model returns a tuple in evaluation mode; expected one tensor"):
-        trace(Two(lambda m, x: x).eval(), (3, 4, 4))
+    class Named(Bodied):
+        def forward(self, x: Tensor) -> Tensor:
+            return {"logits": super().forward(x)}  # type: ignore[return-value]
+
+    for several, kind in ((Two, "tuple"), (Named, "dict")):
+        with pytest.raises(ModelError, match=f"the model returns a {kind} in evaluation mode; expected one tensor"):
+            trace(several(lambda m, x: x).eval(), (3, 4, 4))
+
+
+def test_a_draw_behind_a_call_has_the_line_that_goes_on_after_it() -> None:
+    def called(x: Tensor) -> Tensor:
+        return x.relu()
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return called(x) * torch.bernoulli(torch.full((1, 4, 1, 1), 0.9))
+
+    line = body.__code__.co_firstlineno + 1
+    with pytest.raises(ModelError, match=rf"draws random numbers in evaluation mode, too \(test_tracing.py:{line}\)"):
+        trace(Bodied(body).eval(), (3, 4, 4))
 
 
 def test_a_forward_for_one_image_only_is_told() -> None:
