@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class ModelInfo:
     """What is known of a model before it is made.
 
-    ``num_classes``: outputs; None for a user's model, whose traced graph tells them. ``preprocess``: how its input is made from an image; None where a user's model does not
-    say, then the data set's own is used. ``factory``: ``module:function`` of the function that makes it.
+    ``num_classes``: outputs; None for a user's model, whose traced graph tells them. ``preprocess``: how its input is
+    made from an image; None where a user's model does not say, then the data set's own is used. ``factory``:
+    ``module:function`` of the function that makes it.
     """
 
     name: str
