@@ -1,6 +1,7 @@
 """Folder trees of images."""
 
 import json
+import shutil
 import os
 from pathlib import Path
 
@@ -98,6 +99,18 @@ def test_a_folder_that_seems_to_be_val_is_not_passed_over(tree: Path, name: str)
     _write(tree / "val" / "cat" / "a.png", 1)
     _write(tree / "val" / "dog" / "a.png", 2)
     assert _levels(_open(tree), "val") == [1, 2]
+
+
+def test_where_no_split_is_asked_for_all_that_there_are_are_opened(tree: Path) -> None:
+    (tree / "dev").mkdir()
+    (tree / "valid").mkdir()
+    assert list(open_dataset(f"imagefolder:{tree}", SMALL, needs=("test",)).splits) == ["test"]
+    shutil.rmtree(tree / "train")
+    (tree / "valid").rmdir()
+    assert list(open_dataset(f"imagefolder:{tree}", SMALL, needs=()).splits) == ["test"]
+    shutil.rmtree(tree / "test")
+    with pytest.raises(DataError, match=r"pets has no folder train, val or test; expected"):
+        open_dataset(f"imagefolder:{tree}", SMALL, needs=())
 
 
 def test_splits_are_known_in_upper_case(tree: Path) -> None:
