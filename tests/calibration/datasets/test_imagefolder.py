@@ -1,8 +1,8 @@
 """Folder trees of images."""
 
 import json
-import shutil
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
