@@ -190,7 +190,7 @@ class Subject:
     @cached_property
     def given_model(self) -> nn.Module:
         """The user's own module with its weights, in float32 and evaluation mode, computing as it was written: the
-        reference of `stages.given`, which nothing here trains or changes."""
+        reference of `stages.given`. Nothing trains it; `given_carrying` alone gives it other weights."""
         given = self._plain.given
         return (copy.deepcopy(given) if given is self.model else given).eval()
 
