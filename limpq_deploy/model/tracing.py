@@ -3,6 +3,7 @@ modules that are plain ones but for their type become plain: timm's fused BatchN
 an activation, its Linear and classes that change nothing of torch's are torch's."""
 
 import copy
+import inspect
 import random
 import sys
 import traceback
@@ -64,6 +65,8 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
 def _remedy(error: Exception) -> str:
     if "does not support item assignment" in str(error):
         return "it writes into part of a tensor: make the whole one anew, with torch.cat or torch.where"
+    if isinstance(error, TypeError) and "missing" in str(error):
+        return "its forward must take the images alone, or have defaults for the rest"
     if isinstance(error, fx.proxy.TraceError | TypeError) or "Proxy" in str(error):
         return "its forward must not branch on tensor values"
     return "mend the forward, or see all of it with --debug"
@@ -175,6 +178,11 @@ class _Tracer(fx.Tracer):
                 "the model is compared in float32, and training has a setting of its own"
             )
         return node
+
+    def create_args_for_root(self, root_fn: Any, *_: Any, **__: Any) -> tuple[Any, list[Any]]:
+        """One tensor, the images: other arguments have their defaults, as where the model itself is called."""
+        _, images, *_others = (*inspect.signature(root_fn).parameters, "images")
+        return root_fn, [self.root, self.create_proxy("placeholder", images, (), {})]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Name(node, self)

@@ -23,7 +23,7 @@ from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import with_edges
-from limpq_deploy.model.given_model import PlainModel, in_float32, plain
+from limpq_deploy.model.given_model import PlainModel, copied, in_float32, plain
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
@@ -192,7 +192,7 @@ class Subject:
         """The user's own module with its weights, in float32 and evaluation mode, computing as it was written: the
         reference of `stages.given`. Nothing trains it; `given_carrying` alone gives it other weights."""
         given = self._plain.given
-        return (copy.deepcopy(given) if given is self.model else given).eval()
+        return (copied(given) if given is self.model else given).eval()
 
     def given_carrying(self, weights: Path) -> nn.Module:
         """The user's own module with the float stage's weights, or a copy of the model that has them, where the
@@ -204,7 +204,7 @@ class Subject:
         if self.start.trained:
             return given
         load_module(weights, self.model, self.float_info)
-        return copy.deepcopy(self.model).eval()
+        return copied(self.model).eval()
 
     @cached_property
     def _shapes(self) -> TracedModel:

@@ -19,6 +19,7 @@ from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.train.recipe import Training
 
 MODELS = """
+import threading
 import torch
 from torch import nn
 from torch.nn.utils import prune
@@ -60,6 +61,12 @@ def hooked():
 def halved():
     model = nn.Sequential(Net().stem, Net().body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).half()
     model.preprocess = Net().preprocess
+    return model
+
+
+def locked():
+    model = halved().float()
+    model.lock = threading.Lock()
     return model
 
 
@@ -121,6 +128,12 @@ def test_weights_of_a_file_are_not_rounded_to_the_format_of_the_given_model(mode
     assert subject.model_notes == (
         "The model has 12 tensors in float16; it is traced, trained and compared in float32.",
     )
+
+
+def test_a_model_that_cannot_be_copied_is_one_sentence_before_any_work(models: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the model cannot be copied: TypeError: cannot pickle '_thread.lock' object"):
+        run_build(Config(model=f"{models}:locked", out=tmp_path / "out"), say=lambda passed: None)
+    assert not (tmp_path / "out/float.safetensors").exists()
 
 
 def test_a_hook_is_refused_before_any_work(models: str, tmp_path: Path) -> None:

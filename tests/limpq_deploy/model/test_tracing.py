@@ -3,6 +3,7 @@
 import importlib.util
 import random
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -295,3 +296,27 @@ def test_a_draw_behind_a_call_has_the_line_that_goes_on_after_it() -> None:
 def test_a_forward_for_one_image_only_is_told() -> None:
     with pytest.raises(ModelError, match=r"does not run on 2 images at once of 3x4x4: .* \(test_tracing.py"):
         trace(Bodied(lambda m, x: x.view(1, 4, 2, 2)).eval(), (3, 4, 4))
+
+
+def test_arguments_beside_the_images_have_their_defaults() -> None:
+    class WithLoss(Bodied):
+        def forward(self, x: Tensor, targets: Tensor | None = None, **_: Any) -> Tensor:
+            logits: Tensor = super().forward(x)
+            return logits if targets is None else F.cross_entropy(logits, targets)
+
+    class Star(Bodied):
+        def forward(self, *images: Tensor) -> Tensor:
+            return cast(Tensor, super().forward(images[0]))
+
+    class Needed(Bodied):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+            return cast(Tensor, super().forward(x * mask))
+
+    images = torch.randn(2, 3, 4, 4)
+    for kind, name in ((WithLoss, "x"), (Star, "images")):
+        model = kind(lambda m, x: x).eval()
+        traced = trace(model, (3, 4, 4))
+        assert [node.name for node in traced.nodes.values() if node.op == "placeholder"] == [name]
+        torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+    with pytest.raises(ModelError, match=r"missing 1 required .* 'mask'; its forward must take the images alone"):
+        trace(Needed(lambda m, x: x).eval(), (3, 4, 4))
