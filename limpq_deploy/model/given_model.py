@@ -55,8 +55,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The module inside torch.compile, DataParallel, DistributedDataParallel and AveragedModel, however they are
     nested; those of its submodules come off, too. SyncBatchNorm becomes BatchNorm2d, which it is on one device.
 
-    Raises ModelError for what is no Python module any more (TorchScript, torch.export) and for one without values (meta tensors,
-    lazy modules).
+    Raises ModelError for what is no Python module any more (TorchScript, torch.export) and for one without values (meta
+    tensors, lazy modules).
     """
     model = _inside(model)
     for module in list(model.modules()):

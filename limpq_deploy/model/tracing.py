@@ -65,6 +65,8 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
 def _remedy(error: Exception) -> str:
     if "does not support item assignment" in str(error):
         return "it writes into part of a tensor: make the whole one anew, with torch.cat or torch.where"
+    if "dynamo-optimized" in str(error):
+        return "take torch.compile off its forward and off the functions that it calls"
     if isinstance(error, TypeError) and "missing" in str(error):
         return "its forward must take the images alone, or have defaults for the rest"
     if isinstance(error, fx.proxy.TraceError | TypeError) or "Proxy" in str(error):

@@ -320,3 +320,12 @@ def test_arguments_beside_the_images_have_their_defaults() -> None:
         torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
     with pytest.raises(ModelError, match=r"missing 1 required .* 'mask'; its forward must take the images alone"):
         trace(Needed(lambda m, x: x).eval(), (3, 4, 4))
+
+
+def test_a_compiled_forward_is_told() -> None:
+    class Fast(Bodied):
+        pass
+
+    Fast.forward = torch.compile(Bodied.forward)  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"dynamo-optimized function.*; take torch.compile off its forward"):
+        trace(Fast(lambda m, x: x).eval(), (3, 4, 4))
