@@ -53,7 +53,7 @@ def open_dataset(
     """The data set that ``spec`` names, its images fitted to a model's ``preprocess`` (None: the data set's own).
 
     ``classes_file`` maps folders to class indices, see `open_imagefolder`. ``needs``: the splits that must be there; of
-    data at a path no other is looked at.
+    data at a path no other is looked at. Without any, those are opened that are there.
     Raises DataError in one sentence for anything that is missing, MissingExtra where a package is.
     """
     kind, _, rest = spec.partition(":")

@@ -27,7 +27,10 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 """Of images, in any case: those of torchvision's ImageFolder."""
 
 FOLDERS = {"val": ("val", "valid", "validation")}
-"""Folders that hold a split, where they may have other names."""
+"""Folders that hold a split, in any case, where they may have other names."""
+
+LIKE_VAL = ("val", "dev", "eval")
+"""How names begin of folders that are probably a validation split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,10 @@ def open_imagefolder(
     """Every visible file below PATH/<split>/<class> whose name ends as torchvision's images do (`EXTENSIONS`) is an
     image, in sorted order; hidden files and folders, and all others (Thumbs.db, README.txt), are ignored.
 
-    ``valid`` and ``validation`` are other names of ``val``. Without it the last tenth of every class in ``train``
-    validates instead. Classes are the sorted folder names, equal in all splits; or, with ``classes_file`` (a JSON list
-    of folder names in the model's class order), those of the list, of which a split may have any part. Only the splits
-    in ``needs`` are looked at.
+    ``valid`` and ``validation`` are other names of ``val``, and upper case is as good. Without it the last tenth of
+    every class in ``train`` validates instead. Classes are the sorted folder names, equal in all splits; or, with
+    ``classes_file`` (a JSON list of folder names in the model's class order), those of the list, of which a split may
+    have any part. Only the splits in ``needs`` are looked at; where none is named, all that there are.
 
     Pixels are those of the file, as torchvision reads it: an EXIF orientation is not applied, and an alpha channel is
     dropped, so that the colours beneath it count.
@@ -65,9 +68,9 @@ def open_imagefolder(
             "limpq_deploy.calibration.datasets"
         )
     try:
-        folders = _folders(root)
+        folders = _folders(root, needs)
         held_out = "train" in folders and "val" not in folders
-        wanted = {*needs, "train"} if held_out and "val" in needs else set(needs)
+        wanted = {*needs, "train"} if held_out and "val" in needs else set(needs or folders)
         found = {
             name: list(_files(folders[name], partial=classes_file is not None)) for name in folders if name in wanted
         }
@@ -76,7 +79,7 @@ def open_imagefolder(
             f"cannot list {error.filename}: {error.strerror}; make the folder readable or remove it"
         ) from error
     if not found:
-        missing = " or ".join((", ".join(needs[:-1]), needs[-1]) if len(needs) > 1 else needs)
+        missing = " or ".join(filter(None, (", ".join((needs or SPLITS)[:-1]), (needs or SPLITS)[-1])))
         raise DataError(
             f"{root} has no folder {missing}{', only ' + ', '.join(folders) if folders else ''}; expected "
             f"{root}/<split>/<class>/<image>"
@@ -104,15 +107,24 @@ def open_imagefolder(
     )
 
 
-def _folders(root: Path) -> dict[str, Path]:
-    """The folder of each split that is there. Raises DataError where two are of one split."""
+def _folders(root: Path, needs: tuple[str, ...]) -> dict[str, Path]:
+    """The folder of each split that is there. Raises DataError where two are of one split that is needed, and where
+    validation would be held out of train beside a folder that seems to be made for it."""
     folders = {}
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
     for split in SPLITS:
-        there = [root / name for name in FOLDERS.get(split, (split,)) if (root / name).is_dir()]
-        if len(there) > 1:
+        there = [root / name for name in names if name.lower() in FOLDERS.get(split, (split,))]
+        if len(there) > 1 and split in needs:
             raise DataError(f"{' and '.join(map(str, there))} are both the split {split}; keep one of them")
         if there:
             folders[split] = there[0]
+    like_val = [root / name for name in names if name.lower().startswith(LIKE_VAL)]
+    if "val" in needs and "val" not in folders and like_val:
+        raise DataError(
+            f"{like_val[0]} may be meant for validation, and its name is none of {', '.join(FOLDERS['val'])}; rename "
+            "it to val, or, where it is something else, move it out of the data folder"
+        )
     return folders
 
 

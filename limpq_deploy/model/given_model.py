@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -24,7 +24,7 @@ from limpq_deploy.calibration.foreign import told
 from limpq_deploy.model.hidden_state import require_nothing_hidden
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-CARRIED = ("preprocess", "num_classes")
+PREPROCESS = "preprocess"
 """What a factory may say of its model, on the wrapper too."""
 
 
@@ -53,10 +53,10 @@ def settings_kept() -> Iterator[None]:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside torch.compile, DataParallel, DistributedDataParallel and AveragedModel, however they are
-    nested; those of its submodules come off, too.
+    nested; those of its submodules come off, too. SyncBatchNorm becomes BatchNorm2d, which it is on one device.
 
-    Raises ModelError for what is no Python module any more (TorchScript) and for one without values (meta tensors,
-    lazy modules).
+    Raises ModelError for what is no Python module any more (TorchScript, torch.export) and for one without values (meta
+    tensors, lazy modules).
     """
     model = _inside(model)
     for module in list(model.modules()):
@@ -65,6 +65,13 @@ def unwrap(model: nn.Module) -> nn.Module:
                 module._modules[name] = _inside(child)
     for name, module in model.named_modules():
         module._compiled_call_impl = None  # what Module.compile() sets
+        if type(module) is nn.SyncBatchNorm:
+            module.__class__ = nn.BatchNorm2d
+        if isinstance(module, fx.GraphModule) and "eval" in vars(module):
+            raise ModelError(
+                f"{_named(name, module)} comes from torch.export, and its graph is fixed; expected the nn.Module that "
+                "was exported"
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{_named(name, module)} is TorchScript, which cannot be traced; expected the nn.Module that it was "
@@ -104,7 +111,7 @@ def plain(model: nn.Module) -> PlainModel:
     model.eval()
     notes = [*in_float32(model), *_unfreeze(model)]
     folds = list(_folds(model))
-    given = _copy(model) if folds else model
+    given = copied(model) if folds else model
     for name, _, fold in reversed(folds):  # the last hook runs last, on what those before it made
         try:
             with torch.no_grad():
@@ -119,6 +126,22 @@ def plain(model: nn.Module) -> PlainModel:
     return PlainModel(model=model, given=given, notes=tuple(notes))
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the model. Raises ModelError where there is none."""
+    try:
+        found = copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be copied: {told(error)}; expected modules that copy.deepcopy takes"
+        ) from error
+    for module in found.modules():
+        if parametrize.is_parametrized(module):  # its class, which folding changes, is that of the original as well
+            kind = type(module)
+            own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, own)
+    return found
+
+
 def _inside(model: nn.Module) -> nn.Module:
     inner = None
     if "_orig_mod" in model._modules:  # torch.compile's OptimizedModule, without importing its compiler
@@ -127,9 +150,8 @@ def _inside(model: nn.Module) -> nn.Module:
         inner = model.module
     if inner is None:
         return model
-    for name in CARRIED:
-        if name in vars(model) and not hasattr(inner, name):
-            setattr(inner, name, getattr(model, name))
+    if PREPROCESS in vars(model) and not hasattr(inner, PREPROCESS):
+        setattr(inner, PREPROCESS, vars(model)[PREPROCESS])
     return _inside(inner)
 
 
@@ -202,22 +224,6 @@ def _told_folds(folds: Iterable[tuple[str, str]]) -> str:
     ]
     kept = "; training does not keep zeros" if "pruning" in kinds else ""
     return f"Folded into the weights: {'; '.join(told_kinds)}{kept}."
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        copied = copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"the model cannot be copied: {told(error)}; expected modules that copy.deepcopy takes, or weights that "
-            "are folded in the factory"
-        ) from error
-    for module in copied.modules():
-        if parametrize.is_parametrized(module):  # its class, which folding changes, is that of the original as well
-            kind = type(module)
-            own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
-            module.__class__ = type(kind.__name__, kind.__bases__, own)
-    return copied
 
 
 def _named(name: str, module: nn.Module) -> str:

@@ -60,6 +60,18 @@ class TracedModel:
     def node(self, name: str) -> fx.Node:
         return self.nodes[name]
 
+    @property
+    def outputs(self) -> int:
+        """How many logits the model gives. Raises ModelError where its result is no [N, classes]."""
+        node = next(reversed(self.graph_module.graph.nodes)).all_input_nodes[0]
+        shape = tuple(node.meta["tensor_meta"].shape)
+        if len(shape) != 2:
+            raise ModelError(
+                f"the model gives a tensor of shape {list(shape)} for one image{written_at(node)}; expected logits "
+                "[1, classes]: flatten them in the forward"
+            )
+        return int(shape[1])
+
     def source(self, node: fx.Node) -> fx.Node:
         """The node that makes this float tensor, behind nodes that only move its elements."""
         while self.kinds[node.name] == "through":
@@ -137,9 +149,8 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
         return "input"
     if node.op == "output":
         if not isinstance(node.args[0], fx.Node):
-            raise ModelError(
-                f"the model returns a {type(node.args[0]).__name__} in evaluation mode; expected one tensor, the logits"
-            )
+            kind = type(node.args[0]).__name__.removeprefix("immutable_")  # torch.fx's dict and list
+            raise ModelError(f"the model returns a {kind} in evaluation mode; expected one tensor, the logits")
         return "output"
     kind, described = operation(node, graph_module)
     shown = node.meta.get("tensor_meta")

@@ -135,8 +135,8 @@ def _require_integer_form(traced: TracedModel) -> None:
             or any(len(reader.users) > 1 for reader in node.all_input_nodes)
         ):
             raise ModelError(
-                f"{node.name} is no ReLU straight behind a convolution, linear layer, BatchNorm, sum or product that "
-                "nothing else reads; put it there"
+                f"{node.name!r}{written_at(node)} is no ReLU straight behind a convolution, linear layer, BatchNorm, "
+                "sum or product that nothing else reads; put it there"
             )
         if kind == "layer" and _is_linear(node, traced) and len(before[0].meta["tensor_meta"].shape) != 2:
             raise ModelError(f"layer {node.target!r} reads more than one vector for an image; flatten its input")

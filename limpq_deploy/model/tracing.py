@@ -3,6 +3,7 @@ modules that are plain ones but for their type become plain: timm's fused BatchN
 an activation, its Linear and classes that change nothing of torch's are torch's."""
 
 import copy
+import inspect
 import random
 import sys
 import traceback
@@ -64,6 +65,10 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
 def _remedy(error: Exception) -> str:
     if "does not support item assignment" in str(error):
         return "it writes into part of a tensor: make the whole one anew, with torch.cat or torch.where"
+    if "dynamo-optimized" in str(error):
+        return "take torch.compile off its forward and off the functions that it calls"
+    if isinstance(error, TypeError) and "missing" in str(error):
+        return "its forward must take the images alone, or have defaults for the rest"
     if isinstance(error, fx.proxy.TraceError | TypeError) or "Proxy" in str(error):
         return "its forward must not branch on tensor values"
     return "mend the forward, or see all of it with --debug"
@@ -86,7 +91,7 @@ def _moved_at(model: nn.Module, look: Callable[[], object]) -> str:
             return None
         if moved == [""] and look() != start:
             moved[:] = passed[-1:]
-        passed[:] = [f" ({path.name}:{frame.f_lineno})"]
+        passed[:] = [(_callers_line(frame) if event == "return" else _line(frame)) or passed[0]]
         return watch
 
     before = sys.gettrace()
@@ -96,6 +101,20 @@ def _moved_at(model: nn.Module, look: Callable[[], object]) -> str:
     finally:
         sys.settrace(before)
     return moved[0] or passed[0]
+
+
+def _line(frame: FrameType) -> str:
+    return f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
+
+
+def _callers_line(frame: FrameType) -> str:
+    """Where the user's call stands that a frame returns to, and whose line goes on; empty behind the forward itself."""
+    caller = frame.f_back
+    while caller is not None and caller.f_code.co_filename != __file__:
+        if is_users(Path(caller.f_code.co_filename)):
+            return _line(caller)
+        caller = caller.f_back
+    return ""
 
 
 def _versions(model: nn.Module) -> list[int]:
@@ -161,6 +180,11 @@ class _Tracer(fx.Tracer):
                 "the model is compared in float32, and training has a setting of its own"
             )
         return node
+
+    def create_args_for_root(self, root_fn: Any, *_: Any, **__: Any) -> tuple[Any, list[Any]]:
+        """One tensor, the images: other arguments have their defaults, as where the model itself is called."""
+        _, images, *_others = (*inspect.signature(root_fn).parameters, "images")
+        return root_fn, [self.root, self.create_proxy("placeholder", images, (), {})]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Name(node, self)

@@ -23,7 +23,7 @@ from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import with_edges
-from limpq_deploy.model.given_model import PlainModel, in_float32, plain
+from limpq_deploy.model.given_model import PlainModel, copied, in_float32, plain
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
@@ -72,7 +72,7 @@ class Subject:
             require_modules(("onnxscript",), "exporting")
         if engine and self.builds_engine:
             self.runtime()
-        require_classes(self.dataset, self.info.num_classes)
+        require_classes(self.dataset, self.num_classes)
         self._check_training()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
         if self.config.act_bits is not None and not self.placement.weights_only:
@@ -190,9 +190,9 @@ class Subject:
     @cached_property
     def given_model(self) -> nn.Module:
         """The user's own module with its weights, in float32 and evaluation mode, computing as it was written: the
-        reference of `pipeline.stages.given`, which nothing here trains or changes."""
+        reference of `pipeline.stages.given`. Nothing trains it; `given_carrying` alone gives it other weights."""
         given = self._plain.given
-        return (copy.deepcopy(given) if given is self.model else given).eval()
+        return (copied(given) if given is self.model else given).eval()
 
     def given_carrying(self, weights: Path) -> nn.Module:
         """The user's own module with the float stage's weights, or a copy of the model that has them, where the
@@ -204,12 +204,17 @@ class Subject:
         if self.start.trained:
             return given
         load_module(weights, self.model, self.float_info)
-        return copy.deepcopy(self.model).eval()
+        return copied(self.model).eval()
 
     @cached_property
     def _shapes(self) -> TracedModel:
         """The traced model, whatever its weights."""
         return trace(self.model, self.preprocess.shape)
+
+    @property
+    def num_classes(self) -> int:
+        """The outputs of the model, as its traced graph gives them."""
+        return self._shapes.outputs
 
     @cached_property
     def placement(self) -> Placement:

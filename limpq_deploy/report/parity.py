@@ -1,6 +1,7 @@
 """Parity: the integer reference against the runtime, and the trained model against the exported one."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from limpq_deploy.export.reference.parity import ParityReport, TensorParity
@@ -13,6 +14,25 @@ DECADE_PX = 22
 TOP = 14
 HIGHEST = 0
 """10^0: every code differs."""
+
+
+FORMS = {
+    "placed graph": "The graph that is trained, its quantizers off",
+    "float template": "That graph as it is exported, with the first weights",
+    "exported float model": "The exported float model, with the last weights",
+}
+"""What `GivenComparison` calls the forms of a model, in words for readers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenForm:
+    """A float form of the model beside the user's own module; ``difference`` None where it was not compared."""
+
+    what: str
+    difference: float | None
+    why: str
+    limit: float
+    images: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +71,7 @@ class Differing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParitySection:
     report: ParityReport
+    given: tuple[GivenForm, ...]
     rows: tuple[ParityRow, ...]
     runtime: Total
     faithful: Total | None
@@ -62,6 +83,18 @@ class ParitySection:
     unwatched: tuple[tuple[str, str], ...]
 
 
+def _given(report: ParityReport) -> Iterator[GivenForm]:
+    for one in report.given:
+        for name in (*one.differences, *one.not_compared):
+            yield GivenForm(
+                what=FORMS.get(name, name),
+                difference=one.differences.get(name),
+                why=one.not_compared.get(name, ""),
+                limit=one.limit,
+                images=one.images,
+            )
+
+
 def parity_section(inputs: ReportInputs) -> ParitySection | None:
     report = inputs.parity
     if report is None:
@@ -70,6 +103,7 @@ def parity_section(inputs: ReportInputs) -> ParitySection | None:
     limit = inputs.verdict.limits.max_flip_share
     return ParitySection(
         report=report,
+        given=tuple(_given(report)),
         rows=rows,
         runtime=total(report.tensors),
         faithful=total(report.faithful) if report.faithful else None,

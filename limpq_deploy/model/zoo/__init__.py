@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 class ModelInfo:
     """What is known of a model before it is made.
 
-    ``num_classes``: outputs. ``preprocess``: how its input is made from an image; None where a user's model does not
-    say, then the data set's own is used. ``factory``: ``module:function`` of the function that makes it.
+    ``num_classes``: outputs; None for a user's model, whose traced graph tells them. ``preprocess``: how its input is
+    made from an image; None where a user's model does not say, then the data set's own is used. ``factory``:
+    ``module:function`` of the function that makes it.
     """
 
     name: str
-    num_classes: int
+    num_classes: int | None
     preprocess: Preprocess | None
     factory: str
 
@@ -76,8 +77,7 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
 
     ``num_classes`` changes the number of outputs of a built-in model and of ``torchvision/NAME`` and ``timm/NAME``.
     ``package.module:factory`` is a function of the user's without arguments that returns an nn.Module; the module may
-    carry a ``preprocess`` (a `Preprocess`) and a ``num_classes`` (otherwise the outputs of its last nn.Linear).
-    ModelError where that is not what it returns.
+    carry a ``preprocess`` (a `Preprocess`). ModelError where that is not what it returns.
     """
     if name not in MODELS and not in_library(name) and not is_factory_name(name):
         hint = f"; did you mean {':'.join(name.rsplit('.', 1))!r}?" if _is_dotted(name) else ""
@@ -90,7 +90,7 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
         ) from error
     info = known_info(name)
     if info is None:
-        return _custom(name, num_classes)
+        return _custom(name)
     if num_classes is not None:
         info = replace(info, num_classes=num_classes)
     module, _, function = info.factory.partition(":")
@@ -99,7 +99,7 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
     return make(*named, num_classes=info.num_classes), info
 
 
-def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
+def _custom(name: str) -> tuple[nn.Module, ModelInfo]:
     from torch import nn
 
     from limpq_deploy.model.given_model import settings_kept, unwrap
@@ -123,10 +123,7 @@ def _custom(name: str, num_classes: int | None) -> tuple[nn.Module, ModelInfo]:
             f"the model of {name!r} has a 'preprocess' of type {type(preprocess).__name__}; expected a "
             "limpq_deploy.calibration.datasets.Preprocess"
         )
-    found = _count_classes(name, model)
-    if num_classes not in (None, found):
-        raise ModelError(f"the model of {name!r} has {found} classes; expected {num_classes}")
-    return model, ModelInfo(name=name, num_classes=found, preprocess=preprocess, factory=name)
+    return model, ModelInfo(name=name, num_classes=None, preprocess=preprocess, factory=name)
 
 
 def in_library(name: str) -> bool:
@@ -145,15 +142,3 @@ def _needed_arguments(factory: Callable[..., Any]) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
-def _count_classes(name: str, model: nn.Module) -> int:
-    from torch import nn
-
-    stated = getattr(model, "num_classes", None)
-    if isinstance(stated, int):
-        return stated
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linears:
-        raise ModelError(f"the model of {name!r} has no nn.Linear to count classes by; give it a 'num_classes'")
-    return linears[-1].out_features

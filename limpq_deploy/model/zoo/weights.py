@@ -40,15 +40,15 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> tuple[
     fill(model, found.tensors, str(path))
     notes = []
     if chosen:
-        notes.append(f"weights are those of {chosen!r} in {path}")
+        notes.append(f"Weights are those of {chosen!r} in {path.name}.")
     if found.stripped:
-        notes.append(f"names in {path} were taken without {' and '.join(map(repr, found.stripped))}")
+        notes.append(f"Names in {path.name} were taken without {' and '.join(map(repr, found.stripped))}.")
     kinds = {name.rpartition(".")[2] for name in found.ignored} - {"num_batches_tracked"}
     if kinds:
-        notes.append(f"bookkeeping in {path} was ignored: {', '.join(sorted(kinds))}")
+        notes.append(f"Bookkeeping in {path.name} was ignored: {', '.join(sorted(kinds))}.")
     given = {str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values() if tensor.dtype in FLOATS}
     if given - {"float32"}:
-        notes.append(f"weights in {path} are {' and '.join(sorted(given))}; they became float32")
+        notes.append(f"Weights in {path.name} are {' and '.join(sorted(given))}; they became float32.")
     return tuple(notes)
 
 

@@ -61,5 +61,7 @@ def compare_exported(subject: Subject, folder: Path, model: onnx.ModelProto) -> 
 
 def _said(found: GivenComparison) -> str:
     parts = [f"{name} {difference:.1g}" for name, difference in found.differences.items()]
-    parts += [f"{name} not compared: {why}" for name, why in found.not_compared.items()]
-    return f"off by at most, of the outputs' size: {', '.join(parts)} ({found.images} images, {found.limit:g} allowed)"
+    rule = f"outputs differ by at most, of their size ({found.limit:g} allowed, {found.images} images)"
+    return "; ".join(
+        [f"{rule}: {', '.join(parts)}", *(f"{name} not compared: {why}" for name, why in found.not_compared.items())]
+    )

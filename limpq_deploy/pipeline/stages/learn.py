@@ -58,7 +58,7 @@ def _run_float(subject: Subject, folder: Path, report: Report) -> str:
     trains = not subject.start.trained
     if leads():
         dataset.check()
-    require_classes(dataset, subject.info.num_classes)
+    require_classes(dataset, subject.num_classes)
     resumed = ""
     if trains:
         execution, resumed = prepare(subject, folder, FLOAT_MODEL)

@@ -1,4 +1,4 @@
-"""Sentences of a build's verdict on what was measured: sizes, calibration, parity, latency, warnings of training."""
+"""Sentences of a build's verdict: what was changed of the model, sizes, calibration, parity, latency, warnings."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +38,8 @@ def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
     """All of them, from the records of the stages before."""
     trained = load_record(FineTuned, folder / FINETUNED_RECORD)
     return (
+        *subject.model_notes,
+        *subject.start.notes,
         *_calibration_notes(trained),
         *torch_notes(trained, load_record(Measured, folder / ACCURACY).accuracy),
         *_parity_notes(load_record(ParityReport, folder / PARITY)),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +81,42 @@ def test_validation_images_may_be_held_out_of_train_alone(tree: Path) -> None:
     assert _levels(open_dataset(f"imagefolder:{tree}", SMALL, needs=("val",)), "val") == [19, 119]
 
 
-@pytest.mark.parametrize("name", ["valid", "validation"])
+@pytest.mark.parametrize("name", ["valid", "validation", "Valid"])
 def test_other_names_of_val_are_known_and_two_are_refused(tree: Path, name: str) -> None:
     _write(tree / name / "cat" / "a.png", 1)
     _write(tree / name / "dog" / "a.png", 2)
     assert _levels(_open(tree), "val") == [1, 2]
     (tree / "val").mkdir()
-    with pytest.raises(DataError, match=rf"pets/val and .*pets/{name} are both the split val; keep one"):
+    with pytest.raises(DataError, match=r"pets/\w+ and .*pets/\w+ are both the split val; keep one"):
         _open(tree)
+
+
+@pytest.mark.parametrize("name", ["dev", "Val_images", "evaluation"])
+def test_a_folder_that_seems_to_be_val_is_not_passed_over(tree: Path, name: str) -> None:
+    _write(tree / name / "cat" / "a.png", 1)
+    with pytest.raises(DataError, match=rf"pets/{name} may be meant for validation, .*; rename it to val"):
+        _open(tree)
+    _write(tree / "val" / "cat" / "a.png", 1)
+    _write(tree / "val" / "dog" / "a.png", 2)
+    assert _levels(_open(tree), "val") == [1, 2]
+
+
+def test_where_no_split_is_asked_for_all_that_there_are_are_opened(tree: Path) -> None:
+    (tree / "dev").mkdir()
+    (tree / "valid").mkdir()
+    assert list(open_dataset(f"imagefolder:{tree}", SMALL, needs=("test",)).splits) == ["test"]
+    shutil.rmtree(tree / "train")
+    (tree / "valid").rmdir()
+    assert list(open_dataset(f"imagefolder:{tree}", SMALL, needs=()).splits) == ["test"]
+    shutil.rmtree(tree / "test")
+    with pytest.raises(DataError, match=r"pets has no folder train, val or test; expected"):
+        open_dataset(f"imagefolder:{tree}", SMALL, needs=())
+
+
+def test_splits_are_known_in_upper_case(tree: Path) -> None:
+    for split in ("train", "test"):
+        (tree / split).rename(tree / split.title())
+    assert _levels(_open(tree), "test") == [10, 11, 110, 111]
 
 
 def test_files_that_torchvision_skips_are_skipped(tree: Path) -> None:

@@ -19,6 +19,7 @@ from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.train.recipe import Training
 
 MODELS = """
+import threading
 import torch
 from torch import nn
 from torch.nn.utils import prune
@@ -63,6 +64,12 @@ def halved():
     return model
 
 
+def locked():
+    model = halved().float()
+    model.lock = threading.Lock()
+    return model
+
+
 def broken():
     return Net().no_such_method()
 """
@@ -79,16 +86,26 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_model_as_people_write_them_is_trained_resumed_and_exported_exactly(models: str, tmp_path: Path) -> None:
     training = Training(float_steps=6, joint_steps=3, finetune_steps=4, checkpoint_steps=1)
-    config = Config(model=f"{models}:wrapped", data="digits", out=tmp_path / "out", like="w5a5", training=training)
+    config = Config(
+        model=f"{models}:wrapped",
+        data="digits",
+        out=tmp_path / "out",
+        like="w5a5",
+        training=training,
+        latency_seconds=0.05,
+    )
     said: list[str] = []
-    run_build(config, until="parity", say=lambda passed: None, note=said.append)
-    assert [note for note in said if "float16" in note or "pruning" in note] == [
+    outcome = run_build(config, until="verdict", say=lambda passed: None, note=said.append)
+    assert outcome.verdict is not None
+    changed = [note for note in said if "float16" in note or "pruning" in note]
+    assert set(changed) < set(outcome.verdict.notes)
+    assert changed == [
         "The model has 16 tensors in float16; it is traced, trained and compared in float32.",
         "Folded into the weights: pruning of stem.0.weight, body.0.weight; training does not keep zeros.",
     ]
     parity = load_record(ParityReport, tmp_path / "out/parity.json")
     assert parity.exact
-    again = run_build(config, until="parity", say=lambda passed: None)
+    again = run_build(config, until="verdict", say=lambda passed: None)
     assert not any(stage.ran for stage in again.stages)
 
 
@@ -111,6 +128,12 @@ def test_weights_of_a_file_are_not_rounded_to_the_format_of_the_given_model(mode
     assert subject.model_notes == (
         "The model has 12 tensors in float16; it is traced, trained and compared in float32.",
     )
+
+
+def test_a_model_that_cannot_be_copied_is_one_sentence_before_any_work(models: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the model cannot be copied: TypeError: cannot pickle '_thread.lock' object"):
+        run_build(Config(model=f"{models}:locked", out=tmp_path / "out"), say=lambda passed: None)
+    assert not (tmp_path / "out/float.safetensors").exists()
 
 
 def test_a_hook_is_refused_before_any_work(models: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a factory returns becomes a plain float32 module, or is refused in a sentence that names the thing."""
 
+import copy
 import warnings
 from collections.abc import Callable
 
@@ -107,10 +108,10 @@ class Compiled(nn.Module):
 )
 def test_wrappers_come_off_with_what_they_say_of_the_model(wrap: Callable[[nn.Module], nn.Module]) -> None:
     wrapped = wrap(net())
-    wrapped.num_classes = 5  # type: ignore[assignment]
+    wrapped.preprocess = 5  # type: ignore[assignment]
     found = unwrap(nn.DataParallel(wrapped))
     assert type(found) is nn.Sequential
-    assert found.num_classes == 5
+    assert found.preprocess == 5
     with torch.no_grad():
         torch.testing.assert_close(found(IMAGES), net()(IMAGES))
 
@@ -258,3 +259,20 @@ def test_a_model_that_has_to_be_copied_and_cannot_be_is_told() -> None:
     model.lock = Held()  # type: ignore[assignment]
     with pytest.raises(ModelError, match=r"the model cannot be copied: TypeError: a lock \(test_given_model.py"):
         plain(model)
+
+
+def test_a_module_of_torch_export_is_refused() -> None:
+    exported = torch.export.export(net(), (IMAGES,)).module()
+    with pytest.raises(ModelError, match=r"the model \(GraphModule\) comes from torch.export, and its graph is fixed"):
+        unwrap(exported)
+
+
+def test_batchnorm_of_several_devices_is_that_of_one() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    synced = unwrap(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)))
+    kinds = [type(module) for module in synced.modules()]
+    assert nn.BatchNorm2d in kinds
+    assert nn.SyncBatchNorm not in kinds
+    with torch.no_grad():
+        torch.testing.assert_close(synced.eval()(IMAGES), model.eval()(IMAGES), rtol=0, atol=0)
+    assert synced.state_dict().keys() == model.state_dict().keys()

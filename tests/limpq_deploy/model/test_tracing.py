@@ -3,6 +3,7 @@
 import importlib.util
 import random
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -271,10 +272,60 @@ def test_several_results_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x), x  # type: ignore[return-value]
 
-    with pytest.raises(ModelError, match="the model returns a tuple in evaluation mode; expected one tensor"):
-        trace(Two(lambda m, x: x).eval(), (3, 4, 4))
+    class Named(Bodied):
+        def forward(self, x: Tensor) -> Tensor:
+            return {"logits": super().forward(x)}  # type: ignore[return-value]
+
+    for several, kind in ((Two, "tuple"), (Named, "dict")):
+        with pytest.raises(ModelError, match=f"the model returns a {kind} in evaluation mode; expected one tensor"):
+            trace(several(lambda m, x: x).eval(), (3, 4, 4))
+
+
+def test_a_draw_behind_a_call_has_the_line_that_goes_on_after_it() -> None:
+    def called(x: Tensor) -> Tensor:
+        return x.relu()
+
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        return called(x) * torch.bernoulli(torch.full((1, 4, 1, 1), 0.9))
+
+    line = body.__code__.co_firstlineno + 1
+    with pytest.raises(ModelError, match=rf"draws random numbers in evaluation mode, too \(test_tracing.py:{line}\)"):
+        trace(Bodied(body).eval(), (3, 4, 4))
 
 
 def test_a_forward_for_one_image_only_is_told() -> None:
     with pytest.raises(ModelError, match=r"does not run on 2 images at once of 3x4x4: .* \(test_tracing.py"):
         trace(Bodied(lambda m, x: x.view(1, 4, 2, 2)).eval(), (3, 4, 4))
+
+
+def test_arguments_beside_the_images_have_their_defaults() -> None:
+    class WithLoss(Bodied):
+        def forward(self, x: Tensor, targets: Tensor | None = None, **_: Any) -> Tensor:
+            logits: Tensor = super().forward(x)
+            return logits if targets is None else F.cross_entropy(logits, targets)
+
+    class Star(Bodied):
+        def forward(self, *images: Tensor) -> Tensor:
+            return cast(Tensor, super().forward(images[0]))
+
+    class Needed(Bodied):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+            return cast(Tensor, super().forward(x * mask))
+
+    images = torch.randn(2, 3, 4, 4)
+    for kind, name in ((WithLoss, "x"), (Star, "images")):
+        model = kind(lambda m, x: x).eval()
+        traced = trace(model, (3, 4, 4))
+        assert [node.name for node in traced.nodes.values() if node.op == "placeholder"] == [name]
+        torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+    with pytest.raises(ModelError, match=r"missing 1 required .* 'mask'; its forward must take the images alone"):
+        trace(Needed(lambda m, x: x).eval(), (3, 4, 4))
+
+
+def test_a_compiled_forward_is_told() -> None:
+    class Fast(Bodied):
+        pass
+
+    Fast.forward = torch.compile(Bodied.forward)  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"dynamo-optimized function.*; take torch.compile off its forward"):
+        trace(Fast(lambda m, x: x).eval(), (3, 4, 4))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.export.runtimes.tensorrt import runtime as trt
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 from limpq_deploy.pipeline.config import Config
@@ -59,3 +59,53 @@ def test_builder_settings_reach_the_runtime_and_the_digest_of_the_engine(
     inputs, before = ENGINE_RECORD.inputs(set_up), ENGINE_RECORD.inputs(plain)
     assert {name for name in inputs if inputs[name] != before.get(name)} == {"workspace_mib", "builder_level", "builds"}
     assert inputs["builder_level"] == 1
+
+
+CLASSES = """
+from torch import nn
+from limpq_deploy.calibration.datasets import Preprocess
+
+class Net(nn.Module):
+    num_classes = 7
+
+    def __init__(self, outputs=10, flat=True):
+        super().__init__()
+        self.conv, self.pool, self.flat = nn.Conv2d(1, 6, 3), nn.AdaptiveAvgPool2d(1), flat
+        self.classifier = nn.Linear(6, outputs)
+        self.embed = nn.Linear(6, 6)
+        self.preprocess = Preprocess(height=16, width=16, mean=(0.3,), std=(0.35,), channels=1)
+
+    def forward(self, x):
+        x = self.pool(self.conv(x).relu())
+        return self.classifier(self.embed(x.flatten(1)).relu()) if self.flat else x
+
+def ten():
+    return Net()
+
+def five():
+    return Net(5)
+
+def a_map():
+    return Net(flat=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "sentence"),
+    [
+        ("ten", None),
+        ("five", "'digits' has 10 classes, the model has 5"),
+        ("a_map", r"a tensor of shape \[1, 6, 1, 1\] for one image .*; expected logits \[1, classes\]"),
+    ],
+)
+def test_classes_are_counted_by_what_the_model_gives_not_by_its_modules(
+    factory: str, sentence: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "counted_net.py").write_text(CLASSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    subject = Subject(Config(model=f"counted_net:{factory}", target="reference"))
+    if sentence is None:
+        subject.check(engine=False)
+        return
+    with pytest.raises(LimpqError, match=sentence):
+        subject.check(engine=False)

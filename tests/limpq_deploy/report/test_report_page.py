@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from limpq_deploy.calibration.errors import OutputError, RecordError
+from limpq_deploy.export.reference.given_parity import GivenComparison
 from limpq_deploy.policy.policy import BudgetUse, PolicyCandidate, Tournament
 from limpq_deploy.report import ReportInputs, render_report, write_report
 from limpq_deploy.report.costs import weight_sizes
@@ -107,6 +108,19 @@ def test_accuracies_latencies_parity_and_sizes_are_the_numbers_given(small: Repo
     for size in weight_sizes(small):
         assert f"{size.num_bits:,}" in words
     assert small.command in words
+
+
+def test_the_comparison_with_the_users_module_is_said_for_each_form(small: ReportInputs) -> None:
+    assert small.parity is not None
+    before = GivenComparison(
+        images=8, differences={"placed graph": 2.4e-7}, not_compared={"float template": "nothing here can execute it"}
+    )
+    after = GivenComparison(images=16, differences={"exported float model": 3e-6})
+    page = render_report(replace(small, parity=replace(small.parity, given=(before, after))))
+    words = " ".join(Reader(page).words.split())
+    assert "The graph that is trained, its quantizers off: 2e-07 of their size (0.0001 allowed), 8 images" in words
+    assert "That graph as it is exported, with the first weights: not compared, nothing here can execute it" in words
+    assert "The exported float model, with the last weights: 3e-06 of their size (0.0001 allowed), 16 images" in words
 
 
 def test_equal_inputs_give_equal_bytes(small: ReportInputs, page: str) -> None:

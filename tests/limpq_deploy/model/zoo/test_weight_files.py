@@ -56,7 +56,7 @@ def test_what_lies_beside_the_weights_in_a_checkpoint_is_left_alone(tmp_path: Pa
         "torch_rng": torch.get_rng_state(),
     }
     torch.save({"state_dict": source.state_dict(), **beside}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    assert load_weights(target, tmp_path / "w.pth") == (f"weights are those of 'state_dict' in {tmp_path / 'w.pth'}",)
+    assert load_weights(target, tmp_path / "w.pth") == ("Weights are those of 'state_dict' in w.pth.",)
     assert torch.equal(source.state_dict()["0.weight"], target.state_dict()["0.weight"])
 
 
