@@ -12,9 +12,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import limpq_deploy
 from limpq_deploy.cli.main import main
+from limpq_deploy.train.interruption import Interruption
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden"
@@ -139,6 +141,20 @@ def test_ctrl_c_is_an_object_too_and_exit_handlers_print_on_stderr(tmp_path: Pat
     assert json.loads(stdout) == {"error": "stopped before the answer", "exit_code": 130}
     assert "os.write exit" in stderr
     assert "Stopped. Finished stages are kept" in stderr
+
+
+def test_sigterm_while_training_is_no_fault_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGTERM)
+            interruption.act()
+
+    monkeypatch.setattr("limpq_deploy.pipeline.stages.run.run_build", stopped)
+    done = CliRunner().invoke(main, ["build", "--json"])
+    assert done.exit_code == 143
+    assert "Stopped by SIGTERM" in done.stderr
+    assert "your module" not in done.output
+    assert json.loads(done.stdout) == {"error": "stopped before the answer", "exit_code": 143}
 
 
 def test_people_read_the_table_on_standard_output_and_the_rest_on_stderr(tmp_path: Path) -> None:
