@@ -9,7 +9,7 @@ Keys: `layers` (convolutions tried, one at a time); `rows`: [{`k`, `before`, `af
 SQNR before, at the largest k) scaled; `float_top1`, `images`.
 
     python benchmarks/channel_scaling.py --json
-    python benchmarks/channel_scaling.py --smoke --json     two convolutions, 50 images
+    python benchmarks/channel_scaling.py --smoke --json     two convolutions, 50 images, scales from 32
 """
 
 import argparse
@@ -40,36 +40,42 @@ from limpq_deploy.train.accuracy import top1
 
 FACTORS = (1, 20, 200, 3000)
 CHANNEL = 0
+NOISE_IMAGES = 32
+"""Training images by whose logits noise is measured."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="five convolutions, 500 images")
-    parser.add_argument("--smoke", action="store_true", help="two convolutions, 50 images: seconds")
+    parser.add_argument(
+        "--smoke", action="store_true", help="two convolutions, 50 images, scales from 32: half a minute"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--data", type=Path, help="folder with train, val and test of class folders")
     parser.add_argument("--weights", type=Path)
     options = parser.parse_args()
-    layers, images = (2, 50) if options.smoke else (5, 500) if options.quick else (None, 2000)
+    layers, images, seen = (
+        (2, 50, NOISE_IMAGES) if options.smoke else (5, 500, 256) if options.quick else (None, 2000, 256)
+    )
     with tempfile.TemporaryDirectory() as work:
         data, weights = options.data, options.weights
         if data is None or weights is None:
             data, weights = cifar10(Path(work), smoke=options.smoke)
-        found = measure(data, weights, layers=layers, images=images)
+        found = measure(data, weights, layers=layers, images=images, seen=seen)
     print(json.dumps(found) if options.json else json.dumps(found, indent=1))
 
 
-def measure(data: Path, weights: Path, *, layers: int | None, images: int) -> dict[str, Any]:
+def measure(data: Path, weights: Path, *, layers: int | None, images: int, seen: int) -> dict[str, Any]:
     start = time.perf_counter()
     subject = Subject(Config(model="resnet20", weights=weights, data=f"imagefolder:{data}", target="onnxruntime"))
     model, shape = subject.model.eval(), subject.preprocess.shape
     convolutions = [(one.name, one.batchnorm) for one in trace(model, shape).layers if one.batchnorm is not None]
     tried = convolutions[:: -(-len(convolutions) // layers)] if layers is not None else convolutions
-    seen = subject.first_images(256)
+    training = subject.first_images(seen)
     test = subject.dataset.split("test")
     test = test.subset(np.linspace(0, len(test) - 1, images).astype(int))
     noise = {
-        (k, after): [noise_db(subject, scaled(model, *pair, k), seen, after) for pair in tried]
+        (k, after): [noise_db(subject, scaled(model, *pair, k), training, after) for pair in tried]
         for k in FACTORS
         for after in (False, True)
     }
@@ -81,7 +87,7 @@ def measure(data: Path, weights: Path, *, layers: int | None, images: int) -> di
             row[name] = {
                 "worst_sqnr_db": round(min(noise[k, after]), 2),
                 "median_sqnr_db": round(statistics.median(noise[k, after]), 2),
-                "top1": accuracy(subject, scaled(model, *tried[worst], k), seen, after, test),
+                "top1": accuracy(subject, scaled(model, *tried[worst], k), training, after, test),
             }
         rows.append(row)
         print(json.dumps(row), file=sys.stderr)
@@ -136,7 +142,7 @@ def eight(subject: Subject) -> dict[str, tuple[int, int]]:
 
 def noise_db(subject: Subject, model: nn.Module, seen: torch.Tensor, equalise: bool) -> float:
     """SQNR of the logits of 32 training images, in dB."""
-    images = seen[:32]
+    images = seen[:NOISE_IMAGES]
     made = quantized(subject, model, images, equalise)
     with torch.no_grad(), as_recorded(made, eight(subject)):
         exact = model(images)

@@ -12,9 +12,9 @@ from itertools import pairwise, product
 import numpy as np
 from random_instances import Instance
 
+from limpq_deploy.foreign_output import stdout_to_stderr
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import ActMoment, BitPair, LayerIndicators
-from limpq_deploy.policy.solver.milp import quiet_stdout
 
 Pairs = Mapping[str, BitPair]
 
@@ -91,7 +91,7 @@ def judge(instance: Instance, limit_s: float, below: Fraction | None = None) -> 
     matrix = csr_array(
         ([e for _, _, e in entries], ([a for a, _, _ in entries], [p for _, p, _ in entries])), (len(rows), total)
     )
-    with quiet_stdout():  # HiGHS prints some lines whatever it is told
+    with stdout_to_stderr():  # HiGHS prints some lines whatever it is told
         done = milp(
             objective,
             integrality=np.array([1] * len(keys) + [0] * len(both)),

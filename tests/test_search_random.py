@@ -18,6 +18,8 @@ import random_check  # noqa: E402
 import random_instances  # noqa: E402
 import search_random  # noqa: E402
 
+from limpq_deploy.policy.solver.solvers import ITS_WORD  # noqa: E402
+
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32))
@@ -81,8 +83,11 @@ def test_the_script_prints_one_json_object_and_nothing_else() -> None:
     assert {"crashes", "unproved", "wrong", "seeds"} <= set(result)
 
 
-@pytest.mark.parametrize("seed", [9, 12, 13])
+@pytest.mark.parametrize("seed", [12, 73, 103])
 @pytest.mark.slow
-def test_instances_that_once_crashed_or_ended_unproved_are_proved(seed: int) -> None:
+def test_instances_that_our_own_search_does_not_prove_are_proved_by_a_library(seed: int) -> None:
+    """Sizes alone, and with conversions. Another draw of the seed makes this fail: choose seeds of the kind anew."""
     result = search_random.measure([random_instances.instance(seed)])
     assert result["seeds"] == []
+    (solver,) = result["solvers"]
+    assert solver.endswith(ITS_WORD)

@@ -169,7 +169,7 @@ class FileReference:
         if scale.size > 1 or zero_point.size > 1:
             return quantize_along(real_of(value), scale, zero_point, attribute(node, "axis", 1))
         grid = np.float32(scale.reshape(())), int(zero_point.reshape(())), zero_point.dtype
-        if not isinstance(value, LAZY) or (isinstance(value, Dequantized) and value.codes.itemsize > 1):
+        if not isinstance(value, LAZY):
             return ops.quantize(real_of(value), *grid)
         codes: Array = value.quantized(*grid)
         return codes

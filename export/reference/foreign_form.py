@@ -14,6 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.graph.code_grids import default_type
 from limpq_deploy.export.graph.graph_rules import named, subgraphs
 from limpq_deploy.export.graph.onnx_files import attribute, constants
 
@@ -69,9 +70,11 @@ def _require_plain_grid(node: onnx.NodeProto, fixed: Mapping[str, np.ndarray]) -
         raise ModelError(f"{named(node)} has a scale of type {scale.dtype}; parity reads scales of float32")
     if not np.isfinite(scale).all():
         raise ModelError(f"{named(node)} has a scale that is not finite; no integers follow from it")
-    kind = fixed[grid[1]].dtype if len(grid) > 1 else np.dtype(np.uint8)
+    kind = fixed[grid[1]].dtype if len(grid) > 1 else default_type(node)
     if kind.name.startswith("float"):
         raise ModelError(f"{named(node)} has codes of type {kind.name}; parity compares integers")
+    if node.op_type == "QuantizeLinear" and not np.issubdtype(kind, np.integer):  # int4 and the like: no type of NumPy
+        raise ModelError(f"{named(node)} makes codes of type {kind.name}; parity compares codes of 8 bits and more")
 
 
 def as_pairs(model: onnx.ModelProto) -> onnx.ModelProto:

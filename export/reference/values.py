@@ -26,6 +26,8 @@ class Dequantized:
     zero_point: int
 
     def quantized(self, scale: np.float32, zero_point: int, dtype: ops.CodeType) -> Array:
+        if self.codes.itemsize > 1:  # of 16 bits and more: each by itself
+            return ops.quantize(ops.dequantize(self.codes, self.scale, self.zero_point), scale, zero_point, dtype)
         return Table(self.codes, ops.all_values(self.scale, self.zero_point, self.codes.dtype)).quantized(
             scale, zero_point, dtype
         )

@@ -14,8 +14,11 @@ TYPES = {
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
 }  # fmt: skip
 RANGES = {
-    "tensor(uint8)": (0, 255), "tensor(int8)": (-128, 127), "tensor(int32)": (-128, 127), "tensor(int64)": (-128, 127),
+    "tensor(uint8)": (0, 255), "tensor(int8)": (-128, 127), "tensor(int32)": (0, 1), "tensor(int64)": (0, 1),
 }  # fmt: skip
+"""Of what is drawn, ends included: wider integers are indices of something, as of words, whose number nobody tells."""
+
+INDICES = ("tensor(int32)", "tensor(int64)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +33,8 @@ class Trial:
 
 
 def random_feeds(session: Any, seed: int = 0) -> Feeds | None:
-    """Standard normal numbers, or codes of the whole range, for every input of a session; a free batch is 1. None where
-    an input has another free size or another type: what it takes is not known."""
+    """Standard normal numbers, codes of the whole range, or indices 0 and 1, for every input of a session; a free batch
+    is 1. None where an input has another free size or another type: what it takes is not known."""
     draw = np.random.default_rng(seed)
     feeds: Feeds = {}
     for given in session.get_inputs():
@@ -45,6 +48,11 @@ def random_feeds(session: Any, seed: int = 0) -> Feeds | None:
             lowest, highest = RANGES[given.type]
             feeds[given.name] = draw.integers(lowest, highest, shape, endpoint=True).astype(kind)
     return feeds
+
+
+def takes_indices(session: Any) -> bool:
+    """Whether random numbers may be none that the model takes, so that its refusing them says nothing of the file."""
+    return any(given.type in INDICES for given in session.get_inputs())
 
 
 def signal_db(results: list[NDArray[Any]], as_written: list[NDArray[Any]]) -> float:

@@ -38,7 +38,8 @@ LINTED = ("onnxruntime", "tensorrt")
 TENSORRT_VERSIONS = ("8.6", "10", "11")
 
 VERDICT_FAILED = 3
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+"""128 and the number of the signal, as shells have it."""
 
 MACHINE_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
@@ -97,7 +98,9 @@ class _Group(click.Group):
             click.echo("\nStopped.", err=True)
             ctx.exit(INTERRUPTED)
         except SystemExit as end:
-            if answers.given() or end.code == INTERRUPTED:
+            if end.code == TERMINATED and not answers.given():
+                click.echo("\nStopped by SIGTERM. Finished stages are kept; the same command goes on.", err=True)
+            if answers.given() or end.code in (INTERRUPTED, TERMINATED):
                 raise
             raise click.ClickException(
                 f"code that was called here ended the program with sys.exit({end.code!r}); expected it to return: take "

@@ -54,7 +54,8 @@ def search_policy(
     and `explain` search many times. One thread, no random numbers. Among policies of equal objective (1e-12, relative),
     the one with the least cost under the first budget is taken, then under the next ones; then, layer by layer (an
     act_group stands where its first layer does), the larger min(w, a), then w, then a: so the same input gives the same
-    policy with every solver. With ``gap`` above 0, a policy certified to be that close is enough.
+    policy with every solver, where our own search has the proof; a library takes any of them. With ``gap`` above 0, a
+    policy certified to be that close is enough.
 
     Raises InfeasiblePolicy with the smallest reachable figures (PolicyNotFound where time ended before a policy was
     found or shown not to exist), SettingError for a useless ``alpha``, an unknown ``solver`` or no budget, ModelError

@@ -20,7 +20,7 @@ from limpq_deploy.export.graph.runtime_taps import Watch, file_name, layer_preci
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.onnxruntime.package import load_onnxruntime
-from limpq_deploy.export.runtimes.trial import Trial, random_feeds, signal_db
+from limpq_deploy.export.runtimes.trial import Trial, random_feeds, signal_db, takes_indices
 
 PROVIDER = "CPUExecutionProvider"
 SATURATION_OPTION = "session.x64quantprecision"
@@ -77,7 +77,8 @@ class OnnxRuntime:
         try:
             results = session.run(None, feeds)
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-            return Trial(refused=" ".join(str(error).split()), optimized=optimized, signal_db=None)
+            refused = None if takes_indices(session) else " ".join(str(error).split())
+            return Trial(refused=refused, optimized=optimized, signal_db=None)
         try:
             as_written = _open(data, options, 1, optimise=False).run(None, feeds)
         except Exception:  # nothing to compare with: the optimised graph is what runs

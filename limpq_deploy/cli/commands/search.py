@@ -26,7 +26,7 @@ from limpq_deploy.cli.output.answers import answer
     type=click.Choice(SOLVERS),
     default="auto",
     show_default=True,
-    help="Who finds the policy; all are proved by our own search.",
+    help="Who finds the policy; it is proved by our own search, or by a library.",
 )
 @click.option("--explain", is_flag=True, help="Say what one more bit buys, what limits bind, or why nothing fits.")
 @click.option(

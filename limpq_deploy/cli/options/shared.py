@@ -285,7 +285,7 @@ def build_options(command: Command) -> Command:
         click.option(
             "--solver",
             type=click.Choice(SOLVERS),
-            help="Who finds the policy; all are proved by our own search.  [default: auto]",
+            help="Who finds the policy; it is proved by our own search, or by a library.  [default: auto]",
         ),
         click.option(
             "--latency-rounds",

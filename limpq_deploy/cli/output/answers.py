@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import click
 
-STDOUT, STDERR = 1, 2
+from limpq_deploy.foreign_output import STDERR, STDOUT, duplicate, stdout_to_stderr
 
 _streams: list[TextIO] = []
 """The real standard output while a command runs; empty otherwise."""
@@ -93,20 +93,15 @@ def _guard() -> Iterator[None]:
     if before is None:  # it was closed from the start, and file descriptor 1 may be any file by now
         yield
         return
-    before.flush()
     real = _open_real(before)
-    kept = _redirected()
     _streams.append(real)
-    sys.stdout = sys.stderr
     try:
-        yield
+        with stdout_to_stderr():
+            sys.stdout = sys.stderr
+            yield
     finally:
         _streams.pop()
         sys.stdout = before
-        if kept is not None:
-            _flush_c_buffers()
-            os.dup2(kept, STDOUT)
-            os.close(kept)
         if real is not before:
             with contextlib.suppress(OSError):  # a reader that went away was told by `answer`
                 real.close()
@@ -117,28 +112,6 @@ def _open_real(stdout: TextIO) -> TextIO:
     try:
         if stdout.fileno() != STDOUT:
             return stdout
-        return os.fdopen(os.dup(STDOUT), "w", encoding=stdout.encoding, errors="backslashreplace")
+        return os.fdopen(duplicate(STDOUT), "w", encoding=stdout.encoding, errors="backslashreplace")
     except (OSError, ValueError):
         return stdout
-
-
-def _redirected() -> int | None:
-    """Let file descriptor 1 lead to stderr; returns a copy of it as it was, None where there is none."""
-    try:
-        kept = os.dup(STDOUT)
-    except OSError:
-        return None
-    try:
-        os.dup2(STDERR, STDOUT)
-    except OSError:  # stderr is closed: then what is not the answer goes nowhere
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), STDOUT)
-    return kept
-
-
-def _flush_c_buffers() -> None:
-    """What C libraries printed and still hold back would come out after file descriptor 1 is restored."""
-    with contextlib.suppress(ImportError, OSError, AttributeError):
-        import ctypes
-
-        ctypes.CDLL(None).fflush(None)

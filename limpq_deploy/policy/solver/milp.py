@@ -1,18 +1,15 @@
 """The program solved by a library, CBC or HiGHS, through PuLP. The only file that knows one; imports it when called."""
 
-import ctypes
-import os
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from limpq_deploy.calibration.errors import MissingExtra
+from limpq_deploy.foreign_output import stdout_to_stderr
 from limpq_deploy.optional_packages import require_modules
 from limpq_deploy.policy.solver.deadline import NEVER, Deadline
 from limpq_deploy.policy.solver.program import Choice, PairTable, Program
@@ -58,7 +55,7 @@ def solve_milp(program: Program, bound: float, library: Library, *, deadline: De
             problem, picks = _model(program, bound, forbidden)
             solver.tmpDir = folder
             try:
-                with quiet_stdout():
+                with stdout_to_stderr():  # HiGHS has a banner that no option turns off
                     status = problem.solve(solver)
             except pulp.PulpSolverError:  # CBC's process failed: it said nothing
                 break
@@ -73,20 +70,6 @@ def solve_milp(program: Program, bound: float, library: Library, *, deadline: De
                 break
             forbidden.append(choice)
     return Answer(choice=None, finished=False)
-
-
-@contextmanager
-def quiet_stdout() -> Iterator[None]:
-    """What a library's own code prints goes to standard error: HiGHS has a banner that no option turns off."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # the C library's own buffer, while it still goes elsewhere
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def library_name(library: Library) -> str:

@@ -74,6 +74,12 @@ def test_a_sound_file_comes_back_as_it_is(saved: Any) -> None:
     assert load_model(saved(small_model())) == small_model()
 
 
+def test_results_need_no_shape(saved: Any) -> None:
+    model = small_model()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert load_model(saved(model)) == model
+
+
 def test_imports_of_domains_that_no_node_uses_are_dropped(saved: Any) -> None:
     model = small_model()
     for domain in ("ai.onnx.training", "com.ms.internal.nhwc", "com.microsoft.experimental", "com.microsoft"):

@@ -70,6 +70,16 @@ def test_what_fails_only_when_it_runs_is_refused() -> None:
     assert {severity for _, severity in found(per_channel)} == {"refused"}
 
 
+def test_numbers_that_are_no_index_of_the_model_refuse_no_file() -> None:
+    """A table of two rows: 0 and 1 are given, where 127 would end the call; of one row not even those are taken."""
+    for rows in (2, 1):
+        net = SmallNet(21)
+        taken = net.pair(net.op("Gather", net.const(np.ones((rows, 8), np.float32)), "x"), 0.05, U8(128))
+        model = net.model(taken, shape=(1, 6))
+        model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+        assert not [one for one in lint(model, ONNXRUNTIME).findings if one.severity == "refused"]
+
+
 def test_what_does_not_load_is_refused_in_the_runtimes_words_with_its_node() -> None:
     net = SmallNet(21)
     grid = net.grid(0.03, U8(128))

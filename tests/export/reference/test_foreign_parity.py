@@ -221,8 +221,16 @@ def normalisation_behind_a_softmax() -> onnx.ModelProto:
     return net.model(net.pair(net.node("LayerNormalization", shares, ones, zeros), 0.02, 128))
 
 
+def joined_codes_of_16_bits() -> onnx.ModelProto:
+    net = Graph([2, 4, 8, 8], opset=21)
+    parts = [net.pair("x", scale, 30000, np.uint16) for scale in (0.0001, 0.0002)]
+    whole = net.pair(net.node("Concat", *parts, axis=1), 0.00015, 32000, np.uint16)
+    return net.model(net.pair(net.node("Conv", whole, net.weight(6, 8, 3, 3)), 0.05, 120))
+
+
 ISLANDS: list[tuple[Callable[[], onnx.ModelProto], list[tuple[str, ...]]]] = [
     (middle_zero_behind_a_relu, [("Conv",)]),
+    (joined_codes_of_16_bits, [("Conv",)]),
     (unknown_integers, [("Conv",)]),
     (normalisation_behind_a_softmax, [("Softmax",), ("LayerNormalization",)]),
 ]
@@ -336,8 +344,14 @@ def without_quantizers() -> onnx.ModelProto:
     return net.model(net.node("Relu", "x"))
 
 
+def four_bits() -> onnx.ModelProto:
+    net = Graph([2, 4], opset=21)
+    return net.model(net.pair("x", 0.1, 8, onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.UINT4)))
+
+
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "two inputs": (lambda: with_a_second_input(float_bias()), r"2 inputs \(x, y\)"),
+    "codes of 4 bits": (four_bits, "makes codes of type uint4"),
     "no quantizer": (without_quantizers, "quantizes nothing"),
     "a scale that is no number": (lambda: scale_of(float_bias(), np.float32(np.nan)), "not finite"),
     "a scale of half precision": (lambda: scale_of(float_bias(), np.float16(0.03)), "float16"),

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import limpq_deploy
 from limpq_deploy.cli.main import main
+from limpq_deploy.train.interruption import Interruption
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parents[2] / "golden"
@@ -141,6 +143,20 @@ def test_ctrl_c_is_an_object_too_and_exit_handlers_print_on_stderr(tmp_path: Pat
     assert "Stopped. Finished stages are kept" in stderr
 
 
+def test_sigterm_while_training_is_no_fault_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGTERM)
+            interruption.act()
+
+    monkeypatch.setattr("limpq_deploy.pipeline.stages.run.run_build", stopped)
+    done = CliRunner().invoke(main, ["build", "--json"])
+    assert done.exit_code == 143
+    assert "Stopped by SIGTERM" in done.stderr
+    assert "your module" not in done.output
+    assert json.loads(done.stdout) == {"error": "stopped before the answer", "exit_code": 143}
+
+
 def test_people_read_the_table_on_standard_output_and_the_rest_on_stderr(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "limpq_deploy", "search", INDICATORS, *LIKE, "--solver", "highs"]
     done = _run(command, tmp_path)
@@ -151,7 +167,7 @@ def test_people_read_the_table_on_standard_output_and_the_rest_on_stderr(tmp_pat
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "> /dev/full", "| true"])
 def test_an_answer_that_nobody_can_read_is_no_traceback(tmp_path: Path, closed: str) -> None:
-    line = f"'{sys.executable}' -m limpq_deploy search '{INDICATORS}' --like w3a4 --json {closed}"
+    line = f"'{sys.executable}' -m limpq_deploy search '{INDICATORS}' --like w3a4 --solver highs --json {closed}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "Traceback" not in done.stderr
     assert (tmp_path / "policy.json").is_file()
