@@ -39,7 +39,7 @@ TENSORRT_VERSIONS = ("8.6", "10", "11")
 
 VERDICT_FAILED = 3
 INTERRUPTED, TERMINATED = 130, 143
-"""128 and the number of the signal, as shells have it."""
+"""Exit codes after Ctrl-C and after SIGTERM, which training answers at the end of a step."""
 
 MACHINE_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
@@ -98,8 +98,6 @@ class _Group(click.Group):
             click.echo("\nStopped.", err=True)
             ctx.exit(INTERRUPTED)
         except SystemExit as end:
-            if end.code == TERMINATED and not answers.given():
-                click.echo("\nStopped by SIGTERM. Finished stages are kept; the same command goes on.", err=True)
             if answers.given() or end.code in (INTERRUPTED, TERMINATED):
                 raise
             raise click.ClickException(
@@ -149,9 +147,12 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
             help_build(config, until=until)
             return
         outcome = run_build(config, until=until, fresh=fresh, say=_say, note=_note)
-    except KeyboardInterrupt:
-        click.echo("\nStopped. Finished stages are kept; the same command goes on from there.", err=True)
-        sys.exit(INTERRUPTED)
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = end.code if isinstance(end, SystemExit) else INTERRUPTED
+        if code in (INTERRUPTED, TERMINATED):
+            by = "" if code == INTERRUPTED else " by SIGTERM"
+            click.echo(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.", err=True)
+        sys.exit(code)
     answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
         sys.exit(VERDICT_FAILED)

@@ -66,7 +66,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         module._compiled_call_impl = None  # what Module.compile() sets
         if type(module) is nn.SyncBatchNorm:
-            module.__class__ = nn.BatchNorm2d
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
         if isinstance(module, fx.GraphModule) and "eval" in vars(module):
             raise ModelError(
                 f"{_named(name, module)} comes from torch.export, and its graph is fixed; expected the nn.Module that "

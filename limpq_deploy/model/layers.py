@@ -149,8 +149,8 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
         return "input"
     if node.op == "output":
         if not isinstance(node.args[0], fx.Node):
-            kind = type(node.args[0]).__name__.removeprefix("immutable_")  # torch.fx's dict and list
-            raise ModelError(f"the model returns a {kind} in evaluation mode; expected one tensor, the logits")
+            result = type(node.args[0]).__name__.removeprefix("immutable_")  # torch.fx's dict and list
+            raise ModelError(f"the model returns a {result} in evaluation mode; expected one tensor, the logits")
         return "output"
     kind, described = operation(node, graph_module)
     shown = node.meta.get("tensor_meta")

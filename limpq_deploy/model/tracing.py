@@ -183,8 +183,8 @@ class _Tracer(fx.Tracer):
 
     def create_args_for_root(self, root_fn: Any, *_: Any, **__: Any) -> tuple[Any, list[Any]]:
         """One tensor, the images: other arguments have their defaults, as where the model itself is called."""
-        _, images, *_others = (*inspect.signature(root_fn).parameters, "images")
-        return root_fn, [self.root, self.create_proxy("placeholder", images, (), {})]
+        names = (*inspect.signature(root_fn).parameters, "images")
+        return root_fn, [self.root, self.create_proxy("placeholder", names[1], (), {})]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Name(node, self)

@@ -1,6 +1,5 @@
 """Parity of an ONNX file that any tool quantized: which images it is shown, and the comparison. No torch here."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from limpq_deploy.calibration.datasets import Preprocess, Split, open_dataset
+from limpq_deploy.calibration.datasets import Preprocess, open_dataset
 from limpq_deploy.calibration.errors import DataError, ModelError
 from limpq_deploy.export.graph.code_grids import grid_at
 from limpq_deploy.export.graph.loading import load_model
@@ -124,7 +123,7 @@ def _preprocess(
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     if data.partition(":")[0] in ("digits", "cifar10"):
-        own = _first_split(data).preprocess
+        own = next(iter(open_dataset(data, needs=()).splits.values())).preprocess
         mean, std, whose = own.mean, own.std, "its own"
     if len(mean) != channels:
         mean, std = (float(np.mean(mean)),) * channels, (float(np.mean(std)),) * channels
@@ -141,21 +140,15 @@ def _from_data(
     data: str, preprocess: Preprocess, dtype: np.dtype[Any], sizes: list[int], fixed: int | None
 ) -> Iterator[Array]:
     """So many images, or all there are; for a model of a fixed batch the first ones again, to fill the last batch."""
-    split = _first_split(data, preprocess)
+    dataset = open_dataset(data, preprocess, needs=())
+    split = next((dataset.splits[name] for name in SPLITS if name in dataset.splits), None)
+    if split is None:
+        raise DataError(f"data set {data!r} has no images; expected a split {', '.join(SPLITS)}")
     chosen = np.linspace(0, len(split) - 1, min(sum(sizes), len(split))).round().astype(int)
     if fixed:
         chosen = np.resize(chosen, -(-len(chosen) // fixed) * fixed)
     for batch, _ in split.subset(chosen).batches(sizes[0]):
         yield batch if dtype == np.float32 else batch.astype(dtype)
-
-
-def _first_split(data: str, preprocess: Preprocess | None = None) -> Split:
-    """The first of `SPLITS` that a data set has; raises DataError with what is wrong with the last one."""
-    *some, last = SPLITS
-    for name in some:
-        with contextlib.suppress(DataError):
-            return open_dataset(data, preprocess, needs=(name,)).split(name)
-    return open_dataset(data, preprocess, needs=(last,)).split(last)
 
 
 def _shown(shape: list[int | None]) -> str:

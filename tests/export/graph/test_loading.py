@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from limpq_deploy.calibration.errors import LimpqError, ModelError
 from limpq_deploy.export.graph.loading import ModelRefused, load_model
 from limpq_deploy.export.lint.check import lint
+from limpq_deploy.export.lint.onnxruntime import onnxruntime_findings
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.runtimes import runtime_named
@@ -316,8 +317,8 @@ def real_bytes(residual: Any) -> bytes:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_flipped_bytes_of_a_real_file_never_give_a_traceback(real_bytes: bytes, data: st.DataObject) -> None:
-    """Either the file is refused in a sentence, or it is looked at like any other: lint and reference raise nothing
-    but sentences of their own."""
+    """Either the file is refused in a sentence, or it is looked at like any other: rules and reference raise nothing but
+    sentences of their own. No runtime is given a damaged file here: what that does to a process is its own affair."""
     damaged = bytearray(real_bytes)
     for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
         damaged[place] ^= data.draw(st.integers(1, 255))
@@ -328,6 +329,6 @@ def test_flipped_bytes_of_a_real_file_never_give_a_traceback(real_bytes: bytes, 
         with contextlib.suppress(LimpqError):
             lint(path, TENSORRT)
             IntegerReference(path)
-            lint(path, ONNXRUNTIME)
+            tuple(onnxruntime_findings(load_model(path)))
     finally:
         shutil.rmtree(folder)

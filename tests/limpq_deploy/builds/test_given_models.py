@@ -1,6 +1,9 @@
 """Models as their owners write them, through a build: in-place sums, modules under two names, wrappers, hooks, half."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,8 @@ from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.train.recipe import Training
 
 MODELS = """
+import os
+import signal
 import threading
 import torch
 from torch import nn
@@ -60,6 +65,19 @@ def hooked():
 
 def halved():
     model = nn.Sequential(Net().stem, Net().body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).half()
+    model.preprocess = Net().preprocess
+    return model
+
+
+class Ended(nn.Sequential):
+    def forward(self, x):
+        if self.training and len(x) > 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(x)
+
+
+def ended():
+    model = Ended(*halved().float())
     model.preprocess = Net().preprocess
     return model
 
@@ -134,6 +152,14 @@ def test_a_model_that_cannot_be_copied_is_one_sentence_before_any_work(models: s
     with pytest.raises(ModelError, match=r"the model cannot be copied: TypeError: cannot pickle '_thread.lock' object"):
         run_build(Config(model=f"{models}:locked", out=tmp_path / "out"), say=lambda passed: None)
     assert not (tmp_path / "out/float.safetensors").exists()
+
+
+def test_an_end_that_the_system_asks_for_in_training_is_no_error_of_the_model(models: str) -> None:
+    command = [sys.executable, "-m", "limpq_deploy", "build", "--model", f"{models}:ended", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert json.loads(done.stdout) == {"error": "stopped before the answer", "exit_code": 128 + signal.SIGTERM}
+    assert done.stderr.endswith("Stopped by SIGTERM. Finished stages are kept; the same command goes on from there.\n")
 
 
 def test_a_hook_is_refused_before_any_work(models: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import importlib.util
 import random
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -306,11 +306,11 @@ def test_arguments_beside_the_images_have_their_defaults() -> None:
 
     class Star(Bodied):
         def forward(self, *images: Tensor) -> Tensor:
-            return cast(Tensor, super().forward(images[0]))
+            return super().forward(images[0])
 
     class Needed(Bodied):
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-            return cast(Tensor, super().forward(x * mask))
+            return super().forward(x * mask)
 
     images = torch.randn(2, 3, 4, 4)
     for kind, name in ((WithLoss, "x"), (Star, "images")):
