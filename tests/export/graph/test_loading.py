@@ -317,8 +317,9 @@ def real_bytes(residual: Any) -> bytes:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_flipped_bytes_of_a_real_file_never_give_a_traceback(real_bytes: bytes, data: st.DataObject) -> None:
-    """Either the file is refused in a sentence, or it is looked at like any other: rules and reference raise nothing but
-    sentences of their own. No runtime is given a damaged file here: what that does to a process is its own affair."""
+    """Either the file is refused in a sentence, or it is looked at like any other: rules and reference raise nothing
+    but sentences of their own. No runtime is given a damaged file here: what that does to a process is its own affair.
+    """
     damaged = bytearray(real_bytes)
     for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
         damaged[place] ^= data.draw(st.integers(1, 255))
