@@ -26,10 +26,18 @@ def test_a_call_that_does_four_times_the_work_takes_about_four_times_as_long() -
     assert gain.high >= gain.ratio * 0.99
 
 
-def test_a_sleep_of_five_milliseconds_is_measured_as_such() -> None:
-    (series,) = measure_interleaved({"sleep": lambda: time.sleep(0.005)}, QUICK)
+def test_a_sleep_is_measured_as_long_as_it_was() -> None:
+    """Against the same clock within the call: how long a sleep really takes is the machine's affair."""
+    slept: list[float] = []
+
+    def sleep() -> None:
+        start = time.perf_counter()
+        time.sleep(0.005)
+        slept.append(1000 * (time.perf_counter() - start))
+
+    (series,) = measure_interleaved({"sleep": sleep}, QUICK)
     assert min(series.samples_ms) >= 5
-    assert series.stats.p50_ms == pytest.approx(5, abs=2.5)
+    assert min(slept) <= series.stats.p50_ms <= 1.2 * max(slept)
 
 
 def test_timing_a_call_adds_less_than_two_microseconds() -> None:

@@ -70,7 +70,14 @@ def test_ctrl_c_says_a_sentence_and_the_next_build_goes_on(
     run: Command, finished: Path, settings: Path, here: Path
 ) -> None:
     command = [sys.executable, "-m", "limpq_deploy", "build", "--config", str(settings), "--out", "out"]
-    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as build:
+    with subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    ) as build:
         assert build.stderr is not None
         said = [build.stderr.readline() for _ in range(2)]
         assert [line[:13] for line in said] == ["+ given model", "+ float model"]

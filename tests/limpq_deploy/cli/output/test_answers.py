@@ -128,7 +128,14 @@ def test_commands_write_to_standard_output_by_answer_alone() -> None:
 def test_ctrl_c_is_an_object_too_and_exit_handlers_print_on_stderr(tmp_path: Path) -> None:
     shutil.copy(HERE / "noisy.py", tmp_path)
     command = [sys.executable, "-m", "limpq_deploy", "build", "--model", "noisy:slow", "--json"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    ) as running:
         assert running.stderr is not None
         before = []
         for line in running.stderr:
