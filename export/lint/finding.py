@@ -12,7 +12,7 @@ says; it runs as written, and another form is faster."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One breach of a rule: where, which (an id of `lint_rules.RULES`), what follows from it, what to do."""
+    """One breach of a rule: where, which (an id of `rules.RULES`), what follows from it, what to do."""
 
     rule: str
     severity: Severity

@@ -1,7 +1,7 @@
 """ONNX Runtime's rules: why a layer of a Q/DQ file does not run in integers on its CPU kernels, as the file shows it.
 
 Where ONNX Runtime is installed these are explanations: what runs in floats is then read from its own optimised graph
-(`lint_judged`). Where it is not, they are all there is.
+(`judged`). Where it is not, they are all there is.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 TensorRT scales and adds biases in floats, in an order of its own, so two executions differ where a value lies at a tie,
 and end to end such steps are carried on and grow. Layer by layer they are single steps, few, and bounded; a lost Clip,
 a wrong scale or a layer in a narrower type are not. The file as written is executed by ONNX Runtime, every optimisation
-off; the engine is built from the same file, cut (`cutting`).
+off; the engine is built from the same file, cut (`split_at_quantizers`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,6 +1,6 @@
 """The integer executor: what a Q/DQ file means in integers, from the ONNX file alone.
 
-Arithmetic of ONNX Runtime's kernels for the fused graph, written down in `reference_ops` and `reference_arm`; no
+Arithmetic of ONNX Runtime's kernels for the fused graph, written down in `operators` and `arm`; no
 runtime is used. The graph is walked in order and values stay unevaluated until a QuantizeLinear says what they become:
 an accumulator of integer products, a sum of two dequantized tensors, a mean, or a function of single codes (a table).
 
@@ -46,7 +46,7 @@ class IntegerReference:
     """Runs a Q/DQ file in integers. Raises ModelError for a graph outside the dialect, when it is made or first run.
 
     ``floats`` executes the layers that compute in floats; a file without them needs none. ``add``: the Add of an x86 or
-    an Arm machine (`reference_arm`); None: that of this one.
+    an Arm machine (`arm`); None: that of this one.
     """
 
     def __init__(

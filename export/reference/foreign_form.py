@@ -18,7 +18,6 @@ from limpq_deploy.export.graph.code_grids import default_type
 from limpq_deploy.export.graph.graph_rules import named, subgraphs
 from limpq_deploy.export.graph.onnx_files import attribute, constants
 
-CONTRIB = "com.microsoft"
 _MADE_BY_PASSES = re.compile(r"(_nchwc)?(_token_\d+)?$")
 
 

@@ -1,6 +1,6 @@
 """What a tensor of a Q/DQ graph is before a QuantizeLinear says what it becomes.
 
-Each has ``quantized(scale, zero_point, dtype)``: its codes, by the arithmetic of `reference_ops`.
+Each has ``quantized(scale, zero_point, dtype)``: its codes, by the arithmetic of `operators`.
 """
 
 from collections.abc import Callable
@@ -116,7 +116,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """Averages of a dequantized tensor over windows (`reference_ops.average_codes`)."""
+    """Averages of a dequantized tensor over windows (`operators.average_codes`)."""
 
     source: Dequantized
     kernel: tuple[int, int]

@@ -40,7 +40,7 @@ class Session(Protocol):
 
 
 class DeviceCall(Protocol):
-    """A timed call of a session whose device keeps a clock of its own; an `interleaving.PartedCall`.
+    """A timed call of a session whose device keeps a clock of its own; a `timing_loop.PartedCall`.
 
     Parts, in milliseconds of the last call: "compute" (the figure) and "copy_in", "copy_out" by the device's clock,
     "enqueue" by the host's. ``mode``: how work is handed to the device, "enqueue" or "cuda graph"; figures of different

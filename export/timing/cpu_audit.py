@@ -20,7 +20,7 @@ CONVERSIONS = ("Transpose", "ReorderInput", "ReorderOutput", "QuantizeLinear", "
 def audit_cpu(model: Path, float_model: Path, runtime: Runtime, *, threads: int | None = 1, calls: int = 30) -> Audit:
     """Set a Q/DQ file, as ONNX Runtime executes it, against the float file of the same model, layer by layer.
 
-    A layer's time is that of all nodes that belong to it: `ort_profile.layer_times`. Times are those of profiled runs,
+    A layer's time is that of all nodes that belong to it: `profile.layer_times`. Times are those of profiled runs,
     one image, in which every node costs a little more: they hold against each other, and are no latency. Whether the
     whole is faster than float is for `latency` to say, so ``float_total_ms`` stays None.
     """

@@ -1,4 +1,4 @@
-"""Model files timed by the protocol of `interleaving`: loaded into a runtime, fed with random images, interleaved."""
+"""Model files timed by the protocol of `timing_loop`: loaded into a runtime, fed with random images, interleaved."""
 
 import itertools
 import time

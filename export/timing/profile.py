@@ -1,7 +1,7 @@
 """Profiles: what a model's parts take on a device, at each precision that the device has.
 
 Stand-ins (`stand_in`) of the uniform policies are timed node by node, where the runtime has a profiler: a first guess.
-Then they and some mixed policies are timed whole, interleaved, and the figures fitted to both (`latency_model`). Each
+Then they and some mixed policies are timed whole, interleaved, and the figures fitted to both (`model`). Each
 mixed graph is also predicted by a table that did not know it: the error that a search has to expect.
 """
 

@@ -1,5 +1,5 @@
 """The record of measured latency: every raw sample, percentiles with intervals, doubts; how it is measured is in
-`interleaving`."""
+`timing_loop`."""
 
 import math
 from dataclasses import dataclass, field

@@ -90,10 +90,10 @@ def installed_version() -> str | None:
 def choose_typing(trt: ModuleType, options: EngineOptions, *, typed: bool) -> Typing:
     """Whether types come from the file ("strong") or from the builder ("weak").
 
-    ``typed``: the file was written with its types (`file_forms.FileForm`). One that was not, a float model or a file
-    for 8.6, would run its float layers in FP32 if it were taken at its word; where weak typing is known, the builder's
-    flags decide for it, elsewhere a float model gets its types first (`half`). Raises SettingError where this version
-    does not know what the options ask for.
+    ``typed``: the file was written with its types (`tensorrt_versions.FileForm`). One that was not, a float model or a
+    file for 8.6, would run its float layers in FP32 if it were taken at its word; where weak typing is known, the
+    builder's flags decide for it, elsewhere a float model gets its types first (`to_float16`). Raises
+    SettingError where this version does not know what the options ask for.
     """
     knows_strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     knows_weak = hasattr(trt.BuilderFlag, "INT8")

@@ -35,7 +35,7 @@ class TensorRt:
 
     An engine is built when it is first asked for and kept under ``LIMPQ_CACHE``; the same file with the same settings
     on the same machine is the same engine afterwards, so that parity, accuracy and latency are of one engine. Code
-    that builds otherwise (`trt_sources`) builds anew.
+    that builds otherwise (`sources`) builds anew.
     """
 
     name = "tensorrt"
