@@ -179,7 +179,8 @@ def test_which_weights_of_a_file_are_meant_repeats_what_the_weights_do(
     base: Config, finished: Path, tmp_path: Path
 ) -> None:
     state = load_file(finished / "float.safetensors")
-    torch.save({"model": state, "model_ema": state}, tmp_path / "two.pth")
+    averaged_state = {name: tensor.clone() for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": averaged_state}, tmp_path / "two.pth")
     averaged = replace(base, weights=tmp_path / "two.pth", weights_key="model_ema")
     other = digests(replace(averaged, weights_key="model"), finished)
     assert changed(digests(averaged, finished), other) == {*ON_CPU["weights"][1].split(), "report"}
