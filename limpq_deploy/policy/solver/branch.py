@@ -168,17 +168,28 @@ class PairSearch:
         lacks = [0.0] * len(tables) if choice is None else self.pairs.lacks_at(node.halves, choice)
         if max(lacks) <= 0.0:
             lacks = self.pairs.largest_lacks(node.halves, node.open_S)
-        lacks = [lack * weight for lack, weight in zip(lacks, weights, strict=True)]
+        several = [
+            np.count_nonzero(node.open_S[self.pairs.slots(block)]) > 1 for block in range(len(self.whole.layers))
+        ]
+        divisible = [several[table.first] or several[table.second] for table in tables]
+        lacks = [lack * weight * can for lack, weight, can in zip(lacks, weights, divisible, strict=True)]
         worst = int(np.argmax(lacks))
         if lacks[worst] <= 0.0:
             return None
-        ends = (tables[worst].first, tables[worst].second)
         total = {
             block: sum(lack for lack, table in zip(lacks, tables, strict=True) if block in (table.first, table.second))
-            for block in ends
-            if np.count_nonzero(node.open_S[self.pairs.slots(block)]) > 1
+            for block in (tables[worst].first, tables[worst].second)
+            if several[block]
         }
-        return max(total, key=lambda block: (total[block], -block), default=None)
+        return max(total, key=lambda block: (total[block], -block))
+
+    def told_whole(self, node: Node, choice: Choice) -> Node | None:
+        """The node with halves renewed everywhere, where a pair that cannot be divided says too little of a choice."""
+        if max(self.pairs.lacks_at(node.halves, choice)) <= 0.0:
+            return None
+        renewed = self.node(self.pairs.refined(node.halves, node.open_S, np.zeros(self.whole.rows), 1), node.open_S)
+        before, after = (sum(self.pairs.lacks_at(halves, choice)) for halves in (node.halves, renewed.halves))
+        return renewed if after < before else None
 
     def _price(self, node: Node, row: int) -> float:
         """What one unit of a row is worth; a little where it has no price yet."""
@@ -220,6 +231,9 @@ class _Run:
         self._try_classes_of(choice)
         block = self.search.to_split(node, choice)
         if block is None:
+            renewed = self.search.told_whole(node, choice)
+            if renewed is not None:
+                return [(max(bound, renewed.relaxation.bound), renewed)]
             if self._fits(node):
                 self.unproved = min(self.unproved, bound)
             return []

@@ -102,7 +102,34 @@ def test_the_search_finds_the_least_value_or_that_there_is_no_choice(program: Pr
 def test_an_incumbent_changes_nothing(program: Program, data: st.DataObject) -> None:
     search = PairSearch(program)
     incumbent = tuple(data.draw(st.integers(0, len(options) - 1)) for options in program.ranges())
-    assert search.solve(incumbent=incumbent).choice == search.solve().choice
+    plain, started = search.solve(), search.solve(incumbent=incumbent)
+    if plain.complete and started.complete:
+        assert started.choice == plain.choice
+
+
+def test_a_pair_that_cannot_be_divided_hides_none_that_can() -> None:
+    """The first pair falls short the most, and both its blocks have one class; the third leaves one choice. Nothing has
+    a value, so no price asks for better halves."""
+    one, four = np.array([[[2, 2]]], np.int16), np.array([[[2, 2]]] * 4, np.int16)
+    program = Program(
+        layers=(("layer0",), ("layer1",), ("layer2",)),
+        start_B1=np.array([0, 1, 2, 6]),
+        value_N=np.zeros(6),
+        cost_MN=np.array([[1, 0, 0, 0, 0, 0]]),
+        bits=(one, one, four),
+        limits=(2,),
+        steps=(1,),
+        tables=(
+            PairTable(row=0, first=0, second=1, cost_CD=np.array([[1]])),
+            PairTable(row=0, first=0, second=2, cost_CD=np.array([[0, 0]])),
+            PairTable(row=0, first=1, second=2, cost_CD=np.array([[0, 1]])),
+        ),
+        class_N=np.array([0, 0, 1, 0, 0, 0]),
+        rounded=False,
+    )
+    solution = PairSearch(program).solve()
+    assert solution.choice == (0, 0, 1)
+    assert solution.complete
 
 
 @settings(deadline=None, max_examples=60)
