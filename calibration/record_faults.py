@@ -73,5 +73,5 @@ def _field(problem: Any, whole: Any) -> str:
             at = at[part]
         elif not missing:
             continue
-        path.append(str(part))
+        path.append(str(part).encode("unicode_escape").decode())
     return ".".join(path)

@@ -74,7 +74,9 @@ def solve(
     most_labels = min(max_labels or most_labels, most_labels)
     assert not program.tables, "branch.PairSearch is for these"
     below = min(below, fsum(np.maximum.reduceat(program.value_N, program.start_B1[:-1]).tolist()))
-    limit, reached, choice = below - relaxation.bound + 3 * tie, 0.0, None
+    above = below - relaxation.bound
+    # a value of ``below`` itself is looked for, however small the allowance is beside it
+    limit, reached, choice = above + max(3 * tie, 1e-12 * abs(above)), 0.0, None
     if limit <= 0:
         return Solution(choice=None, bound=relaxation.bound, complete=True)
     if incumbent is not None and program.feasible(incumbent):

@@ -91,6 +91,15 @@ def test_a_search_cut_short_claims_no_more_than_it_knows(program: Program, label
         assert program.value(solution.choice) == program.value(best)
 
 
+def test_the_dearest_choice_is_found_where_the_bound_is_nothing() -> None:
+    """The allowance is relative to the bound, and vanishes beside the one value that is left."""
+    options = [(0.0, (0, 2), (2, 2)), (0.0, (3, 0), (2, 2)), (0.125, (0, 0), (2, 2))]
+    program = Program.of([block("only", options)], [2, 1])
+    solution = solve(program, relax(program))
+    assert solution.choice == (2,)
+    assert solution.complete
+
+
 def test_a_search_cut_short_says_so() -> None:
     options = [(7.0 - k - k * k / 64, (k,), (2, 2)) for k in range(6)]
     program = Program.of([block(str(index), options) for index in range(6)], [13])
