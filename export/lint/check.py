@@ -12,6 +12,7 @@ from limpq_deploy.calibration.errors import LimpqError, ModelError
 from limpq_deploy.export.graph.float_layers import computes_in_floats, planned_float
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.runtime_taps import layer_names
+from limpq_deploy.export.lint.compiled import compiled_findings
 from limpq_deploy.export.lint.finding import Finding, gravest
 from limpq_deploy.export.lint.judged import FloatNodes, judged
 from limpq_deploy.export.lint.onnxruntime import onnxruntime_findings
@@ -21,6 +22,7 @@ from limpq_deploy.export.records.targets import TargetSpec
 from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, FileForm, form_for, form_named
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Tries
+from limpq_deploy.export.runtimes.tensorrt_rtx.word import CompilerWord, compiler_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,8 @@ class LintReport:
     that work in floats; ``float_nodes``: all its other nodes that do, the first QuantizeLinear excepted.
     ``planned_float``: layers that the policy leaves in float, as the file says; their nodes are in neither, and no rule
     is broken by them. ``optimized``: False where the target's runtime is not here, so that only the rules were
-    checked; ``unavailable`` then says why.
+    checked; ``unavailable`` then says why. ``compiler``: what NVIDIA's compiler says of a file for TensorRT, where it
+    was asked.
     """
 
     target: str
@@ -44,6 +47,7 @@ class LintReport:
     unavailable: str | None = None
     planned_float: tuple[str, ...] = ()
     tensorrt: str | None = None
+    compiler: CompilerWord | None = None
     format: Literal["limpq.lint/1"] = field(default="limpq.lint/1")
 
     @property
@@ -53,16 +57,26 @@ class LintReport:
 
 
 def lint(
-    model: onnx.ModelProto | Path, target: TargetSpec, runtime: Tries | None = None, *, version: str | None = None
+    model: onnx.ModelProto | Path,
+    target: TargetSpec,
+    runtime: Tries | None = None,
+    *,
+    version: str | None = None,
+    compiler: bool = False,
 ) -> LintReport:
     """Check an ONNX file against a target's rules, and give it to the target's runtime where that is here.
 
     ``runtime``: None takes the target's own. ``version``: of TensorRT; None: what the file says, else the newest.
+    ``compiler``: ask NVIDIA's compiler too, which takes some seconds; without a part in files for other targets.
     Raises ModelError for a version that is not known.
     """
     loaded = _named(model if isinstance(model, onnx.ModelProto) else load_model(model))
     form = lint_form(loaded, target, version)
     static = tuple(static_findings(loaded, target, form))
+    word = None
+    if compiler and target.runtime == "tensorrt":
+        word = compiler_word(loaded, of=f"TensorRT {form.version}")
+        static += tuple(compiled_findings(word, static, loaded))
     runtime, why = _runtime(target) if runtime is None else (runtime, None)
     planned = planned_float(loaded)
     report = LintReport(
@@ -75,6 +89,7 @@ def lint(
         unavailable=why,
         planned_float=planned,
         tensorrt=form.version,
+        compiler=word,
     )
     if runtime is None:
         return report

@@ -319,8 +319,9 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     """Hold an ONNX file against a target: what it refuses, what runs in floats, what differs from the file as written,
     and what is merely slower. Exit code 3 when something is worse than slower.
 
-    For ONNX Runtime, where it is installed, the file is really loaded and run. A file that was exported here says what
-    it is written for; of others, and of float models, name the target.
+    For ONNX Runtime, where it is installed, the file is really loaded and run; for TensorRT, NVIDIA's compiler
+    TensorRT-RTX builds an engine of it where that is installed (extra rtx), without a GPU. A file that was exported
+    here says what it is written for; of others, and of float models, name the target.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.export.graph.loading import load_model
@@ -338,7 +339,7 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
         )
     if version is not None and spec is not TENSORRT:
         raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
-    report = check(loaded, spec, version=version)
+    report = check(loaded, spec, version=version, compiler=True)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:

@@ -88,7 +88,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     if subject.config.input == "uint8":
         codes = subject.target.name == "onnxruntime"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
-    checked = lint(folder / MODEL, subject.target)
+    checked = lint(folder / MODEL, subject.target, compiler=True)
     write_record(checked, folder / LINT)
     record = _record(subject, folder, exported[MODEL])
     write_record(record, folder / EXPORT)
@@ -192,7 +192,8 @@ def _quantized_models(
 
 def _lint_line(report: LintReport) -> str:
     if not report.optimized:
-        return f"{len(report.findings)} findings in the file as written"
+        said = f"; {report.compiler.detail}" if report.compiler is not None else ""
+        return f"{len(report.findings)} findings in the file as written{said}"
     planned = f", besides {len(report.planned_float)} layers as planned" if report.planned_float else ""
     return f"{len(report.float_compute)} Conv, Gemm or Add nodes in float on {report.target}{planned}"
 
