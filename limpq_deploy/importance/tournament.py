@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.preview import Preview
 from limpq_deploy.policy.candidates import Admit, Recipe, find, uniform_candidate
 from limpq_deploy.policy.costs import Budget
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy, PolicyCandidate, Tournament
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.progress import Report, silent

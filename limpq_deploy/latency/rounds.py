@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.model import Skeleton, fit, from_table, predict, scaled, to_table
-from limpq_deploy.export.timing.table import BitPair, LatencyTable, Observation
+from limpq_deploy.export.timing.table import LatencyTable, Observation
 from limpq_deploy.policy.policy import Policy
 
 TOLERANCE = 0.05

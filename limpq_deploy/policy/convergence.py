@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.budgets import like_budget
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.search import search_policy

@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import Protocol
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.policy.indicators import Indicators
 
 Pairs = Mapping[str, tuple[int, int]]
 """(weight_bits, act_bits) by layer name, as `Policy.pairs` gives them."""

@@ -16,8 +16,9 @@ from dataclasses import replace
 from itertools import product
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import TARGETS
-from limpq_deploy.policy.indicators import BitPair, Indicators, LayerIndicators
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.widths import SPACE_NOTE, noted, with_widths
 
 NATIVE = "native:"

@@ -12,7 +12,7 @@ from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
 from limpq_deploy.export.qdq.build import strip_markers
-from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
 from limpq_deploy.export.timing.cpu_audit import audit_cpu
 from limpq_deploy.export.timing.profile import (
@@ -24,7 +24,7 @@ from limpq_deploy.export.timing.profile import (
     write_stand_ins,
 )
 from limpq_deploy.export.timing.report import Threads
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
+from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.baselines import least_batch
 from limpq_deploy.latency.bench import told
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.model import (
     Guess,
     Key,
@@ -17,7 +18,7 @@ from limpq_deploy.export.timing.model import (
     scaled,
     to_table,
 )
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
+from limpq_deploy.export.timing.table import LatencyTable
 
 INT8, FLOAT = (8, 8), (32, 32)
 

@@ -6,8 +6,9 @@ import pytest
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.model import Key, Skeleton, predict, to_table
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
+from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
 from limpq_deploy.policy.costs import total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
