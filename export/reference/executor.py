@@ -25,9 +25,9 @@ from limpq_deploy.export.graph.onnx_files import attribute, constants
 from limpq_deploy.export.graph.runtime_taps import code_tensors
 from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.arm import AddTable, add_table_here
+from limpq_deploy.export.reference.elementwise import TABLES
 from limpq_deploy.export.reference.float_execution import ExecuteFloats, layer_alone
 from limpq_deploy.export.reference.moves import MOVES
-from limpq_deploy.export.reference.tables import TABLES
 from limpq_deploy.export.reference.values import LAZY, Accumulator, Dequantized, Joined, Mean, Product, Sum, Table
 
 Array = NDArray[Any]
