@@ -14,6 +14,9 @@ from limpq_deploy.export.records.targets import TargetSpec, in_float, target_nam
 BitPair = tuple[int, int]
 """(weight_bits, act_bits) of one layer."""
 
+FLOAT_BITS = 32
+"""Bits of a weight or an activation that a policy keeps in float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActQuantizer:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
+from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.model.zoo import LIBRARIES
 from limpq_deploy.train.recipe import AS_SUITS, Training
 
@@ -18,8 +19,6 @@ FORMAT = "limpq.config/1"
 
 DEFAULT_LIKE = "w4a4"
 
-FLOAT = 32
-"""What ``act_bits`` is where activations are floats."""
 
 KNOWN_TARGETS, DEFAULT_TARGET = ("onnxruntime", "tensorrt", "reference"), "onnxruntime"
 
@@ -179,7 +178,7 @@ class Config:
             raise ValueError(f"builder_level is {self.builder_level}; expected {LEVELS[0]} to {LEVELS[-1]}")
         if not 2 <= self.pinned_bits <= 8:
             raise ValueError(f"pinned_bits is {self.pinned_bits}; expected 2 to 8")
-        if self.act_bits == FLOAT:
+        if self.act_bits == FLOAT_BITS:
             for name, given in (("space", self.space), ("scales pow2", self.scales == "pow2" or None)):
                 if given is not None:
                     raise ValueError(
@@ -191,7 +190,7 @@ class Config:
             hint = (
                 f"which bits does not list; give --bits {shown}"
                 if 2 <= self.act_bits <= 8
-                else f"expected 2 to 8, or float ({FLOAT})"
+                else f"expected 2 to 8, or float ({FLOAT_BITS})"
             )
             raise ValueError(f"act_bits is {self.act_bits}, {hint}")
         for name in () if self.ptq else ("ranges", "calibration_images"):
@@ -286,7 +285,7 @@ class Config:
     def act_width(self) -> int | None:
         """Bits of what searched layers read where weights alone are searched: ``act_bits``, for floats those of the
         narrowest float type of the target."""
-        return 16 if self.act_bits == FLOAT and self.target == "tensorrt" else self.act_bits
+        return 16 if self.act_bits == FLOAT_BITS and self.target == "tensorrt" else self.act_bits
 
 
 def option_of(name: str) -> str:

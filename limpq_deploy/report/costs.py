@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from limpq_deploy.export.records.placement import BitPair, LayerPlacement
+from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair, LayerPlacement
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.report import svg
 from limpq_deploy.report.figures import binary_size, count, digits, giga, percent
 from limpq_deploy.report.inputs import ReportInputs, pair_of
 from limpq_deploy.report.rows import Row, RowChart, Scale, round_scale, tick_text
-from limpq_deploy.verdict.record import FLOAT_BITS, BitOps
+from limpq_deploy.verdict.record import BitOps
 
 BAR = 11
 OFF_CHART = 8

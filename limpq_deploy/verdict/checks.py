@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN
-from limpq_deploy.export.timing.report import LatencyReport, Threads
+from limpq_deploy.export.timing.report import FLOAT_SERIES, LatencyReport, Threads
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.verdict.record import (
-    FLOAT,
     FP32,
     MIXED,
     UNIFORM,
@@ -286,7 +285,7 @@ def _latency_notes(result: LatencyResult | None) -> tuple[str, ...]:
     slow = [
         f"{gain.ratio:.2f} times its speed with {_threads(gain.threads)} at batch {gain.batch}"
         for gain in result.speedups
-        if gain.over == FLOAT and gain.high < 1
+        if gain.over == FLOAT_SERIES and gain.high < 1
     ]
     return (
         *((kinds,) if FP32 in names else ()),

@@ -1,8 +1,7 @@
 """The bits that an engine really executes."""
 
-from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
-from limpq_deploy.verdict.record import FLOAT_BITS
 
 EXECUTED_BITS: dict[str, BitPair] = {**dict.fromkeys(INTEGER, (8, 8)), "float16": (16, 16), "bfloat16": (16, 16)}
 """(weight, activation) bits of an engine's layer by its precision; all others are float32."""

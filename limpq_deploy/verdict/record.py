@@ -5,19 +5,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.export.timing.report import Speedup, Threads
+from limpq_deploy.export.timing.report import FLOAT_SERIES, Speedup, Threads
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.train.evaluate import Accuracy, PairedComparison
 
 Outcome = Literal["passed", "failed", "undecided", "incomplete"]
 
-FLOAT_BITS = 32
-
-MIXED, FLOAT = "mixed", "float"
-"""Names of the latency series that limits are about."""
+MIXED = "mixed"
+"""Name of the latency series that limits are about; `FLOAT_SERIES` is what it is held against."""
 
 FP32 = "fp32"
-"""Name of a further float series; where there is one, `FLOAT` is the engine in FP16."""
+"""Name of a further float series; where there is one, `FLOAT_SERIES` is the engine in FP16."""
 
 UNIFORM = ("uniform8", "float16")
 """Names of the engines of one precision throughout that a budgeted engine is set beside."""
@@ -213,7 +211,7 @@ class Verdict:
 
 def float_baseline(names: Iterable[str]) -> str:
     """What the series "float" is to be called among series of these names."""
-    return f"{FLOAT} (FP16)" if FP32 in names else FLOAT
+    return f"{FLOAT_SERIES} (FP16)" if FP32 in names else FLOAT_SERIES
 
 
 def outcome_of(checks: Iterable[Check], undecided: Iterable[Undecided], not_measured: Iterable[NotMeasured]) -> Outcome:

@@ -5,10 +5,9 @@ Each passes or fails where its 95 % interval lies on one side of the limit, and 
 
 from collections.abc import Mapping
 
-from limpq_deploy.export.timing.report import LatencyReport, LatencySeries
+from limpq_deploy.export.timing.report import FLOAT_SERIES, LatencyReport, LatencySeries
 from limpq_deploy.train.evaluate import PairedComparison
 from limpq_deploy.verdict.record import (
-    FLOAT,
     FP32,
     MIXED,
     UNIFORM,
@@ -101,11 +100,11 @@ def latency_checks(report: LatencyReport | None, limits: Limits, why: Mapping[st
             span = stats.p50_low_ms, stats.p50_ms, stats.p50_high_ms
             findings.append(_at_most("latency", span, limits.max_latency_ms, told))
     if limits.min_speedup is not None:
-        slow = _deployed(report, FLOAT)
+        slow = _deployed(report, FLOAT_SERIES)
         if report is None or mixed is None or slow is None or slow.batch != mixed.batch:
             findings.append(missing("speedup", "latency", why))
         else:
-            gain = report.speedup(MIXED, FLOAT, threads="default", batch=mixed.batch)
+            gain = report.speedup(MIXED, FLOAT_SERIES, threads="default", batch=mixed.batch)
             other = float_baseline(series.name for series in report.series)
             told = (
                 f"{gain.ratio:.2f} times as fast as {other} (95 % interval {gain.low:.2f} to {gain.high:.2f}) "
@@ -123,8 +122,8 @@ def uniform_speed_checks(
     measured where executed BitOps are assumed in part."""
     executed = {entry.name: entry.realised_all for entry in bitops}
     series_of = {name: name for name in UNIFORM}
-    if report is not None and any(series.name == FP32 for series in report.series) and FLOAT in executed:
-        executed["float16"], series_of["float16"] = executed[FLOAT], FLOAT
+    if report is not None and any(series.name == FP32 for series in report.series) and FLOAT_SERIES in executed:
+        executed["float16"], series_of["float16"] = executed[FLOAT_SERIES], FLOAT_SERIES
     mixed = _deployed(report, MIXED)
     findings: list[Finding] = []
     for name, timed in series_of.items():

@@ -28,7 +28,7 @@ from limpq_deploy.policy.tie_warning import undecided
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
-    FLOAT,
+    FLOAT_WEIGHTS,
     INDICATORS,
     JOINT,
     PLACEMENT,
@@ -95,7 +95,7 @@ SEARCHED_POLICY = Stage(
     facts=LIMITS,
     reads=(
         *(INDICATORS, PLACEMENT),
-        *(If(PREVIEWS, name) for name in (FLOAT, JOINT)),
+        *(If(PREVIEWS, name) for name in (FLOAT_WEIGHTS, JOINT)),
         *(If(ROUNDS_MADE, name) for name in (TABLE, TEMPLATE)),
     ),
     writes=(POLICY, COMPARISON, If(ROUNDS_MADE, ROUNDS)),

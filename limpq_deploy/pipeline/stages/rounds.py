@@ -53,8 +53,8 @@ from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (
     AUDIT,
-    FLOAT,
     FLOAT_MODEL,
+    FLOAT_WEIGHTS,
     INDICATORS,
     MODEL,
     PLACEMENT,
@@ -74,7 +74,7 @@ ENGINE_BUDGETS, ENGINE_BITS = 5, (2, 4, 8)
 
 
 def _run_profile(subject: Subject, folder: Path, report: Report) -> str:
-    traced = subject.traced(folder / FLOAT)
+    traced = subject.traced(folder / FLOAT_WEIGHTS)
     template = make_template(subject, traced)
     plain = strip_markers(template)
     onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template)})
@@ -95,7 +95,7 @@ PROFILE = Stage(
     title="profile",
     settings=ENGINE_OPTIONS,
     facts=(PROFILED, FORM, MODEL_FACT, *RUNTIME),
-    reads=(FLOAT, PLACEMENT),
+    reads=(FLOAT_WEIGHTS, PLACEMENT),
     writes=(TABLE, TEMPLATE),
     run=_run_profile,
     when=(ROUNDS_MADE,),

@@ -5,7 +5,7 @@ from pathlib import Path
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.lint.check import LintReport
-from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.placement import FLOAT_BITS, Placement
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
 from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
@@ -21,7 +21,6 @@ from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.realised_bits import executed_bits, untold_layers
 from limpq_deploy.verdict.record import (
-    FLOAT_BITS,
     BitOps,
     EndToEndParity,
     LayerParity,
