@@ -10,7 +10,7 @@ from limpq_deploy.verdict.record import (
     MIXED,
     UNIFORM,
     AccuracyResult,
-    BitOps,
+    BitOpsCount,
     Check,
     EndToEndParity,
     LatencyLine,
@@ -18,7 +18,6 @@ from limpq_deploy.verdict.record import (
     LayerParity,
     Limits,
     NotMeasured,
-    TrainedParity,
     Undecided,
     Verdict,
     float_baseline,
@@ -39,12 +38,12 @@ def judge(
     model: str,
     target: str,
     budgets: tuple[BudgetUse, ...],
-    bitops: tuple[BitOps, ...],
+    bitops: tuple[BitOpsCount, ...],
     limits: Limits,
     accuracy: AccuracyResult | None = None,
     parity: EndToEndParity | None = None,
     layer_parity: LayerParity | None = None,
-    trained_parity: TrainedParity | None = None,
+    trained_parity: EndToEndParity | None = None,
     float_nodes: tuple[str, ...] | None = None,
     planned_float: Mapping[str, str] | None = None,
     latency: LatencyReport | None = None,
@@ -193,7 +192,7 @@ def _layer_parity(parity: LayerParity | None, limits: Limits, why: dict[str, str
     )
 
 
-def _trained_parity(parity: TrainedParity | None) -> list[Finding]:
+def _trained_parity(parity: EndToEndParity | None) -> list[Finding]:
     if parity is None:
         return []
     logits = "bit-equal" if parity.logits_bit_equal else "not bit-equal"
@@ -242,7 +241,7 @@ def _floats(planned: Mapping[str, str]) -> list[Finding]:
     ]
 
 
-def _uniform_notes(result: LatencyResult | None, bitops: tuple[BitOps, ...]) -> tuple[str, ...]:
+def _uniform_notes(result: LatencyResult | None, bitops: tuple[BitOpsCount, ...]) -> tuple[str, ...]:
     """That no gain over a uniform engine is to be expected, where both execute the same; and what it costs."""
     executed = {entry.name: entry.realised_all for entry in bitops}
     asked = {entry.name: entry.nominal_all for entry in bitops}

@@ -12,7 +12,7 @@ from limpq_deploy.verdict.record import (
     MIXED,
     UNIFORM,
     AccuracyResult,
-    BitOps,
+    BitOpsCount,
     Check,
     Limits,
     NotMeasured,
@@ -116,7 +116,7 @@ def latency_checks(report: LatencyReport | None, limits: Limits, why: Mapping[st
 
 
 def uniform_speed_checks(
-    report: LatencyReport | None, bitops: tuple[BitOps, ...], untold: Mapping[str, tuple[str, ...]]
+    report: LatencyReport | None, bitops: tuple[BitOpsCount, ...], untold: Mapping[str, tuple[str, ...]]
 ) -> list[Finding]:
     """Where the engine executes fewer BitOps than a uniform one that was timed beside it, it has to be faster. Not
     measured where executed BitOps are assumed in part."""

@@ -21,11 +21,10 @@ from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.realised_bits import executed_bits, untold_layers
 from limpq_deploy.verdict.record import (
-    BitOps,
+    BitOpsCount,
     EndToEndParity,
     LayerParity,
     Limits,
-    TrainedParity,
     count_bitops,
     same_bits_everywhere,
 )
@@ -133,7 +132,7 @@ def _bitops(
     comparison: Comparison,
     engine: Engine,
     plain: Engine | None,
-) -> tuple[BitOps, ...]:
+) -> tuple[BitOpsCount, ...]:
     """``engine`` is that of the policy, ``plain`` the float model's; uniform bits count as the target promises."""
     counted = [count_bitops("mixed", placement, policy.pairs(), realised=executed_bits(engine))]
     if comparison.pair is not None:
@@ -184,13 +183,14 @@ def _exact(subject: Subject, checked: LintReport) -> bool:
     return subject.target.clip == "integer" and not checked.planned_float
 
 
-def _trained_parity(report: ParityReport) -> TrainedParity | None:
+def _trained_parity(report: ParityReport) -> EndToEndParity | None:
     """Only powers of two promise that nothing differs."""
     if report.scales != "pow2" or report.trained_logits_equal is None:
         return None
-    return TrainedParity(
+    return EndToEndParity(
         images=report.images,
         codes=sum(entry.elements for entry in report.end_to_end),
         mismatches=sum(entry.mismatches for entry in report.end_to_end),
         logits_bit_equal=report.trained_logits_equal,
+        max_lsb=max((entry.max_lsb for entry in report.end_to_end), default=0),
     )

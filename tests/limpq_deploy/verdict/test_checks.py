@@ -14,11 +14,10 @@ from limpq_deploy.train.evaluate import Accuracy, PairedComparison, binomial_tai
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.record import (
     AccuracyResult,
-    BitOps,
+    BitOpsCount,
     EndToEndParity,
     LayerParity,
     Limits,
-    TrainedParity,
     Verdict,
     count_bitops,
     same_bits_everywhere,
@@ -299,17 +298,17 @@ def test_layers_left_in_float_by_the_policy_are_named_and_have_to_run_so() -> No
     [({}, True), ({"mismatches": 1}, False), ({"logits_bit_equal": False}, False), ({"codes": 0}, False)],
 )
 def test_with_powers_of_two_the_trained_model_has_to_equal_the_engine(change: dict[str, Any], passed: bool) -> None:
-    equal = TrainedParity(images=256, codes=1_000_000, mismatches=0, logits_bit_equal=True)
+    equal = EndToEndParity(images=256, codes=1_000_000, mismatches=0, logits_bit_equal=True)
     result = verdict(trained_parity=dataclasses.replace(equal, **change))
     check = next(check for check in result.checks if check.name == "parity_power_of_two")
     assert (check.passed, result.passed) == (passed, passed)
     assert "codes of the trained model differ from those of the engine" in check.detail
 
 
-def executed(**gbitops: int) -> tuple[BitOps, ...]:
+def executed(**gbitops: int) -> tuple[BitOpsCount, ...]:
     """Realised BitOps by name, in G."""
     return tuple(
-        BitOps(
+        BitOpsCount(
             name=name,
             nominal_searched=value,
             nominal_all=value,
