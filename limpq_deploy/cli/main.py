@@ -263,7 +263,7 @@ def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -
     """Compare integers with those of ONNX Runtime's optimised graph, code by code.
 
     A build directory: its integer reference, runtime and trained model again. An ONNX file, quantized by any tool: the
-    integers that it means. What computes in floats is executed by the runtime alone and compared apart.
+    integers that it means. What computes in float is executed by the runtime alone and compared apart.
 
     Exit code 3: the runtime's integers are not those of the reference.
     """
@@ -316,7 +316,7 @@ def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool
 )
 @json_option
 def lint(model: Path, target: str | None, version: str | None, as_json: bool) -> None:
-    """Hold an ONNX file against a target: what it refuses, what runs in floats, what differs from the file as written,
+    """Hold an ONNX file against a target: what it refuses, what runs in float, what differs from the file as written,
     and what is merely slower. Exit code 3 when something is worse than slower.
 
     For ONNX Runtime, where it is installed, the file is really loaded and run. A file that was exported here says what

@@ -190,7 +190,7 @@ def spread(indicators: Indicators, earlier: Sequence[Snapshot]) -> dict[str, dic
 
 
 def _change(now: float, before: float) -> float:
-    """``now / before - 1``; 0 for the scale 0 of an activation that is left in float."""
+    """``now / before - 1``; 0 for the scale 0 of an activation that is kept in float."""
     return round(now / before - 1, 4) if before else 0.0
 
 

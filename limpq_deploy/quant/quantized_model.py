@@ -95,8 +95,8 @@ class QuantizedModel(nn.Module):
 
     def set_bits(self, policy: Mapping[str, BitPair]) -> None:
         """Use these (weight, activation) bits in the searched layers; a BatchNorm follows its layer's weight bits (the
-        widest that there is, where those are float). In front of a layer left in float the quantizer that the placement
-        keeps (`Placement.act_widths`) is in use where it was made, as in a `model_of_policy`."""
+        widest that there is, where those are float). In front of a layer that runs in float the quantizer that the
+        placement keeps (`Placement.act_widths`) is in use where it was made, as in a `model_of_policy`."""
         for layer in self.placement.layers:
             bits = layer.pinned_bits or policy[layer.name][0]
             self.quant_layer(layer.name).active = None if in_float(bits) else bits
@@ -236,7 +236,7 @@ def inherit(model: QuantizedModel, joint: QuantizedModel) -> None:
 
 def _take_range(mine: LearnedScales, theirs: LearnedScales) -> None:
     """The scale that reaches as far as the widest one does; for a width that the joint model did not learn, in front of
-    a layer left in float."""
+    a layer that runs in float."""
     reach = theirs.values()[-1] * theirs.grids[-1].qmax
     mine.initialise([reach / grid.qmax for grid in mine.grids])
 

@@ -59,7 +59,7 @@ def judge(
     None stands for a part that was not measured: its checks are listed under ``not_measured`` with the reason found in
     ``reasons`` under "accuracy", "uniform", "parity", "layer_parity", "float_nodes" or "latency". ``float_nodes``:
     names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float, those of
-    layers that the policy leaves in float excepted; ``planned_float``: the precision in which the engine runs each of
+    layers that the policy keeps in float excepted; ``planned_float``: the precision in which the engine runs each of
     these. ``untold``: by name of an entry of ``bitops``, layers of which the engine does not tell the precision, so
     that their executed bits are assumed. ``trained_parity``: where it is promised that nothing differs; else None, and
     no check. Raises ValueError when accuracies were not measured on the same number of images.
@@ -150,7 +150,7 @@ def _parity(parity: EndToEndParity | None, limits: Limits, why: dict[str, str]) 
 
 
 def _engine_parity(parity: EndToEndParity, limits: Limits) -> Check:
-    """An engine that scales in floats gives some codes one step off, at ties; never more, and never out of a grid."""
+    """An engine that scales in float gives some codes one step off, at ties; never more, and never out of a grid."""
     allowed = limits.max_engine_flip_share * parity.codes
     lost = f"; codes leave the grid of {', '.join(parity.lost_bounds[:5])}" if parity.lost_bounds else ""
     return Check(
@@ -213,7 +213,7 @@ def _integers(float_nodes: tuple[str, ...] | None, planned: tuple[str, ...], why
     name = "integers_everywhere"
     if float_nodes is None:
         return missing(name, "float_nodes", why)
-    but = f", but for {some(planned)}, which the policy leaves in float" if planned else ""
+    but = f", but for {some(planned)}, which the policy keeps in float" if planned else ""
     if not float_nodes:
         return Check(name=name, passed=True, detail=f"no Conv, Gemm, MatMul or Add is computed in float{but}")
     return Check(
@@ -231,7 +231,7 @@ def _floats(planned: Mapping[str, str]) -> list[Finding]:
         return [
             NotMeasured(name="floats_as_planned", reason=f"the engine does not tell the precision of {some(untold)}")
         ]
-    detail = f"{len(planned) - len(others)} of {len(planned)} layers that the policy leaves in float run so"
+    detail = f"{len(planned) - len(others)} of {len(planned)} layers that the policy keeps in float run so"
     return [
         Check(
             name="floats_as_planned",

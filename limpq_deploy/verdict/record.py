@@ -84,7 +84,7 @@ class EndToEndParity:
     """Two executions from the images on: ``mismatches`` of ``codes`` integers on ``images`` images, and whether every
     logit is the same float32.
 
-    ``layer_by_layer``: the file as written against an engine that scales in floats, fed the same codes at every
+    ``layer_by_layer``: the file as written against an engine that scales in float, fed the same codes at every
     quantizer; then ``max_lsb`` bounds the difference, and ``lost_bounds`` names quantizers that let codes out of their
     grid.
     """

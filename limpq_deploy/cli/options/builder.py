@@ -26,7 +26,7 @@ def builder_options(command: Command) -> Command:
         click.option(
             "--float-type",
             type=click.Choice(["float16", "float32"]),
-            help="What layers left in float may run in, in a TensorRT engine, where the file does not say.  "
+            help="Float type that a TensorRT engine may use for layers without integers, where the file does not say.  "
             "[default: float16]",
         ),
         click.option(

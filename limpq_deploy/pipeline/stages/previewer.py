@@ -38,7 +38,7 @@ class Previewer:
     def __call__(self, policy: Mapping[str, BitPair], *, origin: str = "the policy") -> Preview:
         """Raises ModelError where the policy is not of these layers, or at widths that were not trained.
 
-        Layers that it leaves in float are float here too; 8-bit codes between them and others are left away where 8
+        Layers that it keeps in float are float here too; 8-bit codes between them and others are left away where 8
         bits were not trained.
         """
         known = with_widths(self._indicators, {bits for pair in policy.values() for bits in pair if in_float(bits)})

@@ -151,7 +151,7 @@ def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
     """What computes in float though it should not: nodes of the graph that the runtime shows, or layers of its engine.
     None where the engine does not tell the precision of some layers, and runs no other one in float.
 
-    Layers that the policy leaves in float are in no list.
+    Layers that the policy keeps in float are in no list.
     """
     lint = load_record(LintReport, folder / LINT)
     if lint.optimized:

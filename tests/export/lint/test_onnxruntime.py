@@ -209,7 +209,7 @@ def test_a_product_or_concatenation_is_quantized_on_all_inputs_or_on_none(tiny_n
     left_float, finding = static_findings(net.qdq(net.gemm(flat, "head", 10)), ONNXRUNTIME)
     assert (left_float.rule, left_float.node) == ("result-float", "right")
     assert finding.rule == "join-float"
-    assert finding.consequence == f"input 'right_relu' is float, so this {op} runs in floats"
+    assert finding.consequence == f"input 'right_relu' is float, so this {op} runs in float"
 
 
 class Calibration:

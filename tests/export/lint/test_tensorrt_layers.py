@@ -39,7 +39,7 @@ def test_a_file_is_judged_as_it_was_built(make: object, build: object, name: str
 def test_a_layer_says_which_node_keeps_it_float() -> None:
     (finding,) = lint(cases.between(cases.READ_IN_FLOAT["LeakyRelu"]), TENSORRT).findings
     assert (finding.rule, finding.severity, finding.node) == ("input-float", "float", "Conv4")
-    assert finding.consequence == "LeakyRelu 'LeakyRelu2' makes it in floats: this layer stays float"
+    assert finding.consequence == "LeakyRelu 'LeakyRelu2' makes it in float: this layer stays float"
 
 
 def test_a_scale_that_is_computed_from_constants_is_known_and_one_from_the_images_is_not() -> None:

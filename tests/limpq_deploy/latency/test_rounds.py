@@ -37,7 +37,7 @@ INDICATORS = Indicators(
 
 
 def figures(float_ms: float = 1.0, conversion_ns: float = 10.0) -> dict[Key, float]:
-    """Every layer takes 0.25 ms in integers and ``float_ms`` in floats."""
+    """Every layer takes 0.25 ms in integers and ``float_ms`` in float."""
     return {
         ("other",): 0.1,
         ("part", "stem", INT8): 0.25,

@@ -277,12 +277,12 @@ def test_what_the_engine_reports_counts_before_what_the_target_promises() -> Non
     assert mixed.realised_searched == 100 * 1024
 
 
-def test_layers_left_in_float_by_the_policy_are_named_and_have_to_run_so() -> None:
+def test_layers_kept_in_float_by_the_policy_are_named_and_have_to_run_so() -> None:
     found = verdict(planned_float={"conv2": "float32", "conv3": "float32"})
     checks = {check.name: check for check in found.checks}
     assert found.passed
-    assert "but for conv2, conv3, which the policy leaves in float" in checks["integers_everywhere"].detail
-    assert checks["floats_as_planned"].detail == "2 of 2 layers that the policy leaves in float run so"
+    assert "but for conv2, conv3, which the policy keeps in float" in checks["integers_everywhere"].detail
+    assert checks["floats_as_planned"].detail == "2 of 2 layers that the policy keeps in float run so"
     fused = verdict(planned_float={"conv2": "float32", "conv3": "u8s8"})
     assert [check.name for check in fused.checks if not check.passed] == ["floats_as_planned"]
     assert "not conv3 (u8s8)" in {check.name: check for check in fused.checks}["floats_as_planned"].detail
