@@ -233,7 +233,7 @@ def _formal(parameters: Sequence[defs.OpSchema.FormalParameter], index: int) -> 
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element types of all tensors that can be told."""
+    """Element types of all tensors of which they are known."""
     graph = shape_inference.infer_shapes(model).graph
     entries: Iterator[onnx.ValueInfoProto] = (
         entry for entries in (graph.value_info, graph.input, graph.output) for entry in entries

@@ -239,7 +239,7 @@ def time_graphs(
 
 
 def figure(series: LatencySeries, settings: ProfileSettings) -> Figure:
-    """The figure that a profile goes by: p50 of the clock's time, or the lower decile of CPU time."""
+    """The figure of which a profile is made: p50 of the clock's time, or the lower decile of CPU time."""
     if not settings.cpu_time:
         stats = series.stats
         return Figure(ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms)

@@ -67,10 +67,10 @@ class Config:
     ``target`` None: the one that this machine can run. Budgets may be combined; with none, ``like`` is w4a4.
     ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported. With a
     ``latency_table``, the search keeps ``max_latency_ms`` too; without one, and in a ``native:`` space, the build
-    profiles this machine and goes round (``latency_rounds`` times at most) until prediction and measurement agree.
-    ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
-    calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``, ``tie``: as in
-    `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``; then weights
+    profiles this machine, searches, times and corrects (``latency_rounds`` times at most) until prediction and
+    measurement agree. ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float.
+    ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
+    ``tie``: as in `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``; then weights
     alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on the command
     line: activations are floats everywhere, and only weights are integers. ``solver``: who finds the
     policy, as in `search.search_policy`. ``importance`` None: the programs of all measures and the uniform policy

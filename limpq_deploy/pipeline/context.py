@@ -196,7 +196,7 @@ class Subject:
 
     def given_carrying(self, weights: Path) -> nn.Module:
         """The user's own module with the float stage's weights, or a copy of the model that has them, where the
-        module's own parameters go by other names."""
+        module's own parameters have other names."""
         given = self.given_model
         if given.state_dict().keys() == self.model.state_dict().keys():
             load_module(weights, given, self.float_info)
@@ -277,7 +277,7 @@ class Subject:
                 )
 
     def budgets(self, indicators: Indicators) -> tuple[Budget, ...]:
-        """The configuration's budgets, but for a latency limit that is met by going round."""
+        """The configuration's budgets, but for a latency limit that is met by measuring."""
         config = self.config
         if config.goes_round and not config.limited:
             return ()

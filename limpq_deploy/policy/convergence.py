@@ -3,7 +3,7 @@
 Snapshots of the indicators are taken every twentieth of the training. Those of its last part answer three questions:
 how far each scale moved from its first value, how far it still swings, and whether an earlier snapshot would have given
 another policy. A policy's regret is its objective under the final indicators over the least one there, minus 1: many
-layers may change bits among policies of nearly equal worth, so regret decides and the changed share is told beside it.
+layers may change bits among policies of nearly equal worth, so regret decides and the changed share is given beside it.
 """
 
 from collections.abc import Callable, Mapping, Sequence

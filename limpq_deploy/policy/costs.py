@@ -94,7 +94,7 @@ class WeightSize:
 class Budget:
     """``cost`` may be at most ``limit`` (in the cost's unit). ``option``: what the user asked for.
 
-    A cost is told to the user as ``cost * multiplier`` in ``figure_unit``, or, where ``inverse``, as
+    A cost is shown to the user as ``cost * multiplier`` in ``figure_unit``, or, where ``inverse``, as
     ``multiplier / cost`` (a compression ratio).
     """
 

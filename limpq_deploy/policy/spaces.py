@@ -7,7 +7,7 @@
                     ``linear_pairs`` besides, where the indicators record what is a linear layer)
 
 Widths that were not learned get an indicator as `widths.with_widths` says: 0 at 16 bits and above, else extrapolated,
-and told so in the policy's source.
+and the policy's source says so.
 """
 
 import re

@@ -47,7 +47,7 @@ def judge(
     float_nodes: tuple[str, ...] | None = None,
     planned_float: Mapping[str, str] | None = None,
     latency: LatencyReport | None = None,
-    untold: Mapping[str, tuple[str, ...]] | None = None,
+    precision_unknown: Mapping[str, tuple[str, ...]] | None = None,
     reasons: dict[str, str] | None = None,
     notes: Iterable[str] = (),
 ) -> Verdict:
@@ -60,7 +60,7 @@ def judge(
     ``reasons`` under "accuracy", "uniform", "parity", "layer_parity", "float_nodes" or "latency". ``float_nodes``:
     names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float, those of
     layers that the policy keeps in float excepted; ``planned_float``: the precision in which the engine runs each of
-    these. ``untold``: by name of an entry of ``bitops``, layers of which the engine does not tell the precision, so
+    these. ``precision_unknown``: by name of an entry of ``bitops``, layers that its engine reports no precision of, so
     that their executed bits are assumed. ``trained_parity``: where it is promised that nothing differs; else None, and
     no check. Raises ValueError when accuracies were not measured on the same number of images.
     """
@@ -74,7 +74,7 @@ def judge(
         *_floats(planned_float or {}),
         *accuracy_checks(accuracy, limits, why),
         *latency_checks(latency, limits, why),
-        *uniform_speed_checks(latency, bitops, untold or {}),
+        *uniform_speed_checks(latency, bitops, precision_unknown or {}),
     ]
     checks = tuple(finding for finding in found if isinstance(finding, Check))
     undecided = tuple(finding for finding in found if isinstance(finding, Undecided))
@@ -226,10 +226,13 @@ def _floats(planned: Mapping[str, str]) -> list[Finding]:
     others = tuple(f"{name} ({precision})" for name, precision in planned.items() if not precision.startswith("float"))
     if not planned:
         return []
-    untold = tuple(name for name, precision in planned.items() if precision == UNKNOWN)
-    if untold and len(untold) == len(others):
+    unknown = tuple(name for name, precision in planned.items() if precision == UNKNOWN)
+    if unknown and len(unknown) == len(others):
         return [
-            NotMeasured(name="floats_as_planned", reason=f"the engine does not tell the precision of {some(untold)}")
+            NotMeasured(
+                name="floats_as_planned",
+                reason=f"the engine does not report the precision of {some(unknown)}",
+            )
         ]
     detail = f"{len(planned) - len(others)} of {len(planned)} layers that the policy keeps in float run so"
     return [

@@ -176,7 +176,7 @@ def table(
     """Write a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
 
     A table is checked against the indicators: every searched layer once; its costs are counted again. Bits need not be
-    candidates; where no importance was learned, an extrapolated one is taken, and told.
+    candidates; where no importance was learned, an extrapolated one is taken, and the output says so.
 
     \b
     limpq-deploy table policy.json --indicators indicators.json -o policy.csv

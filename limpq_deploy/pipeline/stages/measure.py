@@ -14,7 +14,7 @@ from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.latency.baselines import least_batch, with_fp32
-from limpq_deploy.latency.bench import told
+from limpq_deploy.latency.bench import progress_of
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.compared import against_engine, against_reference, alone
 from limpq_deploy.pipeline.stages.comparison import Comparison
@@ -174,7 +174,7 @@ def _run_latency(subject: Subject, folder: Path, report: Report) -> str:
         runtime=runtime,
         runtimes=runtimes,
         batches=(batch,),
-        report=told(report),
+        report=progress_of(report),
     )
     write_record(found, folder / LATENCY)
     gain = found.speedup("mixed", "float", threads="default", batch=batch)

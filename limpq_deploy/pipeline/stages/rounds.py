@@ -26,7 +26,7 @@ from limpq_deploy.export.timing.profile import (
 from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.baselines import least_batch
-from limpq_deploy.latency.bench import told
+from limpq_deploy.latency.bench import progress_of
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
 from limpq_deploy.latency.study import LatencyStudy, narrow_policies, native_policies
 from limpq_deploy.latency.sweep import swept_pairs, time_study
@@ -81,7 +81,9 @@ def _run_profile(subject: Subject, folder: Path, report: Report) -> str:
     onnx.save(plain, folder / TEMPLATE)
     edges = [(edge.producer, edge.consumer, edge.elements) for edge in layer_edges(traced)]
     runtime = subject.runtime()
-    table = profile(template, subject.placement, edges, runtime, _settings(subject, runtime), report=told(report))
+    table = profile(
+        template, subject.placement, edges, runtime, _settings(subject, runtime), report=progress_of(report)
+    )
     write_record(table, folder / TABLE)
     off = sorted(abs(one.error) for one in table.observations if one.error is not None)
     said = f"{len(subject.placement.layers)} layers on {table.device}"
@@ -216,7 +218,7 @@ def measure_study(
     budgets, bits = (ENGINE_BUDGETS, ENGINE_BITS) if engines else (STUDY_BUDGETS, STUDY_BITS)
     native = native_policies(indicators, placement, budgets, swept_pairs(placement, runtime))
     policies = {**native, **narrow_policies(placement, bits)}
-    return time_study(template, placement, policies, runtime, settings, told(report))
+    return time_study(template, placement, policies, runtime, settings, progress_of(report))
 
 
 def _settings(subject: Subject, runtime: Runtime) -> ProfileSettings:

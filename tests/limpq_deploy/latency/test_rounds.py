@@ -1,4 +1,4 @@
-"""Going round with a machine whose true times are known: the table is corrected until the limit holds."""
+"""Measuring a machine whose true times are known: the table is corrected until the limit holds."""
 
 from collections.abc import Callable, Mapping
 

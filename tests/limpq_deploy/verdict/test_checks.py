@@ -287,9 +287,9 @@ def test_layers_kept_in_float_by_the_policy_are_named_and_have_to_run_so() -> No
     assert [check.name for check in fused.checks if not check.passed] == ["floats_as_planned"]
     assert "not conv3 (u8s8)" in {check.name: check for check in fused.checks}["floats_as_planned"].detail
     assert "floats_as_planned" not in {check.name for check in verdict().checks}
-    untold = verdict(planned_float={"conv2": "float32", "conv3": "unknown"})
-    assert [(one.name, one.reason) for one in untold.not_measured] == [
-        ("floats_as_planned", "the engine does not tell the precision of conv3")
+    unknown = verdict(planned_float={"conv2": "float32", "conv3": "unknown"})
+    assert [(one.name, one.reason) for one in unknown.not_measured] == [
+        ("floats_as_planned", "the engine does not report the precision of conv3")
     ]
 
 
@@ -366,13 +366,15 @@ def test_beside_fp32_float_is_the_uniform_fp16_engine_and_is_called_so() -> None
 @pytest.mark.parametrize("engine", ["mixed", "float"])
 def test_executed_bitops_that_are_assumed_in_part_promise_no_speed_and_the_check_is_not_measured(engine: str) -> None:
     work, times = executed(mixed=9, uniform8=9, float=36), with_fp32(mixed=3.0, half=2.0, full=8.0)
-    found = verdict(bitops=work, latency=times, untold={engine: ("conv1", "conv2")})
+    found = verdict(bitops=work, latency=times, precision_unknown={engine: ("conv1", "conv2")})
     assert "faster_than_float16" not in {check.name for check in found.checks}
     [missing] = found.not_measured
     assert missing.name == "faster_than_float16"
-    assert f"the precision of 2 layers of the {engine} engine (conv1, conv2) is not told" in missing.reason
+    assert f"the precision of 2 layers of the {engine} engine (conv1, conv2) is unknown" in missing.reason
     assert found.outcome == "incomplete"
-    more = verdict(bitops=executed(mixed=40, uniform8=9, float=36), latency=times, untold={engine: ("conv1",)})
+    more = verdict(
+        bitops=executed(mixed=40, uniform8=9, float=36), latency=times, precision_unknown={engine: ("conv1",)}
+    )
     assert not more.not_measured  # nothing is promised
 
 
