@@ -70,9 +70,9 @@ class Config:
     profiles this machine, searches, times and corrects (``latency_rounds`` times at most) until prediction and
     measurement agree. ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float.
     ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
-    ``tie``: as in `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``; then weights
-    alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on the command
-    line: activations are floats everywhere, and only weights are integers. ``solver``: who finds the
+    ``tie``: as in `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``;
+    then weights alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on
+    the command line: activations are floats everywhere, and only weights are integers. ``solver``: who finds the
     policy, as in `search.search_policy`. ``importance`` None: the programs of all measures and the uniform policy
     compete by preview; ``alpha`` and ``outliers`` None: as suits the measure. ``policy``: a file whose policy is taken
     instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
