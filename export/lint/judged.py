@@ -28,7 +28,7 @@ LEAST_SIGNAL_DB = 10.0
 """Below it, an optimised graph computes something else. Rounding at ties left 28 dB and more in 200 small nets, scales
 that are read along another axis 6, infinite ones 9."""
 
-_BLAMED = re.compile(r"""node \(([^)]+)\)|In Node, \("([^"]+)"|Name:'([^']+)'""")
+_BLAMED = re.compile(r"""node \(([^)]+)\)|In Node, \("([^"]+)"|Name:'([^']+)'|of the file, \w+ '([^']+)'""")
 
 _INTEGER_TYPES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 

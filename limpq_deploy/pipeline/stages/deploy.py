@@ -24,6 +24,7 @@ from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
     BUILDS,
     CLASSES,
+    COMPILER,
     DATA,
     ENGINE_OPTIONS,
     EXPORTS,
@@ -99,7 +100,7 @@ EXPORTED_MODELS = Stage(
     name="export",
     title="export",
     settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
-    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, MODEL_FACT, *RUNTIME),
+    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, COMPILER, MODEL_FACT, *RUNTIME),
     reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, If(OWN_UNIFORM, UNIFORM)),
     writes=(
         *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),

@@ -9,6 +9,7 @@ from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
+from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import installed_version
 from limpq_deploy.pipeline.config import BUDGETS
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import own_pair
@@ -37,6 +38,11 @@ PLACED = Fact("placement", OF_PLACEMENT, lambda subject: to_dict(subject.placeme
 FORM = Fact("form", ("target", "tensorrt"), lambda subject: to_dict(subject.form))
 VERSIONS = Fact("versions", (), lambda subject: versions())
 COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.config.command_line())
+
+COMPILER = Fact(
+    "compiler", ("target",), lambda subject: installed_version() if subject.target.runtime == "tensorrt" else None
+)
+"""Version of NVIDIA's compiler that is asked about files for TensorRT."""
 
 ENGINE_OPTIONS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds")
 """Settings of how an engine is built."""
