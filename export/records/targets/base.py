@@ -1,9 +1,8 @@
-"""What a runtime executes, described once. Placement, training, export, lint and verdict read this and nothing else."""
+"""What a target is: the integer dialect of a runtime, the runtime, and how files are written for it. Data alone."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 WIDEST_GRID = 8
@@ -16,27 +15,70 @@ def in_float(bits: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileForm:
+    """How a Q/DQ file is written for one version of a runtime.
+
+    ``version``: of the runtime, None where all versions read one form. ``weights``: int8 initializers with a
+    DequantizeLinear, or FP32 ones with a pair. ``typed``: every tensor's type is taken from the file (strong typing),
+    so that layers of 16 bits are written in FP16; else the builder chooses among what its flags allow. ``parser``: the
+    version of TensorRT whose parser has the rules of the one that reads the file; None where it is another's.
+    """
+
+    version: str | None
+    opset: int
+    weights: Literal["int8", "float32"]
+    typed: bool
+    parser: Literal["8.6", "10", "11"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeSpec:
+    """What executes files, as far as it is known without loading it.
+
+    ``title``: what people call it. ``code``: where it is, ``module:class`` below `export.runtimes`. ``dialect``: of the
+    Q/DQ files that it executes as they are meant: the module of that name in `export.qdq` writes them, that in
+    `export.lint` has the rules for them. ``device``: what computes, and keeps the clock. ``threads``: numbers of
+    threads that latency is measured with. ``engines``: whether it compiles a file, by settings of a builder, into an
+    engine. ``distributions``: packages that bring it, by the names under which they are installed.
+    """
+
+    name: str
+    title: str
+    code: str
+    dialect: str
+    device: Literal["cpu", "gpu"]
+    threads: tuple[Literal["default"] | int, ...]
+    engines: bool
+    distributions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSpec:
     """A runtime's integer dialect.
 
-    ``act_container``: type that holds activation codes. ``signed_zero_point``: container code of real 0 for a tensor
-    with negative values (a tensor without them has zero-point 0). ``offset_zero_point``: the same for a tensor whose
-    negative values are few and small (behind a SiLU); None where the hardware knows no such grid and takes a signed
-    one. ``unsigned_acts``: whether codes above 127 exist, that is, whether 8 bits after a ReLU give 0..255 (True) or
-    0..127 (False). ``clip``: how a grid below 8 bits is cut: on the integer codes after Q, on the floats before it, or
-    not exported. ``add_inputs``: which inputs of a residual Add carry a quantizer; with "all", those of products,
-    concatenations and gates (sigmoid) do too. ``pools``: whether a global pool's input does. ``carrier_bits``: width at
-    which such tensors travel. ``shared_inputs``: layers that read one tensor share one activation quantizer.
-    ``single_q``: a float tensor takes exactly one Q; readers with narrower grids re-quantize its codes. ``bias``: type
-    in which a layer's bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight,
-    activation) bits that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float.
-    ``opset``: of the file. ``exportable``: False for a placement that is trained, never deployed. ``linear_pairs``:
-    pairs that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
+    ``runs_on``: what executes it; None for a placement that is trained and never deployed. ``act_container``: type that
+    holds activation codes. ``signed_zero_point``: container code of real 0 for a tensor with negative values (a tensor
+    without them has zero-point 0). ``offset_zero_point``: the same for a tensor whose negative values are few and small
+    (behind a SiLU); None where the hardware knows no such grid and takes a signed one. ``unsigned_acts``: whether codes
+    above 127 exist, that is, whether 8 bits after a ReLU give 0..255 (True) or 0..127 (False). ``clip``: how a grid
+    below 8 bits is cut: on the integer codes after Q, on the floats before it, or not exported. ``add_inputs``: which
+    inputs of a residual Add carry a quantizer; with "all", those of products, concatenations and gates (sigmoid) do
+    too. ``pools``: whether a global pool's input does. ``carrier_bits``: width at which such tensors travel.
+    ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor takes
+    exactly one Q; readers with narrower grids re-quantize its codes. ``bias``: type in which a layer's bias is
+    executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight, activation) bits that the
+    hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs that
+    linear layers alone may take besides (weights stored narrow, computed as wide as activations).
+
+    ``float_baseline``: type in which the float model runs unless a build asks for another. ``forms``: of its files, the
+    oldest first, which all later versions read; none where it is not exported. ``form_key``: metadata of a file that
+    names the version it is written for; None where files say none. ``settings``: of a build, those that have an effect
+    on targets that name them alone.
     """
 
     name: str
     description: str
-    runtime: str | None
+    runs_on: RuntimeSpec | None
     act_container: Literal["uint8", "int8"]
     signed_zero_point: int
     offset_zero_point: int | None
@@ -49,9 +91,41 @@ class TargetSpec:
     single_q: bool
     bias: Literal["int32", "float32"]
     native_pairs: tuple[tuple[int, int], ...]
-    opset: int
-    exportable: bool
     linear_pairs: tuple[tuple[int, int], ...] = ()
+    float_baseline: Literal["float16", "float32"] = "float32"
+    forms: tuple[FileForm, ...] = ()
+    form_key: str | None = None
+    settings: tuple[str, ...] = ()
+
+    @property
+    def runtime(self) -> str | None:
+        """Name of what executes it."""
+        return None if self.runs_on is None else self.runs_on.name
+
+    @property
+    def exportable(self) -> bool:
+        """Whether files are written for it; else it is a placement that is trained, never deployed."""
+        return bool(self.forms)
+
+    @property
+    def device(self) -> Literal["cpu", "gpu"] | None:
+        """What computes; None where nothing executes it."""
+        return None if self.runs_on is None else self.runs_on.device
+
+    @property
+    def builds_engines(self) -> bool:
+        """Whether its runtime compiles a file into an engine."""
+        return self.runs_on is not None and self.runs_on.engines
+
+    @property
+    def opset(self) -> int:
+        """Operator set of its oldest form."""
+        return self.forms[0].opset
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Versions of its runtime that files are written for, the oldest first; none where one form serves all."""
+        return tuple(form.version for form in self.forms if form.version is not None)
 
     @property
     def float_widths(self) -> frozenset[int]:
@@ -87,74 +161,3 @@ class TargetSpec:
             if weight_bits <= pair[0] and act_bits <= pair[1]:
                 return pair
         return self.native_pairs[-1]
-
-
-ONNXRUNTIME = TargetSpec(
-    name="onnxruntime",
-    description="ONNX Runtime on a CPU: u8 activations, s8 weights per channel, integers from first to last layer",
-    runtime="onnxruntime",
-    act_container="uint8",
-    signed_zero_point=128,
-    offset_zero_point=16,
-    unsigned_acts=True,
-    clip="integer",
-    add_inputs="all",
-    pools=True,
-    carrier_bits=8,
-    shared_inputs=True,
-    single_q=True,
-    bias="int32",
-    native_pairs=((8, 8), (32, 32)),
-    opset=21,
-    exportable=True,
-)
-
-TENSORRT = TargetSpec(
-    name="tensorrt",
-    description="TensorRT on an NVIDIA GPU: s8 activations with zero-point 0, s8 weights per channel",
-    runtime="tensorrt",
-    act_container="int8",
-    signed_zero_point=0,
-    offset_zero_point=None,
-    unsigned_acts=False,
-    clip="float",
-    add_inputs="identity",
-    pools=False,
-    carrier_bits=8,
-    shared_inputs=True,
-    single_q=False,
-    bias="float32",
-    native_pairs=((8, 8), (16, 16), (32, 32)),
-    opset=17,
-    exportable=True,
-    linear_pairs=((4, 16),),
-)
-
-REFERENCE = TargetSpec(
-    name="reference",
-    description="The paper's own placement: one quantizer on each layer's input and weight, nothing else; not exported",
-    runtime=None,
-    act_container="uint8",
-    signed_zero_point=128,
-    offset_zero_point=16,
-    unsigned_acts=True,
-    clip="none",
-    add_inputs="none",
-    pools=False,
-    carrier_bits=8,
-    shared_inputs=False,
-    single_q=False,
-    bias="float32",
-    native_pairs=((32, 32),),
-    opset=21,
-    exportable=False,
-)
-
-TARGETS = {target.name: target for target in (ONNXRUNTIME, TENSORRT, REFERENCE)}
-
-
-def target_named(name: str) -> TargetSpec:
-    """The target of this name. Raises ModelError with the known names."""
-    if name not in TARGETS:
-        raise ModelError(f"unknown target {name!r}; known targets: {', '.join(TARGETS)}")
-    return TARGETS[name]

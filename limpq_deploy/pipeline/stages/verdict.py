@@ -51,7 +51,7 @@ NOT_TOLD = (
 )
 
 HALF_BITS = 16
-"""Bits of the float model's layers in TensorRT of which its engine does not tell them, unless asked for in FP32."""
+"""Bits of the float model's layers in FP16 engines of which its engine does not tell them, unless asked for in FP32."""
 
 FLOAT_REASONS = dict.fromkeys(
     ("parity", "layer_parity"), "weights alone are integers, so nothing is executed in integers that could be compared"
@@ -142,7 +142,7 @@ def _bitops(
         counted.append(count_bitops(f"uniform {comparison.bits}", placement, pairs))
     counted.append(count_bitops("uniform8", placement, same_bits_everywhere(placement, 8, 8)))
     floats = same_bits_everywhere(placement, FLOAT_BITS, FLOAT_BITS)
-    in_half = subject.target.name == "tensorrt" and subject.config.float_type != "float32"
+    in_half = (subject.config.float_type or subject.target.float_baseline) == "float16"
     halves = same_bits_everywhere(placement, HALF_BITS, HALF_BITS) if in_half else {}
     told = executed_bits(plain) if plain is not None else {}
     counted.append(count_bitops("float", placement, floats, realised=halves | told))
