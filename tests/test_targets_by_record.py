@@ -1,7 +1,7 @@
 """A target is known by its record: no code of the program asks for one by name."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,22 +22,34 @@ SOURCES = [
 ]
 
 
-def named(node: ast.AST) -> Iterator[str]:
-    """Targets and runtimes that an expression names, by a text or by the constant of a record."""
+def named(node: ast.AST, constants: Collection[str]) -> Iterator[str]:
+    """Targets and runtimes that an expression names, by a text or by a constant."""
     for part in ast.walk(node):
         if isinstance(part, ast.Constant) and part.value in NAMES:
             yield str(part.value)
-        elif isinstance(part, ast.Name) and part.id in CONSTANTS:
+        elif isinstance(part, ast.Name) and part.id in constants:
             yield part.id
-        elif isinstance(part, ast.Attribute) and part.attr in CONSTANTS:
+        elif isinstance(part, ast.Attribute) and part.attr in constants:
             yield part.attr
 
 
+def constants_of(tree: ast.Module) -> set[str]:
+    """The records' own constants, and what a module calls a name or several."""
+    found = set(CONSTANTS)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.Tuple | ast.List | ast.Set):
+            names = {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+            found |= names if any(named(node.value, found)) else set()
+    return found
+
+
 def branches(source: str) -> list[tuple[int, str]]:
-    """(line, name) of every comparison, ``in``, case and branching call (``startswith``) with a target's name, and of
-    every ``x[name]`` and ``.get(name)`` of a table that is looked up by one."""
+    """(line, name) of every comparison, ``in``, case and ``startswith`` with the name of a target or a runtime, and of
+    every look-up by one."""
     found: list[tuple[int, str]] = []
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    constants = constants_of(tree)
+    for node in ast.walk(tree):
         asked: list[ast.expr] = []
         if isinstance(node, ast.Compare):
             asked = [node.left, *node.comparators]
@@ -47,7 +59,7 @@ def branches(source: str) -> list[tuple[int, str]]:
             asked = [node.slice]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             asked = list(node.args) if node.func.attr in ("startswith", "endswith", "get", "__eq__") else []
-        found += [(part.lineno, name) for part in asked for name in named(part)]
+        found += [(part.lineno, name) for part in asked for name in named(part, constants)]
     return found
 
 
@@ -64,6 +76,8 @@ def branches(source: str) -> list[tuple[int, str]]:
         'match target:\n case "tensorrt_rtx": pass',
         'x = DIALECTS["tensorrt"]',
         'x = {"tensorrt": 1}.get("tensorrt", 2)',
+        'ON_CPU = "onnxruntime"\nx = runtime.name == ON_CPU',
+        'ENGINES = ("tensorrt", "tensorrt_rtx")\nx = target in ENGINES',
     ],
 )
 def test_a_branch_on_a_name_is_found_however_it_is_written(text: str) -> None:

@@ -52,8 +52,8 @@ FLAGS = {"engine": "--no-engine", "ptq": "--ptq", "tf32": "--no-tf32", "pretrain
 NEEDED = ("model", "weights", "ptq", "target")
 """Settings without which others have no effect; an option may give them to those of a file."""
 
-VERSION = "tensorrt"
-"""The setting that is a version, which TOML may take for a number."""
+VERSIONS = ("tensorrt",)
+"""Settings that are versions, which TOML may take for numbers."""
 
 ENGINE_SETTINGS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds")
 """Settings of the builder of engines."""
@@ -170,7 +170,7 @@ class Config:
             if value != field.default and target.name not in taking(field.name):
                 said = "" if isinstance(value, bool) else f" is {value}, which"
                 raise ValueError(f"{field.name}{said} has no effect without --target {' or '.join(taking(field.name))}")
-        _require_one_of(VERSION, self.tensorrt, target.versions)
+        _require_one_of("tensorrt", self.tensorrt, target.versions)
         if not target.exportable:
             for name, value in (("storage", self.storage), ("input", self.input if self.input == "uint8" else None)):
                 if value is not None:
@@ -401,8 +401,9 @@ def _load_toml(file: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise RecordError(f"{file} is not valid TOML: {error}") from error
     settings = {key.replace("-", "_"): value for key, value in found.items()}
-    if isinstance(settings.get(VERSION), int | float):  # without its quotes
-        settings[VERSION] = str(settings[VERSION])
+    for name in VERSIONS:
+        if isinstance(settings.get(name), int | float):  # without its quotes
+            settings[name] = str(settings[name])
     if isinstance(settings.get("training"), dict):
         settings["training"] = {key.replace("-", "_"): value for key, value in settings["training"].items()}
         _refuse_unknown(settings["training"], Training, f"{file}, [training]")

@@ -35,7 +35,7 @@ _RUN_ON = (*(target.runs_on for target in TARGETS.values()), ONNXRUNTIME_CUDA)
 RUNTIMES: dict[str, RuntimeSpec] = dict(sorted((spec.name, spec) for spec in _RUN_ON if spec is not None))
 """What executes targets, and what is timed beside them."""
 
-BUILDERS = tuple(spec.name for spec in RUNTIMES.values() if spec.engines)
+BUILDERS = tuple(spec.name for spec in RUNTIMES.values() if spec.engines and spec.code is not None)
 """Runtimes that compile files into engines."""
 
 

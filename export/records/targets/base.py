@@ -35,7 +35,8 @@ class FileForm:
 class RuntimeSpec:
     """What executes files, as far as it is known without loading it.
 
-    ``title``: what people call it. ``code``: where it is, ``module:class`` below `export.runtimes`. ``dialect``: of the
+    ``title``: what people call it. ``code``: what drives it, ``module:class`` below `export.runtimes`; None where files
+    are written for it and nothing here runs them. ``dialect``: of the
     Q/DQ files that it executes as they are meant: the module of that name in `export.qdq` writes them, that in
     `export.lint` has the rules for them. ``device``: what computes, and keeps the clock. ``threads``: numbers of
     threads that latency is measured with. ``engines``: whether it compiles a file, by settings of a builder, into an
@@ -44,7 +45,7 @@ class RuntimeSpec:
 
     name: str
     title: str
-    code: str
+    code: str | None
     dialect: str
     device: Literal["cpu", "gpu"]
     threads: tuple[Literal["default"] | int, ...]

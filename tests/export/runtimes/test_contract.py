@@ -16,7 +16,7 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine, NoGraph, Runtime
 
 
-@pytest.fixture(params=RUNTIMES)
+@pytest.fixture(params=[name for name, record in RUNTIMES.items() if record.code is not None])
 def runtime(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
     found = runtime_named(request.param)
