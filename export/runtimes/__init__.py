@@ -11,8 +11,8 @@ from limpq_deploy.export.runtimes.base import Runtime
 def runtime_named(name: str, options: EngineOptions | None = None) -> Runtime:
     """The runtime of this name, usable here or not (see `Runtime.unavailable`). ``options``: how it builds engines.
 
-    Raises ModelError for unknown names, SettingError for options where the runtime builds no engines, RuntimeUnavailable
-    for one that nothing here drives.
+    Raises ModelError for unknown names, SettingError for options where the runtime builds no engines,
+    RuntimeUnavailable for one that nothing here drives.
     """
     record = runtime_record(name)
     if options is not None and not record.engines:
