@@ -11,6 +11,7 @@ from limpq_deploy.export.records.targets.base import (
 from limpq_deploy.export.records.targets.onnxruntime import ONNXRUNTIME, ONNXRUNTIME_CUDA
 from limpq_deploy.export.records.targets.reference import REFERENCE
 from limpq_deploy.export.records.targets.tensorrt import TENSORRT
+from limpq_deploy.export.records.targets.tensorrt_rtx import TENSORRT_RTX
 
 __all__ = [
     "ONNXRUNTIME",
@@ -23,7 +24,7 @@ __all__ = [
     "in_float",
 ]
 
-TARGETS: dict[str, TargetSpec] = {target.name: target for target in (ONNXRUNTIME, TENSORRT, REFERENCE)}
+TARGETS: dict[str, TargetSpec] = {target.name: target for target in (ONNXRUNTIME, TENSORRT, TENSORRT_RTX, REFERENCE)}
 
 DEFAULT = ONNXRUNTIME
 """The target of a build that names none."""
