@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable
+from limpq_deploy.export.records.targets.tensorrt_rtx import TENSORRT_RTX_GPU
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver, too_old
 from limpq_deploy.export.runtimes.cuda.memory import package_problem
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import BY_NUMBER
@@ -16,9 +17,9 @@ MODULE = "tensorrt_rtx_bindings"
 LIBRARIES = "tensorrt_rtx_libs"
 """What `MODULE` loads the libraries from."""
 
-DISTRIBUTIONS = ("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings")
+DISTRIBUTIONS = TENSORRT_RTX_GPU.distributions
 
-PRODUCT = "TensorRT-RTX"
+PRODUCT = TENSORRT_RTX_GPU.title
 """What sentences call it."""
 
 INSTALL = "run pip install 'limpq-deploy[rtx]'"

@@ -7,6 +7,7 @@ import onnx
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.export.records.engine_record import EngineLayer, Machine, OneBuild, Plan
+from limpq_deploy.export.records.targets.tensorrt_rtx import TENSORRT_RTX_GPU
 from limpq_deploy.export.runtimes.base import INTEGER, CompiledEngine
 from limpq_deploy.export.runtimes.tensorrt.inspect import engine_layers, layer_precision
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import compiler_name
@@ -15,10 +16,6 @@ from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import Capability
 from limpq_deploy.export.runtimes.tensorrt_rtx.inspect import parse_layers, weight_bytes
 from limpq_deploy.export.runtimes.tensorrt_rtx.order import BATCHES
 from limpq_deploy.export.runtimes.tensorrt_rtx.traffic import kernels, moved_bytes
-
-NAME = "tensorrt_rtx"
-"""Of the runtime."""
-
 
 def describe(
     model_sha256: str,
@@ -50,7 +47,7 @@ def describe(
     names = tuple(one.name for one in capabilities)
     return CompiledEngine(
         model_sha256=model_sha256,
-        runtime=NAME,
+        runtime=TENSORRT_RTX_GPU.name,
         version=result.version,
         provider=", ".join(names),
         threads=None,

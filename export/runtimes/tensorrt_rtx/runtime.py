@@ -14,6 +14,7 @@ from limpq_deploy.calibration.records import load_record, to_json, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.records.engine_record import Machine
+from limpq_deploy.export.records.targets.tensorrt_rtx import TENSORRT_RTX_GPU
 from limpq_deploy.export.runtimes.base import CompiledEngine
 from limpq_deploy.export.runtimes.tensorrt.log import Report
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt, read_plan, record_path, session_facts, this_machine
@@ -26,7 +27,7 @@ from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import (
 )
 from limpq_deploy.export.runtimes.tensorrt_rtx.build import compile_model
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT, Capability, capabilities_named
-from limpq_deploy.export.runtimes.tensorrt_rtx.record import NAME, describe
+from limpq_deploy.export.runtimes.tensorrt_rtx.record import describe
 from limpq_deploy.export.runtimes.tensorrt_rtx.session import TensorRtRtxSession
 from limpq_deploy.export.runtimes.tensorrt_rtx.sources import builder_digest
 
@@ -39,7 +40,7 @@ NO_EFFECT = ("workspace_mib", "level", "builds")
 class TensorRtRtx(TensorRt):
     """TensorRT-RTX 1.7. Its sessions have never run."""
 
-    name = NAME
+    name = TENSORRT_RTX_GPU.name
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.files import write_bytes
 from limpq_deploy.export.records.engine_record import Machine
+from limpq_deploy.export.records.targets.tensorrt_rtx import TENSORRT_RTX_GPU
 from limpq_deploy.export.runtimes.cuda.memory import CudaMemory
 from limpq_deploy.export.runtimes.tensorrt.session import TensorRtSession
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import PRODUCT
@@ -23,7 +24,7 @@ class TensorRtRtxSession(TensorRtSession):
     """See `TensorRtSession`. Kernels that are finished at the first context are kept in ``cache``, of one GPU and
     driver; the library itself refuses a cache of others."""
 
-    name = "tensorrt_rtx"
+    name = TENSORRT_RTX_GPU.name
     product = PRODUCT
 
     def __init__(
