@@ -26,8 +26,8 @@ from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers
 
 KINDS = ("float", "w8a8", "w4a4", "mixed", "pow2", "pixels", "weights")
-"""No quantizer; 8 and 4 bits; 8, 4 and 16 bits (islands of FP16) in turn; scales of powers of two; uint8 images; weights
-of 4 bits (the first and last layer's of 8) and activations in float."""
+"""No quantizer; 8 and 4 bits; 8, 4 and 16 bits (islands of FP16) in turn; scales of powers of two; uint8 images;
+weights of 4 bits (the first and last layer's of 8) and activations in float."""
 
 FORMS = tuple(TENSORRT_FORMS)
 

@@ -85,6 +85,11 @@ DATA_CENTRE = {"sm80": "A100", "sm90": "H100, H200", "sm100": "B200", "sm103": "
 """GPUs that it does not run on."""
 
 
+def split(text: str) -> tuple[str, ...]:
+    """Names of a list such as "sm86,sm89"."""
+    return tuple(name.strip() for name in text.split(","))
+
+
 def capabilities_named(names: Sequence[str]) -> tuple[Capability, ...]:
     """Capabilities of one engine, in the table's order. Raises SettingError for none, unknown ones, those of data
     centres, and combinations that one engine cannot be for."""
@@ -92,18 +97,18 @@ def capabilities_named(names: Sequence[str]) -> tuple[Capability, ...]:
     for name in names:
         if name in DATA_CENTRE:
             raise SettingError(
-                f"--gpus names {name} ({DATA_CENTRE[name]}), which TensorRT-RTX does not run on; expected some of "
+                f"gpus names {name} ({DATA_CENTRE[name]}), which TensorRT-RTX does not run on; expected some of "
                 f"{known}, or build with --target tensorrt on such a GPU"
             )
         if name not in CAPABILITIES:
-            raise SettingError(f"--gpus names {name or 'nothing'!r}; expected some of {known}")
+            raise SettingError(f"gpus names {name or 'nothing'!r}; expected some of {known}")
     if not names:
-        raise SettingError(f"--gpus names no GPU; expected some of {known}")
+        raise SettingError(f"gpus names no GPU; expected some of {known}")
     chosen = tuple(one for one in CAPABILITIES.values() if one.name in names)
     lonely = next((one for one in chosen if one.alone), None)
     if lonely is not None and len(chosen) > 1:
         raise SettingError(
-            f"--gpus names {lonely.name} beside {', '.join(one.name for one in chosen if one is not lonely)}; an "
+            f"gpus names {lonely.name} beside {', '.join(one.name for one in chosen if one is not lonely)}; an "
             f"engine for both has no int8 convolutions at all; build one with --gpus {lonely.name}, one for the others"
         )
     return chosen

@@ -17,6 +17,7 @@ from limpq_deploy.export.runtimes.tensorrt_rtx.inspect import parse_layers, weig
 from limpq_deploy.export.runtimes.tensorrt_rtx.order import BATCHES
 from limpq_deploy.export.runtimes.tensorrt_rtx.traffic import kernels, moved_bytes
 
+
 def describe(
     model_sha256: str,
     model: onnx.ModelProto,

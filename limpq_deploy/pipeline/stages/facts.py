@@ -189,6 +189,9 @@ PREVIEWS = condition("policies compete by preview", ("importance",), lambda subj
 ROUNDS_MADE = condition("a latency limit is searched for", OF_ROUNDS, lambda subject: subject.config.goes_round)
 EXPORTS = condition("the target is exported", ("target",), lambda subject: subject.target.exportable)
 BUILDS = condition("an engine is built", ("target", "engine"), lambda subject: subject.builds_engine)
+COMPILES_ONLY = condition(
+    "an engine is built that runs elsewhere", ("target", "engine"), lambda subject: subject.compiles_only
+)
 STORES = condition("weights are stored at their bits", ("storage",), lambda subject: subject.config.storage is not None)
 PIXEL_INPUT = condition("images are pixels", ("input",), lambda subject: subject.config.input == "uint8")
 ON_CPU = condition("the runtime computes on a CPU", ("target",), lambda subject: subject.target.device == "cpu")
