@@ -20,7 +20,7 @@ from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import TENSORRT
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.timing.timing_graph import stand_in
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers

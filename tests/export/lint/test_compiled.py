@@ -49,8 +49,8 @@ def test_a_layer_that_it_computes_in_floats_is_named_once() -> None:
         code(np.ones((4, 3), np.int8), "fc.weight_codes"),
         code(np.linspace(0.1, 0.4, 4, dtype=np.float32), "ws"),
         code(np.zeros(4, np.int8), "wz"),
-        code(np.float32(0.1), "s"),
-        code(np.int8(0), "z"),
+        code(np.asarray(0.1, np.float32), "s"),
+        code(np.asarray(0, np.int8), "z"),
     ]
     nodes = [
         helper.make_node("QuantizeLinear", ["images", "s", "z"], ["q"], name="q"),
