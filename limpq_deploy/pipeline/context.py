@@ -43,7 +43,7 @@ from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.train.device import require_precision
 from limpq_deploy.train.float_training import trainable
 from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.train.watch import require_tensorboard
+from limpq_deploy.train.training_log import require_tensorboard
 from limpq_deploy.workspace.finished import checked
 from limpq_deploy.workspace.sources import user_sources
 

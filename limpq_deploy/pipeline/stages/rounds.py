@@ -29,7 +29,7 @@ from limpq_deploy.latency.baselines import least_batch
 from limpq_deploy.latency.bench import progress_of
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
 from limpq_deploy.latency.study import LatencyStudy, narrow_policies, native_policies
-from limpq_deploy.latency.sweep import swept_pairs, time_study
+from limpq_deploy.latency.study_times import swept_pairs, time_study
 from limpq_deploy.model.edges import layer_edges
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import If, Stage

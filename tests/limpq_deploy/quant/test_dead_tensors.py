@@ -19,7 +19,7 @@ from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_b
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec
 from limpq_deploy.export.reference.executor import IntegerReference
-from limpq_deploy.export.reference.given_parity import relative_difference
+from limpq_deploy.export.reference.given_comparison import relative_difference
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace
