@@ -13,7 +13,7 @@ from limpq_deploy.calibration.files import write_text
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.model.zoo import LIBRARIES
-from limpq_deploy.train.recipe import AS_SUITS, Training
+from limpq_deploy.train.settings import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
 
