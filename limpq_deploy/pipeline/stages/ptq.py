@@ -138,7 +138,7 @@ CALIBRATED_UNIFORM = replace(
     run=_run_uniform,
     when=(CALIBRATES, OWN_UNIFORM),
 )
-"""The uniform policy within the same budgets, calibrated alike."""
+"""The uniform policy within the same budgets, calibrated the same way."""
 
 
 def _unlearned(indicators: Indicators) -> Indicators:
