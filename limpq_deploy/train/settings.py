@@ -1,7 +1,6 @@
 """What a user may say about training, and how long and how fast each kind of it goes, scaled to the number of training
 images. No torch here."""
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -91,11 +90,9 @@ class Training:
         if self.temperature is not None and self.distill == 0:
             raise ValueError("temperature has no effect without distill; give distill = 1.0 or so")
 
-    def given(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """What the user said, of these settings or of all."""
-        return {
-            key: value for key, value in asdict(self).items() if value is not None and (names is None or key in names)
-        }
+    def given(self) -> dict[str, Any]:
+        """What the user said."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     def of_quantized_models(self) -> tuple[str, ...]:
         """Names of what is given for joint training and fine-tuning alone."""
@@ -241,7 +238,7 @@ def joint_settings(images: int, training: Training = AS_SUITS) -> JointSettings:
     fraction = training.data_fraction or 1.0
     seen = round(images * fraction)
     steps, batch_size = _steps(1, seen, training, least=150, most=20_000)
-    chosen = {"distill": 1.0} | training.given(("distill", *JOINT_ONLY))
+    chosen = {"distill": 1.0} | _given(training, ("distill", *JOINT_ONLY))
     if training.inplace_distill:  # the highest width teaches instead of the float model
         chosen["distill"] = 0.0
     defaults = JointSettings(
@@ -263,7 +260,7 @@ def finetune_settings(images: int, training: Training = AS_SUITS) -> FinetuneSet
     weights and the float model's logits, at a quarter of the paper's learning rate (its 0.04 suits 90 epochs of labels;
     docs/adr/0012)."""
     steps, batch_size = _steps(3, images, training, least=200, most=60_000)
-    chosen = {"distill": 1.0} | training.given(("distill", "temperature", "ema"))
+    chosen = {"distill": 1.0} | _given(training, ("distill", "temperature", "ema"))
     defaults = FinetuneSettings(
         steps=steps,
         batch_size=batch_size,
@@ -284,10 +281,16 @@ def _steps(epochs: int, images: int, training: Training, *, least: int, most: in
     return min(max(epochs * images // batch_size, least), most), batch_size
 
 
+def _given(training: Training, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the user said of these settings."""
+    given = training.given()
+    return {name: given[name] for name in names if name in given}
+
+
 def _changed(defaults: S, training: Training, images: int, kind: str) -> S:
     """The defaults, with what was given for this kind of training or for all."""
     given = training.given()
-    changes = training.given(("label_smoothing", "accumulate", "precision", "channels_last", "freeze_batchnorm"))
+    changes = _given(training, ("label_smoothing", "accumulate", "precision", "channels_last", "freeze_batchnorm"))
     if (rate := given.get(f"{kind}_lr")) is not None:
         changes["learning_rate"] = rate
     steps = given.get(f"{kind}_steps", defaults.steps)
