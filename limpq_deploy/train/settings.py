@@ -12,7 +12,7 @@ BATCH_SIZE = 64
 Precision = Literal["fp32", "bf16", "fp16"]
 Start = Literal["float", "joint"]
 
-JOINT_ONLY = ("freeze_weights", "inplace_distill", "stop_early")
+JOINT_ONLY = ("freeze_weights", "inplace_distill")
 QUANTIZED_ONLY = (*JOINT_ONLY, "data_fraction", "distill", "temperature", "ema")
 """Settings of joint training and fine-tuning, beside those that have ``joint_`` or ``finetune_`` in their name."""
 
@@ -27,7 +27,7 @@ class Training:
     processes; ``*_epochs``: the same in passes over the training images. ``*_lr``: the highest learning rate of
     weights. ``finetune_start``: as in `FinetuneSettings`. ``data_fraction``: share of the training images that joint
     training sees. ``freeze_weights``,
-    ``inplace_distill``, ``stop_early``: of joint training (`JointSettings`). ``warmup``: share of the steps.
+    ``inplace_distill``: of joint training (`JointSettings`). ``warmup``: share of the steps.
     ``distill``: share of the float model's logits in joint training and fine-tuning. ``temperature``, ``ema``: of
     fine-tuning (`FinetuneSettings`). ``accumulate``, ``precision``,
     ``channels_last``, ``freeze_batchnorm``, ``label_smoothing``: of every training (`TrainSettings`).
@@ -50,7 +50,6 @@ class Training:
     data_fraction: float | None = None
     freeze_weights: bool | None = None
     inplace_distill: bool | None = None
-    stop_early: bool | None = None
     label_smoothing: float | None = None
     warmup: float | None = None
     distill: float | None = None
@@ -170,14 +169,13 @@ class JointSettings(TrainSettings):
     ``distill``: share of every pass's loss that comes from the float model's logits (0: labels alone, 1: no labels).
     ``freeze_weights``: weights and biases of layers stay as they are; scales and BatchNorm learn. ``inplace_distill``:
     the pass at the highest width learns from the labels, and its logits teach the others (Yu and Huang, Universally
-    Slimmable Networks, ICCV 2019). ``stop_early``: end once scales have moved and the policy stands (`convergence`).
+    Slimmable Networks, ICCV 2019).
     """
 
     first_images: int = 256
     distill: float = 0.0
     freeze_weights: bool = False
     inplace_distill: bool = False
-    stop_early: bool = False
 
     def __post_init__(self) -> None:
         TrainSettings.__post_init__(self)

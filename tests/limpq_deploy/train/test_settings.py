@@ -88,7 +88,6 @@ SAMPLES: dict[str, Any] = {
     "freeze_batchnorm": True,
     "freeze_weights": True,
     "inplace_distill": True,
-    "stop_early": True,
 }
 KINDS = (float_settings, joint_settings, finetune_settings)
 RUNNING = {"workers", "log", "tensorboard", "checkpoint_minutes", "checkpoint_steps"}
