@@ -17,8 +17,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import operation
-from limpq_deploy.model.tracing import written_at
 
 GATES: dict[object, Callable[..., torch.Tensor]] = {
     nn.SiLU: torch.sigmoid,

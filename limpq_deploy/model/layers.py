@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.canonical import canonicalise
+from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import SUPPORTED, Kind, operation, relu_bounds
 from limpq_deploy.model.out_of_place import write_out_of_place
 from limpq_deploy.model.shapes import note_shapes
 from limpq_deploy.model.tied import require_untied
-from limpq_deploy.model.tracing import symbolic_trace, written_at
+from limpq_deploy.model.tracing import symbolic_trace
 
 Lowest = Literal["zero", "near", "free"]
 """Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
@@ -119,7 +120,8 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
     was_training = model.training
     model.eval()
     try:
-        graph_module = symbolic_trace(model)
+        graph_module = symbolic_trace(model, input_shape)
+        _require_images_alone(graph_module)
         write_out_of_place(graph_module, input_shape)
         canonicalise(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
@@ -137,6 +139,15 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
             raise ModelError(f"layer {name!r} is called {calls} times; each call needs a module of its own")
     require_untied({name: graph_module.get_submodule(name) for name in folded})
     return TracedModel(graph_module, kinds, layers, input_shape)
+
+
+def _require_images_alone(graph_module: fx.GraphModule) -> None:
+    names = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
+    if len(names) > 1:
+        raise ModelError(
+            f"the model takes {len(names)} tensors ({', '.join(names)}); expected one, the images: give the others "
+            "defaults, or write a module that makes them"
+        )
 
 
 def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:

@@ -16,8 +16,8 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import TargetSpec, in_float
 from limpq_deploy.model.layers import LayerSpec, TracedModel, tensor_inputs
+from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import does_nothing
-from limpq_deploy.model.tracing import written_at
 
 ELEMENTWISE = ("mul", "concat", "gate")
 """Kinds whose inputs carry quantizers where those of all Adds do."""

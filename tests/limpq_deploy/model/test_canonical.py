@@ -78,6 +78,6 @@ def test_a_relu_stays_behind_a_pool_that_something_else_reads() -> None:
             pooled = F.max_pool2d(x, 2)
             return torch.relu(pooled) + pooled
 
-    graph_module = symbolic_trace(Both())
+    graph_module = symbolic_trace(Both(), (3, 8, 8))
     canonicalise(graph_module)
     assert [node.name for node in graph_module.graph.nodes] == ["x", "max_pool2d", "relu", "add", "output"]
