@@ -9,6 +9,7 @@ import copy
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from limpq_deploy.model.operations import MODULE_KINDS
 
@@ -81,9 +82,11 @@ def _is_frozen_batchnorm(module: nn.Module) -> bool:
     does."""
     if type(module).__name__ != "FrozenBatchNorm2d" or set(module._buffers) < set(STATISTICS) or module._parameters:
         return False
-    images = torch.rand(2, len(module._buffers["weight"]), 2, 2)  # type: ignore[arg-type]
+    norm = _thawed(module)
+    images = torch.linspace(-1, 1, 4 * len(norm.weight)).reshape(1, -1, 2, 2)
     with torch.no_grad():
-        return torch.allclose(type(module).forward(module, images), _thawed(module)(images), rtol=1e-4, atol=1e-5)
+        expected = F.batch_norm(images, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return torch.allclose(type(module).forward(module, images), expected, rtol=1e-4, atol=1e-5)
 
 
 def _thawed(frozen: nn.Module) -> nn.BatchNorm2d:
