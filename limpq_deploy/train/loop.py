@@ -52,7 +52,7 @@ def train(
     seed: int,
     augment: Augment | None = None,
     passes: Sequence[Pass] = (Pass(),),
-    after_step: Callable[[int], bool | None] | None = None,
+    after_step: Callable[[int], None] | None = None,
     report: Report = silent,
     execution: Execution = ALONE,
     average: WeightAverage | None = None,
@@ -62,8 +62,7 @@ def train(
 
     In a step every one of ``passes`` goes forward and back on the same batch, each with its own loss; the gradients add
     up, then comes one optimizer step. Gradient values are clipped; a parameter whose gradient is all zero is left alone
-    in that step, momentum included. ``after_step`` gets the number of steps done; where it returns True, training ends
-    there. ``average`` follows every step.
+    in that step, momentum included. ``after_step`` gets the number of steps done. ``average`` follows every step.
 
     A batch is shared by the processes that torchrun started: a step is the same however many there are. Each share is
     cut into ``settings.accumulate`` parts; BatchNorm sees one part of every process at a time.
@@ -111,7 +110,7 @@ class _Training:
 
     def run(
         self,
-        after_step: Callable[[int], bool | None] | None,
+        after_step: Callable[[int], None] | None,
         report: Report,
         execution: Execution,
         average: WeightAverage | None,
@@ -142,17 +141,14 @@ class _Training:
                 self.done += 1
                 self.losses.append(losses)
                 watch.step(self.done, losses, correct, self.batches.size, rate)
-                ended = self.done == steps
                 if after_step is not None:
-                    ended = bool(after_step(self.done)) or ended
+                    after_step(self.done)
                     self._train_mode()
                 self.seconds = time.perf_counter() - start
                 if leads:
-                    saver.after_step(self.done, last=ended, seconds=self.seconds)
+                    saver.after_step(self.done, last=self.done == steps, seconds=self.seconds)
                 if interruption is not None:
                     interruption.act()
-                if ended:
-                    break
         average_statistics(self.model, 1 / processes.count())
         self.model.eval()
         return History(losses=tuple(self.losses), images=self.done * self.batches.size, seconds=self.seconds)
@@ -178,7 +174,7 @@ class _Training:
         images it classified rightly."""
         torch.manual_seed(_step_seed(self.seed, self.done))
         micro = self._micro_batches(images_NCHW, labels)
-        told = torch.zeros(2, len(self.passes), dtype=torch.float64, device=self.device)
+        sums = torch.zeros(2, len(self.passes), dtype=torch.float64, device=self.device)
         with self._over_one_batch(len(micro)):
             for index, one in enumerate(self.passes):
                 one.choose()
@@ -189,10 +185,10 @@ class _Training:
                         loss = (one.loss or self.usual)(at_least_float32(logits), wanted, images)
                     part = loss * (len(wanted) / self.batches.size)
                     self.scaler.scale(part).backward()
-                    told[0, index] += part.detach()
-                    told[1, index] += (logits.detach().argmax(1) == wanted).sum()
-        processes.add_up([told])
-        losses = told[0].tolist()
+                    sums[0, index] += part.detach()
+                    sums[1, index] += (logits.detach().argmax(1) == wanted).sum()
+        processes.add_up([sums])
+        losses = sums[0].tolist()
         for loss in losses:
             if not math.isfinite(loss):
                 raise ModelError(
@@ -201,7 +197,7 @@ class _Training:
                     "weights and images that are not finite"
                 )
         self._add_up_gradients()
-        return tuple(losses), tuple(int(right) for right in told[1].tolist())
+        return tuple(losses), tuple(int(right) for right in sums[1].tolist())
 
     def _over_one_batch(self, parts: int) -> contextlib.AbstractContextManager[None]:
         """What several passes over one whole batch have in common is computed once."""

@@ -1,6 +1,5 @@
 """The stage that chooses the policy, and what it is set beside."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
@@ -16,19 +15,18 @@ from limpq_deploy.pipeline.stages.previewer import Previewer
 from limpq_deploy.pipeline.stages.rounds import search_in_rounds
 from limpq_deploy.policy.budgets import parse_like, uniform_policy_within
 from limpq_deploy.policy.candidates import find, one_recipe, recipes
-from limpq_deploy.policy.convergence import at_snapshot, snapshots_of, stability
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import own_budget
-from limpq_deploy.policy.importance_names import MEASURES, SCALE, read_by
+from limpq_deploy.policy.importance_names import SCALE, read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.policy.search import PolicySearch, search_policy
+from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.policy.tie_warning import undecided
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
-    FLOAT,
+    FLOAT_WEIGHTS,
     INDICATORS,
     JOINT,
     PLACEMENT,
@@ -48,7 +46,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     restricted = subject.restricted(indicators)
     budgets = subject.budgets(restricted)
     like = parse_like(config.budget_like) if config.budget_like is not None else None
-    told = ""
+    rounds_said = ""
     if config.goes_round:
 
         def choose(within: tuple[Budget, ...]) -> Policy:
@@ -65,7 +63,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
         assert config.max_latency_ms is not None
         budgets = (*budgets, latency_budget(restricted, rounds.table, config.max_latency_ms))
         write_record(rounds, folder / ROUNDS)
-        told = f"; latency {rounds.why}"
+        rounds_said = f"; latency {rounds.why}"
         pair = uniform_policy_within(restricted, budgets, like)
     else:
         pair = uniform_policy_within(restricted, budgets, like)
@@ -85,7 +83,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
         how = policy.tournament.why
     alike = undecided(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
     idle += f"; {alike}" if alike else ""
-    return f"{how}; {used}; {comparison.sentence()}{idle}{told}{_settled(subject, indicators, budgets)}"
+    return f"{how}; {used}; {comparison.sentence()}{idle}{rounds_said}"
 
 
 SEARCHED_POLICY = Stage(
@@ -95,7 +93,7 @@ SEARCHED_POLICY = Stage(
     facts=LIMITS,
     reads=(
         *(INDICATORS, PLACEMENT),
-        *(If(PREVIEWS, name) for name in (FLOAT, JOINT)),
+        *(If(PREVIEWS, name) for name in (FLOAT_WEIGHTS, JOINT)),
         *(If(ROUNDS_MADE, name) for name in (TABLE, TEMPLATE)),
     ),
     writes=(POLICY, COMPARISON, If(ROUNDS_MADE, ROUNDS)),
@@ -157,22 +155,3 @@ def _choose(
         admit=subject.restricted,
         report=report,
     )
-
-
-def _settled(subject: Subject, indicators: Indicators, budgets: tuple[Budget, ...]) -> str:
-    """Whether the learned scales of earlier steps give a policy of another worth at this build's budgets."""
-    snapshots = snapshots_of(indicators)
-    if not snapshots:
-        return ""
-    alpha = MEASURES[SCALE].alpha
-
-    def find_by_scales(scales: Indicators) -> Mapping[str, BitPair]:
-        return search_policy(scales, budgets, alpha=alpha, outliers="repair", solver="own").pairs()
-
-    earlier = [(one.step, subject.restricted(at_snapshot(indicators, one))) for one in snapshots]
-    try:
-        found = stability(subject.restricted(indicators), earlier, find_by_scales, alpha=alpha)
-    except InfeasiblePolicy:  # rounds that did not settle took a policy beyond the limit, and say so
-        return ""
-    warning = "" if found.stands else "; warning: the scales have not settled, train longer (--joint-epochs)"
-    return f"; the scales' {found.sentence()}{warning}"
