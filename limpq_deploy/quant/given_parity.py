@@ -23,7 +23,7 @@ from limpq_deploy.export.reference.given_comparison import (
     run_template,
 )
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
-from limpq_deploy.model.tracing import written_at
+from limpq_deploy.model.lines import written_at
 from limpq_deploy.quant.quantized_model import joint_model
 
 IMAGES = 8
