@@ -39,7 +39,7 @@ BUDGETS = (
 POSITIVE = (*BUDGETS[1:-1], "max_latency_ms", "min_speedup", "latency_seconds")
 
 TRAINING_OPTIONS = (
-    *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill", "stop_early"),
+    *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill"),
     *("finetune_start", "finetune_epochs", "distill", "ema", "precision", "workers"),
 )
 """Keys of ``[training]`` that are options of ``build`` too."""
