@@ -294,7 +294,7 @@ def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -
 
 def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool) -> None:
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.pipeline.foreign_parity import IMAGES, check_file
+    from limpq_deploy.pipeline.file_parity import IMAGES, check_file
 
     found = check_file(path, data=data, images=images or IMAGES)
     if as_json:
