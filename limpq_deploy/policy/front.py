@@ -156,7 +156,7 @@ def sweep(
     infeasible = []
     for done, limit in enumerate(limits):
         try:
-            within = (gbitops_budget(limit), *budgets)
+            within = (gbitops_budget(indicators, limit), *budgets)
             found.append((limit, solve(indicators, within, alpha=alpha, outliers=outliers)))
         except InfeasiblePolicy as error:
             infeasible.append(InfeasibleBudget(gbitops_limit=limit, reason=str(error)))
@@ -238,7 +238,7 @@ def _share_answers(
     best: tuple[float, int] | None = None
     entry = 0
     for at, (limit, own) in enumerate(found):
-        within = (gbitops_budget(limit), *budgets)
+        within = (gbitops_budget(indicators, limit), *budgets)
         while entry < len(by_bitops) and by_bitops[entry][0] <= within[0].limit:
             _, objective, index = by_bitops[entry]
             best = (objective, index) if best is None or objective < best[0] else best

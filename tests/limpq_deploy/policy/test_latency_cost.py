@@ -12,12 +12,11 @@ from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli.main import main
 from limpq_deploy.cli.output.search import explanation_table
 from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
-from limpq_deploy.policy.budgets import budgets_from_options, like_budget
+from limpq_deploy.policy.budgets import budgets_from_options, latency_budget, like_budget
 from limpq_deploy.policy.conflicts import explain_conflict
 from limpq_deploy.policy.costs import total_cost, uniform_pairs
 from limpq_deploy.policy.explain import explain
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import LayerBits
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy

@@ -25,6 +25,6 @@ def test_scales_of_earlier_steps_are_not_asked_beyond_a_limit_that_nothing_holds
     scales: dict[str, Any] = {"step": 1, "weight": {"a": [2.0, 1.5]}, "act": {"a": [2.0, 1.5]}}
     source = {KEY: [scales]}
     indicators = Indicators(model="m", bits=(2, 4), layers=(layer,), source=source)
-    found = _settled(Whole(), indicators, (gbitops_budget(gbitops),))  # type: ignore[arg-type]
+    found = _settled(Whole(), indicators, (gbitops_budget(indicators, gbitops),))  # type: ignore[arg-type]
     assert found.startswith(said)
     assert bool(found) == bool(said)
