@@ -34,7 +34,8 @@ from limpq_deploy.policy.latency_cost import NS, latency_cost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetRow:
-    """A budget: ``metavar`` and ``help`` of its option; ``make``: what it limits, mostly one `Asked.at_most`.
+    """A budget: ``metavar`` and ``help`` of its option; ``counts``: the name of its cost in policies and verdicts, which
+    may go on with " at PLACE"; ``make``: what it limits, mostly one `Asked.at_most`.
 
     ``kind``: budgets of one kind exclude each other. ``source``: the setting that names the file with its costs, which
     ``make`` finds in `Asked.source`. ``measured``: a build measures that cost, so that it needs no such file there.
@@ -42,6 +43,7 @@ class BudgetRow:
 
     metavar: str
     help: str
+    counts: str
     make: Callable[[Asked], Budget | Sequence[Budget]]
     kind: str | None = None
     source: str | None = None
@@ -89,6 +91,7 @@ class BudgetSettings:
         BudgetRow(
             metavar="wNaM",
             help="BitOps of a uniform policy over the searched layers, e.g. w4a4.",
+            counts="bitops_searched",
             make=_like,
             kind=BITOPS,
         )
@@ -97,6 +100,7 @@ class BudgetSettings:
         BudgetRow(
             metavar="G",
             help="BitOps of all layers; 1 G = 1e9.",
+            counts="bitops",
             make=lambda asked: asked.at_most(BitOps(pinned=True), "G BitOps", G),
             kind=BITOPS,
         )
@@ -105,6 +109,7 @@ class BudgetSettings:
         BudgetRow(
             metavar="R",
             help="32-bit size of all weights / quantized size.",
+            counts="size",
             make=lambda asked: asked.at_least(WeightSize(), "times smaller", float_size(asked.indicators)),
             kind="the size",
         )
@@ -113,20 +118,32 @@ class BudgetSettings:
         BudgetRow(
             metavar="M",
             help="Size of all weights in MiB (2^20 bytes).",
+            counts="size",
             make=lambda asked: asked.at_most(WeightSize(), "MiB", MIB),
             kind="the size",
         )
     )
     max_avg_weight_bits: float | None = _setting(
-        BudgetRow(metavar="B", help="Bits of a weight on average, searched layers.", make=weight_bits_budget)
+        BudgetRow(
+            metavar="B",
+            help="Bits of a weight on average, searched layers.",
+            counts="weight_bits_searched",
+            make=weight_bits_budget,
+        )
     )
     max_avg_act_bits: float | None = _setting(
-        BudgetRow(metavar="B", help="Bits of an activation on average, searched layers.", make=act_bits_budget)
+        BudgetRow(
+            metavar="B",
+            help="Bits of an activation on average, searched layers.",
+            counts="act_bits_searched",
+            make=act_bits_budget,
+        )
     )
     max_act_mib: float | None = _setting(
         BudgetRow(
             metavar="M",
             help="Activations in memory at any moment, one image, in MiB.",
+            counts="act_memory",
             make=act_memory_budgets,
         )
     )
@@ -143,6 +160,7 @@ class BudgetSettings:
             metavar="T",
             help="A budget with --latency-table. In a build a check too (p50 at the smallest batch, default threads); "
             "alone, or in a native space, the build times this machine and searches for it.",
+            counts="latency",
             make=lambda asked: asked.at_most(latency_cost(asked.indicators, asked.source), "ms", NS),
             source="latency_table",
             measured=True,
@@ -200,8 +218,11 @@ def budgets_from_options(indicators: Indicators, **options: Any) -> tuple[Budget
 
 def budgets_of(name: str, indicators: Indicators, value: Number, source: Any = None) -> tuple[Budget, ...]:
     """What one budget limits; ``source``: the contents of the file that it takes its costs from."""
-    made = BUDGETS[name].make(Asked(option=option_of(name), value=value, indicators=indicators, source=source))
-    return (made,) if isinstance(made, Budget) else tuple(made)
+    row = BUDGETS[name]
+    made = row.make(Asked(option=option_of(name), value=value, indicators=indicators, source=source))
+    budgets = (made,) if isinstance(made, Budget) else tuple(made)
+    assert {budget.cost.name.partition(" at ")[0] for budget in budgets} <= {row.counts}, f"{name} counts {row.counts}"
+    return budgets
 
 
 def like_budget(indicators: Indicators, weight_bits: int, act_bits: int) -> Budget:
