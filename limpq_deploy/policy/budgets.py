@@ -34,7 +34,7 @@ from limpq_deploy.policy.latency_cost import NS, latency_cost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetRow:
-    """A budget: ``metavar`` and ``help`` of its option; ``counts``: the name of its cost in policies and verdicts, which
+    """A budget: ``metavar`` and ``help`` of its option; ``counts``: the name of its cost in policies and verdicts, that
     may go on with " at PLACE"; ``make``: what it limits, mostly one `Asked.at_most`.
 
     ``kind``: budgets of one kind exclude each other. ``source``: the setting that names the file with its costs, which

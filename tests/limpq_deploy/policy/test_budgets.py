@@ -1,5 +1,6 @@
 """A budget is one field: in a copy of the program that has more of them, all else knows them."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -121,7 +122,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
 
@@ -174,38 +175,48 @@ def test_new_budgets_take_their_costs_from_one_file_of_another_setting(grown: Pa
     assert "--max-kernels 2.0 allows 2 kernels, and the smallest reachable is 3 kernels" in hopeless.stderr
 
 
-def test_a_new_budget_is_a_setting_of_a_build_and_of_its_search(grown: Path) -> None:
-    file = grown / "settings.toml"
-    file.write_text('max-wide-weights = 400\ncost_table = "costs.json"\nmax_kernels = 4\n')
-    code = """
-import json, pathlib
+BUILD = """
+import json
+from pathlib import Path
+from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.pipeline.config import load_config, make_config, write_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.choose import SEARCHED_POLICY
-config = make_config({}, pathlib.Path("settings.toml"))
-write_config(config, pathlib.Path("config.json"))
-kept = load_config(pathlib.Path("config.json"))
-other = make_config({"max_wide_weights": 500.0}, pathlib.Path("settings.toml"))
-one, two = (SEARCHED_POLICY.inputs(Subject(of)) for of in (config, other))
-print(json.dumps([config.command_line(), config.budget_like, kept.cost_table.is_absolute(),
-                  [name for name in one if one[name] != two[name]], one["cost_table"]]))
+from limpq_deploy.pipeline.stages.plan import plan_build
+
+def refused(file, **options):
+    try:
+        plan_build(make_config(options, Path(file)))
+    except LimpqError as error:
+        return str(error)
+
+config = make_config({}, Path("both.toml"))
+write_config(config, Path("config.json"))
+one, two = (SEARCHED_POLICY.inputs(Subject(make_config(more, Path("both.toml")))) for more in ({}, {"max_kernels": 5}))
+[search] = [stage for stage in plan_build(make_config({}, Path("one.toml"))) if stage.name == "search"]
+print(json.dumps({
+    "command": config.command_line(), "like": config.budget_like,
+    "changed": [key for key in one if one[key] != two[key]],
+    "table": one["cost_table"], "kept": str(load_config(Path("config.json")).cost_table),
+    "settings": search.settings, "hopeless": refused("one.toml", min_bits=("*=5",)), "negative": refused("bad.toml"),
+}))
 """
-    told = python(grown, "-c", code)
-    assert told.returncode == 0, told.stderr
-    line, like, absolute, changed, digest = json.loads(told.stdout)
-    assert line.startswith("limpq-deploy build --max-wide-weights 400.0 --cost-table costs.json --max-kernels 4.0")
-    assert (like, absolute, changed) == (None, True, ["max_wide_weights"])
-    assert len(digest) == 64  # the file counts by what is in it
-    file.write_text("max-wide-weights = 400\n")
-    planned = run(grown, "build", "--plan", "--config", "settings.toml", "--json")
-    assert planned.returncode == 0, planned.stderr
-    [search] = [stage for stage in json.loads(planned.stdout)["stages"] if stage["name"] == "search"]
-    assert {"max_wide_weights", "cost_table", "max_moved_mib", "max_kernels"} <= set(search["settings"])
-    hopeless = run(grown, "build", "--plan", "--config", "settings.toml", "--min-bits", "*=5")
-    assert "--max-wide-weights 400.0 allows 400 wide weights, and the smallest reachable is" in hopeless.stderr
-    file.write_text("max-wide-weights = -1\n")
-    refused = run(grown, "build", "--plan", "--config", "settings.toml")
-    assert "settings.toml: max_wide_weights is -1.0; expected a number above 0" in refused.stderr
+
+
+def test_a_new_budget_is_a_setting_of_a_build_and_of_its_search(grown: Path) -> None:
+    (grown / "one.toml").write_text("max-wide-weights = 400\n")
+    (grown / "both.toml").write_text('max-wide-weights = 400\ncost_table = "costs.json"\nmax_kernels = 4\n')
+    (grown / "bad.toml").write_text("max-wide-weights = -1\n")
+    done = python(grown, "-c", BUILD)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    command = "limpq-deploy build --max-wide-weights 400.0 --cost-table costs.json --max-kernels 4.0"
+    assert (told["command"], told["like"], told["changed"]) == (command, None, ["max_kernels"])
+    assert told["table"] == hashlib.sha256((grown / "costs.json").read_bytes()).hexdigest()
+    assert told["kept"] == str(grown / "costs.json")
+    assert {"max_wide_weights", "cost_table", "max_moved_mib", "max_kernels"} <= set(told["settings"])
+    assert "--max-wide-weights 400.0 allows 400 wide weights, and the smallest reachable is" in told["hopeless"]
+    assert told["negative"].endswith("bad.toml: max_wide_weights is -1.0; expected a number above 0")
 
 
 def test_a_new_budget_has_a_line_in_the_documentation(grown: Path) -> None:
