@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.policy.budgets import gbitops_budget
@@ -11,21 +11,13 @@ from limpq_deploy.policy.costs import BitOps, Budget, Pairs, total_cost, uniform
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import check_ties, objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
-from limpq_deploy.policy.policy import BudgetUse, Policy, SolverResult
+from limpq_deploy.policy.policy import BudgetUse, Policy, Solve, SolverResult
 from limpq_deploy.policy.search import PolicySearch
 
 MAX_BUDGETS = 10_000
 
 Progress = Callable[[int, int], None]
 """Called with (budgets done, budgets in all)."""
-
-
-class Solve(Protocol):
-    """What finds one policy; `search_policy` is one. Raises InfeasiblePolicy."""
-
-    def __call__(
-        self, indicators: Indicators, budgets: Sequence[Budget], *, alpha: float, outliers: OutlierMode
-    ) -> Policy: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -249,7 +249,7 @@ def test_a_budget_says_what_its_file_is_for_and_a_file_what_it_is_for() -> None:
 def test_every_setting_of_a_budget_limits_a_build_but_the_one_that_it_measures() -> None:
     assert {*BUDGETS, *COST_FILES} - set(LIMITING) == {"max_latency_ms"}
     for name in LIMITING:
-        value = {"like": "w4a4", "latency_table": Path("table.json")}.get(name, 1.0)
+        value = Path("table.json") if name in COST_FILES else {"like": "w4a4"}.get(name, 1.0)
         assert make_config({name: value}).limited
         assert make_config({name: value}).asked_budgets[name] == value
     assert Config(max_latency_ms=1.0, like="w4a4").asked_budgets["max_latency_ms"] is None
