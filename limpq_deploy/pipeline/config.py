@@ -36,7 +36,7 @@ KINDS = {"tuple_type": "a list", "dataclass_type": "a section with keys of its o
 POSITIVE = (*(name for name, kind in TYPES.items() if kind in (int, float)), "min_speedup", "latency_seconds")
 
 TRAINING_OPTIONS = (
-    *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill", "stop_early"),
+    *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill"),
     *("finetune_start", "finetune_epochs", "distill", "ema", "precision", "workers"),
 )
 """Keys of ``[training]`` that are options of ``build`` too."""

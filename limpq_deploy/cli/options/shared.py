@@ -203,12 +203,6 @@ def training_options(command: Command) -> Command:
             help="In joint training the highest bit-width teaches the others.",
         ),
         click.option(
-            "--stop-early",
-            is_flag=True,
-            default=None,
-            help="End joint training once scales have moved and the policy stands.",
-        ),
-        click.option(
             "--finetune-start",
             type=click.Choice(["float", "joint"]),
             help="Fine-tune from the float weights, or from the jointly trained network.  [default: float]",

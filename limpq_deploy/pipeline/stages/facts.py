@@ -101,7 +101,7 @@ JOINT_TRAINING = Fact(
     "training",
     _of_training(
         *("joint_steps", "joint_epochs", "joint_lr", "data_fraction"),
-        *("distill", "freeze_weights", "inplace_distill", "stop_early"),
+        *("distill", "freeze_weights", "inplace_distill"),
     ),
     lambda subject: _training(joint_training(subject), subject),
 )
