@@ -1,6 +1,6 @@
 """Profiles: what a model's parts take on a device, at each precision that the device has.
 
-Stand-ins (`stand_in`) of the uniform policies are timed node by node, where the runtime has a profiler: a first guess.
+Graphs (`timing_graph`) of the uniform policies are timed node by node, where the runtime has a profiler: a first guess.
 Then they and some mixed policies are timed whole, interleaved, and the figures fitted to both (`model`). Each
 mixed graph is also predicted by a table that did not know it: the error that a search has to expect.
 """
@@ -17,6 +17,7 @@ import onnx
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair, Placement
+from limpq_deploy.export.records.targets import runtime_record
 from limpq_deploy.export.runtimes.base import BuildsEngines, DeviceTimed, Runtime
 from limpq_deploy.export.runtimes.onnxruntime.profile import NodeTime, layer_times
 from limpq_deploy.export.timing.engine_profile import engine_layer_times
@@ -33,7 +34,7 @@ from limpq_deploy.export.timing.model import (
 )
 from limpq_deploy.export.timing.report import LatencySeries, Threads
 from limpq_deploy.export.timing.table import LatencyTable, Observation, PartTime
-from limpq_deploy.export.timing.timing_graph import stand_in
+from limpq_deploy.export.timing.timing_graph import timing_graph
 from limpq_deploy.export.timing.timing_statistics import percentile_interval
 
 MIXED = "mixed "
@@ -104,12 +105,12 @@ def profile(
     if len(wide) > 1:
         policies |= mixed_policies(placement, wide, settings.mixed, seed=settings.seed)
     with tempfile.TemporaryDirectory() as folder:
-        files = write_stand_ins(template, placement, policies, Path(folder))
+        files = write_timing_graphs(template, placement, policies, Path(folder))
         refused = _refused({name: path for name, path in files.items() if name.startswith(MIXED)}, runtime)
         policies = {name: policy for name, policy in policies.items() if name not in refused}
         files = {name: files[name] for name in policies}
         series = time_graphs(files, runtime, settings, report)
-        profiled = runtime.name == "onnxruntime" or _profiled(runtime, files[uniform(timed[0])])
+        profiled = _by_node(runtime) or _profiled(runtime, files[uniform(timed[0])])
         nodes = {
             pair: _nodes(runtime, files[uniform(pair)], settings, placement, series[uniform(pair)]) for pair in timed
         }
@@ -211,14 +212,14 @@ def mixed_policies(
     return found
 
 
-def write_stand_ins(
+def write_timing_graphs(
     template: onnx.ModelProto, placement: Placement, policies: Mapping[str, Mapping[str, BitPair]], folder: Path
 ) -> dict[str, Path]:
-    """A stand-in file for each policy, by its name."""
+    """A graph to time for each policy, by its name."""
     files = {}
     for number, (name, policy) in enumerate(policies.items()):
         files[name] = folder / f"{number}.onnx"
-        onnx.save(stand_in(template, placement, policy, name=name), files[name])
+        onnx.save(timing_graph(template, placement, policy, name=name), files[name])
     return files
 
 
@@ -258,7 +259,7 @@ def _nodes(
 ) -> dict[str, NodeTime]:
     """Times of layers in a uniform graph, so scaled that they add up to the graph's own time."""
     whole = figure(series, settings).ms
-    if runtime.name == "onnxruntime":
+    if _by_node(runtime):
         count = None if settings.threads == "default" else settings.threads
         found = layer_times(runtime, file, threads=count, batch=settings.batch, calls=settings.calls)
     elif _profiled(runtime, file):
@@ -277,9 +278,14 @@ def _nodes(
     }
 
 
+def _by_node(runtime: Runtime) -> bool:
+    """Whether the nodes of its graph are profiled, as on a CPU."""
+    return runtime_record(runtime.name).device == "cpu"
+
+
 def _profiled(runtime: Runtime, file: Path) -> bool:
-    """Whether a runtime other than ONNX Runtime's CPU profiles the layers of its engines."""
-    return runtime.name != "onnxruntime" and isinstance(runtime.load(file), DeviceTimed)
+    """Whether a device profiles the layers of a runtime's engines."""
+    return not _by_node(runtime) and isinstance(runtime.load(file), DeviceTimed)
 
 
 def _guesses(bones: Skeleton, nodes: Mapping[BitPair, Mapping[str, NodeTime]], *, blind: bool) -> dict[Key, Guess]:

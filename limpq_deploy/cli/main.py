@@ -14,6 +14,7 @@ import click
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
+from limpq_deploy.cli.commands.inspect import inspect
 from limpq_deploy.cli.commands.policy import add_policy_commands
 from limpq_deploy.cli.commands.profile import profile
 from limpq_deploy.cli.commands.search import preview, search
@@ -27,15 +28,11 @@ from limpq_deploy.cli.options.shared import (
 )
 from limpq_deploy.cli.output import answers
 from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline.config import Config
     from limpq_deploy.workspace.workspace import Passed
-
-LINTED = ("onnxruntime", "tensorrt")
-"""Targets that have rules for ONNX files."""
-
-TENSORRT_VERSIONS = ("8.6", "10", "11")
 
 VERDICT_FAILED = 3
 INTERRUPTED, TERMINATED = 130, 143
@@ -119,6 +116,7 @@ def main(debug: bool) -> None:
 
     \b
     Try it:          limpq-deploy build
+    Look at yours:   limpq-deploy inspect package.module:factory --input-shape 3,224,224
     Your own model:  limpq-deploy build --model package.module:factory \\
                          --weights FILE.safetensors --data imagefolder:PATH
     What works here: limpq-deploy doctor
@@ -227,6 +225,7 @@ def compile_(**options: Any) -> None:
     _build("engine", options)
 
 
+main.add_command(inspect)
 main.add_command(search)
 main.add_command(preview)
 main.add_command(bench)
@@ -298,7 +297,7 @@ def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -
 
 def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool) -> None:
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.pipeline.foreign_parity import IMAGES, check_file
+    from limpq_deploy.pipeline.file_parity import IMAGES, check_file
 
     found = check_file(path, data=data, images=images or IMAGES)
     if as_json:
@@ -314,12 +313,12 @@ def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool
 @main.command(short_help="Check an ONNX file against a target's rules.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
 @click.option(
-    "--target", type=click.Choice(LINTED), help="Whose rules to check.  [default: the target that the file names]"
+    "--target", type=click.Choice(EXPORTED), help="Whose rules to check.  [default: the target that the file names]"
 )
 @click.option(
     "--tensorrt",
     "version",
-    type=click.Choice(TENSORRT_VERSIONS),
+    type=click.Choice(TENSORRT.versions),
     help="Check the rules of this version.  [default: that of the file, else the newest]",
 )
 @json_option
@@ -333,7 +332,6 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.export.graph.loading import load_model
     from limpq_deploy.export.lint.check import lint as check
-    from limpq_deploy.export.records.targets import TENSORRT, target_named
     from limpq_deploy.export.records.tensorrt_versions import target_of
 
     loaded = load_model(model)
@@ -342,9 +340,9 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     if spec is None:
         raise click.UsageError(
             f"Missing option '--target': {model} does not say for which runtime it is written; choose "
-            f"{' or '.join(LINTED)}"
+            f"{' or '.join(EXPORTED)}"
         )
-    if version is not None and spec is not TENSORRT:
+    if version is not None and version not in spec.versions:
         raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
     report = check(loaded, spec, version=version)
     if as_json:
@@ -388,7 +386,7 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
 @main.command(short_help="Which runtimes and extras are usable here, and why not.")
 @click.option(
     "--self-test",
-    type=click.Choice(["tensorrt"]),
+    type=click.Choice(BUILDERS),
     help="Try a runtime (and its GPU) on a tiny model: engine, values, saturated grids, timing.",
 )
 @json_option
