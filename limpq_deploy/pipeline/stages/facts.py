@@ -10,15 +10,23 @@ from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import installed_version
-from limpq_deploy.pipeline.config import BUDGETS, ENGINE_SETTINGS
+from limpq_deploy.pipeline.config import ENGINE_SETTINGS
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
+from limpq_deploy.policy.budgets import LIMITING
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.ptq import IMAGES
-from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.train.settings import FinetuneSettings, FloatSettings, JointSettings, TrainSettings
+from limpq_deploy.train.settings import (
+    FinetuneSettings,
+    FloatSettings,
+    JointSettings,
+    TrainSettings,
+    finetune_settings,
+    float_settings,
+    joint_settings,
+)
 from limpq_deploy.workspace.file_names import COMPARISON, POLICY
 from limpq_deploy.workspace.step import Part
 
@@ -76,7 +84,7 @@ def _images(subject: Subject) -> int:
 
 def float_training(subject: Subject) -> FloatSettings:
     """How a float model is trained."""
-    settings = float_recipe(subject.config.training, _images(subject))
+    settings = float_settings(_images(subject), subject.config.training)
     if subject.config.pretrained and subject.config.training.float_lr is None:
         return replace(settings, learning_rate=PUBLISHED_LEARNING_RATE)
     return settings
@@ -84,12 +92,12 @@ def float_training(subject: Subject) -> FloatSettings:
 
 def joint_training(subject: Subject) -> JointSettings:
     """How all bit-widths are trained together."""
-    return joint_recipe(subject.config.training, _images(subject))
+    return joint_settings(_images(subject), subject.config.training)
 
 
 def finetune_training(subject: Subject) -> FinetuneSettings:
     """How a policy is trained."""
-    return finetune_recipe(subject.config.training, _images(subject))
+    return finetune_settings(_images(subject), subject.config.training)
 
 
 def _of_training(*names: str) -> tuple[str, ...]:
@@ -155,7 +163,7 @@ LATENCY_LIMIT = Fact(
     ),
 )
 LIMITS = (
-    Fact("like", (*BUDGETS, *OF_ROUNDS, "act_bits"), lambda subject: subject.config.budget_like),
+    Fact("like", (*LIMITING, *OF_ROUNDS, "act_bits"), lambda subject: subject.config.budget_like),
     LATENCY_LIMIT,
     Fact(
         "latency_rounds",
