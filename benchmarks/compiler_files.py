@@ -1,7 +1,7 @@
 """Files for TensorRT of every kind, of one network: what `compiler.py` and the tests give to NVIDIA's compiler.
 
-Weights are the network's own and scales nobody's (`timing_graph.stand_in`): what a compiler makes of a file depends on
-its nodes, types and shapes.
+Weights are the network's own and scales nobody's (`timing_graph`): what a compiler makes of a file depends on its nodes,
+types and shapes.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
-from limpq_deploy.export.timing.timing_graph import stand_in
+from limpq_deploy.export.timing.timing_graph import timing_graph
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers
 
@@ -63,9 +63,9 @@ def files(subject: Subject, form: str, kinds: tuple[str, ...] = KINDS) -> Iterat
         elif kind == "weights":
             bare = _template(subject.traced, subject.weights_only, form)
             pairs = {layer.name: (4, 16) for layer in subject.weights_only.layers}
-            yield kind, stand_in(bare, subject.weights_only, pairs, name=kind)
+            yield kind, timing_graph(bare, subject.weights_only, pairs, name=kind)
         else:
-            model = stand_in(template, subject.placement, _policy(subject.placement, kind), name=kind)
+            model = timing_graph(template, subject.placement, _policy(subject.placement, kind), name=kind)
             if kind == "pow2":
                 _round_scales(model)
             yield kind, with_pixel_input(model, _preprocess(subject), codes=False) if kind == "pixels" else model
