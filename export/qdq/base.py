@@ -16,8 +16,7 @@ from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, is_marker, marker_name
 from limpq_deploy.export.graph.onnx_files import attribute, constants
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
-from limpq_deploy.export.records.targets import TargetSpec
-from limpq_deploy.export.records.tensorrt_versions import FileForm
+from limpq_deploy.export.records.targets import FileForm, TargetSpec
 
 Layers = Mapping[str, IntegerLayer | FloatLayer]
 """What a graph's layers compute with, by name."""
@@ -80,7 +79,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def float_constants(self, layer: FloatLayer) -> tuple[str, str]:
-        """The same of a layer that computes in floats."""
+        """The same of a layer that computes in float."""
 
     @abstractmethod
     def move(self, node: onnx.NodeProto) -> None:
@@ -107,7 +106,7 @@ class Dialect(ABC):
         return self.real(node.input[0])
 
     def only_floats_read(self, quantizer: ActQuantizer) -> bool:
-        """Whether all readers of a quantizer are layers that compute in floats, or nothing is quantized at all."""
+        """Whether all readers of a quantizer are layers that compute in float, or nothing is quantized at all."""
         if self.placement.weights_only:
             return True
         return bool(quantizer.layers) and all(

@@ -16,7 +16,8 @@ import onnx
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.placement import BitPair, Placement
+from limpq_deploy.export.records.targets import runtime_record
 from limpq_deploy.export.runtimes.base import BuildsEngines, DeviceTimed, Runtime
 from limpq_deploy.export.runtimes.onnxruntime.profile import NodeTime, layer_times
 from limpq_deploy.export.timing.engine_profile import engine_layer_times
@@ -32,7 +33,7 @@ from limpq_deploy.export.timing.model import (
     to_table,
 )
 from limpq_deploy.export.timing.report import LatencySeries, Threads
-from limpq_deploy.export.timing.table import BitPair, LatencyTable, Observation, PartTime
+from limpq_deploy.export.timing.table import LatencyTable, Observation, PartTime
 from limpq_deploy.export.timing.timing_graph import stand_in
 from limpq_deploy.export.timing.timing_statistics import percentile_interval
 
@@ -109,7 +110,7 @@ def profile(
         policies = {name: policy for name, policy in policies.items() if name not in refused}
         files = {name: files[name] for name in policies}
         series = time_graphs(files, runtime, settings, report)
-        profiled = runtime.name == "onnxruntime" or _profiled(runtime, files[uniform(timed[0])])
+        profiled = _by_node(runtime) or _profiled(runtime, files[uniform(timed[0])])
         nodes = {
             pair: _nodes(runtime, files[uniform(pair)], settings, placement, series[uniform(pair)]) for pair in timed
         }
@@ -239,7 +240,7 @@ def time_graphs(
 
 
 def figure(series: LatencySeries, settings: ProfileSettings) -> Figure:
-    """The figure that a profile goes by: p50 of the clock's time, or the lower decile of CPU time."""
+    """The figure of which a profile is made: p50 of the clock's time, or the lower decile of CPU time."""
     if not settings.cpu_time:
         stats = series.stats
         return Figure(ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms)
@@ -258,7 +259,7 @@ def _nodes(
 ) -> dict[str, NodeTime]:
     """Times of layers in a uniform graph, so scaled that they add up to the graph's own time."""
     whole = figure(series, settings).ms
-    if runtime.name == "onnxruntime":
+    if _by_node(runtime):
         count = None if settings.threads == "default" else settings.threads
         found = layer_times(runtime, file, threads=count, batch=settings.batch, calls=settings.calls)
     elif _profiled(runtime, file):
@@ -277,9 +278,14 @@ def _nodes(
     }
 
 
+def _by_node(runtime: Runtime) -> bool:
+    """Whether the nodes of its graph are profiled, as on a CPU."""
+    return runtime_record(runtime.name).device == "cpu"
+
+
 def _profiled(runtime: Runtime, file: Path) -> bool:
-    """Whether a runtime other than ONNX Runtime's CPU profiles the layers of its engines."""
-    return runtime.name != "onnxruntime" and isinstance(runtime.load(file), DeviceTimed)
+    """Whether a device profiles the layers of a runtime's engines."""
+    return not _by_node(runtime) and isinstance(runtime.load(file), DeviceTimed)
 
 
 def _guesses(bones: Skeleton, nodes: Mapping[BitPair, Mapping[str, NodeTime]], *, blind: bool) -> dict[Key, Guess]:
