@@ -81,7 +81,7 @@ def test_an_edit_repeats_what_runs_the_edited_code_and_nothing_before_it(copied:
     assert not kernel & {"engine", "latency", "accuracy"}
     assert grid >= LEARN
     dialect, runtime, solver = edited(
-        copied, "export/qdq/onnxruntime.py", "export/runtimes/onnxruntime/session.py", "policy/solver/branch.py"
+        copied, "export/qdq/onnxruntime.py", "export/runtimes/onnxruntime/session.py", "policy/solver/exact.py"
     )
     assert {"export", "profile", "study"} <= dialect
     assert not dialect & LEARN
