@@ -85,7 +85,8 @@ def _model(program: Program, bound: float, forbidden: Sequence[Choice]) -> tuple
 
     least_B = np.minimum.reduceat(program.value_N, program.start_B1[:-1])
     floor = float(least_B.sum())
-    dearest = float((program.value_N - least_B[program.block_of]).max())
+    together = [float(table.cost_CD.max()) for table in program.tables if table.row is None]
+    dearest = max([float((program.value_N - least_B[program.block_of]).max()), *together])
     scale = SCALE / max(bound - floor, 1e-6 * abs(floor), dearest / STEEPEST, 1e-300)
     problem = pulp.LpProblem("limpq", pulp.LpMinimize)
     picks = [pulp.LpVariable(f"x{number}", cat=pulp.LpBinary) for number in range(len(program.value_N))]
