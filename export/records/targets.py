@@ -27,9 +27,10 @@ class TargetSpec:
     not exported. ``add_inputs``: which inputs of a residual Add carry a quantizer; with "all", those of products,
     concatenations and gates (sigmoid) do too. ``pools``: whether a global pool's input does. ``carrier_bits``: width at
     which such tensors travel. ``shared_inputs``: layers that read one tensor share one activation quantizer.
-    ``single_q``: a float tensor takes exactly one Q; readers with narrower grids re-quantize its codes. ``bias``: type
-    in which a layer's bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight,
-    activation) bits that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float.
+    ``single_q``: a float tensor's quantizer stands behind it, for all its readers; else on edges, where it is read.
+    ``bias``: type in which a layer's bias is executed: rounded to the accumulator's grid, or as it is.
+    ``native_pairs``: (weight, activation) bits that the hardware executes; a layer runs in the smallest pair that holds
+    it. Last pair: float.
     ``opset``: of the file. ``exportable``: False for a placement that is trained, never deployed. ``linear_pairs``:
     pairs that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
     """
