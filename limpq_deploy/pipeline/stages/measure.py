@@ -14,7 +14,7 @@ from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.latency.baselines import least_batch, with_fp32
-from limpq_deploy.latency.bench import told
+from limpq_deploy.latency.bench import progress_of
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.compared import against_engine, against_reference, alone
 from limpq_deploy.pipeline.stages.comparison import Comparison
@@ -30,8 +30,8 @@ from limpq_deploy.verdict.record import AccuracyResult, float_baseline
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
     FINETUNED,
-    FLOAT,
     FLOAT_MODEL,
+    FLOAT_WEIGHTS,
     GIVEN,
     GIVEN_EXPORTED,
     LATENCY,
@@ -75,7 +75,7 @@ PARITY_OF_CODES = Stage(
     title="parity",
     settings=ENGINE_OPTIONS,
     facts=(DATA, *RUNTIME),
-    reads=(PAIRS, GIVEN, GIVEN_EXPORTED, FLOAT, FINETUNED, MODEL),
+    reads=(PAIRS, GIVEN, GIVEN_EXPORTED, FLOAT_WEIGHTS, FINETUNED, MODEL),
     writes=(PARITY,),
     run=_run_parity,
     when=(BUILDS,),
@@ -95,7 +95,7 @@ def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityRepo
     found, fed = compared(path, batches, runtime)
     report(1, 2, "trained model, layer by layer")
     policy = PAIRS.of(folder / POLICY)
-    traced = subject.traced(folder / FLOAT)
+    traced = subject.traced(folder / FLOAT_WEIGHTS)
     model = load_finetuned(subject, traced, policy, folder / FINETUNED)
     layers, acts = integer_model(model, policy)
     trained = compare_trained(traced, model, layers, acts, fed)
@@ -174,7 +174,7 @@ def _run_latency(subject: Subject, folder: Path, report: Report) -> str:
         runtime=runtime,
         runtimes=runtimes,
         batches=(batch,),
-        report=told(report),
+        report=progress_of(report),
     )
     write_record(found, folder / LATENCY)
     gain = found.speedup("mixed", "float", threads="default", batch=batch)
