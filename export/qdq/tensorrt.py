@@ -77,7 +77,7 @@ class TensorRtDialect(Dialect):
 
     def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
         if quantizer.parent is not None and source in self.params:
-            self.dequantized[result] = self.dequantized[source]
+            self.dequantized[result] = self.real(source)
             self.params[result] = self.params[source]
             return
         if not self.only_floats_read(quantizer):
