@@ -15,7 +15,7 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.engine_options import BatchRange
 from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.ship.triton.config import MODEL_FILES, ConfigRefused
+from limpq_deploy.export.ship.triton.config import BACKENDS, PLANS, ConfigRefused
 
 RECORD_SUFFIX = ".engine.json"
 
@@ -38,7 +38,7 @@ class ShippedPlan:
     @property
     def name(self) -> str:
         """The file in the version's folder."""
-        return f"model_cc{self.capability.replace('.', '')}.plan" if self.capability else MODEL_FILES["tensorrt"]
+        return f"model_cc{self.capability.replace('.', '')}.plan" if self.capability else BACKENDS[PLANS[0]].file
 
     @property
     def files(self) -> dict[str, Path]:
@@ -85,7 +85,7 @@ def plan_of_build(build: Path) -> dict[str, Path]:
     engine = load_record(Engine, record) if record.is_file() else None
     if engine is None or engine.plan is None:
         return {}
-    for kept in sorted((cache_folder() / "tensorrt").glob(f"*/plans/*{RECORD_SUFFIX}")):
+    for kept in sorted((cache_folder() / engine.runtime).glob(f"*/plans/*{RECORD_SUFFIX}")):
         found = load_record(Engine, kept).plan
         if found is not None and found.sha256 == engine.plan.sha256:
             return {"": kept.with_name(kept.name.removesuffix(RECORD_SUFFIX) + ".plan")}

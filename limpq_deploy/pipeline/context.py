@@ -16,8 +16,8 @@ from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, Sett
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.export.records.targets import TargetSpec, in_float, target_named
-from limpq_deploy.export.records.tensorrt_versions import FileForm, form_for
+from limpq_deploy.export.records.targets import FileForm, TargetSpec, in_float
+from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.model.activation_memory import with_memory
@@ -29,7 +29,7 @@ from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
 from limpq_deploy.optional_packages import require_modules
-from limpq_deploy.pipeline.config import DEFAULT_TARGET, Config
+from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.start import Start, take_weights
 from limpq_deploy.policy.budgets import budgets_from_options
 from limpq_deploy.policy.costs import Budget
@@ -101,7 +101,7 @@ class Subject:
 
     @cached_property
     def target(self) -> TargetSpec:
-        return target_named(self.config.target or DEFAULT_TARGET)
+        return self.config.target_spec
 
     @cached_property
     def form(self) -> FileForm:
@@ -114,8 +114,8 @@ class Subject:
 
     def runtime(self) -> Runtime:
         """The target's runtime. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
-        assert self.target.runtime is not None
-        runtime = runtime_named(self.target.runtime, self.config.engine_options)
+        assert self.target.runs_on is not None
+        runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
         why = runtime.unavailable()
         if why is not None:
             raise RuntimeUnavailable(f"{why}; use --no-engine to stop after export")

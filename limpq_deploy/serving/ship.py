@@ -21,10 +21,11 @@ from limpq_deploy.export.ship.repository import (
 )
 from limpq_deploy.export.ship.shipped_plans import ShippedPlan, check_batches, plan_of_build, read_plans
 from limpq_deploy.export.ship.triton.config import (
+    BACKENDS,
     EXACT_SUMS,
     LABELS,
-    MODEL_FILES,
     NO_CACHE,
+    PLANS,
     TWIN,
     ServedIO,
     ServingOptions,
@@ -88,7 +89,7 @@ def ship(
     checked(bundle)
     manifest = load_manifest(bundle)
     forced = _require_verdict(manifest, force)
-    if options.backend == "tensorrt" and not plans:
+    if BACKENDS[options.backend].plans and not plans:
         plans = plan_of_build(checked(build / ENGINE).parent)
     _require_plans(options, plans or {})
     name = name or re.sub(r"[^A-Za-z0-9_.-]+", "_", manifest.model).lstrip(".-")
@@ -202,9 +203,10 @@ def _undecided_notes(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _require_plans(options: ServingOptions, plans: Mapping[str, Path]) -> None:
-    if options.backend != "tensorrt":
+    if not BACKENDS[options.backend].plans:
         if plans:
-            raise SettingError(f"--plan belongs to --backend tensorrt, not {options.backend}; leave one of them away")
+            wanted = " or ".join(PLANS)
+            raise SettingError(f"--plan belongs to --backend {wanted}, not {options.backend}; leave one of them away")
         return
     if not plans:
         raise ShipRefused(
@@ -228,7 +230,7 @@ def _files(
     files: dict[str, Path | bytes] = {name: bundle / name for name in (canaries.inputs, canaries.outputs)}
     files["model.onnx"] = bundle / manifest.model_file
     if options.backend == "python":
-        files |= {MODEL_FILES["python"]: TWIN, "__pycache__": NO_CACHE}
+        files |= {BACKENDS["python"].file: TWIN, "__pycache__": NO_CACHE}
     for plan in plans:
         files |= plan.files
     return files
@@ -254,9 +256,10 @@ def _threads(options: ServingOptions) -> dict[str, str]:
     """The parameter that each CPU backend reads its threads from."""
     if options.threads is None:
         return {}
-    if options.backend == "tensorrt":
-        raise SettingError("--threads is for CPUs; leave it away with --backend tensorrt")
-    return {"limpq.threads" if options.backend == "python" else "intra_op_thread_count": str(options.threads)}
+    parameter = BACKENDS[options.backend].threads
+    if parameter is None:
+        raise SettingError(f"--threads is for CPUs; leave it away with --backend {options.backend}")
+    return {parameter: str(options.threads)}
 
 
 def _digest(policy: Any) -> str:
@@ -293,10 +296,10 @@ def _notes(
     ]
     if options.queue_delay_us is not None:
         notes.append(THROUGHPUT_NOTE.format(delay=options.queue_delay_us))
-    if options.backend == "onnxruntime" and parameters[EXACT_SUMS] == "1":
+    if BACKENDS[options.backend].saturates and parameters[EXACT_SUMS] == "1":
         notes.append(
             "weights of more than 7 bits saturate in ONNX Runtime's default kernels on x86 CPUs without VNNI, and "
-            "Triton's onnxruntime backend is not told to avoid them: run health against the server, or ship the "
+            f"Triton's {options.backend} backend is not told to avoid them: run health against the server, or ship the "
             "python backend, which avoids them itself"
         )
     return tuple(notes)

@@ -214,7 +214,8 @@ class TinyNet:
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", logits.channels])],
             self.initializers,
         )
-        opsets = [helper.make_opsetid("", self.target.opset), helper.make_opsetid("limpq", 1)]
+        opset = self.target.opset if self.target.exportable else 21
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid("limpq", 1)]
         ir_version = helper.find_min_ir_version_for(opsets, ignore_unknown=True)
         return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
 
@@ -262,6 +263,7 @@ def residual_net(
 def tensorrt_net(
     seed: int,
     *,
+    target: str = "tensorrt",
     weight_bits: tuple[int, int, int] = (8, 4, 3),
     act_bits: tuple[int, int, int] = (8, 4, 3),
     signed_stream: bool = False,
@@ -269,7 +271,7 @@ def tensorrt_net(
 ) -> tuple[TinyNet, Tensor]:
     """The same blocks as `residual_net`, quantized on edges: in front of layers, and on the identity input of an
     Add. The second block's stream has its quantizer on two edges."""
-    net = TinyNet(seed, "tensorrt")
+    net = TinyNet(seed, target)
     net.pow2 = pow2
     w0, w1, w2 = weight_bits
     a0, a1, a2 = act_bits

@@ -9,22 +9,17 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from limpq_deploy.export.graph.folding import IntegerLayer
-from limpq_deploy.export.qdq.tensorrt_rtx import LARGEST_SUM, TensorRtRtxDialect
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.lint.check import lint_form, static_findings
+from limpq_deploy.export.qdq.tensorrt_rtx import LARGEST_SUM
+from limpq_deploy.export.records.targets import TENSORRT_RTX
 
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 
 def written(net: Any, logits: Any) -> onnx.ModelProto:
     """A tiny net's file, of the opset that TensorRT-RTX reads."""
-    template = net.template(logits)
-    template.opset_import[0].version = 21
-    model = TensorRtRtxDialect(template, net.placement, net.layers, net.acts, TENSORRT_FORMS["11"]).build()
-    kept = [entry for entry in model.opset_import if entry.domain == ""]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    model.ir_version = 10
-    onnx.checker.check_model(model, full_check=True)
+    model = net.qdq(logits)
+    assert static_findings(model, TENSORRT_RTX, lint_form(model, TENSORRT_RTX)) == []
     return model
 
 
@@ -64,7 +59,7 @@ def integer_sums(codes_NCHW: NDArray[np.int64], layer: IntegerLayer, stride: int
 def test_a_layer_is_its_integer_sum_at_11_bits_times_a_factor_plus_a_bias(
     edges: Any, layer: str, codes: str, stride: int, saturating: bool
 ) -> None:
-    net, logits = edges(3, weight_bits=(8, 8, 8), act_bits=(8, 6, 5), signed_stream=True)
+    net, logits = edges(3, target="tensorrt_rtx", weight_bits=(8, 8, 8), act_bits=(8, 6, 5), signed_stream=True)
     model = written(net, logits)
     found, folded = executed(model, net.images(4, saturating=saturating)), net.layers[layer]
     sums = integer_sums(found[f"{codes}_codes"].astype(np.int64), folded, stride)
@@ -81,7 +76,7 @@ def test_a_layer_is_its_integer_sum_at_11_bits_times_a_factor_plus_a_bias(
 
 
 def test_no_sum_can_pass_what_fp16_holds_and_none_is_subnormal(edges: Any) -> None:
-    net, logits = edges(4)
+    net, logits = edges(4, target="tensorrt_rtx")
     fixed = constants(written(net, logits))
     for name, layer in net.layers.items():
         step = float(fixed[f"{name}.weight_scale"])
@@ -93,7 +88,7 @@ def test_no_sum_can_pass_what_fp16_holds_and_none_is_subnormal(edges: Any) -> No
 
 def test_both_inputs_of_a_layer_have_one_scale_and_only_reals_that_are_read_are_written(edges: Any) -> None:
     """One scale for the tensor lets the compiler end a convolution in FP16."""
-    net, logits = edges(5)
+    net, logits = edges(5, target="tensorrt_rtx")
     model = written(net, logits)
     fixed = constants(model)
     for node in model.graph.node:
@@ -109,7 +104,7 @@ def test_both_inputs_of_a_layer_have_one_scale_and_only_reals_that_are_read_are_
 def test_a_pool_behind_a_layer_reads_its_sums_and_gives_the_same_codes(tiny_net: Any) -> None:
     """A ReLU of 8 bits and one that a narrow grid's Clip replaces."""
     for bits in (8, 4):
-        net = tiny_net(15, "tensorrt")
+        net = tiny_net(15, "tensorrt_rtx")
         images = net.quantize(net.input, "images", 8, signed=True)
         pooled = net.quantize(net.maxpool(net.conv(images, "layer", 8), "pooled"), "next", bits)
         flat = net.flatten(net.mean(net.conv(pooled, "second", 8), "mean"), "flat")
@@ -131,7 +126,7 @@ def test_a_pool_behind_a_layer_reads_its_sums_and_gives_the_same_codes(tiny_net:
 
 
 def test_a_pool_that_another_reader_shares_its_input_with_stays_where_it_is(tiny_net: Any) -> None:
-    net = tiny_net(16, "tensorrt")
+    net = tiny_net(16, "tensorrt_rtx")
     images = net.quantize(net.input, "images", 8, signed=True)
     stem = net.conv(images, "layer", 8)
     first = net.conv(net.quantize(net.maxpool(stem, "pooled"), "left.in", 8), "left", 8)
@@ -145,7 +140,7 @@ def test_a_pool_that_another_reader_shares_its_input_with_stays_where_it_is(tiny
 
 
 def test_padding_between_quantizer_and_convolution_pads_the_integers(tiny_net: Any) -> None:
-    net = tiny_net(10, "tensorrt")
+    net = tiny_net(10, "tensorrt_rtx")
     pads = net.constant("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
     images = net.quantize(net.input, "images", 8, signed=True)
     images.name = net.node("Pad", [images.name, pads], "padded")
