@@ -136,9 +136,9 @@ class Placement:
         """Bits of every quantizer that does something.
 
         A re-quantizer that `passes` is left out, and its readers take the parent's codes; floats too, for a layer that
-                is kept in float. So is a quantizer whose readers are kept in float; but where a target's layers end in codes
-                (``single_q``), a tensor that is not itself made by a float layer still travels as codes, at ``carrier_bits``.
-                Raises ValueError when layers that share a quantizer have different activation bits.
+        is kept in float. So is a quantizer whose readers are kept in float; but where a target's layers end in codes
+        (``single_q``), a tensor that is not itself made by a float layer still travels as codes, at ``carrier_bits``.
+        Raises ValueError when layers that share a quantizer have different activation bits.
         """
         widths: dict[str, int] = {}
         for quantizer in self.quantizers:

@@ -75,8 +75,8 @@ class TargetSpec:
     ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor's
     quantizer stands behind it, for all its readers; else on edges, where it is read. ``bias``: type in which a layer's
     bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight, activation) bits that
-    the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs that
-    linear layers alone may take besides (weights stored narrow, computed as wide as activations).
+    the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs
+    that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
 
     ``float_baseline``: type in which the float model runs unless a build asks for another. ``forms``: of its files, the
     oldest first, which all later versions read; none where it is not exported. ``form_key``: metadata of a file that
