@@ -6,8 +6,8 @@ are one for the compiler. Nothing is run. Files are of the form for TensorRT 11.
 Keys, by network and form: `kernels`, `integer_layers` of `layers`, `moved_mb_b1`, `moved_mb_b8` (what kernels read and
 write besides weights, 1 MB = 1e6 bytes), `weights_mb`. Forms:
 
-- `fp32`, `fp16`: the float model; `modelopt`: its int8 file by NVIDIA's ModelOpt, where that is installed;
-- `w8a8`, `w4a4`, `mixed16` (layers of 8 and of 16 bits): as they are exported for TensorRT;
+- `fp32`, `fp16`: the float model; `modelopt`: its int8 file by NVIDIA's ModelOpt (with ``--modelopt``);
+- `w8a8`, `w4a4`, `mixed16` (layers of 8 and of 16 bits): as exported for TensorRT; `... rtx`: for TensorRT-RTX;
 - `... side by side`: residual streams with two quantizers on the floats, one of the layer, one of the Add;
 - `w4a4 without LeakyRelu`: the layer's quantizer straight behind the stream's DequantizeLinear;
 - `w4a4 streams at 8`: layers that read a residual stream take 8 bits.
@@ -18,10 +18,9 @@ write besides weights, 1 MB = 1e6 bytes), `weights_mb`. Forms:
 """
 
 import argparse
-import contextlib
-import importlib.util
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,11 +40,11 @@ from limpq_deploy.export.graph.to_float16 import in_half
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.export.records.targets import TENSORRT, TENSORRT_RTX
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes.tensorrt_rtx.word import compiler_word
 from limpq_deploy.export.timing.profile import mixed_policies
-from limpq_deploy.export.timing.timing_graph import stand_in
+from limpq_deploy.export.timing.timing_graph import timing_graph
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.place import place, with_quantizers
 from limpq_deploy.model.zoo import create_model
@@ -57,6 +56,17 @@ NETWORKS = {
     "resnet50": "torchvision/resnet50",
 }
 QUICK = ("resnet20", "resnet18")
+MODELOPT = """
+import sys, numpy, onnx
+from modelopt.onnx.quantization import quantize
+source, made = sys.argv[1:]
+[image] = onnx.load(source).graph.input
+shape = [size.dim_value for size in image.type.tensor_type.shape.dim][1:]
+images = numpy.random.default_rng(0).standard_normal((8, *shape)).astype("float32")
+quantize(onnx_path=source, output_path=made, quantize_mode="int8", calibration_data={image.name: images},
+         calibration_method="max", calibration_eps=["cpu"], high_precision_dtype="fp32")
+"""
+
 GPUS = ("sm89",)
 """SM80, 86 and 120 give the same kernels and bytes (TensorRT-RTX 1.7.1)."""
 
@@ -66,6 +76,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="ResNet-20 and ResNet-18")
     parser.add_argument("--smoke", action="store_true", help="resnet8, that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--modelopt", type=Path, metavar="DIR", help="where `pip install --target` put ModelOpt")
     options = parser.parse_args()
     names = {"resnet8": "resnet8"} if options.smoke else NETWORKS
     if options.quick and not options.smoke:
@@ -74,7 +85,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for name, model in names.items():
         found[name] = {}
-        for form, file in forms(model).items():
+        for form, file in forms(model, options.modelopt).items():
             found[name][form] = figures(file)
             print(name, form, json.dumps(found[name][form]), file=sys.stderr)
     environment = read_environment()
@@ -100,9 +111,9 @@ def figures(model: onnx.ModelProto) -> dict[str, Any]:
         "kernels": word.kernels,
         "integer_layers": word.integer_layers,
         "layers": word.layers,
-        "moved_mb_b1": round(moved["batch_1"] / 1e6, 1),
-        "moved_mb_b8": round(moved["batch_8"] / 1e6, 1),
-        "weights_mb": None if word.weight_bytes is None else round(word.weight_bytes / 1e6, 1),
+        "moved_mb_b1": round(moved["batch_1"] / 1e6, 2),
+        "moved_mb_b8": round(moved["batch_8"] / 1e6, 2),
+        "weights_mb": None if word.weight_bytes is None else round(word.weight_bytes / 1e6, 2),
     }
 
 
@@ -118,14 +129,14 @@ def template_of(model: str) -> tuple[onnx.ModelProto, Placement]:
     return export_template(marked, placement.input_shape, form_for(TENSORRT, "11").opset), placement
 
 
-def forms(model: str) -> dict[str, onnx.ModelProto]:
+def forms(model: str, modelopt: Path | None) -> dict[str, onnx.ModelProto]:
     """Every form of a network, by name."""
     template, placement = template_of(model)
     beside = side_by_side(template, placement)
     plain = strip_markers(template)
     found = {"fp32": plain, "fp16": in_half(plain).model}
-    with contextlib.suppress(ImportError):
-        found["modelopt"] = by_modelopt(plain)
+    if modelopt is not None:
+        found["modelopt"] = by_modelopt(plain, modelopt)
     names = [layer.name for layer in placement.searched]
     [mixed] = mixed_policies(placement, ((8, 8), (16, 16)), 1, seed=0).values()
     four: dict[str, BitPair] = dict.fromkeys(names, (4, 4))
@@ -134,6 +145,7 @@ def forms(model: str) -> dict[str, onnx.ModelProto]:
     for name, policy in policies.items():
         found[f"{name} side by side"] = trained(*beside, policy)
         found[name] = trained(template, placement, policy)
+        found[f"{name} rtx"] = trained(template, replace(placement, target=TENSORRT_RTX.name), policy)
     found["w4a4 without LeakyRelu"] = without_leaky_relu(found["w4a4"])
     found["w4a4 streams at 8"] = trained(template, placement, four | dict.fromkeys(streams, (4, 8)))
     return found
@@ -141,7 +153,7 @@ def forms(model: str) -> dict[str, onnx.ModelProto]:
 
 def trained(template: onnx.ModelProto, placement: Placement, policy: Mapping[str, BitPair]) -> onnx.ModelProto:
     """A stand-in in which no two activation quantizers have one scale."""
-    model, random = stand_in(template, placement, policy), np.random.default_rng(0)
+    model, random = timing_graph(template, placement, policy), np.random.default_rng(0)
     quantizers = {f"{quantizer.name}_scale" for quantizer in placement.quantizers}
     for tensor in model.graph.initializer:
         if tensor.name in quantizers:
@@ -174,28 +186,15 @@ def without_leaky_relu(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def by_modelopt(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Its int8 file with its own defaults; scales from 8 random images. Raises ImportError without it."""
-    if importlib.util.find_spec("modelopt") is None:
-        raise ImportError("modelopt")
-    with contextlib.redirect_stdout(sys.stderr):
-        from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]  # heavy, and seldom there
-
-        shape = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim][1:]
-        images = np.random.default_rng(0).standard_normal((8, *shape)).astype(np.float32)
-        with tempfile.TemporaryDirectory() as folder:
-            source, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            onnx.save(model, source)
-            quantize(
-                onnx_path=str(source),
-                quantize_mode="int8",
-                calibration_data={model.graph.input[0].name: images},
-                calibration_method="max",
-                calibration_eps=["cpu"],
-                high_precision_dtype="fp32",
-                output_path=os.fspath(made),
-            )
-            return onnx.load(made)
+def by_modelopt(model: onnx.ModelProto, packages: Path) -> onnx.ModelProto:
+    """Its int8 file with its own defaults; scales from 8 random images. It brings an ONNX of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        environment = {**os.environ, "PYTHONPATH": os.fspath(packages.resolve())}
+        command = [sys.executable, "-c", MODELOPT, source, made]
+        subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
+        return onnx.load(made)
 
 
 if __name__ == "__main__":
