@@ -12,11 +12,12 @@ TENSORRT_RTX_GPU = RuntimeSpec(
     engines=True,
     distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"),
     compiled_by="tensorrt_rtx",
+    writer="tensorrt_rtx",
 )
 
 TENSORRT_RTX = TargetSpec(
     name="tensorrt_rtx",
-    description="TensorRT-RTX on an NVIDIA GPU: s8 activations with zero-point 0, s8 weights per channel",
+    description="TensorRT-RTX on an NVIDIA GPU: s8 activations with zero-point 0, s8 weights, layers end in FP16",
     runs_on=TENSORRT_RTX_GPU,
     act_container="int8",
     signed_zero_point=0,
