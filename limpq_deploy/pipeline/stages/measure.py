@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.given_comparison import GivenComparison
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.latency.baselines import least_batch, with_fp32
