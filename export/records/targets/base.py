@@ -41,7 +41,8 @@ class RuntimeSpec:
     where that is another one, whose files keep to the same rules. ``device``: what computes, and keeps the clock.
     ``threads``: numbers of threads that latency is measured with. ``engines``: whether it compiles a file, by settings
     of a builder, into an engine. ``distributions``: packages that bring it, by the names under which they are
-    installed.
+    installed. ``compiled_by``: name of the runtime whose compiler judges its files on any machine, its own or a
+    relative; None where there is none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RuntimeSpec:
     threads: tuple[Literal["default"] | int, ...]
     engines: bool
     distributions: tuple[str, ...]
+    compiled_by: str | None = None
     writer: str | None = None
 
     @property
@@ -124,6 +126,11 @@ class TargetSpec:
     def builds_engines(self) -> bool:
         """Whether its runtime compiles a file into an engine."""
         return self.runs_on is not None and self.runs_on.engines
+
+    @property
+    def compiled_by(self) -> str | None:
+        """The runtime whose compiler judges its files on any machine; None where there is none."""
+        return None if self.runs_on is None else self.runs_on.compiled_by
 
     @property
     def opset(self) -> int:
