@@ -6,7 +6,7 @@ are one for the compiler. Nothing is run. Files are of the form for TensorRT 11.
 Keys, by network and form: `kernels`, `integer_layers` of `layers`, `moved_mb_b1`, `moved_mb_b8` (what kernels read and
 write besides weights, 1 MB = 1e6 bytes), `weights_mb`. Forms:
 
-- `fp16`: the float model, which a build writes in FP16; `modelopt`: its int8 file by NVIDIA's ModelOpt (with ``--modelopt``);
+- `fp16`: the float model, built in FP16; `modelopt`: its int8 file by NVIDIA's ModelOpt (with ``--modelopt``);
 - `w8a8`, `w4a4`, `mixed16` (layers of 8 and of 16 bits): as exported for TensorRT; `... rtx`: for TensorRT-RTX;
 - `... side by side`: residual streams with two quantizers on the floats, one of the layer, one of the Add;
 - `w4a4 without LeakyRelu`: the layer's quantizer straight behind the stream's DequantizeLinear;
@@ -191,7 +191,7 @@ def by_modelopt(model: onnx.ModelProto, packages: Path) -> onnx.ModelProto:
         source, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         environment = {**os.environ, "PYTHONPATH": os.fspath(packages.resolve())}
-        command = [sys.executable, "-c", MODELOPT, source, made]
+        command = [sys.executable, "-c", MODELOPT, str(source), str(made)]
         subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
         return onnx.load(made)
 
