@@ -57,6 +57,7 @@ class ShippedVersion:
     forced: str = ""
     gpus: tuple[Machine, ...] = ()
     engine: EngineOptions | None = None
+    answered_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +211,7 @@ def _manifest(serving: Serving, active: ShippedVersion, files: list[BundleFile])
         verdict=active.verdict,
         preprocess=active.preprocess,
         engine=active.engine,
+        answered_by=active.answered_by,
         serving=to_dict(serving),
     )
 

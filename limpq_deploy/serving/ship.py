@@ -129,6 +129,7 @@ def ship(
             verdict=manifest.verdict,
             preprocess=manifest.preprocess,
             engine=manifest.engine,
+            answered_by=manifest.answered_by,
             config=text,
             labels=labels.decode(),
             forced=forced,

@@ -14,7 +14,7 @@ from limpq_deploy.train.evaluate import Accuracy
 from limpq_deploy.verdict.record import FLOAT_BITS, LatencyResult, Verdict, float_baseline
 
 if TYPE_CHECKING:
-    from limpq_deploy.pipeline.stages.run import Outcome
+    from limpq_deploy.pipeline.outcome import Outcome
 
 NAMES = {"uniform8": "w8a8, untrained"}
 """How models are called here; the 8-bit baseline has scales from 256 images and no training."""
@@ -122,6 +122,8 @@ def _where(outcome: Outcome) -> Iterator[str]:
     else:
         yield f"report: {outcome.folder / 'report.html'}"
         yield f"bundle: {outcome.folder / 'bundle'}"
+        if outcome.left is not None:
+            yield wrapped(f"next:   {outcome.left}")
     if outcome.outdated:
         yield wrapped(f"Of an earlier build, not of this one: {', '.join(outcome.outdated)}.")
 

@@ -3,23 +3,25 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
 from limpq_deploy.pipeline.config import BUDGETS
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.train.ptq import IMAGES
 from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
 from limpq_deploy.train.settings import FinetuneSettings, FloatSettings, JointSettings, TrainSettings
 from limpq_deploy.workspace.file_names import COMPARISON, POLICY
 from limpq_deploy.workspace.step import Part
+
+if TYPE_CHECKING:
+    from limpq_deploy.pipeline.context import Subject
 
 PUBLISHED_LEARNING_RATE = 0.01
 """Of the float training where published weights get a new last layer: ten times below that from random numbers."""
@@ -42,7 +44,7 @@ ENGINE_OPTIONS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level
 """Settings of how an engine is built."""
 
 
-def _machine(subject: Subject) -> dict[str, Any]:
+def _machine(subject: Deployed) -> dict[str, Any]:
     environment = read_environment()
     gpus = to_dict(ask_driver()) if subject.target.runtime == "tensorrt" else None
     return {"cpu": [environment.cpu, *environment.instruction_sets], "gpus": gpus}
@@ -56,7 +58,7 @@ RUNTIME = (
 """What exported files and measurements depend on beside their inputs and `ENGINE_OPTIONS`."""
 
 
-def _training(settings: TrainSettings, subject: Subject) -> dict[str, Any]:
+def _training(settings: TrainSettings, subject: "Subject") -> dict[str, Any]:
     augment = subject.dataset.augment
     return {
         "settings": asdict(settings),
@@ -65,11 +67,11 @@ def _training(settings: TrainSettings, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _images(subject: Subject) -> int:
+def _images(subject: "Subject") -> int:
     return len(subject.dataset.split("train"))
 
 
-def float_training(subject: Subject) -> FloatSettings:
+def float_training(subject: "Subject") -> FloatSettings:
     """How a float model is trained."""
     settings = float_recipe(subject.config.training, _images(subject))
     if subject.config.pretrained and subject.config.training.float_lr is None:
@@ -77,12 +79,12 @@ def float_training(subject: Subject) -> FloatSettings:
     return settings
 
 
-def joint_training(subject: Subject) -> JointSettings:
+def joint_training(subject: "Subject") -> JointSettings:
     """How all bit-widths are trained together."""
     return joint_recipe(subject.config.training, _images(subject))
 
 
-def finetune_training(subject: Subject) -> FinetuneSettings:
+def finetune_training(subject: "Subject") -> FinetuneSettings:
     """How a policy is trained."""
     return finetune_recipe(subject.config.training, _images(subject))
 
@@ -114,13 +116,15 @@ FINETUNE_TRAINING = Fact(
 )
 
 
-def ranges_method(subject: Subject) -> str:
+def ranges_method(subject: "Subject") -> str:
     """How scales are found where nothing is trained."""
     return subject.config.ranges or "mse"
 
 
-def calibration_images(subject: Subject) -> int:
+def calibration_images(subject: "Subject") -> int:
     """Training images that scales are found on where nothing is trained."""
+    from limpq_deploy.train.ptq import IMAGES
+
     return subject.config.calibration_images or IMAGES
 
 
@@ -134,7 +138,7 @@ CALIBRATION = Fact(
 MEASURES_IMPORTANCE = Fact("searching", ("policy",), lambda subject: subject.config.policy is None)
 
 
-def profile_seconds(subject: Subject) -> float:
+def profile_seconds(subject: "Subject") -> float:
     """Calls of each part of a model, in seconds."""
     return min(1.0, subject.config.latency_seconds)
 
@@ -171,7 +175,7 @@ PAIRS = Part(POLICY, "pairs", _pairs)
 UNIFORM_PAIR = Part(COMPARISON, "pair", own_pair)
 
 
-def condition(says: str, settings: tuple[str, ...], holds: Callable[[Subject], bool]) -> Condition:
+def condition(says: str, settings: tuple[str, ...], holds: Callable[[Any], bool]) -> Condition:
     """One that settings alone decide."""
     return Condition(says, settings, lambda subject, folder: holds(subject))
 
@@ -181,20 +185,45 @@ CALIBRATES = condition("nothing is trained", ("ptq",), lambda subject: subject.c
 SEARCHES = condition("no policy is given", ("policy",), lambda subject: subject.config.policy is None)
 TAKES_POLICY = condition("a policy is given", ("policy",), lambda subject: subject.config.policy is not None)
 PREVIEWS = condition("policies compete by preview", ("importance",), lambda subject: subject.config.importance is None)
+BEGAN_HERE = condition("the build began here", (), lambda subject: not subject.handed_over)
+HANDED_OVER = condition("another machine handed it over", (), lambda subject: subject.handed_over)
 ROUNDS_MADE = condition("a latency limit is searched for", OF_ROUNDS, lambda subject: subject.config.goes_round)
 EXPORTS = condition("the target is exported", ("target",), lambda subject: subject.target.exportable)
 BUILDS = condition("an engine is built", ("target", "engine"), lambda subject: subject.builds_engine)
+MEASURES = condition(
+    "an engine is built, or the files are executed as written",
+    ("target", "engine"),
+    lambda subject: subject.builds_engine or subject.hands_over,
+)
+HANDS_OVER = condition("an engine is left to the target", ("target", "engine"), lambda subject: subject.hands_over)
 STORES = condition("weights are stored at their bits", ("storage",), lambda subject: subject.config.storage is not None)
+KEEPS_STORED = condition(
+    "weights are stored at their bits, here",
+    ("storage",),
+    lambda subject: subject.config.storage is not None and not subject.handed_over,
+)
 PIXEL_INPUT = condition("images are pixels", ("input",), lambda subject: subject.config.input == "uint8")
 ON_CPU = condition("the runtime is ONNX Runtime", ("target",), lambda subject: subject.target.runtime == "onnxruntime")
 INTEGERS = condition("activations are integers", OF_PLACEMENT, lambda subject: not subject.placement.weights_only)
 NOT_ON_CPU = condition(
     "the runtime builds engines", ("target",), lambda subject: subject.target.runtime != "onnxruntime"
 )
+STUDIED = condition(
+    "engines of integers are studied here",
+    (*OF_PLACEMENT, "engine"),
+    lambda subject: subject.builds_engine and not subject.handed_over and not subject.placement.weights_only,
+)
 AUDITED = condition(
     "an engine of integers is audited",
-    OF_PLACEMENT,
-    lambda subject: subject.target.runtime != "onnxruntime" and not subject.placement.weights_only,
+    (*OF_PLACEMENT, "engine"),
+    lambda subject: (
+        subject.builds_engine and subject.target.runtime != "onnxruntime" and not subject.placement.weights_only
+    ),
+)
+LOOKED_INTO = condition(
+    "integers are audited",
+    (*OF_PLACEMENT, "engine"),
+    lambda subject: subject.builds_engine and not subject.placement.weights_only,
 )
 OWN_UNIFORM = Condition(
     "a uniform policy, not the policy itself, keeps the same limits",
