@@ -136,7 +136,7 @@ class Bench:
         return {op: round(ms, 4) for op, ms in sorted(found.items(), key=lambda item: -item[1])}
 
     def float_layers(self) -> list[str]:
-        """Layers of our integer graphs that ONNX Runtime leaves in float."""
+        """Layers of our integer graphs that ONNX Runtime keeps in float."""
         return [
             f"{self.model.name} {name}: {layer}"
             for name in ("w8a8", "w7a7")

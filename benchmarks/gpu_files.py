@@ -24,7 +24,7 @@ from limpq_deploy.export.reference.engine_parity import Reference, references
 from limpq_deploy.export.timing.profile import mixed_policies
 from limpq_deploy.export.timing.timing_graph import stand_in
 
-FLOAT, PLACEMENT, EDGES = "float.onnx", "placement.json", "edges.json"
+FLOAT_FILE, PLACEMENT, EDGES = "float.onnx", "placement.json", "edges.json"
 INTEGER, HALF = (8, 8), (16, 16)
 PAIRS = (INTEGER, HALF)
 """What TensorRT runs natively."""
@@ -52,7 +52,7 @@ def prepare(name: str, folder: Path, *, tensorrt: str = "8.6", seed: int = 0) ->
     template = export_template(marked, placement.input_shape, TENSORRT_FORMS[tensorrt].opset)
     plain = strip_markers(template)
     onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template), "limpq.model": name})
-    onnx.save(plain, folder / FLOAT)
+    onnx.save(plain, folder / FLOAT_FILE)
     write_record(placement, folder / PLACEMENT)
     edges = [[edge.producer, edge.consumer, edge.elements] for edge in layer_edges(traced)]
     (folder / EDGES).write_text(json.dumps(edges))
@@ -110,7 +110,7 @@ def load_placement(folder: Path) -> Placement:
 def is_prepared(folder: Path) -> bool:
     """Whether a model's folder holds everything that is measured."""
     names = (
-        FLOAT,
+        FLOAT_FILE,
         PLACEMENT,
         EDGES,
         *(f"{kind}.{end}" for kind in ("int8", "mixed") for end in ("onnx", "reference.npz")),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from gpu_files import FLOAT, PAIRS, load_edges, load_placement, load_reference
+from gpu_files import FLOAT_FILE, PAIRS, load_edges, load_placement, load_reference
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.records import to_dict
@@ -30,9 +30,9 @@ from limpq_deploy.latency.sweep import time_study
 MakeRuntime = Callable[[EngineOptions], Runtime]
 
 ENGINES: dict[str, tuple[str, EngineOptions]] = {
-    "fp32": (FLOAT, EngineOptions(float_type="float32", tf32=False)),
-    "tf32": (FLOAT, EngineOptions(float_type="float32")),
-    "fp16": (FLOAT, EngineOptions()),
+    "fp32": (FLOAT_FILE, EngineOptions(float_type="float32", tf32=False)),
+    "tf32": (FLOAT_FILE, EngineOptions(float_type="float32")),
+    "fp16": (FLOAT_FILE, EngineOptions()),
     "int8": ("int8.onnx", EngineOptions()),
     "mixed": ("mixed.onnx", EngineOptions()),
 }
@@ -124,7 +124,7 @@ class Bench:
         """The latency table of INT8 and FP16, with what it predicts of graphs that it did not know."""
         graphs, seconds = (2, 0.1) if self.quick else (8, 1.0)
         table = profile(
-            with_markers(load_model(self.folder / FLOAT)),
+            with_markers(load_model(self.folder / FLOAT_FILE)),
             load_placement(self.folder),
             load_edges(self.folder),
             self.make(EngineOptions()),
@@ -144,7 +144,7 @@ class Bench:
         """How far BitOps predict latency: graphs of INT8 and FP16, those of the profile, whose engines are there then,
         and of 2 to 8 bits."""
         seconds = 0.1 if self.quick else 1.0
-        template, placement = with_markers(load_model(self.folder / FLOAT)), load_placement(self.folder)
+        template, placement = with_markers(load_model(self.folder / FLOAT_FILE)), load_placement(self.folder)
         searched = [layer.name for layer in placement.searched]
         native = {
             **{uniform(pair): dict.fromkeys(searched, pair) for pair in PAIRS},

@@ -66,8 +66,8 @@ def _engines(found: dict[str, Any]) -> Iterator[str]:
                 f"{plan['size'] / 2**20:.1f}",
                 f"{sum(one['seconds'] for one in plan['builds']):.1f}",
             ]
-        untold = f", {others} not told" if others else ""
-        yield f"| {name} | {' / '.join(map(str, counts))}{untold} | {' | '.join(about)} |"
+        unknown = f", {others} of unknown precision" if others else ""
+        yield f"| {name} | {' / '.join(map(str, counts))}{unknown} | {' | '.join(about)} |"
 
 
 def _parity(found: dict[str, Any]) -> Iterator[str]:

@@ -21,9 +21,10 @@ from typing import Any
 
 from latency_bench import SIZE, Model, machine, prepare
 
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.timing.profile import ProfileSettings, errors, profile, skeleton_of
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
+from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.rounds import Timed, go_round
 from limpq_deploy.pipeline.stages.rounds import measure_study, time_policy
 from limpq_deploy.policy.latency_cost import latency_budget

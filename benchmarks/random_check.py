@@ -12,9 +12,10 @@ from itertools import pairwise, product
 import numpy as np
 from random_instances import Instance
 
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.foreign_output import stdout_to_stderr
 from limpq_deploy.policy.costs import Budget
-from limpq_deploy.policy.indicators import ActMoment, BitPair, LayerIndicators
+from limpq_deploy.policy.indicators import ActMoment, LayerIndicators
 
 Pairs = Mapping[str, BitPair]
 

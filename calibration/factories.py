@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.calibration.foreign import told
+from limpq_deploy.calibration.foreign import sentence_of
 
 
 def is_factory_name(name: str) -> bool:
@@ -51,10 +51,13 @@ def call_factory(name: str, factory: Callable[..., Any], error: type[LimpqError]
     except LimpqError:
         raise
     except (Exception, SystemExit) as inside:
-        raise error(f"{name!r} raised {told(inside)}; mend the factory, or see all of it with --debug") from inside
+        raise error(
+            f"{name!r} raised {sentence_of(inside)}; mend the factory, or see all of it with --debug"
+        ) from inside
 
 
 def _import_failed(name: str, inside: BaseException, error: type[LimpqError]) -> LimpqError:
     return error(
-        f"importing {name.partition(':')[0]!r} raised {told(inside)}; mend the module, or see all of it with --debug"
+        f"importing {name.partition(':')[0]!r} raised {sentence_of(inside)}; mend the module, or see all of it "
+        "with --debug"
     )

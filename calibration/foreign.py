@@ -1,4 +1,4 @@
-"""What foreign code raised (a user's module, torch), told in one sentence: its cause and its line."""
+"""What foreign code raised (a user's module, torch), in one sentence: its cause and its line."""
 
 import sysconfig
 import traceback
@@ -32,7 +32,7 @@ def cause(error: BaseException) -> str:
     return shown.rstrip(".;")
 
 
-def told(error: BaseException) -> str:
+def sentence_of(error: BaseException) -> str:
     """``ValueError: text (file.py:12)``."""
     name, text = type(error).__name__, cause(error)
     return f"{name}{'' if text == name else f': {text}'}{line_of(error)}"

@@ -16,7 +16,7 @@ from limpq_deploy.export.timing.timing_statistics import latency_stats
 from limpq_deploy.train.evaluate import Accuracy, PairedComparison
 from limpq_deploy.verdict.record import (
     AccuracyResult,
-    BitOps,
+    BitOpsCount,
     Check,
     EndToEndParity,
     LatencyLine,
@@ -159,7 +159,7 @@ def accuracies(draw: st.DrawFn) -> Accuracy:
 
 LIMITS = st.builds(Limits, max_accuracy_drop=REAL, max_latency_ms=optional(REAL), min_speedup=optional(REAL))
 BITOPS = st.builds(
-    BitOps, name=NAME, nominal_searched=COUNT, nominal_all=COUNT, realised_searched=COUNT, realised_all=COUNT
+    BitOpsCount, name=NAME, nominal_searched=COUNT, nominal_all=COUNT, realised_searched=COUNT, realised_all=COUNT
 )
 PAIRED = st.builds(PairedComparison, images=COUNT, only_first=COUNT, only_second=COUNT, p_first_worse=SHARE)
 ACCURACY_RESULT = st.builds(

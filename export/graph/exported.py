@@ -32,7 +32,7 @@ class ExportRecord:
 
     ``tensorrt``: version that the file is written for, None for other targets. ``batch``: images per call for an
     engine's optimisation profile, MIN:OPT:MAX; None where the builder's default holds. ``nominal``: bytes of all
-    weights at the bits of the policy, which no file has to the byte. ``float_layers``: those that compute in floats by
+    weights at the bits of the policy, which no file has to the byte. ``float_layers``: those that compute in float by
     plan. ``stored``: the same model with true low-bit weights (`storage`), where it was asked for.
     """
 

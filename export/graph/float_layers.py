@@ -1,4 +1,4 @@
-"""Layers that compute in floats, by the policy's wish: plain ones, and those with integer weights alone.
+"""Layers that compute in float, by the policy's wish: plain ones, and those with integer weights alone.
 
 A Q/DQ file names them in its metadata under `FLOAT_LAYERS`, so that whoever reads the file (lint, reference, engine)
 knows which float nodes are planned.
@@ -17,12 +17,12 @@ from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.export.graph.folding import BatchNormParams
 
 FLOAT_LAYERS = "limpq.float_layers"
-"""Metadata key: a JSON list of the layers that compute in floats as planned."""
+"""Metadata key: a JSON list of the layers that compute in float as planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatLayer:
-    """A layer with BatchNorm folded in that computes in floats.
+    """A layer with BatchNorm folded in that computes in float.
 
     ``bits``: of the widest tensor that stays in float, 16 or 32. ``weight`` float32, OIHW or OI; ``bias`` float64
     [O]. Where only the weight is quantized: ``codes`` int8, as ``weight``, ``scale`` float32 [O] and ``weight`` =
@@ -97,7 +97,7 @@ def fold_weight_only(
 
 
 def planned_float(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Layers that a file says compute in floats by plan. Raises ModelError where its metadata is damaged."""
+    """Layers that a file says compute in float by plan. Raises ModelError where its metadata is damaged."""
     for entry in model.metadata_props:
         if entry.key == FLOAT_LAYERS:
             try:
@@ -111,7 +111,7 @@ def planned_float(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def computes_in_floats(model: onnx.ModelProto) -> bool:
-    """Whether all layers of a file compute in floats by plan, so that its sums and pools do too."""
+    """Whether all layers of a file compute in float by plan, so that its sums and pools do too."""
     layers = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
     return bool(layers) and layers <= set(planned_float(model))
 

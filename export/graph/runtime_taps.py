@@ -204,7 +204,7 @@ def _rearranged(model: onnx.ModelProto) -> set[str]:
     """Tensors behind a Transpose of the file's own, up to the next operator whose result has an arrangement of its own.
 
     The runtime moves a Transpose past operators on single values, and merges it with those of its layouts: such a
-    tensor's arrangement in the optimised graph cannot be told.
+    tensor's arrangement in the optimised graph is unknown.
     """
     found: set[str] = set()
     for node in model.graph.node:

@@ -20,7 +20,7 @@ from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 from limpq_deploy.export.graph.graph_rules import captured_by, subgraphs
 from limpq_deploy.export.graph.onnx_files import constants
 
-FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+FLOAT32, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
 HALF_TYPE = "tensor(float16)"
 """As operator definitions spell it."""
@@ -65,7 +65,9 @@ class _Plan:
         self.versions = {entry.domain: entry.version for entry in model.opset_import}
         self.types = _types(model)
         self.numbers = {
-            name: value.astype(np.float32) for name, value in constants(graph).items() if self.types.get(name) == FLOAT
+            name: value.astype(np.float32)
+            for name, value in constants(graph).items()
+            if self.types.get(name) == FLOAT32
         }
         self.captured = {name for node in graph.node for name in captured_by(node)}
         self.kept: dict[str, str] = {}
@@ -76,7 +78,7 @@ class _Plan:
             reads = {name for name in (*node.input, *captured_by(node)) if name in images}
             if reads and node.op_type not in SHAPE_ONLY:
                 images.update(filter(None, node.output))
-            floats = any(self.types.get(name, FLOAT) == FLOAT for name in reads)
+            floats = any(self.types.get(name, FLOAT32) == FLOAT32 for name in reads)
             reading = self._reading(node) if floats else _Reading()
             if reading.reason is not None:
                 self.kept[node.name or node.output[0]] = reading.reason
@@ -97,7 +99,7 @@ class _Plan:
         variables, inputs = self._admitted(node, schema)
         if not inputs:
             return _Reading(reason=f"{node.op_type} knows no float16")
-        made = [index for index, name in enumerate(node.output) if self.types.get(name) == FLOAT]
+        made = [index for index, name in enumerate(node.output) if self.types.get(name) == FLOAT32]
         outputs = {index for index in made if _formal(schema.outputs, index).type_str in variables}
         if len(outputs) < len(made) and node.op_type != "Cast":  # what a Cast gives stands in its attribute
             return _Reading(reason=f"{node.op_type} gives float32 whatever it reads")
@@ -115,7 +117,7 @@ class _Plan:
             formal = _formal(schema.inputs, index)
             if not name:
                 continue
-            if self.types.get(name) == FLOAT and HALF_TYPE in formal.types and formal.is_homogeneous:
+            if self.types.get(name) == FLOAT32 and HALF_TYPE in formal.types and formal.is_homogeneous:
                 carried.setdefault(formal.type_str, []).append(index)
             else:
                 barred.add(formal.type_str)  # a variable stands for one type, and here for another one
@@ -175,7 +177,7 @@ class _Writer:
         halves = set(self.names.half.values())
         for entry in graph.value_info:
             if entry.name in halves:
-                entry.type.tensor_type.elem_type = HALF
+                entry.type.tensor_type.elem_type = FLOAT16
         return made
 
     def _node(self, node: onnx.NodeProto, reading: _Reading) -> None:
@@ -189,7 +191,7 @@ class _Writer:
             name = node.output[index]
             self.names.half[name] = copied.output[index] = self._fresh(f"{name}.half") if name in self.ends else name
             if name in self.ends:
-                self._cast(copied.output[index], name, FLOAT)
+                self._cast(copied.output[index], name, FLOAT32)
 
     def _half(self, name: str) -> str:
         if name not in self.names.half:
@@ -198,7 +200,7 @@ class _Writer:
                 self.added.append(numpy_helper.from_array(_rounded(self.plan.numbers[name]), result))
             else:
                 result = self._fresh(f"{name}.half")
-                self._cast(name, result, HALF)
+                self._cast(name, result, FLOAT16)
             self.names.half[name] = result
         return self.names.half[name]
 
@@ -208,7 +210,7 @@ class _Writer:
             return name
         if name not in self.names.float:
             self.names.float[name] = self._fresh(f"{name}.float")
-            self._cast(name, self.names.float[name], FLOAT)
+            self._cast(name, self.names.float[name], FLOAT32)
         return self.names.float[name]
 
     def _only_half(self, name: str) -> bool:
@@ -231,7 +233,7 @@ def _formal(parameters: Sequence[defs.OpSchema.FormalParameter], index: int) -> 
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element types of all tensors that can be told."""
+    """Element types of all tensors of which they are known."""
     graph = shape_inference.infer_shapes(model).graph
     entries: Iterator[onnx.ValueInfoProto] = (
         entry for entries in (graph.value_info, graph.input, graph.output) for entry in entries

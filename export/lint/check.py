@@ -1,4 +1,4 @@
-"""A file held against its target: what is refused, what runs in floats, what differs, what is slower."""
+"""A file held against its target: what is refused, what runs in float, what differs, what is slower."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -29,8 +29,8 @@ class LintReport:
 
     ``tensorrt``: the version whose rules were checked; None for other targets. ``op_counts``: operators of the
     optimised graph, ``domain:op`` outside the standard domain. ``float_compute``: its Conv, Add, Gemm and MatMul nodes
-    that work in floats; ``float_nodes``: all its other nodes that do, the first QuantizeLinear excepted.
-    ``planned_float``: layers that the policy leaves in float, as the file says; their nodes are in neither, and no rule
+    that work in float; ``float_nodes``: all its other nodes that do, the first QuantizeLinear excepted.
+    ``planned_float``: layers that the policy keeps in float, as the file says; their nodes are in neither, and no rule
     is broken by them. ``optimized``: False where the target's runtime is not here, so that only the rules were
     checked; ``unavailable`` then says why.
     """
@@ -104,7 +104,7 @@ def static_findings(model: onnx.ModelProto, target: TargetSpec, form: FileForm |
     """Rules that can be checked on the Q/DQ file itself."""
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
-            yield finding("batchnorm", node.name or node.output[0], "it is computed in floats, by itself")
+            yield finding("batchnorm", node.name or node.output[0], "it is computed in float, by itself")
     if target.name == "tensorrt":
         yield from tensorrt_findings(model, form or lint_form(model, target))
     elif target.name == "onnxruntime":
@@ -137,7 +137,7 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _planned_nodes(model: onnx.ModelProto) -> frozenset[str]:
-    """What the nodes may be called that execute layers left in float."""
+    """What the nodes may be called that execute layers that run in float."""
     names = layer_names(model)
     return frozenset(name for layer in planned_float(model) for name in names.get(layer, ()))
 

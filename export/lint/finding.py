@@ -6,7 +6,7 @@ from typing import Literal
 Severity = Literal["refused", "float", "differs", "slower"]
 
 SEVERITIES: tuple[Severity, ...] = ("refused", "float", "differs", "slower")
-"""Gravest first: the target refuses the file; a layer runs in floats; the target computes something else than the file
+"""Gravest first: the target refuses the file; a layer runs in float; the target computes something else than the file
 says; it runs as written, and another form is faster."""
 
 

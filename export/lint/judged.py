@@ -1,4 +1,4 @@
-"""ONNX Runtime's own word on a file: what it refuses, what its optimised graph leaves in floats, what differs.
+"""ONNX Runtime's own word on a file: what it refuses, what its optimised graph keeps in float, what differs.
 
 The rules then explain; one that the runtime contradicts is dropped.
 """
@@ -55,7 +55,7 @@ def judged(static: Iterable[Finding], trial: Trial, floats: "FloatNodes", model:
     for name, operator in floats.compute.items():
         if name not in in_float:
             rule = "signed-codes" if _reads_signed(name, graph) else "runs-in-float"
-            yield finding(rule, name, f"it runs in floats after optimisation ({operator})")
+            yield finding(rule, name, f"it runs in float after optimisation ({operator})")
     differs = any(one.severity == "differs" and one.node not in floats.compute for one in found)
     if not differs and trial.signal_db is not None and trial.signal_db < LEAST_SIGNAL_DB:
         yield finding(

@@ -1,6 +1,6 @@
 """ONNX Runtime's rules: why a layer of a Q/DQ file does not run in integers on its CPU kernels, as the file shows it.
 
-Where ONNX Runtime is installed these are explanations: what runs in floats is then read from its own optimised graph
+Where ONNX Runtime is installed these are explanations: what runs in float is then read from its own optimised graph
 (`judged`). Where it is not, they are all there is.
 """
 
@@ -70,7 +70,7 @@ def _add(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
         return  # a bias, which the layer before it takes in
     for tensor in node.input:
         if graph.maker(tensor, DEQUANTIZE) is None and graph.types.get(tensor) in (None, *FLOATS):
-            yield finding("add-float", name_of(node), f"input {tensor!r} is float, so this Add runs in floats")
+            yield finding("add-float", name_of(node), f"input {tensor!r} is float, so this Add runs in float")
     readers = graph.readers[node.output[0]]
     if [reader.op_type for reader in readers] == [QUANTIZE]:
         yield from _absorbed(name_of(node), None, readers[0], graph)
@@ -81,16 +81,16 @@ def _join(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     if len(bare) == len(node.input):
         return  # arithmetic on shapes, or a float part of the model
     for tensor in bare:
-        yield finding("join-float", name_of(node), f"input {tensor!r} is float, so this {node.op_type} runs in floats")
+        yield finding("join-float", name_of(node), f"input {tensor!r} is float, so this {node.op_type} runs in float")
 
 
 def _layer(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     name, source, weight = name_of(node), _codes(node.input[0], graph), graph.maker(node.input[1], DEQUANTIZE)
     if source is None and weight is None:
-        yield finding("not-quantized", name, "neither its input nor its weight is, so this layer runs in floats")
+        yield finding("not-quantized", name, "neither its input nor its weight is, so this layer runs in float")
         return
     if node.op_type == "ConvTranspose":
-        yield finding("deconvolution", name, "ONNX Runtime has no integer kernel for it: it runs in floats")
+        yield finding("deconvolution", name, "ONNX Runtime has no integer kernel for it: it runs in float")
         return
     if source is None:
         yield finding("input-float", name, f"input {node.input[0]!r} is float, so this layer stays float")
@@ -166,7 +166,7 @@ def _bias(node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, 
 
 
 def _result(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
-    """One QuantizeLinear alone behind the layer or its activation; a product may end in floats without a bias."""
+    """One QuantizeLinear alone behind the layer or its activation; a product may end in float without a bias."""
     name, tensor, activation = name_of(node), node.output[0], None
     while len(graph.readers[tensor]) == 1 and tensor not in graph.outputs:
         reader = graph.readers[tensor][0]
@@ -183,7 +183,7 @@ def _result(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     elif node.op_type not in ("MatMul", "Gemm") or (graph.given(node, 2) and graph.maker(node.input[2]) is None):
         found = ", ".join(sorted({reader.op_type for reader in readers})) or "the model's output"
         several = "two quantizers read" if found == QUANTIZE else f"{found} takes"
-        yield finding("result-float", name, f"{several} {tensor!r} in floats, so this layer stays float")
+        yield finding("result-float", name, f"{several} {tensor!r} in float, so this layer stays float")
 
 
 def _absorbed(

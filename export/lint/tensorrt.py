@@ -16,7 +16,7 @@ from limpq_deploy.export.records.tensorrt_versions import FileForm
 
 
 def tensorrt_findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
-    """Breaches of the rules of one version. A layer that is left in float by plan breaks no placement rule."""
+    """Breaches of the rules of one version. A layer that is kept in float by plan breaks no placement rule."""
     planned, graph = planned_float(model), LintGraph(model)
     floats = computes_in_floats(model)
     yield from model_findings(model, form)
@@ -61,7 +61,7 @@ def _add(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     quantized = [source for source in sources if source is not None and source.op_type == DEQUANTIZE]
     if not quantized:
         yield finding(
-            "add-bare", name_of(node), "no input is quantized, so that the sum is read in floats and written in floats"
+            "add-bare", name_of(node), "no input is quantized, so that the sum is read in float and written in float"
         )
     elif len(quantized) == 2 or not any(_op(source) in LAYERS for source in sources):
         between = [source for source in quantized if _takes_a_layers_result(source, graph)]

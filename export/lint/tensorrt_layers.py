@@ -50,10 +50,10 @@ def layer_findings(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> It
     source = source_of(node.input[1 - places], graph)
     weight = source_of(node.input[places], graph)
     if isinstance(source, Stop) and isinstance(weight, Stop):
-        yield finding("not-quantized", name, "neither its input nor its weight is, so this layer runs in floats")
+        yield finding("not-quantized", name, "neither its input nor its weight is, so this layer runs in float")
         return
     if node.op_type == "ConvTranspose":
-        yield finding("deconvolution", name, "TensorRT has no int8 kernel that takes this one: it runs in floats")
+        yield finding("deconvolution", name, "TensorRT has no int8 kernel that takes this one: it runs in float")
         return
     if isinstance(source, Stop):
         yield finding("input-float", name, f"{source.why}: this layer stays float")
@@ -79,7 +79,7 @@ def source_of(tensor: str, graph: LintGraph) -> Source:
     if node.op_type in MOVERS:
         value = graph.value(node.input[2]) if node.op_type == "Pad" and graph.given(node, 2) else None
         if value is not None and np.any(value):
-            return Stop(f"Pad {name_of(node)!r} adds {np.ravel(value)[0]:g} in floats")
+            return Stop(f"Pad {name_of(node)!r} adds {np.ravel(value)[0]:g} in float")
         return source_of(node.input[0], graph)
     if node.op_type == "Cast" and not _widens(node, graph):
         return source_of(node.input[0], graph)
@@ -87,7 +87,7 @@ def source_of(tensor: str, graph: LintGraph) -> Source:
         sides = [at for at in (0, 1) if (one := graph.value(node.input[at])) is not None and one.size == 1]
         if sides and (node.op_type == "Mul" or sides == [1]):
             return source_of(node.input[1 - sides[0]], graph)
-    return Stop(f"{node.op_type} {name_of(node)!r} makes it in floats")
+    return Stop(f"{node.op_type} {name_of(node)!r} makes it in float")
 
 
 def _joined(node: onnx.NodeProto, graph: LintGraph) -> Source:

@@ -80,7 +80,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def float_constants(self, layer: FloatLayer) -> tuple[str, str]:
-        """The same of a layer that computes in floats."""
+        """The same of a layer that computes in float."""
 
     @abstractmethod
     def move(self, node: onnx.NodeProto) -> None:
@@ -107,7 +107,7 @@ class Dialect(ABC):
         return self.real(node.input[0])
 
     def only_floats_read(self, quantizer: ActQuantizer) -> bool:
-        """Whether all readers of a quantizer are layers that compute in floats, or nothing is quantized at all."""
+        """Whether all readers of a quantizer are layers that compute in float, or nothing is quantized at all."""
         if self.placement.weights_only:
             return True
         return bool(quantizer.layers) and all(

@@ -57,7 +57,7 @@ def build_qdq(
     """The integer model as a Q/DQ graph. ``layers`` by layer name, ``acts`` by quantizer name.
 
     A re-quantizer without an entry in ``acts`` does nothing: its readers take the parent's codes. Layers that compute
-    in floats are named in the metadata (`float_layers.planned_float`), and so is the version of TensorRT. ``form``:
+    in float are named in the metadata (`float_layers.planned_float`), and so is the version of TensorRT. ``form``:
     None for the one that takes the template's opset. Raises ModelError
     when template, placement, layers and acts do not fit together, when the template has another opset than the form,
     or when the target is not exported.

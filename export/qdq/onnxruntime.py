@@ -11,7 +11,7 @@ come out of two float nodes. A ReLU6 becomes a Relu, and its upper end a Clip on
 MaxPool, Slice, Pad, Flatten and the like run on codes, between Clip and DequantizeLinear. Weights are int8 with one
 scale per output channel, biases int32 at scale ``input scale * weight scale``.
 
-A layer that the policy leaves in float reads the reals of what is there; its weight and bias are floats. Between two
+A layer that the policy keeps in float reads the reals of what is there; its weight and bias are floats. Between two
 such layers nothing is quantized. Codes that it reads are dequantized for it alone, by scales written once for each
 channel, all equal: ONNX Runtime (1.31) quantizes the float weight of any layer between a DequantizeLinear with one
 scale and a QuantizeLinear to 8 bits, by itself and silently (its WeightBiasQuantization), and passes over this form.
@@ -163,6 +163,6 @@ class OnnxRuntimeDialect(Dialect):
 
     def _dequantized_constant(self, name: str, codes: NDArray[Any], scale: NDArray[np.float32]) -> str:
         inputs = [self.constant(f"{name}_codes", codes), self.constant(f"{name}_scale", scale)]
-        if codes.dtype == np.int8:  # without it ONNX Runtime leaves a Gemm in floats (seen in 1.31.1)
+        if codes.dtype == np.int8:  # without it ONNX Runtime keeps a Gemm in float (seen in 1.31.1)
             inputs.append(self.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int8)))
         return self.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=0)

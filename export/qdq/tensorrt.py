@@ -13,7 +13,7 @@ What depends on the version is its `FileForm`:
 - a weight is an int8 initializer with a DequantizeLinear along axis 0 (10, 11), or an FP32 initializer
   ``codes * scale`` followed by a QuantizeLinear and a DequantizeLinear (8.6 does not read int8 initializers reliably,
   and the builder runs the pair once);
-- a layer that the policy leaves in float reads the floats that are there. Where types are taken from the file (10, 11)
+- a layer that the policy keeps in float reads the floats that are there. Where types are taken from the file (10, 11)
   a layer of 16 bits has FP16 constants between Casts, and what only moves or bounds its result (ReLU, pool) stays in
   FP16 with it; else (8.6) it is written in FP32 and the builder's flag FP16 decides. A convolution of 8.6 that reads
   floats has its integer weights as FP32 constants ``codes * scale``: a pair would bring nothing there, and 8.2 and 8.4
@@ -24,7 +24,7 @@ Scales stay FP32 beside FP16 layers: rounded to FP16 they would move the grids t
 
 What differs from the integer form: the bias is the float bias of the folded layer, not rounded to the accumulator's
 grid, since TensorRT's layers take float biases; the two differ by at most half of ``input scale * weight scale``
-(beside scales that are powers of two it is the rounded one). The accumulator is scaled and the bias added in floats, in
+(beside scales that are powers of two it is the rounded one). The accumulator is scaled and the bias added in float, in
 an order that the builder chooses, so two engines agree to at most one step layer by layer, not bit by bit end to end.
 """
 

@@ -42,8 +42,8 @@ class BatchRange:
 class EngineOptions:
     """Settings of one engine.
 
-    ``float_type``: what layers left in float may run in where the file does not say: "float16" lets the builder choose
-    between that and float32 where typing is weak, and writes float models in float16 where it is strong. ``typing``:
+    ``float_type``: of layers without integers, where the file does not say: "float16" lets the builder choose between
+    that and float32 where typing is weak, and writes float models in float16 where it is strong. ``typing``:
     "strong" takes every type from the file (10; always 11), "weak" lets the builder choose (8.6, 10); "auto": strong
     for a file written with its types. ``tf32``: whether float32 products may drop 13 bits of the mantissa, as TensorRT
     does by default. ``batch``: for files whose batch is free. ``workspace_mib`` None: all of the GPU's memory.

@@ -146,7 +146,7 @@ class CpuMeter:
         self._since = time.perf_counter()
 
     def read(self) -> CpuUse | None:
-        """Use by others so far; None where the kernel does not tell."""
+        """Use by others so far; None where the kernel does not say."""
         now, seconds = _ticks(), time.perf_counter() - self._since
         if self._start is None or now is None or seconds <= 0:
             return None

@@ -14,6 +14,9 @@ from limpq_deploy.export.records.targets import TargetSpec, in_float, target_nam
 BitPair = tuple[int, int]
 """(weight_bits, act_bits) of one layer."""
 
+FLOAT_BITS = 32
+"""Bits of a weight or an activation that a policy keeps in float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActQuantizer:
@@ -110,7 +113,7 @@ class Placement:
         return layer.input if len(readers) > 1 else None
 
     def float_layers(self, policy: Mapping[str, BitPair]) -> tuple[str, ...]:
-        """Layers that the policy leaves in float: weight, activations or both have more bits than a grid."""
+        """Layers that the policy keeps in float: weight, activations or both have more bits than a grid."""
         if self.weights_only:
             return tuple(layer.name for layer in self.layers)
         return tuple(layer.name for layer in self.layers if self._in_float(layer.name, policy))
@@ -133,7 +136,7 @@ class Placement:
         """Bits of every quantizer that does something.
 
         A re-quantizer as wide as its parent, or wider, is the identity: it is left out, and its readers take the
-        parent's codes. So is a quantizer whose readers are left in float; but where a target's layers end in codes
+        parent's codes. So is a quantizer whose readers are kept in float; but where a target's layers end in codes
         (``single_q``), a tensor that is not itself made by a float layer still travels as codes, at ``carrier_bits``.
         Raises ValueError when layers that share a quantizer have different activation bits.
         """

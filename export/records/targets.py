@@ -7,11 +7,11 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 WIDEST_GRID = 8
-"""Bits of the widest integer grid; a policy that says more leaves the tensor in float."""
+"""Bits of the widest integer grid; a policy that says more keeps the tensor in float."""
 
 
 def in_float(bits: int) -> bool:
-    """Whether a tensor of these nominal bits is left in float."""
+    """Whether a tensor of these nominal bits is kept in float."""
     return bits > WIDEST_GRID
 
 
@@ -55,7 +55,7 @@ class TargetSpec:
 
     @property
     def float_widths(self) -> frozenset[int]:
-        """Widths at which a policy leaves weights or activations in float, such as 16 and 32."""
+        """Widths at which a policy keeps weights or activations in float, such as 16 and 32."""
         pairs = (*self.native_pairs, *self.linear_pairs)
         return frozenset(bits for pair in pairs for bits in pair if in_float(bits))
 

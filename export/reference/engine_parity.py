@@ -1,6 +1,6 @@
 """An engine against its file, stretch by stretch: both are fed the same codes at every quantizer.
 
-TensorRT scales and adds biases in floats, in an order of its own, so two executions differ where a value lies at a tie,
+TensorRT scales and adds biases in float, in an order of its own, so two executions differ where a value lies at a tie,
 and end to end such steps are carried on and grow. Layer by layer they are single steps, few, and bounded; a lost Clip,
 a wrong scale or a layer in a narrower type are not. The file as written is executed by ONNX Runtime, every optimisation
 off; the engine is built from the same file, cut (`split_at_quantizers`).

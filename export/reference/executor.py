@@ -4,7 +4,7 @@ Arithmetic of ONNX Runtime's kernels for the fused graph, written down in `opera
 runtime is used. The graph is walked in order and values stay unevaluated until a QuantizeLinear says what they become:
 an accumulator of integer products, a sum of two dequantized tensors, a mean, or a function of single codes (a table).
 
-Layers that the file says compute in floats (`float_layers.planned_float`) have no integers to refer to: sums of floats
+Layers that the file says compute in float (`float_layers.planned_float`) have no integers to refer to: sums of floats
 depend on their order. Each is handed to whoever executes such layers (`float_execution`), alone, on the reals of the
 reference's own codes; what it gives is quantized here again, so that everything between such layers is still compared.
 """
@@ -25,9 +25,9 @@ from limpq_deploy.export.graph.onnx_files import attribute, constants
 from limpq_deploy.export.graph.runtime_taps import code_tensors
 from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.arm import AddTable, add_table_here
+from limpq_deploy.export.reference.elementwise import TABLES
 from limpq_deploy.export.reference.float_execution import ExecuteFloats, layer_alone
 from limpq_deploy.export.reference.moves import MOVES
-from limpq_deploy.export.reference.tables import TABLES
 from limpq_deploy.export.reference.values import LAZY, Accumulator, Dequantized, Joined, Mean, Product, Sum, Table
 
 Array = NDArray[Any]
@@ -45,7 +45,7 @@ class _Layer:
 class IntegerReference:
     """Runs a Q/DQ file in integers. Raises ModelError for a graph outside the dialect, when it is made or first run.
 
-    ``floats`` executes the layers that compute in floats; a file without them needs none. ``add``: the Add of an x86 or
+    ``floats`` executes the layers that compute in float; a file without them needs none. ``add``: the Add of an x86 or
     an Arm machine (`arm`); None: that of this one.
     """
 
@@ -250,7 +250,7 @@ def _alone(
     model: onnx.ModelProto, node: onnx.NodeProto, floats: ExecuteFloats | None
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     if floats is None:
-        raise _outside(node, "by plan it computes in floats, and nothing was given that executes such layers")
+        raise _outside(node, "by plan it computes in float, and nothing was given that executes such layers")
     return floats(layer_alone(model, node))
 
 

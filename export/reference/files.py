@@ -19,10 +19,10 @@ from limpq_deploy.export.graph.onnx_files import attribute, constants
 from limpq_deploy.export.reference import layers
 from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.arm import add_table_here
+from limpq_deploy.export.reference.elementwise import TABLES
 from limpq_deploy.export.reference.islands import Execute, Executed, Island, divided
 from limpq_deploy.export.reference.moves import MOVES, explicit_pads
 from limpq_deploy.export.reference.reals import bounds, parts_of, quantize_along, real_of, shape_of, unsigned
-from limpq_deploy.export.reference.tables import TABLES
 from limpq_deploy.export.reference.values import (
     LAZY,
     Average,

@@ -1,4 +1,4 @@
-"""Layers that compute in floats, executed alone: each as a model of one layer, by the runtime that is compared with.
+"""Layers that compute in float, executed alone: each as a model of one layer, by the runtime that is compared with.
 
 The runtime is free to sum floats in any order, but takes the same one for the same layer, whatever surrounds it: its
 kernel is chosen by the layer's own shape, and its activation function works on finished sums. That the results are

@@ -180,7 +180,7 @@ def compare_runtime(
     """Run the reference, the runtime's session and its watched twin on batches of images NCHW, and compare.
 
     The logits compared are those of the *unwatched* session; the codes come from the watched one, which must give the
-    same logits (else the watching itself is at fault, an assertion). Layers that compute in floats by plan are executed
+    same logits (else the watching itself is at fault, an assertion). Layers that compute in float by plan are executed
     by the same runtime, each alone (`float_execution`). ``reference_path``: another file for the
     reference, to show that a fault put into one of the two is found.
     """

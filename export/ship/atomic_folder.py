@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from limpq_deploy.calibration.files import sync
 from limpq_deploy.export.ship.manifest import BundleFile
 
 _AT_FDCWD = -100
@@ -59,15 +60,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def sync_folders(root: Path) -> None:
     for folder, _, _ in os.walk(root):
-        _sync(Path(folder))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(Path(folder))
 
 
 def move_into_place(temporary: Path, folder: Path) -> None:
@@ -79,7 +72,7 @@ def move_into_place(temporary: Path, folder: Path) -> None:
         folder.rename(aside)
         temporary.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -8,11 +8,8 @@ import numpy as np
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.export.records.environment import differences
-from limpq_deploy.export.timing.report import LatencyReport, LatencySeries, Threads
+from limpq_deploy.export.timing.report import FLOAT_SERIES, LatencyReport, LatencySeries, Threads
 from limpq_deploy.export.timing.timing_statistics import middle, resampled_medians
-
-FLOAT = "float"
-"""Name of the series that speed-ups of a table are over, where there is one."""
 
 
 class Incomparable(LimpqError):
@@ -165,7 +162,7 @@ def _settings(series: LatencySeries) -> dict[str, object]:
 
 
 def _rows(source: str, report: LatencyReport) -> list[FleetRow]:
-    slow = {one.setting: one.stats.p50_ms for one in report.series if one.name == FLOAT}
+    slow = {one.setting: one.stats.p50_ms for one in report.series if one.name == FLOAT_SERIES}
     return [
         FleetRow(
             name=one.name,

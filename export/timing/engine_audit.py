@@ -50,7 +50,7 @@ class AuditLine:
         return self.planned == self.actual
 
     @property
-    def told(self) -> bool:
+    def precision_known(self) -> bool:
         return self.actual != UNKNOWN
 
     @property
@@ -86,12 +86,14 @@ class Audit:
     @property
     def unplanned(self) -> tuple[str, ...]:
         """Layers that run in another precision than planned."""
-        return tuple(name for line in self.lines if not line.as_planned and line.told for name in line.layers)
+        return tuple(
+            name for line in self.lines if line.precision_known and not line.as_planned for name in line.layers
+        )
 
     @property
-    def untold(self) -> tuple[str, ...]:
-        """Layers of whose precision the engine tells nothing."""
-        return tuple(name for line in self.lines if not line.told for name in line.layers)
+    def precision_unknown(self) -> tuple[str, ...]:
+        """Layers whose precision the engine does not report."""
+        return tuple(name for line in self.lines if not line.precision_known for name in line.layers)
 
 
 def audit(
@@ -207,11 +209,11 @@ def audit_notes(found: Audit) -> list[str]:
         pairs = [
             f"{line.layers[0]} ({line.planned} planned, {line.actual})"
             for line in found.lines
-            if line.told and not line.as_planned
+            if line.precision_known and not line.as_planned
         ]
         notes.append(f"{len(found.unplanned)} layers run in another precision than planned: {_some(pairs)}.")
-    if found.untold:
-        notes.append(f"The engine does not tell the precision of {len(found.untold)} layers: {_some(found.untold)}.")
+    if unknown := found.precision_unknown:
+        notes.append(f"The engine does not report the precision of {len(unknown)} layers: {_some(unknown)}.")
     if found.absent:
         notes.append(f"The engine shows nothing of {len(found.absent)} layers: {_some(found.absent)}.")
     if found.slower:

@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from limpq_deploy.export.timing.table import BitPair, Conversion, LatencyTable, Observation, PartTime, narrowest
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.timing.table import Conversion, LatencyTable, Observation, PartTime, narrowest
 
 Kind = Literal["integer"] | int
 """What conversions depend on: integers of any width, or floats by their bits."""

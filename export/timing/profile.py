@@ -16,7 +16,7 @@ import onnx
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.runtimes.base import BuildsEngines, DeviceTimed, Runtime
 from limpq_deploy.export.runtimes.onnxruntime.profile import NodeTime, layer_times
 from limpq_deploy.export.timing.engine_profile import engine_layer_times
@@ -32,7 +32,7 @@ from limpq_deploy.export.timing.model import (
     to_table,
 )
 from limpq_deploy.export.timing.report import LatencySeries, Threads
-from limpq_deploy.export.timing.table import BitPair, LatencyTable, Observation, PartTime
+from limpq_deploy.export.timing.table import LatencyTable, Observation, PartTime
 from limpq_deploy.export.timing.timing_graph import stand_in
 from limpq_deploy.export.timing.timing_statistics import percentile_interval
 
@@ -239,7 +239,7 @@ def time_graphs(
 
 
 def figure(series: LatencySeries, settings: ProfileSettings) -> Figure:
-    """The figure that a profile goes by: p50 of the clock's time, or the lower decile of CPU time."""
+    """The figure of which a profile is made: p50 of the clock's time, or the lower decile of CPU time."""
     if not settings.cpu_time:
         stats = series.stats
         return Figure(ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms)

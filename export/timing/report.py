@@ -14,6 +14,9 @@ from limpq_deploy.export.timing.trtexec import TrtexecTimes
 Threads = int | Literal["default"]
 """Threads that a runtime computes with; "default": as many as it takes by itself."""
 
+FLOAT_SERIES = "float"
+"""Name of the float model's series."""
+
 WALL = "call"
 """Name of the clock's time among the parts of a series whose figure is another one."""
 

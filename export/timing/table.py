@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal
 
-BitPair = tuple[int, int]
-"""(weight_bits, act_bits) of one layer."""
+from limpq_deploy.export.records.placement import BitPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

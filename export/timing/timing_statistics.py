@@ -149,7 +149,7 @@ def _resampled_percentiles(
     found = np.empty((len(shares), len(draws)))
     for row, counts in enumerate(draws):
         cumulative = np.cumsum(counts[turn_of])
-        wanted = np.ceil(np.asarray(shares) * cumulative[-1] - 1e-9)  # 0.9 * 10 is a little above 9 in floats
+        wanted = np.ceil(np.asarray(shares) * cumulative[-1] - 1e-9)  # 0.9 * 10 is a little above 9 in float
         found[:, row] = values[np.searchsorted(cumulative, np.maximum(wanted, 1))]
     return found
 

@@ -116,7 +116,7 @@ def _show_traceback(ctx: click.Context) -> None:
 @click.version_option(__version__, prog_name="limpq-deploy")
 @click.option(DEBUG, is_flag=True, help="Of any command: show the traceback of an error.")
 def main(debug: bool) -> None:
-    """From a trained PyTorch CNN to a mixed-precision engine, proved in integers.
+    """From a trained PyTorch CNN to a mixed-precision engine, checked integer by integer.
 
     \b
     Try it:          limpq-deploy build
@@ -184,6 +184,9 @@ def build(**options: Any) -> None:
     """All stages: float model, indicators, policy, fine-tuning, export, engine, parity, accuracy, latency, verdict,
     report, bundle.
 
+    Indicators say how much each layer loses at each bit-width; the policy gives every layer the bits of its weights and
+    of its input that lose least within the budgets (--like, --max-..., --compression-ratio).
+
     With no option: scikit-learn's digits, a small ResNet, the BitOps of uniform 4 bits. A finished stage whose inputs
     are unchanged is not run again. Exit code 3: done, but a check of the verdict failed.
 
@@ -240,7 +243,9 @@ main.add_command(unpack)
 @click.option("--data", required=True, metavar="SPEC", help=DATA_HELP)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--classes", type=FILE, metavar="FILE.json", help="Folder names in the model's class order.")
-@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, metavar="N", help="Images at once.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=64, show_default=True, metavar="N", help="Images per call."
+)
 @json_option
 def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: int, as_json: bool) -> None:
     """Top-1 and top-5 of an exported model on a data set; needs no torch."""
@@ -256,18 +261,19 @@ def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: in
     answer(f"top-1 {accuracy.top1:.2f} % ({right}){top5}; {model} on onnxruntime")
 
 
-@main.command(short_help="Integers of a build or an ONNX file compared.")
+@main.command(short_help="Compare the integers of a build or an ONNX file with the runtime's.")
 @click.argument("subject", metavar="DIR_or_FILE.onnx", type=FILE)
-@click.option("--data", metavar="SPEC", help=f"Of a file: {DATA_HELP}  [default: random images]")
-@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Of a file: how many.  [default: 32]")
+@click.option("--data", metavar="SPEC", help=f"Images for a file: {DATA_HELP}  [default: random images]")
+@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Number of images for a file.  [default: 32]")
 @json_option
 def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -> None:
     """Compare integers with those of ONNX Runtime's optimised graph, code by code.
 
-    A build directory: its integer reference, runtime and trained model again. An ONNX file, quantized by any tool: the
-    integers that it means. What computes in floats is executed by the runtime alone and compared apart.
+    For a build directory, its parity stage is repeated: integer reference, runtime and trained model. An ONNX file may
+    be quantized by any tool; the reference computes the integers that the file describes. Layers that run in float
+    are executed by the runtime and compared separately.
 
-    Exit code 3: the runtime's integers are not those of the reference.
+    Exit code 3: the runtime's integers differ from the reference's.
     """
     from limpq_deploy.calibration.records import to_dict
 
@@ -307,22 +313,24 @@ def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool
         sys.exit(VERDICT_FAILED)
 
 
-@main.command(short_help="What a target makes of an ONNX file.")
+@main.command(short_help="Check an ONNX file against a target's rules.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
-@click.option("--target", type=click.Choice(LINTED), help="Whose rules.  [default: as the file says]")
+@click.option(
+    "--target", type=click.Choice(LINTED), help="Whose rules to check.  [default: the target that the file names]"
+)
 @click.option(
     "--tensorrt",
     "version",
     type=click.Choice(TENSORRT_VERSIONS),
-    help="Rules of this version.  [default: as the file says, else the newest]",
+    help="Check the rules of this version.  [default: that of the file, else the newest]",
 )
 @json_option
 def lint(model: Path, target: str | None, version: str | None, as_json: bool) -> None:
-    """Hold an ONNX file against a target: what it refuses, what runs in floats, what differs from the file as written,
-    and what is merely slower. Exit code 3 when something is worse than slower.
+    """Check an ONNX file against a target: what the target refuses, what it runs in float, where its results differ
+    from the file's, and what is only slower. Exit code 3 when something is worse than slower.
 
-    For ONNX Runtime, where it is installed, the file is really loaded and run. A file that was exported here says what
-    it is written for; of others, and of float models, name the target.
+    For ONNX Runtime, where it is installed, the file is really loaded and run. A file that was exported here names its
+    target; for others, and for float models, give --target.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.export.graph.loading import load_model
@@ -351,7 +359,7 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
         sys.exit(VERDICT_FAILED)
 
 
-@main.command(short_help="Check a bundle and replay its canaries.")
+@main.command(short_help="Check a bundle's files and repeat its recorded answers.")
 @click.argument("bundle", metavar="BUNDLE", type=FILE)
 @click.option(
     "--replay/--no-replay", default=True, help="Run the canaries, or check the files only.  [default: replay]"
@@ -359,10 +367,10 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
 @key_option
 @json_option
 def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
-    """Check every file of a bundle, then run its canaries and compare the answers bit for bit.
+    """Check every file of a bundle, then run its canaries (recorded images) and compare the answers bit for bit.
 
-    A model's folder of a repository, REPOSITORY/NAME, is checked alike. Nothing is loaded before every hash (and with
-    --key the signature) is right. Exit code 1: the bundle is refused; 3: another answer came out.
+    BUNDLE may also be a model's folder in a repository, REPOSITORY/NAME. Nothing is loaded before every hash (and with
+    --key the signature) is right. Exit code 1: the bundle is refused; 3: an answer differs from the recorded one.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.pipeline.inspect_model import verify_and_replay
@@ -379,15 +387,15 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
         sys.exit(VERDICT_FAILED)
 
 
-@main.command(short_help="What is usable here, and why not.")
+@main.command(short_help="Which runtimes and extras are usable here, and why not.")
 @click.option(
     "--self-test",
     type=click.Choice(["tensorrt"]),
-    help="Put a runtime (and its GPU) to the test on a tiny model: engine, values, saturated grids, timing.",
+    help="Try a runtime (and its GPU) on a tiny model: engine, values, saturated grids, timing.",
 )
 @json_option
 def doctor(self_test: str | None, as_json: bool) -> None:
-    """Which runtimes, devices and extras are usable here, and in a sentence why not.
+    """Which runtimes, devices and extras are usable here, with a sentence for each that is not.
 
     Exit code 3: the runtime of --self-test does not compute what the file says.
     """

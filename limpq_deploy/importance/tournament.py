@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.preview import Preview
 from limpq_deploy.policy.candidates import Admit, Recipe, find, uniform_candidate
 from limpq_deploy.policy.costs import Budget
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy, PolicyCandidate, Tournament
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.progress import Report, silent
@@ -100,10 +101,10 @@ def _candidate(preview: Preview, entry: _Entry) -> PolicyCandidate:
 
 def _why(seen: list[tuple[Preview, _Entry]]) -> str:
     best, winner = seen[0]
-    told = f"{winner.name}: preview loss {best.loss:.4f}, the least of {len(seen)}"
+    text = f"{winner.name}: preview loss {best.loss:.4f}, the least of {len(seen)}"
     beside = next((preview for preview, entry in seen if entry.recipe is None), None)
     if winner.recipe is None:
-        return f"{told}: no program's policy previewed better than uniform bits, so uniform bits it is"
+        return f"{text}: no program's policy previewed better than uniform bits, so uniform bits it is"
     if beside is None:
-        return f"{told}; no uniform policy keeps the budgets"
-    return f"{told}; uniform bits {beside.loss:.4f} (top-1 {best.top1:.2f} against {beside.top1:.2f} %)"
+        return f"{text}; no uniform policy keeps the budgets"
+    return f"{text}; uniform bits {beside.loss:.4f} (top-1 {best.top1:.2f} against {beside.top1:.2f} %)"

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
-from limpq_deploy.verdict.record import FLOAT, FP32
+from limpq_deploy.export.timing.report import FLOAT_SERIES
+from limpq_deploy.verdict.record import FP32
 
 
 def least_batch(runtime: Runtime) -> int:
@@ -30,7 +31,7 @@ def with_fp32(models: Mapping[str, Path], runtime: Runtime) -> tuple[dict[str, P
     own: dict[str, Runtime] = {}
     for name, path in models.items():
         named[name] = path
-        folder, _, last = name.rpartition(FLOAT)
+        folder, _, last = name.rpartition(FLOAT_SERIES)
         if not last and (not folder or folder.endswith("/")):
             named[f"{folder}{FP32}"] = path
             own[f"{folder}{FP32}"] = exact

@@ -54,7 +54,7 @@ def bench_models(
             seconds=seconds,
             runtime=found,
             runtimes=runtimes,
-            report=told(report),
+            report=progress_of(report),
         )
     return with_misfits(measured, models, runtime)
 
@@ -112,7 +112,7 @@ def _free_batch(path: Path) -> bool:
     return not (dims and dims[0].dim_value)
 
 
-def told(report: Report) -> Progress:
+def progress_of(report: Report) -> Progress:
     """A progress bar for `measure_models`."""
     return lambda share, note: report(round(100 * share), 100, note)
 

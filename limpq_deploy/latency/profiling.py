@@ -13,7 +13,7 @@ from limpq_deploy.export.timing.profile import ProfileSettings
 from limpq_deploy.export.timing.profile import profile as measure
 from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.export.timing.table import LatencyTable
-from limpq_deploy.latency.bench import available, require_batches, require_threads, told
+from limpq_deploy.latency.bench import available, progress_of, require_batches, require_threads
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.progress import progress
 from limpq_deploy.workspace.file_names import FLOAT_MODEL, INDICATORS, PLACEMENT
@@ -66,5 +66,5 @@ def profile_build(
             [(edge.producer, edge.consumer, edge.elements) for edge in edges],
             found,
             ProfileSettings(threads=threads, batch=batch, seconds=seconds, mixed=graphs, seed=seed),
-            report=told(report),
+            report=progress_of(report),
         )

@@ -1,8 +1,8 @@
-"""A latency limit met by going round: solve, time the policy's graph, correct the table, solve again.
+"""A latency limit met by measuring: solve, time the policy's graph, correct the table, solve again.
 
 No torch here: how a policy is found and how its graph is timed are handed in. The table's figures stay those of the
-moment when it was profiled; a machine that runs slower or faster since is told by graphs that were timed then and now
-(`Timed.speed`), so that its mood is not taken for an error of the table.
+moment when it was profiled; graphs that were timed then and now show a machine that
+has become slower or faster since (`Timed.speed`), so that this is not taken for an error of the table.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,15 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.model import Skeleton, fit, from_table, predict, scaled, to_table
-from limpq_deploy.export.timing.table import BitPair, LatencyTable, Observation
+from limpq_deploy.export.timing.table import LatencyTable, Observation
 from limpq_deploy.policy.policy import Policy
 
 TOLERANCE = 0.05
 """How far the predicted time may be from the measured one."""
 
 SLOWER = 1.05
-"""From here on a slower machine is told as a reason."""
+"""From here on a slower machine is given as a reason."""
 
 ROUNDS = 4
 
@@ -90,7 +91,7 @@ def go_round(
     most: int = ROUNDS,
     tolerance: float = TOLERANCE,
 ) -> tuple[Policy, Rounds]:
-    """Go round until predicted and measured time agree and the limit holds, at most ``most`` times.
+    """Search, time and correct until predicted and measured time agree and the limit holds, at most ``most`` times.
 
     ``solve``: the policy within a latency by a table. Where a graph is slower than its table said, the next search aims
     as much lower. The policy taken is the last one, or, where the rounds did not converge, the best of those that held

@@ -32,7 +32,7 @@ NATIVE_SWEEP = "native "
 """What the names of policies of the native sweep begin with."""
 
 STAYS = 0.1
-"""Relative spread of latencies that is told as none."""
+"""Relative spread of latencies that is reported as none."""
 
 RESAMPLES = 500
 
@@ -166,7 +166,7 @@ def study(
     native = [point for point in points if point.sweep == "native"]
     narrow = [point for point in points if point.sweep == "narrow"]
     slope, base, explained = _line(native)
-    told = {point.name: point.ms - base - slope * point.realised / 1e9 for point in native}
+    residuals = {point.name: point.ms - base - slope * point.realised / 1e9 for point in native}
     times = np.array([point.ms for point in narrow])
     spread = float((times.max() - times.min()) / np.median(times)) if len(narrow) else 0.0
     order = rank_correlation([point.realised for point in native], [point.ms for point in native], seed=seed)
@@ -175,7 +175,7 @@ def study(
         model=placement.model,
         device=device,
         threads=threads,
-        points=tuple(replace(point, residual_ms=told.get(point.name)) for point in points),
+        points=tuple(replace(point, residual_ms=residuals.get(point.name)) for point in points),
         realised=order,
         nominal=rank_correlation([point.nominal for point in native], [point.ms for point in native], seed=seed),
         nominal_narrow=nominal_narrow,
@@ -183,7 +183,7 @@ def study(
         ms_per_gbitops=slope,
         explained=explained,
         narrow_spread=spread,
-        sentence=_sentence(order, native, told, device if batch == 1 else f"{device} at batch {batch}")
+        sentence=_sentence(order, native, residuals, device if batch == 1 else f"{device} at batch {batch}")
         + _narrow_sentence(placement, narrow, spread)
         + _doubt_sentence(points)
         + _refused_sentence(refused or {}),
@@ -230,19 +230,19 @@ def _line(points: Sequence[StudyPoint]) -> tuple[float, float, float]:
 
 def _sentence(realised: Correlation, native: Sequence[StudyPoint], residuals: Mapping[str, float], device: str) -> str:
     if len(native) < 3:
-        told = f"On {device} {len(native)} engines of native pairs were timed, too few to say what BitOps predict"
+        text = f"On {device} {len(native)} engines of native pairs were timed, too few to say what BitOps predict"
     elif realised.value is None or realised.low is None or realised.high is None:
-        told = f"On {device} the policies' executed BitOps are all equal, so they predict nothing of latency"
+        text = f"On {device} the policies' executed BitOps are all equal, so they predict nothing of latency"
     else:
         how = "well" if realised.value >= GOOD else "roughly" if realised.value >= FAIR else "poorly"
         worst = max(native, key=lambda point: abs(residuals[point.name]) / point.ms)
-        told = (
+        text = (
             f"On {device} executed BitOps order {realised.policies} engines of native pairs {how} by latency (rank "
             f"correlation {realised.value:.2f}, 95 % {realised.low:.2f} to {realised.high:.2f}); a line through "
             "them is "
             f"off by up to {100 * abs(residuals[worst.name]) / worst.ms:.0f} % ({worst.name})"
         )
-    return f"{told}."
+    return f"{text}."
 
 
 def _narrow_sentence(placement: Placement, narrow: Sequence[StudyPoint], spread: float) -> str:

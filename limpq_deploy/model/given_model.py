@@ -20,7 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.foreign import told
+from limpq_deploy.calibration.foreign import sentence_of
 from limpq_deploy.model.hidden_state import require_nothing_hidden
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -118,7 +118,7 @@ def plain(model: nn.Module) -> PlainModel:
                 fold()
         except Exception as error:
             raise ModelError(
-                f"{name} cannot be folded into the weights: {told(error)}; fold it in the factory"
+                f"{name} cannot be folded into the weights: {sentence_of(error)}; fold it in the factory"
             ) from error
     require_nothing_hidden(model)
     if folds:
@@ -132,7 +132,7 @@ def copied(model: nn.Module) -> nn.Module:
         found = copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
-            f"the model cannot be copied: {told(error)}; expected modules that copy.deepcopy takes"
+            f"the model cannot be copied: {sentence_of(error)}; expected modules that copy.deepcopy takes"
         ) from error
     for module in found.modules():
         if parametrize.is_parametrized(module):  # its class, which folding changes, is that of the original as well

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
+from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.model.zoo import LIBRARIES
 from limpq_deploy.train.recipe import AS_SUITS, Training
 
@@ -18,8 +19,6 @@ FORMAT = "limpq.config/1"
 
 DEFAULT_LIKE = "w4a4"
 
-FLOAT = 32
-"""What ``act_bits`` is where activations are floats."""
 
 KNOWN_TARGETS, DEFAULT_TARGET = ("onnxruntime", "tensorrt", "reference"), "onnxruntime"
 
@@ -68,12 +67,12 @@ class Config:
     ``target`` None: the one that this machine can run. Budgets may be combined; with none, ``like`` is w4a4.
     ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported. With a
     ``latency_table``, the search keeps ``max_latency_ms`` too; without one, and in a ``native:`` space, the build
-    profiles this machine and goes round (``latency_rounds`` times at most) until prediction and measurement agree.
-    ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float. ``latency_seconds``: recorded
-    calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``, ``tie``: as in
-    `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``; then weights
-    alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on the command
-    line: activations are floats everywhere, and only weights are integers. ``solver``: who finds the
+    profiles this machine, searches, times and corrects (``latency_rounds`` times at most) until prediction and
+    measurement agree. ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float.
+    ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
+    ``tie``: as in `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``;
+    then weights alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on
+    the command line: activations are floats everywhere, and only weights are integers. ``solver``: who finds the
     policy, as in `search.search_policy`. ``importance`` None: the programs of all measures and the uniform policy
     compete by preview; ``alpha`` and ``outliers`` None: as suits the measure. ``policy``: a file whose policy is taken
     instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
@@ -179,7 +178,7 @@ class Config:
             raise ValueError(f"builder_level is {self.builder_level}; expected {LEVELS[0]} to {LEVELS[-1]}")
         if not 2 <= self.pinned_bits <= 8:
             raise ValueError(f"pinned_bits is {self.pinned_bits}; expected 2 to 8")
-        if self.act_bits == FLOAT:
+        if self.act_bits == FLOAT_BITS:
             for name, given in (("space", self.space), ("scales pow2", self.scales == "pow2" or None)):
                 if given is not None:
                     raise ValueError(
@@ -191,7 +190,7 @@ class Config:
             hint = (
                 f"which bits does not list; give --bits {shown}"
                 if 2 <= self.act_bits <= 8
-                else f"expected 2 to 8, or float ({FLOAT})"
+                else f"expected 2 to 8, or float ({FLOAT_BITS})"
             )
             raise ValueError(f"act_bits is {self.act_bits}, {hint}")
         for name in () if self.ptq else ("ranges", "calibration_images"):
@@ -286,7 +285,7 @@ class Config:
     def act_width(self) -> int | None:
         """Bits of what searched layers read where weights alone are searched: ``act_bits``, for floats those of the
         narrowest float type of the target."""
-        return 16 if self.act_bits == FLOAT and self.target == "tensorrt" else self.act_bits
+        return 16 if self.act_bits == FLOAT_BITS and self.target == "tensorrt" else self.act_bits
 
 
 def option_of(name: str) -> str:

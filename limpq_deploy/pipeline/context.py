@@ -218,7 +218,7 @@ class Subject:
 
     def given_carrying(self, weights: Path) -> nn.Module:
         """The user's own module with the float stage's weights, or a copy of the model that has them, where the
-        module's own parameters go by other names."""
+        module's own parameters have other names."""
         given = self.given_model
         if given.state_dict().keys() == self.model.state_dict().keys():
             load_module(weights, given, self.float_info)
@@ -275,7 +275,7 @@ class Subject:
         untrained = sorted(set(restricted.bits) - set(indicators.bits) - floats)
         if untrained:
             remedy = "ask `search` on an indicators file" if untrained[0] > 8 else f"add {untrained[0]} to --bits"
-            left = f" (or left in float, {' or '.join(map(str, sorted(floats)))})" if floats else ""
+            left = f" (or kept in float, {' or '.join(map(str, sorted(floats)))})" if floats else ""
             raise SettingError(
                 f"--pin or --space asks for {untrained[0]} bits, and a build can only take what it trains, candidates "
                 f"of 2 to 8 bits{left}; {remedy}"
@@ -286,7 +286,7 @@ class Subject:
         return restricted
 
     def _require_native(self, pairs: Iterable[tuple[str, BitPair]], origin: str) -> None:
-        """Layers are left in float, wholly or in part, as the target executes it."""
+        """Layers are kept in float, wholly or in part, as the target executes it."""
         target = self.target
         for name, (weight, act) in pairs:
             linear = self.placement.layer(name).kind == "linear"
@@ -299,7 +299,7 @@ class Subject:
                 )
 
     def budgets(self, indicators: Indicators) -> tuple[Budget, ...]:
-        """The configuration's budgets, but for a latency limit that is met by going round."""
+        """The configuration's budgets, but for a latency limit that is met by measuring."""
         config = self.config
         if config.goes_round and not config.limited:
             return ()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import product
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.policy.indicators import BitPair, Indicators, LayerIndicators
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
 
 def components(layers: Sequence[LayerIndicators]) -> list[list[LayerIndicators]]:

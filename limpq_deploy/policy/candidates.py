@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.costs import Budget, total_cost, uniform_pairs
 from limpq_deploy.policy.importance_names import MEASURES, carried, default_measure, read_by
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult

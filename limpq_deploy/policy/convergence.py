@@ -3,7 +3,7 @@
 Snapshots of the indicators are taken every twentieth of the training. Those of its last part answer three questions:
 how far each scale moved from its first value, how far it still swings, and whether an earlier snapshot would have given
 another policy. A policy's regret is its objective under the final indicators over the least one there, minus 1: many
-layers may change bits among policies of nearly equal worth, so regret decides and the changed share is told beside it.
+layers may change bits among policies of nearly equal worth, so regret decides and the changed share is given beside it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.budgets import like_budget
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.search import search_policy
@@ -189,7 +190,7 @@ def spread(indicators: Indicators, earlier: Sequence[Snapshot]) -> dict[str, dic
 
 
 def _change(now: float, before: float) -> float:
-    """``now / before - 1``; 0 for the scale 0 of an activation that is left in float."""
+    """``now / before - 1``; 0 for the scale 0 of an activation that is kept in float."""
     return round(now / before - 1, 4) if before else 0.0
 
 

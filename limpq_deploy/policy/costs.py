@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import Protocol
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.policy.indicators import Indicators
 
 Pairs = Mapping[str, tuple[int, int]]
 """(weight_bits, act_bits) by layer name, as `Policy.pairs` gives them."""
@@ -93,7 +94,7 @@ class WeightSize:
 class Budget:
     """``cost`` may be at most ``limit`` (in the cost's unit). ``option``: what the user asked for.
 
-    A cost is told to the user as ``cost * multiplier`` in ``figure_unit``, or, where ``inverse``, as
+    A cost is shown to the user as ``cost * multiplier`` in ``figure_unit``, or, where ``inverse``, as
     ``multiplier / cost`` (a compression ratio).
     """
 

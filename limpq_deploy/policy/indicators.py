@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-BitPair = tuple[int, int]
-"""(weight_bits, act_bits) of one layer."""
+from limpq_deploy.export.records.placement import BitPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

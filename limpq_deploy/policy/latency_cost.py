@@ -9,10 +9,11 @@ from math import floor
 from typing import TypeVar
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.table import Conversion, LatencyTable
 from limpq_deploy.policy.admitted import admitted_pairs
 from limpq_deploy.policy.costs import Budget, LayerShape, Number, positive
-from limpq_deploy.policy.indicators import BitPair, Indicators, LayerEdge
+from limpq_deploy.policy.indicators import Indicators, LayerEdge
 
 NS = 10**6
 """Nanoseconds in one ms."""

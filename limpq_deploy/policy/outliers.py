@@ -5,8 +5,9 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.admitted import admitted_pairs
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import Indicators
 
 OutlierMode = Literal["forbid", "repair", "keep"]
 

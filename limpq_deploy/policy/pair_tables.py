@@ -10,8 +10,9 @@ from itertools import product
 
 import numpy as np
 
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.costs import Budget, Handover, handovers_of
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.solver.program import MAX_COST, Block, Integers, PairTable, Program
 
 Classes = dict[str, dict[BitPair, int]]

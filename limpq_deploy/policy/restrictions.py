@@ -13,8 +13,9 @@ from fnmatch import fnmatchcase
 from itertools import product
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.admitted import admitted_pairs, components, tie_classes
-from limpq_deploy.policy.indicators import BitPair, Indicators, LayerIndicators
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.spaces import in_space
 from limpq_deploy.policy.widths import noted, with_widths
 

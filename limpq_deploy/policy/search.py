@@ -209,8 +209,8 @@ def _refusal(
 ) -> InfeasiblePolicy:
     """What to say where the search has found no policy."""
     if not proved:
-        told = conflict(program, indicators, budgets, importance.outliers, deadline)
-        return PolicyNotFound(f"no policy was found in time, and none was shown not to exist, that meets {told}")
+        unmet = conflict(program, indicators, budgets, importance.outliers, deadline)
+        return PolicyNotFound(f"no policy was found in time, and none was shown not to exist, that meets {unmet}")
     reason = unreachable(program, indicators, budgets, importance.outliers, searching=deadline)
     if reason is not None:
         return InfeasiblePolicy(reason)

@@ -7,7 +7,7 @@
                     ``linear_pairs`` besides, where the indicators record what is a linear layer)
 
 Widths that were not learned get an indicator as `widths.with_widths` says: 0 at 16 bits and above, else extrapolated,
-and told so in the policy's source.
+and the policy's source says so.
 """
 
 import re
@@ -16,8 +16,9 @@ from dataclasses import replace
 from itertools import product
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import TARGETS
-from limpq_deploy.policy.indicators import BitPair, Indicators, LayerIndicators
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.widths import SPACE_NOTE, noted, with_widths
 
 NATIVE = "native:"

@@ -9,8 +9,9 @@ that exceed the limit by less than a unit for each of its terms (`search` checks
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.costs import Budget, Cost, Handover, LayerShape, handovers_of, pinned_cost
-from limpq_deploy.policy.indicators import BitPair, Indicators
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import Importance
 from limpq_deploy.policy.solver.program import MAX_COST
 

@@ -7,7 +7,8 @@ from math import exp, log
 from typing import Any
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.policy.indicators import BitPair, Indicators, LayerIndicators
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
 SPACE_NOTE = "space_note"
 """Key of a source under which a search space says what it could not know."""

@@ -17,7 +17,7 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 
 def integer_model(model: QuantizedModel, policy: dict[str, BitPair]) -> tuple[Layers, dict[str, QuantParams]]:
     """Integers of every layer and parameters of every activation quantizer that does something, by name. A layer that
-    the policy leaves in float comes with its float weight, or integer weights alone.
+    the policy keeps in float comes with its float weight, or integer weights alone.
 
     Raises ModelError, naming the tensor, where a scale is not positive and finite.
     """

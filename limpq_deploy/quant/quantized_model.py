@@ -10,7 +10,7 @@ from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.params import Scales
 from limpq_deploy.calibration.numbers.ranges import least_squares, lsq_mean_abs, power_of_two, three_sigma
 from limpq_deploy.calibration.observe import observe_inputs
-from limpq_deploy.export.records.placement import ActQuantizer, BitPair, LayerPlacement, Placement
+from limpq_deploy.export.records.placement import FLOAT_BITS, ActQuantizer, BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS, with_quantizers
@@ -18,9 +18,6 @@ from limpq_deploy.quant.fake_quant import LearnedScales
 from limpq_deploy.quant.modules import ActFakeQuant, QuantLayer, SwitchableBatchNorm
 from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
 from limpq_deploy.quant.shared_head import CommonOnce, CommonPart, common_part
-
-FLOAT = (32,)
-"""Widths of the BatchNorm behind a layer whose weight stays in float."""
 
 
 class QuantizedModel(nn.Module):
@@ -98,8 +95,8 @@ class QuantizedModel(nn.Module):
 
     def set_bits(self, policy: Mapping[str, BitPair]) -> None:
         """Use these (weight, activation) bits in the searched layers; a BatchNorm follows its layer's weight bits (the
-        widest that there is, where those are float). In front of a layer left in float the quantizer that the placement
-        keeps (`Placement.act_widths`) is in use where it was made, as in a `model_of_policy`."""
+        widest that there is, where those are float). In front of a layer that runs in float the quantizer that the
+        placement keeps (`Placement.act_widths`) is in use where it was made, as in a `model_of_policy`."""
         for layer in self.placement.layers:
             bits = layer.pinned_bits or policy[layer.name][0]
             self.quant_layer(layer.name).active = None if in_float(bits) else bits
@@ -164,7 +161,7 @@ class QuantizedModel(nn.Module):
         if layer.batchnorm is not None:
             norm = self.graph.get_submodule(layer.batchnorm)
             assert isinstance(norm, nn.BatchNorm2d)
-            switchable = SwitchableBatchNorm(norm, bits or FLOAT)
+            switchable = SwitchableBatchNorm(norm, bits or (FLOAT_BITS,))
             self.graph.set_submodule(layer.batchnorm, switchable)
             fold_factor = switchable.fold_factor
         grids = tuple(spec.weight_grid(b) for b in bits)
@@ -239,7 +236,7 @@ def inherit(model: QuantizedModel, joint: QuantizedModel) -> None:
 
 def _take_range(mine: LearnedScales, theirs: LearnedScales) -> None:
     """The scale that reaches as far as the widest one does; for a width that the joint model did not learn, in front of
-    a layer left in float."""
+    a layer that runs in float."""
     reach = theirs.values()[-1] * theirs.grids[-1].qmax
     mine.initialise([reach / grid.qmax for grid in mine.grids])
 

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from limpq_deploy.export.records.targets import TargetSpec
-from limpq_deploy.export.reference.tables import hard_sigmoid_values, sigmoid_values
+from limpq_deploy.export.reference.elementwise import hard_sigmoid_values, sigmoid_values
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from limpq_deploy.export.records.placement import BitPair, LayerPlacement
+from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair, LayerPlacement
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.report import svg
 from limpq_deploy.report.figures import binary_size, count, digits, giga, percent
 from limpq_deploy.report.inputs import ReportInputs, pair_of
 from limpq_deploy.report.rows import Row, RowChart, Scale, round_scale, tick_text
-from limpq_deploy.verdict.record import FLOAT_BITS, BitOps
+from limpq_deploy.verdict.record import BitOpsCount
 
 BAR = 11
 OFF_CHART = 8
@@ -35,7 +35,7 @@ class CostsSection:
     """``off_chart``: assignments too costly for the picture; ``same``: nominal equals realised for the mixed model."""
 
     chart: RowChart
-    bitops: tuple[BitOps, ...]
+    bitops: tuple[BitOpsCount, ...]
     off_chart: tuple[str, ...]
     budgets: RowChart | None
     sizes: tuple[WeightSize, ...]
@@ -80,7 +80,7 @@ def _same(layers: tuple[LayerPlacement, ...], bits: int) -> dict[str, int]:
     return {layer.name: bits for layer in layers}
 
 
-def _off_chart(bitops: tuple[BitOps, ...]) -> tuple[str, ...]:
+def _off_chart(bitops: tuple[BitOpsCount, ...]) -> tuple[str, ...]:
     largest = {entry.name: max(entry.nominal_all, entry.realised_all) for entry in bitops}
     return tuple(
         name
@@ -89,13 +89,13 @@ def _off_chart(bitops: tuple[BitOps, ...]) -> tuple[str, ...]:
     )
 
 
-def _bitops_chart(bitops: list[BitOps]) -> RowChart:
+def _bitops_chart(bitops: list[BitOpsCount]) -> RowChart:
     most = max((max(entry.nominal_all, entry.realised_all) for entry in bitops), default=1)
     unit, divisor = next((pair for pair in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if most >= pair[1]), ("", 1.0))
     scale = round_scale(0.0, most / divisor)
     height = 2 * BAR + 12
 
-    def row(entry: BitOps) -> Row:
+    def row(entry: BitOpsCount) -> Row:
         marks = (
             scale.grid(height),
             svg.box(0, 5, scale(entry.nominal_all / divisor), BAR, "nominal"),

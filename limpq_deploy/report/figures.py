@@ -41,7 +41,7 @@ def milliseconds(value: float) -> str:
 
 
 def percent(share: float, places: int = 2) -> str:
-    """A share of 1 in percent; one that would be rounded to nothing is told per million, or per 10^9."""
+    """A share of 1 in percent; one that would be rounded to nothing is given per million, or per 10^9."""
     if 0 < share < 0.5 * 10 ** -(places + 2):
         return f"{1e6 * share:.2g} per million" if share >= 1e-7 else f"{1e9 * share:.2g} per billion"
     return f"{100 * share:.{places}f} %"

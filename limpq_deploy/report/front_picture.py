@@ -229,10 +229,10 @@ def _heading(front: Front, uniform: bool) -> list[Shape]:
     proof = "every point proved optimal"
     if any(point.solver.status != "optimal" for point in front.points):
         proof = f"largest certified gap {100 * (front.worst_gap or 0.0):.2g} %"
-    told = [plural(len(front.points), "point"), proof, f"alpha {front.alpha:g}", f"outliers: {front.outliers}"]
+    facts = [plural(len(front.points), "point"), proof, f"alpha {front.alpha:g}", f"outliers: {front.outliers}"]
     shapes: list[Shape] = [
         Text(at=(LEFT, 28), content=f"Policies of {front.model}", ink=TEXT, size=17, bold=True),
-        Text(at=(LEFT, 48), content=", ".join((*told, *front.others))),
+        Text(at=(LEFT, 48), content=", ".join((*facts, *front.others))),
     ]
     x, y = LEFT + 6.0, 68.0
     for name, mark in _key(front, uniform):

@@ -15,7 +15,7 @@ GAP = 3
 BETWEEN = 34
 SHARE_PX = 46
 FLOAT_BAR = 10
-"""Height, in bits, of the bar of a tensor left in float; its number is written on it."""
+"""Height, in bits, of the bar of a tensor kept in float; its number is written on it."""
 SIDE = 0.11
 """Room on each side of a bar, as a share of its column."""
 

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from limpq_deploy.export.timing.report import FLOAT_SERIES
 from limpq_deploy.report.costs import weight_sizes
 from limpq_deploy.report.figures import giga, milliseconds, plural, signed
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.latency import threads_text
-from limpq_deploy.verdict.record import FLOAT, MIXED, LatencyLine, Verdict, float_baseline
+from limpq_deploy.verdict.record import MIXED, LatencyLine, Verdict, float_baseline
 
 WORDS = {"passed": "Passed", "failed": "Failed", "undecided": "Not decided", "incomplete": "Incomplete"}
 
@@ -136,7 +137,7 @@ def _latency(inputs: ReportInputs) -> Figure:
         return Figure(name="Latency, p50", value=None, detail="")
     line = min(lines, key=lambda one: (one.threads != "default", one.batch))
     run = (line.threads, line.batch)
-    gains = [gain for gain in latency.speedups if gain.over == FLOAT and (gain.threads, gain.batch) == run]
+    gains = [gain for gain in latency.speedups if gain.over == FLOAT_SERIES and (gain.threads, gain.batch) == run]
     other = float_baseline(line.name for line in latency.lines)
     faster = f"{gains[0].ratio:.2f} times as fast as {other}, " if gains else ""
     return Figure(

@@ -178,7 +178,7 @@ class _Training:
         images it classified rightly."""
         torch.manual_seed(_step_seed(self.seed, self.done))
         micro = self._micro_batches(images_NCHW, labels)
-        told = torch.zeros(2, len(self.passes), dtype=torch.float64, device=self.device)
+        sums = torch.zeros(2, len(self.passes), dtype=torch.float64, device=self.device)
         with self._over_one_batch(len(micro)):
             for index, one in enumerate(self.passes):
                 one.choose()
@@ -189,10 +189,10 @@ class _Training:
                         loss = (one.loss or self.usual)(at_least_float32(logits), wanted, images)
                     part = loss * (len(wanted) / self.batches.size)
                     self.scaler.scale(part).backward()
-                    told[0, index] += part.detach()
-                    told[1, index] += (logits.detach().argmax(1) == wanted).sum()
-        processes.add_up([told])
-        losses = told[0].tolist()
+                    sums[0, index] += part.detach()
+                    sums[1, index] += (logits.detach().argmax(1) == wanted).sum()
+        processes.add_up([sums])
+        losses = sums[0].tolist()
         for loss in losses:
             if not math.isfinite(loss):
                 raise ModelError(
@@ -201,7 +201,7 @@ class _Training:
                     "weights and images that are not finite"
                 )
         self._add_up_gradients()
-        return tuple(losses), tuple(int(right) for right in told[1].tolist())
+        return tuple(losses), tuple(int(right) for right in sums[1].tolist())
 
     def _over_one_batch(self, parts: int) -> contextlib.AbstractContextManager[None]:
         """What several passes over one whole batch have in common is computed once."""

@@ -92,9 +92,9 @@ def agree(decision: bool) -> bool:
     """The first process's decision, in all of them; they wait for it."""
     if count() == 1:
         return decision
-    told = torch.tensor([decision], dtype=torch.uint8, device=_exchange_device())
-    distributed.broadcast(told, 0)
-    return bool(told.item())
+    decided = torch.tensor([decision], dtype=torch.uint8, device=_exchange_device())
+    distributed.broadcast(decided, 0)
+    return bool(decided.item())
 
 
 def _exchange_device() -> torch.device:

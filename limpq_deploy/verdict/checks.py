@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Mapping
 
 from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN
-from limpq_deploy.export.timing.report import LatencyReport, Threads
+from limpq_deploy.export.timing.report import FLOAT_SERIES, LatencyReport, Threads
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.verdict.record import (
-    FLOAT,
     FP32,
     MIXED,
     UNIFORM,
     AccuracyResult,
-    BitOps,
+    BitOpsCount,
     Check,
     EndToEndParity,
     LatencyLine,
@@ -19,7 +18,6 @@ from limpq_deploy.verdict.record import (
     LayerParity,
     Limits,
     NotMeasured,
-    TrainedParity,
     Undecided,
     Verdict,
     float_baseline,
@@ -40,16 +38,16 @@ def judge(
     model: str,
     target: str,
     budgets: tuple[BudgetUse, ...],
-    bitops: tuple[BitOps, ...],
+    bitops: tuple[BitOpsCount, ...],
     limits: Limits,
     accuracy: AccuracyResult | None = None,
     parity: EndToEndParity | None = None,
     layer_parity: LayerParity | None = None,
-    trained_parity: TrainedParity | None = None,
+    trained_parity: EndToEndParity | None = None,
     float_nodes: tuple[str, ...] | None = None,
     planned_float: Mapping[str, str] | None = None,
     latency: LatencyReport | None = None,
-    untold: Mapping[str, tuple[str, ...]] | None = None,
+    precision_unknown: Mapping[str, tuple[str, ...]] | None = None,
     reasons: dict[str, str] | None = None,
     notes: Iterable[str] = (),
 ) -> Verdict:
@@ -62,8 +60,8 @@ def judge(
     ``reasons`` under "accuracy", "uniform", "parity" (of an engine: "parity_engine"), "layer_parity", "float_nodes" or
     "latency", which is said even where no limit was asked for. ``float_nodes``:
     names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float, those of
-    layers that the policy leaves in float excepted; ``planned_float``: the precision in which the engine runs each of
-    these. ``untold``: by name of an entry of ``bitops``, layers of which the engine does not tell the precision, so
+    layers that the policy keeps in float excepted; ``planned_float``: the precision in which the engine runs each of
+    these. ``precision_unknown``: by name of an entry of ``bitops``, layers that its engine reports no precision of, so
     that their executed bits are assumed. ``trained_parity``: where it is promised that nothing differs; else None, and
     no check. Raises ValueError when accuracies were not measured on the same number of images.
     """
@@ -77,7 +75,7 @@ def judge(
         *_floats(planned_float or {}),
         *accuracy_checks(accuracy, limits, why),
         *latency_checks(latency, limits, why),
-        *uniform_speed_checks(latency, bitops, untold or {}),
+        *uniform_speed_checks(latency, bitops, precision_unknown or {}),
     ]
     checks = tuple(finding for finding in found if isinstance(finding, Check))
     undecided = tuple(finding for finding in found if isinstance(finding, Undecided))
@@ -154,7 +152,7 @@ def _parity(parity: EndToEndParity | None, limits: Limits, why: dict[str, str]) 
 
 
 def _engine_parity(parity: EndToEndParity, limits: Limits) -> Check:
-    """An engine that scales in floats gives some codes one step off, at ties; never more, and never out of a grid."""
+    """An engine that scales in float gives some codes one step off, at ties; never more, and never out of a grid."""
     allowed = limits.max_engine_flip_share * parity.codes
     lost = f"; codes leave the grid of {', '.join(parity.lost_bounds[:5])}" if parity.lost_bounds else ""
     return Check(
@@ -196,7 +194,7 @@ def _layer_parity(parity: LayerParity | None, limits: Limits, why: dict[str, str
     )
 
 
-def _trained_parity(parity: TrainedParity | None) -> list[Finding]:
+def _trained_parity(parity: EndToEndParity | None) -> list[Finding]:
     if parity is None:
         return []
     logits = "bit-equal" if parity.logits_bit_equal else "not bit-equal"
@@ -217,7 +215,7 @@ def _integers(float_nodes: tuple[str, ...] | None, planned: tuple[str, ...], why
     name = "integers_everywhere"
     if float_nodes is None:
         return missing(name, "float_nodes", why)
-    but = f", but for {some(planned)}, which the policy leaves in float" if planned else ""
+    but = f", but for {some(planned)}, which the policy keeps in float" if planned else ""
     if not float_nodes:
         return Check(name=name, passed=True, detail=f"no Conv, Gemm, MatMul or Add is computed in float{but}")
     return Check(
@@ -230,12 +228,15 @@ def _floats(planned: Mapping[str, str]) -> list[Finding]:
     others = tuple(f"{name} ({precision})" for name, precision in planned.items() if not precision.startswith("float"))
     if not planned:
         return []
-    untold = tuple(name for name, precision in planned.items() if precision == UNKNOWN)
-    if untold and len(untold) == len(others):
+    unknown = tuple(name for name, precision in planned.items() if precision == UNKNOWN)
+    if unknown and len(unknown) == len(others):
         return [
-            NotMeasured(name="floats_as_planned", reason=f"the engine does not tell the precision of {some(untold)}")
+            NotMeasured(
+                name="floats_as_planned",
+                reason=f"the engine does not report the precision of {some(unknown)}",
+            )
         ]
-    detail = f"{len(planned) - len(others)} of {len(planned)} layers that the policy leaves in float run so"
+    detail = f"{len(planned) - len(others)} of {len(planned)} layers that the policy keeps in float run so"
     return [
         Check(
             name="floats_as_planned",
@@ -245,7 +246,7 @@ def _floats(planned: Mapping[str, str]) -> list[Finding]:
     ]
 
 
-def _uniform_notes(result: LatencyResult | None, bitops: tuple[BitOps, ...]) -> tuple[str, ...]:
+def _uniform_notes(result: LatencyResult | None, bitops: tuple[BitOpsCount, ...]) -> tuple[str, ...]:
     """That no gain over a uniform engine is to be expected, where both execute the same; and what it costs."""
     executed = {entry.name: entry.realised_all for entry in bitops}
     asked = {entry.name: entry.nominal_all for entry in bitops}
@@ -288,7 +289,7 @@ def _latency_notes(result: LatencyResult | None) -> tuple[str, ...]:
     slow = [
         f"{gain.ratio:.2f} times its speed with {_threads(gain.threads)} at batch {gain.batch}"
         for gain in result.speedups
-        if gain.over == FLOAT and gain.high < 1
+        if gain.over == FLOAT_SERIES and gain.high < 1
     ]
     return (
         *((kinds,) if FP32 in names else ()),

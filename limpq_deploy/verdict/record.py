@@ -5,19 +5,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.export.timing.report import Speedup, Threads
+from limpq_deploy.export.timing.report import FLOAT_SERIES, Speedup, Threads
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.train.evaluate import Accuracy, PairedComparison
 
 Outcome = Literal["passed", "failed", "undecided", "incomplete"]
 
-FLOAT_BITS = 32
-
-MIXED, FLOAT = "mixed", "float"
-"""Names of the latency series that limits are about."""
+MIXED = "mixed"
+"""Name of the latency series that limits are about; `FLOAT_SERIES` is what it is held against."""
 
 FP32 = "fp32"
-"""Name of a further float series; where there is one, `FLOAT` is the engine in FP16."""
+"""Name of a further float series; where there is one, `FLOAT_SERIES` is the engine in FP16."""
 
 UNIFORM = ("uniform8", "float16")
 """Names of the engines of one precision throughout that a budgeted engine is set beside."""
@@ -47,7 +45,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BitOps:
+class BitOpsCount:
     """Exact BitOps (macs * weight_bits * act_bits, one image) of one assignment of bits.
 
     ``nominal``: the bits asked for; ``realised``: those the engine executes. ``searched``: layers that the program
@@ -83,10 +81,10 @@ class AccuracyResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndToEndParity:
-    """Integer reference against the optimised graph on the runtime: ``mismatches`` of ``codes`` integers on
-    ``images`` images, and whether every logit is the same float32.
+    """Two executions from the images on: ``mismatches`` of ``codes`` integers on ``images`` images, and whether every
+    logit is the same float32.
 
-    ``layer_by_layer``: the file as written against an engine that scales in floats, fed the same codes at every
+    ``layer_by_layer``: the file as written against an engine that scales in float, fed the same codes at every
     quantizer; then ``max_lsb`` bounds the difference, and ``lost_bounds`` names quantizers that let codes out of their
     grid.
     """
@@ -116,17 +114,6 @@ class LayerParity:
     max_tie_distance: float
     top1_agreement: float
     disagreements: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedParity:
-    """Trained model against the runtime's integers, from the images on; asked for where all scales are powers of two.
-    ``mismatches`` of ``codes`` integers on ``images`` images, and whether every logit is the same float32."""
-
-    images: int
-    codes: int
-    mismatches: int
-    logits_bit_equal: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +170,9 @@ class Verdict:
 
     ``outcome``: "failed" when a check failed; "undecided" when none did but the measurements leave one open;
     "incomplete" when something was not measured; else "passed". ``passed`` is true for the last alone. ``checks``:
-    those that are decided. ``notes``: what is worth knowing and is no check.
+    those that are decided. ``parity``: the integer reference against the optimised graph on the runtime;
+    ``trained_parity``: the trained model against the runtime, where all scales are powers of two. ``notes``: what is
+    worth knowing and is no check.
     """
 
     model: str
@@ -193,12 +182,12 @@ class Verdict:
     checks: tuple[Check, ...]
     not_measured: tuple[NotMeasured, ...]
     budgets: tuple[BudgetUse, ...]
-    bitops: tuple[BitOps, ...]
+    bitops: tuple[BitOpsCount, ...]
     limits: Limits
     accuracy: AccuracyResult | None = None
     parity: EndToEndParity | None = None
     layer_parity: LayerParity | None = None
-    trained_parity: TrainedParity | None = None
+    trained_parity: EndToEndParity | None = None
     float_nodes: tuple[str, ...] | None = None
     latency: LatencyResult | None = None
     notes: tuple[str, ...] = ()
@@ -213,7 +202,7 @@ class Verdict:
 
 def float_baseline(names: Iterable[str]) -> str:
     """What the series "float" is to be called among series of these names."""
-    return f"{FLOAT} (FP16)" if FP32 in names else FLOAT
+    return f"{FLOAT_SERIES} (FP16)" if FP32 in names else FLOAT_SERIES
 
 
 def outcome_of(checks: Iterable[Check], undecided: Iterable[Undecided], not_measured: Iterable[NotMeasured]) -> Outcome:
@@ -231,7 +220,7 @@ def count_bitops(
     pairs: Mapping[str, BitPair],
     *,
     realised: Mapping[str, BitPair] | None = None,
-) -> BitOps:
+) -> BitOpsCount:
     """Nominal and realised BitOps of an assignment, in exact integers.
 
     ``pairs``: (weight, activation) bits of the searched layers; pinned ones keep theirs unless listed. ``realised``:
@@ -246,7 +235,7 @@ def count_bitops(
             bitops = layer.macs * weight_bits * act_bits
             totals[kind][0] += bitops if pinned is None else 0
             totals[kind][1] += bitops
-    return BitOps(
+    return BitOpsCount(
         name=name,
         nominal_searched=totals["nominal"][0],
         nominal_all=totals["nominal"][1],

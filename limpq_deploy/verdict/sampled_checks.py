@@ -5,15 +5,14 @@ Each passes or fails where its 95 % interval lies on one side of the limit, and 
 
 from collections.abc import Mapping
 
-from limpq_deploy.export.timing.report import LatencyReport, LatencySeries
+from limpq_deploy.export.timing.report import FLOAT_SERIES, LatencyReport, LatencySeries
 from limpq_deploy.train.evaluate import PairedComparison
 from limpq_deploy.verdict.record import (
-    FLOAT,
     FP32,
     MIXED,
     UNIFORM,
     AccuracyResult,
-    BitOps,
+    BitOpsCount,
     Check,
     Limits,
     NotMeasured,
@@ -43,8 +42,8 @@ def accuracy_checks(accuracy: AccuracyResult | None, limits: Limits, why: Mappin
     if accuracy.against_float is None:
         findings.append(NotMeasured(name=against_float, reason="the models were not compared image by image"))
     else:
-        told = f"top-1 {mixed.top1:.2f} % against {reference.top1:.2f} % in float"
-        findings.append(_drop(against_float, accuracy.against_float, told, limits.max_accuracy_drop))
+        figures = f"top-1 {mixed.top1:.2f} % against {reference.top1:.2f} % in float"
+        findings.append(_drop(against_float, accuracy.against_float, figures, limits.max_accuracy_drop))
     if accuracy.uniform_bits is None:
         return findings
     if accuracy.uniform is None or accuracy.against_uniform is None:
@@ -52,28 +51,29 @@ def accuracy_checks(accuracy: AccuracyResult | None, limits: Limits, why: Mappin
     pair = accuracy.against_uniform
     worse = pair.p_first_worse < limits.significance
     if pair.points >= 0:
-        told = "not worse"
+        judged = "not worse"
     elif worse:
-        told = f"worse beyond noise (p = {pair.p_first_worse:.2g}, limit {limits.significance:g})"
+        judged = f"worse beyond noise (p = {pair.p_first_worse:.2g}, limit {limits.significance:g})"
     else:
-        told = f"worse, within the noise of {pair.images:,} images (p = {pair.p_first_worse:.2g})"
+        judged = f"worse, within the noise of {pair.images:,} images (p = {pair.p_first_worse:.2g})"
     check = Check(
         name=against_uniform,
         passed=pair.points >= 0 or not worse,
         detail=(
             f"top-1 {mixed.top1:.2f} % against {accuracy.uniform.top1:.2f} % with {accuracy.uniform_bits} "
             f"within the same budget ({pair.points:+.2f} points, 95 % interval {pair.interval[0]:+.2f} to "
-            f"{pair.interval[1]:+.2f}; {pair.only_first} images right only here, {pair.only_second} only there): {told}"
+            f"{pair.interval[1]:+.2f}; {pair.only_first} images right only here, {pair.only_second} only there): "
+            f"{judged}"
         ),
     )
     return [*findings, check]
 
 
-def _drop(name: str, pair: PairedComparison, told: str, most: float) -> Finding:
+def _drop(name: str, pair: PairedComparison, figures: str, most: float) -> Finding:
     """Whether the first model loses at most so many points against the second."""
     low, high = pair.interval
     detail = (
-        f"{told} ({pair.points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} on {pair.images:,} images; "
+        f"{figures} ({pair.points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} on {pair.images:,} images; "
         f"at most {most:g} may be lost)"
     )
     if low >= -most or high < -most:
@@ -94,37 +94,37 @@ def latency_checks(report: LatencyReport | None, limits: Limits, why: Mapping[st
             findings.append(missing("latency", "latency", why))
         else:
             stats = mixed.stats
-            told = (
+            figures = (
                 f"p50 {stats.p50_ms:.3f} ms (95 % interval {stats.p50_low_ms:.3f} to {stats.p50_high_ms:.3f}) at batch "
                 f"{mixed.batch}, limit {limits.max_latency_ms:g} ms{_doubtful(mixed)}"
             )
             span = stats.p50_low_ms, stats.p50_ms, stats.p50_high_ms
-            findings.append(_at_most("latency", span, limits.max_latency_ms, told))
+            findings.append(_at_most("latency", span, limits.max_latency_ms, figures))
     if limits.min_speedup is not None:
-        slow = _deployed(report, FLOAT)
+        slow = _deployed(report, FLOAT_SERIES)
         if report is None or mixed is None or slow is None or slow.batch != mixed.batch:
             findings.append(missing("speedup", "latency", why))
         else:
-            gain = report.speedup(MIXED, FLOAT, threads="default", batch=mixed.batch)
+            gain = report.speedup(MIXED, FLOAT_SERIES, threads="default", batch=mixed.batch)
             other = float_baseline(series.name for series in report.series)
-            told = (
+            figures = (
                 f"{gain.ratio:.2f} times as fast as {other} (95 % interval {gain.low:.2f} to {gain.high:.2f}) "
                 f"at batch {gain.batch}, at least {limits.min_speedup:g} asked{_doubtful(mixed, slow)}"
             )
             span = gain.low, gain.ratio, gain.high
-            findings.append(_at_least("speedup", span, limits.min_speedup, told))
+            findings.append(_at_least("speedup", span, limits.min_speedup, figures))
     return findings
 
 
 def uniform_speed_checks(
-    report: LatencyReport | None, bitops: tuple[BitOps, ...], untold: Mapping[str, tuple[str, ...]]
+    report: LatencyReport | None, bitops: tuple[BitOpsCount, ...], unknown: Mapping[str, tuple[str, ...]]
 ) -> list[Finding]:
     """Where the engine executes fewer BitOps than a uniform one that was timed beside it, it has to be faster. Not
     measured where executed BitOps are assumed in part."""
     executed = {entry.name: entry.realised_all for entry in bitops}
     series_of = {name: name for name in UNIFORM}
-    if report is not None and any(series.name == FP32 for series in report.series) and FLOAT in executed:
-        executed["float16"], series_of["float16"] = executed[FLOAT], FLOAT
+    if report is not None and any(series.name == FP32 for series in report.series) and FLOAT_SERIES in executed:
+        executed["float16"], series_of["float16"] = executed[FLOAT_SERIES], FLOAT_SERIES
     mixed = _deployed(report, MIXED)
     findings: list[Finding] = []
     for name, timed in series_of.items():
@@ -133,44 +133,44 @@ def uniform_speed_checks(
             continue
         if not executed.get(MIXED, 0) < executed.get(name, 0):
             continue
-        assumed = [(one, untold[one]) for one in (MIXED, timed) if untold.get(one)]
+        assumed = [(one, unknown[one]) for one in (MIXED, timed) if unknown.get(one)]
         if assumed:
             of = " and ".join(f"{len(layers)} layers of the {one} engine ({some(layers)})" for one, layers in assumed)
-            reason = f"executed BitOps are assumed: the precision of {of} is not told"
+            reason = f"executed BitOps are assumed: the precision of {of} is unknown"
             findings.append(NotMeasured(name=f"faster_than_{name}", reason=reason))
             continue
         gain = report.speedup(MIXED, timed, threads="default", batch=mixed.batch)
-        told = (
+        figures = (
             f"{executed[MIXED] / 1e9:,.4g} G BitOps executed against {executed[name] / 1e9:,.4g} G, and "
             f"{gain.ratio:.2f} times its speed (95 % interval {gain.low:.2f} to {gain.high:.2f})"
             f"{_doubtful(mixed, other)}"
         )
-        findings.append(_faster(f"faster_than_{name}", (gain.low, gain.ratio, gain.high), told))
+        findings.append(_faster(f"faster_than_{name}", (gain.low, gain.ratio, gain.high), figures))
     return findings
 
 
-def _at_most(name: str, span: Span, most: float, told: str) -> Finding:
+def _at_most(name: str, span: Span, most: float, figures: str) -> Finding:
     """A figure against the most that it may be."""
     low, _, high = span
     if high <= most or low > most:
-        return Check(name=name, passed=high <= most, detail=told)
-    return Undecided(name=name, detail=f"{told}: not decided by these calls", needs=_more_calls(span, most))
+        return Check(name=name, passed=high <= most, detail=figures)
+    return Undecided(name=name, detail=f"{figures}: not decided by these calls", needs=_more_calls(span, most))
 
 
-def _at_least(name: str, span: Span, least: float, told: str) -> Finding:
+def _at_least(name: str, span: Span, least: float, figures: str) -> Finding:
     """A figure against the least that it may be."""
     low, _, high = span
     if low >= least or high < least:
-        return Check(name=name, passed=low >= least, detail=told)
-    return Undecided(name=name, detail=f"{told}: not decided by these calls", needs=_more_calls(span, least))
+        return Check(name=name, passed=low >= least, detail=figures)
+    return Undecided(name=name, detail=f"{figures}: not decided by these calls", needs=_more_calls(span, least))
 
 
-def _faster(name: str, span: Span, told: str) -> Finding:
-    """A ratio of speeds that has to be above 1; at 1 the two are not told apart."""
+def _faster(name: str, span: Span, figures: str) -> Finding:
+    """A ratio of speeds that has to be above 1; at 1 neither is."""
     low, _, high = span
     if low > 1 or high < 1:
-        return Check(name=name, passed=low > 1, detail=told)
-    return Undecided(name=name, detail=f"{told}: not told apart by these calls", needs=_more_calls(span, 1.0))
+        return Check(name=name, passed=low > 1, detail=figures)
+    return Undecided(name=name, detail=f"{figures}: not decided by these calls", needs=_more_calls(span, 1.0))
 
 
 def _more_calls(span: Span, limit: float) -> str:
@@ -179,7 +179,7 @@ def _more_calls(span: Span, limit: float) -> str:
     distance, half = abs(figure - limit), figure - low if figure > limit else high - figure
     times = (half / distance) ** 2 if distance else float("inf")
     if times > MOST_TIMES:
-        return f"more than {MOST_TIMES:,} times as many calls: the figure is the limit, as far as can be told"
+        return f"more than {MOST_TIMES:,} times as many calls: the figure is the limit, as far as these calls show"
     return f"about {max(2, round(times))} times as many calls (--latency-seconds), if the figure stays"
 
 

@@ -2,7 +2,7 @@
 
 CONFIG = "config.json"
 GIVEN, GIVEN_EXPORTED = "given.json", "given-exported.json"
-FLOAT, FLOAT_RECORD = "float.safetensors", "float.json"
+FLOAT_WEIGHTS, FLOAT_RECORD = "float.safetensors", "float.json"
 JOINT, INDICATORS, PLACEMENT = "joint.safetensors", "indicators.json", "placement.json"
 POLICY, COMPARISON = "policy.json", "comparison.json"
 FINETUNED, FINETUNED_RECORD = "finetuned.safetensors", "finetuned.json"

@@ -13,7 +13,7 @@ from limpq_deploy.export.ship.manifest import SIGNATURE
 from limpq_deploy.progress import Report
 
 NAMED_DEPTH = 2
-"""How deep dictionaries among the inputs are told apart by name: ``training.settings.steps``."""
+"""How deep dictionaries among the inputs are distinguished by name: ``training.settings.steps``."""
 
 SHORT = 12
 """Digits of a SHA-256 that are recorded by name."""

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from limpq_deploy.calibration.foreign import cause, line_of, told
+from limpq_deploy.calibration.foreign import cause, line_of, sentence_of
 
 OF_TORCH = (
     "mat1 and mat2 shapes cannot be multiplied (1x4 and 3x2).\n\nWhile executing %linear : [num_users=1] = call_module"
@@ -31,8 +31,8 @@ def test_the_line_is_the_innermost_of_the_users() -> None:
     with pytest.raises(ValueError, match="inhomogeneous") as raised, warnings.catch_warnings():
         np.asarray([[1], [1, 2]])
     assert line_of(raised.value) == f" (test_foreign.py:{raised.traceback[0].lineno + 1})"
-    assert told(raised.value).startswith("ValueError: setting an array element with a sequence")
+    assert sentence_of(raised.value).startswith("ValueError: setting an array element with a sequence")
 
 
 def test_an_error_without_a_traceback_has_no_line() -> None:
-    assert told(KeyError("x")) == "KeyError: 'x'"
+    assert sentence_of(KeyError("x")) == "KeyError: 'x'"

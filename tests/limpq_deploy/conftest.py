@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.datasets import Augment, DataSet, open_dataset
+from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TargetSpec
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
+
+from .train import scenario
 
 
 class TinyResNet(nn.Module):
@@ -48,15 +50,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def few_digits() -> DataSet:
     """256 training, 60 validation and 60 test images of the digits."""
-    digits = open_dataset("digits")
-    sizes = {"train": 256, "val": 60, "test": 60}
-    return DataSet(
-        name="few digits",
-        classes=digits.classes,
-        splits={name: digits.split(name).subset(range(size)) for name, size in sizes.items()},
-        fingerprint=digits.fingerprint,
-        augment=Augment(pad=1, flip=False),
-    )
+    return scenario.few_digits()
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ def test_a_relu6_is_cut_on_codes_where_its_scale_reaches_beyond_6(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["ReLU6", "SiLU"])
 def test_tensorrts_file_of_a_mobile_net_computes_what_was_trained(name: str, executed: Any) -> None:
-    """Gates, products and concatenations stay in floats there; the ReLU6 stays a Clip of floats."""
+    """Gates, products and concatenations stay in float there; the ReLU6 stays a Clip of floats."""
     torch.manual_seed(0)
     net = quantized(NETS[name](), TENSORRT)
     assert {reader for quantizer in net.placement.quantizers for reader in quantizer.layers} == set(net.layers)

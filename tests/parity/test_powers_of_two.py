@@ -152,7 +152,7 @@ def test_a_random_net_its_integers_and_onnx_runtime_are_equal_in_every_code(
 def test_a_random_net_and_tensorrts_file_as_written_are_equal_in_every_code(
     executed: Any, seed: int, steps: list[str]
 ) -> None:
-    """Gates stay in floats there, each by the arithmetic of who computes it."""
+    """Gates stay in float there, each by the arithmetic of who computes it."""
     torch.manual_seed(seed)
     traced, model, policy = quantized(RandomNet(steps, seed), TENSORRT, seed)
     file = file_of(traced, model, policy)

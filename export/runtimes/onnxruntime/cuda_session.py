@@ -24,7 +24,7 @@ NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
 class OnnxRuntimeCuda:
-    """ONNX Runtime's CUDA provider. A Q/DQ file runs there in floats between its pairs: it is a second opinion on
+    """ONNX Runtime's CUDA provider. A Q/DQ file runs there in float between its pairs: it is a second opinion on
     values, not a fast integer engine."""
 
     name = "onnxruntime-cuda"
@@ -60,7 +60,7 @@ class OnnxRuntimeCuda:
 
     def watch(self, path: Path, *, threads: int | None = None) -> WatchedSession:
         """Raises NoGraph: integers are compared on the runtimes that compute in integers."""
-        raise NoGraph(f"{self.name} computes in floats and has no inner codes to watch; compare on onnxruntime")
+        raise NoGraph(f"{self.name} computes in float and has no inner codes to watch; compare on onnxruntime")
 
     def optimized_graph(self, path: Path) -> onnx.ModelProto:
         """Raises NoGraph, as `watch`."""

@@ -12,7 +12,7 @@ from limpq_deploy.export.runtimes.cuda.memory import CudaMemory
 if TYPE_CHECKING:
     import tensorrt as trt
 
-FLOAT = 4
+FLOAT32_BYTES = 4
 """Bytes of a float32; inputs and results of our files are float32."""
 
 
@@ -131,7 +131,7 @@ class Lane:
 
     def _row_bytes(self, name: str) -> int:
         """Bytes of a tensor for one image."""
-        return FLOAT * int(np.prod(tuple(self._engine.get_tensor_shape(name))[1:], dtype=np.int64))
+        return FLOAT32_BYTES * int(np.prod(tuple(self._engine.get_tensor_shape(name))[1:], dtype=np.int64))
 
 
 def _give_back(memory: CudaMemory, stream: int, owned: list[int]) -> None:

@@ -37,7 +37,7 @@ class ConfigRefused(LimpqError):
         super().__init__(f"{CONFIG}, {field}: {found}; {advice}")
 
 
-FLOAT, UINT8 = 1, 2
+ONNX_FLOAT, ONNX_UINT8 = 1, 2
 """ONNX's numbers of the types that images may have."""
 
 
@@ -103,13 +103,13 @@ def read_io(model: Path) -> ServedIO:
         output=graph.output[0].name,
         classes=classes[0],
         fixed_batch=batch,
-        data_type="TYPE_UINT8" if inputs[0].type.tensor_type.elem_type == UINT8 else "TYPE_FP32",
+        data_type="TYPE_UINT8" if inputs[0].type.tensor_type.elem_type == ONNX_UINT8 else "TYPE_FP32",
     )
 
 
 def _shape(value: Any, field: str) -> list[int | None]:
     tensor = value.type.tensor_type
-    if tensor.elem_type not in ((FLOAT, UINT8) if field == "input" else (FLOAT,)):
+    if tensor.elem_type not in ((ONNX_FLOAT, ONNX_UINT8) if field == "input" else (ONNX_FLOAT,)):
         wanted = "expected float32, or uint8 pixels" if field == "input" else "expected float32"
         raise ConfigRefused(f"{field}.data_type", f"{value.name!r} has ONNX type {tensor.elem_type}", wanted)
     sizes = [entry.dim_value if entry.HasField("dim_value") else None for entry in tensor.shape.dim]

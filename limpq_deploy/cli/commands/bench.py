@@ -53,13 +53,13 @@ class _Time(click.Command):
             return self.parent.command_path if self.parent is not None else super().command_path
 
 
-@click.group(cls=_Bench, short_help="Latency of ONNX models, interleaved.")
+@click.group(cls=_Bench, short_help="Latency of ONNX models, timed in turns in one run.")
 def bench() -> None:
-    """Latency of ONNX models, interleaved in one run; needs no torch. Of a build's directory: the mixed model, the
+    """Latency of ONNX models, timed in turns in one run; needs no torch. For a build's directory: the mixed model, the
     float one (on TensorRT in FP16, and in FP32 as fp32) and the uniform 8-bit one.
 
-    Every candidate warms up for 200 ms, then all take turns in random order; every raw sample is kept (-o, --json), and
-    what speaks against a figure is said.
+    Every model warms up for 200 ms, then all take turns in random order. Every raw sample is kept (-o, --json), and
+    reasons to doubt a figure are printed beside it.
 
     \b
     limpq-deploy bench limpq-build --batch 1,8 -o here.json
@@ -79,16 +79,22 @@ def bench() -> None:
     default="1",
     show_default=True,
     metavar="N,..",
-    help="Runs at once, each of one batch, on a CUDA stream or in a thread of its own; a call ends with the last.",
+    help="Batches that run at once, each on its own CUDA stream or thread; a call ends when the last one does.",
 )
 @threads_option("one, then as many as the runtime takes")
-@seconds_option(3.0, 0.1, "Recorded calls of each model with each number of threads; 10 calls at least.")
+@seconds_option(3.0, 0.1, "Seconds of recorded calls, for each model and number of threads; at least 10 calls.")
 @click.option(
-    "--runtime", default="onnxruntime", show_default=True, metavar="NAME", help="What executes them; see doctor."
+    "--runtime",
+    default="onnxruntime",
+    show_default=True,
+    metavar="NAME",
+    help="Runtime that executes the models; see doctor.",
 )
 @engine_batch_option
 @builder_options
-@click.option("--server", metavar="URL", help="Time one model here and through http://HOST:PORT/MODEL or grpc://...")
+@click.option(
+    "--server", metavar="URL", help="Time one model here and on a server: http://HOST:PORT/MODEL or grpc://..."
+)
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="Keep all raw samples as JSON.")
 @json_option
 def time_models(
@@ -103,7 +109,7 @@ def time_models(
     as_json: bool,
     **builder: Any,
 ) -> None:
-    """Latency of ONNX models, interleaved in one run; needs no torch."""
+    """Latency of ONNX models, timed in turns in one run; needs no torch."""
     from limpq_deploy.calibration.records import to_dict, write_record
 
     engine = take_builder(builder)

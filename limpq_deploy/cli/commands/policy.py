@@ -20,11 +20,18 @@ from limpq_deploy.cli.options.shared import (
 from limpq_deploy.cli.output.answers import answer
 
 
-@click.command(short_help="Policies for many budgets, each certified.")
+@click.command(short_help="The best policies for many budgets.")
 @click.argument("indicators_file", metavar="INDICATORS.json", type=FILE)
-@click.option("--gbitops", metavar="LO:HI:N", help="N budgets from LO to HI G BitOps, all layers.")
-@click.option("--all", "supported", is_flag=True, help="Every policy that is best at some price of BitOps instead.")
-@click.option("--gap", type=click.FloatRange(0, 1), default=0.0, help="Accept policies certified this close.")
+@click.option("--gbitops", metavar="LO:HI:N", help="N budgets from LO to HI G BitOps of all layers; 1 G = 1e9.")
+@click.option(
+    "--all", "supported", is_flag=True, help="Instead of N budgets: every policy that is best at some price of a BitOp."
+)
+@click.option(
+    "--gap",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Accept policies proved to be within this share of the best.",
+)
 @click.option("--solver", type=click.Choice(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: front.json]")
 @click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
@@ -49,10 +56,10 @@ def sweep(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """A front: N BitOps budgets, the best policy for each, its bound, and which budgets cannot be met.
+    """The best policy for each of N BitOps budgets, with its proven bound, and which budgets cannot be met.
 
-    Size budgets hold for every point. With --all: every supported point of the front (the corners of its lower convex
-    hull and what lies on it), without asking for budgets.
+    Size budgets hold for every policy. With --all: the policies on the lower convex hull of BitOps and objective, so
+    that no budgets have to be given.
 
     \b
     limpq-deploy sweep indicators.json --gbitops 20:120:50
@@ -113,14 +120,16 @@ def sweep(
     answer(f"{front_table(front)}\nwritten to {file}{drawn}")
 
 
-@click.command(short_help="Two policies, layer by layer.")
+@click.command(short_help="Compare two policies, layer by layer.")
 @click.argument("first", metavar="POLICY", type=FILE)
 @click.argument("second", metavar="POLICY", type=FILE)
-@click.option("--indicators", "indicators_file", type=FILE, metavar="FILE", help="Adds BitOps, sizes and objectives.")
+@click.option(
+    "--indicators", "indicators_file", type=FILE, metavar="FILE", help="Also compare BitOps, sizes and objectives."
+)
 @click.option(
     "--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: the policies' own]"
 )
-@click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: the policies' own]")
+@click.option("--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: the policies' own]")
 @json_option
 def diff(
     first: Path,
@@ -130,7 +139,7 @@ def diff(
     alpha: float | None,
     as_json: bool,
 ) -> None:
-    """Layers whose bits differ between two policies, and what that changes in all.
+    """Layers whose bits differ between two policies, and how the totals change.
 
     \b
     limpq-deploy diff policy-a.json policy-b.json --indicators indicators.json
@@ -156,14 +165,16 @@ def diff(
     answer(json.dumps(to_dict(found)) if as_json else diff_table(found))
 
 
-@click.command(short_help="A policy as a table, or a table as a policy.")
+@click.command(short_help="Convert a policy to a table, or a table to a policy.")
 @click.argument("source", metavar="FILE", type=FILE)
-@click.option("--indicators", "indicators_file", type=FILE, required=True, metavar="FILE", help="Layers and costs.")
+@click.option(
+    "--indicators", "indicators_file", type=FILE, required=True, metavar="FILE", help="Where layers and costs are read."
+)
 @click.option(
     "-o", "--output", type=NEW_FILE, required=True, metavar="FILE", help="Table (.csv, .json) or policy (.json)."
 )
 @click.option("--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: as search]")
-@click.option("--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2 for scale, else 1]")
+@click.option("--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: 2 for scale, else 1]")
 @json_option
 def table(
     source: Path,
@@ -176,7 +187,7 @@ def table(
     """Write a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
 
     A table is checked against the indicators: every searched layer once; its costs are counted again. Bits need not be
-    candidates; where no importance was learned, an extrapolated one is taken, and told.
+    candidates; where no importance was learned, an extrapolated one is taken, and the output says so.
 
     \b
     limpq-deploy table policy.json --indicators indicators.json -o policy.csv
@@ -211,13 +222,14 @@ def table(
     answer(json.dumps(to_dict(written)) if as_json else "\n".join([*notes, f"written to {output}"]))
 
 
-@click.command(name="import", short_help="The LIMPQ authors' indicators as indicators.json.")
+@click.command(name="import", short_help="Convert the LIMPQ authors' indicators to indicators.json.")
 @click.argument("pickle_file", metavar="INDICATORS.pkl", type=FILE)
 @click.option("--shapes", type=FILE, metavar="FILE", help="MACs and weight counts: limpq.shapes/1 or indicators.json.")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: indicators.json]")
 @json_option
 def import_(pickle_file: Path, shapes: Path | None, output: Path | None, as_json: bool) -> None:
-    """Read the pickle that the authors' code writes, admitting only dicts, lists, strings and numbers: nothing is run.
+    """Read the pickle that the authors' code writes; only dicts, lists, strings and numbers are admitted, and no code
+    runs.
 
     It holds learned scales but neither MACs nor weight counts; --shapes gives them.
     """

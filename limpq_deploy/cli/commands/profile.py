@@ -11,23 +11,25 @@ from limpq_deploy.cli.options.shared import FILE, NEW_FILE, json_option, seconds
 from limpq_deploy.cli.output.answers import answer
 
 
-@click.command(short_help="What each layer takes on this device, at each of its precisions.")
+@click.command(short_help="Time each layer on this device, at each precision that it has.")
 @click.argument("build", metavar="DIR", type=FILE)
 @threads_option("as many as the runtime takes, as in a build")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Images per call.")
-@seconds_option(1.0, 0.05, "Recorded calls of each graph.")
+@seconds_option(1.0, 0.05, "Seconds of recorded calls of each graph.")
 @click.option(
     "--graphs",
     type=click.IntRange(min=0),
     default=8,
     show_default=True,
     metavar="N",
-    help="Mixed graphs that are timed beside the uniform ones; each also checks the table without it.",
+    help="Mixed-precision graphs to time beside the uniform ones; each also checks a table made without it.",
 )
-@click.option("--runtime", metavar="NAME", help="What executes them.  [default: that of the build's target]")
+@click.option(
+    "--runtime", metavar="NAME", help="Runtime that executes the graphs.  [default: that of the build's target]"
+)
 @engine_batch_option
 @builder_options
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the mixed graphs.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Random seed of the mixed graphs.")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: latency-table.json]")
 @json_option
 def profile(
@@ -45,8 +47,8 @@ def profile(
     """Time every layer of a build's model on this device, at each precision that the device executes, and what
     conversions between them take: a table for --latency-table. Needs no torch, so it runs on the target.
 
-    Graphs of the build's structure, with scales that nobody learned, are timed: which numbers stand in a graph does not
-    change how long it takes.
+    The timed graphs have the build's structure and made-up scales: the numbers in a graph do not change how long it
+    takes.
 
     \b
     limpq-deploy profile limpq-build -o here.json

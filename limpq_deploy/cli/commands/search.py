@@ -18,7 +18,7 @@ from limpq_deploy.cli.options.shared import (
 from limpq_deploy.cli.output.answers import answer
 
 
-@click.command(short_help="One certified policy from an indicators file.")
+@click.command(short_help="The best policy within budgets, from an indicators file.")
 @click.argument("indicators_file", metavar="INDICATORS.json", type=FILE)
 @budget_options
 @click.option(
@@ -28,13 +28,16 @@ from limpq_deploy.cli.output.answers import answer
     show_default=True,
     help="Who finds the policy; it is proved by our own search, or by a library.",
 )
-@click.option("--explain", is_flag=True, help="Say what one more bit buys, what limits bind, or why nothing fits.")
+@click.option(
+    "--explain", is_flag=True, help="Say what one more bit would gain, which limits are reached, or why no policy fits."
+)
 @click.option(
     "--preview",
     "build",
     type=FILE,
     metavar="DIR",
-    help="Let the policies of all measures, and the uniform one, compete on this build's joint network (needs torch).",
+    help="Of the policies of all importance measures and the uniform one, take the most accurate on this build's "
+    "jointly trained network (needs torch).",
 )
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: policy.json]")
 @json_option
@@ -47,7 +50,8 @@ def search(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """One certified policy from an indicators file, in milliseconds; needs neither torch nor a runtime.
+    """The best policy within the budgets, with a proof (or how far it may be from the best), in milliseconds; needs
+    neither torch nor a runtime.
 
     \b
     limpq-deploy search indicators.json --like w4a4
@@ -145,12 +149,12 @@ def search(
     default=Path("limpq-build"),
     show_default=True,
     metavar="DIR",
-    help="The build whose jointly trained network is asked.",
+    help="The build whose jointly trained network is used.",
 )
 @json_option
 def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
-    """Accuracy of policies straight from a build's jointly trained network, BatchNorm estimated anew; nothing is
-    trained. On held-out training images, so that validation and test stay fresh.
+    """Accuracy of policies on a build's jointly trained network, with BatchNorm statistics estimated anew and no
+    training. Measured on held-out training images, so that validation and test images stay unseen.
 
     \b
     limpq-deploy preview policy.json

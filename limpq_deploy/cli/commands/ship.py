@@ -28,7 +28,7 @@ def sign_option(command: Any) -> Any:
     return click.option("--sign", type=FILE, metavar="KEY", help="Sign the manifest with this private key.")(command)
 
 
-@click.command(short_help="A key pair for signatures.")
+@click.command(short_help="Make a key pair for signatures.")
 @click.argument("key", metavar="KEY", type=FILE)
 @json_option
 def keygen(key: Path, as_json: bool) -> None:
@@ -43,7 +43,7 @@ def keygen(key: Path, as_json: bool) -> None:
         answer(f"{key} signs; keep it secret\n{public} checks: give it to those who serve")
 
 
-@click.command(short_help="A build into a Triton model repository.")
+@click.command(short_help="Add a build to a Triton model repository.")
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.argument("repository", metavar="REPOSITORY", type=FILE)
 @click.option(
@@ -51,23 +51,30 @@ def keygen(key: Path, as_json: bool) -> None:
     type=click.Choice(["onnxruntime", "python", "tensorrt"]),
     default="onnxruntime",
     show_default=True,
-    help="What runs the model; python is the CPU twin.",
+    help="Triton backend that runs the model; python is the model on the CPU.",
 )
-@click.option("--name", metavar="NAME", help="Of the model in the repository.  [default: the build's model]")
+@click.option("--name", metavar="NAME", help="Name of the model in the repository.  [default: the build's model]")
 @click.option(
     "--max-batch", type=click.IntRange(min=1), default=8, show_default=True, metavar="N", help="Images per request."
 )
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Copies.")
 @click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Of each copy.  [default: the runtime's choice]"
+    "--instances",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Copies of the model that answer at the same time.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of each copy.  [default: the runtime's choice]"
 )
 @click.option(
     "--throughput",
     type=click.IntRange(min=1),
     metavar="US",
-    help="Let requests wait US microseconds to share a batch; off by default, as it stalls some.",
+    help="Let requests wait US microseconds to share a batch; off by default, as some requests then wait for nothing.",
 )
-@click.option("--config", type=FILE, metavar="FILE", help="Your own config.pbtxt, checked like ours.")
+@click.option("--config", type=FILE, metavar="FILE", help="Your own config.pbtxt, checked like a generated one.")
 @click.option(
     "--plan",
     "plans",
@@ -75,14 +82,8 @@ def keygen(key: Path, as_json: bool) -> None:
     metavar="[CC=]FILE",
     help="TensorRT plan, or one for each compute capability.  [default: the build's]",
 )
-@click.option(
-    "--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions that remain."
-)
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Ship in spite of a failed verdict, or a doubtful plan; the manifest records it.",
-)
+@click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions to keep.")
+@click.option("--force", is_flag=True, help="Ship in spite of a failed verdict or a doubtful plan; recorded.")
 @sign_option
 @key_option
 @json_option
@@ -148,20 +149,27 @@ def rollback(folder: Path, version: int, sign: Path | None, key: Path | None, as
     _tell(rolled_back(folder, version, Keys(private=sign, public=key)), as_json)
 
 
-@click.command(short_help="Whether a server answers rightly.")
+@click.command(short_help="Check that a running server answers correctly.")
 @click.argument("url", metavar="URL")
-@click.option("--bundle", type=FILE, metavar="DIR", help="Bundle or REPOSITORY/NAME whose canaries are asked.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=4.0, show_default=True, metavar="S", help="For each answer."
+    "--bundle", type=FILE, metavar="DIR", help="Bundle or REPOSITORY/NAME with the recorded images and answers."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=4.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds to wait for each answer.",
 )
 @key_option
 @json_option
 def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_json: bool) -> None:
-    """Ask a running server real images: http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL.
+    """Send a bundle's canaries (recorded images) to a running server and compare the answers.
 
-    Without /MODEL that of --bundle. Of a REPOSITORY/NAME the canaries of the version that answers are asked;
-    /MODEL/versions/N asks for one. Without --bundle one black image has to get a finite answer. Exit code 1: no answer;
-    3: a wrong one.
+    URL is http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL; MODEL may be left out where --bundle names it, and
+    /MODEL/versions/N checks one version. For a REPOSITORY/NAME the canaries are those of the version that answers.
+    Without --bundle, one black image must get finite numbers. Exit code 1: no answer; 3: a wrong one.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.serving.health import check_health

@@ -9,12 +9,12 @@ from limpq_deploy.cli.options.shared import FILE, NEW_FILE, json_option
 from limpq_deploy.cli.output.answers import answer
 
 
-@click.command(short_help="Stored weights back into the engine's file.")
+@click.command(short_help="Restore the engine's file from one with packed weights.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
-@click.option("-o", "--output", type=NEW_FILE, required=True, metavar="FILE", help="Where the engine's file goes.")
+@click.option("-o", "--output", type=NEW_FILE, required=True, metavar="FILE", help="Name of the engine's file.")
 @json_option
 def unpack(model: Path, output: Path, as_json: bool) -> None:
-    """Make the engine's file of the one that --storage wrote, byte for byte; needs neither torch nor a runtime."""
+    """Restore the engine's file, byte for byte, from the one that build --storage wrote; no torch, no runtime."""
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.files import sha256_of, write_bytes
     from limpq_deploy.export.graph.loading import load_model

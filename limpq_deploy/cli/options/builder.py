@@ -26,7 +26,7 @@ def builder_options(command: Command) -> Command:
         click.option(
             "--float-type",
             type=click.Choice(["float16", "float32"]),
-            help="What layers left in float may run in, in a TensorRT engine, where the file does not say.  "
+            help="Float type that a TensorRT engine may use for layers without integers, where the file does not say.  "
             "[default: float16]",
         ),
         click.option(
@@ -34,7 +34,7 @@ def builder_options(command: Command) -> Command:
             "tf32",
             flag_value=False,
             default=None,
-            help="Float32 products of TensorRT with all 24 bits; by default it may drop 13.",
+            help="Keep all 24 bits in TensorRT's float32 products; by default it may drop 13 of them (TF32).",
         ),
         click.option(
             "--workspace-mib",
@@ -46,13 +46,13 @@ def builder_options(command: Command) -> Command:
             "--builder-level",
             type=int,
             metavar="L",
-            help="Of TensorRT's builder: 0 builds fastest, 5 tries most.  [default: 3]",
+            help="Effort of TensorRT's builder: 0 builds fastest, 5 tries most.  [default: 3]",
         ),
         click.option(
             "--builds",
             type=int,
             metavar="N",
-            help="TensorRT engines built of each file, to keep the fastest and record the spread.  [default: 1]",
+            help="Build so many TensorRT engines of each file, keep the fastest and record the spread.  [default: 1]",
         ),
     )
     for option in reversed(options):
@@ -65,7 +65,7 @@ def engine_batch_option(command: Command) -> Command:
     return click.option(
         "--engine-batch",
         metavar="MIN:OPT:MAX",
-        help="Images per call that TensorRT engines take and are tuned for; --batch of a build.  [default: 1:1:64]",
+        help="Fewest, usual and most images per call of a TensorRT engine; build has it as --batch.  [default: 1:1:64]",
     )(command)
 
 

@@ -111,7 +111,7 @@ def restriction_options(command: Command) -> Command:
         click.option(
             "--space",
             metavar="SPACE",
-            help="Pairs to choose from: w*a8 (weights only), w8a* (activations only), native:TARGET.  [default: w*a*]",
+            help="Bits to choose from: w*a8 (weights only), w8a* (activations only), native:TARGET.  [default: w*a*]",
         ),
         click.option(
             "--min-bits",
@@ -122,7 +122,7 @@ def restriction_options(command: Command) -> Command:
             "repeatable.",
         ),
         click.option(
-            "--pin", multiple=True, callback=several, metavar="NAME=wNaM", help="These bits, not searched; repeatable."
+            "--pin", multiple=True, callback=several, metavar="NAME=wNaM", help="Fixed bits, not searched; repeatable."
         ),
         click.option(
             "--tie",
@@ -170,7 +170,7 @@ def budget_options(command: Command) -> Command:
             "indicators have it, else scale]",
         ),
         click.option(
-            "--alpha", type=float, metavar="A", help="Weight of weight indicators.  [default: 2 for scale, else 1]"
+            "--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: 2 for scale, else 1]"
         ),
         click.option(
             "--outliers",
@@ -243,7 +243,11 @@ def training_options(command: Command) -> Command:
         click.option(
             "--ema", type=float, metavar="D", help="Fine-tuned weights are a moving average of decay D, e.g. 0.999."
         ),
-        click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of training.  [default: fp32]"),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "bf16", "fp16"]),
+            help="Number format of training.  [default: fp32]",
+        ),
         click.option("--workers", type=int, metavar="N", help="Processes that read images ahead.  [default: 0]"),
     )
     return with_options(options, command)
@@ -251,7 +255,12 @@ def training_options(command: Command) -> Command:
 
 def build_options(command: Command) -> Command:
     options = (
-        click.option("--config", type=FILE, metavar="FILE.toml", help="Settings by these names; options win."),
+        click.option(
+            "--config",
+            type=FILE,
+            metavar="FILE.toml",
+            help="Settings under the names of the options; options given here win.",
+        ),
         click.option(
             "--model", metavar="NAME", help="resnet8, resnet20/32/44/56, or package.module:factory.  [default: resnet8]"
         ),
@@ -264,7 +273,7 @@ def build_options(command: Command) -> Command:
         click.option(
             "--weights-key",
             metavar="KEY",
-            help="Which dictionary of the weights is meant, where several fit, e.g. model_ema.",
+            help="Dictionary of the weights file to load, where several fit, e.g. model_ema.",
         ),
         click.option(
             "--pretrained",
@@ -297,23 +306,34 @@ def build_options(command: Command) -> Command:
             "--min-speedup",
             type=float,
             metavar="X",
-            help="Check: times as fast as the float model, which is FP16 on TensorRT.",
+            help="Check: at least X times as fast as the float model (in FP16 on TensorRT).",
         ),
         click.option(
-            "--max-accuracy-drop", type=float, metavar="P", help="Check: points of top-1 below float.  [default: 1.0]"
+            "--max-accuracy-drop",
+            type=float,
+            metavar="P",
+            help="Check: top-1 at most P points below the float model.  [default: 1.0]",
         ),
-        click.option("--latency-seconds", type=float, metavar="S", help="Timed per model and threads.  [default: 1.5]"),
+        click.option(
+            "--latency-seconds",
+            type=float,
+            metavar="S",
+            help="Seconds of timing for each model and number of threads.  [default: 1.5]",
+        ),
         click.option(
             "--act-bits",
             type=BitsOrFloat(),
             metavar="B",
-            help="Search weights only; activations of searched layers have B bits, one of --bits. float: activations "
-            "are floats everywhere, and weights alone are integers.",
+            help="Search bits of weights only; activations of searched layers get B bits, one of --bits. float: all "
+            "activations stay float, and only weights are integers.",
         ),
         click.option("--pinned-bits", type=int, metavar="B", help="Bits of the first and last layer.  [default: 8]"),
         training_options,
         click.option(
-            "--policy", type=FILE, metavar="FILE.json", help="Take this policy of the model instead of searching one."
+            "--policy",
+            type=FILE,
+            metavar="FILE.json",
+            help="Use this policy of the model instead of searching for one.",
         ),
         click.option(
             "--ptq",
@@ -337,7 +357,11 @@ def build_options(command: Command) -> Command:
             type=click.Choice(["8.6", "10", "11"]),
             help="Version that files for TensorRT are written for.  [default: the installed one, else 8.6]",
         ),
-        click.option("--batch", metavar="MIN:OPT:MAX", help="Images per call of a TensorRT engine, e.g. 1:8:32."),
+        click.option(
+            "--batch",
+            metavar="MIN:OPT:MAX",
+            help="Fewest, usual and most images per call of a TensorRT engine, e.g. 1:8:32.",
+        ),
         builder_options,
         click.option(
             "--input",
@@ -347,7 +371,7 @@ def build_options(command: Command) -> Command:
         click.option(
             "--storage",
             type=click.Choice(["int4", "int2"]),
-            help="Write a second file with weights at their true bits (none below 4, or 2), to store and send.",
+            help="Also write a file whose weights are packed to their bits (at least 4, or 2), to store and send.",
         ),
         click.option(
             "--no-engine",
@@ -356,7 +380,7 @@ def build_options(command: Command) -> Command:
             default=None,
             help="Stop after export; for TensorRT go as far as a CPU can, to a bundle for `finish`.",
         ),
-        click.option("--seed", type=int, metavar="N", help="Of training and of data order.  [default: 0]"),
+        click.option("--seed", type=int, metavar="N", help="Random seed of training and data order.  [default: 0]"),
         click.option("--out", type=FILE, metavar="DIR", help="Output folder.  [default: limpq-build]"),
         click.option("--fresh", is_flag=True, help="Do all stages again."),
         json_option,

@@ -181,8 +181,8 @@ def _trtexec_line(times: TrtexecTimes) -> str:
     if times.failed is not None:
         return wrapped(f"trtexec on {times.name} (batch {times.batch}): {times.failed}")
     named = {"compute" if name == COMPUTE else name: ms for name, ms in times.median_ms.items()}
-    told = sorted(named.items(), key=lambda one: one[0] != "compute")
-    medians = ", ".join(f"{name} {ms:.3f}" for name, ms in told)
+    parts = sorted(named.items(), key=lambda one: one[0] != "compute")
+    medians = ", ".join(f"{name} {ms:.3f}" for name, ms in parts)
     return wrapped(f"trtexec on {times.name} (batch {times.batch}): p50 ms of {medians}")
 
 

@@ -102,9 +102,9 @@ def explanation_table(explanation: Explanation) -> str:
         lines.append("+N: layers that share these bits change with it")
     lines += _improvement_lines(explanation)
     if explanation.handovers:
-        told = ", ".join(f"{use.before} -> {use.after} {use.used:,} {use.unit}" for use in explanation.handovers[:8])
+        listed = ", ".join(f"{use.before} -> {use.after} {use.used:,} {use.unit}" for use in explanation.handovers[:8])
         more = f" and {len(explanation.handovers) - 8} more" if len(explanation.handovers) > 8 else ""
-        lines.append(wrapped(f"paid between layers of different precision: {told}{more}"))
+        lines.append(wrapped(f"paid between layers of different precision: {listed}{more}"))
     return "\n".join(lines)
 
 
@@ -119,14 +119,14 @@ def _improvement_lines(explanation: Explanation) -> list[str]:
     found = explanation.improvements
     if not found:
         return []
-    told = ", ".join(
+    listed = ", ".join(
         f"{step.layer} {'weight' if step.tensor == 'weight' else 'act.'} {step.bits} -> {step.to_bits} "
         f"({step.objective:+.6f})"
         for step in found[:STEPS_TOLD]
     )
     more = f" and {len(found) - STEPS_TOLD} more" if len(found) > STEPS_TOLD else ""
     step = "single step" if len(found) == 1 else "single steps"
-    return [wrapped(f"not the best within these budgets; {step} that would lower the objective: {told}{more}")]
+    return [wrapped(f"not the best within these budgets; {step} that would lower the objective: {listed}{more}")]
 
 
 def conflict_table(conflict: Conflict) -> str:

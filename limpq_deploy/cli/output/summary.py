@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from limpq_deploy.cli.output.tables import in_columns, table, wrapped
-from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.placement import FLOAT_BITS, Placement
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.evaluate import Accuracy
-from limpq_deploy.verdict.record import FLOAT_BITS, LatencyResult, Verdict, float_baseline
+from limpq_deploy.verdict.record import LatencyResult, Verdict, float_baseline
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline.outcome import Outcome

@@ -147,13 +147,13 @@ def _finding_line(findings: Sequence[Finding]) -> str:
     from limpq_deploy.export.lint.rules import RULES
 
     first, names = findings[0], list(dict.fromkeys(finding.node for finding in findings))
-    told = ", ".join(names[:LINTED_NODES])
-    told += f" and {len(names) - LINTED_NODES} more" if len(names) > LINTED_NODES else ""
+    listed = ", ".join(names[:LINTED_NODES])
+    listed += f" and {len(names) - LINTED_NODES} more" if len(names) > LINTED_NODES else ""
     breaks = "breaks" if len(names) == 1 else "break"
     same = all(finding.consequence == first.consequence for finding in findings)
     consequence = first.consequence if same else f"for {first.node}: {first.consequence}"
     return (
-        f"{first.severity}: {told} {breaks} the rule that {RULES[first.rule].says} ({first.rule}); {consequence}; "
+        f"{first.severity}: {listed} {breaks} the rule that {RULES[first.rule].says} ({first.rule}); {consequence}; "
         f"{first.remedy}"
     )
 

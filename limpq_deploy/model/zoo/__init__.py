@@ -83,7 +83,7 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
         hint = f"; did you mean {':'.join(name.rsplit('.', 1))!r}?" if _is_dotted(name) else ""
         raise ModelError(f"unknown model {name!r}; expected {FORMS} (which may return a model of any library){hint}")
     try:
-        import torch  # noqa: F401  its absence is told apart from a broken module of the user's
+        import torch  # noqa: F401  its absence is another error than a broken module of the user's
     except ImportError as error:
         raise MissingExtra(
             "models are made with torch, which is not installed; run: pip install 'limpq-deploy[train]'"

@@ -140,13 +140,13 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def _why_refused(path: Path, told: str) -> str:
+def _why_refused(path: Path, message: str) -> str:
     """What the file names that no weights need, found without loading it."""
     try:
         named = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not a zip archive, or one that is damaged: torch has said what it met first
         named = []
-    met = told.partition("GLOBAL ")[2].split(" ")[0]
+    met = message.partition("GLOBAL ")[2].split(" ")[0]
     named = [name for name in named or [met] if name and name not in BESIDE]
     if any(name.startswith(("torch.nn.modules.", "torch.fx.")) for name in named):
         own = [name for name in named if not name.startswith("torch.")] or named

@@ -176,7 +176,7 @@ def differences(found: Fit, names: ModelNames) -> str:
             f"is trained for {theirs} classes and {names.kind} is made for {mine} here ({heads}); give a model and "
             f"--data of {theirs} classes, or, to train a new last layer, a factory of yours that loads all the others"
         )
-    told = (
+    faults = (
         _listed("missing", found.missing),
         _listed("not in the model", found.foreign),
         _listed(
@@ -188,7 +188,7 @@ def differences(found: Fit, names: ModelNames) -> str:
         ),
     )
     return (
-        f"holds weights of another model than {names.kind}: {'; '.join(one for one in told if one)}; name the "
+        f"holds weights of another model than {names.kind}: {'; '.join(one for one in faults if one)}; name the "
         "model that they belong to, or rename the tensors"
     )
 

@@ -50,7 +50,7 @@ AUDIT_OF_ENGINE = Stage(
     run=_run,
     when=(BUILDS, INTEGERS, NOT_ON_CPU),
 )
-"""The mixed engine beside the float one. ONNX Runtime's is told by the latency study; where weights alone are integers,
+"""The mixed engine beside the float one. ONNX Runtime's is in the latency study; where weights alone are integers,
 nothing computes in them."""
 
 

@@ -28,7 +28,7 @@ from limpq_deploy.policy.tie_warning import undecided
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
-    FLOAT,
+    FLOAT_WEIGHTS,
     INDICATORS,
     JOINT,
     PLACEMENT,
@@ -48,7 +48,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     restricted = subject.restricted(indicators)
     budgets = subject.budgets(restricted)
     like = parse_like(config.budget_like) if config.budget_like is not None else None
-    told = ""
+    rounds_said = ""
     if config.goes_round:
 
         def choose(within: tuple[Budget, ...]) -> Policy:
@@ -65,7 +65,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
         assert config.max_latency_ms is not None
         budgets = (*budgets, latency_budget(restricted, rounds.table, config.max_latency_ms))
         write_record(rounds, folder / ROUNDS)
-        told = f"; latency {rounds.why}"
+        rounds_said = f"; latency {rounds.why}"
         pair = uniform_policy_within(restricted, budgets, like)
     else:
         pair = uniform_policy_within(restricted, budgets, like)
@@ -85,7 +85,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
         how = policy.tournament.why
     alike = undecided(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
     idle += f"; {alike}" if alike else ""
-    return f"{how}; {used}; {comparison.sentence()}{idle}{told}{_settled(subject, indicators, budgets)}"
+    return f"{how}; {used}; {comparison.sentence()}{idle}{rounds_said}{_settled(subject, indicators, budgets)}"
 
 
 SEARCHED_POLICY = Stage(
@@ -95,7 +95,7 @@ SEARCHED_POLICY = Stage(
     facts=LIMITS,
     reads=(
         *(INDICATORS, PLACEMENT),
-        *(If(PREVIEWS, name) for name in (FLOAT, JOINT)),
+        *(If(PREVIEWS, name) for name in (FLOAT_WEIGHTS, JOINT)),
         *(If(ROUNDS_MADE, name) for name in (TABLE, TEMPLATE)),
     ),
     writes=(POLICY, COMPARISON, If(ROUNDS_MADE, ROUNDS)),

@@ -1,7 +1,7 @@
 """The two sides of a parity stage: what an exported file should give, and what the runtime makes of it.
 
 Where a runtime computes in integers throughout, an integer reference is set against it end to end, bit by bit. Where it
-scales in floats (TensorRT), its engine is fed the file's own codes at each quantizer.
+scales in float (TensorRT), its engine is fed the file's own codes at each quantizer.
 """
 
 import math

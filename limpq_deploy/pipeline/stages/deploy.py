@@ -46,8 +46,8 @@ from limpq_deploy.workspace.file_names import (
     COMPARISON,
     EXPORT,
     FINETUNED,
-    FLOAT,
     FLOAT_MODEL,
+    FLOAT_WEIGHTS,
     GIVEN_EXPORTED,
     LINT,
     MODEL,
@@ -61,7 +61,7 @@ from limpq_deploy.workspace.file_names import (
 
 
 def _run_export(subject: Subject, folder: Path, report: Report) -> str:
-    traced = subject.traced(folder / FLOAT)
+    traced = subject.traced(folder / FLOAT_WEIGHTS)
     placement = subject.placement
     report(0, 4, "tracing")
     template = make_template(subject, traced)
@@ -97,7 +97,7 @@ EXPORTED_MODELS = Stage(
     title="export",
     settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
     facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, MODEL_FACT, *RUNTIME),
-    reads=(PAIRS, FLOAT, COMPARISON, FINETUNED, If(OWN_UNIFORM, UNIFORM)),
+    reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, If(OWN_UNIFORM, UNIFORM)),
     writes=(
         *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
         *(If(OWN_UNIFORM, UNIFORM_MODEL), If(STORES, STORED), If(PIXEL_INPUT, PIXELS)),

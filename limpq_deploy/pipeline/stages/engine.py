@@ -32,7 +32,7 @@ def _run_engine(subject: Deployed, folder: Path, report: Report) -> str:
     return (
         f"{engine.runtime} {engine.version}, {engine.provider}: "
         f"{layers - len(engine.float_layers)} of {layers} layers run in integers"
-        + (f", {kept} of {len(planned)} that the policy leaves in float run so" if planned else "")
+        + (f", {kept} of {len(planned)} that the policy keeps in float run so" if planned else "")
     )
 
 

@@ -13,7 +13,7 @@ from limpq_deploy.pipeline.stages.facts import DATA, FORM, MODEL_FACT, PLACED
 from limpq_deploy.pipeline.stages.template import make_template
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.given_parity import IMAGES, compare_placed, compare_template, compared, run_given
-from limpq_deploy.workspace.file_names import FLOAT, GIVEN
+from limpq_deploy.workspace.file_names import FLOAT_WEIGHTS, GIVEN
 
 
 def _run(subject: Subject, folder: Path, report: Report) -> str:
@@ -51,7 +51,7 @@ GIVEN_MODEL = Stage(
 def compare_exported(subject: Subject, folder: Path, model: onnx.ModelProto) -> GivenComparison:
     """The exported float model against the user's own module with the float stage's weights."""
     raw, _ = subject.untrained()
-    given = run_given(subject.given_carrying(folder / FLOAT), subject.first_images(IMAGES), raw)
+    given = run_given(subject.given_carrying(folder / FLOAT_WEIGHTS), subject.first_images(IMAGES), raw)
     difference, why = compare_template(given, model, raw)
     name = "exported float model"
     if difference is None:

@@ -42,8 +42,8 @@ from limpq_deploy.train.processes import leads
 from limpq_deploy.workspace.file_names import (
     FINETUNED,
     FINETUNED_RECORD,
-    FLOAT,
     FLOAT_RECORD,
+    FLOAT_WEIGHTS,
     INDICATORS,
     JOINT,
     PLACEMENT,
@@ -81,7 +81,7 @@ def _run_float(subject: Subject, folder: Path, report: Report) -> str:
         val_images=len(val),
         test_images=len(test),
     )
-    save_module(folder / FLOAT, subject.model, subject.float_info)
+    save_module(folder / FLOAT_WEIGHTS, subject.model, subject.float_info)
     source = subject.start.source
     write_record(FloatModel(source=source, top1=found), folder / FLOAT_RECORD)
     unused = [
@@ -95,7 +95,7 @@ FLOAT_MODEL = Stage(
     name="float",
     title="float model",
     facts=(MODEL_FACT, DATA, FLOAT_TRAINING),
-    writes=(FLOAT, FLOAT_RECORD),
+    writes=(FLOAT_WEIGHTS, FLOAT_RECORD),
     run=_run_float,
     checkpoint=checkpoint_of("float"),
     together=True,
@@ -107,7 +107,7 @@ def _run_joint(subject: Subject, folder: Path, report: Report) -> str:
     config, settings = subject.config, joint_training(subject)
     execution, resumed = prepare(subject, folder, JOINTLY_TRAINED)
     indicators, model = train_indicators(
-        subject.traced(folder / FLOAT),
+        subject.traced(folder / FLOAT_WEIGHTS),
         subject.placement,
         subject.joint_data,
         bits=config.bits,
@@ -139,7 +139,7 @@ JOINTLY_TRAINED = Stage(
     title="indicators",
     settings=("ptq", "bits"),
     facts=(MODEL_FACT, DATA, PLACED, JOINT_TRAINING),
-    reads=(FLOAT,),
+    reads=(FLOAT_WEIGHTS,),
     writes=(JOINT, PLACEMENT, INDICATORS),
     run=_run_joint,
     when=(TRAINS,),
@@ -170,7 +170,7 @@ def _finetune(subject: Subject, folder: Path, stage: Stage, pairs: dict[str, Bit
     assert pairs is not None  # the stage is not needed otherwise
     config, settings = subject.config, finetune_training(subject)
     execution, resumed = prepare(subject, folder, stage)
-    traced = subject.traced(folder / FLOAT)
+    traced = subject.traced(folder / FLOAT_WEIGHTS)
     if settings.start == "joint":
         model = model_of_policy(traced, subject.placement, pairs, scales=config.scales)
         inherit(model, load_joint(subject, traced, folder))
@@ -204,7 +204,7 @@ FINETUNED_MODEL = Stage(
     title="fine-tuning",
     settings=("ptq", "bits", "scales"),
     facts=(MODEL_FACT, DATA, FINETUNE_TRAINING),
-    reads=(PAIRS, FLOAT, FLOAT_RECORD, JOINT, PLACEMENT),
+    reads=(PAIRS, FLOAT_WEIGHTS, FLOAT_RECORD, JOINT, PLACEMENT),
     writes=(FINETUNED, FINETUNED_RECORD),
     run=_run_finetune,
     when=(TRAINS,),

@@ -14,7 +14,7 @@ from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.latency.baselines import least_batch, with_fp32
-from limpq_deploy.latency.bench import told
+from limpq_deploy.latency.bench import progress_of
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.compared import against_engine, against_reference, alone, as_written
 from limpq_deploy.pipeline.stages.comparison import Comparison
@@ -38,8 +38,8 @@ from limpq_deploy.workspace.file_names import (
     ACCURACY,
     COMPARISON,
     FINETUNED,
-    FLOAT,
     FLOAT_MODEL,
+    FLOAT_WEIGHTS,
     GIVEN,
     GIVEN_EXPORTED,
     HANDED_PARITY,
@@ -83,7 +83,7 @@ PARITY_OF_CODES = Stage(
     settings=ENGINE_OPTIONS,
     facts=(DATA, *RUNTIME),
     reads=(
-        *(If(BEGAN_HERE, name) for name in (GIVEN, GIVEN_EXPORTED, FLOAT, FINETUNED)),
+        *(If(BEGAN_HERE, name) for name in (GIVEN, GIVEN_EXPORTED, FLOAT_WEIGHTS, FINETUNED)),
         *(PAIRS, MODEL, If(HANDED_OVER, HANDED_PARITY)),
     ),
     writes=(PARITY,),
@@ -193,7 +193,7 @@ def _run_latency(subject: Deployed, folder: Path, report: Report) -> str:
         runtime=runtime,
         runtimes=runtimes,
         batches=(batch,),
-        report=told(report),
+        report=progress_of(report),
     )
     write_record(found, folder / LATENCY)
     gain = found.speedup("mixed", "float", threads="default", batch=batch)

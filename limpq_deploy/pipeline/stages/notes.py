@@ -19,7 +19,7 @@ from limpq_deploy.pipeline.stages.facts import AUDITED, LOOKED_INTO, ROUNDS_MADE
 from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES, Measured
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.train.finetuned import FineTuned
-from limpq_deploy.verdict.realised_bits import untold_layers
+from limpq_deploy.verdict.realised_bits import layers_of_unknown_precision
 from limpq_deploy.verdict.record import MIXED, AccuracyResult
 from limpq_deploy.workspace.file_names import (
     ACCURACY,
@@ -61,7 +61,7 @@ HANDED_OVER_NOTE = (
 
 def _engine_notes(subject: Deployed, folder: Path) -> Iterator[str]:
     """Of an engine, and of what was timed."""
-    yield from _untold_notes(untold_layers(load_record(Engine, folder / ENGINE)))
+    yield from _unknown_precision_notes(layers_of_unknown_precision(load_record(Engine, folder / ENGINE)))
     yield from _latency_notes(subject, folder, load_record(LatencyReport, folder / LATENCY))
 
 
@@ -93,12 +93,12 @@ def _latency_notes(subject: Deployed, folder: Path, latency: LatencyReport) -> I
         )
 
 
-def _untold_notes(untold: tuple[str, ...]) -> Iterator[str]:
+def _unknown_precision_notes(layers: tuple[str, ...]) -> Iterator[str]:
     """That executed BitOps are assumed in part."""
-    if untold:
+    if layers:
         yield (
-            f"The mixed engine does not tell the precision of {len(untold)} layers ({', '.join(untold[:5])}"
-            f"{' and more' if len(untold) > 5 else ''}): their executed BitOps are those that the target promises."
+            f"The mixed engine does not report the precision of {len(layers)} layers ({', '.join(layers[:5])}"
+            f"{' and more' if len(layers) > 5 else ''}): their executed BitOps are those that the target promises."
         )
 
 

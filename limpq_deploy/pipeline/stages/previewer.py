@@ -19,7 +19,7 @@ from limpq_deploy.policy.widths import with_widths
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
 from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
-from limpq_deploy.workspace.file_names import CONFIG, FLOAT, INDICATORS, JOINT
+from limpq_deploy.workspace.file_names import CONFIG, FLOAT_WEIGHTS, INDICATORS, JOINT
 from limpq_deploy.workspace.finished import BuildFiles
 
 
@@ -31,14 +31,14 @@ class Previewer:
 
     def __init__(self, subject: Subject, folder: Path) -> None:
         self._indicators = load_record(Indicators, folder / INDICATORS)
-        self._joint = load_joint(subject, subject.traced(folder / FLOAT), folder)
+        self._joint = load_joint(subject, subject.traced(folder / FLOAT_WEIGHTS), folder)
         self._data = subject.joint_data
         self._seed = subject.config.seed
 
     def __call__(self, policy: Mapping[str, BitPair], *, origin: str = "the policy") -> Preview:
         """Raises ModelError where the policy is not of these layers, or at widths that were not trained.
 
-        Layers that it leaves in float are float here too; 8-bit codes between them and others are left away where 8
+        Layers that it keeps in float are float here too; 8-bit codes between them and others are left away where 8
         bits were not trained.
         """
         known = with_widths(self._indicators, {bits for pair in policy.values() for bits in pair if in_float(bits)})
@@ -61,7 +61,7 @@ def open_previewer(folder: Path, indicators: Indicators | None = None) -> Previe
                 "(`limpq-deploy indicators` makes one)"
             )
     files = BuildFiles(folder)
-    for name in (CONFIG, FLOAT, JOINT, INDICATORS):
+    for name in (CONFIG, FLOAT_WEIGHTS, JOINT, INDICATORS):
         files.path(name)
     subject = Subject(replace(load_config(folder / CONFIG), out=folder))
     if indicators is not None:

@@ -37,8 +37,8 @@ from limpq_deploy.train.ptq import calibrate, set_ranges
 from limpq_deploy.workspace.file_names import (
     FINETUNED,
     FINETUNED_RECORD,
-    FLOAT,
     FLOAT_RECORD,
+    FLOAT_WEIGHTS,
     INDICATORS,
     JOINT,
     PLACEMENT,
@@ -51,7 +51,7 @@ from limpq_deploy.workspace.file_names import (
 def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
     config, method = subject.config, ranges_method(subject)
     searching = config.policy is None
-    traced, data = subject.traced(folder / FLOAT), subject.joint_data
+    traced, data = subject.traced(folder / FLOAT_WEIGHTS), subject.joint_data
     model = joint_model(traced, subject.placement, config.bits)
     report(0, 1, f"ranges ({method})")
     with on_device(model):
@@ -76,7 +76,7 @@ RANGES_ALONE = Stage(
     title="importance",
     settings=("ptq", "bits", "seed"),
     facts=(MODEL_FACT, DATA, PLACED, CALIBRATION, MEASURES_IMPORTANCE),
-    reads=(FLOAT,),
+    reads=(FLOAT_WEIGHTS,),
     writes=(JOINT, PLACEMENT, INDICATORS),
     run=_run_ranges,
     when=(CALIBRATES,),
@@ -98,7 +98,7 @@ def _run_uniform(subject: Subject, folder: Path, report: Report) -> str:
 def _calibrate(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitPair] | None, report: Report) -> str:
     """A policy's model with ranges and the correction that measures best; nothing is trained."""
     assert pairs is not None  # the stage is not needed otherwise
-    traced = subject.traced(folder / FLOAT)
+    traced = subject.traced(folder / FLOAT_WEIGHTS)
     model = model_of_policy(traced, subject.placement, pairs, scales=subject.config.scales)
     found = calibrate(
         model,
@@ -122,7 +122,7 @@ CALIBRATED_MODEL = Stage(
     title="calibration",
     settings=("ptq", "scales", "seed"),
     facts=(MODEL_FACT, DATA, CALIBRATION),
-    reads=(PAIRS, FLOAT, FLOAT_RECORD, PLACEMENT),
+    reads=(PAIRS, FLOAT_WEIGHTS, FLOAT_RECORD, PLACEMENT),
     writes=(FINETUNED, FINETUNED_RECORD),
     run=_run_calibration,
     when=(CALIBRATES,),

@@ -12,7 +12,7 @@ from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
 from limpq_deploy.export.qdq.build import strip_markers
-from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
 from limpq_deploy.export.timing.cpu_audit import audit_cpu
 from limpq_deploy.export.timing.profile import (
@@ -24,9 +24,9 @@ from limpq_deploy.export.timing.profile import (
     write_stand_ins,
 )
 from limpq_deploy.export.timing.report import Threads
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
+from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.baselines import least_batch
-from limpq_deploy.latency.bench import told
+from limpq_deploy.latency.bench import progress_of
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
 from limpq_deploy.latency.study import LatencyStudy, narrow_policies, native_policies
 from limpq_deploy.latency.sweep import swept_pairs, time_study
@@ -53,8 +53,8 @@ from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (
     AUDIT,
-    FLOAT,
     FLOAT_MODEL,
+    FLOAT_WEIGHTS,
     INDICATORS,
     MODEL,
     PLACEMENT,
@@ -74,14 +74,16 @@ ENGINE_BUDGETS, ENGINE_BITS = 5, (2, 4, 8)
 
 
 def _run_profile(subject: Subject, folder: Path, report: Report) -> str:
-    traced = subject.traced(folder / FLOAT)
+    traced = subject.traced(folder / FLOAT_WEIGHTS)
     template = make_template(subject, traced)
     plain = strip_markers(template)
     onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template)})
     onnx.save(plain, folder / TEMPLATE)
     edges = [(edge.producer, edge.consumer, edge.elements) for edge in layer_edges(traced)]
     runtime = subject.runtime()
-    table = profile(template, subject.placement, edges, runtime, _settings(subject, runtime), report=told(report))
+    table = profile(
+        template, subject.placement, edges, runtime, _settings(subject, runtime), report=progress_of(report)
+    )
     write_record(table, folder / TABLE)
     off = sorted(abs(one.error) for one in table.observations if one.error is not None)
     said = f"{len(subject.placement.layers)} layers on {table.device}"
@@ -95,7 +97,7 @@ PROFILE = Stage(
     title="profile",
     settings=ENGINE_OPTIONS,
     facts=(PROFILED, FORM, MODEL_FACT, *RUNTIME),
-    reads=(FLOAT, PLACEMENT),
+    reads=(FLOAT_WEIGHTS, PLACEMENT),
     writes=(TABLE, TEMPLATE),
     run=_run_profile,
     when=(ROUNDS_MADE,),
@@ -216,7 +218,7 @@ def measure_study(
     budgets, bits = (ENGINE_BUDGETS, ENGINE_BITS) if engines else (STUDY_BUDGETS, STUDY_BITS)
     native = native_policies(indicators, placement, budgets, swept_pairs(placement, runtime))
     policies = {**native, **narrow_policies(placement, bits)}
-    return time_study(template, placement, policies, runtime, settings, told(report))
+    return time_study(template, placement, policies, runtime, settings, progress_of(report))
 
 
 def _settings(subject: Subject, runtime: Runtime) -> ProfileSettings:

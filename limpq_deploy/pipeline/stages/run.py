@@ -26,7 +26,7 @@ from limpq_deploy.workspace.file_names import (
     BUNDLE,
     CONFIG,
     FINETUNED,
-    FLOAT,
+    FLOAT_WEIGHTS,
     MODEL,
     PARITY,
     PLACEMENT,
@@ -123,7 +123,7 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
     subject = Subject(replace(load_config(files.path(CONFIG)), out=folder))
     workspace = Workspace(folder, say=say)
     with workspace.held():
-        for name in (POLICY, FLOAT, FINETUNED, MODEL):
+        for name in (POLICY, FLOAT_WEIGHTS, FINETUNED, MODEL):
             files.path(name)
         workspace.run(PARITY_OF_CODES.step(subject, folder), again=True)
         return load_record(ParityReport, folder / PARITY)

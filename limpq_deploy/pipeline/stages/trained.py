@@ -12,13 +12,13 @@ from limpq_deploy.pipeline.stages.facts import PAIRS
 from limpq_deploy.pipeline.stages.learn import load_finetuned
 from limpq_deploy.quant.fold_model import beyond_float32, integer_model
 from limpq_deploy.quant.torch_parity import compare_trained
-from limpq_deploy.workspace.file_names import FINETUNED, FLOAT, GIVEN, GIVEN_EXPORTED, POLICY
+from limpq_deploy.workspace.file_names import FINETUNED, FLOAT_WEIGHTS, GIVEN, GIVEN_EXPORTED, POLICY
 
 
 def with_trained(subject: Any, folder: Path, found: ParityReport, fed: Iterable[Fed]) -> ParityReport:
     """What was found of the file on a runtime, and beside it the trained model, layer by layer and end to end."""
     policy = PAIRS.of(folder / POLICY)
-    traced = subject.traced(folder / FLOAT)
+    traced = subject.traced(folder / FLOAT_WEIGHTS)
     model = load_finetuned(subject, traced, policy, folder / FINETUNED)
     layers, acts = integer_model(model, policy)
     trained = compare_trained(traced, model, layers, acts, fed)

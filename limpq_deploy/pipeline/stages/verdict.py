@@ -5,7 +5,7 @@ from pathlib import Path
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.lint.check import LintReport
-from limpq_deploy.export.records.placement import BitPair, Placement
+from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair, Placement
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
 from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
@@ -19,14 +19,12 @@ from limpq_deploy.pipeline.stages.notes import STUDIES, studied_files, verdict_n
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
-from limpq_deploy.verdict.realised_bits import executed_bits, untold_layers
+from limpq_deploy.verdict.realised_bits import executed_bits, layers_of_unknown_precision
 from limpq_deploy.verdict.record import (
-    FLOAT_BITS,
-    BitOps,
+    BitOpsCount,
     EndToEndParity,
     LayerParity,
     Limits,
-    TrainedParity,
     Verdict,
     count_bitops,
     same_bits_everywhere,
@@ -48,8 +46,8 @@ from limpq_deploy.workspace.file_names import (
     VERDICT,
 )
 
-NOT_TOLD = (
-    "the engine's inspector does not tell the precision of {} of {} layers; what it says is kept beside the plan "
+NOT_REPORTED = (
+    "the engine's inspector does not report the precision of {} of {} layers; what it says is kept beside the plan "
     "(*.layers.json)"
 )
 
@@ -58,7 +56,7 @@ FINISH = "`limpq-deploy finish`"
 NO_ENGINE = f"no GPU here, so no engine was built; {FINISH} measures it where there is one"
 
 HALF_BITS = 16
-"""Bits of the float model's layers in TensorRT of which its engine does not tell them, unless asked for in FP32."""
+"""Bits of the float model's layers in TensorRT where its engine does not report them, unless asked for in FP32."""
 
 FLOAT_REASONS = dict.fromkeys(
     ("parity", "layer_parity"), "weights alone are integers, so nothing is executed in integers that could be compared"
@@ -105,7 +103,11 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
         if engine is not None
         else {},
         latency=load_record(LatencyReport, folder / LATENCY) if subject.builds_engine else None,
-        untold={name: untold_layers(one) for name, one in (("mixed", engine), ("float", plain)) if one is not None},
+        precision_unknown={
+            name: layers_of_unknown_precision(one)
+            for name, one in (("mixed", engine), ("float", plain))
+            if one is not None
+        },
         notes=verdict_notes(subject, folder),
     )
     write_record(verdict, folder / VERDICT)
@@ -147,8 +149,8 @@ def _reasons(engine: Engine | None, *, weights_only: bool) -> dict[str, str]:
         parts = ("float_nodes", "latency") if weights_only else ("parity_engine", "float_nodes", "latency")
         found = dict.fromkeys(parts, NO_ENGINE)
     else:
-        untold = len(untold_layers(engine)), len(engine.layer_precision)
-        found = {"float_nodes": NOT_TOLD.format(*untold)}
+        unknown = len(layers_of_unknown_precision(engine)), len(engine.layer_precision)
+        found = {"float_nodes": NOT_REPORTED.format(*unknown)}
     return (FLOAT_REASONS if weights_only else {}) | found
 
 
@@ -164,7 +166,7 @@ def _bitops(
     comparison: Comparison,
     engine: Engine | None,
     plain: Engine | None,
-) -> tuple[BitOps, ...]:
+) -> tuple[BitOpsCount, ...]:
     """``engine`` is that of the policy, ``plain`` the float model's; uniform bits count as the target promises."""
     counted = [count_bitops("mixed", placement, policy.pairs(), realised=_executed(engine))]
     if comparison.pair is not None:
@@ -185,18 +187,18 @@ def _executed(engine: Engine | None) -> dict[str, BitPair]:
 
 def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
     """What computes in float though it should not: nodes of the graph that the runtime shows, or layers of its engine.
-    None where the engine does not tell the precision of some layers, and runs no other one in float.
+    None where the precision of some layers is unknown, and runs no other one in float.
 
-    Layers that the policy leaves in float are in no list.
+    Layers that the policy keeps in float are in no list.
     """
     lint = load_record(LintReport, folder / LINT)
     if lint.optimized:
         return lint.float_compute
     planned = planned_precision(load_model(folder / MODEL))
     engine = load_record(Engine, folder / ENGINE)
-    untold = {name for name in untold_layers(engine) if planned[name] in INTEGER}
-    floats = tuple(name for name in engine.float_layers if planned[name] in INTEGER and name not in untold)
-    return floats if floats or not untold else None
+    unknown = {name for name in layers_of_unknown_precision(engine) if planned[name] in INTEGER}
+    floats = tuple(name for name in engine.float_layers if planned[name] in INTEGER and name not in unknown)
+    return floats if floats or not unknown else None
 
 
 def _layer_parity(report: ParityReport) -> LayerParity | None:
@@ -219,13 +221,14 @@ def _exact(subject: Deployed, checked: LintReport) -> bool:
     return subject.target.clip == "integer" and not checked.planned_float
 
 
-def _trained_parity(report: ParityReport) -> TrainedParity | None:
+def _trained_parity(report: ParityReport) -> EndToEndParity | None:
     """Only powers of two promise that nothing differs."""
     if report.scales != "pow2" or report.trained_logits_equal is None:
         return None
-    return TrainedParity(
+    return EndToEndParity(
         images=report.images,
         codes=sum(entry.elements for entry in report.end_to_end),
         mismatches=sum(entry.mismatches for entry in report.end_to_end),
         logits_bit_equal=report.trained_logits_equal,
+        max_lsb=max((entry.max_lsb for entry in report.end_to_end), default=0),
     )

@@ -18,7 +18,7 @@ from limpq_deploy.export.graph.to_float16 import in_half
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, planned_precision
 
-FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+FLOAT32, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
 def model_of(graph: str, opset: int = 17, **numbers: Any) -> onnx.ModelProto:
@@ -70,8 +70,8 @@ def test_operators_and_constants_keep_their_names_and_casts_stand_at_both_ends()
     assert compute_nodes(model) == {"stem": "Conv0"}
     assert planned_precision(model) == {"stem": "float16"}
     types = types_of(model)
-    assert (types["stem"], types["bias"], types["a"]) == (HALF, HALF, HALF)
-    assert (types["x"], types["y"]) == (FLOAT, FLOAT)
+    assert (types["stem"], types["bias"], types["a"]) == (FLOAT16, FLOAT16, FLOAT16)
+    assert (types["x"], types["y"]) == (FLOAT32, FLOAT32)
 
 
 def test_the_model_itself_is_left_as_it_is() -> None:
@@ -94,7 +94,7 @@ def test_an_operator_whose_constant_float16_cannot_hold_stays_in_float32(value: 
     model, kept = checked(model_of(f"{TO_Y} {{ a = Relu(x) b = Add(a, c) y = Abs(b) }}", c=number))
     assert kept == {"Add1": reason}
     types = types_of(model)
-    assert (types["c"], types["b"], types["a"]) == (FLOAT, FLOAT, HALF)
+    assert (types["c"], types["b"], types["a"]) == (FLOAT32, FLOAT32, FLOAT16)
     assert casts(model) == [("x", "x.half"), ("a", "a.float"), ("b", "b.half"), ("y.half", "y")]
 
 
@@ -117,15 +117,15 @@ def test_a_constant_that_is_read_in_both_types_is_there_twice() -> None:
     model, kept = checked(model_of(graph, c=2, big=1e5, scales=np.array([1, 1, 2, 2], np.float32)))
     assert list(kept) == ["Mul1"]
     types = types_of(model)
-    assert (types["c"], types["scales"]) == (HALF, FLOAT), "sizes of Resize are float32 by its definition"
+    assert (types["c"], types["scales"]) == (FLOAT16, FLOAT32), "sizes of Resize are float32 by its definition"
     both, _ = checked(model_of(f"{TO_Y} {{ a = Mul(x, c) b = Sum(big, c, a) y = Relu(b) }}", c=2, big=1e5))
-    assert (types_of(both)["c"], types_of(both)["c.half"]) == (FLOAT, HALF)
+    assert (types_of(both)["c"], types_of(both)["c.half"]) == (FLOAT32, FLOAT16)
 
 
 def test_constants_of_constant_nodes_are_written_as_float16_too() -> None:
     graph = f"{TO_Y} {{ a = Constant<value_float: float = 3.0>() y = Mul(x, a) }}"
     model, _ = checked(model_of(graph))
-    assert types_of(model)["a"] == HALF
+    assert types_of(model)["a"] == FLOAT16
     assert [node.op_type for node in model.graph.node] == ["Cast", "Mul", "Cast"]
     np.testing.assert_allclose(answers(model, x=IMAGES)["y"], 3 * IMAGES, rtol=2**-9)
 
@@ -137,7 +137,7 @@ def test_sizes_computed_from_a_shape_stay_in_float32() -> None:
         y = Resize<mode = "nearest">(x, , , sizes) }"""
     model, kept = checked(model_of(graph, twice=np.array([1, 1, 1, 2], np.float32)))
     assert kept == {}
-    assert types_of(model)["doubled"] == FLOAT
+    assert types_of(model)["doubled"] == FLOAT32
     wide = np.zeros((1, 3, 8, 3001), np.float32)
     assert answers(model, x=wide)["y"].shape == (1, 3, 8, 6002)
 
@@ -145,13 +145,13 @@ def test_sizes_computed_from_a_shape_stay_in_float32() -> None:
 def test_pixels_that_the_model_turns_into_floats_are_computed_in_float16() -> None:
     graph = "(uint8[n, 3, 8, 8] x) => (float[n, 3, 8, 8] y) { a = Cast<to = 1>(x) y = Mul(a, c) }"
     model, kept = checked(model_of(graph, c=0.5))
-    assert (types_of(model)["c"], kept) == (HALF, {})
+    assert (types_of(model)["c"], kept) == (FLOAT16, {})
 
 
 def test_a_result_that_is_read_on_and_an_input_that_is_a_result_stay_float32() -> None:
     graph = "(float[n, 3] x) => (float[n, 3] x, float[n, 3] y, float[n, 3] z) { y = Relu(x) z = Mul(y, c) }"
     model, _ = checked(model_of(graph, c=3))
-    assert [types_of(model)[name] for name in "xyz"] == [FLOAT] * 3
+    assert [types_of(model)[name] for name in "xyz"] == [FLOAT32] * 3
     images = IMAGES[0, :, 0, :3].copy()
     found: Any = ReferenceEvaluator(model).run(None, {"x": images})
     np.testing.assert_array_equal(found[0], images)
@@ -181,7 +181,7 @@ def test_graphs_inside_operators_read_float32() -> None:
                    else_branch = no () => (float[n, 3] e) { e = Neg(b) }> }"""
     model, kept = checked(model_of(graph, two=2))
     assert kept == {"Mul1": "a graph inside another operator reads its result", "If2": "If holds a graph of its own"}
-    assert (types_of(model)["a"], types_of(model)["two"]) == (HALF, FLOAT)
+    assert (types_of(model)["a"], types_of(model)["two"]) == (FLOAT16, FLOAT32)
     images = IMAGES[0, :, 0, :3].copy()
     feeds = {"x": images, "c": np.array(True)}
     np.testing.assert_allclose(answers(model, **feeds)["y"], 2 * np.maximum(images, 0) + 2, rtol=2**-9)
@@ -244,8 +244,8 @@ def test_random_graphs_stay_valid_and_compute_nearly_the_same(data: st.DataObjec
     graph = helper.make_graph(
         nodes,
         "random",
-        [helper.make_tensor_value_info("x", FLOAT, ["n", 3, 4, 4])],
-        [helper.make_tensor_value_info(name, FLOAT, [None, 3, 4, 4]) for name in results],
+        [helper.make_tensor_value_info("x", FLOAT32, ["n", 3, 4, 4])],
+        [helper.make_tensor_value_info(name, FLOAT32, [None, 3, 4, 4]) for name in results],
         [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in CONSTANTS.items()],
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
@@ -257,7 +257,7 @@ def test_random_graphs_stay_valid_and_compute_nearly_the_same(data: st.DataObjec
         assert (node.name in kept) == (not told or not {"tiny", "huge"}.isdisjoint(node.input))
         if told and node.output[0] not in results:
             known.add(node.output[0])
-            assert types_of(half)[node.output[0]] == (FLOAT if node.name in kept else HALF)
+            assert types_of(half)[node.output[0]] == (FLOAT32 if node.name in kept else FLOAT16)
     expected, found = (answers(one, x=IMAGES[:, :, :4, :4].copy()) for one in (model, half))
     largest = max(1.0, *(float(np.abs(value).max()) for value in expected.values()))
     for name in results if largest < 6e4 else ():

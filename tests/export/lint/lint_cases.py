@@ -1,9 +1,10 @@
 """Small Q/DQ files, each with what NVIDIA's parser and builder made of it (TensorRT-for-RTX 1.7.1, SM89, 28 Nov 2026).
 
-`INTEGERS` and `FLOAT` hold what stands between the DequantizeLinear and the convolution that reads it, `CONV_...` how
-that convolution and its weight are written, `PRODUCT_...` matrix products. A layer of `INTEGERS` read int8 in the built
-engine, one of `FLOAT` read float, and files of `REFUSED` were not built. Products whose scales stand along the sums, or
-that have only a weight in codes, are dequantized inside a fused kernel: they count as float.
+`INTEGERS` and `READ_IN_FLOAT` hold what stands between the DequantizeLinear and the convolution that reads it,
+`CONV_...` how that convolution and its weight are written, `PRODUCT_...` matrix products. A layer of `INTEGERS` read
+int8 in the built engine, one of `READ_IN_FLOAT` read float, and files of `REFUSED` were not built. Products whose
+scales stand along the sums, or that have only a weight in codes, are dequantized inside a fused kernel: they count as
+float.
 """
 
 from collections.abc import Callable, Mapping
@@ -123,7 +124,7 @@ INTEGERS: Mapping[str, Build] = {
     "movers in a row": lambda net, x: net.op("MaxPool", net.op("Abs", x), **WINDOW),
 }
 
-FLOAT: Mapping[str, Build] = {
+READ_IN_FLOAT: Mapping[str, Build] = {
     "Relu": lambda net, x: net.op("Relu", x),
     "LeakyRelu": lambda net, x: net.op("LeakyRelu", x),
     "Clip": lambda net, x: net.op("Clip", x, net.const(np.float32(0)), net.const(np.float32(6))),

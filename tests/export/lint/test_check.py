@@ -12,6 +12,8 @@ from limpq_deploy.export.lint.check import LintReport, lint, static_findings
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
 
+from ..editing import replace, value_of
+
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 
@@ -76,10 +78,6 @@ def test_a_scale_of_one_dimension_keeps_a_convolution_of_tensorrt_in_float_and_n
     assert lint(model, ONNXRUNTIME).passed
 
 
-def value_of(model: onnx.ModelProto, name: str) -> Any:
-    return numpy_helper.to_array(next(entry for entry in model.graph.initializer if entry.name == name))
-
-
 def test_without_its_runtime_the_static_rules_are_checked_and_the_reason_is_told(residual: Any) -> None:
     net, logits = residual(0)
     report = lint(net.qdq(logits), TENSORRT)
@@ -99,8 +97,3 @@ def test_a_scale_for_the_one_channel_of_a_layer_is_no_fault() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
     assert list(static_findings(model, ONNXRUNTIME)) == []
-
-
-def replace(model: onnx.ModelProto, name: str, value: Any) -> None:
-    tensor = next(entry for entry in model.graph.initializer if entry.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(value, name))

@@ -13,24 +13,13 @@ from limpq_deploy.export.lint.check import LintReport, lint, static_findings
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
 
+from ..editing import node_of, replace, value_of, with_a_batchnorm
+
 Change = Callable[[onnx.ModelProto], None]
 
 
 def rules(model: onnx.ModelProto) -> set[str]:
     return {finding.rule for finding in static_findings(model, ONNXRUNTIME)}
-
-
-def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if output in node.output)
-
-
-def replace(model: onnx.ModelProto, name: str, value: Any) -> None:
-    tensor = next(entry for entry in model.graph.initializer if entry.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(value, name))
-
-
-def value_of(model: onnx.ModelProto, name: str) -> Any:
-    return numpy_helper.to_array(next(entry for entry in model.graph.initializer if entry.name == name))
 
 
 def without(model: onnx.ModelProto, quantizer: str) -> None:
@@ -100,15 +89,6 @@ def with_a_layer_left_out(model: onnx.ModelProto) -> None:
     with_a_float_input(model)
     model.graph.initializer.append(numpy_helper.from_array(np.ones((8, 8, 3, 3), np.float32), "float_weight"))
     node_of(model, "block1.conv2").input[1] = "float_weight"
-
-
-def with_a_batchnorm(model: onnx.ModelProto) -> None:
-    quantize = node_of(model, "block1.mid_codes")
-    model.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.float32), "ones"))
-    inputs = [quantize.input[0], "ones", "ones", "ones", "ones"]
-    place = list(model.graph.node).index(quantize)
-    model.graph.node.insert(place, helper.make_node("BatchNormalization", inputs, ["normed"], name="norm"))
-    quantize.input[0] = "normed"
 
 
 def with_a_scale_for_each_channel_of_an_activation(model: onnx.ModelProto) -> None:
@@ -229,7 +209,7 @@ def test_a_product_or_concatenation_is_quantized_on_all_inputs_or_on_none(tiny_n
     left_float, finding = static_findings(net.qdq(net.gemm(flat, "head", 10)), ONNXRUNTIME)
     assert (left_float.rule, left_float.node) == ("result-float", "right")
     assert finding.rule == "join-float"
-    assert finding.consequence == f"input 'right_relu' is float, so this {op} runs in floats"
+    assert finding.consequence == f"input 'right_relu' is float, so this {op} runs in float"
 
 
 class Calibration:

@@ -14,20 +14,13 @@ from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
 
+from ..editing import node_of, replace, with_a_batchnorm
+
 Change = Callable[[onnx.ModelProto], None]
 
 
 def rules(model: onnx.ModelProto, version: str = "11") -> set[str]:
     return {finding.rule for finding in static_findings(model, TENSORRT, TENSORRT_FORMS[version])}
-
-
-def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if output in node.output)
-
-
-def replace(model: onnx.ModelProto, name: str, value: Any) -> None:
-    tensor = next(entry for entry in model.graph.initializer if entry.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(value, name))
 
 
 def without_zero_point(model: onnx.ModelProto) -> None:
@@ -120,15 +113,6 @@ def with_a_contrib_operator(model: onnx.ModelProto) -> None:
 def with_a_scale_for_each_channel_of_an_activation(model: onnx.ModelProto) -> None:
     replace(model, "block1.mid_scale", np.full(8, 0.1, np.float32))
     replace(model, "block1.mid_zero_point", np.zeros(8, np.int8))
-
-
-def with_a_batchnorm(model: onnx.ModelProto) -> None:
-    quantize = node_of(model, "block1.mid_codes")
-    model.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.float32), "ones"))
-    inputs = [quantize.input[0], "ones", "ones", "ones", "ones"]
-    place = list(model.graph.node).index(quantize)
-    model.graph.node.insert(place, helper.make_node("BatchNormalization", inputs, ["normed"], name="norm"))
-    quantize.input[0] = "normed"
 
 
 def with_a_concat_of_two_scales(model: onnx.ModelProto) -> None:

@@ -14,7 +14,7 @@ from tests.export.lint import lint_cases as cases
 
 MEASURED = [
     *((cases.between, build, name, None) for name, build in cases.INTEGERS.items()),
-    *((cases.between, build, name, "float") for name, build in cases.FLOAT.items()),
+    *((cases.between, build, name, "float") for name, build in cases.READ_IN_FLOAT.items()),
     *((cases.convolution, build, name, None) for name, build in cases.CONV_INTEGERS.items()),
     *((cases.convolution, build, name, "float") for name, build in cases.CONV_FLOAT.items()),
     *((cases.convolution, build, name, "refused") for name, build in cases.CONV_REFUSED.items()),
@@ -37,9 +37,9 @@ def test_a_file_is_judged_as_it_was_built(make: object, build: object, name: str
 
 
 def test_a_layer_says_which_node_keeps_it_float() -> None:
-    (finding,) = lint(cases.between(cases.FLOAT["LeakyRelu"]), TENSORRT).findings
+    (finding,) = lint(cases.between(cases.READ_IN_FLOAT["LeakyRelu"]), TENSORRT).findings
     assert (finding.rule, finding.severity, finding.node) == ("input-float", "float", "Conv4")
-    assert finding.consequence == "LeakyRelu 'LeakyRelu2' makes it in floats: this layer stays float"
+    assert finding.consequence == "LeakyRelu 'LeakyRelu2' makes it in float: this layer stays float"
 
 
 def test_a_scale_that_is_computed_from_constants_is_known_and_one_from_the_images_is_not() -> None:

@@ -13,15 +13,13 @@ from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, TENSORRT_KEY
 from limpq_deploy.export.reference.self_test import tiny_model
 
+from ..editing import node_of, replace, value_of
+
 Change = Callable[[onnx.ModelProto], None]
 
 
 def rules(model: onnx.ModelProto, version: str = "11") -> set[str]:
     return {finding.rule for finding in static_findings(model, TENSORRT, TENSORRT_FORMS[version])}
-
-
-def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if output in node.output)
 
 
 def drop(node: onnx.NodeProto, name: str) -> None:
@@ -39,7 +37,7 @@ def with_a_scale_of_0(model: onnx.ModelProto) -> None:
 
 
 def with_a_negative_weight_scale(model: onnx.ModelProto) -> None:
-    value = constant(model, "conv1.weight_scale").copy()
+    value = value_of(model, "conv1.weight_scale").copy()
     value[3] *= -1
     replace(model, "conv1.weight_scale", value)
 
@@ -58,7 +56,7 @@ def with_a_scale_without_a_reciprocal(model: onnx.ModelProto) -> None:
 
 def with_fewer_scales_than_channels(model: onnx.ModelProto) -> None:
     for name in ("scale", "zero"):
-        replace(model, f"conv1.weight_{name}", constant(model, f"conv1.weight_{name}")[:-1])
+        replace(model, f"conv1.weight_{name}", value_of(model, f"conv1.weight_{name}")[:-1])
 
 
 def with_a_scale_from_the_images(model: onnx.ModelProto) -> None:
@@ -89,20 +87,20 @@ def weight_as_codes(model: onnx.ModelProto, codes: onnx.TensorProto, zero: onnx.
 
 
 def with_a_weight_of_unsigned_codes(model: onnx.ModelProto) -> None:
-    shape = constant(model, "conv1.weight").shape
+    shape = value_of(model, "conv1.weight").shape
     codes = numpy_helper.from_array(np.ones(shape, np.uint8), "bytes")
     weight_as_codes(model, codes, numpy_helper.from_array(np.zeros(shape[0], np.uint8), "byte_zeros"))
 
 
 def with_a_weight_of_4_bits(model: onnx.ModelProto) -> None:
-    shape = constant(model, "conv1.weight").shape
+    shape = value_of(model, "conv1.weight").shape
     four = onnx.TensorProto.INT4
     codes = helper.make_tensor("narrow", four, shape, np.ones(int(np.prod(shape)), int).tolist())
     weight_as_codes(model, codes, helper.make_tensor("narrow_zeros", four, shape[:1], [0] * shape[0]))
 
 
 def with_a_scale_of_half_a_width(model: onnx.ModelProto) -> None:
-    half = constant(model, "conv1.in_scale").astype(np.float16)
+    half = value_of(model, "conv1.in_scale").astype(np.float16)
     model.graph.initializer.append(numpy_helper.from_array(half, "half"))
     node_of(model, node_of(model, "conv1").input[0]).input[1] = "half"
 
@@ -158,15 +156,6 @@ def between(model: onnx.ModelProto, op: str, more: list[str], **attributes: Any)
     node = helper.make_node(op, [quantize.input[0], *more], ["between"], name="between", **attributes)
     model.graph.node.insert(place, node)
     quantize.input[0] = "between"
-
-
-def constant(model: onnx.ModelProto, name: str) -> Any:
-    return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == name))
-
-
-def replace(model: onnx.ModelProto, name: str, value: Any) -> None:
-    tensor = next(entry for entry in model.graph.initializer if entry.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(value, name))
 
 
 BREACHES: dict[Change, str] = {

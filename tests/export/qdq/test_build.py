@@ -6,34 +6,27 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 
-
-def constant(model: onnx.ModelProto, name: str) -> Any:
-    return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == name))
-
-
-def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if output in node.output)
+from ..editing import node_of, value_of
 
 
 def test_scales_zero_points_and_clips_are_scalars_without_dimensions(residual: Any) -> None:
     net, logits = residual(0, act_bits=(8, 4, 3))
     model = net.qdq(logits)
     for name in ("images_scale", "images_zero_point", "block1.in_qmin", "block1.in_qmax"):
-        assert constant(model, name).shape == ()
-    assert constant(model, "images_zero_point") == 128
-    assert constant(model, "stem.out_zero_point") == 0
-    assert constant(model, "block1.in_qmax") == 15
+        assert value_of(model, name).shape == ()
+    assert value_of(model, "images_zero_point") == 128
+    assert value_of(model, "stem.out_zero_point") == 0
+    assert value_of(model, "block1.in_qmax") == 15
 
 
 def test_a_signed_grid_below_8_bits_is_clipped_around_the_zero_point(residual: Any) -> None:
     net, logits = residual(0, act_bits=(8, 4, 3), signed_stream=True)
     model = net.qdq(logits)
-    assert (constant(model, "block2.in_qmin"), constant(model, "block2.in_qmax")) == (124, 131)
+    assert (value_of(model, "block2.in_qmin"), value_of(model, "block2.in_qmax")) == (124, 131)
 
 
 def test_weights_are_int8_and_biases_int32_along_axis_0(residual: Any) -> None:
@@ -41,9 +34,9 @@ def test_weights_are_int8_and_biases_int32_along_axis_0(residual: Any) -> None:
     model = net.qdq(logits)
     conv = next(node for node in model.graph.node if node.name == "block1.conv1")
     weight, bias = node_of(model, conv.input[1]), node_of(model, conv.input[2])
-    assert constant(model, weight.input[0]).dtype == np.int8
-    assert constant(model, bias.input[0]).dtype == np.int32
-    np.testing.assert_array_equal(constant(model, weight.input[0]), net.layers["block1.conv1"].codes)
+    assert value_of(model, weight.input[0]).dtype == np.int8
+    assert value_of(model, bias.input[0]).dtype == np.int32
+    np.testing.assert_array_equal(value_of(model, weight.input[0]), net.layers["block1.conv1"].codes)
     assert [entry.i for node in (weight, bias) for entry in node.attribute if entry.name == "axis"] == [0, 0]
 
 

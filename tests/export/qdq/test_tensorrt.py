@@ -27,6 +27,8 @@ from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged
 
+from ..editing import node_of, value_of
+
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 BITS = st.integers(2, 8)
@@ -126,10 +128,10 @@ def test_weights_are_floats_that_quantize_back_to_exactly_the_codes(edges: Any) 
     model = net.qdq(logits)
     found = executed(model, net.images(1))
     for name, layer in net.layers.items():
-        weight = constant(model, f"{name}.weight")
+        weight = value_of(model, f"{name}.weight")
         assert weight.dtype == np.float32
         np.testing.assert_array_equal(found[f"{name}.weight_codes"], layer.codes)
-        assert constant(model, f"{name}.weight_scale").shape == layer.codes.shape[:1]
+        assert value_of(model, f"{name}.weight_scale").shape == layer.codes.shape[:1]
         for op in ("codes", "dequantized"):
             node = node_of(model, f"{name}.weight_{op}")
             assert [entry.i for entry in node.attribute if entry.name == "axis"] == [0]
@@ -139,7 +141,7 @@ def test_biases_are_the_float_biases_and_differ_from_the_integer_form_by_at_most
     net, logits = edges(4)
     model = net.qdq(logits)
     for name, layer in net.layers.items():
-        bias = constant(model, f"{name}.bias")
+        bias = value_of(model, f"{name}.bias")
         assert bias.dtype == np.float32
         np.testing.assert_array_equal(bias, layer.bias.astype(np.float32))
         rounded = layer.bias_codes * layer.bias_scale.astype(np.float64)
@@ -155,8 +157,8 @@ def test_grids_narrower_than_int8_are_clipped_on_the_floats_and_an_unsigned_one_
     for name, low, high in (("block1.in", 0, 15), ("block2.in", -4, 3)):
         scale = np.float32(net.acts[name].scale[0])
         assert node_of(model, f"{name}_codes").input[0] == f"{name}_clipped"
-        assert constant(model, f"{name}_low") == np.float32(low) * scale
-        assert constant(model, f"{name}_high") == np.float32(high) * scale
+        assert value_of(model, f"{name}_low") == np.float32(low) * scale
+        assert value_of(model, f"{name}_high") == np.float32(high) * scale
 
 
 def test_a_relu_that_a_narrow_grid_alone_reads_is_left_to_its_clip(edges: Any) -> None:
@@ -191,7 +193,7 @@ def test_a_relu6_is_one_clip_with_the_smaller_of_both_bounds(tiny_net: Any) -> N
     assert [node.input[0] for node in clips] == ["layer"]
     scale = net.acts["narrow"].scale[0]
     assert 15 * scale > 6
-    assert constant(model, "narrow_high") == np.float32(6)
+    assert value_of(model, "narrow_high") == np.float32(6)
     codes = executed(model, net.images(8, saturating=True))["narrow_codes"]
     assert (codes.min(), codes.max()) == (0, round(6 / scale))
 
@@ -292,11 +294,3 @@ def test_a_quantizer_without_grid_and_one_beyond_int8_are_refused(edges: Any) ->
     wide = QuantParams(grid=QuantGrid(bits=8, signed=False), scale=net.acts["block1.mid"].scale)
     with pytest.raises(ModelError, match=r"'block1\.mid' has codes from 0 to 255; int8 holds -128 to 127"):
         build_qdq(template, placement, net.layers, net.acts | {"block1.mid": wide}, {})
-
-
-def constant(model: onnx.ModelProto, name: str) -> Any:
-    return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == name))
-
-
-def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if output in node.output)

@@ -31,7 +31,7 @@ VERSIONS = tuple(TENSORRT_FORMS)
 
 
 def written(net: Any, logits: Any, version: str, floats: dict[str, int] | None = None) -> onnx.ModelProto:
-    """The file of a net for a version, some layers left in float at these bits."""
+    """The file of a net for a version, some layers that run in float at these bits."""
     form = TENSORRT_FORMS[version]
     template = net.template(logits)
     template.opset_import[0].version = form.opset

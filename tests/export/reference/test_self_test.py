@@ -78,7 +78,7 @@ def test_a_wrong_bias_is_found_layer_by_layer() -> None:
     assert not found["layer by layer"]
 
 
-def test_a_layer_left_in_float_and_a_runtime_that_fails_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_kept_in_float_and_a_runtime_that_fails_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "float_layers", property(lambda self: ("stem",)))
     found = self_test(AsWritten(lambda model: model.graph.node[0].input.append("nothing")))
     assert not any(outcome(found).values())

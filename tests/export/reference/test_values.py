@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from limpq_deploy.export.reference.elementwise import TABLES, sigmoid_values
 from limpq_deploy.export.reference.operators import Codes, add_table, all_values, product_table, quantize, requantize
-from limpq_deploy.export.reference.tables import TABLES, sigmoid_values
 
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 

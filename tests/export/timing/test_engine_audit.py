@@ -82,10 +82,10 @@ def test_layers_of_another_precision_and_missing_ones_are_named(model: onnx.Mode
 
 def test_a_layer_of_which_no_precision_is_told_is_not_said_to_run_in_another(model: onnx.ModelProto) -> None:
     found = audit(model, engine_of(model, ALL_INT8 | {"stem": "unknown", "head": "float32"}))
-    assert (found.untold, found.unplanned) == (("stem",), ("head",))
+    assert (found.precision_unknown, found.unplanned) == (("stem",), ("head",))
     assert found.notes == (
         "1 layers run in another precision than planned: head (s8s8 planned, float32).",
-        "The engine does not tell the precision of 1 layers: stem.",
+        "The engine does not report the precision of 1 layers: stem.",
     )
 
 

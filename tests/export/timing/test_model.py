@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.model import (
     Guess,
     Key,
@@ -17,21 +18,21 @@ from limpq_deploy.export.timing.model import (
     scaled,
     to_table,
 )
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
+from limpq_deploy.export.timing.table import LatencyTable
 
-INT8, FLOAT = (8, 8), (32, 32)
+INT8, FLOAT32 = (8, 8), (32, 32)
 
 BONES = Skeleton(
     searched=("a", "b", "c"),
     pinned={"stem": INT8},
-    measured=(INT8, FLOAT),
+    measured=(INT8, FLOAT32),
     edges=(("stem", "a", 1000), ("a", "b", 500), ("b", "c", 2000)),
 )
 
 TRUTH: dict[Key, float] = {
     ("other",): 0.1,
     **{("part", layer, INT8): ms for layer, ms in (("a", 0.2), ("b", 0.3), ("c", 0.5), ("stem", 0.4))},
-    **{("part", layer, FLOAT): ms for layer, ms in (("a", 0.9), ("b", 0.8), ("c", 1.5))},
+    **{("part", layer, FLOAT32): ms for layer, ms in (("a", 0.9), ("b", 0.8), ("c", 1.5))},
     ("fixed", "integer", 32): 0.01,
     ("element", "integer", 32): 2e-5,
     ("fixed", 32, "integer"): 0.02,
@@ -39,7 +40,7 @@ TRUTH: dict[Key, float] = {
 }
 
 POLICIES: list[dict[str, BitPair]] = [
-    {"a": a, "b": b, "c": c} for a in (INT8, FLOAT) for b in (INT8, FLOAT) for c in (INT8, FLOAT)
+    {"a": a, "b": b, "c": c} for a in (INT8, FLOAT32) for b in (INT8, FLOAT32) for c in (INT8, FLOAT32)
 ]
 
 
@@ -51,8 +52,8 @@ def guesses(error: float, seed: int = 0) -> dict[Key, Guess]:
 
 
 def test_a_row_counts_parts_and_the_edges_where_precision_changes() -> None:
-    row = BONES.row({"a": FLOAT, "b": INT8, "c": (4, 6)})
-    assert row["part", "a", FLOAT] == row["part", "c", INT8] == row["part", "stem", INT8] == row["other",] == 1
+    row = BONES.row({"a": FLOAT32, "b": INT8, "c": (4, 6)})
+    assert row["part", "a", FLOAT32] == row["part", "c", INT8] == row["part", "stem", INT8] == row["other",] == 1
     assert row["element", "integer", 32] == 1000
     assert row["element", 32, "integer"] == 500
     assert ("part", "a", INT8) not in row
@@ -60,7 +61,7 @@ def test_a_row_counts_parts_and_the_edges_where_precision_changes() -> None:
 
 def test_bits_wider_than_all_that_is_timed_are_refused() -> None:
     with pytest.raises(ValueError, match="'a' has bits"):
-        Skeleton(searched=("a",), pinned={}, measured=(INT8,), edges=()).row({"a": FLOAT})
+        Skeleton(searched=("a",), pinned={}, measured=(INT8,), edges=()).row({"a": FLOAT32})
 
 
 def test_whole_graphs_correct_a_guess_that_is_off() -> None:
@@ -78,7 +79,7 @@ def test_without_graphs_the_guess_stays_and_one_graph_moves_the_most_doubtful_fi
     slower = fit(start, [row], [1.2 * predict(TRUTH, row)])
     assert predict(slower, row) == pytest.approx(1.2 * predict(TRUTH, row), rel=0.03)
     assert slower["part", "c", INT8] > 1.1 * TRUTH["part", "c", INT8]
-    assert slower["part", "c", FLOAT] == pytest.approx(TRUTH["part", "c", FLOAT])
+    assert slower["part", "c", FLOAT32] == pytest.approx(TRUTH["part", "c", FLOAT32])
 
 
 @settings(max_examples=50)

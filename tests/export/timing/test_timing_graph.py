@@ -38,7 +38,7 @@ def test_stand_ins_run_whatever_the_policy_leaves_in_float(searched_net: Any, tm
         assert np.isfinite(logits).all()
 
 
-def test_layers_left_in_float_are_executed_in_float_wherever_they_stand(searched_net: Any, tmp_path: Path) -> None:
+def test_layers_kept_in_float_are_executed_in_float_wherever_they_stand(searched_net: Any, tmp_path: Path) -> None:
     """ONNX Runtime would quantize a float layer between two quantized ones by itself."""
     pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
     from limpq_deploy.export.runtimes import runtime_named

@@ -15,18 +15,18 @@ from limpq_deploy.workspace.finished import BuildFiles, FileChanged
 Command = Callable[..., Result]
 Refused = Callable[..., str]
 
-CONFIG, JOINT, FLOAT, POLICY, FINETUNED = (
+CONFIG, JOINT, FLOAT_WEIGHTS, POLICY, FINETUNED = (
     *("config.json", "joint.safetensors", "float.safetensors", "policy.json", "finetuned.safetensors"),
 )
 INDICATORS, PLACEMENT, MODEL = "indicators.json", "placement.json", "model.qdq.onnx"
 FLOAT_MODEL, UNIFORM8 = "baselines/float.onnx", "baselines/uniform8.qdq.onnx"
 
-PREVIEWED = (CONFIG, FLOAT, JOINT, INDICATORS)
+PREVIEWED = (CONFIG, FLOAT_WEIGHTS, JOINT, INDICATORS)
 READERS = {
     "preview mine.json --build out": PREVIEWED,
     "search mine-indicators.json --like w4a4 --preview out -o new.json": PREVIEWED,
     "sweep mine-indicators.json --gbitops 0.01:0.02:2 --preview out -o new.json": PREVIEWED,
-    "parity out": (CONFIG, POLICY, FLOAT, FINETUNED, MODEL),
+    "parity out": (CONFIG, POLICY, FLOAT_WEIGHTS, FINETUNED, MODEL),
     "bench out --seconds 0.1": (MODEL, FLOAT_MODEL, UNIFORM8),
     "profile out --seconds 0.1 -o new.json": (FLOAT_MODEL, PLACEMENT, INDICATORS),
     "ship out models": ("bundle/model.onnx", "bundle/manifest.json"),
@@ -47,7 +47,7 @@ GIVEN = {
     "bench compare {} mine-latency.json": ("latency.json",),
     "bench merge {}": ("latency.json",),
     "build --policy {} --out other": (POLICY,),
-    "build --weights {} --out other": (FLOAT,),
+    "build --weights {} --out other": (FLOAT_WEIGHTS,),
 }
 """Commands that are given one file, which happens to lie in a build's folder."""
 

@@ -40,7 +40,7 @@ class PlaysTensorRt(OnnxRuntime):
     name = "tensorrt"
     half: tuple[str, ...] = ()
     """Layers that the engine is to say it runs in float16."""
-    untold: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     """Layers of which it is to say nothing."""
     full: tuple[str, ...] = ()
     """Layers that the float model's engine is to say it runs in float32."""
@@ -60,7 +60,7 @@ class PlaysTensorRt(OnnxRuntime):
 
     def engine(self, path: Path, *, threads: int | None = None) -> Engine:
         planned = planned_precision(load_model(path))
-        own = {**dict.fromkeys(self.half, "float16"), **dict.fromkeys(self.untold, "unknown")}
+        own = {**dict.fromkeys(self.half, "float16"), **dict.fromkeys(self.unknown, "unknown")}
         if path.name == Path(FLOAT_MODEL).name:
             own = dict.fromkeys(self.full, "float32")
         return played_engine(path, lambda layer: own.get(layer, WORDS[planned[layer]]))
@@ -87,7 +87,7 @@ class Slow:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[PlaysTensorRt]:
     monkeypatch.setattr(subject, "runtime_named", lambda name, options: PlaysTensorRt(options))
-    for name in ("half", "untold", "full"):
+    for name in ("half", "unknown", "full"):
         monkeypatch.setattr(PlaysTensorRt, name, ())
     return PlaysTensorRt
 
@@ -157,7 +157,7 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     notes = json.loads(result.stdout)["verdict"]["notes"]
     assert f"1 layers run in another precision than planned: {layer} (s8s8 planned, float16)." in notes
 
-    engine.half, engine.untold, engine.full = (), (layer,), (layer,)
+    engine.half, engine.unknown, engine.full = (), (layer,), (layer,)
     for name in ("engine.json", "audit.json"):
         (here / "out" / name).unlink()
     result = run(*arguments)
@@ -166,13 +166,13 @@ def test_a_build_for_tensorrt_goes_through_engine_parity_accuracy_latency_and_ve
     checks = {check["name"]: check for check in verdict["checks"]}
     missing = {one["name"]: one["reason"] for one in verdict["not_measured"]}
     assert set(missing) == {"integers_everywhere", "faster_than_float16"}
-    assert "does not tell the precision of 1 of" in missing["integers_everywhere"]
+    assert "does not report the precision of 1 of" in missing["integers_everywhere"]
     assert f"1 layers of the mixed engine ({layer})" in missing["faster_than_float16"]
     macs = {one.name: one.macs for one in load_record(Placement, here / "out/placement.json").layers}
     then, now = executed, {entry["name"]: entry for entry in verdict["bitops"]}
     assert now["mixed"] == then["mixed"]
     assert now["float"]["realised_all"] - then["float"]["realised_all"] == macs[layer] * (32 * 32 - 16 * 16)
-    assert f"The mixed engine does not tell the precision of 1 layers ({layer})" in " ".join(verdict["notes"])
+    assert f"The mixed engine does not report the precision of 1 layers ({layer})" in " ".join(verdict["notes"])
 
 
 def test_a_limit_is_searched_for_and_told_at_the_smallest_batch_that_the_engine_takes(

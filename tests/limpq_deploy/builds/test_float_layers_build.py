@@ -57,5 +57,5 @@ def test_a_pair_that_the_target_does_not_execute_is_refused_before_anything_is_d
         write_record(Policy(bits=bits, objective=0.0, alpha=1.0), Path("mine.json"))
         refused("build", "--policy", "mine.json", "--bits", "2,3,4,5,6", words=words)
     refused("build", "--pin", "layer1.conv1=w4a32", "--like", "w8a8", words=("layer1.conv1", "w4a32", "w32a32"))
-    refused("build", "--space", "w*a16", "--like", "w8a8", words=("16 bits", "left in float, 32"))
+    refused("build", "--space", "w*a16", "--like", "w8a8", words=("16 bits", "kept in float, 32"))
     assert not Path("limpq-build").exists()

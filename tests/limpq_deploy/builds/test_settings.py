@@ -78,7 +78,7 @@ ON_TENSORRT: dict[str, tuple[Any, str]] = {
     "max_latency_ms": (6.0, "search verdict"),
     "latency_seconds": (0.2, "profile latency study"),
 }
-"""Of a build that goes round until a latency limit holds."""
+"""Of a build that measures until a latency limit holds."""
 
 WITH_A_TABLE: dict[str, tuple[Any, str]] = {
     "latency_table": ("latency-table.json", "search"),

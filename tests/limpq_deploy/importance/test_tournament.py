@@ -5,12 +5,13 @@ import pytest
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.preview import Preview
 from limpq_deploy.importance.tournament import hold_tournament
 from limpq_deploy.policy.budgets import like_budget
 from limpq_deploy.policy.candidates import Recipe, one_recipe, recipes
 from limpq_deploy.policy.costs import Budget
-from limpq_deploy.policy.indicators import BitPair, Indicators, LayerIndicators, Measure
+from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
 from limpq_deploy.policy.policy import Policy
 
 BITS = (2, 3, 4)

@@ -1,4 +1,4 @@
-"""Going round with a machine whose true times are known: the table is corrected until the limit holds."""
+"""Measuring a machine whose true times are known: the table is corrected until the limit holds."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,8 +6,9 @@ import pytest
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.model import Key, Skeleton, predict, to_table
-from limpq_deploy.export.timing.table import BitPair, LatencyTable
+from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
 from limpq_deploy.policy.costs import total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
@@ -15,18 +16,18 @@ from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.search import search_policy
 
-INT8, FLOAT = (8, 8), (32, 32)
+INT8, FLOAT32 = (8, 8), (32, 32)
 NAMES = ("a", "b", "c", "d")
 EDGES = (("stem", "a", 1000), ("a", "b", 500), ("b", "c", 2000), ("c", "d", 800))
 
-BONES = Skeleton(searched=NAMES, pinned={"stem": INT8}, measured=(INT8, FLOAT), edges=EDGES)
+BONES = Skeleton(searched=NAMES, pinned={"stem": INT8}, measured=(INT8, FLOAT32), edges=EDGES)
 
 INDICATORS = Indicators(
     model="small",
     bits=(8, 32),
     layers=tuple(
         LayerIndicators(
-            name=name, macs=100, num_weights=10, weight=(loss, 0.0), act=(loss, 0.0), pairs=(INT8, FLOAT), kind="conv"
+            name=name, macs=100, num_weights=10, weight=(loss, 0.0), act=(loss, 0.0), pairs=(INT8, FLOAT32), kind="conv"
         )
         for name, loss in zip(NAMES, (4.0, 3.0, 2.0, 1.0), strict=True)
     ),
@@ -36,12 +37,12 @@ INDICATORS = Indicators(
 
 
 def figures(float_ms: float = 1.0, conversion_ns: float = 10.0) -> dict[Key, float]:
-    """Every layer takes 0.25 ms in integers and ``float_ms`` in floats."""
+    """Every layer takes 0.25 ms in integers and ``float_ms`` in float."""
     return {
         ("other",): 0.1,
         ("part", "stem", INT8): 0.25,
         **{("part", name, INT8): 0.25 for name in NAMES},
-        **{("part", name, FLOAT): float_ms for name in NAMES},
+        **{("part", name, FLOAT32): float_ms for name in NAMES},
         ("fixed", "integer", 32): 0.01,
         ("element", "integer", 32): conversion_ns / 1e6,
         ("fixed", 32, "integer"): 0.01,
@@ -66,7 +67,7 @@ def machine(truth: Mapping[Key, float], *, speed: float = 1.0) -> Callable[[Mapp
 
 def test_the_table_and_the_budget_of_the_search_give_one_prediction() -> None:
     budget = latency_budget(INDICATORS, TABLE, 10)
-    for pairs in ({"a": INT8, "b": FLOAT, "c": INT8, "d": INT8}, dict.fromkeys(NAMES, FLOAT)):
+    for pairs in ({"a": INT8, "b": FLOAT32, "c": INT8, "d": INT8}, dict.fromkeys(NAMES, FLOAT32)):
         assert total_cost(budget.cost, INDICATORS, pairs) / 1e6 == pytest.approx(predict(figures(), BONES.row(pairs)))
 
 
@@ -74,7 +75,7 @@ def test_a_true_table_needs_one_round_and_leaves_the_least_important_layers_in_i
     policy, rounds = go_round(TABLE, BONES, limit_ms=3.2, solve=solve, time=machine(figures()))
     assert rounds.converged
     assert len(rounds.rounds) == 1
-    assert policy.pairs()["a"] == FLOAT
+    assert policy.pairs()["a"] == FLOAT32
     assert policy.pairs()["d"] == INT8
     assert rounds.why.endswith("within 3.2 ms after 1 round")
 

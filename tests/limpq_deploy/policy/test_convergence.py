@@ -119,7 +119,7 @@ def test_indicators_from_elsewhere_say_nothing(source: object) -> None:
     assert snapshots_of(Indicators(model="m", bits=BITS, layers=(), source=source)) == []
 
 
-def test_activations_left_in_float_have_scales_that_do_not_move() -> None:
+def test_activations_kept_in_float_have_scales_that_do_not_move() -> None:
     layers = tuple(replace(layer, act=(0.0,) * 3, act_init=(0.0,) * 3) for layer in FIRST_MATTERS.layers)
     floats = replace(FIRST_MATTERS, layers=layers)
     entry = spread(floats, taken(floats).taken)["a"]

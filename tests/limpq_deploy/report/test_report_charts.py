@@ -122,7 +122,7 @@ def test_bits_that_an_engine_reports_stand_before_those_that_the_target_promises
     assert not layers_section(inputs).container
 
 
-def test_a_layer_left_in_float_has_a_bar_that_does_not_dwarf_the_others(small: ReportInputs) -> None:
+def test_a_layer_kept_in_float_has_a_bar_that_does_not_dwarf_the_others(small: ReportInputs) -> None:
     bits = {**small.policy.bits, "layer1.0.conv1": LayerBits(weight=32, act=32)}
     floats = replace(small, policy=replace(small.policy, bits=bits), realised={"layer1.0.conv1": (32, 32)})
     section = layers_section(floats)

@@ -40,6 +40,7 @@ POLICY_BITS = (4, 2)
 
 
 def few_digits() -> DataSet:
+    """256 training, 60 validation and 60 test images of the digits."""
     digits = open_dataset("digits")
     sizes = {"train": 256, "val": 60, "test": 60}
     return DataSet(

@@ -14,11 +14,10 @@ from limpq_deploy.train.evaluate import Accuracy, PairedComparison, binomial_tai
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.record import (
     AccuracyResult,
-    BitOps,
+    BitOpsCount,
     EndToEndParity,
     LayerParity,
     Limits,
-    TrainedParity,
     Verdict,
     count_bitops,
     same_bits_everywhere,
@@ -278,19 +277,19 @@ def test_what_the_engine_reports_counts_before_what_the_target_promises() -> Non
     assert mixed.realised_searched == 100 * 1024
 
 
-def test_layers_left_in_float_by_the_policy_are_named_and_have_to_run_so() -> None:
+def test_layers_kept_in_float_by_the_policy_are_named_and_have_to_run_so() -> None:
     found = verdict(planned_float={"conv2": "float32", "conv3": "float32"})
     checks = {check.name: check for check in found.checks}
     assert found.passed
-    assert "but for conv2, conv3, which the policy leaves in float" in checks["integers_everywhere"].detail
-    assert checks["floats_as_planned"].detail == "2 of 2 layers that the policy leaves in float run so"
+    assert "but for conv2, conv3, which the policy keeps in float" in checks["integers_everywhere"].detail
+    assert checks["floats_as_planned"].detail == "2 of 2 layers that the policy keeps in float run so"
     fused = verdict(planned_float={"conv2": "float32", "conv3": "u8s8"})
     assert [check.name for check in fused.checks if not check.passed] == ["floats_as_planned"]
     assert "not conv3 (u8s8)" in {check.name: check for check in fused.checks}["floats_as_planned"].detail
     assert "floats_as_planned" not in {check.name for check in verdict().checks}
-    untold = verdict(planned_float={"conv2": "float32", "conv3": "unknown"})
-    assert [(one.name, one.reason) for one in untold.not_measured] == [
-        ("floats_as_planned", "the engine does not tell the precision of conv3")
+    unknown = verdict(planned_float={"conv2": "float32", "conv3": "unknown"})
+    assert [(one.name, one.reason) for one in unknown.not_measured] == [
+        ("floats_as_planned", "the engine does not report the precision of conv3")
     ]
 
 
@@ -299,17 +298,17 @@ def test_layers_left_in_float_by_the_policy_are_named_and_have_to_run_so() -> No
     [({}, True), ({"mismatches": 1}, False), ({"logits_bit_equal": False}, False), ({"codes": 0}, False)],
 )
 def test_with_powers_of_two_the_trained_model_has_to_equal_the_engine(change: dict[str, Any], passed: bool) -> None:
-    equal = TrainedParity(images=256, codes=1_000_000, mismatches=0, logits_bit_equal=True)
+    equal = EndToEndParity(images=256, codes=1_000_000, mismatches=0, logits_bit_equal=True)
     result = verdict(trained_parity=dataclasses.replace(equal, **change))
     check = next(check for check in result.checks if check.name == "parity_power_of_two")
     assert (check.passed, result.passed) == (passed, passed)
     assert "codes of the trained model differ from those of the engine" in check.detail
 
 
-def executed(**gbitops: int) -> tuple[BitOps, ...]:
+def executed(**gbitops: int) -> tuple[BitOpsCount, ...]:
     """Realised BitOps by name, in G."""
     return tuple(
-        BitOps(
+        BitOpsCount(
             name=name,
             nominal_searched=value,
             nominal_all=value,
@@ -367,13 +366,15 @@ def test_beside_fp32_float_is_the_uniform_fp16_engine_and_is_called_so() -> None
 @pytest.mark.parametrize("engine", ["mixed", "float"])
 def test_executed_bitops_that_are_assumed_in_part_promise_no_speed_and_the_check_is_not_measured(engine: str) -> None:
     work, times = executed(mixed=9, uniform8=9, float=36), with_fp32(mixed=3.0, half=2.0, full=8.0)
-    found = verdict(bitops=work, latency=times, untold={engine: ("conv1", "conv2")})
+    found = verdict(bitops=work, latency=times, precision_unknown={engine: ("conv1", "conv2")})
     assert "faster_than_float16" not in {check.name for check in found.checks}
     [missing] = found.not_measured
     assert missing.name == "faster_than_float16"
-    assert f"the precision of 2 layers of the {engine} engine (conv1, conv2) is not told" in missing.reason
+    assert f"the precision of 2 layers of the {engine} engine (conv1, conv2) is unknown" in missing.reason
     assert found.outcome == "incomplete"
-    more = verdict(bitops=executed(mixed=40, uniform8=9, float=36), latency=times, untold={engine: ("conv1",)})
+    more = verdict(
+        bitops=executed(mixed=40, uniform8=9, float=36), latency=times, precision_unknown={engine: ("conv1",)}
+    )
     assert not more.not_measured  # nothing is promised
 
 

@@ -8,7 +8,7 @@ from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, La
 from limpq_deploy.export.timing.timing_statistics import latency_stats
 from limpq_deploy.train.evaluate import Accuracy, PairedComparison, binomial_tail
 from limpq_deploy.verdict.checks import judge
-from limpq_deploy.verdict.record import AccuracyResult, BitOps, Limits, Verdict
+from limpq_deploy.verdict.record import AccuracyResult, BitOpsCount, Limits, Verdict
 
 TURNS, CALLS = 30, 20
 """About what 1.5 s of calls of 2.5 ms come to."""
@@ -30,8 +30,8 @@ def noisy(name: str, ms: float, generator: np.random.Generator) -> LatencySeries
     )
 
 
-def bitops(name: str, count: int) -> BitOps:
-    return BitOps(
+def bitops(name: str, count: int) -> BitOpsCount:
+    return BitOpsCount(
         name=name, nominal_searched=count, nominal_all=count, realised_searched=count, realised_all=count * 10**9
     )
 

@@ -34,14 +34,14 @@ def tensor_11(kind: str) -> list[dict[str, Any]]:
 REFORMAT = "Reformatting CopyNode for Input Tensor 0 to node_stem"
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"
 HALF = "Channel major FP16 format where channel % 8 == 0"
-FLOAT = "Row major linear FP32"
+FLOAT_FORMAT = "Row major linear FP32"
 
 EIGHT: dict[str, Any] = {
     "Layers": [
         {
             "Name": REFORMAT,
             "LayerType": "Reformat",
-            "Inputs": tensor_8(FLOAT),
+            "Inputs": tensor_8(FLOAT_FORMAT),
             "Outputs": tensor_8(INT8),
             "ParameterType": "Reformat",
             "Origin": "REFORMAT",

@@ -1,4 +1,4 @@
-"""Layers that a policy leaves in float: placed, calibrated, exported, executed and compared like all others."""
+"""Layers that a policy keeps in float: placed, calibrated, exported, executed and compared like all others."""
 
 import json
 from collections.abc import Callable
@@ -124,7 +124,7 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_layers_left_in_float_run_so_and_all_codes_and_logits_equal_the_reference(
+def test_layers_kept_in_float_run_so_and_all_codes_and_logits_equal_the_reference(
     make: Callable[..., Made], policy: str, tmp_path: Path
 ) -> None:
     made = make(*POLICIES[policy])
@@ -198,7 +198,7 @@ def test_a_fault_in_a_float_layer_or_behind_it_is_found(make: Callable[..., Made
 
 
 def test_the_reference_asks_for_someone_who_executes_floats(make: Callable[..., Made]) -> None:
-    with pytest.raises(ModelError, match=r"node 'a' \(Conv\): by plan it computes in floats"):
+    with pytest.raises(ModelError, match=r"node 'a' \(Conv\): by plan it computes in float"):
         IntegerReference(make(F, I, I).file)
 
 
