@@ -33,7 +33,7 @@ from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.records import to_dict
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.runtimes.cuda.memory import PACKAGES
 
 MODELS = ("torchvision/resnet18", "torchvision/resnet50")

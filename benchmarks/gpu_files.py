@@ -19,7 +19,7 @@ from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import TENSORRT
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.reference.engine_parity import Reference, references
 from limpq_deploy.export.timing.profile import mixed_policies
 from limpq_deploy.export.timing.timing_graph import stand_in

@@ -6,6 +6,7 @@ An engine that cannot be built, or does not run, costs its own figures and no ot
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -278,17 +279,17 @@ class NotHere(LimpqError):
 def rtx_runtime(beside: Runtime) -> Runtime:
     """TensorRT-RTX for the GPU that a runtime of TensorRT is on. Raises NotHere where it does not serve that one, or is
     not installed."""
-    from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import BY_NUMBER
-    from limpq_deploy.export.runtimes.tensorrt_rtx.runtime import TensorRtRtx
-
+    rtx = import_module("limpq_deploy.export.runtimes.tensorrt_rtx.runtime")
+    known = import_module("limpq_deploy.export.runtimes.tensorrt_rtx.capabilities").BY_NUMBER
     machine = beside.machine()  # type: ignore[attr-defined]
-    capability = BY_NUMBER.get(machine.compute_capability)
+    capability = known.get(machine.compute_capability)
     if capability is None:
         raise NotHere(
             f"{machine.gpu} has compute capability {machine.compute_capability}, and TensorRT-RTX builds for "
-            f"{', '.join(BY_NUMBER)} only: no RTX engine was built"
+            f"{', '.join(known)} only: no RTX engine was built"
         )
-    runtime = TensorRtRtx(EngineOptions(gpus=(capability.name,)))
+    settings: dict[str, Any] = {"gpus": (capability.name,)}
+    runtime: Runtime = rtx.TensorRtRtx(EngineOptions(**settings))
     if (why := runtime.unavailable()) is not None:
         raise NotHere(why)
     return runtime

@@ -29,7 +29,7 @@ ALPHA = 2.0
 
 
 def ours(indicators: Indicators, budgets: Sequence[Budget], limit_s: float) -> Pairs | None:
-    return search_policy(indicators, budgets, alpha=ALPHA, solver="own").pairs()
+    return search_policy(indicators, budgets, alpha=ALPHA).pairs()
 
 
 def cbc(indicators: Indicators, budgets: Sequence[Budget], limit_s: float) -> Pairs | None:

@@ -6,19 +6,12 @@ from typing import Literal
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.export.records.environment import Environment, read_environment
-from limpq_deploy.export.runtimes import RUNTIMES, runtime_named
+from limpq_deploy.export.records.targets import RUNTIMES
+from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.cpu import describe_cpu
 from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, ask_driver
-from limpq_deploy.export.runtimes.tensorrt.bindings import DISTRIBUTIONS as TENSORRT
 from limpq_deploy.export.runtimes.vnni_advice import saturation_note
 from limpq_deploy.optional_packages import EXTRAS, missing_modules
-
-PACKAGES = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "onnxruntime-cuda": ("onnxruntime-gpu",),
-    "tensorrt": TENSORRT,
-}
-"""Names under which a runtime may be installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +55,7 @@ def _runtime(name: str) -> Facility:
         why = str(error)
     except Exception as error:
         why = f"it does not load ({type(error).__name__}: {_line(error)}); install it again"
-    return Facility(name=name, usable=why is None, detail=why or _version(PACKAGES[name]))
+    return Facility(name=name, usable=why is None, detail=why or _version(RUNTIMES[name].distributions))
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Facility:
@@ -92,8 +85,8 @@ def advice(environment: Environment) -> tuple[str, ...]:
     return () if note is None else (note,)
 
 
-def _version(packages: tuple[str, ...]) -> str:
-    for name in packages:
+def _version(distributions: tuple[str, ...]) -> str:
+    for name in distributions:
         try:
             return version(name)
         except PackageNotFoundError:

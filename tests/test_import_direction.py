@@ -27,7 +27,7 @@ PICKLING = (
 )
 ROOMS = (
     *("calibration", "calibration/numbers", "calibration/datasets"),
-    *("export/records", "export/graph"),
+    *("export/records/targets", "export/records", "export/graph"),
     *("export/runtimes", "export/runtimes/cuda", "export/runtimes/onnxruntime", "export/runtimes/tensorrt"),
     *("export/qdq", "export/reference", "export/lint", "export/timing", "export/ship/triton", "export/ship"),
     *("limpq_deploy", "limpq_deploy/workspace"),

@@ -10,6 +10,7 @@ import onnx
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.graph.float_layers import planned_float
 from limpq_deploy.export.graph.onnx_files import tensor_bytes
+from limpq_deploy.export.records.targets import target_named
 
 BATCH_KEY = "limpq.batch"
 """Metadata key of a file: images per call that an engine of it is to take, MIN:OPT:MAX."""
@@ -62,7 +63,7 @@ def describe_export(
         opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
         model=_file(path, model),
         nominal=-(-sum(count * bits for count, bits in weight_bits.values()) // 8),
-        tensorrt=texts.get("limpq.tensorrt"),
+        tensorrt=texts.get(target_named(target).form_key or ""),
         batch=texts.get(BATCH_KEY),
         float_layers=planned_float(model),
         stored=None if stored is None else _file(*stored),

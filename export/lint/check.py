@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,9 @@ from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.runtime_taps import layer_names
 from limpq_deploy.export.lint.finding import Finding, gravest
 from limpq_deploy.export.lint.judged import FloatNodes, judged
-from limpq_deploy.export.lint.onnxruntime import onnxruntime_findings
 from limpq_deploy.export.lint.rules import finding
-from limpq_deploy.export.lint.tensorrt import tensorrt_findings
-from limpq_deploy.export.records.targets import TargetSpec
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, FileForm, form_for, form_named
+from limpq_deploy.export.records.targets import FileForm, TargetSpec
+from limpq_deploy.export.records.tensorrt_versions import form_for, form_named
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Tries
 
@@ -27,12 +26,12 @@ from limpq_deploy.export.runtimes.base import Tries
 class LintReport:
     """What a graph looks like to its target.
 
-    ``tensorrt``: the version whose rules were checked; None for other targets. ``op_counts``: operators of the
-    optimised graph, ``domain:op`` outside the standard domain. ``float_compute``: its Conv, Add, Gemm and MatMul nodes
-    that work in float; ``float_nodes``: all its other nodes that do, the first QuantizeLinear excepted.
-    ``planned_float``: layers that the policy keeps in float, as the file says; their nodes are in neither, and no rule
-    is broken by them. ``optimized``: False where the target's runtime is not here, so that only the rules were
-    checked; ``unavailable`` then says why.
+    ``tensorrt``: the version of the runtime whose rules were checked; None where one form serves all. ``op_counts``:
+    operators of the optimised graph, ``domain:op`` outside the standard domain. ``float_compute``: its Conv, Add, Gemm
+    and MatMul nodes that work in float; ``float_nodes``: all its other nodes that do, the first QuantizeLinear
+    excepted. ``planned_float``: layers that the policy keeps in float, as the file says; their nodes are in neither,
+    and no rule is broken by them. ``optimized``: False where the target's runtime is not here, so that only the rules
+    were checked; ``unavailable`` then says why.
     """
 
     target: str
@@ -96,27 +95,27 @@ def lint(
 
 
 def lint_form(model: onnx.ModelProto, target: TargetSpec, version: str | None = None) -> FileForm:
-    """The form that a file is held against. Raises ModelError for a version of TensorRT that is not known."""
-    return form_for(target, version or form_named(model) or tuple(TENSORRT_FORMS)[-1])
+    """The form that a file is held against. Raises ModelError for a version that is not known."""
+    return form_for(target, version or form_named(model, target) or next(reversed(target.versions), None))
 
 
 def static_findings(model: onnx.ModelProto, target: TargetSpec, form: FileForm | None = None) -> Iterator[Finding]:
-    """Rules that can be checked on the Q/DQ file itself."""
+    """Rules that can be checked on the Q/DQ file itself: those of every target, then ``findings`` of the module here
+    that has the name of the target's dialect."""
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
             yield finding("batchnorm", node.name or node.output[0], "it is computed in float, by itself")
-    if target.name == "tensorrt":
-        yield from tensorrt_findings(model, form or lint_form(model, target))
-    elif target.name == "onnxruntime":
-        yield from onnxruntime_findings(model)
+    if target.runs_on is not None:
+        rules = import_module(f"limpq_deploy.export.lint.{target.runs_on.dialect}")
+        yield from rules.findings(model, form or lint_form(model, target))
 
 
 def _runtime(target: TargetSpec) -> tuple[Tries | None, str | None]:
     """The target's runtime as far as it is here and takes files to try; else why not."""
     try:
-        if target.runtime is None:
+        if target.runs_on is None:
             raise ModelError(f"target {target.name!r} has no runtime; its graph is not executed")
-        runtime = runtime_named(target.runtime)
+        runtime = runtime_named(target.runs_on.name)
         why = runtime.unavailable()
     except LimpqError as error:
         return None, str(error)

@@ -16,6 +16,7 @@ from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.lint.well_formed import LAYERS, scale_length, types_agree, zero_point_count
+from limpq_deploy.export.records.targets import FileForm
 
 POOLS = ("GlobalAveragePool", "AveragePool")
 JOINS = ("Mul", "Concat")
@@ -30,7 +31,7 @@ BIAS_SCALE_TOLERANCE = 1e-3
 """Relative; a bias scale computed in float32 or float64 agrees far better, one calibrated by itself does not."""
 
 
-def onnxruntime_findings(model: onnx.ModelProto) -> Iterator[Finding]:
+def findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
     """Codes of 8 bits from one quantizer on each float tensor; layers quantized in, out and weight; both inputs of an
     Add, all of a Mul or Concat or none; grids cut on codes; ReLUs that a quantizer absorbs. A layer that is left in
     float by plan breaks no rule, unless ONNX Runtime would quantize its weight by itself."""

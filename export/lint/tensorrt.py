@@ -12,17 +12,17 @@ from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.lint.tensorrt_layers import layer_findings
 from limpq_deploy.export.lint.tensorrt_parser import QDQ, model_findings, parser_findings
 from limpq_deploy.export.lint.well_formed import LAYERS
-from limpq_deploy.export.records.tensorrt_versions import FileForm
+from limpq_deploy.export.records.targets import FileForm
 
 
-def tensorrt_findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
+def findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
     """Breaches of the rules of one version. A layer that is kept in float by plan breaks no placement rule."""
     planned, graph = planned_float(model), LintGraph(model)
     floats = computes_in_floats(model)
     yield from model_findings(model, form)
     for node in graph.nodes:
         yield from parser_findings(node, graph, form)
-        if form.version != "11" and node.op_type != DEQUANTIZE:
+        if form.parser != "11" and node.op_type != DEQUANTIZE:
             yield from _reads_no_codes(node, graph)
         if node.op_type in LAYERS and node.name not in planned:
             yield from layer_findings(node, graph, form)

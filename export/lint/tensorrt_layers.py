@@ -18,7 +18,7 @@ from limpq_deploy.export.graph.onnx_files import attribute
 from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, FP8_DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
-from limpq_deploy.export.records.tensorrt_versions import FileForm
+from limpq_deploy.export.records.targets import FileForm
 
 MOVERS = (
     "Abs", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool",
@@ -132,7 +132,7 @@ def _weight(
     name, scale = name_of(node), graph.value(weight.input[1])
     quantize = graph.maker(weight.input[0], QUANTIZE)
     if form.weights == "float32" and (quantize is None or quantize.input[0] not in graph.fixed):
-        yield finding("weight-for-8.6", name, f"TensorRT {form.version} does not read other forms reliably")
+        yield finding("weight-for-8.6", name, f"TensorRT {form.parser} does not read other forms reliably")
     if scale is None or scale.size == 1 or attribute(weight, "block_size", 0):
         return
     shape, wanted = graph.shape(node.input[place]), _channels(node, place)

@@ -17,7 +17,7 @@ from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, FP8_DEQUANTIZE, FP8_QUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.lint.well_formed import scale_length, types_agree, zero_point_count
-from limpq_deploy.export.records.tensorrt_versions import FileForm
+from limpq_deploy.export.records.targets import FileForm
 
 QDQ = (QUANTIZE, DEQUANTIZE)
 POOLS = ("AveragePool", "LpPool", "MaxPool")
@@ -55,11 +55,11 @@ NO_CAST = (_T.UINT8, _T.INT16, _T.UINT16, _T.UINT32, _T.UINT64)
 def model_findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
     """Breaches of the whole file: its operator set, and constants of types that are not imported."""
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    if form.version != "11" and opset > form.opset:
+    if form.parser != "11" and opset > form.opset:
         yield finding(
-            "opset", "the model", f"it is {opset}, and the parser of TensorRT {form.version} reads up to {form.opset}"
+            "opset", "the model", f"it is {opset}, and the parser of TensorRT {form.parser} reads up to {form.opset}"
         )
-    known = OF_8_6 if form.version == "8.6" else READ_TYPES
+    known = OF_8_6 if form.parser == "8.6" else READ_TYPES
     tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
     tensors += [
         (node.output[0], item.t)
@@ -143,7 +143,7 @@ def _zero_point(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
 
 def _scale(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[Finding]:
     name, known = name_of(node), node.input[1] in graph.fixed
-    if not known and (form.version != "11" or not graph.from_constants(node.input[1])):
+    if not known and (form.parser != "11" or not graph.from_constants(node.input[1])):
         yield finding("scale-constant", name, "it is computed; TensorRT's parser or builder refuses the model")
         return
     scale = graph.value(node.input[1])
@@ -181,7 +181,7 @@ def _constant_codes(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]
 
 
 def _kernel(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[Finding]:
-    if form.version not in BEFORE_10_4 or node.input[1] in graph.fixed or attribute(node, "kernel_shape") is not None:
+    if form.parser not in BEFORE_10_4 or node.input[1] in graph.fixed or attribute(node, "kernel_shape") is not None:
         return
     yield finding(
         "kernel-shape",
@@ -193,7 +193,7 @@ def _kernel(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[
 
 def _padding(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> Iterator[Finding]:
     """Amounts: ``convertOnnxPadding``. Axes: the Pad importer of 8.6; docs/Changelog.md has them under 10.4."""
-    if form.version not in BEFORE_10_4:
+    if form.parser not in BEFORE_10_4:
         return
     amounts = graph.value(node.input[1]) if len(node.input) > 1 else None
     if amounts is not None and np.any(amounts < 0):

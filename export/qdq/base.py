@@ -16,8 +16,7 @@ from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, is_marker, marker_name
 from limpq_deploy.export.graph.onnx_files import attribute, constants
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
-from limpq_deploy.export.records.targets import TargetSpec
-from limpq_deploy.export.records.tensorrt_versions import FileForm
+from limpq_deploy.export.records.targets import FileForm, TargetSpec
 
 Layers = Mapping[str, IntegerLayer | FloatLayer]
 """What a graph's layers compute with, by name."""

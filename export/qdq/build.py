@@ -1,11 +1,12 @@
 """Q/DQ in the target's dialect, written into a float template.
 
 A template is a float graph, BatchNorm folded, in which every activation quantizer of the `Placement` is a marker node
-(see `markers`). The dialects are in files of their own; a target names its own by the place where it cuts a grid.
+(see `markers`). A dialect is a file of its own, which the target's record names; its `DIALECT` writes the graph.
 """
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 
 import onnx
 from onnx import helper
@@ -15,13 +16,15 @@ from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.graph.markers import is_marker
 from limpq_deploy.export.qdq.base import Dialect, Layers, drop_marker_domain, set_nodes
-from limpq_deploy.export.qdq.onnxruntime import OnnxRuntimeDialect
-from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.records.tensorrt_versions import PRODUCER, TENSORRT_KEY, FileForm, form_at
+from limpq_deploy.export.records.targets import FileForm
+from limpq_deploy.export.records.tensorrt_versions import PRODUCER, form_at
 
-DIALECTS: Mapping[str, type[Dialect]] = {"integer": OnnxRuntimeDialect, "float": TensorRtDialect}
-"""Dialect by `TargetSpec.clip`."""
+
+def dialect_named(name: str) -> type[Dialect]:
+    """What writes a dialect: ``DIALECT`` of the module of that name in this room."""
+    found: type[Dialect] = import_module(f"limpq_deploy.export.qdq.{name}").DIALECT
+    return found
 
 
 def strip_markers(template: onnx.ModelProto) -> onnx.ModelProto:
@@ -57,20 +60,19 @@ def build_qdq(
     """The integer model as a Q/DQ graph. ``layers`` by layer name, ``acts`` by quantizer name.
 
     A re-quantizer without an entry in ``acts`` does nothing: its readers take the parent's codes. Layers that compute
-    in float are named in the metadata (`float_layers.planned_float`), and so is the version of TensorRT. ``form``:
+    in float are named in the metadata (`float_layers.planned_float`), and so is the version of the runtime. ``form``:
     None for the one that takes the template's opset. Raises ModelError
     when template, placement, layers and acts do not fit together, when the template has another opset than the form,
     or when the target is not exported.
     """
     spec = placement.spec
-    dialect = DIALECTS.get(spec.clip)
-    if dialect is None:
+    if spec.runs_on is None:
         raise ModelError(f"target {spec.name!r} is trained and never exported; choose another with --target")
     opset = next(entry.version for entry in template.opset_import if entry.domain == "")
     form = form or form_at(spec, opset)
     if opset != form.opset:
         raise ModelError(f"the template has opset {opset}; the target takes {form.opset}")
-    model = dialect(template, placement, layers, acts, form).build()
+    model = dialect_named(spec.runs_on.dialect)(template, placement, layers, acts, form).build()
     drop_marker_domain(model)
     model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
     model.producer_name = PRODUCER
@@ -80,8 +82,8 @@ def build_qdq(
     named = dict(metadata)
     if floats:
         named[FLOAT_LAYERS] = json.dumps(floats)
-    if form.version is not None:
-        named[TENSORRT_KEY] = form.version
+    if spec.form_key is not None and form.version is not None:
+        named[spec.form_key] = form.version
     helper.set_model_props(model, dict(sorted(named.items())))
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -166,3 +166,6 @@ class OnnxRuntimeDialect(Dialect):
         if codes.dtype == np.int8:  # without it ONNX Runtime keeps a Gemm in float (seen in 1.31.1)
             inputs.append(self.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int8)))
         return self.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=0)
+
+
+DIALECT = OnnxRuntimeDialect

@@ -222,3 +222,6 @@ def _require_range(layer: FloatLayer, number: type[np.floating[Any]]) -> None:
         raise ModelError(
             f"layer {layer.name!r} has a weight or bias of {largest:g}, which FP16 cannot hold; give it 32 bits"
         )
+
+
+DIALECT = TensorRtDialect

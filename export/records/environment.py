@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("limpq-deploy", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch")
+from limpq_deploy.export.records.targets import RUNTIMES
+
+LIBRARIES = (
+    *("limpq-deploy", "numpy", "onnx", "torch"),
+    *dict.fromkeys(name for runtime in RUNTIMES.values() for name in runtime.distributions),
+)
 
 IDLE_LIBRARIES = ("limpq-deploy", "onnx", "torch")
 """Those that do nothing while a model is timed: results of their different versions can be compared."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.environment import Environment
+from limpq_deploy.export.records.targets import TARGETS
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -81,8 +82,10 @@ class Manifest:
         for name in (self.model_file, self.canaries.inputs, self.canaries.outputs):
             if name not in names:
                 raise ValueError(f"file {name!r} is used but not listed under files")
-        if self.engine is not None and self.target != "tensorrt":
-            raise ValueError(f"it has settings of an engine, and the target is {self.target!r}; expected 'tensorrt'")
+        engines = [name for name, target in TARGETS.items() if target.builds_engines]
+        if self.engine is not None and self.target not in engines:
+            expected = " or ".join(map(repr, engines))
+            raise ValueError(f"it has settings of an engine, and the target is {self.target!r}; expected {expected}")
 
 
 def require_plain_name(name: str) -> None:

@@ -14,16 +14,16 @@ from limpq_deploy.calibration.files import cache_folder
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.engine_options import BatchRange
 from limpq_deploy.export.records.engine_record import Machine
+from limpq_deploy.export.records.targets import RUNTIMES, RuntimeSpec, runtime_record
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.ship.triton.config import MODEL_FILES, ConfigRefused
+from limpq_deploy.export.ship.triton.config import BACKENDS, PLANS, ConfigRefused
 
 ENGINE, RECORD_SUFFIX = "engine.json", ".engine.json"
+MOST_BEGINS = 4
+"""Bytes of a plan that are looked at."""
+
 PLAN, PLAN_RECORD = "model.plan", f"model{RECORD_SUFFIX}"
 """The plan in a bundle, where its build kept one, and its record."""
-
-MAGIC = {"tensorrt": b"ftrt", "tensorrt_rtx": b"vtrt"}
-"""How serialized engines begin, by the runtime that builds them. TensorRT's is what Torch-TensorRT knows a plan by
-(pytorch/TensorRT, ``engine_field.startswith(b"ftrt")``); that of TensorRT-RTX was read off plans of 1.7."""
 
 
 class PlanNotShipped(LimpqError):
@@ -46,7 +46,7 @@ class ShippedPlan:
     @property
     def name(self) -> str:
         """The file in the version's folder."""
-        return f"model_cc{self.capability.replace('.', '')}.plan" if self.capability else MODEL_FILES["tensorrt"]
+        return f"model_cc{self.capability.replace('.', '')}.plan" if self.capability else BACKENDS[PLANS[0]].file
 
     @property
     def files(self) -> dict[str, Path]:
@@ -56,13 +56,14 @@ class ShippedPlan:
 
 
 def read_plans(
-    plans: Mapping[str, Path], model_sha256: str, *, target: str, built: Engine | None = None
+    plans: Mapping[str, Path], model_sha256: str, *, backend: str, target: str, built: Engine | None = None
 ) -> tuple[ShippedPlan, ...]:
-    """What is known of plans by compute capability, and what speaks against them. ``target``: of the build; ``built``:
-    its engine, None where it made none. Raises PlanNotShipped where a record is of other bytes, of another model or of
-    another GPU than the plan is given for, RecordError for a damaged record."""
+    """What is known of plans by compute capability, and what speaks against them. ``backend``: what serves them, which
+    has the name of the runtime whose plans it loads; ``target``: of the build; ``built``: its engine, None where it
+    made none. Raises PlanNotShipped where a record is of other bytes, of another model or of another GPU than the plan
+    is given for, RecordError for a damaged record."""
     found = tuple(
-        _read_plan(capability, path, model_sha256, target, built) for capability, path in sorted(plans.items())
+        _read_plan(capability, path, model_sha256, backend, target, built) for capability, path in sorted(plans.items())
     )
     versions = {plan.machine.tensorrt for plan in found if plan.machine is not None}
     if len(versions) < 2:
@@ -85,14 +86,20 @@ def require_plans(plans: Iterable[ShippedPlan], force: bool) -> str:
     return f"{doubts}; shipped with --force" if doubts else ""
 
 
-def _read_plan(capability: str, path: Path, model_sha256: str, target: str, built: Engine | None) -> ShippedPlan:
+def _read_plan(
+    capability: str, path: Path, model_sha256: str, backend: str, target: str, built: Engine | None
+) -> ShippedPlan:
+    taken = runtime_record(backend)
     with path.open("rb") as stream:
-        begins = stream.read(len(MAGIC["tensorrt"]))
+        begins = stream.read(MOST_BEGINS)
         stream.seek(0)
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     record = path.with_suffix(RECORD_SUFFIX)
     if not record.is_file():
-        doubts = (*_begins_otherwise(begins), f"has no record ({record.name}) beside it, so nothing is known of it")
+        doubts = (
+            *_begins_otherwise(begins, taken),
+            f"has no record ({record.name}) beside it, so nothing is known of it",
+        )
         return ShippedPlan(capability=capability, path=path, doubts=doubts)
     engine = load_record(Engine, record)
     if engine.plan is None:
@@ -111,15 +118,22 @@ def _read_plan(capability: str, path: Path, model_sha256: str, target: str, buil
         batch = BatchRange.parse(engine.plan.settings.get("batch", ""))
     except SettingError as error:
         raise PlanNotShipped(f"{record} does not say which batches the plan takes; build the plan again") from error
-    doubts = (*_begins_otherwise(begins), *_of_another_build(engine, machine, capability, target, built))
+    doubts = (
+        *_begins_otherwise(begins, taken),
+        *_of_another_build(engine, machine, capability, target, built),
+    )
     return ShippedPlan(capability=capability, path=path, record=record, machine=machine, batch=batch, doubts=doubts)
 
 
-def _begins_otherwise(begins: bytes) -> Iterator[str]:
-    if begins == MAGIC["tensorrt_rtx"]:
-        yield "is an engine of TensorRT-RTX, which Triton's tensorrt backend does not load"
-    elif begins != MAGIC["tensorrt"]:
-        yield f"does not begin as TensorRT's plans do ({MAGIC['tensorrt']!r}, found {begins!r})"
+def _begins_otherwise(begins: bytes, taken: RuntimeSpec) -> Iterator[str]:
+    """Why bytes do not begin as the plans of a server's runtime do."""
+    if begins.startswith(taken.begins):
+        return
+    other = next((one for one in RUNTIMES.values() if one.begins and begins.startswith(one.begins)), None)
+    if other is not None:
+        yield f"is an engine of {other.title}, which Triton's {taken.name} backend does not load"
+    else:
+        yield f"does not begin as {taken.title}'s plans do ({taken.begins!r}, found {begins!r})"
 
 
 def _of_another_build(
@@ -153,7 +167,7 @@ def plan_of_build(built: Engine | None, bundle: Path) -> dict[str, Path]:
         return {"": bundle / PLAN}
     if built is None or built.plan is None:
         return {}
-    for kept in sorted((cache_folder() / "tensorrt").glob(f"*/plans/*{RECORD_SUFFIX}")):
+    for kept in sorted((cache_folder() / built.runtime).glob(f"*/plans/*{RECORD_SUFFIX}")):
         found = load_record(Engine, kept).plan
         if found is not None and found.sha256 == built.plan.sha256:
             return {"": kept.with_name(kept.name.removesuffix(RECORD_SUFFIX) + ".plan")}

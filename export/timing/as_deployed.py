@@ -8,7 +8,8 @@ import onnx
 
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.storage import STORAGE_KEY
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_KEY
+from limpq_deploy.export.records.targets import runtime_record
+from limpq_deploy.export.records.tensorrt_versions import target_of
 from limpq_deploy.export.timing.report import LatencyReport
 
 
@@ -23,12 +24,16 @@ def misfit(model: onnx.ModelProto, runtime: str) -> str | None:
             f"the file is for storing, with weights at their true bits, and {runtime} runs such layers in float; "
             "time the file that limpq-deploy unpack makes of it"
         )
-    if TENSORRT_KEY in texts and runtime != "tensorrt":
-        return (
-            f"the file is written for TensorRT {texts[TENSORRT_KEY]}, and {runtime} runs most of its layers in float; "
-            "time it with --runtime tensorrt, or a file exported for onnxruntime"
-        )
-    return None
+    target = target_of(model)
+    if target is None or target.runs_on is None or target.form_key is None:
+        return None
+    here = runtime_record(runtime)
+    if target.runs_on.dialect == here.dialect:
+        return None
+    return (
+        f"the file is written for {target.runs_on.title} {texts[target.form_key]}, and {runtime} runs most of its "
+        f"layers in float; time it with --runtime {target.runs_on.name}, or a file exported for {here.dialect}"
+    )
 
 
 def with_misfits(report: LatencyReport, models: Mapping[str, Path], runtime: str) -> LatencyReport:

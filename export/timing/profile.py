@@ -17,6 +17,7 @@ import onnx
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair, Placement
+from limpq_deploy.export.records.targets import runtime_record
 from limpq_deploy.export.runtimes.base import BuildsEngines, DeviceTimed, Runtime
 from limpq_deploy.export.runtimes.onnxruntime.profile import NodeTime, layer_times
 from limpq_deploy.export.timing.engine_profile import engine_layer_times
@@ -109,7 +110,7 @@ def profile(
         policies = {name: policy for name, policy in policies.items() if name not in refused}
         files = {name: files[name] for name in policies}
         series = time_graphs(files, runtime, settings, report)
-        profiled = runtime.name == "onnxruntime" or _profiled(runtime, files[uniform(timed[0])])
+        profiled = _by_node(runtime) or _profiled(runtime, files[uniform(timed[0])])
         nodes = {
             pair: _nodes(runtime, files[uniform(pair)], settings, placement, series[uniform(pair)]) for pair in timed
         }
@@ -258,7 +259,7 @@ def _nodes(
 ) -> dict[str, NodeTime]:
     """Times of layers in a uniform graph, so scaled that they add up to the graph's own time."""
     whole = figure(series, settings).ms
-    if runtime.name == "onnxruntime":
+    if _by_node(runtime):
         count = None if settings.threads == "default" else settings.threads
         found = layer_times(runtime, file, threads=count, batch=settings.batch, calls=settings.calls)
     elif _profiled(runtime, file):
@@ -277,9 +278,14 @@ def _nodes(
     }
 
 
+def _by_node(runtime: Runtime) -> bool:
+    """Whether the nodes of its graph are profiled, as on a CPU."""
+    return runtime_record(runtime.name).device == "cpu"
+
+
 def _profiled(runtime: Runtime, file: Path) -> bool:
-    """Whether a runtime other than ONNX Runtime's CPU profiles the layers of its engines."""
-    return runtime.name != "onnxruntime" and isinstance(runtime.load(file), DeviceTimed)
+    """Whether a device profiles the layers of a runtime's engines."""
+    return not _by_node(runtime) and isinstance(runtime.load(file), DeviceTimed)
 
 
 def _guesses(bones: Skeleton, nodes: Mapping[BitPair, Mapping[str, NodeTime]], *, blind: bool) -> dict[Key, Guess]:

@@ -28,15 +28,11 @@ from limpq_deploy.cli.options.shared import (
 )
 from limpq_deploy.cli.output import answers
 from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline.config import Config
     from limpq_deploy.workspace.workspace import Passed
-
-LINTED = ("onnxruntime", "tensorrt")
-"""Targets that have rules for ONNX files."""
-
-TENSORRT_VERSIONS = ("8.6", "10", "11")
 
 VERDICT_FAILED = 3
 INTERRUPTED, TERMINATED = 130, 143
@@ -316,12 +312,12 @@ def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool
 @main.command(short_help="Check an ONNX file against a target's rules.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
 @click.option(
-    "--target", type=click.Choice(LINTED), help="Whose rules to check.  [default: the target that the file names]"
+    "--target", type=click.Choice(EXPORTED), help="Whose rules to check.  [default: the target that the file names]"
 )
 @click.option(
     "--tensorrt",
     "version",
-    type=click.Choice(TENSORRT_VERSIONS),
+    type=click.Choice(TENSORRT.versions),
     help="Check the rules of this version.  [default: that of the file, else the newest]",
 )
 @json_option
@@ -335,7 +331,6 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.export.graph.loading import load_model
     from limpq_deploy.export.lint.check import lint as check
-    from limpq_deploy.export.records.targets import TENSORRT, target_named
     from limpq_deploy.export.records.tensorrt_versions import target_of
 
     loaded = load_model(model)
@@ -344,9 +339,9 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     if spec is None:
         raise click.UsageError(
             f"Missing option '--target': {model} does not say for which runtime it is written; choose "
-            f"{' or '.join(LINTED)}"
+            f"{' or '.join(EXPORTED)}"
         )
-    if version is not None and spec is not TENSORRT:
+    if version is not None and version not in spec.versions:
         raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
     report = check(loaded, spec, version=version)
     if as_json:
@@ -390,7 +385,7 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
 @main.command(short_help="Which runtimes and extras are usable here, and why not.")
 @click.option(
     "--self-test",
-    type=click.Choice(["tensorrt"]),
+    type=click.Choice(BUILDERS),
     help="Try a runtime (and its GPU) on a tiny model: engine, values, saturated grids, timing.",
 )
 @json_option

@@ -6,6 +6,7 @@ from pathlib import Path
 from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable, SettingError
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.records.targets import runtime_record
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import BuildsEngines, Runtime
 from limpq_deploy.export.timing.as_deployed import with_misfits
@@ -15,9 +16,6 @@ from limpq_deploy.latency.baselines import with_fp32
 from limpq_deploy.progress import Report, progress
 from limpq_deploy.workspace.file_names import FLOAT_MODEL, MODEL, UNIFORM8_MODEL
 from limpq_deploy.workspace.finished import BuildFiles, checked
-
-ON_CPU = "onnxruntime"
-"""The runtime that computes with threads."""
 
 BUILT = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
 """What is timed of a build's directory, by the series' name."""
@@ -61,7 +59,7 @@ def bench_models(
 
 def require_threads(runtime: Runtime, threads: Threads | None) -> None:
     """Raise SettingError where a number of threads was given for a runtime that computes on a device."""
-    if runtime.name != ON_CPU and threads not in (None, "default"):
+    if runtime_record(runtime.name).device != "cpu" and threads not in (None, "default"):
         raise SettingError(f"--threads has no effect on {runtime.name}, which computes on a device; leave it away")
 
 
@@ -70,7 +68,7 @@ def _settings(runtime: Runtime, threads: int | None) -> tuple[Threads, ...]:
     require_threads(runtime, threads)
     if threads is not None:
         return (threads,)
-    return (1, "default") if runtime.name == ON_CPU else ("default",)
+    return runtime_record(runtime.name).threads
 
 
 def named_models(paths: Sequence[Path]) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import with_markers
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.export.records.targets import runtime_record
 from limpq_deploy.export.timing.profile import ProfileSettings
 from limpq_deploy.export.timing.profile import profile as measure
 from limpq_deploy.export.timing.report import Threads
@@ -49,7 +49,8 @@ def profile_build(
     chosen = runtime or placement.spec.runtime
     if chosen is None:
         raise ModelError(f"the target {placement.spec.name} is never executed; build for another with --target")
-    if TENSORRT.runtime in (chosen, placement.spec.runtime) and chosen != placement.spec.runtime:
+    own = placement.spec.runs_on
+    if own is not None and runtime_record(chosen).dialect != own.dialect:
         raise ModelError(
             f"{folder} is a build for {placement.spec.name}, whose quantizers {chosen} does not execute; leave "
             "--runtime away, or build for that target"

@@ -3,6 +3,7 @@
 import json
 import shlex
 import tomllib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
@@ -12,15 +13,13 @@ from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
+from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
 from limpq_deploy.model.zoo import LIBRARIES
 from limpq_deploy.train.recipe import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
 
 DEFAULT_LIKE = "w4a4"
-
-
-KNOWN_TARGETS, DEFAULT_TARGET = ("onnxruntime", "tensorrt", "reference"), "onnxruntime"
 
 NATIVE = "native:"
 """Begins the name of a search space of a target's own pairs."""
@@ -40,7 +39,7 @@ BUDGETS = (
 POSITIVE = (*BUDGETS[1:-1], "max_latency_ms", "min_speedup", "latency_seconds")
 
 TRAINING_OPTIONS = (
-    *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill", "stop_early"),
+    *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill"),
     *("finetune_start", "finetune_epochs", "distill", "ema", "precision", "workers"),
 )
 """Keys of ``[training]`` that are options of ``build`` too."""
@@ -51,8 +50,11 @@ FLAGS = {"engine": "--no-engine", "ptq": "--ptq", "tf32": "--no-tf32", "pretrain
 NEEDED = ("model", "weights", "ptq", "target")
 """Settings without which others have no effect; an option may give them to those of a file."""
 
-ENGINE_SETTINGS = ("batch", "float_type", "workspace_mib", "builder_level", "builds")
-"""Settings of the builder of engines, which TensorRT alone has."""
+VERSIONS = ("tensorrt",)
+"""Settings that are versions, which TOML may take for numbers."""
+
+ENGINE_SETTINGS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds")
+"""Settings of the builder of engines."""
 
 REPEATED = ("min_bits", "pin", "tie")
 """Options that are given once for every entry."""
@@ -93,7 +95,7 @@ class Config:
     pretrained: bool = False
     data: str = "digits"
     classes: Path | None = None
-    target: Literal["onnxruntime", "tensorrt", "reference"] | None = None
+    target: str | None = None
     bits: tuple[int, ...] = (2, 3, 4, 5, 6)
     like: str | None = None
     max_gbitops: float | None = None
@@ -122,7 +124,7 @@ class Config:
     ranges: Literal["mse", "minmax", "percentile", "entropy"] | None = None
     calibration_images: int | None = None
     scales: Literal["free", "pow2"] = "free"
-    tensorrt: Literal["8.6", "10", "11"] | None = None
+    tensorrt: str | None = None
     batch: str | None = None
     float_type: Literal["float16", "float32"] | None = None
     tf32: bool = True
@@ -154,21 +156,23 @@ class Config:
                 f"pretrained has no meaning for the model {self.model}; expected torchvision/NAME or timm/NAME, or "
                 "give --weights"
             )
+        _require_one_of("target", self.target, TARGETS)
+        target = self.target_spec
         native = (self.space or "").removeprefix(NATIVE)
-        if self.space != native and native in KNOWN_TARGETS and native != (self.target or DEFAULT_TARGET):
+        if self.space != native and native in TARGETS and native != target.name:
             raise ValueError(
-                f"space is {self.space}, pairs of another target than {self.target or DEFAULT_TARGET}; give --space "
-                f"{NATIVE}{self.target or DEFAULT_TARGET}"
+                f"space is {self.space}, pairs of another target than {target.name}; give --space {NATIVE}{target.name}"
             )
-        for name in ("tensorrt", *ENGINE_SETTINGS):
-            if getattr(self, name) is not None and self.target != "tensorrt":
-                raise ValueError(f"{name} is {getattr(self, name)}, which has no effect without --target tensorrt")
-        if not self.tf32 and self.target != "tensorrt":
-            raise ValueError("tf32 has no effect without --target tensorrt")
-        if self.storage is not None and self.target == "reference":
-            raise ValueError(f"storage is {self.storage}, and the target reference is never exported")
-        if self.input == "uint8" and self.target == "reference":
-            raise ValueError("input is uint8, and the target reference is never exported")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and target.name not in taking(field.name):
+                said = "" if isinstance(value, bool) else f" is {value}, which"
+                raise ValueError(f"{field.name}{said} has no effect without --target {' or '.join(taking(field.name))}")
+        _require_one_of("tensorrt", self.tensorrt, target.versions)
+        if not target.exportable:
+            for name, value in (("storage", self.storage), ("input", self.input if self.input == "uint8" else None)):
+                if value is not None:
+                    raise ValueError(f"{name} is {value}, and the target {target.name} is never exported")
         if self.batch is not None:
             BatchRange.parse(self.batch)
         for name in ("workspace_mib", "builds"):
@@ -248,6 +252,11 @@ class Config:
         return " ".join(words) + (f"  # [training] {', '.join(training)}" if training else "")
 
     @property
+    def target_spec(self) -> TargetSpec:
+        """The target, or the one of a build that names none."""
+        return DEFAULT if self.target is None else target_named(self.target)
+
+    @property
     def limited(self) -> bool:
         """Whether any budget is given."""
         return any(getattr(self, name) is not None for name in BUDGETS)
@@ -258,7 +267,7 @@ class Config:
         a space where latency varies."""
         native = self.space is not None and self.space.startswith(NATIVE)
         searches = self.policy is None and self.latency_table is None
-        runs = self.engine and self.target != "reference"
+        runs = self.engine and self.target_spec.exportable
         return self.max_latency_ms is not None and native and searches and runs
 
     @property
@@ -285,7 +294,13 @@ class Config:
     def act_width(self) -> int | None:
         """Bits of what searched layers read where weights alone are searched: ``act_bits``, for floats those of the
         narrowest float type of the target."""
-        return 16 if self.act_bits == FLOAT_BITS and self.target == "tensorrt" else self.act_bits
+        return min(self.target_spec.float_widths) if self.act_bits == FLOAT_BITS else self.act_bits
+
+
+def _require_one_of(name: str, value: str | None, known: Iterable[str]) -> None:
+    if value is not None and value not in known:
+        *first, last = map(repr, known)
+        raise ValueError(f"{name} is {value!r}; expected {', '.join(first)} or {last}")
 
 
 def option_of(name: str) -> str:
@@ -328,9 +343,10 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
 def _let_latency_decide(settings: dict[str, Any]) -> None:
     """A latency limit that stands alone is searched over the target's native pairs: below 8 bits nothing is faster."""
     alone = not any(settings.get(name) is not None for name in (*BUDGETS, "policy", "space", "act_bits"))
-    runs = settings.get("engine") is not False and settings.get("target") != "reference"
+    target = TARGETS.get(settings.get("target") or DEFAULT.name, DEFAULT)
+    runs = settings.get("engine") is not False and target.exportable
     if settings.get("max_latency_ms") is not None and alone and runs:
-        settings["space"] = f"{NATIVE}{settings.get('target') or 'onnxruntime'}"
+        settings["space"] = f"{NATIVE}{target.name}"
         settings.setdefault("bits", (8,))
 
 
@@ -383,8 +399,9 @@ def _load_toml(file: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise RecordError(f"{file} is not valid TOML: {error}") from error
     settings = {key.replace("-", "_"): value for key, value in found.items()}
-    if isinstance(settings.get("tensorrt"), int | float):  # a version without its quotes
-        settings["tensorrt"] = str(settings["tensorrt"])
+    for name in VERSIONS:
+        if isinstance(settings.get(name), int | float):  # without its quotes
+            settings[name] = str(settings[name])
     if isinstance(settings.get("training"), dict):
         settings["training"] = {key.replace("-", "_"): value for key, value in settings["training"].items()}
         _refuse_unknown(settings["training"], Training, f"{file}, [training]")

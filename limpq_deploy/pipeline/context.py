@@ -16,8 +16,8 @@ from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, Sett
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.export.records.targets import TargetSpec, in_float, target_named
-from limpq_deploy.export.records.tensorrt_versions import FileForm, form_for
+from limpq_deploy.export.records.targets import FileForm, TargetSpec, in_float
+from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
@@ -30,7 +30,7 @@ from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
 from limpq_deploy.optional_packages import require_modules
-from limpq_deploy.pipeline.config import DEFAULT_TARGET, Config
+from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.deployed import Start
 from limpq_deploy.pipeline.start import take_weights
 from limpq_deploy.policy.budgets import budgets_from_options
@@ -103,7 +103,7 @@ class Subject:
 
     @cached_property
     def target(self) -> TargetSpec:
-        return target_named(self.config.target or DEFAULT_TARGET)
+        return self.config.target_spec
 
     @cached_property
     def form(self) -> FileForm:
@@ -118,7 +118,7 @@ class Subject:
     def hands_over(self) -> bool:
         """Whether the build goes as far as a CPU can, and its bundle is finished on the target: no engine is wanted of
         a runtime that builds some, and ONNX Runtime is here to execute the files as they are written."""
-        elsewhere = not self.config.engine and self.target.runtime not in (None, "onnxruntime")
+        elsewhere = self.target.builds_engines and not self.config.engine
         return elsewhere and AsWritten().unavailable() is None
 
     @property
@@ -134,10 +134,10 @@ class Subject:
     def runtime(self) -> Runtime:
         """What executes the files here: the target's runtime, or ONNX Runtime as they are written where the build is
         handed over. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
-        assert self.target.runtime is not None
+        assert self.target.runs_on is not None
         if self.hands_over:
             return AsWritten()
-        runtime = runtime_named(self.target.runtime, self.config.engine_options)
+        runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
         why = runtime.unavailable()
         if why is not None:
             raise RuntimeUnavailable(f"{why}; use --no-engine to go as far as a CPU can, and finish on the target")

@@ -91,8 +91,8 @@ class HandedOver:
 
     def runtime(self) -> Runtime:
         """The target's own. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
-        assert self.target.runtime is not None
-        runtime = runtime_named(self.target.runtime, self.config.engine_options)
+        assert self.target.runs_on is not None
+        runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
         why = runtime.unavailable()
         if why is not None:
             raise RuntimeUnavailable(

@@ -7,9 +7,9 @@ from limpq_deploy.policy.costs import Budget, pinned_cost
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import OutlierReport
 from limpq_deploy.policy.solver.deadline import NEVER, Deadline
+from limpq_deploy.policy.solver.least_in_row import least_in_row
 from limpq_deploy.policy.solver.program import Program
 from limpq_deploy.policy.solver.solvers import solve_by
-from limpq_deploy.policy.solver.splits import least_in_row
 
 FIGURE_S = 10.0
 """Time for a figure that only says how far a hopeless budget is off."""

@@ -28,10 +28,11 @@ from limpq_deploy.export.ship.shipped_plans import (
     require_plans,
 )
 from limpq_deploy.export.ship.triton.config import (
+    BACKENDS,
     EXACT_SUMS,
     LABELS,
-    MODEL_FILES,
     NO_CACHE,
+    PLANS,
     TWIN,
     ServedIO,
     ServingOptions,
@@ -96,8 +97,9 @@ def ship(
     checked(bundle)
     manifest = load_manifest(bundle)
     forced = _require_verdict(manifest, force)
-    built = engine_of_build(checked(build / ENGINE).parent, bundle) if options.backend == "tensorrt" else None
-    if options.backend == "tensorrt" and not plans:
+    takes_plans = BACKENDS[options.backend].plans
+    built = engine_of_build(checked(build / ENGINE).parent, bundle) if takes_plans else None
+    if takes_plans and not plans:
         plans = plan_of_build(built, bundle)
     _require_plans(options, plans or {})
     name = name or re.sub(r"[^A-Za-z0-9_.-]+", "_", manifest.model).lstrip(".-")
@@ -105,7 +107,13 @@ def ship(
     io = read_io(bundle / manifest.model_file)
     labels = (bundle / LABELS).read_bytes() if (bundle / LABELS).is_file() else b""
     parameters = _parameters(bundle, manifest) | _threads(options)
-    shipped_plans = read_plans(plans or {}, parameters["limpq.model_sha256"], target=manifest.target, built=built)
+    shipped_plans = read_plans(
+        plans or {},
+        parameters["limpq.model_sha256"],
+        backend=options.backend,
+        target=manifest.target,
+        built=built,
+    )
     forced = "; ".join(filter(None, (forced, require_plans(shipped_plans, force))))
     named_plans = {plan.capability: plan.name for plan in shipped_plans if plan.capability}
     files = _files(bundle, manifest, options, shipped_plans)
@@ -213,9 +221,10 @@ def _undecided_notes(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _require_plans(options: ServingOptions, plans: Mapping[str, Path]) -> None:
-    if options.backend != "tensorrt":
+    if not BACKENDS[options.backend].plans:
         if plans:
-            raise SettingError(f"--plan belongs to --backend tensorrt, not {options.backend}; leave one of them away")
+            wanted = " or ".join(PLANS)
+            raise SettingError(f"--plan belongs to --backend {wanted}, not {options.backend}; leave one of them away")
         return
     if not plans:
         raise ShipRefused(
@@ -239,7 +248,7 @@ def _files(
     files: dict[str, Path | bytes] = {name: bundle / name for name in (canaries.inputs, canaries.outputs)}
     files["model.onnx"] = bundle / manifest.model_file
     if options.backend == "python":
-        files |= {MODEL_FILES["python"]: TWIN, "__pycache__": NO_CACHE}
+        files |= {BACKENDS["python"].file: TWIN, "__pycache__": NO_CACHE}
     for plan in plans:
         files |= plan.files
     return files
@@ -265,9 +274,10 @@ def _threads(options: ServingOptions) -> dict[str, str]:
     """The parameter that each CPU backend reads its threads from."""
     if options.threads is None:
         return {}
-    if options.backend == "tensorrt":
-        raise SettingError("--threads is for CPUs; leave it away with --backend tensorrt")
-    return {"limpq.threads" if options.backend == "python" else "intra_op_thread_count": str(options.threads)}
+    parameter = BACKENDS[options.backend].threads
+    if parameter is None:
+        raise SettingError(f"--threads is for CPUs; leave it away with --backend {options.backend}")
+    return {parameter: str(options.threads)}
 
 
 def _digest(policy: Any) -> str:
@@ -296,10 +306,10 @@ def _notes(options: ServingOptions, parameters: Mapping[str, str], forced: str) 
     notes = [forced] if forced else []
     if options.queue_delay_us is not None:
         notes.append(THROUGHPUT_NOTE.format(delay=options.queue_delay_us))
-    if options.backend == "onnxruntime" and parameters[EXACT_SUMS] == "1":
+    if BACKENDS[options.backend].saturates and parameters[EXACT_SUMS] == "1":
         notes.append(
             "weights of more than 7 bits saturate in ONNX Runtime's default kernels on x86 CPUs without VNNI, and "
-            "Triton's onnxruntime backend is not told to avoid them: run health against the server, or ship the "
+            f"Triton's {options.backend} backend is not told to avoid them: run health against the server, or ship the "
             "python backend, which avoids them itself"
         )
     return tuple(notes)

@@ -23,17 +23,6 @@ from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.edges import with_edges
 from limpq_deploy.model.layers import TracedModel
-from limpq_deploy.policy.convergence import (
-    EARLIEST,
-    KEY,
-    LEAST_MOVEMENT,
-    REGRET,
-    Snapshots,
-    as_json,
-    due,
-    spread,
-    stability_at_uniform,
-)
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
 from limpq_deploy.policy.objective import group_leaders
 from limpq_deploy.progress import Report, silent
@@ -46,6 +35,9 @@ from limpq_deploy.train.settings import JointSettings
 from limpq_deploy.train.state import GeneratorState
 
 log = logging.getLogger(__name__)
+
+LEAST_MOVEMENT = 0.02
+"""Scales that moved less than this share of themselves say more about their first values than about importance."""
 
 
 def train_indicators(
@@ -63,9 +55,8 @@ def train_indicators(
 
     A step runs the batch once at every width of ``bits``, the same in all searched layers (weight = activation bits),
     and once with a width drawn for each layer; layers that share an activation quantizer draw one width together.
-    ``Indicators.source`` keeps settings, losses, how far scales moved and whether the policy stands (`convergence`),
-    and ``warnings``. ``traced`` stays as it was. Where the placement gives activations one width, only weights are
-    searched.
+    ``Indicators.source`` keeps settings, losses, how far scales moved, and ``warnings``. ``traced`` stays as it was.
+    Where the placement gives activations one width, only weights are searched.
     Raises SettingError for widths that do not ascend or lie outside 2 to 8, ModelError when a loss is not finite.
     """
     _require_bits(bits)
@@ -75,15 +66,6 @@ def train_indicators(
     rng = np.random.default_rng((seed, len(bits)))
     teacher = copy.deepcopy(traced.graph_module).eval() if settings.distill else None
     passes = joint_passes(model, bits, rng, settings, teacher)
-    snapshots = Snapshots()
-
-    def settled(step: int) -> bool:
-        """Take a snapshot where one is due; whether training may end here."""
-        if due(step, settings.steps):
-            snapshots.take(step, read_indicators(model, bits))
-            return settings.stop_early and step >= EARLIEST * settings.steps and _stands(model, bits, snapshots, step)
-        return False
-
     with _weights_frozen(model, settings.freeze_weights), on_device(teacher):
         history = train(
             model,
@@ -92,13 +74,12 @@ def train_indicators(
             seed=seed,
             augment=dataset.augment,
             passes=passes,
-            after_step=settled,
             report=report,
             execution=execution,
-            remember={"widths": GeneratorState(rng), "snapshots": snapshots},
+            remember={"widths": GeneratorState(rng)},
         )
     model.set_bits(uniform(placement, bits[-1]))
-    source = _source(model, bits, settings, seed, history, [one.name for one in passes], snapshots)
+    source = _source(model, bits, settings, seed, history, [one.name for one in passes])
     for warning in source["warnings"]:
         log.warning(warning)
     return with_edges(with_memory(read_indicators(model, bits, source), traced, placement), traced), model
@@ -220,11 +201,9 @@ def _source(
     seed: int,
     history: History,
     passes: Sequence[str],
-    snapshots: Snapshots,
 ) -> dict[str, Any]:
     indicators = read_indicators(model, bits)
     weight, act = movements(indicators)
-    steps = len(history.losses)
     warnings = []
     if act < LEAST_MOVEMENT:
         warnings.append(
@@ -232,23 +211,13 @@ def _source(
             f"{100 * LEAST_MOVEMENT:g} %: these indicators mostly repeat the sizes of tensors; train longer or raise "
             f"scale_learning_rate (now {settings.scale_learning_rate:g})"
         )
-    earlier = snapshots.last_part(steps)
-    policies = stability_at_uniform(indicators, earlier) if earlier else {}
-    unsettled = {like: one for like, one in policies.items() if not one.stands}
-    if unsettled:
-        like, worst = max(unsettled.items(), key=lambda item: max(item[1].regret))
-        warnings.append(
-            f"the policy has not settled: at the BitOps of {like}, {worst.sentence()}, more than "
-            f"{100 * REGRET:g} %; train longer (--joint-epochs)"
-        )
     columns = list(zip(*history.losses, strict=True))
     return {
         "method": "limpq joint training",
         "target": model.placement.target,
         "settings": asdict(settings),
         "seed": seed,
-        "steps": steps,
-        "stopped_early": steps < settings.steps,
+        "steps": settings.steps,
         "images": history.images,
         "seconds": round(history.seconds, 3),
         "loss": {
@@ -257,11 +226,6 @@ def _source(
         },
         "median_weight_movement": weight,
         "median_act_movement": act,
-        "convergence": {
-            "policies": {like: one.as_json() for like, one in policies.items()},
-            "layers": spread(indicators, earlier),
-        },
-        KEY: as_json(earlier),
         "warnings": warnings,
     }
 
@@ -306,15 +270,6 @@ def _weights_frozen(model: QuantizedModel, frozen: bool) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _stands(model: QuantizedModel, bits: tuple[int, ...], snapshots: Snapshots, step: int) -> bool:
-    """Whether scales have moved and the policies of the last part of training are as good as the present one."""
-    earlier, indicators = snapshots.last_part(step), read_indicators(model, bits)
-    if not earlier or min(movements(indicators)) < LEAST_MOVEMENT:
-        return False
-    found = stability_at_uniform(indicators, earlier)
-    return bool(found) and all(one.stands for one in found.values())
 
 
 def _first_images(split: Split, images: int, seed: int) -> torch.Tensor:

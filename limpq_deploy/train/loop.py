@@ -52,7 +52,7 @@ def train(
     seed: int,
     augment: Augment | None = None,
     passes: Sequence[Pass] = (Pass(),),
-    after_step: Callable[[int], bool | None] | None = None,
+    after_step: Callable[[int], None] | None = None,
     report: Report = silent,
     execution: Execution = ALONE,
     average: WeightAverage | None = None,
@@ -62,8 +62,7 @@ def train(
 
     In a step every one of ``passes`` goes forward and back on the same batch, each with its own loss; the gradients add
     up, then comes one optimizer step. Gradient values are clipped; a parameter whose gradient is all zero is left alone
-    in that step, momentum included. ``after_step`` gets the number of steps done; where it returns True, training ends
-    there. ``average`` follows every step.
+    in that step, momentum included. ``after_step`` gets the number of steps done. ``average`` follows every step.
 
     A batch is shared by the processes that torchrun started: a step is the same however many there are. Each share is
     cut into ``settings.accumulate`` parts; BatchNorm sees one part of every process at a time.
@@ -111,7 +110,7 @@ class _Training:
 
     def run(
         self,
-        after_step: Callable[[int], bool | None] | None,
+        after_step: Callable[[int], None] | None,
         report: Report,
         execution: Execution,
         average: WeightAverage | None,
@@ -142,17 +141,14 @@ class _Training:
                 self.done += 1
                 self.losses.append(losses)
                 watch.step(self.done, losses, correct, self.batches.size, rate)
-                ended = self.done == steps
                 if after_step is not None:
-                    ended = bool(after_step(self.done)) or ended
+                    after_step(self.done)
                     self._train_mode()
                 self.seconds = time.perf_counter() - start
                 if leads:
-                    saver.after_step(self.done, last=ended, seconds=self.seconds)
+                    saver.after_step(self.done, last=self.done == steps, seconds=self.seconds)
                 if interruption is not None:
                     interruption.act()
-                if ended:
-                    break
         average_statistics(self.model, 1 / processes.count())
         self.model.eval()
         return History(losses=tuple(self.losses), images=self.done * self.batches.size, seconds=self.seconds)

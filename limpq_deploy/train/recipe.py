@@ -18,7 +18,7 @@ from limpq_deploy.train.settings import (
 
 S = TypeVar("S", bound=TrainSettings)
 
-JOINT_ONLY = ("freeze_weights", "inplace_distill", "stop_early")
+JOINT_ONLY = ("freeze_weights", "inplace_distill")
 QUANTIZED_ONLY = (*JOINT_ONLY, "data_fraction", "distill", "temperature", "ema")
 """Settings of joint training and fine-tuning, beside those that have ``joint_`` or ``finetune_`` in their name."""
 
@@ -33,7 +33,7 @@ class Training:
     processes; ``*_epochs``: the same in passes over the training images. ``*_lr``: the highest learning rate of
     weights. ``finetune_start``: as in `FinetuneSettings`. ``data_fraction``: share of the training images that joint
     training sees. ``freeze_weights``,
-    ``inplace_distill``, ``stop_early``: of joint training (`JointSettings`). ``warmup``: share of the steps.
+    ``inplace_distill``: of joint training (`JointSettings`). ``warmup``: share of the steps.
     ``distill``: share of the float model's logits in joint training and fine-tuning. ``temperature``, ``ema``: of
     fine-tuning (`FinetuneSettings`). ``accumulate``, ``precision``,
     ``channels_last``, ``freeze_batchnorm``, ``label_smoothing``: of every training (`TrainSettings`).
@@ -56,7 +56,6 @@ class Training:
     data_fraction: float | None = None
     freeze_weights: bool | None = None
     inplace_distill: bool | None = None
-    stop_early: bool | None = None
     label_smoothing: float | None = None
     warmup: float | None = None
     distill: float | None = None

@@ -77,14 +77,13 @@ class JointSettings(TrainSettings):
     ``distill``: share of every pass's loss that comes from the float model's logits (0: labels alone, 1: no labels).
     ``freeze_weights``: weights and biases of layers stay as they are; scales and BatchNorm learn. ``inplace_distill``:
     the pass at the highest width learns from the labels, and its logits teach the others (Yu and Huang, Universally
-    Slimmable Networks, ICCV 2019). ``stop_early``: end once scales have moved and the policy stands (`convergence`).
+    Slimmable Networks, ICCV 2019).
     """
 
     first_images: int = 256
     distill: float = 0.0
     freeze_weights: bool = False
     inplace_distill: bool = False
-    stop_early: bool = False
 
     def __post_init__(self) -> None:
         TrainSettings.__post_init__(self)

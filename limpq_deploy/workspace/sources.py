@@ -57,8 +57,13 @@ BROUGHT_ALONG = {
 }
 """Libraries that another one calls for a module: torch's exporter, PuLP's solver."""
 
-TABLES = ("limpq_deploy.model.zoo",)
-"""Packages that make their modules by names in a table: what reaches one reaches all."""
+TABLES = {
+    "limpq_deploy.model.zoo": "limpq_deploy.model.zoo",
+    "limpq_deploy.export.qdq.build": "limpq_deploy.export.qdq",
+    "limpq_deploy.export.lint.check": "limpq_deploy.export.lint",
+    "limpq_deploy.export.runtimes": "limpq_deploy.export.runtimes",
+}
+"""Modules that find others by name, and the package that those lie in: what reaches one reaches all of it."""
 
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]+)|import[ \t]+([^\n#]+))", re.M)
 BY_NAME = re.compile(r"import_module\([\"'](\w+)")
@@ -164,7 +169,8 @@ def _reached(module: str, function: str) -> tuple[set[str], set[str]]:
         name = whole.pop()
         if name not in modules:
             modules.add(name)
-            whole += [other for other in _modules() if name in TABLES and other.startswith(f"{name}.")]
+            if name in TABLES:
+                whole += [other for other in _modules() if other.startswith(f"{TABLES[name]}.")]
             for found in _imports(name):
                 take(*found)
     return modules, libraries & LIBRARIES.keys()

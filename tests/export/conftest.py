@@ -214,7 +214,8 @@ class TinyNet:
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", logits.channels])],
             self.initializers,
         )
-        opsets = [helper.make_opsetid("", self.target.opset), helper.make_opsetid("limpq", 1)]
+        opset = self.target.opset if self.target.exportable else 21
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid("limpq", 1)]
         ir_version = helper.find_min_ir_version_for(opsets, ignore_unknown=True)
         return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
 

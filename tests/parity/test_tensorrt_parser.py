@@ -29,7 +29,7 @@ from limpq_deploy.export.graph.to_float16 import in_half  # noqa: E402
 from limpq_deploy.export.lint.check import static_findings  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers  # noqa: E402
 from limpq_deploy.export.records.targets import TENSORRT  # noqa: E402
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS  # noqa: E402
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS  # noqa: E402
 from limpq_deploy.export.reference.self_test import tiny_model  # noqa: E402
 from limpq_deploy.model.layers import trace  # noqa: E402
 from limpq_deploy.model.place import place, with_quantizers  # noqa: E402

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable, SettingError
 from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_GPU
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver, too_old
 from limpq_deploy.export.runtimes.cuda.memory import package_problem
 
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
 
 Typing = Literal["weak", "strong"]
 
-DISTRIBUTIONS = (
-    *("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    *("tensorrt-bindings", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
-)
-"""Packages that bring the module, by the names under which they are installed."""
+DISTRIBUTIONS = TENSORRT_GPU.distributions
 
 OLDEST = (8, 6)
 """The oldest version that this program drives; tensors by name and `execute_async_v3` came with 8.5."""

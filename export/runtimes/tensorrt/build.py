@@ -10,7 +10,7 @@ import onnx
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.export.graph.to_float16 import in_half
 from limpq_deploy.export.records.engine_options import EngineOptions
-from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT
 from limpq_deploy.export.records.tensorrt_versions import form_of
 from limpq_deploy.export.runtimes.tensorrt.bindings import Typing, choose_typing, network_flags, set_precision
 from limpq_deploy.export.runtimes.tensorrt.log import BuildLog, Report, make_logger, make_monitor, parser_errors

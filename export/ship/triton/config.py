@@ -16,8 +16,31 @@ Backend = Literal["onnxruntime", "python", "tensorrt"]
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
-MODEL_FILES: dict[Backend, str] = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
-"""The file in a version folder that each backend opens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """What serves a model. ``file``: in a version folder, the one that it opens. ``plans``: whether that is an engine
+    for one GPU, of which there may be one for each; such a backend computes on GPUs. ``platform``: what config.pbtxt
+    names instead of the backend; None where it names that. ``threads``: the parameter that says how many threads a copy
+    has; None where it computes on a GPU. ``saturates``: whether it takes a CPU's default kernels, which lose sums of
+    weights beyond 7 bits where the CPU has no VNNI."""
+
+    file: str
+    plans: bool = False
+    platform: str | None = None
+    threads: str | None = None
+    saturates: bool = False
+
+
+BACKENDS: dict[Backend, BackendSpec] = {
+    "onnxruntime": BackendSpec(file="model.onnx", threads="intra_op_thread_count", saturates=True),
+    "python": BackendSpec(file="model.py", threads="limpq.threads"),
+    "tensorrt": BackendSpec(file="model.plan", plans=True, platform="tensorrt_plan"),
+}
+
+PLANS = tuple(name for name, backend in BACKENDS.items() if backend.plans)
+"""Backends that serve engines."""
 
 TWIN = Path(__file__).with_name("twin.py")
 """What becomes model.py for the python backend."""
@@ -128,21 +151,21 @@ def make_config(
     TensorRT; empty: ``model.plan``."""
     schema, text_format = schema_of_configs()
     config = schema.ModelConfig(name=name, max_batch_size=options.max_batch)
-    if options.backend == "tensorrt":
-        config.platform = "tensorrt_plan"
+    backend = BACKENDS[options.backend]
+    if backend.plans:
         config.optimization.cuda.graphs = True
         config.cc_model_filenames.update(plans)
+    if backend.platform is not None:
+        config.platform = backend.platform
     else:
         config.backend = options.backend
     if not plans:
-        config.default_model_filename = MODEL_FILES[options.backend]
+        config.default_model_filename = backend.file
     images = schema.DataType.Value(io.data_type)
     config.input.add(name=io.input, data_type=images, dims=io.dims)
     config.output.add(name=io.output, data_type=schema.TYPE_FP32, dims=[io.classes], label_filename=LABELS)
     group = schema.ModelInstanceGroup
-    config.instance_group.add(
-        count=options.instances, kind=group.KIND_GPU if options.backend == "tensorrt" else group.KIND_CPU
-    )
+    config.instance_group.add(count=options.instances, kind=group.KIND_GPU if backend.plans else group.KIND_CPU)
     config.version_policy.specific.versions.append(version)
     if options.queue_delay_us is not None:
         config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
@@ -178,12 +201,13 @@ def check_config(
     except text_format.ParseError as error:
         raise ConfigRefused("syntax", str(error), "see Triton's model_config.proto") from error
     _same("name", config.name, name, "the folder's name")
-    if backend == "tensorrt":
-        _same("platform", config.platform, "tensorrt_plan", "the backend that was asked for")
+    spec = BACKENDS[backend]
+    if spec.platform is not None:
+        _same("platform", config.platform, spec.platform, "the backend that was asked for")
     else:
         _same("backend", config.backend, backend, "the backend that was asked for")
     _same("cc_model_filenames", dict(config.cc_model_filenames), dict(plans or {}), "the plans that are shipped")
-    file = "" if plans else MODEL_FILES[backend]  # a default would be taken, silently, on a GPU without a plan
+    file = "" if plans else spec.file  # a default would be taken, silently, on a GPU without a plan
     _same("default_model_filename", config.default_model_filename, file, "the file that is shipped")
     _check_batch(config, io)
     _check_tensor(schema, "input", config.input, io.input, io.dims, io.data_type)
@@ -194,13 +218,13 @@ def check_config(
             "output.label_filename", f"{LABELS} has {len(labels)} labels", f"the model has {io.classes} classes"
         )
     _check_warmup(schema, config, io)
-    _check_instances(schema, config, backend)
+    _check_instances(schema, config, spec)
     served = tuple(config.version_policy.specific.versions)
     if versions[-1] not in served or not set(served) <= set(versions):
         raise ConfigRefused(
             "version_policy", f"serves {list(served)}", f"expected {versions[-1]}, and no others than {list(versions)}"
         )
-    if config.optimization.cuda.graphs and backend != "tensorrt":
+    if config.optimization.cuda.graphs and not spec.plans:
         raise ConfigRefused("optimization.cuda.graphs", "asked of a CPU backend", "leave it away")
     return int(config.max_batch_size)
 
@@ -249,13 +273,13 @@ def _check_warmup(schema: Any, config: Any, io: ServedIO) -> None:
             raise ConfigRefused("model_warmup.inputs.input_data_file", "no such file is shipped", "take zero_data")
 
 
-def _check_instances(schema: Any, config: Any, backend: Backend) -> None:
+def _check_instances(schema: Any, config: Any, backend: BackendSpec) -> None:
     if len(config.instance_group) == 0:
         raise ConfigRefused("instance_group", "is missing", "say how many instances run, and on what")
     for group in config.instance_group:
         if group.count < 1:
             raise ConfigRefused("instance_group.count", f"is {group.count}", "expected 1 or more")
-        wanted = "KIND_GPU" if backend == "tensorrt" else "KIND_CPU"
+        wanted = "KIND_GPU" if backend.plans else "KIND_CPU"
         _same(
             "instance_group.kind", schema.ModelInstanceGroup.Kind.Name(group.kind), wanted, "what the backend runs on"
         )

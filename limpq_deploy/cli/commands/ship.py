@@ -9,6 +9,7 @@ import click
 
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.export.ship.triton.config import BACKENDS
 
 FAILED = 3
 
@@ -48,7 +49,7 @@ def keygen(key: Path, as_json: bool) -> None:
 @click.argument("repository", metavar="REPOSITORY", type=FILE)
 @click.option(
     "--backend",
-    type=click.Choice(["onnxruntime", "python", "tensorrt"]),
+    type=click.Choice(tuple(BACKENDS)),
     default="onnxruntime",
     show_default=True,
     help="Triton backend that runs the model; python is the model on the CPU.",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from limpq_deploy.cli.options.builder import Command, builder_options
+from limpq_deploy.export.records.targets import TARGETS, TENSORRT
 
 
 class _Given(click.Path):
@@ -27,7 +28,6 @@ FILE = _Given(path_type=Path)
 NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 """One to write: a folder of that name is told before anything is done."""
 
-TARGETS = ("onnxruntime", "tensorrt", "reference")
 MEASURES = ("scale", "kl", "loss", "fisher")
 RANGES = ("mse", "minmax", "percentile", "entropy")
 SCALES = ("free", "pow2")
@@ -222,12 +222,6 @@ def training_options(command: Command) -> Command:
             help="In joint training the highest bit-width teaches the others.",
         ),
         click.option(
-            "--stop-early",
-            is_flag=True,
-            default=None,
-            help="End joint training once scales have moved and the policy stands.",
-        ),
-        click.option(
             "--finetune-start",
             type=click.Choice(["float", "joint"]),
             help="Fine-tune from the float weights, or from the jointly trained network.  [default: float]",
@@ -286,7 +280,7 @@ def build_options(command: Command) -> Command:
         click.option("--classes", type=FILE, metavar="FILE.json", help="Folder names in the model's class order."),
         click.option(
             "--target",
-            type=click.Choice(TARGETS),
+            type=click.Choice(tuple(TARGETS)),
             help="What executes the model.  [default: what this machine can run]",
         ),
         click.option("--bits", type=BitList(), metavar="2,3,..", help="Candidate bit-widths.  [default: 2,3,4,5,6]"),
@@ -354,7 +348,7 @@ def build_options(command: Command) -> Command:
         ),
         click.option(
             "--tensorrt",
-            type=click.Choice(["8.6", "10", "11"]),
+            type=click.Choice(TENSORRT.versions),
             help="Version that files for TensorRT are written for.  [default: the installed one, else 8.6]",
         ),
         click.option(

@@ -1,6 +1,5 @@
 """The stage that chooses the policy, and what it is set beside."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
@@ -16,14 +15,13 @@ from limpq_deploy.pipeline.stages.previewer import Previewer
 from limpq_deploy.pipeline.stages.rounds import search_in_rounds
 from limpq_deploy.policy.budgets import parse_like, uniform_policy_within
 from limpq_deploy.policy.candidates import find, one_recipe, recipes
-from limpq_deploy.policy.convergence import at_snapshot, snapshots_of, stability
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import own_budget
-from limpq_deploy.policy.importance_names import MEASURES, SCALE, read_by
+from limpq_deploy.policy.importance_names import SCALE, read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.policy.search import PolicySearch, search_policy
+from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.policy.tie_warning import undecided
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (
@@ -85,7 +83,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
         how = policy.tournament.why
     alike = undecided(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
     idle += f"; {alike}" if alike else ""
-    return f"{how}; {used}; {comparison.sentence()}{idle}{rounds_said}{_settled(subject, indicators, budgets)}"
+    return f"{how}; {used}; {comparison.sentence()}{idle}{rounds_said}"
 
 
 SEARCHED_POLICY = Stage(
@@ -157,22 +155,3 @@ def _choose(
         admit=subject.restricted,
         report=report,
     )
-
-
-def _settled(subject: Subject, indicators: Indicators, budgets: tuple[Budget, ...]) -> str:
-    """Whether the learned scales of earlier steps give a policy of another worth at this build's budgets."""
-    snapshots = snapshots_of(indicators)
-    if not snapshots:
-        return ""
-    alpha = MEASURES[SCALE].alpha
-
-    def find_by_scales(scales: Indicators) -> Mapping[str, BitPair]:
-        return search_policy(scales, budgets, alpha=alpha, outliers="repair", solver="own").pairs()
-
-    earlier = [(one.step, subject.restricted(at_snapshot(indicators, one))) for one in snapshots]
-    try:
-        found = stability(subject.restricted(indicators), earlier, find_by_scales, alpha=alpha)
-    except InfeasiblePolicy:  # rounds that did not settle took a policy beyond the limit, and say so
-        return ""
-    warning = "" if found.stands else "; warning: the scales have not settled, train longer (--joint-epochs)"
-    return f"; the scales' {found.sentence()}{warning}"

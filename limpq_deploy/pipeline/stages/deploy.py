@@ -83,7 +83,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
         exported[name] = build_qdq(template, placement, layers, acts, metadata, subject.form)
         _save(exported[name], folder / name)
     if subject.config.input == "uint8":
-        codes = subject.target.name == "onnxruntime"
+        codes = subject.target.act_container == "uint8"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
     checked = lint(folder / MODEL, subject.target)
     write_record(checked, folder / LINT)

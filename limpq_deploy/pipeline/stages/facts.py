@@ -9,7 +9,7 @@ from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
-from limpq_deploy.pipeline.config import BUDGETS
+from limpq_deploy.pipeline.config import BUDGETS, ENGINE_SETTINGS
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
@@ -40,13 +40,12 @@ FORM = Fact("form", ("target", "tensorrt"), lambda subject: to_dict(subject.form
 VERSIONS = Fact("versions", (), lambda subject: versions())
 COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.config.command_line())
 
-ENGINE_OPTIONS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds")
-"""Settings of how an engine is built."""
+ENGINE_OPTIONS = ENGINE_SETTINGS
 
 
 def _machine(subject: Deployed) -> dict[str, Any]:
     environment = read_environment()
-    gpus = to_dict(ask_driver()) if subject.target.runtime == "tensorrt" else None
+    gpus = to_dict(ask_driver()) if subject.target.device == "gpu" else None
     return {"cpu": [environment.cpu, *environment.instruction_sets], "gpus": gpus}
 
 
@@ -103,7 +102,7 @@ JOINT_TRAINING = Fact(
     "training",
     _of_training(
         *("joint_steps", "joint_epochs", "joint_lr", "data_fraction"),
-        *("distill", "freeze_weights", "inplace_distill", "stop_early"),
+        *("distill", "freeze_weights", "inplace_distill"),
     ),
     lambda subject: _training(joint_training(subject), subject),
 )
@@ -203,11 +202,9 @@ KEEPS_STORED = condition(
     lambda subject: subject.config.storage is not None and not subject.handed_over,
 )
 PIXEL_INPUT = condition("images are pixels", ("input",), lambda subject: subject.config.input == "uint8")
-ON_CPU = condition("the runtime is ONNX Runtime", ("target",), lambda subject: subject.target.runtime == "onnxruntime")
+ON_CPU = condition("the runtime computes on a CPU", ("target",), lambda subject: subject.target.device == "cpu")
 INTEGERS = condition("activations are integers", OF_PLACEMENT, lambda subject: not subject.placement.weights_only)
-NOT_ON_CPU = condition(
-    "the runtime builds engines", ("target",), lambda subject: subject.target.runtime != "onnxruntime"
-)
+NOT_ON_CPU = condition("the runtime builds engines", ("target",), lambda subject: subject.target.builds_engines)
 STUDIED = condition(
     "engines of integers are studied here",
     (*OF_PLACEMENT, "engine"),
@@ -216,9 +213,7 @@ STUDIED = condition(
 AUDITED = condition(
     "an engine of integers is audited",
     (*OF_PLACEMENT, "engine"),
-    lambda subject: (
-        subject.builds_engine and subject.target.runtime != "onnxruntime" and not subject.placement.weights_only
-    ),
+    lambda subject: subject.builds_engine and subject.target.builds_engines and not subject.placement.weights_only,
 )
 LOOKED_INTO = condition(
     "integers are audited",

@@ -13,6 +13,7 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.ship.manifest import MANIFEST, Manifest
 from limpq_deploy.export.ship.signature import sign_bundle
+from limpq_deploy.export.ship.triton.config import PLANS
 from limpq_deploy.export.ship.verify import load_manifest, read_listed, verify_bundle
 from limpq_deploy.pipeline.handed_over import HandedOver
 from limpq_deploy.pipeline.outcome import Outcome
@@ -93,8 +94,14 @@ def finish(
             placement=subject.placement,
             policy=load_record(Policy, out / POLICY),
             verdict=load_record(Verdict, out / VERDICT),
-            left=f"limpq-deploy ship {out} REPOSITORY --backend {subject.target.runtime}",
+            left=_left(subject, out),
         )
+
+
+def _left(subject: HandedOver, out: Path) -> str | None:
+    """What is to do with a finished build, where a server takes its plans."""
+    runtime = subject.target.runtime
+    return f"limpq-deploy ship {out} REPOSITORY --backend {runtime}" if runtime in PLANS else None
 
 
 def _handed(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:

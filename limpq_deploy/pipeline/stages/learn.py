@@ -29,7 +29,6 @@ from limpq_deploy.pipeline.stages.facts import (
 )
 from limpq_deploy.pipeline.stages.previewer import joint_info, load_joint
 from limpq_deploy.pipeline.stages.training import checkpoint_of, finetuned_info, prepare, save_model
-from limpq_deploy.policy.convergence import convergence_sentence
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, model_of_policy
 from limpq_deploy.train.accuracy import top1
@@ -125,12 +124,7 @@ def _run_joint(subject: Subject, folder: Path, report: Report) -> str:
     source = indicators.source
     weights, acts = (100 * source[f"median_{tensor}_movement"] for tensor in ("weight", "act"))
     moved = f"scales moved {weights:.0f} % (weights), {acts:.0f} % (activations)"
-    settled = convergence_sentence(source)
-    notes = [f"the scales' {settled}"] if settled else []
-    if source["stopped_early"]:
-        notes.insert(0, f"stopped after {source['steps']} of {settings.steps} steps")
-    notes += [f"warning: {warning}" for warning in source["warnings"]]
-    noted = "".join(f"; {note}" for note in notes)
+    noted = "".join(f"; warning: {warning}" for warning in source["warnings"])
     return f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved}{resumed}{noted}"
 
 

@@ -12,7 +12,6 @@ from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.reference.parity import Fed, ParityReport
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.timing.measure import measure_models
-from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.latency.baselines import least_batch, with_fp32
 from limpq_deploy.latency.bench import progress_of
 from limpq_deploy.pipeline.deployed import Deployed
@@ -180,7 +179,8 @@ ACCURACY_OF_FILES = Stage(
 
 
 def _run_latency(subject: Deployed, folder: Path, report: Report) -> str:
-    threads: tuple[Threads, ...] = (1, "default") if subject.target.runtime == "onnxruntime" else ("default",)
+    runs_on = subject.target.runs_on
+    assert runs_on is not None
     seconds = subject.config.latency_seconds
     files = {"mixed": folder / MODEL, "float": folder / FLOAT_MODEL, "uniform8": folder / UNIFORM8_MODEL}
     runtime = subject.runtime()
@@ -188,7 +188,7 @@ def _run_latency(subject: Deployed, folder: Path, report: Report) -> str:
     batch = least_batch(runtime)
     found = measure_models(
         models,
-        settings=threads,
+        settings=runs_on.threads,
         seconds=seconds,
         runtime=runtime,
         runtimes=runtimes,

@@ -104,7 +104,7 @@ def _unknown_precision_notes(layers: tuple[str, ...]) -> Iterator[str]:
 
 def float_notes(config: Config) -> Iterator[str]:
     """That the float baseline is not the strongest one, where it was asked for in FP32."""
-    if config.target == "tensorrt" and config.float_type == "float32":
+    if config.float_type == "float32" and config.target_spec.float_baseline == "float16":
         yield "Float is the float model's engine in FP32, as --float-type asks; in FP16 it would most likely be faster."
 
 

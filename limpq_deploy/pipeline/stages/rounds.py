@@ -179,7 +179,7 @@ def _run_study(subject: Subject, folder: Path, report: Report) -> str:
     found = measure_study(template, subject.placement, indicators, runtime, settings, report)
     write_record(found, folder / STUDY)
     slow = ""
-    if subject.target.runtime == "onnxruntime":
+    if subject.target.device == "cpu":
         audit = audit_cpu(folder / MODEL, folder / FLOAT_MODEL, runtime)
         write_record(audit, folder / AUDIT)
         slow = f"; {len(audit.slower)} integer layers slower than in float" if audit.slower else ""

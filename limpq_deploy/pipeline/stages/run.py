@@ -129,7 +129,7 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
         return load_record(ParityReport, folder / PARITY)
 
 
-OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "latency_seconds", *ENGINE_SETTINGS, "tf32")
+OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "latency_seconds", *ENGINE_SETTINGS)
 """Settings of what is built, measured and judged behind the export."""
 
 
@@ -144,7 +144,7 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
     """Sentences worth reading before a build of this configuration, up to this stage, on this CPU."""
     yield from subject.model_notes
     yield from subject.start.notes
-    if subject.builds_engine and subject.target.runtime == "onnxruntime":
+    if subject.builds_engine and subject.target.device == "cpu":
         config = subject.config
         if advice := saturation_advice(cpu, bits=config.bits, pinned_bits=config.pinned_bits):
             yield advice
@@ -152,7 +152,7 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
     if config.max_latency_ms is not None and config.latency_table is None and not config.goes_round and config.engine:
         yield (
             f"--max-latency-ms {config.max_latency_ms:g} is checked at the end and not searched for, as below 8 bits "
-            "every policy takes the same time; give it alone, or with --space native:onnxruntime --bits 8"
+            f"every policy takes the same time; give it alone, or with --space native:{subject.target.name} --bits 8"
         )
     if not subject.measures and (unused := [name for name in OF_ENGINES if _given(config, name)]):
         named = ", ".join(option_of(name) for name in unused)
@@ -175,5 +175,5 @@ def _why(subject: Subject, until: str | None) -> str:
         return f"the target {subject.target.name} is trained, for comparison with the paper, and never exported"
     if until is not None:
         return "as asked"
-    missing = "" if subject.target.runtime == "onnxruntime" else f" ({AsWritten().unavailable()})"
+    missing = "" if not subject.target.builds_engines else f" ({AsWritten().unavailable()})"
     return f"--no-engine, so nothing was measured and there is no verdict{missing}"

@@ -56,7 +56,7 @@ FINISH = "`limpq-deploy finish`"
 NO_ENGINE = f"no GPU here, so no engine was built; {FINISH} measures it where there is one"
 
 HALF_BITS = 16
-"""Bits of the float model's layers in TensorRT where its engine does not report them, unless asked for in FP32."""
+"""Bits of the float model's layers in FP16 engines that do not report them, unless asked for in FP32."""
 
 FLOAT_REASONS = dict.fromkeys(
     ("parity", "layer_parity"), "weights alone are integers, so nothing is executed in integers that could be compared"
@@ -174,7 +174,7 @@ def _bitops(
         counted.append(count_bitops(f"uniform {comparison.bits}", placement, pairs))
     counted.append(count_bitops("uniform8", placement, same_bits_everywhere(placement, 8, 8)))
     floats = same_bits_everywhere(placement, FLOAT_BITS, FLOAT_BITS)
-    in_half = subject.target.name == "tensorrt" and subject.config.float_type != "float32"
+    in_half = (subject.config.float_type or subject.target.float_baseline) == "float16"
     halves = same_bits_everywhere(placement, HALF_BITS, HALF_BITS) if in_half else {}
     counted.append(count_bitops("float", placement, floats, realised=halves | _executed(plain)))
     return tuple(counted)

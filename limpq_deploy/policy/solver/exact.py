@@ -57,13 +57,10 @@ def solve(
     incumbent: Choice | None = None,
     gap: float = 0.0,
     max_labels: int | None = None,
-    below: float = np.inf,
     deadline: Deadline = NEVER,
 ) -> Solution:
     """The best choice, proved, unless more than ``max_labels`` partial choices would have to be listed, or the deadline
     passes.
-
-    Only choices of a value up to ``below`` are looked for: a complete search without a choice says there are none.
 
     Among choices within the relaxation's allowance (1e-12, relative) of the best: the least cost in the first row, then
     in the next ones; then, block by block, the larger min(w, a), then w, then a of its layers. An incumbent changes the
@@ -72,10 +69,9 @@ def solve(
     tie = relaxation.allowance
     most_labels = max(FIRST_LABELS, min(MAX_LABELS, MAX_WORK // len(program.layers)))
     most_labels = min(max_labels or most_labels, most_labels)
-    assert not program.tables, "branch.PairSearch is for these"
-    below = min(below, fsum(np.maximum.reduceat(program.value_N, program.start_B1[:-1]).tolist()))
-    above = below - relaxation.bound
-    # a value of ``below`` itself is looked for, however small the allowance is beside it
+    assert not program.tables, "a library is for these"
+    above = fsum(np.maximum.reduceat(program.value_N, program.start_B1[:-1]).tolist()) - relaxation.bound
+    # the dearest choice itself is looked for, however small the allowance is beside it
     limit, reached, choice = above + max(3 * tie, 1e-12 * abs(above)), 0.0, None
     if limit <= 0:
         return Solution(choice=None, bound=relaxation.bound, complete=True)

@@ -111,13 +111,6 @@ class Program:
     def rows(self) -> int:
         return len(self.cost_MN)
 
-    @cached_property
-    def class_counts(self) -> Integers:
-        """How many classes the options of each block have."""
-        assert self.class_N is not None
-        counts: Integers = np.maximum.reduceat(self.class_N, self.start_B1[:-1]) + 1
-        return counts
-
     def with_limits(self, limits: Sequence[int]) -> "Program":
         """The same blocks with other right-hand sides."""
         return replace(self, limits=tuple(limits))

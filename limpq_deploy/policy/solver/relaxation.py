@@ -1,4 +1,4 @@
-"""A lower bound of the program: its Lagrangian dual, solved exactly. NumPy only.
+"""A lower bound of the program: its Lagrangian dual, solved exactly, without what pairs of blocks cost. NumPy only.
 
     L(p) = sum_b min_k (value[b, k] + p . cost[b, k]) - p . limit  <=  optimum, for all p >= 0   (Geoffrion, 1974)
 

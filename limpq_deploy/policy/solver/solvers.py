@@ -3,12 +3,11 @@
 import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.policy.solver.branch import PairSearch
 from limpq_deploy.policy.solver.deadline import Deadline
 from limpq_deploy.policy.solver.exact import Solution, solve
 from limpq_deploy.policy.solver.milp import Library, library_name, solve_milp
@@ -20,9 +19,9 @@ Solver = Literal["auto", "own", "cbc", "highs"]
 
 OWN = "limpq-deploy's exact search"
 
-FIRST_LABELS, FIRST_NODES = 64_000, 100
-"""Labels and nodes of our search before `auto` asks a library, in programs of up to FEW_BLOCKS blocks: half a second
-to some seconds. All of the published network's budgets need fewer."""
+FIRST_LABELS = 64_000
+"""Labels of our search before `auto` asks a library, in programs of up to FEW_BLOCKS blocks: half a second to some
+seconds. All of the published network's budgets need fewer."""
 
 FIRST_SHARE = 0.1
 """Share of the time that this may take; a slow machine alone gets near."""
@@ -37,7 +36,7 @@ GOOD_GAP = 1e-4
 FEW_BLOCKS = 200
 
 LIBRARY_OPTIONS = 20_000
-"""Options above which a library is not worth its time."""
+"""Options above which a library is not worth its time where ours has an answer."""
 
 CONFIRM_S, CONFIRM_TIMES = 2.0, 3.0
 """Time for HiGHS to confirm what CBC calls optimal: seconds, and times what CBC took. CBC alone was 1e-8 off once."""
@@ -45,43 +44,12 @@ CONFIRM_S, CONFIRM_TIMES = 2.0, 3.0
 ITS_WORD = ", by its own proof"
 """Behind a library's name where ours has not proved its answer."""
 
-LIBRARY_GAP = 1e-9
-"""Share of the value by which the bound stands below an optimum that a library alone has proved."""
+LIBRARY_GAP: dict[Library, float] = {"cbc": 1e-7, "highs": 1e-9}
+"""Share of the value by which the bound stands below an optimum that a library alone has proved: CBC was off by more
+than its tolerances once."""
 
-
-class Own(Protocol):
-    """Our search on one program. ``first``: only as far as is worth it before a library is asked."""
-
-    @property
-    def relaxation(self) -> Relaxation: ...
-    def search(self, *, incumbent: Choice | None, gap: float, deadline: Deadline, first: bool) -> Solution: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    """`exact.solve`, for blocks that cost nothing together."""
-
-    program: Program
-    relaxation: Relaxation
-
-    def search(self, *, incumbent: Choice | None, gap: float, deadline: Deadline, first: bool) -> Solution:
-        most = FIRST_LABELS if first else None
-        return solve(self.program, self.relaxation, incumbent=incumbent, gap=gap, deadline=deadline, max_labels=most)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """`branch.PairSearch`, for blocks that do."""
-
-    pairs: PairSearch
-
-    @property
-    def relaxation(self) -> Relaxation:
-        return self.pairs.relaxation
-
-    def search(self, *, incumbent: Choice | None, gap: float, deadline: Deadline, first: bool) -> Solution:
-        most = FIRST_NODES if first else None
-        return self.pairs.solve(incumbent=incumbent, gap=gap, deadline=deadline, max_nodes=most)
+SAME = 1e-9
+"""Share of the value within which two answers are equally good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +73,11 @@ def solve_by(program: Program, solver: Solver, *, gap: float = 0.0, time_limit_s
     proof: CBC, and HiGHS, where it is installed, to confirm or to replace what CBC says. A library's choice becomes the
     incumbent of our own search, which proves or replaces it, and breaks ties alike, whoever found it. Where ours cannot
     prove it, the library's own word counts, which is good to its tolerances: the name says so, and the bound stands
-    LIBRARY_GAP lower. ``time_limit_s`` holds for all of it, but for a little grace.
+    LIBRARY_GAP lower. Ours knows nothing of blocks that cost something together: there ``own`` is as ``auto``.
+    ``time_limit_s`` holds for all of it, but for a little grace.
     """
+    if program.tables and solver == "own":
+        solver = "auto"
     small = presolve(program)
     if small.program is None:
         return Solved(solution=Solution(choice=None, bound=np.inf, complete=True), name=OWN)
@@ -120,24 +91,31 @@ def _back(small: Presolved, solved: Solved) -> Solved:
 
 
 def _solved(program: Program, solver: Solver, gap: float, deadline: Deadline, incumbent: Choice | None) -> Solved:
-    own: Own = _Pairs(PairSearch(program, deadline)) if program.tables else _Blocks(program, relax(program))
+    relaxation = relax(program)
     few = len(program.layers) <= FEW_BLOCKS
+
+    def search(incumbent: Choice | None, deadline: Deadline, most_labels: int | None) -> Solution:
+        if program.tables:
+            return Solution(choice=incumbent, bound=relaxation.bound, complete=False)
+        return solve(program, relaxation, incumbent=incumbent, gap=gap, deadline=deadline, max_labels=most_labels)
+
+    libraries: list[Library] = [] if solver == "own" else ["cbc"] if solver == "auto" else [solver]
+    if solver == "auto" and find_spec("highspy"):
+        libraries.append("highs")
     part = deadline.share(FIRST_SHARE if few else LIBRARY_SHARE)
-    known = Solved(solution=own.search(incumbent=incumbent, gap=gap, deadline=part, first=few), name=OWN)
+    found = search(incumbent, part, FIRST_LABELS if few else None)
+    known = Solved(solution=found, name=library_name(libraries[-1]) if program.tables else OWN)
     if (small := narrowed(program, known.solution.choice)) is not None:
         return _within(small, solver, gap, deadline, known)
     if solver in ("auto", "own") and (known.solution.complete or _good_enough(program, known.solution, gap)):
         return known
-    libraries: list[Library] = [] if solver == "own" else ["cbc"] if solver == "auto" else [solver]
-    if solver == "auto" and find_spec("highspy"):
-        libraries.append("highs")
     took_s = 0.0
     for number, library in enumerate(libraries, start=1):
         started = time.perf_counter()
         part = deadline if number == len(libraries) else deadline.share(LIBRARY_SHARE)
         if known.solution.complete and solver == "auto":  # another library's word, to be confirmed
             part = Deadline(min(deadline.at, started + CONFIRM_S + CONFIRM_TIMES * took_s))
-        asked, finished = _asked(program, own.relaxation, library, part, known)
+        asked, finished = _asked(program, relaxation, library, part, known)
         took_s = time.perf_counter() - started
         if (small := narrowed(program, asked.solution.choice)) is not None:
             return _within(small, solver, gap, deadline, asked)
@@ -145,12 +123,8 @@ def _solved(program: Program, solver: Solver, gap: float, deadline: Deadline, in
             known = asked
     if known.solution.complete and solver == "auto":
         return known
-    mine = own.search(
-        incumbent=known.solution.choice,
-        gap=gap,
-        deadline=deadline.share(LIBRARY_SHARE) if known.solution.complete else deadline,
-        first=False,
-    )
+    part = deadline.share(LIBRARY_SHARE) if known.solution.complete else deadline
+    mine = search(known.solution.choice, part, None)
     if mine.complete or not known.solution.complete:
         bound = max(mine.bound, known.solution.bound)
         return replace(known, solution=replace(mine, bound=bound), name=known.name.removesuffix(ITS_WORD))
@@ -162,7 +136,7 @@ def _better(program: Program, asked: Solved, known: Solved) -> bool:
     if asked.solution.choice is None or known.solution.choice is None:
         return asked.solution.choice is not None
     value = program.value(known.solution.choice)
-    return program.value(asked.solution.choice) < value - LIBRARY_GAP * abs(value)
+    return program.value(asked.solution.choice) < value - SAME * abs(value)
 
 
 def _within(small: Presolved, solver: Solver, gap: float, deadline: Deadline, known: Solved) -> Solved:
@@ -175,7 +149,8 @@ def _good_enough(program: Program, mine: Solution, gap: float) -> bool:
     if mine.choice is None:
         return False
     near = max(gap, GOOD_GAP if len(program.layers) > FEW_BLOCKS else 0.0)
-    return mine.gap(program.value(mine.choice)) <= near or len(program.value_N) > LIBRARY_OPTIONS
+    many = len(program.value_N) > LIBRARY_OPTIONS and not program.tables
+    return mine.gap(program.value(mine.choice)) <= near or many
 
 
 def _asked(
@@ -193,7 +168,7 @@ def _asked(
     choice = part.back(answer.choice)
     theirs = np.inf if choice is None else program.value(choice)
     name = library_name(library)
-    agrees = best is None or theirs <= value + LIBRARY_GAP * abs(value)
+    agrees = best is None or theirs <= value + SAME * abs(value)
     if theirs < value - tie:
         best, value = choice, theirs
     else:
@@ -201,5 +176,5 @@ def _asked(
     if not (answer.finished and agrees):
         return Solved(solution=Solution(choice=best, bound=bound, complete=False), name=name), False
     if best is not None:
-        bound = max(bound, value - LIBRARY_GAP * abs(value))
+        bound = max(bound, value - LIBRARY_GAP[library] * abs(value))
     return Solved(solution=Solution(choice=best, bound=bound, complete=True), name=name + ITS_WORD), True

@@ -17,8 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
 from limpq_deploy.export.graph.loading import ModelRefused, load_model
-from limpq_deploy.export.lint.check import lint
-from limpq_deploy.export.lint.onnxruntime import onnxruntime_findings
+from limpq_deploy.export.lint.check import lint, static_findings
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.runtimes import runtime_named
@@ -330,6 +329,6 @@ def test_flipped_bytes_of_a_real_file_never_give_a_traceback(real_bytes: bytes, 
         with contextlib.suppress(LimpqError):
             lint(path, TENSORRT)
             IntegerReference(path)
-            tuple(onnxruntime_findings(load_model(path)))
+            tuple(static_findings(load_model(path), ONNXRUNTIME))
     finally:
         shutil.rmtree(folder)

@@ -12,7 +12,7 @@ from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.lint.check import lint, static_findings
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.targets import TENSORRT
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 
 from ..editing import node_of, replace, with_a_batchnorm
 

@@ -9,7 +9,7 @@ from onnx import checker, helper
 from limpq_deploy.export.lint.check import lint, static_findings
 from limpq_deploy.export.lint.finding import gravest
 from limpq_deploy.export.records.targets import TENSORRT
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from tests.export.lint import lint_cases as cases
 
 MEASURED = [

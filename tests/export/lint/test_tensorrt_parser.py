@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from limpq_deploy.export.lint.check import lint, static_findings
 from limpq_deploy.export.records.targets import TENSORRT
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS, TENSORRT_KEY
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.reference.self_test import tiny_model
 
 from ..editing import node_of, replace, value_of
@@ -215,7 +215,7 @@ def test_the_version_is_the_files_own_or_the_newest() -> None:
     assert lint(model, TENSORRT).tensorrt == "11"
     assert not lint(model, TENSORRT, version="10").passed
     for version, found in (("8.6", True), ("10", True), ("11", False)):
-        helper.set_model_props(model, {TENSORRT_KEY: version})
+        helper.set_model_props(model, {"limpq.tensorrt": version})
         report = lint(model, TENSORRT)
         assert (report.tensorrt, not report.passed) == (version, found)
     assert lint(model, TENSORRT, version="8.6").tensorrt == "8.6"

@@ -17,8 +17,8 @@ from limpq_deploy.export.graph.split_at_quantizers import cut_model
 from limpq_deploy.export.lint.check import static_findings
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.records.tensorrt_versions import (
-    TENSORRT_FORMS,
     form_for,
     form_of,
     installed_version,
@@ -213,13 +213,13 @@ def test_the_version_is_the_installed_one_or_else_8_6(monkeypatch: pytest.Monkey
     assert form_for(ONNXRUNTIME, "8.6").opset == 21
     for installed, expected in (("8.6.1", "8.6"), ("10.16.1.11", "10"), ("11.4.0.106", "11"), ("12.0", "11")):
         monkeypatch.setattr(metadata, "version", lambda name, found=installed: found)
-        assert form_for(TENSORRT).version == installed_version() == expected
+        assert form_for(TENSORRT).version == installed_version(TENSORRT) == expected
 
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    assert installed_version() is None
+    assert installed_version(TENSORRT) is None
     assert form_for(TENSORRT).version == "8.6"
     with pytest.raises(ModelError, match=r"TensorRT 9 is not known here; files are written for 8\.6, 10, 11"):
         form_for(TENSORRT, "9")

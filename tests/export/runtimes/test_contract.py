@@ -10,12 +10,13 @@ import pytest
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.records import from_json, to_json
+from limpq_deploy.export.records.targets import RUNTIMES
 from limpq_deploy.export.reference.self_test import tiny_images, tiny_model
-from limpq_deploy.export.runtimes import RUNTIMES, runtime_named
+from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Engine, NoGraph, Runtime
 
 
-@pytest.fixture(params=RUNTIMES)
+@pytest.fixture(params=[name for name, record in RUNTIMES.items() if record.code is not None])
 def runtime(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
     found = runtime_named(request.param)

@@ -12,7 +12,7 @@ from limpq_deploy.export.graph.storage import pack_weights
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.timing.as_deployed import misfit
 from limpq_deploy.latency.bench import bench_models
 

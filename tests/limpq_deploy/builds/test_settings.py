@@ -97,7 +97,6 @@ OF_TRAINING: dict[str, tuple[Any, str]] = {
     "finetune_start": ("joint", TUNED),
     "freeze_weights": (True, JOINT),
     "inplace_distill": (True, JOINT),
-    "stop_early": (True, JOINT),
     "distill": (0.5, f"{JOINT} {TUNED}"),
     "temperature": (2.0, TUNED),
     "ema": (0.5, TUNED),

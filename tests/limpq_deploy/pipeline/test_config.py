@@ -142,7 +142,7 @@ def test_the_float_type_of_engines_and_tf32_come_from_options_and_file(tmp_path:
     assert make_config({"target": "tensorrt", "tf32": False}).engine_options == EngineOptions(tf32=False)
     with pytest.raises(SettingError, match=r"^--no-tf32 has no effect without --target tensorrt$"):
         make_config({"tf32": False})
-    with pytest.raises(SettingError, match=r"^--float-type is float16, which has no effect without --target tensorrt$"):
+    with pytest.raises(SettingError, match=r"^--float-type is float16, which has no effect without --target tensorrt"):
         make_config({"float_type": "float16", "target": "onnxruntime"})
     with pytest.raises(SettingError, match=r"^--float-type is 'half'; expected 'float16' or 'float32'$"):
         make_config({"float_type": "half", "target": "tensorrt"})

@@ -18,7 +18,7 @@ from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.qdq.base import Layers
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec
-from limpq_deploy.export.records.tensorrt_versions import TENSORRT_FORMS
+from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.float_execution import on_runtime
 from limpq_deploy.export.reference.parity import compare_runtime

@@ -98,7 +98,6 @@ SAMPLES: dict[str, Any] = {
     "freeze_batchnorm": True,
     "freeze_weights": True,
     "inplace_distill": True,
-    "stop_early": True,
 }
 RECIPES = (float_recipe, joint_recipe, finetune_recipe)
 RUNNING = {"workers", "log", "tensorboard", "checkpoint_minutes", "checkpoint_steps"}

@@ -50,9 +50,9 @@ def test_settings_of_trainings_that_a_build_without_training_skips_are_named() -
     from limpq_deploy.pipeline.context import Subject
     from limpq_deploy.pipeline.stages.run import notes
 
-    given = Training(float_steps=10, joint_steps=5, finetune_epochs=1, ema=0.5, stop_early=True)
+    given = Training(float_steps=10, joint_steps=5, finetune_epochs=1, ema=0.5, freeze_weights=True)
     [sentence] = notes(Subject(Config(ptq=True, training=given)), NEW)
-    assert sentence.endswith("no effect: joint_steps, finetune_epochs, stop_early, ema")
+    assert sentence.endswith("no effect: joint_steps, finetune_epochs, freeze_weights, ema")
     assert list(notes(Subject(Config(training=given)), NEW)) == []
     assert list(notes(Subject(Config(ptq=True, training=Training(float_steps=10))), NEW)) == []
 

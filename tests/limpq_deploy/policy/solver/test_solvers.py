@@ -101,7 +101,7 @@ def test_where_ours_reaches_its_limit_a_library_proves_the_answer_and_the_name_s
     assert fallen_back.solution.complete
     assert fallen_back.solution.choice == best
     value = program.value(best)
-    assert value * (1 - 2e-9) < fallen_back.solution.bound < value
+    assert value * (1 - (2e-9 if installed else 2e-7)) < fallen_back.solution.bound < value
     assert ("HiGHS" if installed else "CBC") in fallen_back.name
     assert "by its own proof" in fallen_back.name
 

@@ -1,6 +1,7 @@
-"""Programs whose blocks cost something together: our search against enumeration and the libraries."""
+"""Programs whose blocks cost something together: what the libraries find, against enumeration."""
 
 import itertools
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy.policy.solver.branch import PairSearch
-from limpq_deploy.policy.solver.milp import Library, solve_milp
+from limpq_deploy.policy.solver import solvers
+from limpq_deploy.policy.solver.least_in_row import least_in_row
+from limpq_deploy.policy.solver.milp import Answer, Library, solve_milp
 from limpq_deploy.policy.solver.program import Block, Choice, PairTable, Program
+from limpq_deploy.policy.solver.relaxation import relax
 from limpq_deploy.policy.solver.solvers import Solver, solve_by
-from limpq_deploy.policy.solver.splits import PairProgram, least_in_row
 
 LIBRARIES: list[Library] = ["cbc", "highs"] if find_spec("highspy") else ["cbc"]
 
@@ -79,11 +81,16 @@ def counted_again(program: Program, choice: Choice) -> list[int]:
     return costs
 
 
-@settings(deadline=None, max_examples=60)
+@pytest.mark.parametrize("installed", [True, False])
+@settings(deadline=None, max_examples=20)
 @given(program=programs())
-def test_the_search_finds_the_least_value_or_that_there_is_no_choice(program: Program) -> None:
-    solution = PairSearch(program).solve()
-    best = best_value(program)
+def test_the_least_value_is_found_or_that_there_is_no_choice(installed: bool, program: Program) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solvers, "find_spec", lambda name: find_spec(name) if installed else None)
+        solved = solve_by(program, "auto")
+    solution, best = solved.solution, best_value(program)
+    if not installed and not solution.complete:
+        return  # CBC's process fails on some small programs, and says nothing
     assert solution.complete
     if best is None:
         assert solution.choice is None
@@ -94,67 +101,65 @@ def test_the_search_finds_the_least_value_or_that_there_is_no_choice(program: Pr
     )
     assert list(program.costs(solution.choice)) == counted_again(program, solution.choice)
     assert program.value(solution.choice) == best
-    assert best - 1e-8 <= solution.bound <= best  # rounding allowance, at prices up to some thousand
+    assert best - 2e-7 * best - 1e-8 <= solution.bound <= best
 
 
-@settings(deadline=None, max_examples=30)
-@given(program=programs(), data=st.data())
-def test_an_incumbent_changes_nothing(program: Program, data: st.DataObject) -> None:
-    search = PairSearch(program)
-    incumbent = tuple(data.draw(st.integers(0, len(options) - 1)) for options in program.ranges())
-    plain, started = search.solve(), search.solve(incumbent=incumbent)
-    if plain.complete and started.complete:
-        assert started.choice == plain.choice
-
-
-def test_a_pair_that_cannot_be_divided_hides_none_that_can() -> None:
-    """The first pair falls short the most, and both its blocks have one class; the third leaves one choice. Nothing has
-    a value, so no price asks for better halves."""
-    one, four = np.array([[[2, 2]]], np.int16), np.array([[[2, 2]]] * 4, np.int16)
-    program = Program(
-        layers=(("layer0",), ("layer1",), ("layer2",)),
-        start_B1=np.array([0, 1, 2, 6]),
-        value_N=np.zeros(6),
-        cost_MN=np.array([[1, 0, 0, 0, 0, 0]]),
-        bits=(one, one, four),
-        limits=(2,),
-        steps=(1,),
-        tables=(
-            PairTable(row=0, first=0, second=1, cost_CD=np.array([[1]])),
-            PairTable(row=0, first=0, second=2, cost_CD=np.array([[0, 0]])),
-            PairTable(row=0, first=1, second=2, cost_CD=np.array([[0, 1]])),
-        ),
-        class_N=np.array([0, 0, 1, 0, 0, 0]),
-        rounded=False,
+def test_one_library_alone_is_believed_less() -> None:
+    """CBC was 1e-8 off once."""
+    bits_KG2 = np.array([[[2, 2]], [[4, 4]]], np.int16)
+    blocks = [
+        Block(layers=(name,), value_K=np.array([3.0, 1.0]), cost_MK=np.array([[1, 2]]), bits_KG2=bits_KG2)
+        for name in "ab"
+    ]
+    program = replace(
+        Program.of(blocks, [4]),
+        tables=(PairTable(row=0, first=0, second=1, cost_CD=np.array([[0, 1], [1, 1]])),),
+        class_N=np.array([0, 1, 0, 1]),
     )
-    solution = PairSearch(program).solve()
-    assert solution.choice == (0, 0, 1)
-    assert solution.complete
+    for library, gap in solvers.LIBRARY_GAP.items():
+        if library in LIBRARIES:
+            assert solve_by(program, library).solution.bound == pytest.approx(4 * (1 - gap), rel=1e-12)
 
 
-@settings(deadline=None, max_examples=60)
-@given(program=programs(), nodes=st.integers(1, 3))
-def test_a_search_cut_short_claims_no_more_than_it_knows(program: Program, nodes: int) -> None:
-    solution = PairSearch(program).solve(max_nodes=nodes)
-    best = best_value(program)
-    if best is None:
-        assert solution.choice is None
-        return
-    assert solution.bound <= best
-    assert solution.choice is None or program.feasible(solution.choice)
-    if solution.complete:
-        assert solution.choice is not None
-        assert program.value(solution.choice) == best
+def test_a_library_that_was_stopped_leaves_what_was_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = chain(6)
+    monkeypatch.setattr(solvers, "solve_milp", lambda *_, **__: Answer(choice=None, finished=False))
+    solved = solve_by(program, "auto")
+    assert not solved.solution.complete
+    assert solved.solution.choice is None
+    assert "through PuLP" in solved.name
+    assert "by its own proof" not in solved.name
+    monkeypatch.undo()
+    choice = solve_by(program, "auto").solution.choice
+    assert choice is not None
+    assert solved.solution.bound <= program.value(choice)
+
+
+def chain(count: int) -> Program:
+    """Blocks of two options, of which neighbours of unlike ones cost one more."""
+    bits_KG2 = np.array([[[2, 2]], [[4, 4]]], np.int16)
+    rng = np.random.default_rng(0)
+    blocks = [
+        Block(
+            layers=(f"l{index}",),
+            value_K=np.array([1.0 + rng.random(), 0.0]),
+            cost_MK=np.array([[1, 3]]),
+            bits_KG2=bits_KG2,
+        )
+        for index in range(count)
+    ]
+    unlike = np.array([[0, 1], [1, 0]])
+    tables = tuple(PairTable(row=0, first=at, second=at + 1, cost_CD=unlike) for at in range(count - 1))
+    whole = Program.of(blocks, [2 * count + 1])
+    return replace(whole, tables=tables, class_N=np.tile([0, 1], count))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @settings(deadline=None, max_examples=8)
 @given(program=programs())
-def test_a_library_finds_the_same_value_by_itself_and_the_same_choice_once_proved(
-    library: Library, program: Program
-) -> None:
+def test_a_library_finds_the_least_value_by_itself(library: Library, program: Program) -> None:
     best = best_value(program)
-    answer = solve_milp(program, PairSearch(program).relaxation.bound, library)
+    answer = solve_milp(program, relax(program).bound, library)
     if best is None:
         assert answer.choice is None
         return
@@ -162,10 +167,7 @@ def test_a_library_finds_the_same_value_by_itself_and_the_same_choice_once_prove
         assert program.feasible(answer.choice)
         assert program.value(answer.choice) == pytest.approx(best, abs=1e-9)
     else:
-        assert library == "cbc"  # it calls some small programs infeasible that are not, or its process fails
-    own, proved = solve_by(program, "own"), solve_by(program, library)
-    assert proved.solution.choice == own.solution.choice
-    assert proved.solution.complete
+        assert not answer.finished  # CBC's process fails on some small programs
 
 
 def test_what_a_library_calls_infeasible_is_solved_all_the_same() -> None:
@@ -203,7 +205,7 @@ def test_the_least_cost_in_a_row_is_found_beside_the_other_rows(program: Program
     others = [one for one in range(program.rows) if one != row]
     kept = [c for c in map(program.costs, choices) if all(c[one] <= program.limits[one] for one in others)]
     asked, numbers = least_in_row(program, row, others)
-    solution = solve_by(asked, "own").solution
+    solution = solve_by(asked, "auto").solution
     assert solution.complete
     if not kept:
         assert solution.choice is None
@@ -211,27 +213,3 @@ def test_the_least_cost_in_a_row_is_found_beside_the_other_rows(program: Program
     assert solution.choice is not None
     whole = tuple((numbers[asked.places(solution.choice)] - program.start_B1[:-1]).tolist())
     assert program.costs(whole)[row] == min(costs[row] for costs in kept)
-
-
-@settings(deadline=None, max_examples=60)
-@given(program=programs(), data=st.data())
-def test_halves_never_say_more_than_their_table(program: Program, data: st.DataObject) -> None:
-    pairs = PairProgram(program)
-    open_S = pairs.all_open()
-    for block in range(len(program.layers)):
-        for place in range(pairs.slots(block).start, pairs.slots(block).stop):
-            open_S[place] = data.draw(st.booleans())
-        open_S[pairs.slots(block).start + data.draw(st.integers(0, int(program.class_counts[block]) - 1))] = True
-    prices_M = np.array(data.draw(st.lists(st.sampled_from([0.0, 1e-6, 0.1, 3.0]), min_size=3, max_size=3)))
-    prices_M = prices_M[: program.rows]
-    halves = pairs.refined(pairs.zero_halves(), open_S, prices_M, 2)
-    relaxed, flat_N = pairs.relaxed(halves, open_S)
-    for choice in itertools.product(*(range(len(options)) for options in relaxed.ranges())):
-        whole = tuple((flat_N[relaxed.places(choice)] - program.start_B1[:-1]).tolist())
-        true, told = program.costs(whole), relaxed.costs(choice)
-        less = [limit - other for limit, other in zip(program.limits, relaxed.limits, strict=True)]
-        assert all(one + more <= cost for one, more, cost in zip(told, less, true, strict=True))
-        assert min(told) >= 0
-        if all(np.count_nonzero(open_S[pairs.slots(block)]) == 1 for block in range(len(program.layers))):
-            assert [one + more for one, more in zip(told, less, strict=True)] == list(true)
-        assert relaxed.value(choice) == program.value(whole)

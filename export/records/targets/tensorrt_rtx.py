@@ -1,0 +1,39 @@
+"""TensorRT for RTX: its compiler builds engines on any machine, and GPUs of its list run them."""
+
+from limpq_deploy.export.records.targets.base import FileForm, RuntimeSpec, TargetSpec
+
+TENSORRT_RTX_GPU = RuntimeSpec(
+    name="tensorrt_rtx",
+    title="TensorRT-RTX",
+    code=None,
+    dialect="tensorrt",
+    device="gpu",
+    threads=("default",),
+    engines=True,
+    distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"),
+    begins=b"vtrt",  # read off engines of 1.7
+)
+
+TENSORRT_RTX = TargetSpec(
+    name="tensorrt_rtx",
+    description="TensorRT-RTX on an NVIDIA GPU: s8 activations with zero-point 0, s8 weights per channel",
+    runs_on=TENSORRT_RTX_GPU,
+    act_container="int8",
+    signed_zero_point=0,
+    offset_zero_point=None,
+    unsigned_acts=False,
+    clip="float",
+    add_inputs="identity",
+    pools=False,
+    carrier_bits=8,
+    shared_inputs=True,
+    single_q=False,
+    bias="float32",
+    native_pairs=((8, 8), (16, 16), (32, 32)),
+    float_baseline="float16",
+    forms=(FileForm(version="1", opset=21, weights="int8", typed=True, parser="11"),),
+    form_key="limpq.tensorrt_rtx",
+    settings=("batch", "float_type"),
+)
+"""Its parser is that of TensorRT 11. No other setting of the builder changes its engines: kernels are chosen on the GPU
+that runs them."""
