@@ -31,7 +31,7 @@ from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.onnxruntime.profile import profile_nodes
 from limpq_deploy.export.timing.measure import CPU_TIME, CpuTimedCall, timed_call
-from limpq_deploy.export.timing.profile import write_stand_ins
+from limpq_deploy.export.timing.profile import write_timing_graphs
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
 from limpq_deploy.export.timing.timing_loop import measure_interleaved
 from limpq_deploy.export.timing.timing_statistics import ratio_interval
@@ -94,7 +94,7 @@ class Bench:
         self.runtime = runtime_named("onnxruntime")
         self.files = {
             FLOAT: model.float_file,
-            **write_stand_ins(model.template, model.placement, policies, folder),
+            **write_timing_graphs(model.template, model.placement, policies, folder),
             STATIC: _static(model.float_file, folder / "static.onnx", model.placement.input_shape),
         }
 

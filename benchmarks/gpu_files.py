@@ -22,7 +22,7 @@ from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.reference.engine_parity import Reference, references
 from limpq_deploy.export.timing.profile import mixed_policies
-from limpq_deploy.export.timing.timing_graph import stand_in
+from limpq_deploy.export.timing.timing_graph import timing_graph
 
 FLOAT_FILE, PLACEMENT, EDGES = "float.onnx", "placement.json", "edges.json"
 INTEGER, HALF = (8, 8), (16, 16)
@@ -59,7 +59,7 @@ def prepare(name: str, folder: Path, *, tensorrt: str = "8.6", seed: int = 0) ->
     images = np.random.default_rng(seed).standard_normal((REFERENCE_IMAGES, *placement.input_shape)).astype(np.float32)
     for kind, policy in policies(placement).items():
         path = folder / f"{kind}.onnx"
-        onnx.save(stand_in(with_markers(plain), placement, policy, name=kind), path)
+        onnx.save(timing_graph(with_markers(plain), placement, policy, name=kind), path)
         [one] = references(path, [images])
         save_reference(path, one)
 

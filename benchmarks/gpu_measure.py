@@ -26,7 +26,7 @@ from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.export.timing.profile import ProfileSettings, mixed_policies, profile, uniform
 from limpq_deploy.export.timing.trtexec import time_plan
 from limpq_deploy.latency.study import NATIVE_SWEEP, narrow_policies
-from limpq_deploy.latency.sweep import time_study
+from limpq_deploy.latency.study_times import time_study
 
 MakeRuntime = Callable[[EngineOptions], Runtime]
 

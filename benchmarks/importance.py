@@ -32,7 +32,7 @@ from shared_data import cifar10, data_folder
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.importance.measure import measured
+from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.importance.preview import preview
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace

@@ -45,8 +45,8 @@ from limpq_deploy.quant import modules as quant_modules
 from limpq_deploy.quant.lsq_kernel import kernel
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
 from limpq_deploy.train.joint import joint_passes
+from limpq_deploy.train.kept_memory import freed_memory_kept
 from limpq_deploy.train.loop import _Training  # a step by itself: `train` takes them all
-from limpq_deploy.train.memory import freed_memory_kept
 from limpq_deploy.train.settings import JointSettings
 
 BITS = (2, 3, 4, 5, 6)

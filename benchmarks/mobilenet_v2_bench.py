@@ -22,7 +22,7 @@ from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.parity import compare_runtime
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.importance.measure import measured
+from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers

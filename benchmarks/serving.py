@@ -29,9 +29,9 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.ship.triton.config import ServingOptions
 from limpq_deploy.pipeline.config import Config, Training
 from limpq_deploy.pipeline.stages.run import run_build
-from limpq_deploy.serving.bench import bench_server
 from limpq_deploy.serving.health import check_health
 from limpq_deploy.serving.server import ServerUnhealthy, connected, parse_address
+from limpq_deploy.serving.server_latency import bench_server
 from limpq_deploy.serving.ship import ship
 
 NAME = "served"

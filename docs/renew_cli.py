@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from limpq_deploy.cli.main import main
-from limpq_deploy.train.recipe import Training
+from limpq_deploy.train.settings import Training
 
 PAGE = Path(__file__).with_name("cli.md")
 
@@ -33,7 +33,7 @@ are no progress bars; `NO_COLOR` switches colours off. No command needs a networ
 A TOML file (`--config`) has the options' names as keys (`max_mib = 2.0`, `bits = [2, 4]`, `engine = false`), and a
 section `[training]` with
 {training}.
-What they mean: `limpq_deploy.train.recipe.Training`, and docs/training.md.
+What they mean: `limpq_deploy.train.settings.Training`, and docs/training.md.
 """
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from limpq_deploy.model.layers import trace
     from limpq_deploy.model.place import place
     from limpq_deploy.pipeline.config import Config, make_config
+    from limpq_deploy.pipeline.inspection import inspect
     from limpq_deploy.pipeline.stages.run import run_build
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.policy import Policy
@@ -39,6 +40,7 @@ _HOMES = {
     "model.layers": ("trace",),
     "model.place": ("place",),
     "pipeline.config": ("Config", "make_config"),
+    "pipeline.inspection": ("inspect",),
     "pipeline.stages.run": ("run_build",),
     "policy.indicators": ("Indicators",),
     "policy.policy": ("Policy",),
@@ -62,6 +64,7 @@ __all__ = [
     "TargetSpec",
     "Verdict",
     "__version__",
+    "inspect",
     "lint",
     "load_record",
     "make_config",

@@ -6,7 +6,7 @@ from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.lint.finding import SEVERITIES, Finding
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.records.environment import Environment
-from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.given_comparison import GivenComparison
 from limpq_deploy.export.reference.parity import Disagreement, ParityReport, TensorParity
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.ship.manifest import BundleFile, CanaryFiles, Manifest

@@ -20,7 +20,7 @@ from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.environment import Environment
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import TargetSpec
-from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.given_comparison import GivenComparison
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.ship.manifest import Manifest

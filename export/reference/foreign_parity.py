@@ -21,7 +21,7 @@ from limpq_deploy.export.graph.code_grids import code_grids, grid_at
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.onnx_files import constants
 from limpq_deploy.export.graph.runtime_taps import OTHER_GRID, file_name
-from limpq_deploy.export.reference.files import FileReference
+from limpq_deploy.export.reference.foreign_file import FileReference
 from limpq_deploy.export.reference.foreign_form import as_pairs, require_readable, with_names
 from limpq_deploy.export.reference.islands import Executed, OtherForm
 from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged

@@ -17,7 +17,7 @@ from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.numbers.params import Scales
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.float_execution import on_runtime
-from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.given_comparison import GivenComparison
 from limpq_deploy.export.runtimes.base import Runtime
 
 

@@ -147,7 +147,7 @@ class Bounded:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A tensor whose elements are moved or chosen by order; its codes are moved alike."""
+    """A tensor whose elements are moved or chosen by order; its codes are moved the same way."""
 
     source: Any
     move: Callable[[Array], Array]

@@ -28,7 +28,7 @@ from limpq_deploy.export.ship.atomic_folder import building, locked, move_into_p
 from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, BundleFile, CanaryFiles, Manifest
 from limpq_deploy.export.ship.signature import sign_bytes
 from limpq_deploy.export.ship.triton.config import CONFIG, LABELS
-from limpq_deploy.export.ship.triton.sweep import SWEEP, make_sweep
+from limpq_deploy.export.ship.triton.model_analyzer import SWEEP, make_sweep
 from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
 
 SPARE_BYTES = 2**20

@@ -28,7 +28,7 @@ INPUTS = 4
 """Different batches that calls take in turn, so that no input stays in the nearest cache."""
 
 LONGEST_TURN_MS, LEAST_TURNS = 50.0, 12
-"""Short runs have short turns, so that there are enough of them for a drift to hit all candidates alike."""
+"""Short runs have short turns, so that there are enough of them for a drift to hit all candidates equally."""
 
 CPU_TIME = "cpu"
 """Part of a call on one thread: the time in which it computed, without that in which others had the CPU."""

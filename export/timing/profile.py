@@ -1,6 +1,6 @@
 """Profiles: what a model's parts take on a device, at each precision that the device has.
 
-Stand-ins (`stand_in`) of the uniform policies are timed node by node, where the runtime has a profiler: a first guess.
+Graphs (`timing_graph`) of the uniform policies are timed node by node, where the runtime has a profiler: a first guess.
 Then they and some mixed policies are timed whole, interleaved, and the figures fitted to both (`model`). Each
 mixed graph is also predicted by a table that did not know it: the error that a search has to expect.
 """
@@ -34,7 +34,7 @@ from limpq_deploy.export.timing.model import (
 )
 from limpq_deploy.export.timing.report import LatencySeries, Threads
 from limpq_deploy.export.timing.table import LatencyTable, Observation, PartTime
-from limpq_deploy.export.timing.timing_graph import stand_in
+from limpq_deploy.export.timing.timing_graph import timing_graph
 from limpq_deploy.export.timing.timing_statistics import percentile_interval
 
 MIXED = "mixed "
@@ -105,7 +105,7 @@ def profile(
     if len(wide) > 1:
         policies |= mixed_policies(placement, wide, settings.mixed, seed=settings.seed)
     with tempfile.TemporaryDirectory() as folder:
-        files = write_stand_ins(template, placement, policies, Path(folder))
+        files = write_timing_graphs(template, placement, policies, Path(folder))
         refused = _refused({name: path for name, path in files.items() if name.startswith(MIXED)}, runtime)
         policies = {name: policy for name, policy in policies.items() if name not in refused}
         files = {name: files[name] for name in policies}
@@ -212,14 +212,14 @@ def mixed_policies(
     return found
 
 
-def write_stand_ins(
+def write_timing_graphs(
     template: onnx.ModelProto, placement: Placement, policies: Mapping[str, Mapping[str, BitPair]], folder: Path
 ) -> dict[str, Path]:
-    """A stand-in file for each policy, by its name."""
+    """A graph to time for each policy, by its name."""
     files = {}
     for number, (name, policy) in enumerate(policies.items()):
         files[name] = folder / f"{number}.onnx"
-        onnx.save(stand_in(template, placement, policy, name=name), files[name])
+        onnx.save(timing_graph(template, placement, policy, name=name), files[name])
     return files
 
 

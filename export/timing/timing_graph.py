@@ -25,7 +25,7 @@ KEY = "limpq.stand_in"
 """Metadata that mark a file as no model to be used."""
 
 
-def stand_in(
+def timing_graph(
     template: onnx.ModelProto, placement: Placement, policy: Mapping[str, BitPair], *, name: str = "stand-in"
 ) -> onnx.ModelProto:
     """The target's graph for a policy of the searched layers. Raises ModelError as `build_qdq` does."""

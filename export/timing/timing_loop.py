@@ -1,6 +1,7 @@
 """How latency is measured: candidates in interleaved turns, every raw sample kept.
 
-Candidates take turns in one run, in an order drawn anew for each round, so that a drift of the machine hits all alike.
+Candidates take turns in one run, in an order drawn anew for each round, so that a drift of the machine hits all of
+them equally.
 A turn begins with calls that are not recorded: they refill caches and let the previous candidate's worker threads stop
 spinning. The clock is ``time.perf_counter_ns``; Python's garbage collector rests meanwhile, as in ``timeit``.
 

@@ -15,6 +15,7 @@ from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
 from limpq_deploy.cli.commands.finish import add_finish_commands
+from limpq_deploy.cli.commands.inspect import inspect
 from limpq_deploy.cli.commands.policy import add_policy_commands
 from limpq_deploy.cli.commands.profile import profile
 from limpq_deploy.cli.commands.search import preview, search
@@ -116,6 +117,7 @@ def main(debug: bool) -> None:
 
     \b
     Try it:          limpq-deploy build
+    Look at yours:   limpq-deploy inspect package.module:factory --input-shape 3,224,224
     Your own model:  limpq-deploy build --model package.module:factory \\
                          --weights FILE.safetensors --data imagefolder:PATH
     What works here: limpq-deploy doctor
@@ -224,6 +226,7 @@ def compile_(**options: Any) -> None:
     _build("engine", options)
 
 
+main.add_command(inspect)
 main.add_command(search)
 main.add_command(preview)
 main.add_command(bench)
@@ -296,7 +299,7 @@ def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -
 
 def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool) -> None:
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.pipeline.foreign_parity import IMAGES, check_file
+    from limpq_deploy.pipeline.file_parity import IMAGES, check_file
 
     found = check_file(path, data=data, images=images or IMAGES)
     if as_json:

@@ -73,7 +73,7 @@ def _settings(runtime: Runtime, threads: int | None) -> tuple[Threads, ...]:
 
 def named_models(paths: Sequence[Path]) -> dict[str, Path]:
     """Files by the names of their series: a build's are mixed, float and uniform8 (with several directories behind the
-    directory's name), others have their file's name, with its folder where two are alike."""
+    directory's name), others have their file's name, with its folder where two are equal."""
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if not path.is_dir()]
     models: dict[str, Path] = {}
@@ -85,8 +85,8 @@ def named_models(paths: Sequence[Path]) -> dict[str, Path]:
         prefix = "" if len(folders) == 1 else f"{folder.name}/"
         models.update({prefix + name: path for name, path in built.items()})
     for file in files:
-        alike = sum(other.name == file.name for other in files) > 1 or file.name in models
-        models[str(file) if alike else file.name] = checked(file)
+        ambiguous = sum(other.name == file.name for other in files) > 1 or file.name in models
+        models[str(file) if ambiguous else file.name] = checked(file)
     return models
 
 

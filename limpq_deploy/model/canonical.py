@@ -4,6 +4,7 @@
     Hardswish(x) = x * hardsigmoid(x)
     ReLU(MaxPool(x)) = MaxPool(ReLU(x)), so that the ReLU stands behind its layer
     dropout(x, training=False) = x
+    0 + x = x, as `sum([x, y])` begins; 1 * x = x
 
 The first two are what a runtime without a kernel for them executes: a product of two quantized tensors, the second one
 a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
@@ -17,8 +18,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import operation
-from limpq_deploy.model.tracing import written_at
 
 GATES: dict[object, Callable[..., torch.Tensor]] = {
     nn.SiLU: torch.sigmoid,
@@ -35,6 +36,12 @@ DROPS: dict[str, int] = {
 }
 """Functions that drop values in training, and where among their arguments they are told that it is one: torch's, and
 torchvision's that drops whole branches."""
+
+NEUTRAL: dict[object, int] = {
+    **dict.fromkeys((operator.add, torch.add, "add"), 0),
+    **dict.fromkeys((operator.mul, torch.mul, "mul"), 1),
+}
+"""The number that changes nothing, of operations that take their two operands in any order."""
 
 MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
 
@@ -58,6 +65,9 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
 
 def _hands_on(node: fx.Node) -> bool:
     """Whether a call gives its input's values. Raises ModelError for a dropout that is always on."""
+    if node.op in ("call_function", "call_method") and node.target in NEUTRAL and len(node.all_input_nodes) == 1:
+        numbers = [value for value in node.args if not isinstance(value, fx.Node)]
+        return numbers == [NEUTRAL[node.target]] and not node.kwargs
     name = getattr(node.target, "__name__", "")
     if node.op != "call_function" or name not in DROPS:
         return False

@@ -4,7 +4,7 @@ Shapes: images NCHW; MACs are counted from output shapes, for one image.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -14,12 +14,15 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
-from limpq_deploy.model.operations import SUPPORTED, Kind, operation, relu_bounds
+from limpq_deploy.model.functional_layers import make_modules
+from limpq_deploy.model.lines import written_at
+from limpq_deploy.model.operations import Kind, operation, relu_bounds
 from limpq_deploy.model.out_of_place import write_out_of_place
 from limpq_deploy.model.shapes import note_shapes
 from limpq_deploy.model.tied import require_untied
-from limpq_deploy.model.tracing import symbolic_trace, written_at
+from limpq_deploy.model.tracing import symbolic_trace
 
 Lowest = Literal["zero", "near", "free"]
 """Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
@@ -27,6 +30,16 @@ Lowest = Literal["zero", "near", "free"]
 
 FOLDED: tuple[Kind, ...] = ("layer", "batchnorm")
 """Kinds whose parameters are rewritten when a BatchNorm is folded: each call needs its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """``macs`` for one image; ``num_weights`` without the bias."""
+
+    name: str
+    kind: Literal["conv", "linear"]
+    macs: int
+    num_weights: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,32 +129,67 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
     Raises ModelError when the model cannot be traced, when a layer on the path has no integer form here, or when the
     graph has a shape that the exporter cannot fold; the sentence names the layer.
     """
+    return assembled(*prepared(model, input_shape))
+
+
+def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphModule, set[str]]:
+    """The traced graph in few operations, shapes noted, and the names of its global pools; `assembled` makes a
+    TracedModel of them. Raises ModelError where the model cannot be traced."""
     was_training = model.training
     model.eval()
     try:
-        graph_module = symbolic_trace(model)
+        graph_module = symbolic_trace(model, input_shape)
         write_out_of_place(graph_module, input_shape)
+        make_modules(graph_module)
         canonicalise(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
     finally:
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
-    kinds = {node.name: _kind(node, graph_module, global_pools) for node in graph_module.graph.nodes}
-    traced = TracedModel(graph_module, kinds, (), input_shape)
-    layers = tuple(_layer(node, traced) for node in graph_module.graph.nodes if kinds[node.name] == "layer")
-    if not layers:
-        raise ModelError("the model has no Conv2d or Linear layer; there is nothing to quantize")
-    folded = Counter(str(node.target) for node in graph_module.graph.nodes if kinds[node.name] in FOLDED)
+    return graph_module, global_pools
+
+
+def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedModel:
+    """What each node of a prepared graph is. Raises Blocked with everything that stops it."""
+    blockers = Blockers()
+    inputs = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    with blockers.noting(inputs[0], str(inputs[0].target)):
+        _require_images_alone(inputs)
+    kinds = _kinds(graph_module, global_pools, blockers)
+    layers = [node for node in graph_module.graph.nodes if kinds.get(node.name) == "layer"]
+    if not any(_is_layer(node, graph_module) for node in graph_module.graph.nodes):
+        blockers.add("the model has no Conv2d or Linear layer; there is nothing to quantize")
+    folded = Counter(str(node.target) for node in graph_module.graph.nodes if kinds.get(node.name) in FOLDED)
     for name, calls in folded.items():
         if calls > 1:
-            raise ModelError(f"layer {name!r} is called {calls} times; each call needs a module of its own")
+            blockers.add(f"layer {name!r} is called {calls} times; each call needs a module of its own")
+    blockers.raise_found()
     require_untied({name: graph_module.get_submodule(name) for name in folded})
-    return TracedModel(graph_module, kinds, layers, input_shape)
+    traced = TracedModel(graph_module, kinds, (), tuple(inputs[0].meta["tensor_meta"].shape[1:]))
+    return replace(traced, layers=tuple(_layer(node, traced) for node in layers))
+
+
+def _require_images_alone(inputs: list[fx.Node]) -> None:
+    names = [str(node.target) for node in inputs]
+    if len(names) > 1:
+        raise ModelError(
+            f"the model takes {len(names)} tensors ({', '.join(names)}); expected one, the images: give the others "
+            "defaults, or write a module that makes them"
+        )
 
 
 def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:
     """The tensors that a node reads, in argument order."""
     return [before for before in node.all_input_nodes if kinds[before.name] != "shape"]
+
+
+def _kinds(graph_module: fx.GraphModule, global_pools: set[str], blockers: Blockers) -> dict[str, Kind]:
+    """Of all nodes by name, but of those that ``blockers`` note."""
+    kinds: dict[str, Kind] = {}
+    for node in graph_module.graph.nodes:
+        with blockers.noting(node, operation(node, graph_module)[1]):
+            kinds[node.name] = _kind(node, graph_module, global_pools)
+    return kinds
 
 
 def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -> Kind:
@@ -167,9 +215,7 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
             "form here; expected parameters and buffers in the layers of torch.nn that they belong to"
         )
     if kind is None:
-        raise ModelError(
-            f"layer {described} has no integer form here{written_at(node)}; supported on the traced path: {SUPPORTED}"
-        )
+        raise ModelError(f"layer {described} has no integer form here{written_at(node)}")
     described += written_at(node)
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
@@ -251,20 +297,33 @@ def _is_layer(node: fx.Node, graph_module: fx.GraphModule) -> bool:
     return node.op == "call_module" and isinstance(graph_module.get_submodule(str(node.target)), nn.Conv2d | nn.Linear)
 
 
-def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:
-    name = str(node.target)
-    module = traced.graph_module.get_submodule(name)
-    output = node.meta["tensor_meta"].shape
-    weight = module.weight
+def layer_costs(graph_module: fx.GraphModule) -> tuple[LayerCost, ...]:
+    """Of every layer of a prepared graph, in execution order, whatever else is in it."""
+    return tuple(_cost(node, graph_module) for node in graph_module.graph.nodes if _is_layer(node, graph_module))
+
+
+def _cost(node: fx.Node, graph_module: fx.GraphModule) -> LayerCost:
+    module = graph_module.get_submodule(str(node.target))
+    output, weight = node.meta["tensor_meta"].shape, module.weight
     assert isinstance(weight, torch.Tensor)
     positions = int(torch.Size(output[1:]).numel()) // weight.shape[0]
-    return LayerSpec(
-        name=name,
+    return LayerCost(
+        name=str(node.target),
         kind="conv" if isinstance(module, nn.Conv2d) else "linear",
-        source=traced.source(tensor_inputs(node, traced.kinds)[0]).name,
         macs=positions * weight.numel(),
         num_weights=weight.numel(),
-        out_channels=weight.shape[0],
+    )
+
+
+def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:
+    cost = _cost(node, traced.graph_module)
+    return LayerSpec(
+        name=cost.name,
+        kind=cost.kind,
+        source=traced.source(tensor_inputs(node, traced.kinds)[0]).name,
+        macs=cost.macs,
+        num_weights=cost.num_weights,
+        out_channels=traced.graph_module.get_submodule(cost.name).weight.shape[0],  # type: ignore[union-attr, index]
         batchnorm=_batchnorm_after(node, traced),
     )
 

@@ -1,4 +1,4 @@
-"""A traced graph run node by node on images of zeros: what fails is told with the line that wrote it."""
+"""A traced graph run node by node on images without values: what fails is told with the line that wrote it."""
 
 from typing import Any
 
@@ -6,44 +6,52 @@ import torch
 from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.foreign import cause
-from limpq_deploy.model.tracing import written_at
+from limpq_deploy.calibration.foreign import cause, line_of
+from limpq_deploy.model.lines import written_at
+from limpq_deploy.model.on_meta import OnMeta
 
 
 class NodeByNode(fx.Interpreter):
-    """torch's interpreter without its log."""
+    """torch's interpreter without its log, on shapes alone."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.extra_traceback = False
+        self.on_meta = OnMeta(graph_module)
         self._running: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
         self._running = n
-        return super().run_node(n)
+        return super().run_node(n) if n.op in ("placeholder", "output") else self.on_meta.call(n, self.env)
 
     def run_on(self, images: int, shape: tuple[int, ...]) -> None:
         """Run on so many images of ``shape`` (C, H, W). Raises ModelError with the line that fails."""
+        inputs = [node for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
+        image = torch.empty(images, *shape, dtype=float_type(self.module), device="meta")
         try:
             with torch.no_grad():
-                self.run(torch.zeros(images, *shape, dtype=_float_type(self.module)))
+                self.run(*(image.clone() for _ in inputs))
         except ModelError:
             raise
         except Exception as error:
             where = written_at(self._running) if self._running is not None else ""
-            if images > 1:
-                NodeByNode(self.module).run_on(1, shape)  # type: ignore[arg-type]
-            remedy = (
-                "check the data set's image size and channels against the model"
-                if images == 1
-                else "expected a forward that takes any number of images at once"
-            )
-            count = "one image" if images == 1 else f"{images} images at once"
-            raise ModelError(
-                f"the model does not run on {count} of {'x'.join(map(str, shape))}: {cause(error)}{where}; {remedy}"
-            ) from error
+            raise does_not_run(error, images, shape, where) from error
 
 
-def _float_type(module: nn.Module) -> torch.dtype:
+def does_not_run(error: Exception, images: int, shape: tuple[int, ...], where: str | None = None) -> ModelError:
+    """What a model raised on so many images of ``shape`` (C, H, W), with its line."""
+    remedy = (
+        "check the data set's image size and channels against the model"
+        if images == 1
+        else "expected a forward that takes any number of images at once"
+    )
+    count = "one image" if images == 1 else f"{images} images at once"
+    return ModelError(
+        f"the model does not run on {count} of {'x'.join(map(str, shape))}: {cause(error)}"
+        f"{line_of(error) if where is None else where}; {remedy}"
+    )
+
+
+def float_type(module: nn.Module) -> torch.dtype:
     """The type that a model's own numbers have; float32 where it has none."""
     return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import TargetSpec, in_float
+from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.layers import LayerSpec, TracedModel, tensor_inputs
+from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import does_nothing
-from limpq_deploy.model.tracing import written_at
 
 ELEMENTWISE = ("mul", "concat", "gate")
 """Kinds whose inputs carry quantizers where those of all Adds do."""
@@ -127,24 +128,33 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
 
 def _require_integer_form(traced: TracedModel) -> None:
     """What a target that works on codes from first to last layer cannot execute, found before hours of training."""
+    blockers = Blockers()
     for node in traced.graph_module.graph.nodes:
-        kind = traced.kinds[node.name]
-        before = _behind_identities(tensor_inputs(node, traced.kinds), traced)
-        if kind == "relu" and (
-            traced.kinds[before[0].name] not in ("layer", "batchnorm", "add", "mul", "relu")
-            or any(len(reader.users) > 1 for reader in node.all_input_nodes)
-        ):
-            raise ModelError(
-                f"{node.name!r}{written_at(node)} is no ReLU straight behind a convolution, linear layer, BatchNorm, "
-                "sum or product that nothing else reads; put it there"
-            )
-        if kind == "layer" and _is_linear(node, traced) and len(before[0].meta["tensor_meta"].shape) != 2:
-            raise ModelError(f"layer {node.target!r} reads more than one vector for an image; flatten its input")
-        if kind == "output" and (len(before) != 1 or not _is_linear(before[0], traced)):
-            raise ModelError(
-                f"the model ends with {', '.join(str(end.name) for end in before)}; expected one nn.Linear, whose "
-                "result is the logits (a 1x1 convolution behind a pool is the same as a linear layer)"
-            )
+        with blockers.noting(node, repr(node.name)):
+            _require_integer_form_of(node, traced)
+    blockers.raise_found()
+
+
+def _require_integer_form_of(node: fx.Node, traced: TracedModel) -> None:
+    kind = traced.kinds[node.name]
+    before = _behind_identities(tensor_inputs(node, traced.kinds), traced)
+    if kind == "relu" and (
+        traced.kinds[before[0].name] not in ("layer", "batchnorm", "add", "mul", "relu")
+        or any(len(reader.users) > 1 for reader in node.all_input_nodes)
+    ):
+        raise ModelError(
+            f"{node.name!r}{written_at(node)} is no ReLU straight behind a convolution, linear layer, BatchNorm, sum "
+            "or product that nothing else reads; put it there"
+        )
+    if kind == "layer" and _is_linear(node, traced) and len(before[0].meta["tensor_meta"].shape) != 2:
+        raise ModelError(
+            f"layer {node.target!r}{written_at(node)} reads more than one vector for an image; flatten its input"
+        )
+    if kind == "output" and (len(before) != 1 or not _is_linear(before[0], traced)):
+        raise ModelError(
+            f"the model ends with {', '.join(f'{end.name}{written_at(end)}' for end in before)}; expected one "
+            "nn.Linear, whose result is the logits (a 1x1 convolution behind a pool is the same as a linear layer)"
+        )
 
 
 def _behind_identities(tensors: list[fx.Node], traced: TracedModel) -> list[fx.Node]:

@@ -1,14 +1,9 @@
-"""torch.fx with three additions: calls remember the line of the user's that made them, ``x += y`` is what it is, and
-modules that are plain ones but for their type become plain: timm's fused BatchNorm comes apart into a BatchNorm2d and
-an activation, its Linear and classes that change nothing of torch's are torch's."""
+"""torch.fx for networks as people write them: shapes are known (`tracer`), calls remember the user's line that made
+them, and one graph stands for any number of images (`any_batch`)."""
 
-import copy
-import inspect
 import random
 import sys
-import traceback
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,59 +13,74 @@ import torch
 from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.foreign import cause, is_users, line_of, line_of_stack
+from limpq_deploy.calibration.foreign import cause, is_users, line_of
+from limpq_deploy.model.any_batch import for_any_batch
 from limpq_deploy.model.hidden_state import require_nothing_hidden
-from limpq_deploy.model.operations import AUGMENTED, MODULE_KINDS
+from limpq_deploy.model.lines import line, written_at
+from limpq_deploy.model.node_by_node import does_not_run
+from limpq_deploy.model.plain_modules import as_plain, take_apart
+from limpq_deploy.model.tracer import ShapeTracer
 
-TORCH = Path(torch.__file__).parent
-WRITTEN_AT = "written_at"
-"""Where a node's meta holds its line. torch.fx's own record of it imports torch's compiler, which takes seconds."""
-HARMLESS = {
-    *("__init__", "__module__", "__doc__", "__repr__", "__constants__", "__annotations__", "__qualname__"),
-    *("__firstlineno__", "__static_attributes__", "extra_repr", "reset_parameters", "__jit_unused_properties__"),
-}
-"""What a class may define and still compute what its base class does."""
+__all__ = ["symbolic_trace", "written_at"]
+
+BATCHES = (1, 3)
+"""Numbers of images that a forward is traced for."""
 
 
-def symbolic_trace(model: nn.Module) -> fx.GraphModule:
-    """Trace a model in evaluation mode. Raises ModelError, naming the line that stops it."""
+def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
+    """Trace a model in evaluation mode for images of ``input_shape`` (C, H, W). Raises ModelError, naming the line that
+    stops it."""
     require_nothing_hidden(model)
-    tracer = _Tracer()
     before = _draws(), _versions(model)
-    try:
-        graph = tracer.trace(model)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"the model cannot be traced: {cause(error)}{line_of(error)}; {_remedy(error)}") from error
+    tracers = [_traced(model, batch, input_shape) for batch in BATCHES]
     if _draws() != before[0]:
+        again = _moved_at(model, input_shape, _draws)
         raise ModelError(
-            f"the model's forward draws random numbers in evaluation mode, too{_moved_at(model, _draws)}; expected a "
-            "forward that gives one result: draw only where self.training is set"
+            f"the model's forward draws random numbers in evaluation mode, too{again}; expected a forward that gives "
+            "one result: draw only where self.training is set"
         )
     if _versions(model) != before[1]:
+        again = _moved_at(model, input_shape, lambda: _versions(model))
         raise ModelError(
-            "the model's forward writes into its own parameters or buffers in evaluation mode, too"
-            f"{_moved_at(model, lambda: _versions(model))}; expected a forward that leaves the model as it is"
+            f"the model's forward writes into its own parameters or buffers in evaluation mode, too{again}; expected "
+            "a forward that leaves the model as it is"
         )
-    graph_module = fx.GraphModule(tracer.root, graph)
+    tracer = tracers[-1]
+    for_any_batch((tracers[0].graph, tracer.graph), model, BATCHES)
+    graph_module = fx.GraphModule(tracer.root, tracer.graph)
+    for one in tracers:
+        one.forget_constants()
     for name in tracer.fused:
-        _take_apart(graph_module, name)
+        take_apart(graph_module, name)
     for name, kind in tracer.plain.items():
-        graph_module.set_submodule(name, _as_plain(graph_module.get_submodule(name), kind))
+        graph_module.set_submodule(name, as_plain(graph_module.get_submodule(name), kind))
     graph_module.recompile()
     return graph_module
 
 
+def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ShapeTracer:
+    tracer = ShapeTracer((batch, *input_shape), model)
+    try:
+        tracer.trace(model)
+    except ModelError:
+        raise
+    except Exception as error:
+        if error is tracer.failed or isinstance(error, AssertionError):
+            raise does_not_run(error, batch, input_shape) from error
+        raise ModelError(f"the model cannot be traced: {cause(error)}{line_of(error)}; {_remedy(error)}") from error
+    return tracer
+
+
 def _remedy(error: Exception) -> str:
-    if "does not support item assignment" in str(error):
+    text = str(error)
+    if "does not support item assignment" in text:
         return "it writes into part of a tensor: make the whole one anew, with torch.cat or torch.where"
-    if "dynamo-optimized" in str(error):
+    if "dynamo-optimized" in text:
         return "take torch.compile off its forward and off the functions that it calls"
-    if isinstance(error, TypeError) and "missing" in str(error):
+    if isinstance(error, TypeError) and "missing" in text:
         return "its forward must take the images alone, or have defaults for the rest"
-    if isinstance(error, fx.proxy.TraceError | TypeError) or "Proxy" in str(error):
-        return "its forward must not branch on tensor values"
+    if "TracedTensor" in text:
+        return "what it calls there takes real tensors alone: write it with torch's functions"
     return "mend the forward, or see all of it with --debug"
 
 
@@ -80,7 +90,7 @@ def _draws() -> tuple[object, ...]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpys["key"].tobytes(), numpys["pos"]
 
 
-def _moved_at(model: nn.Module, look: Callable[[], object]) -> str:
+def _moved_at(model: nn.Module, input_shape: tuple[int, ...], look: Callable[[], object]) -> str:
     """`` (file.py:12)``: the user's line behind which ``look`` gives something else; the model is traced again."""
     start = look()
     passed, moved = [""], [""]
@@ -91,20 +101,16 @@ def _moved_at(model: nn.Module, look: Callable[[], object]) -> str:
             return None
         if moved == [""] and look() != start:
             moved[:] = passed[-1:]
-        passed[:] = [(_callers_line(frame) if event == "return" else _line(frame)) or passed[0]]
+        passed[:] = [(_callers_line(frame) if event == "return" else line(frame)) or passed[0]]
         return watch
 
     before = sys.gettrace()
     sys.settrace(watch)
     try:
-        _Tracer().trace(model)
+        _traced(model, BATCHES[0], input_shape).forget_constants()
     finally:
         sys.settrace(before)
     return moved[0] or passed[0]
-
-
-def _line(frame: FrameType) -> str:
-    return f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
 
 
 def _callers_line(frame: FrameType) -> str:
@@ -112,7 +118,7 @@ def _callers_line(frame: FrameType) -> str:
     caller = frame.f_back
     while caller is not None and caller.f_code.co_filename != __file__:
         if is_users(Path(caller.f_code.co_filename)):
-            return _line(caller)
+            return line(caller)
         caller = caller.f_back
     return ""
 
@@ -120,138 +126,3 @@ def _callers_line(frame: FrameType) -> str:
 def _versions(model: nn.Module) -> list[int]:
     """How often each parameter and buffer was written into."""
     return [tensor._version for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_inference()]
-
-
-def written_at(node: fx.Node) -> str:
-    """`` (file.py:12)``: the line that made a call, for a sentence; empty where it is not known."""
-    return str(node.meta.get(WRITTEN_AT, ""))
-
-
-def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return method
-
-
-class _Name(fx.Proxy):
-    """A tensor while a model is traced. torch.fx takes ``x += y`` for ``x = x + y``, although it changes what every
-    other name of ``x`` shows; and it forgets ``x.data = y``, which is refused here."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node"):
-            raise ModelError(f"the model's forward sets {name!r} of a tensor{self._here()}; make a new tensor instead")
-        super().__setattr__(name, value)
-
-    def _here(self) -> str:
-        return line_of_stack(traceback.extract_stack())
-
-
-for _operator in AUGMENTED:
-    setattr(_Name, f"__{_operator.__name__}__", _augmented(_operator))
-
-
-class _Tracer(fx.Tracer):
-    """``fused``: names of modules that are a BatchNorm2d with an activation behind it; ``plain``: those that are, by
-    inheritance, one of torch's own, and which."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fused: list[str] = []
-        self.plain: dict[str, type[nn.Module]] = {}
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        kind = _plain_kind(m)
-        if kind is not None:
-            self.plain[module_qualified_name] = kind
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and _is_machinery(frame.f_code.co_filename):
-            frame = None if frame.f_code is symbolic_trace.__code__ else frame.f_back
-        if frame is not None:
-            node.meta[WRITTEN_AT] = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
-        if torch.is_autocast_enabled("cpu"):
-            raise ModelError(
-                f"the model's forward computes under autocast{written_at(node)}, which no graph shows; leave it out: "
-                "the model is compared in float32, and training has a setting of its own"
-            )
-        return node
-
-    def create_args_for_root(self, root_fn: Any, *_: Any, **__: Any) -> tuple[Any, list[Any]]:
-        """One tensor, the images: other arguments have their defaults, as where the model itself is called."""
-        names = (*inspect.signature(root_fn).parameters, "images")
-        return root_fn, [self.root, self.create_proxy("placeholder", names[1], (), {})]
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Name(node, self)
-
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not _is_fused(m):
-            return super().call_module(m, forward, args, kwargs)
-        name = self.path_of_module(m)
-        self.fused.append(name)
-        result = self.create_proxy("call_module", name, args, kwargs)
-        for part in (m.drop, m.act):
-            result = part(result)  # type: ignore[operator]
-        return result
-
-
-def _plain_kind(module: nn.Module) -> type[nn.Module] | None:
-    """Which supported module of torch's this is by inheritance, where no class in between changes what it does."""
-    kind = type(module)
-    if kind in MODULE_KINDS or isinstance(module, nn.Sequential):
-        return None
-    if kind.__module__ == "timm.layers.linear" and isinstance(module, nn.Linear):
-        return nn.Linear
-    own = {*module._parameters, *module._buffers}
-    for base in kind.__mro__:
-        if base in MODULE_KINDS:
-            added = {name for one in kind.__mro__[: kind.__mro__.index(base)] for name in vars(one)}
-            changed = {
-                name
-                for name in added - HARMLESS
-                if hasattr(base, name)
-                or name in own
-                or name.startswith("__get")
-                or isinstance(getattr(kind, name), property)
-            }
-            return None if changed else base
-    return None
-
-
-def _is_fused(module: nn.Module) -> bool:
-    """timm's BatchNormAct2d: a BatchNorm2d by inheritance that calls a ``drop`` and an ``act`` behind it."""
-    parts = (getattr(module, "drop", None), getattr(module, "act", None))
-    return (
-        isinstance(module, nn.BatchNorm2d)
-        and type(module).__module__.startswith("timm.layers.")
-        and all(isinstance(part, nn.Module) for part in parts)
-    )
-
-
-def _take_apart(graph_module: fx.GraphModule, name: str) -> None:
-    """A plain BatchNorm2d in place of a fused module, whose parts move beside it: ``bn1.act`` becomes ``bn1_act``."""
-    fused = graph_module.get_submodule(name)
-    for part, module in fused.named_children():
-        for node in graph_module.graph.nodes:
-            if node.op == "call_module" and node.target == f"{name}.{part}":
-                graph_module.add_submodule(f"{name}_{part}", module)
-                node.target = f"{name}_{part}"
-    graph_module.set_submodule(name, _as_plain(fused, nn.BatchNorm2d))
-
-
-def _as_plain(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """``module`` as one of its base class ``kind``, with the same parameters and buffers."""
-    plain = copy.copy(module)
-    plain.__class__ = kind
-    plain._modules = {}
-    return plain
-
-
-@cache
-def _is_machinery(path: str) -> bool:
-    return Path(path).is_relative_to(TORCH) or Path(path) == Path(__file__)

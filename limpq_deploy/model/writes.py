@@ -2,7 +2,7 @@
 
 An in-place operation is seen by torch's own version counters, so that it makes no difference how it is spelled: ``x +=
 y``, ``x.add_(y)``, ``ReLU(inplace=True)``, ``F.relu(x, inplace=True)``, ``torch.add(x, y, out=z)``. Random numbers are
-seen by the generator's state.
+seen by what torch says of its operators.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ import torch
 from torch import fx
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
-from limpq_deploy.model.tracing import written_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Write:
 
 
 def find_writes(graph_module: fx.GraphModule, image_shape: tuple[int, ...]) -> list[Write]:
-    """All writes of a traced graph, in order, found on two images.
+    """All writes of a traced graph, in order, found on three images.
 
     Raises ModelError, with its line, for a write that has no form out of place (through a view of a tensor that is
     read later, into a parameter or buffer), and for a function that draws random numbers.
     """
     run = _Watched(graph_module)
-    run.run_on(2, image_shape)
+    run.run_on(3, image_shape)
     return run.writes
 
 
@@ -64,9 +64,8 @@ class _Watched(NodeByNode):
         read = [tensor for node in n.all_input_nodes for tensor in _tensors(self.env[node])]
         owned = self._owned(n)
         versions = [tensor._version for tensor in (*read, *owned)]
-        drawn = torch.get_rng_state()
         result = super().run_node(n)
-        if not torch.equal(drawn, torch.get_rng_state()):
+        if self.on_meta.draws:
             raise ModelError(
                 f"{self._described(n)} draws random numbers in evaluation mode, too; its result would be another one "
                 "each time: give it training=self.training, or leave it out"
@@ -86,7 +85,7 @@ class _Watched(NodeByNode):
         """Parameters and buffers of a called module."""
         if node.op != "call_module":
             return []
-        module = self.submodules[str(node.target)]
+        module = self.on_meta.module(str(node.target))
         return [*module.parameters(), *module.buffers()]
 
     def _extent(self, node: fx.Node, tensor: torch.Tensor) -> Extent:

@@ -15,7 +15,7 @@ from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, Engin
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
 from limpq_deploy.model.zoo import LIBRARIES
-from limpq_deploy.train.recipe import AS_SUITS, Training
+from limpq_deploy.train.settings import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
 

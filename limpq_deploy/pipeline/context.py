@@ -44,8 +44,8 @@ from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.train.device import require_precision
 from limpq_deploy.train.float_training import trainable
-from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.train.watch import require_tensorboard
+from limpq_deploy.train.settings import finetune_settings, float_settings, joint_settings
+from limpq_deploy.train.training_log import require_tensorboard
 from limpq_deploy.workspace.finished import checked
 from limpq_deploy.workspace.sources import user_sources
 
@@ -91,8 +91,8 @@ class Subject:
         """Refuse settings that make no sense together, a precision that is missing here, and a batch that would
         silently be smaller than asked for."""
         training, images = self.config.training, len(self.dataset.split("train"))
-        for recipe in (float_recipe, joint_recipe, finetune_recipe):
-            require_precision(recipe(training, images).precision)
+        for settings in (float_settings, joint_settings, finetune_settings):
+            require_precision(settings(images, training).precision)
         if training.tensorboard:
             require_tensorboard()
         if training.batch_size is not None and training.batch_size > images:

@@ -9,7 +9,7 @@ from limpq_deploy.policy.outliers import Importance, treat_outliers
 from limpq_deploy.policy.policy import Policy
 
 
-def undecided(policy: Policy, indicators: Indicators) -> str | None:
+def tie_warning(policy: Policy, indicators: Indicators) -> str | None:
     """A sentence where all policies have this one's objective, so that a tie chose it; None where they differ, or no
     search found it.
 

@@ -17,7 +17,7 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 
 
 @contextlib.contextmanager
-def as_exported(model: QuantizedModel, layers: Layers) -> Iterator[None]:
+def folded_forward(model: QuantizedModel, layers: Layers) -> Iterator[None]:
     """Within it layers multiply by ``codes * scale`` and add the bias as it is exported, and BatchNorms do nothing.
 
     ``layers``: of `integer_model`. What is left between the model and the file is the order of float32 sums; with
@@ -47,7 +47,7 @@ def as_recorded(model: QuantizedModel, policy: Mapping[str, BitPair]) -> context
     """
     if not model.placement.spec.exportable:
         return contextlib.nullcontext()
-    return as_exported(model, integer_model(model, dict(policy))[0])
+    return folded_forward(model, integer_model(model, dict(policy))[0])
 
 
 def real_values(

@@ -1,6 +1,6 @@
 """The model that the user gave is the reference: what is trained and exported is held against its own module.
 
-Tensors are compared by `export.reference.given_parity.relative_difference`, float32, on a batch of real images.
+Tensors are compared by `export.reference.given_comparison.relative_difference`, float32, on a batch of real images.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.reference.given_parity import (
+from limpq_deploy.export.reference.given_comparison import (
     LIMIT,
     GivenComparison,
     layer_results,
@@ -23,7 +23,7 @@ from limpq_deploy.export.reference.given_parity import (
     run_template,
 )
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
-from limpq_deploy.model.tracing import written_at
+from limpq_deploy.model.lines import written_at
 from limpq_deploy.quant.quantized_model import joint_model
 
 IMAGES = 8

@@ -63,7 +63,7 @@ class QuantLayer(nn.Module):
     ``2^k / f``, with f = ``fold_factor``()[c] = |gamma| / sqrt(var + eps) and 2^k the power next to the learned scale
     times f, times 2^``octaves``[c]: the layer's own function stays, only the grid of each channel moves. ``octaves``
     [len(grids), O] are whole numbers, see `choose_octaves`. ``exported``: weight and bias that are used instead (see
-    `as_exported`).
+    `folded_forward`).
     """
 
     octaves: torch.Tensor

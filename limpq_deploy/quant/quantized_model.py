@@ -17,7 +17,7 @@ from limpq_deploy.model.place import QUANTIZERS, with_quantizers
 from limpq_deploy.quant.fake_quant import LearnedScales
 from limpq_deploy.quant.modules import ActFakeQuant, QuantLayer, SwitchableBatchNorm
 from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
-from limpq_deploy.quant.shared_head import CommonOnce, CommonPart, common_part
+from limpq_deploy.quant.shared_head import SharedHead, SharedRun, shared_head
 
 
 class QuantizedModel(nn.Module):
@@ -51,8 +51,8 @@ class QuantizedModel(nn.Module):
             compute_as_exported(self.graph, traced, placement.spec)
         for layer in placement.layers:
             self._replace_layer(layer, candidates)
-        self._common: CommonPart | None = None
-        self._once: CommonOnce | None = None
+        self._common: SharedHead | None = None
+        self._once: SharedRun | None = None
         self.set_float()
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
@@ -61,10 +61,10 @@ class QuantizedModel(nn.Module):
     @contextlib.contextmanager
     def passes_over_one_batch(self) -> Iterator[None]:
         """Within it every forward pass is over one batch (the same tensor), and what no bit-width changes is computed
-        once for all of them (see `common_part`); gradients are complete when it ends. Those of weights may be added up
+        once for all of them (see `shared_head`); gradients are complete when it ends. Those of weights may be added up
         unseen by autograd, in one pass over memory less."""
         if self._common is None:
-            self._common = common_part(self.graph, _switches)
+            self._common = shared_head(self.graph, _switches)
         layers = [self.quant_layer(layer.name) for layer in self.placement.layers]
         self._once = None if self._common is None else self._common.once()
         try:

@@ -1,7 +1,7 @@
 """What all passes of a joint step have in common is computed once.
 
 Pinned layers at the head of a network (the first convolution with its BatchNorm, ReLU, pool and 8-bit quantizers) do
-the same in every pass over a batch. `CommonPart` runs them once, hands their results to every pass, and goes back
+the same in every pass over a batch. `SharedHead` runs them once, hands their results to every pass, and goes back
 through them once with the sum of the passes' gradients: gradients are linear, so that this is the same sum in another
 order.
 """
@@ -19,24 +19,24 @@ DRAWS = (F.dropout, F.dropout2d, torch.dropout, torch.rand_like, torch.randn_lik
 
 
 @dataclass(frozen=True, slots=True)
-class CommonPart:
+class SharedHead:
     """``head``: images -> what the passes share; ``rest``: that -> logits. Both call the modules of the whole graph."""
 
     head: fx.GraphModule
     rest: fx.GraphModule
 
-    def once(self) -> "CommonOnce":
+    def once(self) -> "SharedRun":
         """One step's use of it."""
-        return CommonOnce(self)
+        return SharedRun(self)
 
 
-class CommonOnce:
+class SharedRun:
     """The common part over the batch of one step; after the passes, `backward`.
 
     BatchNorm statistics in the head see a batch once in a step, as in ordinary training, not once in every pass.
     """
 
-    def __init__(self, part: CommonPart) -> None:
+    def __init__(self, part: SharedHead) -> None:
         self._part = part
         self._images: torch.Tensor | None = None
         self._results: Sequence[Any] = ()
@@ -64,7 +64,7 @@ class CommonOnce:
         self._results = self._leaves = ()
 
 
-def common_part(graph_module: fx.GraphModule, switches: Callable[[nn.Module], bool]) -> CommonPart | None:
+def shared_head(graph_module: fx.GraphModule, switches: Callable[[nn.Module], bool]) -> SharedHead | None:
     """Split a graph where the first pass-dependent modules stand; None where nothing but moves comes before them.
 
     ``switches``: whether a module computes something else from pass to pass. What draws random numbers counts as such.
@@ -84,7 +84,7 @@ def common_part(graph_module: fx.GraphModule, switches: Callable[[nn.Module], bo
     works = any(node.op == "call_module" and _learns(node, graph_module) for node in same)
     if not works or any(_overwrites(node, graph_module) in results for node in graph_module.graph.nodes):
         return None
-    return CommonPart(_head(graph_module, same, results), _rest(graph_module, same, results))
+    return SharedHead(_head(graph_module, same, results), _rest(graph_module, same, results))
 
 
 def _varies(node: fx.Node, graph_module: fx.GraphModule, switches: Callable[[nn.Module], bool]) -> bool:

@@ -24,7 +24,7 @@ from limpq_deploy.export.reference.parity import Disagreement, Fed, TensorParity
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS, with_quantizers
 from limpq_deploy.quant.fake_quant import quantize
-from limpq_deploy.quant.folded_forward import as_exported, real_values
+from limpq_deploy.quant.folded_forward import folded_forward, real_values
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
 
@@ -69,7 +69,7 @@ def compare_trained(
                 for feed in feeds:
                     feed.start(batch.codes)
                 fed_model(tensor)
-            with as_exported(model, layers):
+            with folded_forward(model, layers):
                 logits, codes = codes_of(model, tensor)
             for name, found in codes.items():
                 reference = batch.codes[name]

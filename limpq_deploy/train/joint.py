@@ -118,7 +118,7 @@ def uniform(placement: Placement, width: int) -> dict[str, BitPair]:
 
 
 def random_widths(placement: Placement, bits: tuple[int, ...], rng: np.random.Generator) -> dict[str, BitPair]:
-    """A width for every searched layer, its weight and activation alike.
+    """A width for every searched layer, the same for its weight and activation.
 
     One draw per activation quantizer: layers that read the same quantizer get the same width. Where activations have
     one width, every layer draws its own.

@@ -24,14 +24,14 @@ from limpq_deploy.train.batches import Batch, StepBatches
 from limpq_deploy.train.device import at_least_float32, autocast, channels_last, on_device, require_precision
 from limpq_deploy.train.execution import ALONE, Execution
 from limpq_deploy.train.interruption import Interruption
+from limpq_deploy.train.kept_memory import freed_memory_kept
 from limpq_deploy.train.losses import Pass, cross_entropy
-from limpq_deploy.train.memory import freed_memory_kept
 from limpq_deploy.train.optimizers import Optimizers
 from limpq_deploy.train.resume import ModuleState, OptimizerState, Saver, ScalerState
 from limpq_deploy.train.settings import TrainSettings
 from limpq_deploy.train.state import Stateful
 from limpq_deploy.train.synced import synced_batchnorm
-from limpq_deploy.train.watch import Watch
+from limpq_deploy.train.training_log import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

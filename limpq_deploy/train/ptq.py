@@ -48,7 +48,7 @@ class Calibration:
 def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int, seed: int) -> int:
     """Scales of all grids by one method of `RANGES`, from the float model on about ``images`` images, not augmented.
 
-    The method serves activations and weights alike; ``entropy``, which reads a tensor's histogram as TensorRT does for
+    The method serves activations and weights; ``entropy``, which reads a tensor's histogram as TensorRT does for
     activations, leaves weights to ``mse``. No scale reaches beyond where a ReLU6 cuts. Returns the number of images;
     all quantizers are off afterwards and the model is in evaluation mode.
     """

@@ -1,7 +1,8 @@
-"""How long and how fast each kind of training goes, scaled to the number of training images. No torch here."""
+"""What a user may say about training, and how long and how fast each kind of it goes, scaled to the number of training
+images. No torch here."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
 from limpq_deploy.calibration.errors import SettingError
 
@@ -10,6 +11,97 @@ BATCH_SIZE = 64
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Start = Literal["float", "joint"]
+
+JOINT_ONLY = ("freeze_weights", "inplace_distill")
+QUANTIZED_ONLY = (*JOINT_ONLY, "data_fraction", "distill", "temperature", "ema")
+"""Settings of joint training and fine-tuning, beside those that have ``joint_`` or ``finetune_`` in their name."""
+
+MAY_BE_ZERO = ("label_smoothing", "warmup", "distill", "ema", "workers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What replaces the defaults; None keeps what suits the number of images.
+
+    ``float_*``: only where no weights are given. ``*_steps``: optimizer steps of ``batch_size`` images, over all
+    processes; ``*_epochs``: the same in passes over the training images. ``*_lr``: the highest learning rate of
+    weights. ``finetune_start``: as in `FinetuneSettings`. ``data_fraction``: share of the training images that joint
+    training sees. ``freeze_weights``,
+    ``inplace_distill``: of joint training (`JointSettings`). ``warmup``: share of the steps.
+    ``distill``: share of the float model's logits in joint training and fine-tuning. ``temperature``, ``ema``: of
+    fine-tuning (`FinetuneSettings`). ``accumulate``, ``precision``,
+    ``channels_last``, ``freeze_batchnorm``, ``label_smoothing``: of every training (`TrainSettings`).
+
+    ``workers``: processes that read images ahead. ``log``: JSON lines in ``training/``. ``tensorboard``: event files
+    there. ``checkpoint_minutes``, ``checkpoint_steps``: how often a training can be gone on from.
+    """
+
+    batch_size: int | None = None
+    float_steps: int | None = None
+    float_epochs: float | None = None
+    float_lr: float | None = None
+    joint_steps: int | None = None
+    joint_epochs: float | None = None
+    joint_lr: float | None = None
+    finetune_steps: int | None = None
+    finetune_epochs: float | None = None
+    finetune_lr: float | None = None
+    finetune_start: Start | None = None
+    data_fraction: float | None = None
+    freeze_weights: bool | None = None
+    inplace_distill: bool | None = None
+    label_smoothing: float | None = None
+    warmup: float | None = None
+    distill: float | None = None
+    temperature: float | None = None
+    ema: float | None = None
+    accumulate: int | None = None
+    precision: Precision | None = None
+    channels_last: bool | None = None
+    freeze_batchnorm: bool | None = None
+    workers: int | None = None
+    log: bool | None = None
+    tensorboard: bool | None = None
+    checkpoint_minutes: float | None = None
+    checkpoint_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None or isinstance(value, bool | str):
+                continue
+            if field.name in MAY_BE_ZERO and value == 0:
+                continue
+            if not 0 < value < float("inf"):
+                least = "0 or above" if field.name in MAY_BE_ZERO else "a number above 0"
+                raise ValueError(f"{field.name} is {value}; expected {least}")
+        for name in ("data_fraction", "distill"):
+            value = getattr(self, name)
+            if value is not None and value > 1:
+                raise ValueError(f"{name} is {value}; expected at most 1")
+        for name in ("label_smoothing", "warmup", "ema"):
+            value = getattr(self, name)
+            if value is not None and value >= 1:
+                raise ValueError(f"{name} is {value}; expected less than 1")
+        for kind in ("float", "joint", "finetune"):
+            if getattr(self, f"{kind}_steps") is not None and getattr(self, f"{kind}_epochs") is not None:
+                raise ValueError(f"{kind}_epochs and {kind}_steps both say how long to train; give one of them")
+        if self.temperature is not None and self.distill == 0:
+            raise ValueError("temperature has no effect without distill; give distill = 1.0 or so")
+
+    def given(self) -> dict[str, Any]:
+        """What the user said."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def of_quantized_models(self) -> tuple[str, ...]:
+        """Names of what is given for joint training and fine-tuning alone."""
+        return tuple(
+            name for name in self.given() if name in QUANTIZED_ONLY or name.startswith(("joint_", "finetune_"))
+        )
+
+
+AS_SUITS = Training()
+"""Everything as suits the number of images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +211,13 @@ class FinetuneSettings(TrainSettings):
         _require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
 
 
-def float_settings(num_images: int, batch_size: int = BATCH_SIZE) -> FloatSettings:
-    """20 epochs of ``num_images``, but 300 to 20,000 steps."""
-    steps = _steps(20, num_images, batch_size, least=300, most=20_000)
-    return FloatSettings(
+S = TypeVar("S", bound=TrainSettings)
+
+
+def float_settings(images: int, training: Training = AS_SUITS) -> FloatSettings:
+    """Of the float model: 20 epochs of so many images, but 300 to 20,000 steps."""
+    steps, batch_size = _steps(20, images, training, least=300, most=20_000)
+    defaults = FloatSettings(
         steps=steps,
         batch_size=batch_size,
         learning_rate=0.1,
@@ -131,13 +226,20 @@ def float_settings(num_images: int, batch_size: int = BATCH_SIZE) -> FloatSettin
         weight_decay=5e-4,
         label_smoothing=0.1,
     )
+    return _changed(defaults, training, images, "float")
 
 
-def joint_settings(num_images: int, batch_size: int = BATCH_SIZE) -> JointSettings:
-    """One epoch, but 150 to 20,000 steps. Weights learn as in the paper (SGD at 0.01), from the float model's logits
-    rather than labels: a short training from labels alone loses more than the bits do (docs/adr/0012)."""
-    steps = _steps(1, num_images, batch_size, least=150, most=20_000)
-    return JointSettings(
+def joint_settings(images: int, training: Training = AS_SUITS) -> JointSettings:
+    """Of joint training: one epoch of the ``data_fraction`` of the images, but 150 to 20,000 steps. Weights learn as in
+    the paper (SGD at 0.01), from the float model's logits rather than labels: a short training from labels alone loses
+    more than the bits do (docs/adr/0012)."""
+    fraction = training.data_fraction or 1.0
+    seen = round(images * fraction)
+    steps, batch_size = _steps(1, seen, training, least=150, most=20_000)
+    chosen = {"distill": 1.0} | _given(training, ("distill", *JOINT_ONLY))
+    if training.inplace_distill:  # the highest width teaches instead of the float model
+        chosen["distill"] = 0.0
+    defaults = JointSettings(
         steps=steps,
         batch_size=batch_size,
         learning_rate=0.01,
@@ -145,15 +247,19 @@ def joint_settings(num_images: int, batch_size: int = BATCH_SIZE) -> JointSettin
         warmup_steps=steps // 20,
         weight_decay=2.5e-5,
         label_smoothing=0.1,
-        distill=1.0,
+        data_fraction=fraction,
+        **chosen,
     )
+    return _changed(defaults, training, seen, "joint")
 
 
-def finetune_settings(num_images: int, batch_size: int = BATCH_SIZE) -> FinetuneSettings:
-    """Three epochs, but 200 to 60,000 steps, from the float weights and the float model's logits, at a quarter of the
-    paper's learning rate (its 0.04 suits 90 epochs of labels; docs/adr/0012)."""
-    steps = _steps(3, num_images, batch_size, least=200, most=60_000)
-    return FinetuneSettings(
+def finetune_settings(images: int, training: Training = AS_SUITS) -> FinetuneSettings:
+    """Of fine-tuning, the mixed policy and the uniform one: three epochs, but 200 to 60,000 steps, from the float
+    weights and the float model's logits, at a quarter of the paper's learning rate (its 0.04 suits 90 epochs of labels;
+    docs/adr/0012)."""
+    steps, batch_size = _steps(3, images, training, least=200, most=60_000)
+    chosen = {"distill": 1.0} | _given(training, ("distill", "temperature", "ema"))
+    defaults = FinetuneSettings(
         steps=steps,
         batch_size=batch_size,
         learning_rate=0.01,
@@ -161,12 +267,36 @@ def finetune_settings(num_images: int, batch_size: int = BATCH_SIZE) -> Finetune
         warmup_steps=steps // 20,
         weight_decay=2.5e-5,
         label_smoothing=0.1,
-        distill=1.0,
+        start=training.finetune_start or "float",
+        **chosen,
     )
+    return _changed(defaults, training, images, "finetune")
 
 
-def _steps(epochs: int, num_images: int, batch_size: int, *, least: int, most: int) -> int:
-    return min(max(epochs * num_images // batch_size, least), most)
+def _steps(epochs: int, images: int, training: Training, *, least: int, most: int) -> tuple[int, int]:
+    """Steps of so many epochs within these ends, and the images of each."""
+    batch_size = training.batch_size or BATCH_SIZE
+    return min(max(epochs * images // batch_size, least), most), batch_size
+
+
+def _given(training: Training, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the user said of these settings."""
+    given = training.given()
+    return {name: given[name] for name in names if name in given}
+
+
+def _changed(defaults: S, training: Training, images: int, kind: str) -> S:
+    """The defaults, with what was given for this kind of training or for all."""
+    given = training.given()
+    changes = _given(training, ("label_smoothing", "accumulate", "precision", "channels_last", "freeze_batchnorm"))
+    if (rate := given.get(f"{kind}_lr")) is not None:
+        changes["learning_rate"] = rate
+    steps = given.get(f"{kind}_steps", defaults.steps)
+    if (epochs := given.get(f"{kind}_epochs")) is not None:
+        steps = max(1, round(epochs * images / min(defaults.batch_size, images)))
+    if isinstance(defaults, FinetuneSettings):
+        changes["candidates"] = min(defaults.candidates, steps)
+    return replace(defaults, steps=steps, warmup_steps=int(steps * given.get("warmup", 1 / 20)), **changes)
 
 
 def _require(holds: bool, name: str, found: float, expected: str) -> None:

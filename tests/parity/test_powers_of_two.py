@@ -28,7 +28,7 @@ from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
 from limpq_deploy.model.layers import TracedModel, trace  # noqa: E402
 from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
 from limpq_deploy.quant.fold_model import beyond_float32, integer_model  # noqa: E402
-from limpq_deploy.quant.folded_forward import as_exported  # noqa: E402
+from limpq_deploy.quant.folded_forward import folded_forward  # noqa: E402
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy  # noqa: E402
 from limpq_deploy.quant.torch_parity import Fed, TrainedParity, compare_trained  # noqa: E402
 
@@ -207,7 +207,7 @@ def test_the_model_as_exported_is_left_as_it_was() -> None:
     images = torch.from_numpy(batches(0)[0])
     with torch.no_grad():
         before = model(images)
-        with as_exported(model, integer_model(model, policy)[0]):
+        with folded_forward(model, integer_model(model, policy)[0]):
             within = model(images)
         after = model(images)
     assert torch.equal(before, after)

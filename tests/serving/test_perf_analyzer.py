@@ -10,9 +10,9 @@ import pytest
 
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.ship.triton.config import ServingOptions
-from limpq_deploy.serving.bench import ServingReport, bench_server, serving_details
 from limpq_deploy.serving.perf_analyzer import PerfAnalyzerFailed, find_perf_analyzer, run_perf_analyzer
 from limpq_deploy.serving.server import ServedModel, connected, parse_address, times_between
+from limpq_deploy.serving.server_latency import ServingReport, bench_server, serving_details
 from limpq_deploy.serving.ship import ship
 
 IMAGE = np.ones((1, 3, 4, 4), np.float32)

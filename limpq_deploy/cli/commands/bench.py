@@ -115,7 +115,7 @@ def time_models(
     engine = take_builder(builder)
     if server is not None:
         from limpq_deploy.cli.output.serving import serving_lines
-        from limpq_deploy.serving.bench import bench_server
+        from limpq_deploy.serving.server_latency import bench_server
 
         if len(models) != 1 or len(batches) != 1:
             raise SettingError(

@@ -235,7 +235,7 @@ def import_(pickle_file: Path, shapes: Path | None, output: Path | None, as_json
     """
     from limpq_deploy.calibration.records import to_dict, write_record
     from limpq_deploy.policy.interchange.authors_pickle import read_authors_pickle
-    from limpq_deploy.policy.interchange.shapes import load_shapes
+    from limpq_deploy.policy.interchange.layer_sizes import load_shapes
 
     found = read_authors_pickle(pickle_file, load_shapes(shapes) if shapes else None)
     file = output or Path("indicators.json")

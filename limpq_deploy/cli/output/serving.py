@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from limpq_deploy.cli.output.latency import latency_table
 from limpq_deploy.cli.output.tables import wrapped
-from limpq_deploy.serving.bench import ServingReport, serving_details
+from limpq_deploy.serving.server_latency import ServingReport, serving_details
 
 
 def serving_lines(report: ServingReport) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from limpq_deploy.policy.tie_warning import undecided
+from limpq_deploy.policy.tie_warning import tie_warning
 from limpq_deploy.policy.widths import source_notes
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
         )
     if policy.is_everywhere(indicators.bits[-1]):
         lines.append(f"The budget limits nothing: every layer takes the widest candidate, {indicators.bits[-1]} bits.")
-    alike = undecided(policy, indicators)
-    lines += [wrapped(note) for note in (*source_notes(policy.source), *((alike,) if alike else ()))]
+    ties = tie_warning(policy, indicators)
+    lines += [wrapped(note) for note in (*source_notes(policy.source), *((ties,) if ties else ()))]
     return "\n".join(lines)
 
 
@@ -131,14 +131,14 @@ def lint_table(report: LintReport) -> str:
     where = "after optimisation" if report.optimized else f"as written ({report.unavailable})"
     version = f" {report.tensorrt}" if report.tensorrt is not None else ""
     lines = [wrapped(f"rules of {report.target}{version}; operators {where}: {operators}")]
-    alike: dict[str, list[Finding]] = {}
+    by_rule: dict[str, list[Finding]] = {}
     for finding in report.findings:
-        alike.setdefault(finding.rule, []).append(finding)
-    groups = sorted(alike.values(), key=lambda group: SEVERITIES.index(group[0].severity))
+        by_rule.setdefault(finding.rule, []).append(finding)
+    groups = sorted(by_rule.values(), key=lambda group: SEVERITIES.index(group[0].severity))
     lines += [wrapped(_finding_line(findings)) for findings in groups]
     kept = "every rule is kept" if report.optimized else "of the rules that can be checked without the runtime"
-    rules = plural(len(alike), "rule")
-    lines.append(f"{plural(len(report.findings), 'finding')} of {rules}" if alike else f"no findings: {kept}")
+    rules = plural(len(by_rule), "rule")
+    lines.append(f"{plural(len(report.findings), 'finding')} of {rules}" if by_rule else f"no findings: {kept}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, hub, nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.model.zoo.torchvision import import_timm, import_torchvision_models
+from limpq_deploy.model.zoo.torchvision import import_timm, torchvision_weights
 from limpq_deploy.model.zoo.weight_files import read_weights, tensors_in
 from limpq_deploy.model.zoo.weight_names import ModelNames, fit
 from limpq_deploy.model.zoo.weights import differences, fill, other_classes
@@ -74,8 +74,7 @@ def fill_published(model: nn.Module, name: str) -> tuple[bool, tuple[str, ...]]:
 
 def _torchvision_places(model: str) -> Iterator[Path]:
     """Those of the weights whose preprocessing the model gets (`torchvision_preprocess`)."""
-    weights = next(iter(import_torchvision_models().get_model_weights(model)))
-    yield _checkpoints() / weights.url.rpartition("/")[2]
+    yield _checkpoints() / torchvision_weights(model).url.rpartition("/")[2]
 
 
 def _timm_places(model: str) -> Iterator[Path]:

@@ -56,15 +56,22 @@ def import_torchvision() -> ModuleType:
 
 
 def torchvision_preprocess(name: str) -> Preprocess:
-    """How torchvision's first published weights of a model take images. Raises ModelError for an unknown name."""
+    """How torchvision's published weights of a model take images. Raises ModelError for an unknown name."""
     models = import_torchvision_models()
     _require_known(name, models.list_models(module=models), "torchvision")
-    transforms = next(iter(models.get_model_weights(name))).transforms()
+    transforms = torchvision_weights(name).transforms()
     crop, resize = transforms.crop_size[0], transforms.resize_size[0]
     mean, std = tuple(transforms.mean), tuple(transforms.std)
     if name in RENORMALISED:
         mean = std = (0.5, 0.5, 0.5)
     return Preprocess(height=crop, width=crop, resize=resize, mean=mean, std=std)
+
+
+def torchvision_weights(name: str) -> Any:
+    """The first of torchvision's published weights of a model, of those for the smallest images: a fresh ``vit_h_14``
+    takes 224 pixels, as its second ones do."""
+    published = list(import_torchvision_models().get_model_weights(name))
+    return min(published, key=lambda weights: weights.meta["min_size"])
 
 
 def torchvision_model(name: str, num_classes: int) -> "nn.Module":

@@ -22,7 +22,7 @@ from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.search import PolicySearch
-from limpq_deploy.policy.tie_warning import undecided
+from limpq_deploy.policy.tie_warning import tie_warning
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
@@ -81,8 +81,8 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     how = f"{policy.importance}, {policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms"
     if policy.tournament is not None:
         how = policy.tournament.why
-    alike = undecided(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
-    idle += f"; {alike}" if alike else ""
+    ties = tie_warning(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
+    idle += f"; {ties}" if ties else ""
     return f"{how}; {used}; {comparison.sentence()}{idle}{rounds_said}"
 
 

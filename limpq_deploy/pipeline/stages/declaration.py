@@ -10,7 +10,7 @@ from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.pipeline.config import TRAINING_OPTIONS, Config, option_of
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.progress import Report
-from limpq_deploy.train.recipe import Training
+from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part, Step
 
 TRAINING = frozenset(f"training.{field.name}" for field in fields(Training))

@@ -15,8 +15,15 @@ from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.train.recipe import finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.train.settings import FinetuneSettings, FloatSettings, JointSettings, TrainSettings
+from limpq_deploy.train.settings import (
+    FinetuneSettings,
+    FloatSettings,
+    JointSettings,
+    TrainSettings,
+    finetune_settings,
+    float_settings,
+    joint_settings,
+)
 from limpq_deploy.workspace.file_names import COMPARISON, POLICY
 from limpq_deploy.workspace.step import Part
 
@@ -72,7 +79,7 @@ def _images(subject: "Subject") -> int:
 
 def float_training(subject: "Subject") -> FloatSettings:
     """How a float model is trained."""
-    settings = float_recipe(subject.config.training, _images(subject))
+    settings = float_settings(_images(subject), subject.config.training)
     if subject.config.pretrained and subject.config.training.float_lr is None:
         return replace(settings, learning_rate=PUBLISHED_LEARNING_RATE)
     return settings
@@ -80,12 +87,12 @@ def float_training(subject: "Subject") -> FloatSettings:
 
 def joint_training(subject: "Subject") -> JointSettings:
     """How all bit-widths are trained together."""
-    return joint_recipe(subject.config.training, _images(subject))
+    return joint_settings(_images(subject), subject.config.training)
 
 
 def finetune_training(subject: "Subject") -> FinetuneSettings:
     """How a policy is trained."""
-    return finetune_recipe(subject.config.training, _images(subject))
+    return finetune_settings(_images(subject), subject.config.training)
 
 
 def _of_training(*names: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import onnx
 
 from limpq_deploy.calibration.records import write_record
 from limpq_deploy.export.qdq.build import strip_markers
-from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.given_comparison import GivenComparison
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import DATA, FORM, MODEL_FACT, PLACED

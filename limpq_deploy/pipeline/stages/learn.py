@@ -7,7 +7,7 @@ from pathlib import Path
 from limpq_deploy.calibration.datasets import require_classes
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.importance.measure import measured
+from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import compared_pairs

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.importance.measure import measured
+from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.edges import with_edges
 from limpq_deploy.pipeline.context import Subject
@@ -138,7 +138,7 @@ CALIBRATED_UNIFORM = replace(
     run=_run_uniform,
     when=(CALIBRATES, OWN_UNIFORM),
 )
-"""The uniform policy within the same budgets, calibrated alike."""
+"""The uniform policy within the same budgets, calibrated the same way."""
 
 
 def _unlearned(indicators: Indicators) -> Indicators:

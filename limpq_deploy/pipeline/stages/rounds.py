@@ -1,5 +1,5 @@
 """Stages that bring latency into the search: a profile of the model's parts, rounds until a limit holds, and a study of
-how far BitOps predict latency here. All time stand-ins, so nothing has to be trained first."""
+how far BitOps predict latency here. All time graphs with made-up scales, so nothing has to be trained first."""
 
 import math
 import tempfile
@@ -21,7 +21,7 @@ from limpq_deploy.export.timing.profile import (
     profile,
     skeleton_of,
     time_graphs,
-    write_stand_ins,
+    write_timing_graphs,
 )
 from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.export.timing.table import LatencyTable
@@ -29,7 +29,7 @@ from limpq_deploy.latency.baselines import least_batch
 from limpq_deploy.latency.bench import progress_of
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
 from limpq_deploy.latency.study import LatencyStudy, narrow_policies, native_policies
-from limpq_deploy.latency.sweep import swept_pairs, time_study
+from limpq_deploy.latency.study_times import swept_pairs, time_study
 from limpq_deploy.model.edges import layer_edges
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import If, Stage
@@ -153,12 +153,12 @@ def time_policy(
     runtime: Runtime,
     settings: ProfileSettings,
 ) -> Timed:
-    """Time a policy's stand-in beside those of the uniform policies, which tell how fast the machine is now: the
+    """Time a policy's graph beside those of the uniform policies, which tell how fast the machine is now: the
     geometric mean of their times over those in the table."""
     then = {one.name: one.measured_ms for one in table.observations if one.name.startswith("uniform")}
     policies = {one.name: one.pairs for one in table.observations if one.name in then}
     with tempfile.TemporaryDirectory() as folder:
-        files = write_stand_ins(template, placement, {"policy": pairs, **policies}, Path(folder))
+        files = write_timing_graphs(template, placement, {"policy": pairs, **policies}, Path(folder))
         series = time_graphs(files, runtime, settings)
     found = figure(series["policy"], settings)
     slower = [math.log(figure(series[name], settings).ms / ms) for name, ms in then.items()]

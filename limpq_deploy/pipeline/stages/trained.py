@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.records import load_record
-from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.given_comparison import GivenComparison
 from limpq_deploy.export.reference.parity import Fed, ParityReport
 from limpq_deploy.pipeline.stages.facts import PAIRS
 from limpq_deploy.pipeline.stages.learn import load_finetuned

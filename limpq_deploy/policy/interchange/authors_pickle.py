@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.policy.interchange.shapes import Shapes
+from limpq_deploy.policy.interchange.layer_sizes import Shapes
 
 T = TypeVar("T")
 

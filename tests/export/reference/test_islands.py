@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from limpq_deploy.export.reference.files import ON_CODES_OR_REALS
+from limpq_deploy.export.reference.foreign_file import ON_CODES_OR_REALS
 from limpq_deploy.export.reference.islands import Executed, Island, divided
 
 from .foreign_nets import Graph

@@ -13,7 +13,7 @@ from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.timing.cpu_audit import audit_cpu
 from limpq_deploy.export.timing.engine_audit import Audit
-from limpq_deploy.export.timing.timing_graph import stand_in
+from limpq_deploy.export.timing.timing_graph import timing_graph
 
 SEARCHED = ("block1.conv1", "block1.conv2", "block2.conv")
 
@@ -25,7 +25,7 @@ def audits(searched_net: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
     onnx.save(strip_markers(template), folder / "float.onnx")
     found = {}
     for name, pair in (("integers", (8, 8)), ("floats", (32, 32))):
-        onnx.save(stand_in(template, placement, dict.fromkeys(SEARCHED, pair)), folder / f"{name}.onnx")
+        onnx.save(timing_graph(template, placement, dict.fromkeys(SEARCHED, pair)), folder / f"{name}.onnx")
         runtime = runtime_named("onnxruntime")
         found[name] = audit_cpu(folder / f"{name}.onnx", folder / "float.onnx", runtime, calls=10)
     return found

@@ -105,10 +105,10 @@ def test_layers_times_add_up_to_all_nodes_behind_the_first_layer(searched_net: A
     import onnx
 
     from limpq_deploy.export.runtimes.onnxruntime.profile import profile_nodes
-    from limpq_deploy.export.timing.timing_graph import stand_in
+    from limpq_deploy.export.timing.timing_graph import timing_graph
 
     template, placement = searched_net
-    onnx.save(stand_in(template, placement, dict.fromkeys(SEARCHED, (4, 4))), tmp_path / "m.onnx")
+    onnx.save(timing_graph(template, placement, dict.fromkeys(SEARCHED, (4, 4))), tmp_path / "m.onnx")
     runtime = runtime_named("onnxruntime")
     layers = layer_times(runtime, tmp_path / "m.onnx", threads=1, calls=5)
     nodes = profile_nodes(runtime, tmp_path / "m.onnx", threads=1, calls=5).nodes

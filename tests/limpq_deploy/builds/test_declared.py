@@ -17,7 +17,7 @@ from limpq_deploy.pipeline.stages.declaration import SETTINGS, Stage
 from limpq_deploy.pipeline.stages.facts import OF_DATA, OF_MODEL, OF_PLACEMENT
 from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.progress import silent
-from limpq_deploy.train.recipe import Training
+from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part
 
 IDLE = {"out", *(f"training.{name}" for name in ("workers", "log", "tensorboard", "checkpoint_steps"))}

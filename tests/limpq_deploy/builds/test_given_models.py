@@ -19,7 +19,7 @@ from limpq_deploy.model.tied import distinct
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.run import run_build
-from limpq_deploy.train.recipe import Training
+from limpq_deploy.train.settings import Training
 
 MODELS = """
 import os

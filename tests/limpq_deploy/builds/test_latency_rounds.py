@@ -19,7 +19,7 @@ from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.train.recipe import Training
+from limpq_deploy.train.settings import Training
 
 Command = Callable[..., Result]
 

@@ -21,7 +21,7 @@ from limpq_deploy.pipeline.config import Config, load_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.facts import MODEL_FACT
 from limpq_deploy.pipeline.stages.listed import STAGES, stages_of
-from limpq_deploy.train.recipe import Training
+from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part
 from limpq_deploy.workspace.workspace import whole
 

@@ -78,6 +78,16 @@ def test_a_relu_stays_behind_a_pool_that_something_else_reads() -> None:
             pooled = F.max_pool2d(x, 2)
             return torch.relu(pooled) + pooled
 
-    graph_module = symbolic_trace(Both())
+    graph_module = symbolic_trace(Both(), (3, 8, 8))
     canonicalise(graph_module)
     assert [node.name for node in graph_module.graph.nodes] == ["x", "max_pool2d", "relu", "add", "output"]
+
+
+def test_what_changes_nothing_is_left_out() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1 * sum([x, torch.relu(x)]) + 0  # type: ignore[no-any-return]
+
+    graph_module = symbolic_trace(Sum(), (3, 8, 8))
+    canonicalise(graph_module)
+    assert [node.name for node in graph_module.graph.nodes] == ["x", "relu", "add_1", "output"]

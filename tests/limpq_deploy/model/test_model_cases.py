@@ -1,4 +1,4 @@
-"""Every case of `model_cases` ends in the user's own results or in a sentence that names the thing."""
+"""Every case of the three files of cases ends in the user's own results or in a sentence that names the thing."""
 
 import inspect
 import re
@@ -15,12 +15,14 @@ from limpq_deploy.model.given_model import PlainModel, plain, unwrap
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.place import place, with_quantizers
 
-from . import model_cases
+from . import graph_cases, layer_cases, module_cases
 
+CASES = (graph_cases, layer_cases, module_cases)
 FACTORIES = {
     name: value
-    for name, value in vars(model_cases).items()
-    if inspect.isfunction(value) and inspect.getmodule(value) is model_cases and name not in ("pre", "cb")
+    for cases in CASES
+    for name, value in vars(cases).items()
+    if inspect.isfunction(value) and inspect.getmodule(value) is cases
 }
 REFUSED = {
     "fdrop": ("dropout .* draws random numbers", "F.dropout(x, 0.5))"),
@@ -94,7 +96,8 @@ def test_a_refused_model_is_told_what_and_where(name: str, target: str) -> None:
     with pytest.raises(ModelError, match=sentence) as refused:
         accept(name, target)
     if piece is not None:
-        lines = Path(model_cases.__file__).read_text().splitlines()
-        named = re.search(r"model_cases.py:(\d+)", str(refused.value))
+        file = Path(inspect.getfile(FACTORIES[name]))
+        lines = file.read_text().splitlines()
+        named = re.search(rf"{file.name}:(\d+)", str(refused.value))
         assert named is not None, refused.value
         assert piece in lines[int(named[1]) - 1]

@@ -10,7 +10,7 @@ from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.engine import ENGINE_RECORD
-from limpq_deploy.train.recipe import Training
+from limpq_deploy.train.settings import Training
 
 MODEL = """
 from torch import nn

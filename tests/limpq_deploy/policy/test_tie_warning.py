@@ -17,7 +17,7 @@ from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
-from limpq_deploy.policy.tie_warning import undecided
+from limpq_deploy.policy.tie_warning import tie_warning
 
 
 def of_widths(bits: tuple[int, ...], *values: tuple[float, ...]) -> Indicators:
@@ -37,18 +37,18 @@ def found(indicators: Indicators, measure: str = "kl") -> Policy:
 
 
 def test_a_measure_that_is_0_at_every_native_pair_is_told_with_what_chose_and_what_would_tell_them_apart() -> None:
-    assert undecided(found(NOTHING_AT_8), NOTHING_AT_8) == (
+    assert tie_warning(found(NOTHING_AT_8), NOTHING_AT_8) == (
         "the measure kl decides nothing here: all policies have one importance, and the one of least bitops_searched "
         "was taken; --importance scale tells them apart"
     )
-    assert "--importance" not in (undecided(found(NOTHING_AT_8, "scale"), NOTHING_AT_8) or "")
+    assert "--importance" not in (tie_warning(found(NOTHING_AT_8, "scale"), NOTHING_AT_8) or "")
 
 
 def test_nothing_is_said_where_one_layer_has_a_choice_that_matters_or_none_has_any() -> None:
     one = restrict(of_widths((8,), (0.0,), (0.1,)), space="native:onnxruntime")
-    assert undecided(found(one), one) is None
+    assert tie_warning(found(one), one) is None
     fixed = restrict(NOTHING_AT_8, pin=["*=w8a8"])
-    assert undecided(found(fixed), fixed) is None
+    assert tie_warning(found(fixed), fixed) is None
 
 
 def test_the_search_command_says_it(tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_it_is_said_where_every_policy_has_the_objective_of_the_one_found(
         for name in narrowest
         for pair in (narrowest[name], others[name], (2, 4), widest[name])
     }
-    assert (undecided(policy, indicators) is not None) == (objectives == {policy.objective})
+    assert (tie_warning(policy, indicators) is not None) == (objectives == {policy.objective})

@@ -19,13 +19,13 @@ from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_b
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec
 from limpq_deploy.export.reference.executor import IntegerReference
-from limpq_deploy.export.reference.given_parity import relative_difference
+from limpq_deploy.export.reference.given_comparison import relative_difference
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.place import place, with_quantizers
 from limpq_deploy.quant.fold_model import integer_model
-from limpq_deploy.quant.folded_forward import as_exported
+from limpq_deploy.quant.folded_forward import folded_forward
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, model_of_policy
 from limpq_deploy.train.finetune import finetune
 from limpq_deploy.train.finetuned import Top1
@@ -140,7 +140,7 @@ def executed(
     policy = {layer.name: (8, 8) for layer in made.placement.searched}
     layers, acts = integer_model(made, policy)
     file = build_qdq(template, made.placement, layers, acts, {})
-    with torch.no_grad(), as_exported(made, layers):
+    with torch.no_grad(), folded_forward(made, layers):
         own = made(images).numpy()
     if made.placement.target != "onnxruntime":
         return open_as_written(file).run(images.numpy()), own

@@ -18,7 +18,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from limpq_deploy.export.reference.given_parity import LIMIT, relative_difference
+from limpq_deploy.export.reference.given_comparison import LIMIT, relative_difference
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers

@@ -10,7 +10,7 @@ from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TENSORRT
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
-from limpq_deploy.quant.shared_head import common_part
+from limpq_deploy.quant.shared_head import shared_head
 from limpq_deploy.train.joint import uniform
 
 BITS = (2, 3, 6)
@@ -103,7 +103,7 @@ class Net(nn.Module):
 
 
 def split(net: nn.Module) -> tuple[list[str], list[str]] | None:
-    part = common_part(fx.symbolic_trace(net), lambda module: isinstance(module, Switch))
+    part = shared_head(fx.symbolic_trace(net), lambda module: isinstance(module, Switch))
     if part is None:
         return None
     head, rest = ([str(n.target) for n in g.graph.nodes if n.op == "call_module"] for g in (part.head, part.rest))

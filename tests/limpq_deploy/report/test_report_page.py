@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from limpq_deploy.calibration.errors import OutputError, RecordError
-from limpq_deploy.export.reference.given_parity import GivenComparison
+from limpq_deploy.export.reference.given_comparison import GivenComparison
 from limpq_deploy.policy.policy import BudgetUse, PolicyCandidate, Tournament
 from limpq_deploy.report import ReportInputs, render_report, write_report
 from limpq_deploy.report.costs import weight_sizes

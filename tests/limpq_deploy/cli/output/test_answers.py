@@ -53,6 +53,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("lint", "out/model.qdq.onnx"),
     ("verify", "out/bundle"),
     ("doctor",),
+    ("inspect", "resnet8"),
     ("bench", "out", "--seconds", "0.1", "--threads", "1", "-o", "bench.json"),
     ("bench", "merge", "bench.json"),
     ("bench", "compare", "bench.json", "bench.json"),

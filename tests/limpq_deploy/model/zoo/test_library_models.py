@@ -9,6 +9,7 @@ import torch
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.zoo import create_model, known_info
+from limpq_deploy.model.zoo.unfilled import Unfilled
 
 REPAIRED = """
 from limpq_deploy.model.zoo.torchvision import import_torchvision
@@ -30,6 +31,23 @@ def test_a_torchvision_model_has_the_preprocessing_of_its_published_weights() ->
     assert info.preprocess is not None
     assert (info.num_classes, info.preprocess.shape, info.preprocess.resize) == (1000, (3, 224, 224), 256)
     assert info.preprocess.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_model_of_fixed_size_gets_the_images_that_it_takes() -> None:
+    info = known_info("torchvision/vit_h_14")
+    assert info is not None
+    assert info.preprocess is not None
+    assert (info.preprocess.shape, info.preprocess.resize) == ((3, 224, 224), 224)
+
+
+def test_an_unfilled_model_has_the_shapes_of_a_filled_one() -> None:
+    with Unfilled():
+        unfilled, _ = create_model("torchvision/vit_b_32")
+    assert {name: one.shape for name, one in unfilled.state_dict().items()} == {
+        name: one.shape for name, one in create_model("torchvision/vit_b_32")[0].state_dict().items()
+    }
+    assert unfilled.encoder.layers[0].mlp[0].weight.requires_grad  # type: ignore[index, union-attr]
+    assert torch.nn.init.ones_(torch.zeros(2)).sum() == 2
 
 
 def test_a_torchvision_model_takes_the_number_of_classes() -> None:

@@ -15,7 +15,7 @@ from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.stages import training
 from limpq_deploy.pipeline.stages.run import run_build
-from limpq_deploy.train.recipe import Training
+from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.sources import code_of
 from limpq_deploy.workspace.workspace import Passed
 

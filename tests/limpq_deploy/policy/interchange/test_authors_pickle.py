@@ -20,7 +20,7 @@ from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.policy.indicators import Indicators, PinnedLayer
 from limpq_deploy.policy.interchange.authors_pickle import load_plain_pickle, read_authors_pickle
-from limpq_deploy.policy.interchange.shapes import LayerSize, ShapesFile, load_shapes
+from limpq_deploy.policy.interchange.layer_sizes import LayerSize, ShapesFile, load_shapes
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "resnet50_official_macs.indicators.json"
 

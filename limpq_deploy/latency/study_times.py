@@ -10,7 +10,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.runtimes.base import BuildsEngines, Engine, Runtime
 from limpq_deploy.export.timing.measure import Progress
-from limpq_deploy.export.timing.profile import ProfileSettings, figure, time_graphs, write_stand_ins
+from limpq_deploy.export.timing.profile import ProfileSettings, figure, time_graphs, write_timing_graphs
 from limpq_deploy.latency.study import NATIVE_SWEEP, LatencyStudy, Measured, study
 from limpq_deploy.verdict.realised_bits import executed_bits
 
@@ -42,7 +42,9 @@ def time_study(
         # A graph's name is part of its file, by which engines are kept: that of a profile's graph finds its engine.
         named = {name.removeprefix(NATIVE_SWEEP): name for name in policies}
         bits = {short: policies[name] for short, name in named.items()}
-        files = {named[short]: path for short, path in write_stand_ins(template, placement, bits, Path(work)).items()}
+        files = {
+            named[short]: path for short, path in write_timing_graphs(template, placement, bits, Path(work)).items()
+        }
         engines, refused = _engines(files, runtime)
         files = {name: path for name, path in files.items() if name not in refused}
         if not files:

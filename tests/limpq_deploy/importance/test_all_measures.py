@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.importance.fisher import add_fisher
-from limpq_deploy.importance.measure import measured
 from limpq_deploy.importance.variants import TensorAt, batch_statistics, searched_tensors
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import place

@@ -12,7 +12,7 @@ import pytest
 
 from limpq_deploy.export.ship.repository import roll_back
 from limpq_deploy.export.ship.triton.config import ServingOptions, make_config, read_io
-from limpq_deploy.export.ship.triton.sweep import make_sweep
+from limpq_deploy.export.ship.triton.model_analyzer import make_sweep
 from limpq_deploy.serving.ship import ship
 
 MakeBundle = Callable[..., Path]

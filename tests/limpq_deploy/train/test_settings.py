@@ -4,49 +4,39 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.pipeline.config import Config, make_config
-from limpq_deploy.train.recipe import Training, finetune_recipe, float_recipe, joint_recipe
-from limpq_deploy.train.settings import finetune_settings, float_settings, joint_settings
-
-
-@given(images=st.integers(1, 2_000_000))
-def test_who_says_nothing_gets_the_defaults(images: int) -> None:
-    assert float_recipe(Training(), images) == float_settings(images)
-    assert joint_recipe(Training(), images) == joint_settings(images)
-    assert finetune_recipe(Training(), images) == finetune_settings(images)
+from limpq_deploy.train.settings import Training, finetune_settings, float_settings, joint_settings
 
 
 def test_epochs_are_passes_over_the_images_whatever_the_batch() -> None:
-    assert finetune_recipe(Training(finetune_epochs=3), 1000).steps == round(3 * 1000 / 64)
-    assert finetune_recipe(Training(finetune_epochs=3, batch_size=250), 1000).steps == 12
-    assert float_recipe(Training(float_epochs=0.001), 1000).steps == 1
+    assert finetune_settings(1000, Training(finetune_epochs=3)).steps == round(3 * 1000 / 64)
+    assert finetune_settings(1000, Training(finetune_epochs=3, batch_size=250)).steps == 12
+    assert float_settings(1000, Training(float_epochs=0.001)).steps == 1
 
 
 def test_a_larger_batch_has_fewer_default_steps_for_the_same_images() -> None:
-    small, large = (joint_recipe(Training(batch_size=size), 1_000_000) for size in (64, 256))
+    small, large = (joint_settings(1_000_000, Training(batch_size=size)) for size in (64, 256))
     assert small.steps == 1_000_000 // 64
     assert large.steps == 1_000_000 // 256
 
 
 def test_half_of_the_data_makes_half_as_long_an_epoch_of_joint_training_alone() -> None:
     half = Training(data_fraction=0.5, joint_epochs=2, finetune_epochs=2)
-    assert joint_recipe(half, 6400).steps == 100
-    assert joint_recipe(half, 6400).data_fraction == 0.5
-    assert finetune_recipe(half, 6400).steps == 200
-    assert finetune_recipe(half, 6400).data_fraction == 1
+    assert joint_settings(6400, half).steps == 100
+    assert joint_settings(6400, half).data_fraction == 0.5
+    assert finetune_settings(6400, half).steps == 200
+    assert finetune_settings(6400, half).data_fraction == 1
 
 
 def test_what_is_said_of_fine_tuning_stays_there_and_the_rest_goes_everywhere() -> None:
     training = Training(
         distill=0.5, temperature=4.0, ema=0.99, label_smoothing=0.0, precision="bf16", accumulate=2, warmup=0.2
     )
-    tuned, joint = finetune_recipe(training, 6400), joint_recipe(training, 6400)
+    tuned, joint = finetune_settings(6400, training), joint_settings(6400, training)
     assert (tuned.distill, tuned.temperature, tuned.ema) == (0.5, 4.0, 0.99)
-    for settings in (tuned, joint, float_recipe(training, 6400)):
+    for settings in (tuned, joint, float_settings(6400, training)):
         assert (settings.label_smoothing, settings.precision, settings.accumulate) == (0.0, "bf16", 2)
         assert settings.warmup_steps == int(0.2 * settings.steps)
 
@@ -99,7 +89,7 @@ SAMPLES: dict[str, Any] = {
     "freeze_weights": True,
     "inplace_distill": True,
 }
-RECIPES = (float_recipe, joint_recipe, finetune_recipe)
+KINDS = (float_settings, joint_settings, finetune_settings)
 RUNNING = {"workers", "log", "tensorboard", "checkpoint_minutes", "checkpoint_steps"}
 """Keys that change how a training runs, not what comes of it."""
 
@@ -107,16 +97,16 @@ RUNNING = {"workers", "log", "tensorboard", "checkpoint_minutes", "checkpoint_st
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Training) if field.name not in RUNNING])
 def test_a_key_of_the_section_has_an_effect(name: str) -> None:
     said = Training(**{name: SAMPLES.get(name, 7 if name.endswith("_steps") else 0.3)})
-    assert any(recipe(said, 6400) != recipe(Training(), 6400) for recipe in RECIPES)
+    assert any(settings(6400, said) != settings(6400) for settings in KINDS)
 
 
 def test_fine_tuning_starts_from_the_float_weights_unless_told_otherwise() -> None:
-    assert finetune_recipe(Training(), 1000).start == "float"
-    assert finetune_recipe(Training(finetune_start="joint"), 1000).start == "joint"
+    assert finetune_settings(1000, Training()).start == "float"
+    assert finetune_settings(1000, Training(finetune_start="joint")).start == "joint"
 
 
 def test_in_place_distillation_takes_the_float_models_place_in_joint_training_only() -> None:
     both = Training(inplace_distill=True, distill=0.5)
-    assert (joint_recipe(both, 1000).distill, joint_recipe(both, 1000).inplace_distill) == (0.0, True)
-    assert finetune_recipe(both, 1000).distill == 0.5
-    assert joint_recipe(Training(distill=0.5), 1000).distill == 0.5
+    assert (joint_settings(1000, both).distill, joint_settings(1000, both).inplace_distill) == (0.0, True)
+    assert finetune_settings(1000, both).distill == 0.5
+    assert joint_settings(1000, Training(distill=0.5)).distill == 0.5

@@ -9,7 +9,7 @@ from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.optional_packages import missing_modules
 from limpq_deploy.progress import silent
 from limpq_deploy.train.execution import Execution
-from limpq_deploy.train.watch import LINES, Watch, require_tensorboard
+from limpq_deploy.train.training_log import LINES, Watch, require_tensorboard
 
 
 def lines(file: Path) -> list[dict[str, object]]:

@@ -6,7 +6,7 @@ import pytest
 PROGRAM = """
 import resource, torch
 from contextlib import nullcontext
-from limpq_deploy.train.memory import freed_memory_kept
+from limpq_deploy.train.kept_memory import freed_memory_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

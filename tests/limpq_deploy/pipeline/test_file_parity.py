@@ -22,7 +22,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from limpq_deploy.cli.main import main
-from limpq_deploy.pipeline.foreign_parity import check_file
+from limpq_deploy.pipeline.file_parity import check_file
 
 FILES = Path(__file__).parents[2] / "export" / "reference" / "foreign"
 QDQ, QOPERATOR = quantization.QuantFormat.QDQ, quantization.QuantFormat.QOperator

@@ -1,0 +1,93 @@
+"""Convolutions and linear layers that a forward computes with parameters of its own become modules: ``F.conv2d(x,
+self.weight)``, as in timm's Conv2dSame, and the projections inside torchvision's attention.
+
+The module holds the model's own parameters and stands where they stand: ``stem.weight`` is that of layer ``stem``.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+CONVOLUTIONS = (F.conv2d, torch.conv2d)
+_CONVOLUTION = inspect.signature(lambda input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: None)
+_LINEAR = inspect.signature(lambda input, weight, bias=None: None)
+
+
+def make_modules(graph_module: fx.GraphModule) -> None:
+    """Rewrite a traced graph in place."""
+    for node in list(graph_module.graph.nodes):
+        if node.op == "call_function" and node.target in CONVOLUTIONS:
+            _replace(node, graph_module, _CONVOLUTION, _convolution)
+        elif node.op == "call_function" and node.target is F.linear:
+            _replace(node, graph_module, _LINEAR, _linear)
+    graph_module.recompile()
+
+
+def _replace(
+    node: fx.Node, graph_module: fx.GraphModule, signature: inspect.Signature, make: Callable[..., nn.Module]
+) -> None:
+    bound = signature.bind(*node.args, **node.kwargs)
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    source, weight, bias = (given.pop(name) for name in ("input", "weight", "bias"))
+    tensors = [_parameter(one, graph_module) for one in (weight, bias)]
+    if tensors[0] is None or (bias is not None and tensors[1] is None) or _holds_nodes(given):
+        return
+    name = _free_name(str(weight.target), graph_module)
+    module = make(tensors[0], bias is not None, **given)
+    module.register_parameter("weight", tensors[0])
+    module.register_parameter("bias", tensors[1])
+    with graph_module.graph.inserting_before(node):
+        graph_module.set_submodule(name, module.eval())
+        layer = graph_module.graph.call_module(name, (source,))
+    layer.meta.update(node.meta)
+    node.replace_all_uses_with(layer)
+    for done in dict.fromkeys((node, weight, bias)):
+        if done is not None and not done.users:
+            graph_module.graph.erase_node(done)
+
+
+def _convolution(weight: nn.Parameter, bias: bool, **given: Any) -> nn.Module:
+    outputs, inputs, *kernel = weight.shape
+    groups = given["groups"]
+    return nn.Conv2d(inputs * groups, outputs, tuple(kernel), bias=bias, device="meta", **given)  # type: ignore[arg-type]
+
+
+def _linear(weight: nn.Parameter, bias: bool) -> nn.Module:
+    return nn.Linear(weight.shape[1], weight.shape[0], bias=bias, device="meta")
+
+
+def _parameter(node: Any, graph_module: fx.GraphModule) -> nn.Parameter | None:
+    """The parameter that a node reads, where nothing else reads it."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr" or len(node.users) > 1:
+        return None
+    owner, _, own = str(node.target).rpartition(".")
+    found = getattr(graph_module.get_submodule(owner), own)
+    return found if isinstance(found, nn.Parameter) else None
+
+
+def _holds_nodes(given: dict[str, Any]) -> bool:
+    return any(
+        isinstance(one, fx.Node)
+        for value in given.values()
+        for one in (value if isinstance(value, tuple | list) else [value])
+    )
+
+
+def _free_name(weight: str, graph_module: fx.GraphModule) -> str:
+    """``stem`` for ``stem.weight``, where nothing calls or reads more of that module; else ``attn.in_proj`` for
+    ``attn.in_proj_weight``."""
+    owner, _, own = weight.rpartition(".")
+    others = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
+    mine = {weight, f"{owner}.bias"}
+    if owner and own == "weight" and not any(one == owner or one.startswith(f"{owner}.") for one in others - mine):
+        return owner
+    stem = own.removesuffix("weight").rstrip("_") or own
+    name = f"{owner}.{stem}" if owner else stem
+    while name in others or hasattr(graph_module.get_submodule(owner), name.rpartition(".")[2]):
+        name += "_layer"
+    return name

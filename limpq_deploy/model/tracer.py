@@ -1,0 +1,269 @@
+"""A torch.fx tracer that knows shapes: every proxy of a tensor has its shape and type, and whatever a forward asks of
+these is a number of Python's: ``H, W = x.shape[-2:]``, ``len(x)``, ``if``, ``assert`` and ``max`` on sizes, ``for y in
+x.chunk(2)``. A graph is traced for so many images; `any_batch` makes of two such graphs one for any number.
+
+A forward that takes another way by a tensor's values is refused with its line.
+"""
+
+import inspect
+import operator
+import traceback
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.foreign import line_of_stack
+from limpq_deploy.model.knowing_proxies import knowing
+from limpq_deploy.model.lines import note_line, written_at
+from limpq_deploy.model.node_by_node import float_type
+from limpq_deploy.model.on_meta import OnMeta, ReadsValues
+from limpq_deploy.model.operations import AUGMENTED
+from limpq_deploy.model.plain_modules import is_fused, plain_kind
+
+TORCH = Path(torch.__file__).parent
+MADE_BY_SHAPE = ("new_zeros", "new_ones", "new_full", "new_tensor")
+"""Methods that take of a tensor its type only: what they make is a constant."""
+
+
+def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+def _reading(name: str) -> Callable[..., Any]:
+    def method(self: "TracedTensor", *_: Any) -> NoReturn:
+        raise branches(name)
+
+    return method
+
+
+def branches(how: str, where: str | None = None) -> ModelError:
+    """A forward that reads values, by the name of what reads them."""
+    what = "branches on the values of a tensor" if how == "__bool__" else f"reads the values of a tensor ({how})"
+    return ModelError(
+        f"the model cannot be traced: it {what}{_here() if where is None else where}; its forward must not branch on "
+        "tensor values: compute with tensors there, as torch.where does, or outside of the forward"
+    )
+
+
+def _here() -> str:
+    return line_of_stack(traceback.extract_stack())
+
+
+class TracedTensor(fx.Proxy):
+    """A tensor while a model is traced. torch.fx takes ``x += y`` for ``x = x + y``, although it changes what every
+    other name of ``x`` shows; and it forgets ``x.data = y``, which is refused here."""
+
+    @property
+    def _value(self) -> Any:
+        return self.tracer.values.get(self.node)  # type: ignore[attr-defined]
+
+    def __getattr__(self, k: str) -> Any:
+        value = self._value
+        if k.startswith("__"):  # protocols for real tensors, such as __dlpack__
+            raise AttributeError(k)
+        if not isinstance(value, Tensor):
+            return super().__getattr__(k)
+        found = getattr(value, k)
+        if isinstance(found, Tensor):
+            return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+        return Attribute(self, k) if callable(found) else _cpus(found)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise ModelError(f"the model's forward sets {name!r} of a tensor{_here()}; make a new tensor instead")
+        super().__setattr__(name, value)
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([operator.getitem(self, number) for number in range(len(self))])
+
+
+for _operator in AUGMENTED:
+    setattr(TracedTensor, f"__{_operator.__name__}__", _augmented(_operator))
+for _reader in ("__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__"):
+    setattr(TracedTensor, _reader, _reading(_reader))
+
+
+class ShapeTracer(fx.Tracer):
+    """``images``: their shape, [N, C, H, W]. ``fused``: names of modules that are a BatchNorm2d with an activation
+    behind it; ``plain``: those that are one of torch's own, and which.
+    ``failed``: what the last call raised that did not run on these images."""
+
+    def __init__(self, images: tuple[int, ...], root: nn.Module) -> None:
+        super().__init__()
+        self.images = images
+        self.fused: list[str] = []
+        self.plain: dict[str, type[nn.Module]] = {}
+        self.values: dict[fx.Node, Any] = {}
+        self._parts: dict[fx.Node, None] = {}
+        self._hung: dict[str, None] = {}
+        self._on_meta = OnMeta(root)
+        self._computing = False
+        self.failed: Exception | None = None
+        self._type = float_type(root)
+        self._names = {id(one): name for name, one in root.named_parameters(remove_duplicate=False)}
+        self._parameters: dict[int, Any] = {}
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        with knowing(lambda one: one._value if type(one) is TracedTensor else None):
+            graph = super().trace(root, concrete_args)
+        for node in reversed(list(graph.nodes)):
+            if not node.users and (node.op == "get_attr" or node in self._parts):
+                graph.erase_node(node)
+        return graph
+
+    def forget_constants(self) -> None:
+        """Take off the model what torch.fx hung there: tensors that its forward made."""
+        for name in self._hung:
+            delattr(self.root, name)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        kind = plain_kind(m)
+        if kind is not None:
+            self.plain[module_qualified_name] = kind
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._computing or not isinstance(attr_val, nn.Parameter) or id(attr_val) not in self._names:
+            return attr_val
+        if id(attr_val) not in self._parameters:
+            self._parameters[id(attr_val)] = self.create_proxy("get_attr", self._names[id(attr_val)], (), {})
+        return self._parameters[id(attr_val)]
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a.grad_fn is not None:
+            raise ModelError(
+                f"the model's forward computes with parameters in a way that no graph shows{_here()}; read them as "
+                "attributes of their modules, as in self.weight"
+            )
+        made = super().create_arg(a)
+        if isinstance(a, Tensor) and isinstance(made, fx.Node) and str(made.target).startswith("_tensor_constant"):
+            self._hung[str(made.target)] = None
+        return made
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        note_line(node, _is_machinery, ShapeTracer.trace.__code__)
+        if node.op == "get_attr":
+            self.values[node] = self._computed(node)
+        if torch.is_autocast_enabled("cpu"):
+            raise ModelError(
+                f"the model's forward computes under autocast{written_at(node)}, which no graph shows; leave it out: "
+                "the model is compared in float32, and training has a setting of its own"
+            )
+        return node
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
+        proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
+        if kind not in ("call_module", "call_function", "call_method"):
+            return proxy
+        node = proxy.node
+        if kind == "call_method" and target in MADE_BY_SHAPE:
+            made = getattr(torch.zeros((), dtype=self.values[args[0].node].dtype), target)(*args[1:], **_on_cpu(kwargs))
+            self.graph.erase_node(node)
+            return made
+        return self._handed(proxy, self._computed(node))
+
+    def _computed(self, node: fx.Node) -> Any:
+        self._computing = True
+        try:
+            return self._on_meta.call(node, self.values)
+        except ReadsValues as error:
+            raise branches(str(error), written_at(node)) from error
+        except Exception as error:
+            self.failed = error
+            raise
+        finally:
+            self._computing = False
+
+    def _handed(self, proxy: fx.Proxy, value: Any) -> Any:
+        """What the forward gets of a call's result: tensors as proxies, whatever holds them, and all else as it is."""
+        node = proxy.node
+        self.values[node] = value
+        if isinstance(value, Tensor):
+            return proxy
+        if isinstance(value, tuple | list) and any(isinstance(one, Tensor | tuple | list) for one in value):
+            parts = []
+            for number, one in enumerate(value):
+                part = fx.Tracer.create_proxy(self, "call_function", operator.getitem, (proxy, number), {})
+                self._parts[part.node] = None
+                parts.append(self._handed(part, one))
+            return _like(value, parts)
+        if _is_plain(value):
+            del self.values[node]
+            self._parts.pop(node, None)
+            self.graph.erase_node(node)
+            return _cpus(value)
+        return proxy
+
+    def create_args_for_root(self, root_fn: Any, *_: Any, **__: Any) -> tuple[Any, list[Any]]:
+        """The images, and other tensors that have no default, all of the images' shape."""
+        names = [
+            name
+            for number, (name, one) in enumerate(inspect.signature(root_fn).parameters.items())
+            if number == 1 or (number > 1 and one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD)
+        ]
+        arguments = []
+        for name in names or ["images"]:
+            proxy = self.create_proxy("placeholder", name, (), {})
+            self.values[proxy.node] = torch.empty(self.images, dtype=self._type, device="meta")
+            arguments.append(proxy)
+        return root_fn, [self.root, *arguments]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return TracedTensor(node, self)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._computing:
+            return forward(*args, **kwargs)
+        if not is_fused(m):
+            return super().call_module(m, forward, args, kwargs)
+        name = self.path_of_module(m)
+        self.fused.append(name)
+        result = self.create_proxy("call_module", name, args, kwargs)
+        for part in (m.drop, m.act):
+            result = part(result)  # type: ignore[operator]
+        return result
+
+
+def _like(value: Any, parts: list[Any]) -> Any:
+    """A tuple, list or named result of torch's (``max`` along an axis) that holds ``parts``."""
+    if hasattr(value, "_fields"):
+        return type(value)(*parts)
+    return type(value)(parts) if type(value).__module__ == "torch.return_types" or isinstance(value, tuple) else parts
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.device)
+
+
+def _cpus(value: Any) -> Any:
+    return torch.device("cpu") if isinstance(value, torch.device) else value
+
+
+def _on_cpu(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name != "device"}
+
+
+@cache
+def _is_machinery(path: str) -> bool:
+    return Path(path).is_relative_to(TORCH) or Path(path) in MACHINERY
+
+
+MACHINERY = {Path(__file__), Path(note_line.__code__.co_filename)}

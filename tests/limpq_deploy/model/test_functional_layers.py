@@ -1,0 +1,60 @@
+"""Layers that a forward computes with parameters of its own."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.zoo import create_model
+
+
+class SamePadded(nn.Conv2d):
+    """As timm's Conv2dSame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pad = max((-(x.shape[-1] // -self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - x.shape[-1], 0)
+        x = F.pad(x, (pad // 2, pad - pad // 2, pad // 2, pad - pad // 2))
+        return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = SamePadded(3, 8, 3, stride=2, groups=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.own_weight = nn.Parameter(torch.randn(8, 4, 1, 1))
+        self.head_weight, self.head_bias = nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = F.conv2d(x, self.own_weight, groups=2)
+        return F.linear(x.mean((2, 3)), bias=self.head_bias, weight=self.head_weight)
+
+
+def test_they_become_modules_with_the_models_own_parameters() -> None:
+    model = Net().eval()
+    traced = trace(model, (3, 9, 9))
+    assert [(layer.name, layer.kind, layer.batchnorm) for layer in traced.layers] == [
+        *(("stem", "conv", "norm"), ("own", "conv", None), ("head", "linear", None))
+    ]
+    assert [layer.macs for layer in traced.layers] == [25 * 8 * 27, 25 * 8 * 4, 40]
+    assert traced.graph_module.get_submodule("stem").weight is model.stem.weight
+    assert traced.graph_module.get_submodule("head").bias is model.head_bias
+    images = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+
+
+def test_timms_tensorflow_networks_are_taken() -> None:
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("needs the extra limpq-deploy[timm]")
+    model: Any = create_model("timm/tf_mobilenetv3_small_minimal_100", num_classes=7)[0]
+    traced = trace(model.eval(), (3, 64, 64))
+    assert traced.layers[0].name == "conv_stem"
+    assert all(layer.batchnorm is not None for layer in traced.layers[:-2])
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)

@@ -1,0 +1,187 @@
+"""Tracing that knows shapes: what a forward may ask of them, and what it is told where it asks for values."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.tracing import symbolic_trace
+
+SHAPE = (4, 6, 6)
+Body = Callable[[Any, Tensor], Any]
+
+
+class Net(nn.Module):
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(2, 2, 1) for _ in range(2))
+        self.linear = nn.Linear(4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+        self.register_buffer("table", torch.randn(1, 4, 1, 1))
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(self, x)
+        return result
+
+
+def padded_as_tensorflow(m: Net, x: Tensor) -> Tensor:
+    height, _ = x.size()[-2:]
+    pad = max((-(height // -4) - 1) * 4 + 3 - height, 0)
+    return m.conv(F.pad(x, (pad // 2, pad - pad // 2, int(pad), 0)) if pad > 0 else x)  # type: ignore[no-any-return]
+
+
+def asserted(m: Net, x: Tensor) -> Tensor:
+    batch, _, height, width = x.shape
+    assert height == width, f"{x.shape} is no square"
+    torch._assert(height % 2 == 0, f"{height}x{width:d} of {batch}")
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or torch.jit.is_scripting():
+        raise ValueError("no images")
+    return m.conv(x)  # type: ignore[no-any-return]
+
+
+def split_as_c2f(m: Net, x: Tensor) -> Tensor:
+    parts = list(m.conv(x).chunk(2, 1))
+    parts.extend(conv(parts[-1]) for conv in m.convs)
+    return torch.cat(parts, 1)
+
+
+def iterated(m: Net, x: Tensor) -> Tensor:
+    total = torch.zeros_like(x[:, :2])
+    for part in x.chunk(2, dim=1):
+        total = total + part
+    first, *others = x.split([1, 3], dim=1)
+    values, _ = x.flatten(2).max(dim=2)
+    return sum([total, first, *(other.mean(1, keepdim=True) for other in others), values[:, :1, None, None]])  # type: ignore[return-value]
+
+
+def as_tokens(m: Net, x: Tensor) -> Tensor:
+    tokens = x.flatten(2).transpose(1, 2)
+    tokens = torch.cat([m.token.expand(x.size(0), -1, -1), tokens], dim=1)
+    batch, length, width = tokens.shape
+    q, k, v = m.linear(tokens).reshape(batch, length, 2, 2).unsqueeze(0).expand(3, -1, -1, -1, -1)
+    return (q * k + v).reshape(batch * length, width).view(batch, -1, width)[:, 0]  # type: ignore[no-any-return]
+
+
+def attended(m: Net, x: Tensor) -> Tensor:
+    qkv = m.linear(x.flatten(2).transpose(1, 2)).reshape(len(x), 36, 2, 2).permute(2, 0, 1, 3)
+    q, k = qkv
+    return q * torch.softmax(k, -1)  # type: ignore[no-any-return]
+
+
+def made_for_each_image(m: Net, x: Tensor) -> Tensor:
+    hidden = torch.zeros(x.shape[0], *x.shape[1:], device=x.device, dtype=x.dtype)
+    return m.conv(x) + hidden + m.table.expand(x.shape[0], -1, 6, 6) + x.new_ones(len(x), 1, 1, 1)  # type: ignore[no-any-return]
+
+
+def windowed(m: Net, x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    x = x.view(batch, channels, height // 2, 2, width // 2, 2)
+    return x.permute(0, 2, 4, 3, 5, 1).contiguous().view(int(batch * (height // 2) * (width // 2)), 4, channels)
+
+
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+
+@torch.jit.script
+def doubled(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+FOLLOWED: tuple[Body, ...] = (
+    *(padded_as_tensorflow, asserted, split_as_c2f, iterated, as_tokens, attended, made_for_each_image, windowed),
+    lambda m, x: Swish.apply(m.conv(x)),
+    lambda m, x: doubled(m.conv(x)),
+    lambda m, x: x.T if x.dim() == 2 else m.conv(x).mT,
+    lambda m, x: F.interpolate(m.conv(x), size=tuple(2 * side for side in x.shape[-2:])),
+    lambda m, x: m.conv(x) * x.shape[0] + x.shape[0],
+    lambda m, x: x if hasattr(x, "tensors") else m.conv(x),
+)
+
+
+@pytest.mark.parametrize("body", FOLLOWED)
+def test_what_a_forward_asks_of_shapes_is_answered(body: Body) -> None:
+    model = Net(body).eval()
+    attributes = set(vars(model))
+    traced = symbolic_trace(model, SHAPE)
+    assert set(vars(model)) == attributes
+    for count in (1, 2, 5):
+        images = torch.randn(count, *SHAPE)
+        torch.testing.assert_close(traced(images), model(images), rtol=0, atol=0)
+
+
+def test_layers_stay_modules_and_sizes_become_numbers() -> None:
+    nodes = symbolic_trace(Net(padded_as_tensorflow).eval(), SHAPE).graph.nodes
+    assert [(node.op, node.name) for node in nodes] == [
+        *(("placeholder", "x"), ("call_function", "pad"), ("call_module", "conv"), ("output", "output"))
+    ]
+
+
+VALUES: tuple[tuple[Body, str], ...] = (
+    (lambda m, x: m.conv(x) if x.max() > 0 else x, "branches on the values"),
+    (lambda m, x: m.conv(x) if m.conv.bias.sum() > 0 else x, "branches on the values"),
+    (lambda m, x: m.conv(x) * float(x.mean()), "reads the values of a tensor (__float__)"),
+    (lambda m, x: m.conv(x) * x.mean().item(), "reads the values of a tensor (item)"),
+    (lambda m, x: m.conv(x)[x.sum((1, 2, 3)) > 0], "reads the values of a tensor (index)"),
+    (lambda m, x: x.flatten()[torch.nonzero(x.flatten())], "reads the values of a tensor (nonzero)"),
+    (lambda m, x: m.conv(x) * x.detach().numpy().mean(), "reads the values of a tensor (numpy)"),
+    (lambda m, x: m.conv(x) * np.asarray(x).mean(), "reads the values of a tensor (__array__)"),
+)
+
+
+@pytest.mark.parametrize(("body", "sentence"), VALUES)
+def test_a_forward_that_reads_values_is_told_its_line(body: Body, sentence: str) -> None:
+    with pytest.raises(ModelError) as refused:
+        symbolic_trace(Net(body).eval(), SHAPE)
+    here = f"(test_tracer.py:{body.__code__.co_firstlineno})"
+    assert f"the model cannot be traced: it {sentence}" in str(refused.value)
+    assert f"{here}; its forward must not branch on tensor values" in str(refused.value)
+
+
+def written_into(m: Net, x: Tensor) -> Tensor:
+    x[:, 0] = 0
+    return x
+
+
+OTHERS: tuple[tuple[Body, int, str], ...] = (
+    (lambda m, x: m.conv(x.view(-1, 5)), 0, "does not run on one image of 4x6x6: shape '[-1, 5]' is invalid"),
+    (lambda m, x: m.conv(x.no_such), 0, "cannot be traced: 'Tensor' object has no attribute 'no_such'"),
+    (lambda m, x: m.conv(x) if x.shape[0] == 1 else x, 0, "does something else for 1 image than for 3"),
+    (lambda m, x: torch.stack([m.conv(one) for one in x]), 0, "does something else for 1 image than for 3"),
+    (lambda m, x: m.conv(x.view(1, 4, 6, 6)), 0, "does not run on 3 images at once of 4x6x6"),
+    (lambda m, x: x[torch.arange(len(x))], 0, "does something else for 1 image than for 3"),
+    (lambda m, x: m.conv(x) * torch.frombuffer(x, dtype=x.dtype), 0, "mend the forward"),
+    (lambda m, x: m.conv(x) + next(m.parameters()).sum(), 0, "computes with parameters in a way that no graph"),
+    (written_into, 1, "it writes into part of a tensor: make the whole one anew"),
+)
+
+
+@pytest.mark.parametrize(("body", "lines", "sentence"), OTHERS)
+def test_other_faults_say_what_they_are(body: Body, lines: int, sentence: str) -> None:
+    with pytest.raises(ModelError) as refused:
+        symbolic_trace(Net(body).eval(), SHAPE)
+    assert sentence in str(refused.value)
+    assert f"(test_tracer.py:{body.__code__.co_firstlineno + lines})" in str(refused.value)
+    assert "branch on tensor values" not in str(refused.value)
+
+
+def test_python_is_as_it_was_behind_a_trace() -> None:
+    import builtins
+
+    before = builtins.isinstance, torch.autograd.Function.__dict__["apply"], torch.jit.ScriptFunction.__call__
+    symbolic_trace(Net(FOLLOWED[0]).eval(), SHAPE)
+    with pytest.raises(ModelError):
+        symbolic_trace(Net(written_into).eval(), SHAPE)
+    after = builtins.isinstance, torch.autograd.Function.__dict__["apply"], torch.jit.ScriptFunction.__call__
+    assert after == before
