@@ -14,6 +14,7 @@ same command again goes on with RESULT.json, whose page stands beside it.
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -117,8 +118,9 @@ def run(
     if kept.moved is not None:
         say(f"{output} is of other files or versions; it is {kept.moved.name} now")
     benches = {name: Bench(folder, make, quick=quick) for name, folder in files.items()}
-    order = in_order(files)
-    measure(kept, benches, order[: len(HEAD)], deadline)
+    todo = kept.to_do(in_order(files))
+    ahead = list(itertools.takewhile(lambda one: one[1] in HEAD, todo))  # none that ended an earlier process twice
+    measure(kept, benches, ahead, deadline)
     if first:
         return kept.result
     tests = kept.result["self_tests"]
@@ -126,14 +128,14 @@ def run(
         if "tried" not in tests.get(package, {}):
             tests[package] = attempt(package)
             kept.keep()
-    measure(kept, benches, order, deadline)
+    measure(kept, benches, [one for one in todo if one not in ahead], deadline)
     kept.keep()
     return kept.result
 
 
-def measure(kept: Kept, benches: dict[str, Bench], order: list[tuple[str, str]], deadline: float) -> None:
-    """The parts that have no result yet, each kept as it ends."""
-    for name, part in kept.to_do(order):
+def measure(kept: Kept, benches: dict[str, Bench], parts: list[tuple[str, str]], deadline: float) -> None:
+    """Measure these parts; each is kept as it ends."""
+    for name, part in parts:
         if time.monotonic() > deadline:
             if not kept.part(name, part):
                 kept.set(name, part, {"skipped": "the time was up"})

@@ -127,9 +127,9 @@ def _read_plan(
 
 def _begins_otherwise(begins: bytes, taken: RuntimeSpec) -> Iterator[str]:
     """Why bytes do not begin as the plans of a server's runtime do."""
-    if begins.startswith(taken.begins):
+    if begins.startswith(taken.begins.encode()):
         return
-    other = next((one for one in RUNTIMES.values() if one.begins and begins.startswith(one.begins)), None)
+    other = next((one for one in RUNTIMES.values() if one.begins and begins.startswith(one.begins.encode())), None)
     if other is not None:
         yield f"is an engine of {other.title}, which Triton's {taken.name} backend does not load"
     else:

@@ -41,7 +41,7 @@ class RuntimeSpec:
     `export.lint` has the rules for them. ``device``: what computes, and keeps the clock. ``threads``: numbers of
     threads that latency is measured with. ``engines``: whether it compiles a file, by settings of a builder, into an
     engine. ``distributions``: packages that bring it, by the names under which they are installed.
-    ``begins``: first bytes of its serialized engines.
+    ``begins``: first bytes of its serialized engines, as ASCII.
     """
 
     name: str
@@ -52,7 +52,7 @@ class RuntimeSpec:
     threads: tuple[Literal["default"] | int, ...]
     engines: bool
     distributions: tuple[str, ...]
-    begins: bytes = b""
+    begins: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ TENSORRT_GPU = RuntimeSpec(
         *("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         *("tensorrt-bindings", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
     ),
-    begins=b"ftrt",  # as Torch-TensorRT knows a plan: pytorch/TensorRT, ``engine_field.startswith(b"ftrt")``
+    begins="ftrt",  # as Torch-TensorRT knows a plan: pytorch/TensorRT, ``engine_field.startswith(b"ftrt")``
 )
 
 TENSORRT_FORMS: Mapping[str, FileForm] = {

@@ -11,7 +11,7 @@ TENSORRT_RTX_GPU = RuntimeSpec(
     threads=("default",),
     engines=True,
     distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"),
-    begins=b"vtrt",  # read off engines of 1.7
+    begins="vtrt",  # read off engines of 1.7
 )
 
 TENSORRT_RTX = TargetSpec(

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.graph.pixel_input import as_pixels
 from limpq_deploy.export.runtimes.cuda.memory import CudaMemory
 
 if TYPE_CHECKING:
@@ -72,6 +71,8 @@ class Lane:
     def as_bytes(self, name: str, value: NDArray[np.float32]) -> NDArray[np.uint8]:
         """An input as the device reads it. Raises ModelError for images that are no pixels where it takes those."""
         if name in self._pixels:
+            from limpq_deploy.export.graph.pixel_input import as_pixels
+
             return np.ascontiguousarray(as_pixels(value)).reshape(-1)
         return np.ascontiguousarray(value, np.float32).reshape(-1).view(np.uint8)
 
