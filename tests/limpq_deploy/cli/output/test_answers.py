@@ -109,6 +109,7 @@ def test_every_command_prints_one_json_object_whatever_else_prints(tmp_path: Pat
         assert isinstance(found, dict), one
         assert ("error" in found) == (one["code"] in (1, 2)), one
         assert found.get("exit_code", one["code"]) == one["code"], one
+    # nothing is left to finish, nobody serves; five mistakes
     refused = [one["words"][0] for one in answered if one["code"] in (1, 2)]
     assert refused == [
         "finish",
@@ -119,7 +120,7 @@ def test_every_command_prints_one_json_object_whatever_else_prints(tmp_path: Pat
         "build",
         "search",
         "seek",
-    ]  # nothing to finish, nobody serves; five mistakes
+    ]
     for way in ("print", "__stdout__", "os.write", "printf"):
         for where in ("import", "factory", "forward", "data", "image in process"):
             assert f"{way} {where}" in done.stderr
