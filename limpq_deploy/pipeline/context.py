@@ -303,18 +303,7 @@ class Subject:
         config = self.config
         if config.goes_round and not config.limited:
             return ()
-        return budgets_from_options(
-            indicators,
-            like=config.budget_like,
-            max_gbitops=config.max_gbitops,
-            compression_ratio=config.compression_ratio,
-            max_mib=config.max_mib,
-            max_avg_weight_bits=config.max_avg_weight_bits,
-            max_avg_act_bits=config.max_avg_act_bits,
-            max_act_mib=config.max_act_mib,
-            latency_table=config.latency_table,
-            max_latency_ms=config.max_latency_ms if config.latency_table is not None else None,
-        )
+        return budgets_from_options(indicators, **config.asked_budgets)
 
     def given_policy(self, restricted: Indicators) -> Policy:
         """The policy of ``--policy``; raises what `load_given` raises."""

@@ -9,11 +9,12 @@ from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
-from limpq_deploy.pipeline.config import BUDGETS, ENGINE_SETTINGS
+from limpq_deploy.pipeline.config import ENGINE_SETTINGS
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
+from limpq_deploy.policy.budgets import LIMITING
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.settings import (
     FinetuneSettings,
@@ -160,7 +161,7 @@ LATENCY_LIMIT = Fact(
     ),
 )
 LIMITS = (
-    Fact("like", (*BUDGETS, *OF_ROUNDS, "act_bits"), lambda subject: subject.config.budget_like),
+    Fact("like", (*LIMITING, *OF_ROUNDS, "act_bits"), lambda subject: subject.config.budget_like),
     LATENCY_LIMIT,
     Fact(
         "latency_rounds",

@@ -21,6 +21,7 @@ from limpq_deploy.pipeline.config import Config, load_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.facts import MODEL_FACT
 from limpq_deploy.pipeline.stages.listed import STAGES, stages_of
+from limpq_deploy.policy.budgets import BUDGETS, TYPES
 from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part
 from limpq_deploy.workspace.workspace import whole
@@ -35,8 +36,7 @@ ON_CPU: dict[str, tuple[Any, str]] = {
     "weights": ("float.safetensors", f"given {MODELS} export"),
     "bits": ((2, 3, 4, 5, 6, 7), f"{JOINT} {TUNED}"),
     "like": ("w4a4", "search"),
-    **dict.fromkeys(("max_gbitops", "compression_ratio", "max_mib", "max_act_mib"), (1.0, "search")),
-    **dict.fromkeys(("max_avg_weight_bits", "max_avg_act_bits"), (5.0, "search")),
+    **{name: (5.0, "search") for name in BUDGETS if TYPES[name] is float},
     "max_latency_ms": (5.0, "verdict"),
     "min_speedup": (1.0, "verdict"),
     "max_accuracy_drop": (2.0, "verdict"),
