@@ -11,7 +11,7 @@ from limpq_deploy.cli.output.tables import in_columns, table, wrapped
 from limpq_deploy.export.records.placement import FLOAT_BITS, Placement
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.evaluate import Accuracy
-from limpq_deploy.verdict.record import LatencyResult, Verdict, float_baseline
+from limpq_deploy.verdict.record import NO_GPU, LatencyResult, Verdict, float_baseline
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline.outcome import Outcome
@@ -72,6 +72,8 @@ def _headline(verdict: Verdict) -> str:
     passed = sum(check.passed for check in verdict.checks)
     kept = f"{passed} of {len(verdict.checks)} checks kept"
     left = f", {len(verdict.undecided)} not decided" if verdict.undecided else ""
+    elsewhere = any(one.name == "latency" and one.reason.startswith(NO_GPU) for one in verdict.not_measured)
+    left += f"; latency not measured: {NO_GPU}" if elsewhere else ""
     return f"{verdict.model} for {verdict.target}: {word}, {kept}{left}"
 
 

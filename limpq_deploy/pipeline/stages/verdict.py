@@ -21,6 +21,7 @@ from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.realised_bits import executed_bits, layers_of_unknown_precision
 from limpq_deploy.verdict.record import (
+    NO_GPU,
     BitOpsCount,
     EndToEndParity,
     LayerParity,
@@ -53,7 +54,7 @@ NOT_REPORTED = (
 
 FINISH = "`limpq-deploy finish`"
 
-NO_ENGINE = f"no GPU here, so no engine was built; {FINISH} measures it where there is one"
+NO_ENGINE = f"{NO_GPU}, so no engine was built; {FINISH} measures it where there is one"
 
 HALF_BITS = 16
 """Bits of the float model's layers in FP16 engines that do not report them, unless asked for in FP32."""
@@ -122,7 +123,7 @@ def verdict_line(verdict: Verdict, *, engine_left: bool) -> str:
     if engine_left and verdict.outcome == "incomplete":
         later = ", ".join(one.name for one in verdict.not_measured if one.name != "latency")
         more = f", and {later}" if later else ""
-        return f"passed; latency not measured: no GPU here ({len(verdict.checks)} checks; {FINISH} measures it{more})"
+        return f"passed; latency not measured: {NO_GPU} ({len(verdict.checks)} checks; {FINISH} measures it{more})"
     said = f"{verdict.outcome}: {', '.join(failed) if failed else f'{len(verdict.checks)} checks'}"
     return f"{said}; not decided: {'; '.join(left)}" if left else said
 
