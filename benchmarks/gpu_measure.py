@@ -6,7 +6,6 @@ An engine that cannot be built, or does not run, costs its own figures and no ot
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from limpq_deploy.export.graph.markers import with_markers
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.reference.engine_parity import check_clips, compare_engine
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, KeepsPlans, Runtime, Session
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import BY_NUMBER
+from limpq_deploy.export.runtimes.tensorrt_rtx.runtime import TensorRtRtx
 from limpq_deploy.export.timing.engine_audit import audit
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.export.timing.profile import ProfileSettings, mixed_policies, profile, uniform
@@ -279,17 +280,14 @@ class NotHere(LimpqError):
 def rtx_runtime(beside: Runtime) -> Runtime:
     """TensorRT-RTX for the GPU that a runtime of TensorRT is on. Raises NotHere where it does not serve that one, or is
     not installed."""
-    rtx = import_module("limpq_deploy.export.runtimes.tensorrt_rtx.runtime")
-    known = import_module("limpq_deploy.export.runtimes.tensorrt_rtx.capabilities").BY_NUMBER
     machine = beside.machine()  # type: ignore[attr-defined]
-    capability = known.get(machine.compute_capability)
+    capability = BY_NUMBER.get(machine.compute_capability)
     if capability is None:
         raise NotHere(
             f"{machine.gpu} has compute capability {machine.compute_capability}, and TensorRT-RTX builds for "
-            f"{', '.join(known)} only: no RTX engine was built"
+            f"{', '.join(BY_NUMBER)} only: no RTX engine was built"
         )
-    settings: dict[str, Any] = {"gpus": (capability.name,)}
-    runtime: Runtime = rtx.TensorRtRtx(EngineOptions(**settings))
+    runtime = TensorRtRtx(EngineOptions(gpus=(capability.name,)))
     if (why := runtime.unavailable()) is not None:
         raise NotHere(why)
     return runtime

@@ -291,7 +291,6 @@ def test_the_study_finds_the_profiles_engines_and_leaves_out_what_is_not_built(f
 def test_engines_of_rtx_are_refused_in_one_sentence_on_a_gpu_that_they_do_not_serve(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("limpq_deploy.export.runtimes.tensorrt_rtx.capabilities")
     measure = importlib.import_module("gpu_measure")
     hopper = replace(NOWHERE, gpu="NVIDIA H200", compute_capability="9.0")
     monkeypatch.setattr(PlaysTensorRt, "machine", lambda runtime: hopper)

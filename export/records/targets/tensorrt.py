@@ -17,6 +17,7 @@ TENSORRT_GPU = RuntimeSpec(
         *("tensorrt-bindings", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
     ),
     begins="ftrt",  # as Torch-TensorRT knows a plan: pytorch/TensorRT, ``engine_field.startswith(b"ftrt")``
+    compiled_by="tensorrt_rtx",
 )
 
 TENSORRT_FORMS: Mapping[str, FileForm] = {

@@ -22,6 +22,7 @@ from limpq_deploy.pipeline.stages.comparison import compared_pairs
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
     CLASSES,
+    COMPILER,
     DATA,
     ENGINE_OPTIONS,
     EXPORTS,
@@ -85,7 +86,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
-    checked = lint(folder / MODEL, subject.target)
+    checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus)
     write_record(checked, folder / LINT)
     record = _record(subject, folder, exported[MODEL])
     write_record(record, folder / EXPORT)
@@ -96,7 +97,7 @@ EXPORTED_MODELS = Stage(
     name="export",
     title="export",
     settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
-    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, MODEL_FACT, *RUNTIME),
+    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, COMPILER, MODEL_FACT, *RUNTIME),
     reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, If(OWN_UNIFORM, UNIFORM)),
     writes=(
         *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
@@ -153,7 +154,8 @@ def _quantized_models(
 
 def _lint_line(report: LintReport) -> str:
     if not report.optimized:
-        return f"{len(report.findings)} findings in the file as written"
+        said = f"; {report.compiler.detail}" if report.compiler is not None else ""
+        return f"{len(report.findings)} findings in the file as written{said}"
     planned = f", besides {len(report.planned_float)} layers as planned" if report.planned_float else ""
     return f"{len(report.float_compute)} Conv, Gemm or Add nodes in float on {report.target}{planned}"
 

@@ -9,6 +9,7 @@ from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
+from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import installed_version
 from limpq_deploy.pipeline.config import ENGINE_SETTINGS
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.comparison import own_pair
@@ -47,6 +48,11 @@ PLACED = Fact("placement", OF_PLACEMENT, lambda subject: to_dict(subject.placeme
 FORM = Fact("form", ("target", "tensorrt"), lambda subject: to_dict(subject.form))
 VERSIONS = Fact("versions", (), lambda subject: versions())
 COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.config.command_line())
+
+COMPILER = Fact(
+    "compiler", ("target",), lambda subject: installed_version() if subject.target.compiled_by is not None else None
+)
+"""Version of NVIDIA's compiler that is asked about the target's files."""
 
 ENGINE_OPTIONS = ENGINE_SETTINGS
 
@@ -203,6 +209,9 @@ MEASURES = condition(
     lambda subject: subject.builds_engine or subject.hands_over,
 )
 HANDS_OVER = condition("an engine is left to the target", ("target", "engine"), lambda subject: subject.hands_over)
+COMPILES_ONLY = condition(
+    "an engine is built that runs elsewhere", ("target", "engine"), lambda subject: subject.compiles_only
+)
 STORES = condition("weights are stored at their bits", ("storage",), lambda subject: subject.config.storage is not None)
 KEEPS_STORED = condition(
     "weights are stored at their bits, here",

@@ -97,6 +97,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
         ),
         layer_parity=None if placement.weights_only else _layer_parity(parity),
+        compiler=checked.compiler,
         reasons=_reasons(engine, weights_only=placement.weights_only),
         trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
         float_nodes=unplanned_floats(folder) if engine is not None else None,
