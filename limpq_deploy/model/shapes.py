@@ -6,10 +6,13 @@ import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
+from torch.utils.flop_counter import FlopCounterMode
 
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
 
+MACS = "macs"
+"""Where the meta of a node that the table does not know holds its multiply-accumulates for one image."""
 COPIES = ("contiguous", "clone")
 """Methods that give the same values in other memory."""
 
@@ -42,7 +45,8 @@ class _Shapes(NodeByNode):
         self.global_pools: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
+        unknown = n.op.startswith("call") and operation(n, self.module)[0] is None
+        result = self._counted(n) if unknown else super().run_node(n)
         described = map_aggregate(
             result, lambda value: _extract_tensor_metadata(value) if isinstance(value, torch.Tensor) else value
         )
@@ -50,6 +54,12 @@ class _Shapes(NodeByNode):
             n.meta["tensor_meta"] = described
         if operation(n, self.module)[0] == "pool" and self._averages_images(n):
             self.global_pools.add(n.name)
+        return result
+
+    def _counted(self, node: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(node)
+        node.meta[MACS] = counter.get_total_flops() // 2
         return result
 
     def _averages_images(self, node: fx.Node) -> bool:
