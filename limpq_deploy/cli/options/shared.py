@@ -339,6 +339,11 @@ def build_options(command: Command) -> Command:
         ),
         builder_options,
         click.option(
+            "--gpus",
+            metavar="sm86,sm89,..",
+            help="Compute capabilities that an engine of TensorRT-RTX is for; sm75 alone.  [default: sm86,sm89,sm120]",
+        ),
+        click.option(
             "--input",
             type=click.Choice(["float", "uint8"]),
             help="uint8: write a file that takes pixels and normalises them itself, and ship that.  [default: float]",
