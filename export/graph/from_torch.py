@@ -10,6 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils._pytree import tree_flatten_with_path
 
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, MARKER_OP, is_marker
@@ -25,6 +27,7 @@ from limpq_deploy.export.graph.pools import write_ceil_padding
 
 INPUT = "images"
 OUTPUT = "logits"
+"""Name of the result of a model that gives one tensor; see `flatten_outputs` for others."""
 OLDEST_OPSET = 18
 """The oldest that torch's exporter writes; older ones are made from it."""
 
@@ -65,17 +68,19 @@ def fold_batchnorm(graph_module: fx.GraphModule, layers: dict[str, str | None]) 
 def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], opset: int) -> onnx.ModelProto:
     """Export an evaluation-mode module with `Marker` submodules at an opset; the batch dimension is dynamic.
 
-    Input ``images`` [batch, C, H, W] float32, output ``logits``. Raises MissingExtra without onnxscript.
+    Input ``images`` [batch, C, H, W] float32, output ``logits``, or those of `flatten_outputs`. Raises MissingExtra
+    without onnxscript.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingExtra("exporting needs onnxscript, which is not installed; run: pip install 'limpq-deploy[train]'")
     graph_module.eval()
+    names = flatten_outputs(graph_module)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             graph_module,
             (torch.zeros(2, *input_shape),),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=names,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             opset_version=max(opset, OLDEST_OPSET),
             dynamo=True,
@@ -89,6 +94,30 @@ def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], 
     write_ceil_padding(model)
     lower_opset(model, opset)
     return model
+
+
+def flatten_outputs(graph_module: fx.GraphModule) -> list[str]:
+    """Let a graph give its tensors as one tuple, in place, and name them: ``logits`` where it gave a single one, else
+    by the keys and places on the way to each, as in ``out`` and ``boxes_0``."""
+    node = next(reversed(graph_module.graph.nodes))
+    given = node.args[0]
+    if isinstance(given, fx.Node):
+        return [OUTPUT]
+    leaves = [
+        ("_".join(str(getattr(key, "key", getattr(key, "idx", ""))) for key in path), leaf)
+        for path, leaf in tree_flatten_with_path(_plain(given))[0]
+        if isinstance(leaf, fx.Node)
+    ]
+    node.args = (tuple(leaf for _, leaf in leaves),)
+    graph_module.recompile()
+    return [f"output_{name}" if name[:1].isdigit() else name for name, _ in leaves]
+
+
+def _plain(value: Any) -> Any:
+    """Containers of torch.fx as Python's."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _with_biases(model: onnx.ModelProto) -> None:

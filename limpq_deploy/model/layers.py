@@ -265,9 +265,7 @@ def _cuts(node: fx.Node) -> bool:
     )
 
 
-def _require_foldable(
-    node: fx.Node, described: str, graph_module: fx.GraphModule, kinds: Mapping[str, Kind]
-) -> None:
+def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModule, kinds: Mapping[str, Kind]) -> None:
     layer = node.all_input_nodes[0]
     if kinds[layer.name] != "layer":
         raise ModelError(f"layer {described} does not follow a convolution; such a BatchNorm cannot be folded")

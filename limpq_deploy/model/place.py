@@ -152,7 +152,8 @@ def _require_vectors(traced: TracedModel) -> None:
             before = behind_identities(tensor_inputs(node, traced.kinds), traced)
             if len(before[0].meta["tensor_meta"].shape) != 2:
                 raise ModelError(
-                    f"layer {node.target!r}{written_at(node)} reads more than one vector for an image; flatten its input"
+                    f"layer {node.target!r}{written_at(node)} reads more than one vector for an image; flatten its "
+                    "input"
                 )
 
 
