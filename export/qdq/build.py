@@ -63,8 +63,8 @@ def build_qdq(
     A re-quantizer without an entry in ``acts`` does nothing: its readers take the parent's codes. Layers that compute
     in float are named in the metadata (`float_layers.planned_float`), and so are other nodes that do
     (`float_nodes.planned_nodes`) and the version of the runtime. ``form``: None for the one that takes the template's
-    opset. Raises ModelError when template, placement, layers and acts do not fit together, when the template has another
-    opset than the form, or when the target is not exported.
+    opset. Raises ModelError when template, placement, layers and acts do not fit together, when the template has
+    another opset than the form, or when the target is not exported.
     """
     spec = placement.spec
     if spec.runs_on is None:
