@@ -142,6 +142,15 @@ class ParityReport:
         return self.images > 0 and self.elements > 0 and self.mismatches == 0 and equal and ties
 
 
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """One batch: images, the reference's container codes by tensor name, and the runtime's logits."""
+
+    images_NCHW: NDArray[np.float32]
+    codes: Mapping[str, NDArray[np.integer]]
+    logits: NDArray[np.float32]
+
+
 def compare_codes(
     tensor: str, first: NDArray[np.generic], second: NDArray[np.generic], max_tie_distance: float | None = None
 ) -> TensorParity:
