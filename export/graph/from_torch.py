@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, MARKER_OP, is_marker
 from limpq_deploy.export.graph.opsets import lower_opset
-from limpq_deploy.export.graph.pools import write_ceil_padding
+from limpq_deploy.export.graph.pools import covers_image, image_sizes, write_ceil_padding
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -104,7 +104,7 @@ def _with_biases(model: onnx.ModelProto) -> None:
 
 
 def _with_global_pools(model: onnx.ModelProto) -> None:
-    """Write every pool over the whole image as GlobalAveragePool.
+    """Write every average over the whole image as GlobalAveragePool; one over windows stays.
 
     Where the exporter dropped the spatial dims a Flatten follows; behind the pool's quantizer, if that is its only
     reader, so that it acts on codes.
@@ -112,10 +112,11 @@ def _with_global_pools(model: onnx.ModelProto) -> None:
     constants = {initializer.name: numpy_helper.to_array(initializer) for initializer in model.graph.initializer}
     readers = [name for node in model.graph.node for name in node.input]
     quantized = {node.input[0]: node for node in model.graph.node if is_marker(node)}
+    sizes = image_sizes(model)
     nodes: list[onnx.NodeProto] = []
     flat_markers: set[str] = set()
     for node in model.graph.node:
-        if node.op_type == "AveragePool":
+        if node.op_type == "AveragePool" and covers_image(node, sizes.get(node.input[0], [])):
             nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output, name=node.name))
         elif node.op_type == "ReduceMean" and _spatial(node, constants):
             flat = node.output[0]

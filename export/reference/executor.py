@@ -27,8 +27,18 @@ from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.arm import AddTable, add_table_here
 from limpq_deploy.export.reference.elementwise import TABLES
 from limpq_deploy.export.reference.float_execution import ExecuteFloats, layer_alone
-from limpq_deploy.export.reference.moves import MOVES
-from limpq_deploy.export.reference.values import LAZY, Accumulator, Dequantized, Joined, Mean, Product, Sum, Table
+from limpq_deploy.export.reference.moves import MOVES, explicit_pads
+from limpq_deploy.export.reference.values import (
+    LAZY,
+    Accumulator,
+    Average,
+    Dequantized,
+    Joined,
+    Mean,
+    Product,
+    Sum,
+    Table,
+)
 
 Array = NDArray[Any]
 
@@ -186,6 +196,15 @@ class IntegerReference:
             raise _outside(node, "a global pool has to follow a DequantizeLinear")
         return Mean(inputs[0])
 
+    def _average(self, node: onnx.NodeProto, inputs: list[Any]) -> Average:
+        source = inputs[0]
+        if not isinstance(source, Dequantized):
+            raise _outside(node, "an average pool has to follow a DequantizeLinear")
+        kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
+        pads = explicit_pads(node, source.codes.shape[2:], kernel, strides, [1, 1])
+        counted = bool(attribute(node, "count_include_pad", 0))
+        return Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
+
     def _layer(self, node: onnx.NodeProto) -> _Layer:
         """The integers of a Conv or Gemm, read from the DequantizeLinear nodes of its three inputs."""
         name = node.name or node.output[0]
@@ -238,6 +257,7 @@ _SPECIAL: Mapping[str, Callable[[IntegerReference, onnx.NodeProto, list[Any]], A
     "Concat": IntegerReference._concat,
     **dict.fromkeys(TABLES, IntegerReference._table),
     "GlobalAveragePool": IntegerReference._mean,
+    "AveragePool": IntegerReference._average,
 }
 
 

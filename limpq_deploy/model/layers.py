@@ -14,6 +14,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.average_pools import is_windows
 from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
 from limpq_deploy.model.functional_layers import make_modules
@@ -220,10 +221,10 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         raise ModelError(f"layer {described} pads with {module.padding_mode!r}; only zero padding is supported")
-    if kind == "pool" and node.name not in global_pools:
+    if kind == "pool" and node.name not in global_pools and not is_windows(node, graph_module):
         shape = "x".join(map(str, node.meta["tensor_meta"].shape[2:])) or "vectors"
         raise ModelError(
-            f"{described} pools to {shape}; only global average pools (1x1, over all pixels) are supported"
+            f"{described} pools to {shape}; only averages over whole images or windows of one size are supported"
         )
     if kind == "batchnorm":
         _require_foldable(node, described, graph_module)

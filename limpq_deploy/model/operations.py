@@ -81,7 +81,7 @@ AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
 """``x += y`` is ``operator.iadd``; out of place it is ``operator.add``."""
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
-    "multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
+    "multiply, concatenate, average pools, MaxPool2d, Flatten, slice, zero pad"
 )
 
 

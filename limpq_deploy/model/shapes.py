@@ -7,11 +7,15 @@ from torch import fx
 from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
+from limpq_deploy.model.average_pools import simplify_pools
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
 
 COPIES = ("contiguous", "clone")
 """Methods that give the same values in other memory."""
+
+WHOLE = "averages_images"
+"""In the ``meta`` of a pool that averages each whole image."""
 
 
 def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> set[str]:
@@ -20,6 +24,7 @@ def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> s
     shapes = _Shapes(graph_module)
     shapes.run_on(1, input_shape)
     _drop_copies(graph_module)
+    simplify_pools(graph_module)
     return shapes.global_pools
 
 
@@ -50,6 +55,7 @@ class _Shapes(NodeByNode):
             n.meta["tensor_meta"] = described
         if operation(n, self.module)[0] == "pool" and self._averages_images(n):
             self.global_pools.add(n.name)
+            n.meta[WHOLE] = True
         return result
 
     def _averages_images(self, node: fx.Node) -> bool:
