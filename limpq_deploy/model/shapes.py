@@ -8,6 +8,7 @@ from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from limpq_deploy.model.average_pools import simplify_pools
+from limpq_deploy.model.movers import simplify_moves
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
 
@@ -25,6 +26,7 @@ def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> s
     shapes.run_on(1, input_shape)
     _drop_copies(graph_module)
     simplify_pools(graph_module)
+    simplify_moves(graph_module)
     return shapes.global_pools
 
 

@@ -50,6 +50,38 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
 }
 
 
+def shuffled(x: Tensor) -> Tensor:
+    """ShuffleNet's."""
+    images, channels, height, width = x.size()
+    return x.view(images, 2, channels // 2, height, width).transpose(1, 2).contiguous().view(images, -1, height, width)
+
+
+def focused(x: Tensor) -> Tensor:
+    """YOLOv5's first layer: every second pixel, four times."""
+    return torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]], 1)
+
+
+def attended(x: Tensor) -> Tensor:
+    """Pixels as tokens and back."""
+    return x.flatten(2).permute(0, 2, 1).roll(3, 1).transpose(1, 2).unflatten(2, (8, 8))
+
+
+OPERATORS |= {
+    "chunk": lambda: lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
+    "split in parts of several sizes": lambda: lambda x: torch.cat(torch.split(x, [3, 1, 4], dim=1)[1:], 1),
+    "unbind and stack": lambda: lambda x: torch.stack(x.unflatten(1, (2, 4)).unbind(1), 2).flatten(1, 2),
+    "shuffle of channels": lambda: shuffled,
+    "every second pixel": lambda: focused,
+    "tokens": lambda: attended,
+    "pixel shuffle": lambda: nn.PixelShuffle(2),
+    "pixel unshuffle": lambda: nn.PixelUnshuffle(2),
+    "roll": lambda: lambda x: torch.roll(x, (1, -3), (2, 3)),
+    "squeeze, unsqueeze, expand": lambda: lambda x: x[:, :, :1].squeeze(2).unsqueeze(-1).expand(-1, -1, -1, 4),
+    "one channel": lambda: lambda x: torch.stack([x[:, 2], x[:, 1]], 1),
+    "permute": lambda: lambda x: x.permute(0, 3, 1, 2),
+}
+
+
 def randomise(model: nn.Module) -> None:
     """Statistics that no operation may drop unseen."""
     with torch.no_grad():
