@@ -52,10 +52,12 @@ class Watch:
         return flipped(placed) if self.flipped else placed
 
 
-def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[str, Watch], dict[str, str]]:
+def watches(
+    model: onnx.ModelProto, optimized: onnx.ModelProto, *, arranged: bool = True
+) -> tuple[dict[str, Watch], dict[str, str]]:
     """Code tensors of the file (outputs of QuantizeLinear, and of Clip on codes) that the optimised graph computes, and
-    those that it does not, with the reason."""
-    back, grids, rearranged = _layouts(optimized), code_grids(optimized), _rearranged(model)
+    those that it does not, with the reason. ``arranged``: only where the order of their axes is known."""
+    back, grids, rearranged = _layouts(optimized), code_grids(optimized), _rearranged(model) if arranged else set()
     makers = {
         _TOKEN.sub("", node.name): node
         for node in optimized.graph.node

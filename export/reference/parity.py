@@ -7,6 +7,7 @@ layer, is made elsewhere and fills the report's ``faithful`` and ``folding``.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,6 +142,20 @@ def compare_codes(
     )
 
 
+def in_order(
+    expected: NDArray[np.generic], found: NDArray[np.generic], order: tuple[int, ...] | None
+) -> tuple[NDArray[np.generic], tuple[int, ...]]:
+    """``found`` with its axes in the order of ``expected``, and that order, which holds for all batches: a runtime may
+    hold a tensor behind a Transpose in another one. Where it is not known (None) it is the one of fewest differences."""
+    given = tuple(range(found.ndim))
+    if order is None:
+        order = given
+        if found.shape != expected.shape or not np.array_equal(found, expected):
+            fitting = [one for one in permutations(given) if found.transpose(one).shape == expected.shape]
+            order = min(fitting, key=lambda one: int((found.transpose(one) != expected).sum()), default=given)
+    return found.transpose(order), order
+
+
 def merged(parts: Iterable[TensorParity]) -> tuple[TensorParity, ...]:
     """Batches added up per tensor, in order of first appearance."""
     totals: dict[str, TensorParity] = {}
@@ -180,6 +195,8 @@ def compare_runtime(
     watched = runtime.watch(qdq_path, threads=threads)
     images, equal, difference = 0, True, 0.0
     parts: list[TensorParity] = []
+    orders: dict[str, tuple[int, ...]] = {}
+    unwatched = dict(watched.unwatched)
     for batch in batches:
         expected, expected_codes = reference.run(batch, keep=watched.watched)
         found = session.run(batch)
@@ -188,13 +205,18 @@ def compare_runtime(
         images += len(batch)
         equal = equal and _same_bits(expected, found)
         difference = max(difference, float(np.abs(expected.astype(np.float64) - found).max(initial=0.0)))
-        parts.extend(compare_codes(name, expected_codes[name], codes[name]) for name in watched.watched)
+        for name in watched.watched:
+            own, orders[name] = in_order(expected_codes[name], codes[name], orders.get(name))
+            if own.shape == expected_codes[name].shape:
+                parts.append(compare_codes(name, expected_codes[name], own))
+            else:
+                unwatched[name] = f"the runtime holds it as {list(own.shape)}"
     return ParityReport(
         model_sha256=sha256_of(qdq_path),
         images=images,
         environment=session.environment(),
         tensors=merged(parts),
-        unwatched=watched.unwatched,
+        unwatched=unwatched,
         logits_equal=equal,
         logits_max_difference=difference,
     )
