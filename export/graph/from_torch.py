@@ -53,7 +53,7 @@ def fold_batchnorm(graph_module: fx.GraphModule, layers: dict[str, str | None]) 
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         if norm_name is not None:
             norm = graph_module.get_submodule(norm_name)
-            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
             fused = fuse_conv_bn_eval(layer, norm) if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval(layer, norm)
             graph_module.set_submodule(name, fused)
             graph_module.set_submodule(norm_name, nn.Identity())

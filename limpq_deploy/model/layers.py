@@ -19,6 +19,7 @@ from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
 from limpq_deploy.model.functional_layers import make_modules
 from limpq_deploy.model.lines import written_at
+from limpq_deploy.model.lone_batchnorms import give_layers, scales
 from limpq_deploy.model.operations import Kind, operation, relu_bounds
 from limpq_deploy.model.out_of_place import write_out_of_place
 from limpq_deploy.model.shapes import note_shapes
@@ -46,7 +47,8 @@ class LayerCost:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
     """A layer that can be quantized. ``source``: graph node that makes the float tensor it reads (through ``through``
-    nodes such as MaxPool or Flatten, which act on codes). ``batchnorm``: module that follows it, to be folded."""
+    nodes such as MaxPool or Flatten, which act on codes). ``batchnorm``: module that follows it, to be folded;
+    ``scales``: the layer is there for the BatchNorm's sake alone."""
 
     name: str
     kind: Literal["conv", "linear"]
@@ -55,6 +57,7 @@ class LayerSpec:
     num_weights: int
     out_channels: int
     batchnorm: str | None
+    scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         make_modules(graph_module)
         canonicalise(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
+        give_layers(graph_module)
     finally:
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
@@ -326,6 +330,7 @@ def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:
         num_weights=cost.num_weights,
         out_channels=traced.graph_module.get_submodule(cost.name).weight.shape[0],  # type: ignore[union-attr, index]
         batchnorm=_batchnorm_after(node, traced),
+        scales=scales(cost.name, traced.graph_module.get_submodule(cost.name)),
     )
 
 

@@ -17,6 +17,7 @@ Kind = Literal[
 MODULE_KINDS: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "layer",
     nn.Linear: "layer",
+    nn.BatchNorm1d: "batchnorm",
     nn.BatchNorm2d: "batchnorm",
     nn.ReLU: "relu",
     nn.ReLU6: "relu",
@@ -97,7 +98,7 @@ AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 """``x += y`` is ``operator.iadd``; out of place it is ``operator.add``."""
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
+    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
     "multiply, concatenate, average pools, MaxPool2d, Flatten, slice, zero pad"
 )
 

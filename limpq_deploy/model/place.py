@@ -41,7 +41,8 @@ class Edge:
 def place(
     traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: int = 8, act_bits: int | None = None
 ) -> Placement:
-    """Decide the quantizers of a traced model. The first and the last layer are pinned at ``pinned_bits``.
+    """Decide the quantizers of a traced model. The first and the last layer, and those that
+    BatchNorms were given, are pinned at ``pinned_bits``.
     ``act_bits``: the one width of what searched layers read, so that weights alone are searched; None: searched too.
     More than 8: activations are floats everywhere, and no quantizer of them does anything.
 
@@ -50,7 +51,7 @@ def place(
     """
     if target.clip == "integer":
         _require_integer_form(traced)
-    pinned = {traced.layers[0].name, traced.layers[-1].name}
+    pinned = {traced.layers[0].name, traced.layers[-1].name, *(layer.name for layer in traced.layers if layer.scales)}
     quantizers: list[ActQuantizer] = []
     inputs: dict[str, str] = {}
     for source, edges in edges_by_source(traced, target).items():

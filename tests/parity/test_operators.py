@@ -82,19 +82,42 @@ OPERATORS |= {
 }
 
 
+class Normed(nn.Module):
+    """A BatchNorm behind a sum that something else reads, too, and one of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.linear, self.vectors, self.lone = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.BatchNorm1d(8, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.conv(F.relu(self.norm(x)))
+        y = F.relu(self.lone(F.relu(self.vectors(self.linear(x.mean((2, 3)))))))
+        return torch.cat([x, y[:, :, None, None].expand(-1, -1, 8, 8)], 1)
+
+
+OPERATORS |= {
+    "BatchNorm": lambda: nn.BatchNorm2d(8),
+    "BatchNorm, then ReLU": lambda: nn.Sequential(nn.BatchNorm2d(8), nn.ReLU6()),
+    "several BatchNorms": Normed,
+}
+
+
 def randomise(model: nn.Module) -> None:
     """Statistics that no operation may drop unseen."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 for tensor in (module.running_mean, module.weight, module.bias):
-                    assert tensor is not None
-                    tensor.copy_(torch.randn(tensor.shape) * 0.5 + 0.2)
+                    if tensor is not None:
+                        tensor.copy_(torch.randn(tensor.shape) * 0.5 + 0.2)
 
 
 def around(name: str, *, relu: bool) -> nn.Module:
     torch.manual_seed(0)
     operator = OPERATORS[name]()
+    if isinstance(operator, nn.Module):
+        operator.eval()
     channels = operator(torch.zeros(1, 8, 8, 8)).shape[1:]
     model = Around(operator, channels, relu=relu)
     randomise(model)
