@@ -23,9 +23,10 @@ format:
     ruff check --fix .
     ruff format .
 
-# Renew docs/cli.md from the commands' own help.
+# Renew docs/cli.md from the commands' own help, and the table of budgets from their rows.
 docs:
     python docs/renew_cli.py
+    python docs/renew_budgets.py
 
 # All that CI does.
 ci:

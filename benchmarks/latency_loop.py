@@ -27,7 +27,7 @@ from limpq_deploy.export.timing.profile import ProfileSettings, errors, profile,
 from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.rounds import Timed, go_round
 from limpq_deploy.pipeline.stages.rounds import measure_study, time_policy
-from limpq_deploy.policy.latency_cost import latency_budget
+from limpq_deploy.policy.budgets import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.progress import silent

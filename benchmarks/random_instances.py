@@ -14,16 +14,17 @@ from itertools import pairwise, permutations, product
 import numpy as np
 
 from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
-from limpq_deploy.policy.act_costs import act_bits_budget, act_memory_budgets, weight_bits_budget
-from limpq_deploy.policy.budgets import compression_budget, gbitops_budget, like_budget, mib_budget
+from limpq_deploy.policy.budgets import budgets_of, latency_budget, like_budget
 from limpq_deploy.policy.costs import Budget, pinned_cost
 from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.outliers import OutlierMode
 
-KINDS = ("like", "gbitops", "compression", "mib", "weight_bits", "act_bits", "act_memory", "latency", "conversions")
+KINDS = (
+    *("like", "max_gbitops", "compression_ratio", "max_mib", "max_avg_weight_bits", "max_avg_act_bits", "max_act_mib"),
+    *("latency", "conversions"),
+)
 
-EITHER = (("like", "gbitops"), ("compression", "mib"), ("conversions", "latency"))
+EITHER = (("like", "max_gbitops"), ("compression_ratio", "max_mib"), ("conversions", "latency"))
 """Kinds that limit one thing."""
 
 PLACES = {-0.02: 0.05, 0.0: 0.05, 0.05: 0.2, 0.15: 0.2, 0.3: 0.2, 0.5: 0.2, 0.7: 0.05, 1.0: 0.05}
@@ -191,17 +192,12 @@ def _budgets(kind: str, indicators: Indicators, table: LatencyTable, place: floa
         return [like_budget(indicators, *(max(1, round(low + place**0.5 * (high - low))) if place > 0 else low,) * 2)]
     if kind in ("latency", "conversions"):
         return [_at(place, latency_budget(indicators, table, 1), indicators)]
-    if kind == "act_memory":
+    if kind == "max_act_mib":
         largest = max(m.fixed_bits + indicators.bits[-1] * sum(m.tensors.values()) for m in indicators.moments or ())
         share = indicators.bits[0] / indicators.bits[-1]
-        return act_memory_budgets(indicators, Fraction(largest, 2**23) * Fraction(share + (1 - share) * place))
-    made = {
-        "gbitops": lambda: gbitops_budget(1),
-        "compression": lambda: compression_budget(indicators, 4),
-        "mib": lambda: mib_budget(1),
-        "weight_bits": lambda: weight_bits_budget(indicators, 4),
-        "act_bits": lambda: act_bits_budget(indicators, 4),
-    }[kind]()
+        mib = Fraction(largest, 2**23) * Fraction(share + (1 - share) * place)
+        return budgets_of("max_act_mib", indicators, mib)
+    [made] = budgets_of(kind, indicators, 4)
     return [_at(place, made, indicators)]
 
 

@@ -28,11 +28,10 @@ from typing import Any
 from search_instances import resnet18, resnet50, synthetic, with_conversions
 from search_rivals import ALPHA, RIVALS, Pairs
 
-from limpq_deploy.policy.budgets import budgets_from_options, compression_budget
+from limpq_deploy.policy.budgets import budgets_from_options, compression_budget, latency_budget
 from limpq_deploy.policy.costs import Budget, total_cost
 from limpq_deploy.policy.front import parse_range, sweep
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.policy import Policy

@@ -27,6 +27,7 @@ from limpq_deploy.export.ship.manifest import Manifest
 from limpq_deploy.export.ship.verify import VerifyReport
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries
 from limpq_deploy.pipeline.config import Config, Training, load_config, write_config
+from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, TYPES
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.evaluate import Accuracy
@@ -204,10 +205,8 @@ CONFIG = st.builds(
     target=st.sampled_from([None, "onnxruntime", "tensorrt", "reference"]),
     bits=st.sets(st.integers(2, 8), min_size=1).map(lambda bits: tuple(sorted(bits))),
     like=optional(st.just("w4a4")),
-    max_gbitops=optional(POSITIVE),
-    compression_ratio=optional(POSITIVE),
-    max_mib=optional(POSITIVE),
-    max_latency_ms=optional(POSITIVE),
+    **{name: optional(POSITIVE) for name in BUDGETS if TYPES[name] is float},
+    **dict.fromkeys(COST_FILES, optional(ABSOLUTE)),
     min_speedup=optional(POSITIVE),
     max_accuracy_drop=REAL,
     pinned_bits=st.integers(2, 8),

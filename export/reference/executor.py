@@ -10,7 +10,7 @@ reference's own codes; what it gives is quantized here again, so that everything
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.arm import AddTable, add_table_here
 from limpq_deploy.export.reference.elementwise import TABLES
 from limpq_deploy.export.reference.float_execution import ExecuteFloats, layer_alone
+from limpq_deploy.export.reference.layers import Layer, convolved, multiplied
 from limpq_deploy.export.reference.moves import MOVES, explicit_pads
+from limpq_deploy.export.reference.reals import real_of
 from limpq_deploy.export.reference.values import (
     LAZY,
     Accumulator,
@@ -41,15 +43,6 @@ from limpq_deploy.export.reference.values import (
 )
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A Conv or Gemm's integers, its weight already in the float type that sums exactly."""
-
-    weight: NDArray[np.floating[Any]]
-    bias: NDArray[np.int32]
-    scale: NDArray[np.float32]
 
 
 class IntegerReference:
@@ -99,8 +92,8 @@ class IntegerReference:
             for name in node.input:
                 if self._last_use[name] == index and name != output and name not in self._fixed:
                     values.pop(name, None)
-        logits = _real(values[output])
-        return (logits.real() if isinstance(logits, Accumulator) else logits), kept
+        logits = values[output]
+        return (logits.real() if isinstance(logits, Accumulator) else real_of(logits)), kept
 
     def _require_constant_grids(self) -> None:
         for node in self._graph.node:
@@ -112,7 +105,7 @@ class IntegerReference:
 
     def _execute(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
         if node.output[0] in self._floats:
-            return self._floats[node.output[0]](_real(inputs[0]))
+            return self._floats[node.output[0]](real_of(inputs[0]))
         special = _SPECIAL.get(node.op_type)
         if special is not None:
             return special(self, node, inputs)
@@ -137,24 +130,10 @@ class IntegerReference:
         return Dequantized(inputs[0], np.float32(_scalar(node, inputs[1])), int(inputs[2]))
 
     def _conv(self, node: onnx.NodeProto, inputs: list[Any]) -> Accumulator:
-        layer, source = self._layers[node.output[0]], inputs[0]
-        sums = ops.convolve(
-            source.codes,
-            source.zero_point,
-            layer.weight,
-            layer.bias,
-            strides=attribute(node, "strides", [1, 1]),
-            pads=_pads(node),
-            dilations=attribute(node, "dilations", [1, 1]),
-            groups=attribute(node, "group", 1),
-        )
-        return Accumulator(sums, layer.scale, 1)
+        return convolved(node, self._layers[node.output[0]], inputs[0])
 
     def _gemm(self, node: onnx.NodeProto, inputs: list[Any]) -> Accumulator:
-        layer, source = self._layers[node.output[0]], inputs[0]
-        dtype = layer.weight.dtype
-        rows = source.codes.astype(dtype) - dtype.type(source.zero_point)
-        return Accumulator(rows @ layer.weight.T + layer.bias.astype(dtype), layer.scale, 1)
+        return multiplied(self._layers[node.output[0]], inputs[0])
 
     def _add(self, node: onnx.NodeProto, inputs: list[Any]) -> Sum:
         first, second = inputs
@@ -205,7 +184,7 @@ class IntegerReference:
         counted = bool(attribute(node, "count_include_pad", 0))
         return Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
 
-    def _layer(self, node: onnx.NodeProto) -> _Layer:
+    def _layer(self, node: onnx.NodeProto) -> Layer:
         """The integers of a Conv or Gemm, read from the DequantizeLinear nodes of its three inputs."""
         name = node.name or node.output[0]
         if len(node.input) != 3:
@@ -235,7 +214,7 @@ class IntegerReference:
         zero = self._fixed[source.input[2]]
         ends = np.iinfo(zero.dtype)
         dtype = ops.exact_type(codes, bias_codes, max(ends.max - int(zero), int(zero) - ends.min), name)
-        return _Layer(codes.astype(dtype), bias_codes, scale)
+        return Layer((codes if node.op_type == "Conv" else codes.T).astype(dtype), bias_codes, scale)
 
     def _source_of(self, node: onnx.NodeProto, tensor: str) -> onnx.NodeProto:
         source = self._producers.get(tensor)
@@ -274,10 +253,6 @@ def _alone(
     return floats(layer_alone(model, node))
 
 
-def _real(value: Any) -> Any:
-    return ops.dequantize(value.codes, value.scale, value.zero_point) if isinstance(value, Dequantized) else value
-
-
 def _only(node: onnx.NodeProto, values: Array) -> Any:
     if values.size == 0 or np.any(values != values.reshape(-1)[0]):
         raise _outside(node, "scales and zero-points of an activation are all equal")
@@ -288,10 +263,3 @@ def _scalar(node: onnx.NodeProto, value: Array) -> float:
     if value.ndim != 0:
         raise _outside(node, f"scales of activations are 0-d, not of shape {list(value.shape)}")
     return float(value)
-
-
-def _pads(node: onnx.NodeProto) -> list[int]:
-    if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise _outside(node, "padding has to be explicit")
-    pads: list[int] = attribute(node, "pads", [0, 0, 0, 0])
-    return pads

@@ -24,7 +24,7 @@ from limpq_deploy.export.graph.runtime_taps import OTHER_GRID, file_name
 from limpq_deploy.export.reference.foreign_file import FileReference
 from limpq_deploy.export.reference.foreign_form import as_pairs, require_readable, with_names
 from limpq_deploy.export.reference.islands import Executed, OtherForm
-from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged
+from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged, same_bits
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, OrtSession, OrtWatchedSession, opened
 
 Array = NDArray[Any]
@@ -271,11 +271,6 @@ def _explained(model: onnx.ModelProto, unwatched: Mapping[str, str]) -> list[str
                 "pairs into one, so that what follows is not what the file says"
             )
     return notes
-
-
-def same_bits(first: Array, second: Array) -> bool:
-    """Whether two arrays have the same shape, type and bytes."""
-    return first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes()
 
 
 def operators_of(island: IslandParity) -> str:

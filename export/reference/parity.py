@@ -201,9 +201,9 @@ def compare_runtime(
         expected, expected_codes = reference.run(batch, keep=watched.watched)
         found = session.run(batch)
         seen, codes = watched.run(batch)
-        assert _same_bits(found, seen), "the watched session gives other logits than the unwatched one"
+        assert same_bits(found, seen), "the watched session gives other logits than the unwatched one"
         images += len(batch)
-        equal = equal and _same_bits(expected, found)
+        equal = equal and same_bits(expected, found)
         difference = max(difference, float(np.abs(expected.astype(np.float64) - found).max(initial=0.0)))
         for name in watched.watched:
             own, orders[name] = in_order(expected_codes[name], codes[name], orders.get(name))
@@ -222,5 +222,6 @@ def compare_runtime(
     )
 
 
-def _same_bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
-    return first.shape == second.shape and first.tobytes() == second.tobytes()
+def same_bits(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two arrays have the same shape, type and bytes."""
+    return first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes()

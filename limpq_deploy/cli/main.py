@@ -326,8 +326,9 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     """Check an ONNX file against a target: what the target refuses, what it runs in float, where its results differ
     from the file's, and what is only slower. Exit code 3 when something is worse than slower.
 
-    For ONNX Runtime, where it is installed, the file is really loaded and run. A file that was exported here names its
-    target; for others, and for float models, give --target.
+    For ONNX Runtime, where it is installed, the file is really loaded and run; for TensorRT, NVIDIA's compiler
+    TensorRT-RTX builds an engine of it where that is installed (extra rtx), without a GPU. A file that was exported
+    here names its target; for others, and for float models, give --target.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.export.graph.loading import load_model
@@ -344,7 +345,7 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
         )
     if version is not None and version not in spec.versions:
         raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
-    report = check(loaded, spec, version=version)
+    report = check(loaded, spec, version=version, compiler=True)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:

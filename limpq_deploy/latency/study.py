@@ -110,7 +110,7 @@ def native_policies(
     for gbitops in np.linspace(min(ends), max(ends), count) / 1e9:
         try:
             # Outliers are kept: what is asked is which budget gives which latency, not which policy is best.
-            policy = search_policy(native, [gbitops_budget(float(gbitops) + 1e-6)], outliers="keep").pairs()
+            policy = search_policy(native, [gbitops_budget(native, float(gbitops) + 1e-6)], outliers="keep").pairs()
         except InfeasiblePolicy:
             continue
         if policy not in found.values():

@@ -14,7 +14,10 @@ from limpq_deploy.calibration.files import write_text
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named, split
 from limpq_deploy.model.zoo import LIBRARIES
+from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, TYPES, BudgetSettings
+from limpq_deploy.policy.budgets import option_of as plain_option
 from limpq_deploy.train.settings import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
@@ -30,13 +33,7 @@ ROUNDS = 4
 KINDS = {"tuple_type": "a list", "dataclass_type": "a section with keys of its own"}
 """What pydantic calls by a Python name."""
 
-BUDGETS = (
-    *("like", "max_gbitops", "compression_ratio", "max_mib"),
-    *("max_avg_weight_bits", "max_avg_act_bits", "max_act_mib", "latency_table"),
-)
-"""Settings any of which limits a policy."""
-
-POSITIVE = (*BUDGETS[1:-1], "max_latency_ms", "min_speedup", "latency_seconds")
+POSITIVE = (*(name for name, kind in TYPES.items() if kind in (int, float)), "min_speedup", "latency_seconds")
 
 TRAINING_OPTIONS = (
     *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill"),
@@ -53,7 +50,7 @@ NEEDED = ("model", "weights", "ptq", "target")
 VERSIONS = ("tensorrt",)
 """Settings that are versions, which TOML may take for numbers."""
 
-ENGINE_SETTINGS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds")
+ENGINE_SETTINGS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds", "gpus")
 """Settings of the builder of engines."""
 
 REPEATED = ("min_bits", "pin", "tie")
@@ -61,7 +58,7 @@ REPEATED = ("min_bits", "pin", "tie")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(BudgetSettings):
     """Settings of one build; each field is an option of ``limpq-deploy build`` and a key of its TOML file.
 
     ``weights_key``: which dictionary of the ``weights`` is meant, where several fit, such as ``model_ema``.
@@ -82,7 +79,7 @@ class Config:
     "pow2" makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``: version that
     files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX;
     ``float_type``, ``tf32``, ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions` (None: its
-    defaults).
+    defaults); ``gpus``: compute capabilities that one engine is for, such as "sm86,sm89".
     ``input``: "uint8" writes a file that takes pixels, and ships that. ``storage``: a second file with weights at their
     true bits, none below 4 (or 2).
 
@@ -97,15 +94,6 @@ class Config:
     classes: Path | None = None
     target: str | None = None
     bits: tuple[int, ...] = (2, 3, 4, 5, 6)
-    like: str | None = None
-    max_gbitops: float | None = None
-    compression_ratio: float | None = None
-    max_mib: float | None = None
-    max_avg_weight_bits: float | None = None
-    max_avg_act_bits: float | None = None
-    max_act_mib: float | None = None
-    latency_table: Path | None = None
-    max_latency_ms: float | None = None
     latency_rounds: int = ROUNDS
     min_speedup: float | None = None
     space: str | None = None
@@ -131,6 +119,7 @@ class Config:
     workspace_mib: int | None = None
     builder_level: int | None = None
     builds: int | None = None
+    gpus: str | None = None
     storage: Literal["int4", "int2"] | None = None
     input: Literal["float", "uint8"] = "float"
     engine: bool = True
@@ -175,6 +164,8 @@ class Config:
                     raise ValueError(f"{name} is {value}, and the target {target.name} is never exported")
         if self.batch is not None:
             BatchRange.parse(self.batch)
+        if self.gpus is not None:
+            capabilities_named(split(self.gpus))
         for name in ("workspace_mib", "builds"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -259,7 +250,14 @@ class Config:
     @property
     def limited(self) -> bool:
         """Whether any budget is given."""
-        return any(getattr(self, name) is not None for name in BUDGETS)
+        return any(getattr(self, name) is not None for name in LIMITING)
+
+    @property
+    def asked_budgets(self) -> dict[str, Any]:
+        """What `budgets_from_options` takes; what the build measures itself is left to it."""
+        asked = {name: getattr(self, name) for name in ROWS} | {"like": self.budget_like}
+        own = [name for name, row in BUDGETS.items() if row.measured and asked.get(row.source or "") is None]
+        return {**asked, **dict.fromkeys(own)}
 
     @property
     def goes_round(self) -> bool:
@@ -288,6 +286,7 @@ class Config:
             workspace_mib=self.workspace_mib,
             level=self.builder_level,
             builds=self.builds,
+            gpus=None if self.gpus is None else split(self.gpus),
         )
 
     @property
@@ -305,7 +304,7 @@ def _require_one_of(name: str, value: str | None, known: Iterable[str]) -> None:
 
 def option_of(name: str) -> str:
     """The option of ``build`` that sets a field."""
-    return FLAGS.get(name) or f"--{name.replace('_', '-')}"
+    return FLAGS.get(name) or plain_option(name)
 
 
 def toml(value: Any) -> str:
@@ -342,7 +341,7 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
 
 def _let_latency_decide(settings: dict[str, Any]) -> None:
     """A latency limit that stands alone is searched over the target's native pairs: below 8 bits nothing is faster."""
-    alone = not any(settings.get(name) is not None for name in (*BUDGETS, "policy", "space", "act_bits"))
+    alone = not any(settings.get(name) is not None for name in (*LIMITING, "policy", "space", "act_bits"))
     target = TARGETS.get(settings.get("target") or DEFAULT.name, DEFAULT)
     runs = settings.get("engine") is not False and target.exportable
     if settings.get("max_latency_ms") is not None and alone and runs:
@@ -356,12 +355,10 @@ def write_config(config: Config, path: Path) -> None:
     Files of the user are written as absolute paths: those commands may run in another folder.
     """
     kind, _, place = config.data.partition(":")
+    given = {name: getattr(config, name) for name in ("weights", "classes", "policy", *COST_FILES)}
     settled = replace(
         config,
-        weights=config.weights and config.weights.absolute(),
-        classes=config.classes and config.classes.absolute(),
-        latency_table=config.latency_table and config.latency_table.absolute(),
-        policy=config.policy and config.policy.absolute(),
+        **{name: file and file.absolute() for name, file in given.items()},
         data=f"{kind}:{Path(place).expanduser().absolute()}" if kind in ("imagefolder", "cifar10") else config.data,
     )
     write_text(path, json.dumps({"format": FORMAT, **asdict(settled)}, indent=1, default=str) + "\n")

@@ -12,14 +12,16 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import KINDS, DataSet, Preprocess, hold_out, open_dataset, require_classes
-from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
+from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import FileForm, TargetSpec, in_float
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.base import BuildsElsewhere, Runtime
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT as DEFAULT_GPUS
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import split
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import with_edges
@@ -70,7 +72,9 @@ class Subject:
                 checked(given)
         if self.target.exportable:
             require_modules(("onnxscript",), "exporting")
-        if engine and self.builds_engine:
+        if engine and self.compiles_only:
+            self.compiler()
+        elif engine and self.builds_engine:
             self.runtime()
         require_classes(self.dataset, self.num_classes)
         self._check_training()
@@ -110,7 +114,32 @@ class Subject:
 
     @property
     def builds_engine(self) -> bool:
-        return self.config.engine and self.target.exportable
+        """Whether an engine is built and can be run here."""
+        return self.config.engine and self.target.exportable and not self.compiles_only
+
+    @cached_property
+    def compiles_only(self) -> bool:
+        """Whether an engine is built here for GPUs of other machines, as there is none that runs it here."""
+        if not self.config.engine or self.target.runs_on is None:
+            return False
+        runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
+        return isinstance(runtime, BuildsElsewhere) and runtime.unavailable() is not None
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Compute capabilities that a compiler is asked about."""
+        return DEFAULT_GPUS if self.config.gpus is None else split(self.config.gpus)
+
+    def compiler(self) -> Runtime:
+        """The target's runtime, where its engines are built here and run elsewhere. Raises MissingExtra where it cannot
+        build them either."""
+        assert self.target.runs_on is not None
+        runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
+        assert isinstance(runtime, BuildsElsewhere)
+        why = runtime.cannot_build()
+        if why is not None:
+            raise MissingExtra(f"{why}; use --no-engine to stop after export")
+        return runtime
 
     def runtime(self) -> Runtime:
         """The target's runtime. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
@@ -281,18 +310,7 @@ class Subject:
         config = self.config
         if config.goes_round and not config.limited:
             return ()
-        return budgets_from_options(
-            indicators,
-            like=config.budget_like,
-            max_gbitops=config.max_gbitops,
-            compression_ratio=config.compression_ratio,
-            max_mib=config.max_mib,
-            max_avg_weight_bits=config.max_avg_weight_bits,
-            max_avg_act_bits=config.max_avg_act_bits,
-            max_act_mib=config.max_act_mib,
-            latency_table=config.latency_table,
-            max_latency_ms=config.max_latency_ms if config.latency_table is not None else None,
-        )
+        return budgets_from_options(indicators, **config.asked_budgets)
 
     def given_policy(self, restricted: Indicators) -> Policy:
         """The policy of ``--policy``; raises what `load_given` raises."""

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from math import floor
 from typing import TypeVar
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.policy.costs import Budget, LayerShape, Number, positive
-from limpq_deploy.policy.indicators import ActMoment, Indicators
+from limpq_deploy.policy.costs import MIB, Asked, Budget, LayerShape
+from limpq_deploy.policy.indicators import ActMoment
 from limpq_deploy.policy.objective import group_leaders
 
 Recorded = TypeVar("Recorded")
@@ -83,50 +81,35 @@ class ActMemory:
         return self.moment.tensors.get(layer.name, 0) * act_bits
 
 
-def weight_bits_budget(indicators: Indicators, average: Number) -> Budget:
+def weight_bits_budget(asked: Asked) -> Budget:
     """Bits of a weight on average over the searched layers, each weight counting once."""
-    total = sum(layer.num_weights for layer in indicators.layers)
-    return Budget(
-        cost=WeightBits(),
-        limit=floor(positive("--max-avg-weight-bits", average) * total),
-        option=f"--max-avg-weight-bits {average}",
-        figure_unit="bits per weight",
-        multiplier=Fraction(1, max(total, 1)),
-    )
+    total = sum(layer.num_weights for layer in asked.indicators.layers)
+    return asked.at_most(WeightBits(), "bits per weight", max(total, 1))
 
 
-def act_bits_budget(indicators: Indicators, average: Number) -> Budget:
+def act_bits_budget(asked: Asked) -> Budget:
     """Bits of an activation on average over the tensors that searched layers read, each element counting once.
 
     Raises ModelError where the indicators do not know the tensors' sizes.
     """
-    option = f"--max-avg-act-bits {average}"
-    leaders = group_leaders(indicators)
+    leaders = group_leaders(asked.indicators)
     elements = {
-        layer.name: _recorded(layer.act_elements, "act_elements", option, indicators)
-        for layer in indicators.layers
+        layer.name: _recorded(layer.act_elements, "act_elements", asked)
+        for layer in asked.indicators.layers
         if leaders[layer.name] == layer.name
     }
-    total = sum(elements.values())
-    return Budget(
-        cost=ActBits(elements=elements),
-        limit=floor(positive("--max-avg-act-bits", average) * total),
-        option=option,
-        figure_unit="bits per activation",
-        multiplier=Fraction(1, max(total, 1)),
-    )
+    return asked.at_most(ActBits(elements=elements), "bits per activation", max(sum(elements.values()), 1))
 
 
-def act_memory_budgets(indicators: Indicators, mib: Number) -> tuple[Budget, ...]:
-    """At no moment do activations of one image take more memory; 1 MiB = 2^20 bytes.
+def act_memory_budgets(asked: Asked) -> tuple[Budget, ...]:
+    """At no moment do activations of one image take more memory than ``value`` MiB (2^20 bytes).
 
     One budget per moment, without those that another one implies and those that the widest candidates everywhere keep
     (of which the largest stays, where all are such). Raises ModelError where the indicators do not know the moments.
     """
-    option = f"--max-act-mib {mib}"
-    limit = floor(positive("--max-act-mib", mib) * 2**23)
-    moments = _recorded(indicators.moments, "moments", option, indicators)
-    widest = indicators.bits[-1]
+    limit = asked.limit(MIB)
+    moments = _recorded(asked.indicators.moments, "moments", asked)
+    widest = asked.indicators.bits[-1]
 
     def most(moment: ActMoment) -> int:
         return moment.fixed_bits + widest * sum(moment.tensors.values())
@@ -137,13 +120,7 @@ def act_memory_budgets(indicators: Indicators, mib: Number) -> tuple[Budget, ...
         if not any(_implies(other, moment) for other in kept):
             kept.append(moment)
     return tuple(
-        Budget(
-            cost=ActMemory(moment=moment),
-            limit=limit,
-            option=f"{option} (at {moment.name})",
-            figure_unit="MiB of activations",
-            multiplier=Fraction(1, 2**23),
-        )
+        asked.at_most(ActMemory(moment=moment), "MiB of activations", MIB, where=f" (at {moment.name})")
         for moment in kept
     )
 
@@ -155,10 +132,10 @@ def _implies(larger: ActMoment, smaller: ActMoment) -> bool:
     )
 
 
-def _recorded(value: Recorded | None, field: str, option: str, indicators: Indicators) -> Recorded:
+def _recorded(value: Recorded | None, field: str, asked: Asked) -> Recorded:
     if value is None:
         raise ModelError(
-            f"{option} needs {field!r} in the indicators of {indicators.model!r}, which an older version or another "
-            "program wrote without; renew them with `limpq-deploy indicators --fresh`"
+            f"{asked.option} {asked.value} needs {field!r} in the indicators of {asked.indicators.model!r}, which an "
+            "older version or another program wrote without; renew them with `limpq-deploy indicators --fresh`"
         )
     return value

@@ -4,7 +4,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
-from typing import Protocol
+from math import floor
+from typing import Any, Protocol
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.export.records.placement import BitPair
@@ -12,6 +13,9 @@ from limpq_deploy.policy.indicators import Indicators
 
 Pairs = Mapping[str, tuple[int, int]]
 """(weight_bits, act_bits) by layer name, as `Policy.pairs` gives them."""
+
+G, MIB = 10**9, 2**23
+"""BitOps in one G, and bits in one MiB (2^20 bytes)."""
 
 Number = int | float | str | Decimal | Fraction
 
@@ -116,6 +120,45 @@ class Budget:
         return f"{value.normalize():f} {self.figure_unit}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A budget as a user asks for it: the ``value`` of an ``option``, for these indicators. ``source``: what was read
+    from the file that its costs come from; None where they come from the indicators alone."""
+
+    option: str
+    value: Number
+    indicators: Indicators
+    source: Any = None
+
+    def at_most(self, cost: Cost, unit: str, one: int = 1, *, where: str = "") -> Budget:
+        """``value`` times ``one``, the cost of one ``unit``, is the limit. ``where``: said behind the option.
+
+        Raises SettingError unless the value is a number above 0.
+        """
+        return self.budget(cost, self.limit(one), unit, Fraction(1, one), where=where)
+
+    def limit(self, one: int) -> int:
+        """``value`` times ``one``, rounded down."""
+        return floor(positive(self.option, self.value) * one)
+
+    def at_least(self, cost: Cost, unit: str, one: int) -> Budget:
+        """``one`` divided by the cost is at least ``value``. Raises SettingError as `at_most`."""
+        return self.budget(cost, floor(one / positive(self.option, self.value)), unit, Fraction(one), inverse=True)
+
+    def budget(
+        self, cost: Cost, limit: int, unit: str, multiplier: Fraction, *, inverse: bool = False, where: str = ""
+    ) -> Budget:
+        """A budget of this option whose limit is known."""
+        return Budget(
+            cost=cost,
+            limit=limit,
+            option=f"{self.option} {self.value}{where}",
+            figure_unit=unit,
+            multiplier=multiplier,
+            inverse=inverse,
+        )
+
+
 def positive(option: str, value: Number) -> Fraction:
     """An option's value, exact. Raises SettingError unless it is a number above 0."""
     try:
@@ -125,6 +168,12 @@ def positive(option: str, value: Number) -> Fraction:
     if number <= 0:
         raise SettingError(f"{option} is {value}; expected a number above 0")
     return number
+
+
+def float_size(indicators: Indicators) -> int:
+    """Bits of all weights as 32-bit floats, pinned layers included."""
+    searched = sum(layer.num_weights for layer in indicators.layers)
+    return 32 * (searched + sum(layer.num_weights for layer in indicators.pinned))
 
 
 def pinned_cost(cost: Cost, indicators: Indicators) -> int:

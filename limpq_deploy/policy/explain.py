@@ -10,11 +10,10 @@ from typing import Literal
 from limpq_deploy.calibration.errors import InfeasiblePolicy, PolicyNotFound
 from limpq_deploy.policy.admitted import components, tie_classes
 from limpq_deploy.policy.costs import Budget, Pairs, cost_change, handovers_of, pinned_cost, total_cost
-from limpq_deploy.policy.front import Solve
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import group_leaders, objective_of
 from limpq_deploy.policy.outliers import Importance, OutlierMode, treat_outliers
-from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.policy import Policy, Solve
 from limpq_deploy.policy.search import search_policy
 
 NUDGE = Fraction(1, 100)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.policy.budgets import gbitops_budget
@@ -11,21 +11,13 @@ from limpq_deploy.policy.costs import BitOps, Budget, Pairs, total_cost, uniform
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import check_ties, objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
-from limpq_deploy.policy.policy import BudgetUse, Policy, SolverResult
+from limpq_deploy.policy.policy import BudgetUse, Policy, Solve, SolverResult
 from limpq_deploy.policy.search import PolicySearch
 
 MAX_BUDGETS = 10_000
 
 Progress = Callable[[int, int], None]
 """Called with (budgets done, budgets in all)."""
-
-
-class Solve(Protocol):
-    """What finds one policy; `search_policy` is one. Raises InfeasiblePolicy."""
-
-    def __call__(
-        self, indicators: Indicators, budgets: Sequence[Budget], *, alpha: float, outliers: OutlierMode
-    ) -> Policy: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +148,7 @@ def sweep(
     infeasible = []
     for done, limit in enumerate(limits):
         try:
-            within = (gbitops_budget(limit), *budgets)
+            within = (gbitops_budget(indicators, limit), *budgets)
             found.append((limit, solve(indicators, within, alpha=alpha, outliers=outliers)))
         except InfeasiblePolicy as error:
             infeasible.append(InfeasibleBudget(gbitops_limit=limit, reason=str(error)))
@@ -238,7 +230,7 @@ def _share_answers(
     best: tuple[float, int] | None = None
     entry = 0
     for at, (limit, own) in enumerate(found):
-        within = (gbitops_budget(limit), *budgets)
+        within = (gbitops_budget(indicators, limit), *budgets)
         while entry < len(by_bitops) and by_bitops[entry][0] <= within[0].limit:
             _, objective, index = by_bitops[entry]
             best = (objective, index) if best is None or objective < best[0] else best

@@ -3,16 +3,14 @@ neighbours of different precision."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import product
-from math import floor
 from typing import TypeVar
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.table import Conversion, LatencyTable
 from limpq_deploy.policy.admitted import admitted_pairs
-from limpq_deploy.policy.costs import Budget, LayerShape, Number, positive
+from limpq_deploy.policy.costs import LayerShape
 from limpq_deploy.policy.indicators import Indicators, LayerEdge
 
 NS = 10**6
@@ -20,7 +18,7 @@ NS = 10**6
 
 UNMEASURED = 10**15
 """Time in ns, eleven days, of a layer at bits that no measured precision holds: no budget admits them. Layers that are
-searched may not take such bits (`latency_budget`), but a policy that is compared with theirs may."""
+searched may not take such bits (`latency_cost`), but a policy that is compared with theirs may."""
 
 Key = TypeVar("Key")
 
@@ -86,21 +84,14 @@ class Latency:
         return ns + self.beside[layer.name].get(precision, 0)
 
 
-def latency_budget(indicators: Indicators, table: LatencyTable, max_ms: Number) -> Budget:
-    """The times of ``table``, pinned layers, conversions and ``other_ms`` included, add up to at most ``max_ms``.
+def latency_cost(indicators: Indicators, table: LatencyTable) -> Latency:
+    """The times of ``table``, pinned layers, conversions and ``other_ms`` included.
 
     Raises ModelError where the table does not cover the indicators' layers, or lacks a precision that they may take, or
     has conversions and the indicators no edges; SettingError where a fusion group holds several searched layers that
     are not tied.
     """
-    stands_at, times = _times(indicators, table)
-    return Budget(
-        cost=_latency(indicators, table, stands_at, times),
-        limit=floor(positive("--max-latency-ms", max_ms) * NS),
-        option=f"--max-latency-ms {max_ms}",
-        figure_unit="ms",
-        multiplier=Fraction(1, NS),
-    )
+    return _latency(indicators, table, *_times(indicators, table))
 
 
 def _times(indicators: Indicators, table: LatencyTable) -> tuple[dict[str, str], dict[str, Times]]:

@@ -1,9 +1,12 @@
 """Policy: bit-widths for every searched layer, with what they cost and how they were found. No torch here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from limpq_deploy.policy.outliers import OutlierReport
+from limpq_deploy.policy.costs import Budget
+from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.outliers import OutlierMode, OutlierReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +95,11 @@ class Policy:
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name, as `Placement` takes them."""
         return {name: (bits.weight, bits.act) for name, bits in self.bits.items()}
+
+
+class Solve(Protocol):
+    """What finds one policy; `search_policy` is one. Raises InfeasiblePolicy."""
+
+    def __call__(
+        self, indicators: Indicators, budgets: Sequence[Budget], *, alpha: float, outliers: OutlierMode
+    ) -> Policy: ...

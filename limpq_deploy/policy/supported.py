@@ -37,7 +37,7 @@ def supported_front(indicators: Indicators, *, alpha: float = 2.0, outliers: Out
         raise ModelError(f"the indicators of {indicators.model!r} list no searched layer; there is nothing to search")
     started = time.perf_counter()
     importance = treat_outliers(indicators, outliers)
-    program = build_program(indicators, importance, [gbitops_budget(UNLIMITED_GBITOPS)], alpha=alpha)
+    program = build_program(indicators, importance, [gbitops_budget(indicators, UNLIMITED_GBITOPS)], alpha=alpha)
     states = _states(program)
     each = (time.perf_counter() - started) / len(states)
     points = []

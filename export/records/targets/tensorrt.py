@@ -16,6 +16,7 @@ TENSORRT_GPU = RuntimeSpec(
         *("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         *("tensorrt-bindings", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
     ),
+    compiled_by="tensorrt_rtx",
 )
 
 TENSORRT_FORMS: Mapping[str, FileForm] = {

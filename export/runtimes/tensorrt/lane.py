@@ -26,15 +26,13 @@ class Lane:
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         *,
+        context: "trt.IExecutionContext",
         further: bool = False,
     ) -> None:
-        """``further``: not the engine's first context, which alone has the optimisation profile by itself. Raises
-        ModelError where the engine does not let a second context have it, and where there is no memory for one."""
+        """``context``: a new one of the engine. ``further``: not the engine's first context, which alone has the
+        optimisation profile by itself. Raises ModelError where the engine does not let a second context have it."""
         self._engine, self._memory = engine, memory
         self._inputs, self._outputs = inputs, outputs
-        context = engine.create_execution_context()
-        if context is None:
-            raise ModelError("TensorRT makes no execution context of the engine; free memory of the GPU and try again")
         self._context = context
         self.stream = memory.stream()
         self._room = 0

@@ -27,6 +27,9 @@ class TensorRtSession:
     """One engine with its contexts. Images and logits are float32; a batch larger than the engine takes is run in
     parts, a smaller one is padded with zeros."""
 
+    name = "tensorrt"
+    product = "TensorRT"
+
     def __init__(
         self, trt: ModuleType, plan: bytes, memory: CudaMemory, machine: Machine, facts: dict[str, Any]
     ) -> None:
@@ -38,7 +41,7 @@ class TensorRtSession:
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise ModelError(
-                f"TensorRT does not load the plan ({self.log.last_error or 'no reason given'}); build it again"
+                f"{self.product} does not load the plan ({self.log.last_error or 'no reason given'}); build it again"
             )
         self._engine = engine
         self.inputs, self.outputs = _tensors(trt, engine)
@@ -102,7 +105,7 @@ class TensorRtSession:
 
         self._check_batch(len(images_NCHW))
         engine = self._runtime.deserialize_cuda_engine(self._plan)  # a profile serves one context of an engine
-        lane = Lane(engine, self._memory, self.inputs, self.outputs)
+        lane = Lane(engine, self._memory, self.inputs, self.outputs, context=self._context(engine))
         lane.bind(len(images_NCHW))
         lane.put(self.inputs[0], images_NCHW)
         for _ in range(PROFILE_WARM_UP):
@@ -126,7 +129,7 @@ class TensorRtSession:
 
     def environment(self) -> dict[str, Any]:
         return {
-            "runtime": "tensorrt",
+            "runtime": self.name,
             "version": self._machine.tensorrt,
             "provider": self._machine.gpu,
             "threads": None,
@@ -165,8 +168,18 @@ class TensorRtSession:
     def _first_lanes(self, count: int) -> list[Lane]:
         """So many lanes, made when they are first asked for: each context takes memory."""
         for number in range(len(self._lanes), count):
-            self._lanes.append(Lane(self._engine, self._memory, self.inputs, self.outputs, further=number > 0))
+            context = self._context(self._engine)
+            self._lanes.append(
+                Lane(self._engine, self._memory, self.inputs, self.outputs, context=context, further=number > 0)
+            )
         return self._lanes[:count]
+
+    def _context(self, engine: "trt.ICudaEngine") -> "trt.IExecutionContext":
+        """A new context of an engine. Raises ModelError where there is no memory for one."""
+        context = engine.create_execution_context()
+        if context is None:
+            raise ModelError("TensorRT makes no execution context of the engine; free memory of the GPU and try again")
+        return context
 
 
 def accelerator(machine: Machine) -> dict[str, str | int | None]:

@@ -68,7 +68,7 @@ def sweep(
     """
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.policy.budgets import budgets_from_options
+    from limpq_deploy.policy.budgets import BITOPS, budgets_from_options, of_kind, option_of
     from limpq_deploy.policy.candidates import one_recipe
     from limpq_deploy.policy.front import parse_range
     from limpq_deploy.policy.front import sweep as front_of
@@ -79,8 +79,9 @@ def sweep(
     from limpq_deploy.policy.supported import supported_front
     from limpq_deploy.progress import progress
 
-    if options["like"] is not None or options["max_gbitops"] is not None:
-        raise SettingError("--gbitops already limits BitOps; leave --like and --max-gbitops away")
+    swept = of_kind(BITOPS)
+    if any(options[name] is not None for name in swept):
+        raise SettingError(f"--gbitops already limits BitOps; leave {' and '.join(map(option_of, swept))} away")
     carried = load_record(Indicators, indicators_file)
     recipe = one_recipe(carried, **take_recipe(options))
     found = restrict(read_by(carried, recipe.importance), **take_restrictions(options))

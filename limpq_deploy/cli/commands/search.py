@@ -106,7 +106,7 @@ def search(
     except InfeasiblePolicy:
         if explain:
             from limpq_deploy.cli.output.search import conflict_table
-            from limpq_deploy.policy.conflicts import explain_conflict
+            from limpq_deploy.policy.infeasible import explain_conflict
 
             conflict = explain_conflict(
                 found,

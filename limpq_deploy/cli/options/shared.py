@@ -10,6 +10,7 @@ import click
 
 from limpq_deploy.cli.options.builder import Command, builder_options
 from limpq_deploy.export.records.targets import TARGETS, TENSORRT
+from limpq_deploy.policy.budgets import ROWS, TYPES, option_of
 
 
 class _Given(click.Path):
@@ -25,6 +26,7 @@ class _Given(click.Path):
 
 
 FILE = _Given(path_type=Path)
+CLICK_TYPES: dict[type, click.ParamType] = {Path: FILE}
 NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 """One to write: a folder of that name is told before anything is done."""
 
@@ -137,30 +139,9 @@ def restriction_options(command: Command) -> Command:
 
 def budget_options(command: Command) -> Command:
     options = (
-        click.option("--like", metavar="wNaM", help="BitOps of a uniform policy over the searched layers, e.g. w4a4."),
-        click.option("--max-gbitops", type=float, metavar="G", help="BitOps of all layers; 1 G = 1e9."),
-        click.option(
-            "--compression-ratio", type=float, metavar="R", help="32-bit size of all weights / quantized size."
-        ),
-        click.option("--max-mib", type=float, metavar="M", help="Size of all weights in MiB (2^20 bytes)."),
-        click.option(
-            "--max-avg-weight-bits", type=float, metavar="B", help="Bits of a weight on average, searched layers."
-        ),
-        click.option(
-            "--max-avg-act-bits", type=float, metavar="B", help="Bits of an activation on average, searched layers."
-        ),
-        click.option(
-            "--max-act-mib", type=float, metavar="M", help="Activations in memory at any moment, one image, in MiB."
-        ),
-        click.option(
-            "--latency-table", type=FILE, metavar="FILE.json", help="Measured times of layers, for --max-latency-ms."
-        ),
-        click.option(
-            "--max-latency-ms",
-            type=float,
-            metavar="T",
-            help="A budget with --latency-table. In a build a check too (p50 at the smallest batch, default threads); "
-            "alone, or in a native space, the build times this machine and searches for it.",
+        *(
+            click.option(option_of(name), type=CLICK_TYPES.get(kind, kind), metavar=row.metavar, help=row.help)
+            for (name, row), kind in zip(ROWS.items(), TYPES.values(), strict=True)
         ),
         restriction_options,
         click.option(
@@ -357,6 +338,11 @@ def build_options(command: Command) -> Command:
             help="Fewest, usual and most images per call of a TensorRT engine, e.g. 1:8:32.",
         ),
         builder_options,
+        click.option(
+            "--gpus",
+            metavar="sm86,sm89,..",
+            help="Compute capabilities that an engine of TensorRT-RTX is for; sm75 alone.  [default: sm86,sm89,sm120]",
+        ),
         click.option(
             "--input",
             type=click.Choice(["float", "uint8"]),

@@ -1,10 +1,10 @@
 """What the search's companions print for people: differences, fronts, prices and conflicts as plain tables."""
 
 from limpq_deploy.cli.output.tables import table, wrapped
-from limpq_deploy.policy.conflicts import Conflict
 from limpq_deploy.policy.diff import PolicyDiff, TotalChange
 from limpq_deploy.policy.explain import BudgetPrice, Explanation
 from limpq_deploy.policy.front import Front
+from limpq_deploy.policy.infeasible import Conflict
 from limpq_deploy.report.figures import digits, giga, plural, signed
 
 STEPS_TOLD = 4

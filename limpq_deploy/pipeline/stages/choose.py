@@ -6,20 +6,18 @@ from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.tournament import hold_tournament
-from limpq_deploy.pipeline.config import BUDGETS
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import LATENCY_LIMIT, LIMITS, PREVIEWS, ROUNDS_MADE, SEARCHES, TAKES_POLICY
 from limpq_deploy.pipeline.stages.previewer import Previewer
 from limpq_deploy.pipeline.stages.rounds import search_in_rounds
-from limpq_deploy.policy.budgets import parse_like, uniform_policy_within
+from limpq_deploy.policy.budgets import ROWS, latency_budget, parse_like, uniform_policy_within
 from limpq_deploy.policy.candidates import find, one_recipe, recipes
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import own_budget
 from limpq_deploy.policy.importance_names import SCALE, read_by
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.policy.tie_warning import tie_warning
@@ -36,7 +34,8 @@ from limpq_deploy.workspace.file_names import (
     TEMPLATE,
 )
 
-LIMITING = tuple(name for name in BUDGETS if name != "like")
+PLAIN_BUDGETS = tuple(name for name in ROWS if name not in {fact.name for fact in LIMITS})
+"""Settings of budgets that count as they were given."""
 RESTRICTING = ("space", "min_bits", "pin", "tie")
 
 
@@ -89,7 +88,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
 SEARCHED_POLICY = Stage(
     name="search",
     title="policy",
-    settings=("policy", *LIMITING, *RESTRICTING, "importance", "alpha", "outliers", "solver"),
+    settings=("policy", *PLAIN_BUDGETS, *RESTRICTING, "importance", "alpha", "outliers", "solver"),
     facts=LIMITS,
     reads=(
         *(INDICATORS, PLACEMENT),
@@ -122,7 +121,7 @@ def _run_given(subject: Subject, folder: Path, report: Report) -> str:
 GIVEN_POLICY = Stage(
     name="search",
     title="policy",
-    settings=("policy", "like", *LIMITING, *RESTRICTING),
+    settings=("policy", "like", *PLAIN_BUDGETS, *RESTRICTING),
     facts=(LATENCY_LIMIT,),
     reads=(INDICATORS, PLACEMENT),
     writes=(POLICY, COMPARISON),

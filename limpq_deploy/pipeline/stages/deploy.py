@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,7 @@ from limpq_deploy.export.graph.storage import pack_weights
 from limpq_deploy.export.lint.check import LintReport, lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.export.runtimes.base import Reporting
+from limpq_deploy.export.runtimes.base import CompiledEngine, Engine, Reporting, Runtime
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
@@ -24,6 +25,8 @@ from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
     BUILDS,
     CLASSES,
+    COMPILER,
+    COMPILES_ONLY,
     DATA,
     ENGINE_OPTIONS,
     EXPORTS,
@@ -88,7 +91,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
-    checked = lint(folder / MODEL, subject.target)
+    checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus)
     write_record(checked, folder / LINT)
     record = _record(subject, folder, exported[MODEL])
     write_record(record, folder / EXPORT)
@@ -99,7 +102,7 @@ EXPORTED_MODELS = Stage(
     name="export",
     title="export",
     settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
-    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, MODEL_FACT, *RUNTIME),
+    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, COMPILER, MODEL_FACT, *RUNTIME),
     reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, If(OWN_UNIFORM, UNIFORM)),
     writes=(
         *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
@@ -143,11 +146,7 @@ def _record(subject: Subject, folder: Path, model: onnx.ModelProto) -> ExportRec
 
 
 def _run_engine(subject: Subject, folder: Path, report: Report) -> str:
-    runtime = subject.runtime()
-    if isinstance(runtime, Reporting):
-        runtime.report_to(report)
-    engine = runtime.engine(folder / MODEL)
-    write_record(engine, folder / ENGINE)
+    engine = _engine(subject.runtime(), folder, report)
     layers, planned = len(engine.layer_precision), load_record(LintReport, folder / LINT).planned_float
     kept = sum(engine.layer_precision.get(name, "").startswith("float") for name in planned)
     return (
@@ -155,6 +154,24 @@ def _run_engine(subject: Subject, folder: Path, report: Report) -> str:
         f"{layers - len(engine.float_layers)} of {layers} layers run in integers"
         + (f", {kept} of {len(planned)} that the policy keeps in float run so" if planned else "")
     )
+
+
+def _run_compiler(subject: Subject, folder: Path, report: Report) -> str:
+    engine = _engine(subject.compiler(), folder, report)
+    assert isinstance(engine, CompiledEngine)
+    return (
+        f"built by {engine.compiler} for {engine.provider}: {engine.kernels} kernels, {engine.integer_layers} of "
+        f"{engine.layers} layers in integers; not run: none of these GPUs is here"
+    )
+
+
+def _engine(runtime: Runtime, folder: Path, report: Report) -> Engine:
+    """The exported model's engine, and its record."""
+    if isinstance(runtime, Reporting):
+        runtime.report_to(report)
+    engine = runtime.engine(folder / MODEL)
+    write_record(engine, folder / ENGINE)
+    return engine
 
 
 ENGINE_RECORD = Stage(
@@ -168,6 +185,9 @@ ENGINE_RECORD = Stage(
     when=(BUILDS,),
 )
 """What the runtime makes of the exported model."""
+
+COMPILED_ENGINE = replace(ENGINE_RECORD, run=_run_compiler, when=(COMPILES_ONLY,))
+"""The same where the engine is for GPUs of other machines."""
 
 
 def exported_files(folder: Path) -> dict[str, str]:
@@ -192,7 +212,8 @@ def _quantized_models(
 
 def _lint_line(report: LintReport) -> str:
     if not report.optimized:
-        return f"{len(report.findings)} findings in the file as written"
+        said = f"; {report.compiler.detail}" if report.compiler is not None else ""
+        return f"{len(report.findings)} findings in the file as written{said}"
     planned = f", besides {len(report.planned_float)} layers as planned" if report.planned_float else ""
     return f"{len(report.float_compute)} Conv, Gemm or Add nodes in float on {report.target}{planned}"
 

@@ -9,11 +9,13 @@ from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
-from limpq_deploy.pipeline.config import BUDGETS, ENGINE_SETTINGS
+from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import installed_version
+from limpq_deploy.pipeline.config import ENGINE_SETTINGS
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
+from limpq_deploy.policy.budgets import LIMITING
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.ptq import IMAGES
 from limpq_deploy.train.settings import (
@@ -44,6 +46,11 @@ PLACED = Fact("placement", OF_PLACEMENT, lambda subject: to_dict(subject.placeme
 FORM = Fact("form", ("target", "tensorrt"), lambda subject: to_dict(subject.form))
 VERSIONS = Fact("versions", (), lambda subject: versions())
 COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.config.command_line())
+
+COMPILER = Fact(
+    "compiler", ("target",), lambda subject: installed_version() if subject.target.compiled_by is not None else None
+)
+"""Version of NVIDIA's compiler that is asked about the target's files."""
 
 ENGINE_OPTIONS = ENGINE_SETTINGS
 
@@ -156,7 +163,7 @@ LATENCY_LIMIT = Fact(
     ),
 )
 LIMITS = (
-    Fact("like", (*BUDGETS, *OF_ROUNDS, "act_bits"), lambda subject: subject.config.budget_like),
+    Fact("like", (*LIMITING, *OF_ROUNDS, "act_bits"), lambda subject: subject.config.budget_like),
     LATENCY_LIMIT,
     Fact(
         "latency_rounds",
@@ -190,6 +197,9 @@ PREVIEWS = condition("policies compete by preview", ("importance",), lambda subj
 ROUNDS_MADE = condition("a latency limit is searched for", OF_ROUNDS, lambda subject: subject.config.goes_round)
 EXPORTS = condition("the target is exported", ("target",), lambda subject: subject.target.exportable)
 BUILDS = condition("an engine is built", ("target", "engine"), lambda subject: subject.builds_engine)
+COMPILES_ONLY = condition(
+    "an engine is built that runs elsewhere", ("target", "engine"), lambda subject: subject.compiles_only
+)
 STORES = condition("weights are stored at their bits", ("storage",), lambda subject: subject.config.storage is not None)
 PIXEL_INPUT = condition("images are pixels", ("input",), lambda subject: subject.config.input == "uint8")
 ON_CPU = condition("the runtime computes on a CPU", ("target",), lambda subject: subject.target.device == "cpu")

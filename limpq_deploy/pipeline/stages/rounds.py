@@ -46,9 +46,9 @@ from limpq_deploy.pipeline.stages.facts import (
     profile_seconds,
 )
 from limpq_deploy.pipeline.stages.template import make_template
+from limpq_deploy.policy.budgets import latency_budget
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.workspace.file_names import (

@@ -186,9 +186,10 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
             f"--max-latency-ms {config.max_latency_ms:g} is checked at the end and not searched for, as below 8 bits "
             f"every policy takes the same time; give it alone, or with --space native:{subject.target.name} --bits 8"
         )
-    if not subject.builds_engine and (unused := [name for name in OF_ENGINES if _given(config, name)]):
+    asked = [name for name in OF_ENGINES if not (subject.compiles_only and name in ENGINE_SETTINGS)]
+    if not subject.builds_engine and (unused := [name for name in asked if _given(config, name)]):
         named = ", ".join(option_of(name) for name in unused)
-        yield f"no engine is built, so these settings have no effect: {named}"
+        yield f"no engine is {'run' if subject.compiles_only else 'built'}, so these settings have no effect: {named}"
     if until == "indicators" and config.scales == "pow2":
         yield (
             "indicators are learned with free scales, so --scales pow2 has no effect on them; powers of two begin with "
@@ -203,4 +204,6 @@ def _why(subject: Subject, until: str | None) -> str:
         return f"the target {subject.target.name} is trained, for comparison with the paper, and never exported"
     if until is not None:
         return "as asked"
+    if subject.compiles_only:
+        return "the engine is for GPUs of other machines, so nothing was measured and there is no verdict"
     return "--no-engine, so nothing was measured and there is no verdict"

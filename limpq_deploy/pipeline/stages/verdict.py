@@ -93,6 +93,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
         trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
         float_nodes=unplanned_floats(folder),
         planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
+        compiler=checked.compiler,
         latency=load_record(LatencyReport, folder / LATENCY),
         precision_unknown={
             "mixed": layers_of_unknown_precision(engine),

@@ -239,7 +239,7 @@ def _same_layers(names: list[str], known: list[str], path: Path, shapes: Shapes)
     for missing, what in ((without_shape, "no shape in"), (without_scale, "no scales beside")):
         if missing:
             raise RecordError(
-                f"{path}: layer {missing[0]!r} has {what} {shapes.origin} ({len(missing)} such layers; "
+                f"{path}: layer {missing[0]!r} has {what} {shapes.source['file']} ({len(missing)} such layers; "
                 f"{len(names)} in the pickle, {len(known)} in the shapes); give the shapes of the same model"
             )
 

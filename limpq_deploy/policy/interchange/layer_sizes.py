@@ -1,7 +1,7 @@
 """What each layer of a model computes and stores, without any importance: the second source beside a foreign file."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,30 +31,14 @@ class ShapesFile:
     format: Literal["limpq.shapes/1"] = field(default="limpq.shapes/1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shapes:
-    """Searched and pinned layers of a model. ``origin``: the file's name, for errors; ``source``: what it says of
-    itself, kept in what is made from it."""
-
-    model: str
-    layers: tuple[LayerSize, ...]
-    pinned: tuple[PinnedLayer, ...]
-    origin: str
-    source: Any
+Shapes = Indicators | ShapesFile
 
 
 def load_shapes(path: Path) -> Shapes:
-    """Shapes from an indicators file or a ``limpq.shapes/1`` file. Raises RecordError."""
+    """An indicators file or a ``limpq.shapes/1`` file; ``source`` names it beside what it says of itself. Raises
+    RecordError."""
     record = load_record(ShapesFile, path) if _is_shapes(path) else load_record(Indicators, path)
-    return Shapes(
-        model=record.model,
-        layers=tuple(
-            LayerSize(name=layer.name, macs=layer.macs, num_weights=layer.num_weights) for layer in record.layers
-        ),
-        pinned=record.pinned,
-        origin=str(path),
-        source={"file": path.name, "source": record.source},
-    )
+    return replace(record, source={"file": path.name, "source": record.source})
 
 
 def _is_shapes(path: Path) -> bool:

@@ -16,8 +16,8 @@ from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.pipeline.config import Config, make_config
 from limpq_deploy.pipeline.stages.run import run_build
+from limpq_deploy.policy.budgets import latency_budget
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.settings import Training
 

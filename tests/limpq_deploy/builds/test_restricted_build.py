@@ -12,9 +12,9 @@ from limpq_deploy.pipeline.config import Config, Training
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.policy.act_costs import ActMemory
+from limpq_deploy.policy.budgets import latency_budget
 from limpq_deploy.policy.costs import handovers_of, total_cost
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.workspace.workspace import Passed
 

@@ -21,6 +21,7 @@ from limpq_deploy.pipeline.config import Config, load_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.facts import MODEL_FACT
 from limpq_deploy.pipeline.stages.listed import STAGES, stages_of
+from limpq_deploy.policy.budgets import BUDGETS, TYPES
 from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part
 from limpq_deploy.workspace.workspace import whole
@@ -35,8 +36,7 @@ ON_CPU: dict[str, tuple[Any, str]] = {
     "weights": ("float.safetensors", f"given {MODELS} export"),
     "bits": ((2, 3, 4, 5, 6, 7), f"{JOINT} {TUNED}"),
     "like": ("w4a4", "search"),
-    **dict.fromkeys(("max_gbitops", "compression_ratio", "max_mib", "max_act_mib"), (1.0, "search")),
-    **dict.fromkeys(("max_avg_weight_bits", "max_avg_act_bits"), (5.0, "search")),
+    **{name: (5.0, "search") for name in BUDGETS if TYPES[name] is float},
     "max_latency_ms": (5.0, "verdict"),
     "min_speedup": (1.0, "verdict"),
     "max_accuracy_drop": (2.0, "verdict"),
@@ -79,6 +79,9 @@ ON_TENSORRT: dict[str, tuple[Any, str]] = {
     "latency_seconds": (0.2, "profile latency study"),
 }
 """Of a build that measures until a latency limit holds."""
+
+COMPILED: dict[str, tuple[Any, str]] = {"gpus": ("sm89", "export engine")}
+"""Of a build whose engine runs elsewhere."""
 
 WITH_A_TABLE: dict[str, tuple[Any, str]] = {
     "latency_table": ("latency-table.json", "search"),
@@ -157,6 +160,11 @@ def test_each_setting_of_an_engine_repeats_the_stages_that_it_is_about(base: Con
     expect(rounds, finished, ON_TENSORRT)
 
 
+def test_other_gpus_are_another_engine(base: Config, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Subject, "compiles_only", True)
+    expect(replace(base, target="tensorrt_rtx"), finished, COMPILED)
+
+
 def test_a_latency_table_repeats_the_search(base: Config, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text("{}")
     table = replace(base, latency_table=tmp_path / "table.json", max_latency_ms=5.0)
@@ -196,6 +204,7 @@ def test_no_setting_is_left_out() -> None:
         *ON_CPU,
         *WITH_PTQ,
         *ON_TENSORRT,
+        *COMPILED,
         *WITH_A_TABLE,
         "data",
         "classes",

@@ -10,9 +10,9 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.model import Key, Skeleton, predict, to_table
 from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.rounds import Rounds, Timed, go_round
+from limpq_deploy.policy.budgets import latency_budget
 from limpq_deploy.policy.costs import total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.latency_cost import latency_budget
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.search import search_policy
 

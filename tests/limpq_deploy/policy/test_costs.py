@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.policy.budgets import (
     budgets_from_options,
+    budgets_of,
     compression_budget,
     gbitops_budget,
     like_budget,
-    mib_budget,
     parse_like,
     uniform_policy_within,
 )
@@ -48,7 +48,7 @@ def test_like_limits_the_searched_layers_only() -> None:
 
 
 def test_gbitops_are_thousand_millions_and_count_pinned_layers() -> None:
-    budget = gbitops_budget("0.1")
+    budget = gbitops_budget(two_layers(), "0.1")
     assert budget.limit == 10**8  # as typed: the float 0.1 is above one tenth, its decimal is not
     assert budget.cost.pinned
 
@@ -57,8 +57,12 @@ def test_compression_ratio_compares_with_32_bits_pinned_included() -> None:
     assert compression_budget(two_layers(), 8).limit == 32 * 45 // 8
 
 
+def mib_budget(indicators: Indicators, mib: float | str) -> Budget:
+    return budgets_of("max_mib", indicators, mib)[0]
+
+
 def test_a_mebibyte_is_two_to_the_twenty_bytes() -> None:
-    assert mib_budget(1.5).limit == 3 * 2**22
+    assert mib_budget(two_layers(), 1.5).limit == 3 * 2**22
 
 
 @pytest.mark.parametrize(("text", "pair"), [("w4a4", (4, 4)), ("W3A8", (3, 8)), ("w16a16", (16, 16))])
@@ -75,7 +79,7 @@ def test_an_unreadable_like_says_what_was_expected(text: str) -> None:
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "much"])
 def test_a_budget_is_a_number_above_zero(value: float | str) -> None:
     with pytest.raises(SettingError, match="above 0"):
-        gbitops_budget(value)
+        gbitops_budget(two_layers(), value)
 
 
 def test_two_budgets_of_one_kind_are_refused() -> None:
@@ -100,14 +104,14 @@ def test_a_figure_typed_as_the_limit_admits_the_cost_it_tells(used: int) -> None
         bits=(2,),
         layers=(LayerIndicators(name="a", macs=1, num_weights=10**11, weight=(1.0,), act=(1.0,)),),
     )
-    assert gbitops_budget(typed(gbitops_budget(1))).limit >= used
-    assert mib_budget(typed(mib_budget(1))).limit >= used
+    assert gbitops_budget(shape, typed(gbitops_budget(shape, 1))).limit >= used
+    assert mib_budget(shape, typed(mib_budget(shape, 1))).limit >= used
     assert compression_budget(shape, typed(compression_budget(shape, 1))).limit >= used
 
 
 @given(used=st.integers(1, 10**12))
 def test_a_figure_is_within_six_digits_of_the_cost(used: int) -> None:
-    told = Fraction(gbitops_budget(1).figure(used).split()[0]) * 10**9
+    told = Fraction(gbitops_budget(two_layers(), 1).figure(used).split()[0]) * 10**9
     assert 0 <= told / used - 1 <= Fraction(1, 10**5)
 
 

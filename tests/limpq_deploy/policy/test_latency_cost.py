@@ -12,12 +12,11 @@ from limpq_deploy.calibration.records import from_json, to_json, write_record
 from limpq_deploy.cli.main import main
 from limpq_deploy.cli.output.search import explanation_table
 from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
-from limpq_deploy.policy.budgets import budgets_from_options, like_budget
-from limpq_deploy.policy.conflicts import explain_conflict
+from limpq_deploy.policy.budgets import budgets_from_options, latency_budget, like_budget
 from limpq_deploy.policy.costs import total_cost, uniform_pairs
 from limpq_deploy.policy.explain import explain
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.latency_cost import latency_budget
+from limpq_deploy.policy.infeasible import explain_conflict
 from limpq_deploy.policy.policy import LayerBits
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
@@ -177,7 +176,7 @@ def test_conversions_count_in_what_is_reachable() -> None:
     ) as raised:
         search_policy(CHAIN, [latency_budget(CHAIN, table, "1.17")])
     assert "together" not in str(raised.value)
-    conflict = explain_conflict(CHAIN, [latency_budget(CHAIN, table, "1.17")])
+    conflict = explain_conflict(CHAIN, [latency_budget(CHAIN, table, "1.17")], solve=search_policy)
     assert conflict is not None
     assert conflict.budgets[0].alone == 1_230_000
     assert search_policy(CHAIN, [latency_budget(CHAIN, table, "1.23")]).costs[0].used == 1_230_000
@@ -200,7 +199,7 @@ def test_what_is_reachable_is_found_fast_where_many_bits_take_equal_time() -> No
         conversions=(Conversion(before=(4, 4), after=(8, 8), ms=0.05),),
     )
     budgets = [like_budget(many, 4, 4), latency_budget(many, table, "3.9")]
-    conflict = explain_conflict(many, budgets)
+    conflict = explain_conflict(many, budgets, solve=search_policy)
     assert conflict is not None
     assert [(reach.alone, reach.beside) for reach in conflict.budgets][1] == (4_000_000, 4_000_000)
 

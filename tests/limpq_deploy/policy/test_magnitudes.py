@@ -220,6 +220,6 @@ def test_macs_beyond_64_bits_that_are_alike_are_searched_to_the_end() -> None:
 
 def test_a_budget_beyond_every_double_limits_nothing() -> None:
     indicators = small()
-    policy = search_policy(indicators, [gbitops_budget("1e400")])
+    policy = search_policy(indicators, [gbitops_budget(indicators, "1e400")])
     assert set(policy.pairs().values()) == {(8, 8)}
     assert treat_outliers(indicators, "forbid").outliers.entries == ()

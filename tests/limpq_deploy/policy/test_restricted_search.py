@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.export.timing.table import Conversion, LatencyTable, PartTime
-from limpq_deploy.policy.act_costs import ActMemory, act_bits_budget, act_memory_budgets, weight_bits_budget
-from limpq_deploy.policy.budgets import compression_budget, like_budget
+from limpq_deploy.policy.act_costs import ActMemory
+from limpq_deploy.policy.budgets import budgets_of, compression_budget, latency_budget, like_budget
 from limpq_deploy.policy.costs import Budget, total_cost
 from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerEdge, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.latency_cost import Latency, latency_budget
+from limpq_deploy.policy.latency_cost import Latency
 from limpq_deploy.policy.outliers import OutlierMode
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.policy.solver.solvers import Solver
@@ -106,9 +106,9 @@ def some_budgets(draw: st.DrawFn, indicators: Indicators) -> tuple[Budget, ...]:
     made = (
         lambda: [like_budget(indicators, draw(st.integers(1, 8)), draw(st.integers(1, 8)))],
         lambda: [compression_budget(indicators, draw(st.sampled_from(["4", "5", "6", "8", "9.5"])))],
-        lambda: [weight_bits_budget(indicators, draw(average))],
-        lambda: [act_bits_budget(indicators, draw(average))],
-        lambda: act_memory_budgets(indicators, draw(st.integers(1, 800)) / 2**23),
+        lambda: budgets_of("max_avg_weight_bits", indicators, draw(average)),
+        lambda: budgets_of("max_avg_act_bits", indicators, draw(average)),
+        lambda: budgets_of("max_act_mib", indicators, draw(st.integers(1, 800)) / 2**23),
         lambda: [latency_budget(indicators, table, draw(st.integers(1, 30)) / 8)],
     )
     kinds = draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique=True))
@@ -247,7 +247,10 @@ def test_latency_with_conversions_equals_brute_force(data: st.DataObject, solver
 @given(data=st.data())
 def test_another_solver_ends_there_too(data: st.DataObject) -> None:
     indicators = data.draw(restricted_models())
-    budgets = (*act_memory_budgets(indicators, data.draw(st.integers(100, 800)) / 2**23), like_budget(indicators, 4, 4))
+    budgets = (
+        *budgets_of("max_act_mib", indicators, data.draw(st.integers(100, 800)) / 2**23),
+        like_budget(indicators, 4, 4),
+    )
     check_against_brute_force(indicators, budgets, 2.0, "cbc")
 
 

@@ -186,7 +186,7 @@ def test_equal_indicators_take_the_cheapest_bits() -> None:
 
 def test_layers_without_macs_take_what_matters_most() -> None:
     indicators = model(layer("a", (2.0, 1.0), (2.0, 1.0), macs=0))
-    assert search_policy(indicators, [gbitops_budget("0.001")]).pairs() == {"a": (4, 4)}
+    assert search_policy(indicators, [gbitops_budget(indicators, "0.001")]).pairs() == {"a": (4, 4)}
 
 
 def test_one_bit_width_leaves_no_choice() -> None:
@@ -269,12 +269,12 @@ def test_a_useless_alpha_is_refused(alpha: float) -> None:
 
 def test_a_model_without_searched_layers_is_refused() -> None:
     with pytest.raises(ModelError, match="nothing to search"):
-        search_policy(model(), [gbitops_budget(1)])
+        search_policy(model(), [gbitops_budget(model(), 1)])
 
 
 def test_a_limit_beyond_every_policy_is_no_trouble() -> None:
     indicators = model(layer("a", (2.0, 1.0), (2.0, 1.0)))
-    assert search_policy(indicators, [gbitops_budget(10**25)]).pairs() == {"a": (4, 4)}
+    assert search_policy(indicators, [gbitops_budget(indicators, 10**25)]).pairs() == {"a": (4, 4)}
 
 
 def test_the_search_leaves_nothing_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +319,7 @@ def test_searches_that_share_their_blocks_are_the_searches_of_each_budget() -> N
     indicators = model(*layers, bits=(2, 3, 4))
     shared = PolicySearch()
     for gbitops in ("10000e-9", "40000e-9", "60000e-9", "90000e-9", "200000e-9"):
-        budgets = [gbitops_budget(gbitops)]
+        budgets = [gbitops_budget(indicators, gbitops)]
         if gbitops == "10000e-9":
             with pytest.raises(InfeasiblePolicy, match="--max-gbitops 10000e-9 allows"):
                 shared(indicators, budgets)
@@ -331,7 +331,11 @@ def test_searches_that_share_their_blocks_are_the_searches_of_each_budget() -> N
 def test_searches_that_differ_in_more_than_limits_share_nothing() -> None:
     indicators = model(layer("a", (2.0, 1.0), (2.0, 1.5)), layer("b", (3.0, 1.0), (2.0, 1.0)))
     shared = PolicySearch()
-    budgets = ([like_budget(indicators, 3, 3)], [compression_budget(indicators, 10)], [gbitops_budget("18000e-9")])
+    budgets = (
+        [like_budget(indicators, 3, 3)],
+        [compression_budget(indicators, 10)],
+        [gbitops_budget(indicators, "18000e-9")],
+    )
     for alpha in (2.0, 0.0):
         for some in budgets:
             assert shared(indicators, some, alpha=alpha).bits == search_policy(indicators, some, alpha=alpha).bits

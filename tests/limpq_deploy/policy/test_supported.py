@@ -74,6 +74,6 @@ def test_points_of_the_published_indicators_are_what_the_search_finds_for_their_
     objectives = [point.policy.objective for point in front.points]
     assert objectives == sorted(objectives, reverse=True)
     for point in front.points[:: len(front.points) // 7]:
-        best = search_policy(indicators, [gbitops_budget(point.gbitops_limit)])
+        best = search_policy(indicators, [gbitops_budget(indicators, point.gbitops_limit)])
         assert best.objective == pytest.approx(point.policy.objective, rel=1e-9)
         assert point.solver.bound <= best.objective

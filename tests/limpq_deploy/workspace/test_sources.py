@@ -67,6 +67,15 @@ def test_sources_are_read_alike_from_a_checkout_and_from_an_installed_copy(copie
         assert codes() == installed
 
 
+def test_what_is_found_by_its_name_counts_as_what_is_imported(copied: Path) -> None:
+    dialect, rules, session = edited(
+        copied, "export/qdq/tensorrt.py", "export/lint/onnxruntime.py", "export/runtimes/onnxruntime/session.py"
+    )
+    assert "export" in dialect & rules
+    assert {"engine", "accuracy", "latency"} <= session
+    assert not (dialect | rules | session) & {"float", "finetune"}
+
+
 def test_an_edit_repeats_what_runs_the_edited_code_and_nothing_before_it(copied: Path) -> None:
     page, style, judge, cli = edited(
         copied, "report/page.py", "report/report.css", "verdict/sampled_checks.py", "cli/options/shared.py"
@@ -81,7 +90,7 @@ def test_an_edit_repeats_what_runs_the_edited_code_and_nothing_before_it(copied:
     assert not kernel & {"engine", "latency", "accuracy"}
     assert grid >= LEARN
     dialect, runtime, solver = edited(
-        copied, "export/qdq/onnxruntime.py", "export/runtimes/onnxruntime/session.py", "policy/solver/branch.py"
+        copied, "export/qdq/onnxruntime.py", "export/runtimes/onnxruntime/session.py", "policy/solver/labels.py"
     )
     assert {"export", "profile", "study"} <= dialect
     assert not dialect & LEARN

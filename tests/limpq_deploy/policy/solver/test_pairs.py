@@ -213,3 +213,18 @@ def test_the_least_cost_in_a_row_is_found_beside_the_other_rows(program: Program
     assert solution.choice is not None
     whole = tuple((numbers[asked.places(solution.choice)] - program.start_B1[:-1]).tolist())
     assert program.costs(whole)[row] == min(costs[row] for costs in kept)
+
+
+@pytest.mark.parametrize("cost", [1, 10**6, 10**15])
+def test_what_only_pairs_cost_is_found_where_blocks_cost_nothing(cost: int) -> None:
+    one = np.array([[[2, 2]]], np.int16)
+    block = Block(layers=("a",), value_K=np.zeros(1), cost_MK=np.zeros((1, 1), np.int64), bits_KG2=one)
+    program = replace(
+        Program.of([block, replace(block, layers=("b",))], [0]),
+        tables=(PairTable(row=0, first=0, second=1, cost_CD=np.array([[cost]])),),
+        class_N=np.array([0, 0]),
+    )
+    asked, _ = least_in_row(program, 0, [])
+    solution = solve_by(asked, "auto").solution
+    assert solution.choice == (0, 0)
+    assert solution.complete

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.cli.output.search import conflict_table
 from limpq_deploy.policy.budgets import compression_budget, like_budget
-from limpq_deploy.policy.conflicts import Conflict, explain_conflict
 from limpq_deploy.policy.costs import Budget, LayerShape, total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.infeasible import Conflict, explain_conflict
+from limpq_deploy.policy.search import search_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +45,11 @@ TWO = model((1000, 10), (1000, 10))
 
 
 def test_budgets_that_can_be_met_have_no_conflict() -> None:
-    assert explain_conflict(TWO, [like_budget(TWO, 2, 2)]) is None
+    assert explain_conflict(TWO, [like_budget(TWO, 2, 2)], solve=search_policy) is None
 
 
 def test_a_budget_that_cannot_be_met_alone_is_the_whole_conflict() -> None:
-    found = explain_conflict(TWO, [like_budget(TWO, 4, 4), compression_budget(TWO, 20)])
+    found = explain_conflict(TWO, [like_budget(TWO, 4, 4), compression_budget(TWO, 20)], solve=search_policy)
     assert found is not None
     assert found.conflicting == ("--compression-ratio 20",)
     size = found.budgets[1]
@@ -61,7 +62,7 @@ def test_a_budget_that_cannot_be_met_alone_is_the_whole_conflict() -> None:
 
 
 def test_budgets_that_conflict_together_tell_how_far_each_would_have_to_go() -> None:
-    found = explain_conflict(TWO, [like_budget(TWO, 2, 2), waste(100)])
+    found = explain_conflict(TWO, [like_budget(TWO, 2, 2), waste(100)], solve=search_policy)
     assert found is not None
     assert found.conflicting == ("--like w2a2", "--waste 100")
     bitops, other = found.budgets
@@ -72,18 +73,20 @@ def test_budgets_that_conflict_together_tell_how_far_each_would_have_to_go() -> 
 
 
 def test_a_budget_that_has_no_part_in_the_conflict_is_not_named() -> None:
-    found = explain_conflict(TWO, [like_budget(TWO, 2, 2), compression_budget(TWO, "1.5"), waste(100)])
+    found = explain_conflict(
+        TWO, [like_budget(TWO, 2, 2), compression_budget(TWO, "1.5"), waste(100)], solve=search_policy
+    )
     assert found is not None
     assert found.conflicting == ("--like w2a2", "--waste 100")
 
 
 def test_forbidden_entries_are_counted_because_they_may_be_the_reason() -> None:
     rising = model((1000, 10), weight=(1.0, 2.0))
-    found = explain_conflict(rising, [like_budget(rising, 2, 2)])
+    found = explain_conflict(rising, [like_budget(rising, 2, 2)], solve=search_policy)
     assert found is not None
     assert (found.forbidden_entries, found.budgets[0].alone) == (1, 8000)
     assert "1 outlier entry is forbidden" in conflict_table(found)
-    assert explain_conflict(rising, [like_budget(rising, 2, 2)], outliers="keep") is None
+    assert explain_conflict(rising, [like_budget(rising, 2, 2)], outliers="keep", solve=search_policy) is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -101,7 +104,7 @@ def test_what_is_reachable_equals_brute_force(sizes: list[tuple[int, int]], like
         [total_cost(budget.cost, indicators, dict(zip(names, choice, strict=True))) for budget in budgets]
         for choice in itertools.product(both, repeat=len(names))
     ]
-    found = explain_conflict(indicators, budgets)
+    found = explain_conflict(indicators, budgets, solve=search_policy)
     met = any(cost[0] <= budgets[0].limit and cost[1] <= limit for cost in costs)
     assert (found is None) == met
     if found is None:
