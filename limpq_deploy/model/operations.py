@@ -9,10 +9,27 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 Kind = Literal[
-    "input", "layer", "batchnorm", "relu", "gate", "add", "mul", "concat", "pool", "through", "shape", "output"
+    "input",
+    "layer",
+    "batchnorm",
+    "relu",
+    "gate",
+    "add",
+    "mul",
+    "concat",
+    "pool",
+    "through",
+    "float",
+    "constant",
+    "shape",
+    "output",
 ]
 """``relu``: cut at 0, and at an upper bound where it has one (ReLU6). ``gate``: a function of single values, from 0 to
-1. ``through``: moves or chooses values, so that it acts on codes as it acts on reals."""
+1. ``through``: moves or chooses values, so that it acts on codes as it acts on reals. ``float``: anything else, computed
+in float between quantizers. ``constant``: what follows from parameters and buffers alone. ``shape``: no tensor."""
+
+Lowest = Literal["zero", "near", "free"]
+"""Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
 
 MODULE_KINDS: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "layer",
@@ -83,6 +100,12 @@ METHOD_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("unflatten", "expand", "select", "narrow"), "through"),
     "mean": "pool",
 }
+NEGATIVE_VALUES: dict[object, Lowest] = {
+    **dict.fromkeys((nn.GELU, F.gelu, nn.Mish, F.mish), "near"),
+    **dict.fromkeys((nn.Softmax, F.softmax, torch.softmax, "softmax", nn.Softplus, F.softplus), "zero"),
+    **dict.fromkeys((torch.abs, "abs", torch.exp, "exp", torch.square, "square"), "zero"),
+}
+"""Of what is computed in float; whatever is not named may have any."""
 AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -136,3 +159,16 @@ def relu_bounds(node: fx.Node, graph_module: nn.Module) -> tuple[float, float | 
         )
         return float(low), float(high)  # type: ignore[arg-type]
     return 0.0, None
+
+
+def float_result(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, Lowest | None]:
+    """Of a node that is computed in float: its kind in the table as far as its values are bounded by those that it
+    reads, else None; and the negative values that it has whatever it reads, None where they depend on that."""
+    kind = operation(node, graph_module)[0]
+    if kind == "relu":
+        return kind, "zero" if relu_bounds(node, graph_module)[0] >= 0 else "free"
+    called = type(graph_module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+    if called in NEGATIVE_VALUES:
+        return None, NEGATIVE_VALUES[called]
+    same = kind in ("pool", "through") and len(node.all_input_nodes) == 1
+    return (kind, None) if same else (None, "free")

@@ -6,27 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from torch import fx, nn
+from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.records.targets import TargetSpec, target_named
+from limpq_deploy.export.records.placement import FloatOperator, Placement
+from limpq_deploy.export.records.targets import DEFAULT, target_named
 from limpq_deploy.model.blockers import Blocked
 from limpq_deploy.model.given_model import copied, in_float32, plain, unwrap
-from limpq_deploy.model.layers import LayerCost, TracedModel, assembled, layer_costs, prepared
-from limpq_deploy.model.lines import written_at
-from limpq_deploy.model.operations import operation
-from limpq_deploy.model.place import edges_by_source, place
+from limpq_deploy.model.layers import LayerCost, assembled, layer_costs, prepared
+from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import create_model, known_info
 from limpq_deploy.model.zoo.unfilled import Unfilled
 from limpq_deploy.model.zoo.weights import load_weights
-from limpq_deploy.pipeline.config import DEFAULT_TARGET
 from limpq_deploy.train.cost_estimate import TrainingSeconds, estimate_training
 
 UNIFORM = (2, 3, 4, 5, 6, 8)
 """Widths of the uniform policies that are told."""
-COMPUTES = ("add", "mul", "concat", "gate", "pool")
-"""Kinds that compute something, beside layers and what is fused into them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +36,6 @@ class InspectedLayer:
     input_bits: int | None
     weight_bits: int | None
     runs_in: Literal["integer", "float"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FloatOperator:
-    """What is no layer and computed in float between quantizers. ``why`` in a sentence, with the user's line."""
-
-    name: str
-    operator: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +86,7 @@ def inspect(
     the answer. Raises LimpqError where there is no network to look at: an unknown name, weights that do not fit.
     """
     start = time.monotonic()
-    spec = target_named(target or DEFAULT_TARGET)
+    spec = DEFAULT if target is None else target_named(target)
     name = model if isinstance(model, str) else type(model).__name__
     shape: tuple[int, ...] = ()
     layers: tuple[LayerCost, ...] = ()
@@ -110,7 +96,6 @@ def inspect(
         graph_module, pools = prepared(module, shape)
         layers = layer_costs(graph_module)
         traced = assembled(graph_module, pools)
-        _ = traced.outputs
         placement = place(traced, spec, model=name)
     except ModelError as error:
         if not shape:
@@ -127,7 +112,7 @@ def inspect(
             seconds=time.monotonic() - start,
         )
     shown = tuple(_placed(layer, placement) for layer in layers)
-    total = sum(layer.macs for layer in shown)
+    total = placement.macs
     return Inspection(
         model=name,
         target=spec.name,
@@ -135,9 +120,9 @@ def inspect(
         accepted=True,
         why=(),
         layers=shown,
-        float_operators=tuple(_float_operators(traced, spec)),
+        float_operators=placement.float_operators,
         quantizers=len(placement.quantizers),
-        integer_macs_share=sum(layer.macs for layer in shown if layer.runs_in == "integer") / max(total, 1),
+        integer_macs_share=1 - placement.float_share,
         uniform=tuple(_uniform(placement, bits) for bits in UNIFORM),
         training=estimate_training(total),
         notes=notes,
@@ -194,24 +179,6 @@ def _placed(layer: LayerCost, placement: Placement) -> InspectedLayer:
         weight_bits=placed.pinned_bits,
         runs_in="integer",
     )
-
-
-def _float_operators(traced: TracedModel, target: TargetSpec) -> list[FloatOperator]:
-    quantized = {edge.consumer for edges in edges_by_source(traced, target).values() for edge in edges}
-    return [
-        FloatOperator(name=node.name, operator=_operator(node, traced.graph_module), why=_why(node, target))
-        for node in traced.graph_module.graph.nodes
-        if traced.kinds[node.name] in COMPUTES and node.name not in quantized
-    ]
-
-
-def _operator(node: fx.Node, graph_module: nn.Module) -> str:
-    described = operation(node, graph_module)[1]
-    return described.partition(" (")[2].rstrip(")") or described
-
-
-def _why(node: fx.Node, target: TargetSpec) -> str:
-    return f"{target.name} computes it in its float type: none of its inputs carries a quantizer{written_at(node)}"
 
 
 def _uniform(placement: Placement, bits: int) -> UniformCost:
