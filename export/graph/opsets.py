@@ -7,18 +7,18 @@ import onnx
 from onnx import defs, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.graph.onnx_files import constants
+from limpq_deploy.export.graph.onnx_files import attribute, constants
 
 
 def lower_opset(model: onnx.ModelProto, version: int) -> None:
     """Rewrite a model for the standard operator set ``version``, in place, with the oldest IR that knows it.
 
-    An operator whose definition is the same in both sets stays as it is; ``ReduceMean`` and ``Pad`` get their older
+    An operator whose definition is the same in both sets stays as it is; those of ``_OLDER_FORMS`` get their older
     form. Raises ModelError, naming the node, for any other operator that changed in between.
     """
     current = next(entry for entry in model.opset_import if entry.domain == "")
     assert version <= current.version, "a template is exported at the target's opset or a newer one"
-    for node in model.graph.node:
+    for node in list(model.graph.node):
         if node.domain == "" and _since(node.op_type, current.version) != _since(node.op_type, version):
             lower = _OLDER_FORMS.get(node.op_type)
             if lower is None:
@@ -78,7 +78,33 @@ def _rank(graph: onnx.GraphProto, tensor: str) -> int | None:
     return None
 
 
+def _lower_mish(graph: onnx.GraphProto, node: onnx.NodeProto, version: int) -> None:
+    """x * tanh(softplus(x)); Mish came with opset 18."""
+    soft, gate = f"{node.output[0]}_softplus", f"{node.output[0]}_gate"
+    before = [helper.make_node("Softplus", node.input[:1], [soft]), helper.make_node("Tanh", [soft], [gate])]
+    place = list(graph.node).index(node)
+    for one in reversed(before):
+        one.name = one.output[0]
+        graph.node.insert(place, one)
+    node.op_type = "Mul"
+    node.input.append(gate)
+
+
+def _lower_resize(graph: onnx.GraphProto, node: onnx.NodeProto, version: int) -> None:
+    """Without what opset 18 added, where it says what was always so."""
+    plain = {"antialias": 0, "keep_aspect_ratio_policy": "stretch", "axes": []}
+    if any(attribute(node, name, value) != value for name, value in plain.items()):
+        raise ModelError(
+            f"node {node.name or node.output[0]!r} (Resize) has settings of opset 18; opset {version} has none of them"
+        )
+    kept = [entry for entry in node.attribute if entry.name not in plain]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
 _OLDER_FORMS: Mapping[str, Callable[[onnx.GraphProto, onnx.NodeProto, int], None]] = {
+    "Mish": _lower_mish,
     "ReduceMean": _lower_reduce_mean,
+    "Resize": _lower_resize,
     "Pad": _lower_pad,
 }

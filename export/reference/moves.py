@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.graph.onnx_files import attribute
@@ -160,11 +161,19 @@ def space_to_depth(node: onnx.NodeProto, inputs: Inputs) -> Array:
     return parts.transpose(0, 3, 5, 1, 2, 4).reshape(images, -1, height // side, width // side)
 
 
+def cast(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    to = np.dtype(helper.tensor_dtype_to_np_dtype(attribute(node, "to")))
+    if to.kind not in "iu":
+        raise ModelError(f"node {node.name!r} casts to {to.name}; the integer reference only casts to integers")
+    return inputs[0].astype(to)
+
+
 def identity(node: onnx.NodeProto, inputs: Inputs) -> Array:
     return inputs[0]
 
 
 MOVES: Mapping[str, Callable[[onnx.NodeProto, Inputs], Array]] = {
+    "Cast": cast,
     "Clip": clip,
     "Concat": concat,
     "DepthToSpace": depth_to_space,

@@ -145,8 +145,11 @@ def compare_codes(
 def in_order(
     expected: NDArray[np.generic], found: NDArray[np.generic], order: tuple[int, ...] | None
 ) -> tuple[NDArray[np.generic], tuple[int, ...]]:
-    """``found`` with its axes in the order of ``expected``, and that order, which holds for all batches: a runtime may
-    hold a tensor behind a Transpose in another one. Where it is not known (None) it is the one of fewest differences."""
+    """``found`` with its axes in the order of ``expected``, and that order, which holds for all batches.
+
+    A runtime may hold a tensor behind a Transpose in another one. Where it is not known (None) it is the one of fewest
+    differences.
+    """
     given = tuple(range(found.ndim))
     if order is None:
         order = given

@@ -19,6 +19,7 @@ from limpq_deploy.model.average_pools import is_windows
 from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
 from limpq_deploy.model.functional_layers import make_modules
+from limpq_deploy.model.functions import is_function, lowest_of
 from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.lone_batchnorms import give_layers, scales
 from limpq_deploy.model.operations import Kind, Lowest, float_result, operation, relu_bounds
@@ -119,6 +120,8 @@ class TracedModel:
         kind, before = self.kinds[node.name], tensor_inputs(node, self.kinds)
         if kind in ("relu", "gate"):
             return "zero"
+        if kind == "function":
+            return lowest_of(node, self.graph_module)
         if kind == "float":
             kind, own = float_result(node, self.graph_module)
             if own is not None:
@@ -229,11 +232,13 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
     described += written_at(node)
     if several:
         raise ModelError(f"{described} gives {len(shown)} tensors at once, which has no integer form here")
+    if kind in (None, "add", "mul", "relu") and _is_table(node, graph_module):
+        return "function"
     if kind is None:
         raise ModelError(f"layer {described} has no integer form here")
     if not shown.dtype.is_floating_point:
         raise ModelError(f"{described} gives no real numbers, which has no integer form here")
-    if "constant" in before:
+    if "constant" in before and node.target is not torch.index_select:
         raise ModelError(f"{described} takes a tensor of the model's own, which has no integer form here")
     if node.target is operator.getitem and not _cuts(node):
         raise ModelError(f"{described} takes other than slices of a tensor, which has no integer form here")
@@ -260,6 +265,11 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
     return kind
 
 
+def _is_table(node: fx.Node, graph_module: nn.Module) -> bool:
+    relu = operation(node, graph_module)[0] == "relu" and relu_bounds(node, graph_module)[0] == 0
+    return not relu and node.meta["tensor_meta"].dtype.is_floating_point and is_function(node, graph_module)
+
+
 def _cuts(node: fx.Node) -> bool:
     """Whether ``x[...]`` takes slices and single places of one tensor, along axes that are known."""
     source, index = node.args
@@ -270,9 +280,7 @@ def _cuts(node: fx.Node) -> bool:
     )
 
 
-def _require_foldable(
-    node: fx.Node, described: str, graph_module: fx.GraphModule, kinds: Mapping[str, Kind]
-) -> None:
+def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModule, kinds: Mapping[str, Kind]) -> None:
     layer = node.all_input_nodes[0]
     if kinds[layer.name] != "layer":
         raise ModelError(f"layer {described} does not follow a convolution; such a BatchNorm cannot be folded")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
@@ -84,7 +84,9 @@ class _Moves:
     def roll(self, node: fx.Node) -> None:
         """One axis after the other: the last numbers of each come first."""
         given = dict(zip(("input", "shifts", "dims"), node.args, strict=False)) | node.kwargs
-        shifts, axes = (one if isinstance(one, tuple | list) else (one,) for one in (given["shifts"], given.get("dims", ())))
+        shifts, axes = (
+            one if isinstance(one, tuple | list) else (one,) for one in (given["shifts"], given.get("dims", ()))
+        )
         source = node.all_input_nodes[0]
         if len(shifts) != len(axes) or not all(isinstance(one, int) for one in (*shifts, *axes)):
             return

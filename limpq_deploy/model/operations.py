@@ -14,6 +14,7 @@ Kind = Literal[
     "batchnorm",
     "relu",
     "gate",
+    "function",
     "add",
     "mul",
     "concat",
@@ -25,8 +26,9 @@ Kind = Literal[
     "output",
 ]
 """``relu``: cut at 0, and at an upper bound where it has one (ReLU6). ``gate``: a function of single values, from 0 to
-1. ``through``: moves or chooses values, so that it acts on codes as it acts on reals. ``float``: anything else, computed
-in float between quantizers. ``constant``: what follows from parameters and buffers alone. ``shape``: no tensor."""
+1; ``function``: any other (`functions`). ``through``: moves or chooses values, so that it acts on codes as it acts on
+reals. ``float``: anything else, computed in float between quantizers. ``constant``: what follows from parameters and
+buffers alone. ``shape``: no tensor."""
 
 Lowest = Literal["zero", "near", "free"]
 """Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""

@@ -29,7 +29,7 @@ from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import does_nothing
 from limpq_deploy.model.outputs import feeding_outputs
 
-ELEMENTWISE = ("mul", "concat", "gate")
+ELEMENTWISE = ("mul", "concat", "gate", "function")
 """Kinds whose inputs carry quantizers where those of all Adds do."""
 
 QUANTIZERS = "quantizers"
@@ -43,7 +43,7 @@ class Edge:
     consumer: str
     reads: str
     source: str
-    role: Literal["layer", "add", "mul", "concat", "gate", "pool", "float", "output"]
+    role: Literal["layer", "add", "mul", "concat", "gate", "function", "pool", "float", "output"]
     layer: str | None = None
 
 
@@ -131,6 +131,8 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
             before = _quantized_addends(before, traced, target)
         elif (kind == "pool" and not target.pools) or (kind in ELEMENTWISE and target.add_inputs != "all"):
             before = []
+        elif kind == "function":
+            before = [one for one in before if not _is_inner(one, traced)]
         elif kind in ("float", "output") and target.add_inputs == "all":
             before = reads_codes(node, traced)
         for tensor in before:
@@ -147,13 +149,19 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
     return {name: grouped[name] for name in traced.nodes if name in grouped}
 
 
+def _is_inner(node: fx.Node, traced: TracedModel) -> bool:
+    """Whether a tensor is a function of single values that one other function reads: both are one."""
+    return traced.kinds[node.name] == "function" and len(node.users) == 1
+
+
 def _require_vectors(traced: TracedModel) -> None:
     for node in traced.graph_module.graph.nodes:
         if traced.kinds[node.name] == "layer" and is_linear(node, traced):
             before = behind_identities(tensor_inputs(node, traced.kinds), traced)
             if len(before[0].meta["tensor_meta"].shape) != 2:
                 raise ModelError(
-                    f"layer {node.target!r}{written_at(node)} reads more than one vector for an image; flatten its input"
+                    f"layer {node.target!r}{written_at(node)} reads more than one vector for an image; flatten its "
+                    "input"
                 )
 
 

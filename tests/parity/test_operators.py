@@ -103,6 +103,33 @@ OPERATORS |= {
 }
 
 
+class Shared(nn.Module):
+    """A ReLU of a tensor that something else reads, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 0.5
+        return torch.cat([F.relu(x), F.relu6(x[:, :4]), x], 1)
+
+
+FUNCTIONS: dict[str, Callable[[], Operator]] = {
+    "leaky ReLU": lambda: nn.LeakyReLU(0.1),
+    "leaky ReLU of a small slope": lambda: nn.LeakyReLU(),
+    "PReLU": lambda: nn.PReLU(),
+    "ReLUs elsewhere": Shared,
+    "GELU": nn.GELU,
+    "GELU by tanh": lambda: nn.GELU("tanh"),
+    "Mish": nn.Mish,
+    "ELU": nn.ELU,
+    "Tanh": nn.Tanh,
+    "Softplus": nn.Softplus,
+    "clamp": lambda: lambda x: x.clamp(-0.5, 0.7),
+    "Hardtanh": nn.Hardtanh,
+    "numbers": lambda: lambda x: (1 - x / 3) ** 2 + 0.1,
+    "with itself": lambda: lambda x: (x + x) * (x + x),
+}
+OPERATORS |= FUNCTIONS
+
+
 def randomise(model: nn.Module) -> None:
     """Statistics that no operation may drop unseen."""
     with torch.no_grad():
