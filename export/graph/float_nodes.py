@@ -72,7 +72,7 @@ class _Walk:
         if not read:
             self.known.update(node.output)
         elif node.op_type == "QuantizeLinear" or (
-            all(name in self.codes for name in read) and node.op_type in (*self.movers, "Clip", "Concat")
+            all(name in self.codes for name in read) and node.op_type in (*self.movers, "Cast", "Clip", "Concat")
         ):
             self.codes.update(node.output)
         elif node.op_type == "DequantizeLinear" or (node.op_type == "Identity" and read[0] in self.reals):

@@ -13,12 +13,12 @@ from limpq_deploy.export.graph.onnx_files import attribute, constants
 def lower_opset(model: onnx.ModelProto, version: int) -> None:
     """Rewrite a model for the standard operator set ``version``, in place, with the oldest IR that knows it.
 
-    An operator whose definition is the same in both sets stays as it is; those of `_OLDER_FORMS` get their older form.
-    Raises ModelError, naming the node, for any other operator that changed in between.
+    An operator whose definition is the same in both sets stays as it is; those of ``_OLDER_FORMS`` get their older
+    form. Raises ModelError, naming the node, for any other operator that changed in between.
     """
     current = next(entry for entry in model.opset_import if entry.domain == "")
     assert version <= current.version, "a template is exported at the target's opset or a newer one"
-    for node in model.graph.node:
+    for node in list(model.graph.node):
         if node.domain == "" and _since(node.op_type, current.version) != _since(node.op_type, version):
             lower = _OLDER_FORMS.get(node.op_type)
             if lower is None:
@@ -110,8 +110,8 @@ def _lower_scatter(graph: onnx.GraphProto, node: onnx.NodeProto, version: int) -
     """Opset 18 added reductions to the largest and smallest."""
     if attribute(node, "reduction", "none") in ("max", "min"):
         raise ModelError(
-            f"node {node.name or node.output[0]!r} ({node.op_type}) has no form in opset {version}, the newest that the "
-            "target reads; replace this operation in the model"
+            f"node {node.name or node.output[0]!r} ({node.op_type}) has no form in opset {version}, the newest that "
+            "the target reads; replace this operation in the model"
         )
 
 
@@ -134,11 +134,24 @@ def _sizes(graph: onnx.GraphProto, tensor: str) -> list[int] | None:
     return None
 
 
+def _lower_mish(graph: onnx.GraphProto, node: onnx.NodeProto, version: int) -> None:
+    """x * tanh(softplus(x)); Mish came with opset 18."""
+    soft, gate = f"{node.output[0]}_softplus", f"{node.output[0]}_gate"
+    before = [helper.make_node("Softplus", node.input[:1], [soft]), helper.make_node("Tanh", [soft], [gate])]
+    place = list(graph.node).index(node)
+    for one in reversed(before):
+        one.name = one.output[0]
+        graph.node.insert(place, one)
+    node.op_type = "Mul"
+    node.input.append(gate)
+
+
 _OLDER_FORMS: Mapping[str, Callable[[onnx.GraphProto, onnx.NodeProto, int], None]] = {
     **dict.fromkeys(
         (f"Reduce{name}" for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")),
         _lower_reduction,
     ),
+    "Mish": _lower_mish,
     "Pad": _lower_pad,
     "Split": _lower_split,
     "Resize": _lower_resize,

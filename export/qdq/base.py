@@ -22,7 +22,10 @@ Layers = Mapping[str, IntegerLayer | FloatLayer]
 """What a graph's layers compute with, by name."""
 
 LAYER_OPS = ("Conv", "Gemm")
-CODE_MOVERS = ("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Identity", "Transpose", "Squeeze", "Unsqueeze")
+CODE_MOVERS = (
+    *("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Identity", "Transpose", "Squeeze", "Unsqueeze"),
+    *("Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"),
+)
 """Operators that move or choose values and therefore act on codes as they act on reals."""
 
 

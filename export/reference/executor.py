@@ -32,9 +32,19 @@ from limpq_deploy.export.reference.elementwise import TABLES
 from limpq_deploy.export.reference.float_execution import ExecuteFloats, layer_alone
 from limpq_deploy.export.reference.islands import AS_WRITTEN, Execute, Island, divided, last_uses
 from limpq_deploy.export.reference.layers import Layer, convolved, multiplied
-from limpq_deploy.export.reference.moves import MOVES
+from limpq_deploy.export.reference.moves import MOVES, explicit_pads
 from limpq_deploy.export.reference.reals import real_of
-from limpq_deploy.export.reference.values import LAZY, Accumulator, Dequantized, Joined, Mean, Product, Sum, Table
+from limpq_deploy.export.reference.values import (
+    LAZY,
+    Accumulator,
+    Average,
+    Dequantized,
+    Joined,
+    Mean,
+    Product,
+    Sum,
+    Table,
+)
 
 Array = NDArray[Any]
 
@@ -90,13 +100,13 @@ class IntegerReference:
         images_NCHW: NDArray[np.float32],
         *,
         keep: Collection[str] = (),
-        given: Mapping[str, Array] | None = None,
+        given: Callable[[str, Array], Array] | None = None,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """All results by name, and the codes of the tensors named in ``keep`` (outputs of QuantizeLinear, Clip and the
-        like). ``given``: codes to go on with behind islands, in place of what comes out of them here."""
+        like). ``given``: codes to go on with behind islands, from a tensor's name and what comes out here."""
         values: dict[str, Any] = {**self._fixed, self.input: images_NCHW, "": None}
         kept: dict[str, Array] = {}
-        behind = {name for island in self.islands for name in island.codes} & (given or {}).keys()
+        behind = {name for island in self.islands for name in island.codes}
         for index, step in enumerate(self._steps):
             if isinstance(step, Island):
                 values |= step.run({name: np.asarray(_real(values[name])) for name in step.inputs})
@@ -105,8 +115,8 @@ class IntegerReference:
                 values[name] = self._execute(step, [values[one] for one in step.input if one not in self._weights])
                 if name in keep:
                     kept[name] = values[name]
-                if given is not None and name in behind and given[name].shape == values[name].shape:
-                    values[name] = given[name]
+                if given is not None and name in behind:
+                    values[name] = given(name, values[name])
             for name in self._last_use.get(index, ()):
                 if name not in self.outputs and name not in self._fixed:
                     values.pop(name, None)
@@ -192,6 +202,15 @@ class IntegerReference:
             raise _outside(node, "a global pool has to follow a DequantizeLinear")
         return Mean(inputs[0])
 
+    def _average(self, node: onnx.NodeProto, inputs: list[Any]) -> Average:
+        source = inputs[0]
+        if not isinstance(source, Dequantized):
+            raise _outside(node, "an average pool has to follow a DequantizeLinear")
+        kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
+        pads = explicit_pads(node, source.codes.shape[2:], kernel, strides, [1, 1])
+        counted = bool(attribute(node, "count_include_pad", 0))
+        return Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
+
     def _layer(self, node: onnx.NodeProto) -> Layer:
         """The integers of a Conv or Gemm, read from the DequantizeLinear nodes of its three inputs."""
         name = node.name or node.output[0]
@@ -244,6 +263,7 @@ _SPECIAL: Mapping[str, Callable[[IntegerReference, onnx.NodeProto, list[Any]], A
     "Concat": IntegerReference._concat,
     **dict.fromkeys(TABLES, IntegerReference._table),
     "GlobalAveragePool": IntegerReference._mean,
+    "AveragePool": IntegerReference._average,
 }
 
 

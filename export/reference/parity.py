@@ -7,6 +7,8 @@ layer, is made elsewhere and fills the report's ``faithful`` and ``folding``.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,6 +172,23 @@ def compare_codes(
     )
 
 
+def in_order(
+    expected: NDArray[np.generic], found: NDArray[np.generic], order: tuple[int, ...] | None
+) -> tuple[NDArray[np.generic], tuple[int, ...]]:
+    """``found`` with its axes in the order of ``expected``, and that order, which holds for all batches.
+
+    A runtime may hold a tensor behind a Transpose in another one. Where it is not known (None) it is the one of fewest
+    differences.
+    """
+    given = tuple(range(found.ndim))
+    if order is None:
+        order = given
+        if found.shape != expected.shape or not np.array_equal(found, expected):
+            fitting = [one for one in permutations(given) if found.transpose(one).shape == expected.shape]
+            order = min(fitting, key=lambda one: int((found.transpose(one) != expected).sum()), default=given)
+    return found.transpose(order), order
+
+
 def merged(parts: Iterable[TensorParity]) -> tuple[TensorParity, ...]:
     """Batches added up per tensor, in order of first appearance."""
     totals: dict[str, TensorParity] = {}
@@ -216,12 +235,15 @@ def compare_runtime(
     floats = {name: index for index, island in enumerate(reference.islands) for name in island.outputs}
     images, equal, integers, difference = 0, True, True, 0.0
     parts: list[TensorParity] = []
+    orders: dict[str, tuple[int, ...]] = {}
+    unwatched = dict(watched.unwatched)
     for batch in batches:
         found = results_of(session, reference, batch)
         seen, codes = watched.run(batch)
         first = found[reference.outputs[0]]
         assert same_bits(first, seen), "the watched session gives other logits than the unwatched one"
-        expected, expected_codes = reference.results(batch, keep=watched.watched, given=codes if islands else None)
+        runtimes = partial(_ordered, codes, orders)
+        expected, expected_codes = reference.results(batch, keep=watched.watched, given=runtimes)
         images += len(batch)
         for name, result in expected.items():
             same = same_bits(result, found[name])
@@ -231,19 +253,34 @@ def compare_runtime(
                 parts.append(compare_reals(f"{RESULT}{floats[name]}", result, found[name]))
             else:
                 integers = integers and same
-        parts.extend(compare_codes(name, expected_codes[name], codes[name]) for name in watched.watched)
+        for name in watched.watched:
+            own, orders[name] = in_order(expected_codes[name], codes[name], orders.get(name))
+            if own.shape == expected_codes[name].shape:
+                parts.append(compare_codes(name, expected_codes[name], own))
+            else:
+                unwatched[name] = f"the runtime holds it as {list(own.shape)}"
     tensors = merged(parts)
     return ParityReport(
         model_sha256=sha256_of(qdq_path),
         images=images,
         environment=session.environment(),
         tensors=tuple(one for one in tensors if one.tensor not in islands and not one.tensor.startswith(RESULT)),
-        unwatched=watched.unwatched,
+        unwatched=unwatched,
         logits_equal=equal,
         logits_max_difference=difference,
         islands=tuple(island_parity(one, index, tensors, islands) for index, one in enumerate(reference.islands)),
         integer_logits_equal=integers if reference.islands else None,
     )
+
+
+def _ordered(
+    codes: Mapping[str, NDArray[Any]], orders: dict[str, tuple[int, ...]], name: str, own: NDArray[Any]
+) -> NDArray[Any]:
+    """The runtime's codes of a tensor in the order of the reference's ``own``; those, where it has none."""
+    if name not in codes:
+        return own
+    found, orders[name] = in_order(own, codes[name], orders.get(name))
+    return found if found.shape == own.shape else own
 
 
 def results_of(session: Session, reference: IntegerReference, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -1,6 +1,5 @@
 """What is computed in float between quantizers: which nodes for which target, why, and how much work it is."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import fx, nn
@@ -23,25 +22,26 @@ def for_target(traced: TracedModel, target: TargetSpec) -> TracedModel:
     if target.clip != "integer":
         return traced
     kinds, reasons = dict(traced.kinds), dict(traced.reasons)
-    for node in traced.graph_module.graph.nodes:
-        why = _no_codes(node, traced, kinds)
-        if why is not None:
-            kinds[node.name], reasons[node.name] = "float", why
-    return replace(traced, kinds=kinds, reasons=reasons)
+    found = replace(traced, kinds=kinds, reasons=reasons)
+    nodes = list(traced.graph_module.graph.nodes)
+    for node in nodes:
+        if kinds[node.name] == "relu" and not _is_absorbed(node, found):
+            kinds[node.name] = "function"
+        if kinds[node.name] == "function" and kinds[found.source(tensor_inputs(node, kinds)[0]).name] in REAL:
+            kinds[node.name] = "float"
+            reasons[node.name] = f"{node.name!r}{written_at(node)} reads what is computed in float"
+    for node in reversed(nodes):
+        if kinds[node.name] == "function" and {kinds[reader.name] for reader in node.users} <= {*READ_REALS, "shape"}:
+            kinds[node.name] = "float"
+            reasons[node.name] = f"{node.name!r}{written_at(node)} is read by what is computed in float alone"
+    return found
 
 
-def _no_codes(node: fx.Node, traced: TracedModel, kinds: Mapping[str, Kind]) -> str | None:
-    """Why a node of an integer kind does not work on codes where it stands; None where it does."""
-    if kinds[node.name] != "relu":
-        return None
-    before = behind_identities(tensor_inputs(node, traced.kinds), traced)
-    behind_layer = kinds[before[0].name] in ("layer", "batchnorm", "add", "mul", "relu")
-    if behind_layer and not any(len(reader.users) > 1 for reader in node.all_input_nodes):
-        return None
-    return (
-        f"{node.name!r}{written_at(node)} is no ReLU straight behind a convolution, linear layer, BatchNorm, sum or "
-        "product that nothing else reads"
-    )
+def _is_absorbed(relu: fx.Node, traced: TracedModel) -> bool:
+    """Whether a ReLU is part of the operation before it, whose result nothing else reads."""
+    before = behind_identities(tensor_inputs(relu, traced.kinds), traced)
+    behind = traced.kinds[before[0].name] in ("layer", "batchnorm", "add", "mul", "relu")
+    return behind and not any(len(reader.users) > 1 for reader in relu.all_input_nodes)
 
 
 def reads_codes(node: fx.Node, traced: TracedModel) -> list[fx.Node]:

@@ -16,10 +16,13 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.average_pools import is_windows
 from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
 from limpq_deploy.model.functional_layers import make_modules
+from limpq_deploy.model.functions import is_function, lowest_of
 from limpq_deploy.model.lines import written_at
+from limpq_deploy.model.lone_batchnorms import give_layers, scales
 from limpq_deploy.model.operations import Kind, Lowest, float_result, operation, relu_bounds
 from limpq_deploy.model.out_of_place import write_out_of_place
 from limpq_deploy.model.separate_calls import separate_calls
@@ -47,7 +50,8 @@ class LayerCost:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
     """A layer that can be quantized. ``source``: graph node that makes the float tensor it reads (through ``through``
-    nodes such as MaxPool or Flatten, which act on codes). ``batchnorm``: module that follows it, to be folded."""
+    nodes such as MaxPool or Flatten, which act on codes). ``batchnorm``: module that follows it, to be folded;
+    ``scales``: the layer is there for the BatchNorm's sake alone."""
 
     name: str
     kind: Literal["conv", "linear"]
@@ -56,6 +60,7 @@ class LayerSpec:
     num_weights: int
     out_channels: int
     batchnorm: str | None
+    scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ class TracedModel:
         kind, before = self.kinds[node.name], tensor_inputs(node, self.kinds)
         if kind in ("relu", "gate"):
             return "zero"
+        if kind == "function":
+            return lowest_of(node, self.graph_module)
         if kind == "float":
             kind, own = float_result(node, self.graph_module)
             if own is not None:
@@ -162,6 +169,7 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         make_modules(graph_module)
         canonicalise(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
+        give_layers(graph_module)
     finally:
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
@@ -231,21 +239,23 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
     described += written_at(node)
     if several:
         raise ModelError(f"{described} gives {len(shown)} tensors at once, which has no integer form here")
+    if kind in (None, "add", "mul", "relu") and _is_table(node, graph_module):
+        return "function"
     if kind is None:
         raise ModelError(f"layer {described} has no integer form here")
     if not shown.dtype.is_floating_point:
         raise ModelError(f"{described} gives no real numbers, which has no integer form here")
-    if "constant" in before:
+    if "constant" in before and node.target is not torch.index_select:
         raise ModelError(f"{described} takes a tensor of the model's own, which has no integer form here")
     if node.target is operator.getitem and not _cuts(node):
         raise ModelError(f"{described} takes other than slices of a tensor, which has no integer form here")
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         raise ModelError(f"layer {described} pads with {module.padding_mode!r}; only zero padding is supported")
-    if kind == "pool" and node.name not in global_pools:
+    if kind == "pool" and node.name not in global_pools and not is_windows(node, graph_module):
         shape = "x".join(map(str, node.meta["tensor_meta"].shape[2:])) or "vectors"
         raise ModelError(
-            f"{described} pools to {shape}; only global average pools (1x1, over all pixels) are supported"
+            f"{described} pools to {shape}; only averages over whole images or windows of one size are supported"
         )
     if kind == "batchnorm":
         _require_foldable(node, described, graph_module, kinds)
@@ -260,6 +270,11 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
     if kind == "concat" and _dim(node) == 0:
         raise ModelError(f"{described} concatenates images; only tensors of one image can be concatenated")
     return kind
+
+
+def _is_table(node: fx.Node, graph_module: nn.Module) -> bool:
+    relu = operation(node, graph_module)[0] == "relu" and relu_bounds(node, graph_module)[0] == 0
+    return not relu and node.meta["tensor_meta"].dtype.is_floating_point and is_function(node, graph_module)
 
 
 def _cuts(node: fx.Node) -> bool:
@@ -368,6 +383,7 @@ def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:
         num_weights=cost.num_weights,
         out_channels=traced.graph_module.get_submodule(cost.name).weight.shape[0],  # type: ignore[index, arg-type]
         batchnorm=_batchnorm_after(node, traced),
+        scales=scales(cost.name, traced.graph_module.get_submodule(cost.name)),
     )
 
 

@@ -14,6 +14,7 @@ Kind = Literal[
     "batchnorm",
     "relu",
     "gate",
+    "function",
     "add",
     "mul",
     "concat",
@@ -25,9 +26,9 @@ Kind = Literal[
     "output",
 ]
 """``relu``: cut at 0, and at an upper bound where it has one (ReLU6). ``gate``: a function of single values, from 0 to
-1. ``through``: moves or chooses values, so that it acts on codes as it acts on reals. ``float``: anything else,
-computed in float between quantizers. ``constant``: what follows from parameters and buffers alone. ``shape``: no
-tensor."""
+1; ``function``: any other (`functions`). ``through``: moves or chooses values, so that it acts on codes as it acts on
+reals. ``float``: anything else, computed in float between quantizers. ``constant``: what follows from parameters and
+buffers alone. ``shape``: no tensor."""
 
 Lowest = Literal["zero", "near", "free"]
 """Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
@@ -35,6 +36,7 @@ Lowest = Literal["zero", "near", "free"]
 MODULE_KINDS: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "layer",
     nn.Linear: "layer",
+    nn.BatchNorm1d: "batchnorm",
     nn.BatchNorm2d: "batchnorm",
     nn.ReLU: "relu",
     nn.ReLU6: "relu",
@@ -49,6 +51,9 @@ MODULE_KINDS: dict[type[nn.Module], Kind] = {
     nn.Dropout: "through",
     nn.Dropout2d: "through",
     nn.ZeroPad2d: "through",
+    nn.Unflatten: "through",
+    nn.PixelShuffle: "through",
+    nn.PixelUnshuffle: "through",
 }
 FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     operator.add: "add",
@@ -67,6 +72,19 @@ FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     torch.flatten: "through",
     operator.getitem: "through",
     F.pad: "through",
+    torch.transpose: "through",
+    torch.permute: "through",
+    torch.swapaxes: "through",
+    torch.reshape: "through",
+    torch.squeeze: "through",
+    torch.unsqueeze: "through",
+    torch.unflatten: "through",
+    torch.movedim: "through",
+    torch.select: "through",
+    torch.narrow: "through",
+    torch.index_select: "through",
+    F.pixel_shuffle: "through",
+    F.pixel_unshuffle: "through",
     F.max_pool2d: "through",
     torch.max_pool2d: "through",
     F.adaptive_avg_pool2d: "pool",
@@ -80,7 +98,8 @@ METHOD_KINDS: dict[str, Kind] = {
     "sigmoid": "gate",
     "flatten": "through",
     "view": "through",
-    "reshape": "through",
+    **dict.fromkeys(("reshape", "transpose", "permute", "swapaxes", "movedim", "squeeze", "unsqueeze"), "through"),
+    **dict.fromkeys(("unflatten", "expand", "select", "narrow"), "through"),
     "mean": "pool",
 }
 NEGATIVE_VALUES: dict[object, Lowest] = {
@@ -104,8 +123,8 @@ AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 """``x += y`` is ``operator.iadd``; out of place it is ``operator.add``."""
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
-    "multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
+    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
+    "multiply, concatenate, average pools, MaxPool2d, Flatten, slice, zero pad"
 )
 
 

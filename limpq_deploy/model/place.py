@@ -29,7 +29,7 @@ from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import does_nothing
 from limpq_deploy.model.outputs import feeding_outputs
 
-ELEMENTWISE = ("mul", "concat", "gate")
+ELEMENTWISE = ("mul", "concat", "gate", "function")
 """Kinds whose inputs carry quantizers where those of all Adds do."""
 
 QUANTIZERS = "quantizers"
@@ -43,15 +43,15 @@ class Edge:
     consumer: str
     reads: str
     source: str
-    role: Literal["layer", "add", "mul", "concat", "gate", "pool", "float", "output"]
+    role: Literal["layer", "add", "mul", "concat", "gate", "function", "pool", "float", "output"]
     layer: str | None = None
 
 
 def place(
     traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: int = 8, act_bits: int | None = None
 ) -> Placement:
-    """Decide the quantizers of a traced model. The first layer and those that feed an output are pinned at
-    ``pinned_bits``.
+    """Decide the quantizers of a traced model. The first layer, those that feed an output and those that BatchNorms
+    were given are pinned at ``pinned_bits``.
     ``act_bits``: the one width of what searched layers read, so that weights alone are searched; None: searched too.
     More than 8: activations are floats everywhere, and no quantizer of them does anything.
 
@@ -61,7 +61,8 @@ def place(
     traced = for_target(traced, target)
     if target.clip == "integer":
         _require_vectors(traced)
-    pinned = {traced.layers[0].name, *feeding_outputs(traced)}
+    given = (layer.name for layer in traced.layers if layer.scales)
+    pinned = {traced.layers[0].name, *feeding_outputs(traced), *given}
     quantizers: list[ActQuantizer] = []
     inputs: dict[str, str] = {}
     for source, edges in edges_by_source(traced, target).items():
@@ -130,6 +131,8 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
             before = _quantized_addends(before, traced, target)
         elif (kind == "pool" and not target.pools) or (kind in ELEMENTWISE and target.add_inputs != "all"):
             before = []
+        elif kind == "function":
+            before = [one for one in before if not _is_inner(one, traced)]
         elif kind in ("float", "output") and target.add_inputs == "all":
             before = reads_codes(node, traced)
         for tensor in before:
@@ -144,6 +147,11 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
             )
             grouped.setdefault(edge.source, []).append(edge)
     return {name: grouped[name] for name in traced.nodes if name in grouped}
+
+
+def _is_inner(node: fx.Node, traced: TracedModel) -> bool:
+    """Whether a tensor is a function of single values that one other function reads: both are one."""
+    return traced.kinds[node.name] == "function" and len(node.users) == 1
 
 
 def _require_vectors(traced: TracedModel) -> None:

@@ -8,6 +8,8 @@ from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils.flop_counter import FlopCounterMode
 
+from limpq_deploy.model.average_pools import simplify_pools
+from limpq_deploy.model.movers import simplify_moves
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
 
@@ -16,6 +18,9 @@ MACS = "macs"
 COPIES = ("contiguous", "clone")
 """Methods that give the same values in other memory."""
 
+WHOLE = "averages_images"
+"""In the ``meta`` of a pool that averages each whole image."""
+
 
 def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> set[str]:
     """Note them for one image of ``input_shape`` (C, H, W), and drop calls that only copy. Returns the names of the
@@ -23,6 +28,8 @@ def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> s
     shapes = _Shapes(graph_module)
     shapes.run_on(1, input_shape)
     _drop_copies(graph_module)
+    simplify_pools(graph_module)
+    simplify_moves(graph_module)
     return shapes.global_pools
 
 
@@ -54,6 +61,7 @@ class _Shapes(NodeByNode):
             n.meta["tensor_meta"] = described
         if operation(n, self.module)[0] == "pool" and self._averages_images(n):
             self.global_pools.add(n.name)
+            n.meta[WHOLE] = True
         return result
 
     def _counted(self, node: fx.Node) -> Any:

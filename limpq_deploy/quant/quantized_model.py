@@ -160,7 +160,7 @@ class QuantizedModel(nn.Module):
         fold_factor = None
         if layer.batchnorm is not None:
             norm = self.graph.get_submodule(layer.batchnorm)
-            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
             switchable = SwitchableBatchNorm(norm, bits or (FLOAT_BITS,))
             self.graph.set_submodule(layer.batchnorm, switchable)
             fold_factor = switchable.fold_factor
