@@ -1,11 +1,11 @@
-"""NVIDIA's compiler (TensorRT-RTX, without a GPU) on files of ten networks: accepted or refused, kernels, bytes moved.
+"""NVIDIA's compiler (TensorRT-RTX, without a GPU) on files of ten networks: accepted or not, kernels, bytes moved.
 
 Each network of torchvision or timm, with fresh weights, as files of every kind in every form (`compiler_files`); one
 engine for sm86, sm89 and sm120. Nothing is run: figures are what the compiler plans, and say nothing of milliseconds.
 
 Keys: ``compiler``, ``gpus``; ``files``, ``accepted``, ``as_planned`` (accepted, and every layer that is planned in
 integers is in integers), ``warnings``; ``networks`` {name: {"FORM KIND": {``kernels``, ``integer_layers``, ``planned``,
-``layers``, ``moved_mb_b1``, ``moved_mb_b8``, ``weight_mb``, ``seconds``, ``refused`` (why, where it is)}}}; ``machine``.
+``layers``, ``moved_mb_b1``, ``moved_mb_b8``, ``weight_mb``, ``seconds``, ``refused`` (why, if it is)}}}; ``machine``.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Files for TensorRT of every kind, of one network: what `compiler.py` and the tests give to NVIDIA's compiler.
 
-Weights are the network's own and scales nobody's (`timing_graph`): what a compiler makes of a file depends on its nodes,
-types and shapes.
+Weights are the network's own and scales nobody's (`timing_graph`): what a compiler makes of a file depends on its
+nodes, types and shapes.
 """
 
 from collections.abc import Iterator

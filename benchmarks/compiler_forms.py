@@ -6,7 +6,7 @@ are one for the compiler. Nothing is run. Files are of the form for TensorRT 11.
 Keys, by network and form: `kernels`, `integer_layers` of `layers`, `moved_mb_b1`, `moved_mb_b8` (what kernels read and
 write besides weights, 1 MB = 1e6 bytes), `weights_mb`. Forms:
 
-- `fp32`, `fp16`: the float model; `modelopt`: its int8 file by NVIDIA's ModelOpt (with ``--modelopt``);
+- `fp16`: the float model, built in FP16; `modelopt`: its int8 file by NVIDIA's ModelOpt (with ``--modelopt``);
 - `w8a8`, `w4a4`, `mixed16` (layers of 8 and of 16 bits): as exported for TensorRT; `... rtx`: for TensorRT-RTX;
 - `... side by side`: residual streams with two quantizers on the floats, one of the layer, one of the Add;
 - `w4a4 without LeakyRelu`: the layer's quantizer straight behind the stream's DequantizeLinear;
@@ -36,7 +36,6 @@ from onnx import numpy_helper
 
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.graph.markers import is_marker, marker_name
-from limpq_deploy.export.graph.to_float16 import in_half
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair, Placement
@@ -134,7 +133,7 @@ def forms(model: str, modelopt: Path | None) -> dict[str, onnx.ModelProto]:
     template, placement = template_of(model)
     beside = side_by_side(template, placement)
     plain = strip_markers(template)
-    found = {"fp32": plain, "fp16": in_half(plain).model}
+    found = {"fp16": plain}
     if modelopt is not None:
         found["modelopt"] = by_modelopt(plain, modelopt)
     names = [layer.name for layer in placement.searched]
@@ -192,7 +191,7 @@ def by_modelopt(model: onnx.ModelProto, packages: Path) -> onnx.ModelProto:
         source, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         environment = {**os.environ, "PYTHONPATH": os.fspath(packages.resolve())}
-        command = [sys.executable, "-c", MODELOPT, source, made]
+        command = [sys.executable, "-c", MODELOPT, str(source), str(made)]
         subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
         return onnx.load(made)
 

@@ -194,7 +194,9 @@ class Dialect(ABC):
     def _layer_of(self, node: onnx.NodeProto) -> str | None:
         if node.op_type not in LAYER_OPS or len(node.input) < 2 or node.input[1] not in self.fixed:
             return None
-        return node.input[1].removesuffix(".weight")
+        name = node.input[1].removesuffix(".weight")
+        planned = self.placement.float_operators and name not in {layer.name for layer in self.placement.layers}
+        return None if planned else name
 
     def unique_name(self, node: onnx.NodeProto) -> str:
         taken = {other.name for other in self.nodes} | self.layers.keys()

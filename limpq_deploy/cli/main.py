@@ -14,6 +14,7 @@ import click
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
+from limpq_deploy.cli.commands.finish import add_finish_commands
 from limpq_deploy.cli.commands.inspect import inspect
 from limpq_deploy.cli.commands.policy import add_policy_commands
 from limpq_deploy.cli.commands.profile import profile
@@ -231,6 +232,7 @@ main.add_command(preview)
 main.add_command(bench)
 main.add_command(profile)
 add_policy_commands(main)
+add_finish_commands(main)
 add_ship_commands(main)
 main.add_command(unpack)
 

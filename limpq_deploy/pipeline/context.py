@@ -20,6 +20,7 @@ from limpq_deploy.export.records.targets import FileForm, TargetSpec, in_float
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import BuildsElsewhere, Runtime
+from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT as DEFAULT_GPUS
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import split
 from limpq_deploy.model.activation_memory import with_memory
@@ -32,7 +33,8 @@ from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
 from limpq_deploy.optional_packages import require_modules
 from limpq_deploy.pipeline.config import Config
-from limpq_deploy.pipeline.start import Start, take_weights
+from limpq_deploy.pipeline.deployed import Start
+from limpq_deploy.pipeline.start import take_weights
 from limpq_deploy.policy.budgets import budgets_from_options
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import load_given
@@ -141,13 +143,33 @@ class Subject:
             raise MissingExtra(f"{why}; use --no-engine to stop after export")
         return runtime
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether the build goes as far as a CPU can, and its bundle is finished on the target: no engine is wanted of
+        a runtime that builds some, and ONNX Runtime is here to execute the files as they are written."""
+        elsewhere = self.target.builds_engines and not self.config.engine
+        return elsewhere and AsWritten().unavailable() is None
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a verdict, of an engine or of the files as written."""
+        return self.builds_engine or self.hands_over
+
+    @property
+    def handed_over(self) -> bool:
+        """Never: this build begins here."""
+        return False
+
     def runtime(self) -> Runtime:
-        """The target's runtime. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
+        """What executes the files here: the target's runtime, or ONNX Runtime as they are written where the build is
+        handed over. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
         assert self.target.runs_on is not None
+        if self.hands_over:
+            return AsWritten()
         runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
         why = runtime.unavailable()
         if why is not None:
-            raise RuntimeUnavailable(f"{why}; use --no-engine to stop after export")
+            raise RuntimeUnavailable(f"{why}; use --no-engine to go as far as a CPU can, and finish on the target")
         return runtime
 
     @cached_property

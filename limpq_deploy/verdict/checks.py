@@ -59,7 +59,8 @@ def judge(
     limit, and is listed under ``undecided`` where the limit lies within.
 
     None stands for a part that was not measured: its checks are listed under ``not_measured`` with the reason found in
-    ``reasons`` under "accuracy", "uniform", "parity", "layer_parity", "float_nodes" or "latency". ``float_nodes``:
+    ``reasons`` under "accuracy", "uniform", "parity" (of an engine: "parity_engine"), "layer_parity", "float_nodes" or
+    "latency", which is said even where no limit was asked for. ``float_nodes``:
     names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float, those of
     layers that the policy keeps in float excepted; ``planned_float``: the precision in which the engine runs each of
     these. ``precision_unknown``: by name of an entry of ``bitops``, layers that its engine reports no precision of, so
@@ -142,7 +143,8 @@ def _budget(budget: BudgetUse) -> Check:
 def _parity(parity: EndToEndParity | None, limits: Limits, why: dict[str, str]) -> Finding:
     name = "parity_end_to_end"
     if parity is None:
-        return missing(name, "parity", why)
+        engine = "parity_engine"
+        return missing(engine, engine, why) if engine in why else missing(name, "parity", why)
     if parity.layer_by_layer:
         return _engine_parity(parity, limits)
     logits = "bit-equal" if parity.logits_bit_equal else "not bit-equal"

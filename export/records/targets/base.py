@@ -42,7 +42,7 @@ class RuntimeSpec:
     ``threads``: numbers of threads that latency is measured with. ``engines``: whether it compiles a file, by settings
     of a builder, into an engine. ``distributions``: packages that bring it, by the names under which they are
     installed. ``compiled_by``: name of the runtime whose compiler judges its files on any machine, its own or a
-    relative; None where there is none.
+    relative; None where there is none. ``begins``: first bytes of its serialized engines, as ASCII.
     """
 
     name: str
@@ -53,6 +53,7 @@ class RuntimeSpec:
     threads: tuple[Literal["default"] | int, ...]
     engines: bool
     distributions: tuple[str, ...]
+    begins: str = ""
     compiled_by: str | None = None
     writer: str | None = None
 

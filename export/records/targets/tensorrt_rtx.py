@@ -11,6 +11,7 @@ TENSORRT_RTX_GPU = RuntimeSpec(
     threads=("default",),
     engines=True,
     distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"),
+    begins="vtrt",  # read off engines of 1.7
     compiled_by="tensorrt_rtx",
     writer="tensorrt_rtx",
 )

@@ -24,8 +24,8 @@ PROFILE_WARM_UP = 10
 
 
 class TensorRtSession:
-    """One engine with its contexts. Images and logits are float32; a batch larger than the engine takes is run in
-    parts, a smaller one is padded with zeros."""
+    """One engine with its contexts. Images and logits are float32 (images that are pixels, too: whole numbers from 0 to
+    255); a batch larger than the engine takes is run in parts, a smaller one is padded with zeros."""
 
     name = "tensorrt"
     product = "TensorRT"
@@ -45,6 +45,7 @@ class TensorRtSession:
             )
         self._engine = engine
         self.inputs, self.outputs = _tensors(trt, engine)
+        self._pixels = tuple(name for name in self.inputs if engine.get_tensor_dtype(name) == trt.DataType.UINT8)
         self._shape = tuple(engine.get_tensor_shape(self.inputs[0]))
         self._least, self._best, self._most = _batches(engine, self.inputs[0], self._shape)
         self._plan = plan
@@ -168,9 +169,16 @@ class TensorRtSession:
     def _first_lanes(self, count: int) -> list[Lane]:
         """So many lanes, made when they are first asked for: each context takes memory."""
         for number in range(len(self._lanes), count):
-            context = self._context(self._engine)
             self._lanes.append(
-                Lane(self._engine, self._memory, self.inputs, self.outputs, context=context, further=number > 0)
+                Lane(
+                    self._engine,
+                    self._memory,
+                    self.inputs,
+                    self.outputs,
+                    context=self._context(self._engine),
+                    further=number > 0,
+                    pixels=self._pixels,
+                )
             )
         return self._lanes[:count]
 
@@ -198,11 +206,12 @@ def _tensors(trt: ModuleType, engine: "trt.ICudaEngine") -> tuple[tuple[str, ...
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = tuple(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
     results = tuple(name for name in names if name not in inputs)
-    wrong = [name for name in names if engine.get_tensor_dtype(name) != trt.DataType.FLOAT]
+    taken = dict.fromkeys(inputs, (trt.DataType.FLOAT, trt.DataType.UINT8))
+    wrong = [name for name in names if engine.get_tensor_dtype(name) not in taken.get(name, (trt.DataType.FLOAT,))]
     if not inputs or not results or wrong:
         raise ModelError(
             f"the engine has inputs {list(inputs)} and results {list(results)}, of which {wrong or 'none'} are "
-            "not float32; expected float32 throughout"
+            "not float32; expected float32 throughout, but for images of uint8"
         )
     return inputs, results
 

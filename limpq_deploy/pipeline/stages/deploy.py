@@ -1,14 +1,13 @@
-"""Stages that make the engine: export, and what the runtime makes of the file."""
+"""The stage that writes the files: the mixed model and its baselines as ONNX."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from limpq_deploy.calibration.files import replacing
-from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.calibration.records import to_dict, write_record
 from limpq_deploy.export.graph.exported import BATCH_KEY, ExportRecord, describe_export
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.graph.pixel_input import with_pixel_input
@@ -16,17 +15,14 @@ from limpq_deploy.export.graph.storage import pack_weights
 from limpq_deploy.export.lint.check import LintReport, lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.export.runtimes.base import CompiledEngine, Engine, Reporting, Runtime
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
-from limpq_deploy.pipeline.stages.comparison import compared_pairs, own_pair
+from limpq_deploy.pipeline.stages.comparison import compared_pairs
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
-    BUILDS,
     CLASSES,
     COMPILER,
-    COMPILES_ONLY,
     DATA,
     ENGINE_OPTIONS,
     EXPORTS,
@@ -49,7 +45,6 @@ from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
-    ENGINE,
     EXPORT,
     FINETUNED,
     FLOAT_MODEL,
@@ -143,59 +138,6 @@ def _record(subject: Subject, folder: Path, model: onnx.ModelProto) -> ExportRec
         weight_bits={layer.name: (layer.num_weights, bits[layer.name]) for layer in layers},
         stored=stored,
     )
-
-
-def _run_engine(subject: Subject, folder: Path, report: Report) -> str:
-    engine = _engine(subject.runtime(), folder, report)
-    layers, planned = len(engine.layer_precision), load_record(LintReport, folder / LINT).planned_float
-    kept = sum(engine.layer_precision.get(name, "").startswith("float") for name in planned)
-    return (
-        f"{engine.runtime} {engine.version}, {engine.provider}: "
-        f"{layers - len(engine.float_layers)} of {layers} layers run in integers"
-        + (f", {kept} of {len(planned)} that the policy keeps in float run so" if planned else "")
-    )
-
-
-def _run_compiler(subject: Subject, folder: Path, report: Report) -> str:
-    engine = _engine(subject.compiler(), folder, report)
-    assert isinstance(engine, CompiledEngine)
-    return (
-        f"built by {engine.compiler} for {engine.provider}: {engine.kernels} kernels, {engine.integer_layers} of "
-        f"{engine.layers} layers in integers; not run: none of these GPUs is here"
-    )
-
-
-def _engine(runtime: Runtime, folder: Path, report: Report) -> Engine:
-    """The exported model's engine, and its record."""
-    if isinstance(runtime, Reporting):
-        runtime.report_to(report)
-    engine = runtime.engine(folder / MODEL)
-    write_record(engine, folder / ENGINE)
-    return engine
-
-
-ENGINE_RECORD = Stage(
-    name="engine",
-    title="engine",
-    settings=ENGINE_OPTIONS,
-    facts=RUNTIME,
-    reads=(MODEL, LINT),
-    writes=(ENGINE,),
-    run=_run_engine,
-    when=(BUILDS,),
-)
-"""What the runtime makes of the exported model."""
-
-COMPILED_ENGINE = replace(ENGINE_RECORD, run=_run_compiler, when=(COMPILES_ONLY,))
-"""The same where the engine is for GPUs of other machines."""
-
-
-def exported_files(folder: Path) -> dict[str, str]:
-    """The exported models by name, relative to ``folder``: mixed, float, uniform8, and uniform where there is one."""
-    files = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
-    if own_pair(folder / COMPARISON) is not None:
-        files["uniform"] = UNIFORM_MODEL
-    return files
 
 
 def _quantized_models(

@@ -15,6 +15,8 @@ from limpq_deploy.export.records.targets import TENSORRT_RTX
 
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
+from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written  # noqa: E402
+
 
 def written(net: Any, logits: Any) -> onnx.ModelProto:
     """A tiny net's file, of the opset that TensorRT-RTX reads."""
@@ -73,6 +75,15 @@ def test_a_layer_is_its_integer_sum_at_11_bits_times_a_factor_plus_a_bias(
     np.testing.assert_array_equal(found[layer], expected)
     # a half has 11 bits: the sum is off by at most half of its last one
     np.testing.assert_allclose(half / step, sums, rtol=2.0**-11)
+
+
+def test_a_file_executed_as_written_rounds_its_sums_whoever_asks_for_them(edges: Any) -> None:
+    """ONNX Runtime alone leaves that rounding away where nobody asks."""
+    net, logits = edges(3, target="tensorrt_rtx")
+    model, images = written(net, logits), net.images(4)
+    asked = open_as_written(model).run_feeds({"images": images})
+    assert asked.keys() == {"logits"}
+    np.testing.assert_array_equal(asked["logits"], executed(model, images)["logits"])
 
 
 def test_no_sum_can_pass_what_fp16_holds_and_none_is_subnormal(edges: Any) -> None:

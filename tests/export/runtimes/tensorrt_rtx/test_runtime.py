@@ -85,6 +85,15 @@ def test_building_and_running_are_two_questions(net: Net, monkeypatch: pytest.Mo
     assert "not installed" in word.detail
 
 
+def test_doctor_answers_building_and_running_apart() -> None:
+    from limpq_deploy.doctor import examine
+
+    found = {one.name: one for one in examine().runtimes}
+    rtx = found["tensorrt_rtx"]
+    assert (rtx.builds, found["tensorrt"].builds, found["onnxruntime"].builds) == (True, None, None)
+    assert rtx.usable or "builds engines; TensorRT-RTX runs no engine here" in rtx.detail
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
