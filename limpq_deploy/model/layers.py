@@ -19,6 +19,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.average_pools import is_windows
 from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
+from limpq_deploy.model.constants import take_up
 from limpq_deploy.model.functional_layers import make_modules
 from limpq_deploy.model.functions import is_function, lowest_of
 from limpq_deploy.model.lines import written_at
@@ -173,6 +174,7 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         global_pools = note_shapes(graph_module, input_shape)
         write_convolutions(graph_module)
         read_rows(graph_module)
+        take_up(graph_module)
         give_layers(graph_module)
     finally:
         model.train(was_training)

@@ -175,6 +175,27 @@ OPERATORS |= {
 }
 
 
+class Scaled(nn.Module):
+    """A layer scale of pixels, one of channels, a bias of its own, and weights that are standardised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.conv, self.norm = nn.Linear(8, 8), nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.gamma, self.delta = nn.Parameter(torch.randn(8, 1, 1)), nn.Parameter(torch.randn(8))
+        self.factor = nn.Parameter(torch.tensor(0.7))
+        self.own = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.gamma * self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = F.relu(self.norm(self.conv(y)) * self.factor + self.delta.view(1, -1, 1, 1))
+        weight = self.own.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        return F.conv2d(y, weight, self.own.bias, padding=1)
+
+
+OPERATORS |= {"parameters": Scaled}
+
+
 def randomise(model: nn.Module) -> None:
     """Statistics that no operation may drop unseen."""
     with torch.no_grad():
