@@ -97,19 +97,14 @@ def _take_up(node: fx.Node, tensor: fx.Node, given: Tensor, graph_module: fx.Gra
 def _layer_of(tensor: fx.Node, axis: int | None, graph_module: fx.GraphModule) -> fx.Node | None:
     """The layer, or the BatchNorm behind it, whose channels stand along an axis (None: any) of a tensor that nothing
     else reads."""
-    for node, axis in _back(tensor, axis, graph_module):
+    for node, along in _back(tensor, axis, graph_module):
         if len(node.users) != 1:
             return None
         module: Any = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        rank = len(node.meta["tensor_meta"].shape)
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and axis in (None, 1):
-            return (
-                node
-                if _is_called_once(node) and (module.affine if isinstance(module, nn.BatchNorm2d) else True)
-                else None
-            )
-        if isinstance(module, nn.Linear) and axis in (None, rank - 1):
-            return node if _is_called_once(node) else None
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+            channels = len(node.meta["tensor_meta"].shape) - 1 if isinstance(module, nn.Linear) else 1
+            fits = along in (None, channels) and getattr(module, "affine", True)
+            return node if fits and _is_called_once(node) else None
     return None
 
 

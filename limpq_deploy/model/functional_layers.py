@@ -56,7 +56,7 @@ def _replace(
     left = [one for one in (weight, bias) if one is not None]
     while left:
         done = left.pop()
-        if not done.users and done.op != "placeholder":
+        if not done.users and done in graph_module.graph.nodes:
             left += done.all_input_nodes
             graph_module.graph.erase_node(done)
 

@@ -5,9 +5,9 @@ Along one axis, with stride s, kernel k and K = ceil(k / s), the result before i
     y[s m + r] = sum over j < K of x[m - j] w[r + s j],   0 <= r < s
 
 so that for each r it is a convolution of kernel K, with K - 1 zeros before and behind: s * s channels for one, which a
-pixel shuffle puts between each other. Where s divides k (2x2 with stride 2, 4x4 with stride 2) no weight is zero and the
-work is the same; else K * s - k taps along each axis are. BatchNorm and ReLU behind it come before the shuffle, each
-channel's numbers once for every r.
+pixel shuffle puts between each other. Where s divides k (2x2 with stride 2, 4x4 with stride 2) no weight is zero and
+the work is the same; else K * s - k taps along each axis are. BatchNorm and ReLU behind it come before the shuffle,
+each channel's numbers once for every r.
 """
 
 import operator

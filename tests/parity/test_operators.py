@@ -141,7 +141,7 @@ class Tokens(nn.Module):
         y = x.permute(0, 2, 3, 1)
         y = y + self.second(F.gelu(self.first(y)))
         y = F.relu(self.third(y)).flatten(1, 2).transpose(0, 1)
-        return self.third2(y).permute(1, 2, 0).unflatten(2, (8, 8)) if hasattr(self, "third2") else y.permute(1, 2, 0)
+        return y.permute(1, 2, 0)
 
 
 class Pixels(nn.Module):
