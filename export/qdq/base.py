@@ -59,7 +59,7 @@ class Dialect(ABC):
                 self._layer(node, name)
             elif self._is_bounded_relu(node):
                 self.bounded_relu(node)
-            elif node.op_type in CODE_MOVERS and self.params_of(node.input[0]) is not None:
+            elif self._moves(node) and self.params_of(node.input[0]) is not None:
                 self.move(node)
             else:
                 self.other(node)
@@ -201,6 +201,10 @@ class Dialect(ABC):
     def unique_name(self, node: onnx.NodeProto) -> str:
         taken = {other.name for other in self.nodes} | self.layers.keys()
         return node.name if node.name and node.name not in taken else f"{node.output[0]}_{node.op_type.lower()}"
+
+    def _moves(self, node: onnx.NodeProto) -> bool:
+        nearest = node.op_type == "Resize" and attribute(node, "mode", "nearest") == "nearest"
+        return node.op_type in CODE_MOVERS or nearest
 
     def _is_bounded_relu(self, node: onnx.NodeProto) -> bool:
         bounds = [self.fixed.get(name) for name in node.input[1:]]

@@ -166,8 +166,6 @@ class IntegerReference:
         first, second = inputs
         if not (isinstance(first, Dequantized) and isinstance(second, Dequantized)):
             raise _outside(node, "both inputs of an Add have to come from DequantizeLinear")
-        if first.codes.shape != second.codes.shape:
-            raise _outside(node, "the inputs of an Add need one shape")
         return Sum(first, second, add=self._add_table)
 
     def _mul(self, node: onnx.NodeProto, inputs: list[Any]) -> Product:

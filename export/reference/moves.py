@@ -161,6 +161,17 @@ def space_to_depth(node: onnx.NodeProto, inputs: Inputs) -> Array:
     return parts.transpose(0, 3, 5, 1, 2, 4).reshape(images, -1, height // side, width // side)
 
 
+def resize(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    """Every pixel so many times, as often as each scale says."""
+    scales = [float(one) for one in _optional(inputs, 2)] if _optional(inputs, 2) is not None else []
+    if str(attribute(node, "mode", "nearest")) != "nearest" or not scales or any(one % 1 for one in scales):
+        raise ModelError(f"node {node.name!r} resizes by something else than whole factors, to the nearest pixel")
+    found = inputs[0]
+    for axis, times in enumerate(scales):
+        found = np.repeat(found, int(times), axis)
+    return found
+
+
 def cast(node: onnx.NodeProto, inputs: Inputs) -> Array:
     to = np.dtype(helper.tensor_dtype_to_np_dtype(attribute(node, "to")))
     if to.kind not in "iu":
@@ -184,6 +195,7 @@ MOVES: Mapping[str, Callable[[onnx.NodeProto, Inputs], Array]] = {
     "MaxPool": max_pool,
     "Pad": pad,
     "Reshape": reshape,
+    "Resize": resize,
     "Shape": shape_of,
     "Slice": slice_,
     "SpaceToDepth": space_to_depth,

@@ -19,6 +19,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.average_pools import is_windows
 from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
+from limpq_deploy.model.constants import take_up
 from limpq_deploy.model.functional_layers import make_modules
 from limpq_deploy.model.functions import is_function, lowest_of
 from limpq_deploy.model.lines import written_at
@@ -28,7 +29,9 @@ from limpq_deploy.model.out_of_place import write_out_of_place
 from limpq_deploy.model.separate_calls import separate_calls
 from limpq_deploy.model.shapes import note_shapes
 from limpq_deploy.model.tied import require_untied
+from limpq_deploy.model.token_layers import read_rows
 from limpq_deploy.model.tracing import symbolic_trace
+from limpq_deploy.model.transposed_convolutions import write_convolutions
 
 NO_TENSOR: tuple[Kind, ...] = ("shape", "constant")
 """Kinds of nodes whose results do not depend on the values of images."""
@@ -169,6 +172,9 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         make_modules(graph_module)
         canonicalise(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
+        write_convolutions(graph_module)
+        read_rows(graph_module)
+        take_up(graph_module)
         give_layers(graph_module)
     finally:
         model.train(was_training)
@@ -318,24 +324,22 @@ def _require_sum(node: fx.Node, described: str) -> None:
         raise ModelError(f"{described} adds a constant; only sums of two tensors are supported")
     if node.kwargs.get("alpha", 1) != 1:
         raise ModelError(f"{described} adds {node.kwargs['alpha']} times a tensor; only plain sums are supported")
-    shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in addends if "tensor_meta" in value.meta]
-    if len(set(shapes)) != 1:
-        shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
-        raise ModelError(f"{described} adds tensors of {shown}; only sums of tensors of one shape are supported")
+    _require_ranks(addends, described, "adds")
 
 
 def _require_product(node: fx.Node, described: str) -> None:
-    """Two tensors of one shape, or one of them a number for each channel."""
     factors = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
     if len(factors) != 2:
         raise ModelError(f"{described} multiplies by a constant; put it into the weights of a layer")
-    shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in factors if "tensor_meta" in value.meta]
-    whole = max(shapes)
-    if len(shapes) != 2 or any(shape not in (whole, (whole[0],) + (1,) * (len(whole) - 1)) for shape in shapes):
-        shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
-        raise ModelError(
-            f"{described} multiplies tensors of {shown}; expected one shape, or one number for each channel"
-        )
+    _require_ranks(factors, described, "multiplies")
+
+
+def _require_ranks(tensors: list[fx.Node], described: str, what: str) -> None:
+    """Of two tensors whose shapes are broadcast: the images stay the first axis of both."""
+    shapes = [tuple(value.meta["tensor_meta"].shape) for value in tensors if "tensor_meta" in value.meta]
+    if len(shapes) != 2 or len(shapes[0]) != len(shapes[1]):
+        shown = " and ".join("x".join(map(str, shape[1:])) for shape in shapes)
+        raise ModelError(f"{described} {what} tensors of {shown}; expected as many axes in both")
 
 
 def _dim(node: fx.Node) -> int:

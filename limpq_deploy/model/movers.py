@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
+from torch.nn import functional as F
 
 from limpq_deploy.model.on_meta import OnMeta
 
@@ -32,6 +33,8 @@ def simplify_moves(graph_module: fx.GraphModule) -> None:
             moves.split(node, unbound=name == "unbind")
         elif name in ("stack", "roll", "expand_as", "channel_shuffle"):
             getattr(moves, name)(node)
+        elif _is_nearest(node, graph_module):
+            moves.enlarge(node)
         elif _gives_image(node):
             moves.shuffle(node)
     graph_module.graph.eliminate_dead_code()
@@ -113,6 +116,28 @@ class _Moves:
         channels = node.meta["tensor_meta"].shape[1]
         self._select(node, node.all_input_nodes[0], torch.arange(channels).reshape(groups, -1).T.reshape(-1))
 
+    def enlarge(self, node: fx.Node) -> None:
+        """To the next pixel: whole factors as such, others as a choice of rows and columns."""
+        source = node.all_input_nodes[0]
+        before, after = (one.meta["tensor_meta"].shape[2:] for one in (source, node))
+        if len(before) != 2:
+            return
+        if not any(size % old for size, old in zip(after, before, strict=True)):
+            factors = [size // old for size, old in zip(after, before, strict=True)]
+            self._replace(node, "call_function", enlarged, (source, *factors))
+            return
+        order = [_chosen(node, self.graph_module, old, size) for old, size in zip(before, after, strict=True)]
+        with self.graph.inserting_before(node):
+            held = [self._held(f"{node.name}_order{axis}", places) for axis, places in enumerate(order)]
+            rows = self._new(node, "call_function", torch.index_select, (source, 2, held[0]))
+        self._replace(node, "call_function", torch.index_select, (rows, 3, held[1]))
+
+    def _held(self, name: str, places: Tensor) -> fx.Node:
+        self.graph_module.register_buffer(name, places.clone(), persistent=False)
+        held = self.graph.get_attr(name)
+        held.meta["tensor_meta"] = _extract_tensor_metadata(places)
+        return held
+
     def shuffle(self, last: fx.Node) -> None:
         """The channels of an image in another order, however they were moved."""
         chain = list(_shape_chain(last))
@@ -143,10 +168,8 @@ class _Moves:
         return order if torch.equal(values[chain[-1]], places[:, order]) else None
 
     def _select(self, node: fx.Node, source: fx.Node, order: Tensor) -> None:
-        name = f"{node.name}_order"
-        self.graph_module.register_buffer(name, order.clone(), persistent=False)
         with self.graph.inserting_before(node):
-            held = self.graph.get_attr(name)
+            held = self._held(f"{node.name}_order", order)
         self._replace(node, "call_function", torch.index_select, (source, 1, held))
 
     def _replace(self, node: fx.Node, op: str, target: Any, args: tuple[Any, ...], name: str | None = None) -> None:
@@ -162,6 +185,30 @@ class _Moves:
         made.meta.update(near.meta)
         note_shape(made, self.on_meta)
         return made
+
+
+def enlarged(x_NCHW: Tensor, rows: int, columns: int) -> Tensor:
+    """Every pixel ``rows`` x ``columns`` times."""
+    return F.interpolate(x_NCHW, scale_factor=(float(rows), float(columns)), mode="nearest")
+
+
+def _is_nearest(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    return _mode(node, graph_module) in ("nearest", "nearest-exact") and len(node.all_input_nodes) >= 1
+
+
+def _mode(node: fx.Node, graph_module: fx.GraphModule) -> str | None:
+    if node.op == "call_module":
+        module = graph_module.get_submodule(str(node.target))
+        return module.mode if isinstance(module, nn.Upsample) else None
+    if node.target is not F.interpolate:
+        return None
+    return str(dict(enumerate(node.args)).get(3, node.kwargs.get("mode", "nearest")))
+
+
+def _chosen(node: fx.Node, graph_module: fx.GraphModule, old: int, size: int) -> Tensor:
+    """Which of ``old`` rows each of ``size`` is, by torch itself."""
+    rows = torch.arange(float(old)).reshape(1, 1, old)
+    return F.interpolate(rows, size=size, mode=_mode(node, graph_module)).reshape(-1).long()
 
 
 def _number(node: fx.Node) -> Any:

@@ -8,6 +8,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from limpq_deploy.model.movers import enlarged
+
 Kind = Literal[
     "input",
     "layer",
@@ -83,6 +85,7 @@ FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     torch.select: "through",
     torch.narrow: "through",
     torch.index_select: "through",
+    enlarged: "through",
     F.pixel_shuffle: "through",
     F.pixel_unshuffle: "through",
     F.max_pool2d: "through",

@@ -130,6 +130,72 @@ FUNCTIONS: dict[str, Callable[[], Operator]] = {
 OPERATORS |= FUNCTIONS
 
 
+class Tokens(nn.Module):
+    """Linear layers of pixels, with a GELU and with a ReLU between them, and of rows before images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 1)
+        y = y + self.second(F.gelu(self.first(y)))
+        y = F.relu(self.third(y)).flatten(1, 2).transpose(0, 1)
+        return y.permute(1, 2, 0)
+
+
+class Pixels(nn.Module):
+    """Tokens as (tokens, images, channels), as attention has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(2).permute(2, 0, 1)).permute(1, 2, 0).unflatten(2, (8, 8))
+
+
+def enlarging(kernel: int, stride: int, **options: int) -> nn.Module:
+    return nn.Sequential(nn.ConvTranspose2d(8, 6, kernel, stride, **options), nn.BatchNorm2d(6), nn.ReLU())
+
+
+OPERATORS |= {
+    "Upsample": lambda: nn.Upsample(scale_factor=2),
+    "interpolate to a size": lambda: lambda x: F.interpolate(x, (16, 24)),
+    "interpolate by part of a factor": lambda: lambda x: F.interpolate(x, (12, 5)),
+    "ConvTranspose2d 2x2": lambda: enlarging(2, 2),
+    "ConvTranspose2d 4x4": lambda: enlarging(4, 2, padding=1, groups=2, bias=False),
+    "ConvTranspose2d 3x3": lambda: nn.ConvTranspose2d(8, 4, 3, 2, padding=1, output_padding=1),
+    "ConvTranspose2d of stride 1": lambda: enlarging(3, 1, padding=1),
+    "Linear of pixels": lambda: nn.Sequential(Tokens(), nn.Unflatten(2, (8, 8))),
+    "Linear of tokens first": Pixels,
+    "sum with a mean": lambda: lambda x: x + x.mean((2, 3), keepdim=True),
+    "product with a map": lambda: lambda x: x * torch.sigmoid(x[:, :1]),
+    "sum with a map": lambda: lambda x: x + x[:, :1],
+}
+
+
+class Scaled(nn.Module):
+    """A layer scale of pixels, one of channels, a bias of its own, and weights that are standardised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.conv, self.norm = nn.Linear(8, 8), nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.gamma, self.delta = nn.Parameter(torch.randn(8, 1, 1)), nn.Parameter(torch.randn(8))
+        self.factor = nn.Parameter(torch.tensor(0.7))
+        self.own = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.gamma * self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = F.relu(self.norm(self.conv(y)) * self.factor + self.delta.view(1, -1, 1, 1))
+        weight = self.own.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        return F.conv2d(y, weight, self.own.bias, padding=1)
+
+
+OPERATORS |= {"parameters": Scaled}
+
+
 def randomise(model: nn.Module) -> None:
     """Statistics that no operation may drop unseen."""
     with torch.no_grad():
