@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.calibration.errors import MissingExtra, OutputError
+from limpq_deploy.calibration.errors import MissingExtra, OutputError, RecordError
+from limpq_deploy.calibration.json_text import parse_json
 from limpq_deploy.progress import Report
 from limpq_deploy.train.execution import Execution
 
@@ -124,8 +125,8 @@ class _Log:
         kept = []
         for line in self._stream:
             try:
-                whole = line.endswith("\n") and json.loads(line)["step"] <= step
-            except (ValueError, KeyError, TypeError):
+                whole = line.endswith("\n") and parse_json(line, "a line")["step"] <= step
+            except (RecordError, KeyError, TypeError):
                 whole = False
             if not whole:
                 break
