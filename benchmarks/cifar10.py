@@ -27,11 +27,10 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.cli.output.tables import stage_line
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.pipeline.config import Config, Training
-from limpq_deploy.pipeline.stages.measure import PARITY
 from limpq_deploy.pipeline.stages.run import run_build
 from limpq_deploy.train.finetuned import FineTuned
 from limpq_deploy.verdict.record import Verdict
-from limpq_deploy.workspace.file_names import FINETUNED_RECORD, UNIFORM_RECORD
+from limpq_deploy.workspace.file_names import FINETUNED_RECORD, PARITY, UNIFORM_RECORD
 from limpq_deploy.workspace.workspace import Passed
 
 QUICK, SMOKE = Training(joint_steps=30, finetune_steps=40), Training(joint_steps=2, finetune_steps=2)

@@ -4,15 +4,17 @@
     python benchmarks/gpu.py --files DIR -o RESULT.json     with TensorRT, no torch: at most --minutes
     python benchmarks/gpu.py --page RESULT.json             a page of it, in Markdown
 
-Per model: engine records (precision of each layer, reformats), parity layer by layer, saturated grids, latency of all
-engines in turns (CUDA events, clocks and throttling watched); when all models have these, audit, latency table with its
-prediction error, BitOps against latency, spread of three builds, trtexec. Before them the self-test, with pycuda and
-with cuda-python. What fails is in the result with its reason. The same command again goes on with RESULT.json, whose
-page stands beside it.
+First of all, of the first model: one INT8 engine's parity, and its latency against FP16. Then, per model: engine
+records (precision of each layer, reformats), parity layer by layer, saturated grids, latency of all engines in turns
+(CUDA events, clocks and throttling watched); when all models have these, audit, engines of TensorRT-RTX where the GPU
+is one that they serve, latency table with its prediction error, BitOps against latency, spread of three builds,
+trtexec. Before them the self-test, with pycuda and with cuda-python. What fails is in the result with its reason. The
+same command again goes on with RESULT.json, whose page stands beside it.
 """
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_files import is_prepared, prepare
-from gpu_measure import Bench, MakeRuntime, in_order, measure_part
+from gpu_measure import HEAD, Bench, MakeRuntime, in_order, measure_part
 from gpu_report import page
 from gpu_result import Kept, files_digest
 
@@ -49,8 +51,9 @@ def main() -> None:
     parser.add_argument(
         "--models", default=",".join(MODELS), help=f"names, comma-separated (default: {','.join(MODELS)})"
     )
-    parser.add_argument("--minutes", type=float, default=18.0, help="parts that would begin later are left out")
+    parser.add_argument("--minutes", type=float, default=12.0, help="parts that would begin later are left out")
     parser.add_argument("--quick", action="store_true", help="short timings and fewer graphs, to see that it runs")
+    parser.add_argument("--first", action="store_true", help="one INT8 engine's parity and latency, and stop")
     parser.add_argument("--smoke", action="store_true", help="ResNet-18 alone, short timings: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("-o", "--output", type=Path, help="where the result is kept, and gone on with")
@@ -73,7 +76,8 @@ def main() -> None:
     make_files(files, options.tensorrt)
     if make is None:
         return
-    result = run(files, make, minutes=options.minutes, quick=options.quick or options.smoke, output=options.output)
+    quick = options.quick or options.smoke
+    result = run(files, make, minutes=options.minutes, quick=quick, output=options.output, first=options.first)
     print(json.dumps(result) if options.json else page(result))
 
 
@@ -99,21 +103,39 @@ def make_files(files: dict[str, Path], tensorrt: str = "8.6") -> None:
 
 
 def run(
-    files: dict[str, Path], make: MakeRuntime, *, minutes: float, quick: bool, output: Path | None
+    files: dict[str, Path],
+    make: MakeRuntime,
+    *,
+    minutes: float,
+    quick: bool,
+    output: Path | None,
+    first: bool = False,
 ) -> dict[str, Any]:
-    """Everything, as one JSON-able result; with ``output`` it is written after each part, so that nothing is lost, and
-    what is there already is not done again."""
+    """Everything (``first``: the first engine's parity and latency alone), as one JSON-able result; with ``output`` it
+    is written after each part, so that nothing is lost, and what is there already is not done again."""
     deadline = time.monotonic() + 60 * minutes
     kept = Kept(identity(files, make, quick=quick), environment(make), output)
     if kept.moved is not None:
         say(f"{output} is of other files or versions; it is {kept.moved.name} now")
+    benches = {name: Bench(folder, make, quick=quick) for name, folder in files.items()}
+    todo = kept.to_do(in_order(files))
+    ahead = list(itertools.takewhile(lambda one: one[1] in HEAD, todo))  # none that ended an earlier process twice
+    measure(kept, benches, ahead, deadline)
+    if first:
+        return kept.result
     tests = kept.result["self_tests"]
     for package in PACKAGES:
         if "tried" not in tests.get(package, {}):
             tests[package] = attempt(package)
             kept.keep()
-    benches = {name: Bench(folder, make, quick=quick) for name, folder in files.items()}
-    for name, part in kept.to_do(in_order(files)):
+    measure(kept, benches, [one for one in todo if one not in ahead], deadline)
+    kept.keep()
+    return kept.result
+
+
+def measure(kept: Kept, benches: dict[str, Bench], parts: list[tuple[str, str]], deadline: float) -> None:
+    """Measure these parts; each is kept as it ends."""
+    for name, part in parts:
         if time.monotonic() > deadline:
             if not kept.part(name, part):
                 kept.set(name, part, {"skipped": "the time was up"})
@@ -121,8 +143,6 @@ def run(
         say(f"{name}: {part}")
         kept.begin(name, part)
         kept.set(name, part, measure_part(benches[name], part))
-    kept.keep()
-    return kept.result
 
 
 def identity(files: dict[str, Path], make: MakeRuntime, *, quick: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ An engine that cannot be built, or does not run, costs its own figures and no ot
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from limpq_deploy.export.graph.markers import with_markers
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.reference.engine_parity import check_clips, compare_engine
 from limpq_deploy.export.runtimes.base import DeviceTimed, Engine, KeepsPlans, Runtime, Session
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import BY_NUMBER
+from limpq_deploy.export.runtimes.tensorrt_rtx.runtime import TensorRtRtx
 from limpq_deploy.export.timing.engine_audit import audit
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.export.timing.profile import ProfileSettings, mixed_policies, profile, uniform
@@ -69,19 +71,28 @@ class Bench:
         """Records of all engines."""
         return each(self.paths, lambda name: to_dict(self.engine(name)))
 
+    def first_parity(self) -> dict[str, Any]:
+        """Of one INT8 engine: what nothing but a GPU can tell."""
+        return {"int8": self._parity("int8")}
+
+    def first_latency(self) -> dict[str, Any]:
+        """Of that engine against FP16, at batch 1."""
+        return self._timed(("fp16", "int8"), self.runtimes, batches=(1,), streams=(1,))
+
     def parity(self) -> dict[str, Any]:
         """Layer by layer against the file as written; and whether saturated grids hold."""
         return each(("int8", "mixed"), self._parity)
 
-    def _parity(self, name: str) -> dict[str, Any]:
+    def _parity(self, name: str, runtime: Runtime | None = None) -> dict[str, Any]:
+        runtime = runtime or self.runtimes[name]
         cut, cuts, reference = load_reference(self.folder / f"{name}.onnx")
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / f"{name}.cut.onnx"
             onnx.save(cut, path)
-            session: Any = self.runtimes[name].load(path)
+            session: Any = runtime.load(path)
         report = compare_engine(self.folder / f"{name}.onnx", cuts, [reference], session.run_feeds, {})
         clips = check_clips(load_model(self.folder / f"{name}.onnx"), cuts, session.run_feeds)
-        logits = self.runtimes[name].load(self.paths[name]).run(next(iter(reference.feeds.values())))
+        logits = runtime.load(self.paths[name]).run(next(iter(reference.feeds.values())))
         expected = next(iter(reference.ends.values()))
         return {
             "codes": report.elements,
@@ -98,24 +109,47 @@ class Bench:
 
     def latency(self) -> dict[str, Any]:
         """All engines in turns, at batch 1 and 32, alone and four at once; without those that do not run."""
-        batches, streams, seconds = ((1,), (1, 2), 0.3) if self.quick else ((1, 32), (1, 4), 2.0)
-        tried = each(self.paths, self._runs)
+        batches, streams = ((1,), (1, 2)) if self.quick else ((1, 32), (1, 4))
+        return self._timed(self.paths, self.runtimes, batches=batches, streams=streams)
+
+    def rtx(self) -> dict[str, Any]:
+        """INT8 and FP16 engines of TensorRT-RTX: parity and latency. Raises NotHere where it serves another GPU."""
+        runtime = rtx_runtime(self.runtimes["int8"])
+        runtimes = dict.fromkeys(("fp16", "int8"), runtime)
+        batches = (1,) if self.quick else (1, 32)
+        return {
+            "parity": {"int8": self._parity("int8", runtime)},
+            "latency": self._timed(runtimes, runtimes, batches=batches, streams=(1,)),
+        }
+
+    def _timed(
+        self,
+        names: Iterable[str],
+        runtimes: Mapping[str, Runtime],
+        *,
+        batches: Sequence[int],
+        streams: Sequence[int],
+    ) -> dict[str, Any]:
+        """Engines in turns, without those that do not run."""
+        tried = each(names, lambda name: self._runs(name, runtimes[name]))
+        running = {name: self.paths[name] for name in tried if tried[name] is None}
         found = measure_models(
-            {name: path for name, path in self.paths.items() if tried[name] is None},
+            running,
             settings=("default",),
-            seconds=seconds,
-            runtime=self.runtimes["mixed"],
-            runtimes=self.runtimes,
+            seconds=0.3 if self.quick else 2.0,
+            runtime=runtimes[next(iter(running))],
+            runtimes={name: runtimes[name] for name in running},
             batches=batches,
             streams=streams,
             trtexec=False,  # a part of its own
         )
         return to_dict(found) | {"left_out": {name: why["failed"] for name, why in tried.items() if why is not None}}
 
-    def _runs(self, name: str) -> None:
+    def _runs(self, name: str, runtime: Runtime) -> None:
         """Raises where an engine cannot be built or run."""
-        self.engine(name)
-        session: Any = self.runtimes[name].load(self.paths[name])
+        if runtime is self.runtimes[name]:
+            self.engine(name)
+        session: Any = runtime.load(self.paths[name])
         session.run(np.zeros(self._shape(session), np.float32))
         if hasattr(session, "close"):
             session.close()
@@ -205,10 +239,13 @@ class Bench:
         return (1, *(size or 1 for size in session.input_shape[1:]))
 
 
+HEAD: dict[str, Part] = {"first_parity": Bench.first_parity, "first_latency": Bench.first_latency}
+"""What nothing else can tell, of the first model, before anything else: an hour that ends early has told that."""
 FIRST: dict[str, Part] = {"engines": Bench.engines, "parity": Bench.parity, "latency": Bench.latency}
 """What every model is to have before any has more."""
 THEN: dict[str, Part] = {
     "audit": Bench.audit,
+    "rtx": Bench.rtx,
     "profile": Bench.profile,
     "study": Bench.study,
     "spread": Bench.spread,
@@ -220,17 +257,40 @@ THEN: dict[str, Part] = {
 def in_order(models: Iterable[str]) -> list[tuple[str, str]]:
     """Models and parts as they are measured."""
     names = list(models)
-    return [(name, part) for name in names for part in FIRST] + [(name, part) for part in THEN for name in names]
+    head = [(name, part) for name in names[:1] for part in HEAD]
+    return head + [(name, part) for name in names for part in FIRST] + [(name, part) for part in THEN for name in names]
 
 
 def measure_part(bench: Bench, part: str) -> dict[str, Any]:
     """A part's result, or what failed: one part's fault must not take the others' figures with it."""
     start = time.monotonic()
     try:
-        found = {"result": (FIRST | THEN)[part](bench)}
+        found = {"result": (HEAD | FIRST | THEN)[part](bench)}
+    except NotHere as why:
+        found = {"skipped": str(why)}
     except Exception as error:
         found = {"failed": reason(error)}
     return {**found, "seconds": round(time.monotonic() - start, 1)}
+
+
+class NotHere(LimpqError):
+    """A part that this machine has nothing for."""
+
+
+def rtx_runtime(beside: Runtime) -> Runtime:
+    """TensorRT-RTX for the GPU that a runtime of TensorRT is on. Raises NotHere where it does not serve that one, or is
+    not installed."""
+    machine = beside.machine()  # type: ignore[attr-defined]
+    capability = BY_NUMBER.get(machine.compute_capability)
+    if capability is None:
+        raise NotHere(
+            f"{machine.gpu} has compute capability {machine.compute_capability}, and TensorRT-RTX builds for "
+            f"{', '.join(BY_NUMBER)} only: no RTX engine was built"
+        )
+    runtime = TensorRtRtx(EngineOptions(gpus=(capability.name,)))
+    if (why := runtime.unavailable()) is not None:
+        raise NotHere(why)
+    return runtime
 
 
 def each(names: Iterable[str], work: Callable[[str], Any], *, all_may_fail: bool = False) -> dict[str, Any]:

@@ -170,7 +170,17 @@ def _spread(found: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _rtx(found: dict[str, Any]) -> Iterator[str]:
+    yield "Engines of TensorRT-RTX:"
+    for name, table in (("parity", _parity), ("latency", _latency)):
+        yield ""
+        yield from table(found[name])
+
+
 _TABLES = {
+    "first_parity": _parity,
+    "first_latency": _latency,
+    "rtx": _rtx,
     "engines": _engines,
     "parity": _parity,
     "latency": _latency,

@@ -8,6 +8,7 @@ from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.export.records.environment import Environment, read_environment
 from limpq_deploy.export.records.targets import RUNTIMES
 from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.runtimes.base import BuildsElsewhere
 from limpq_deploy.export.runtimes.cpu import describe_cpu
 from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, ask_driver
 from limpq_deploy.export.runtimes.vnni_advice import saturation_note
@@ -16,11 +17,13 @@ from limpq_deploy.optional_packages import EXTRAS, missing_modules
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facility:
-    """Something that may be usable; ``detail`` is its version, or why it is not."""
+    """Something that may be usable; ``detail`` is its version, or why it is not. ``builds``: of a runtime whose engines
+    are built without a GPU, whether they are here; None for all else. ``usable`` is then about running them."""
 
     name: str
     usable: bool
     detail: str
+    builds: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +52,20 @@ def examine() -> Diagnosis:
 
 def _runtime(name: str) -> Facility:
     """A runtime may fail in any way while it is loaded (another library's fault), and doctor still has to say so."""
+    builds = None
     try:
-        why = runtime_named(name).unavailable()
+        runtime = runtime_named(name)
+        why = runtime.unavailable()
+        if isinstance(runtime, BuildsElsewhere):
+            builds = runtime.cannot_build() is None
     except LimpqError as error:
         why = str(error)
     except Exception as error:
         why = f"it does not load ({type(error).__name__}: {_line(error)}); install it again"
-    return Facility(name=name, usable=why is None, detail=why or _version(RUNTIMES[name].distributions))
+    detail = why or _version(RUNTIMES[name].distributions)
+    if why is not None and builds:
+        detail = f"{_version(RUNTIMES[name].distributions)} builds engines; {why}"
+    return Facility(name=name, usable=why is None, detail=detail, builds=builds)
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Facility:

@@ -10,6 +10,7 @@ EXTRAS = {
     "timm": ("timm",),
     "cpu": ("onnxruntime",),
     "gpu": ("tensorrt", "pycuda", "pynvml"),
+    "rtx": ("tensorrt_rtx_bindings", "tensorrt_rtx_libs"),
     "highs": ("highspy",),
     "serve": ("tritonclient", "cryptography"),
 }

@@ -29,6 +29,7 @@ ROOMS = (
     *("calibration", "calibration/numbers", "calibration/datasets"),
     *("export/records/targets", "export/records", "export/graph"),
     *("export/runtimes", "export/runtimes/cuda", "export/runtimes/onnxruntime", "export/runtimes/tensorrt"),
+    "export/runtimes/tensorrt_rtx",
     *("export/qdq", "export/reference", "export/lint", "export/timing", "export/ship/triton", "export/ship"),
     *("limpq_deploy", "limpq_deploy/workspace"),
     *("limpq_deploy/policy/solver", "limpq_deploy/policy", "limpq_deploy/policy/interchange"),

@@ -13,6 +13,7 @@ from limpq_deploy.calibration.errors import LimpqError, ModelError
 from limpq_deploy.export.graph.float_layers import computes_in_floats, planned_float
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.runtime_taps import layer_names
+from limpq_deploy.export.lint.compiled import compiled_findings
 from limpq_deploy.export.lint.finding import Finding, gravest
 from limpq_deploy.export.lint.judged import FloatNodes, judged
 from limpq_deploy.export.lint.rules import finding
@@ -20,6 +21,8 @@ from limpq_deploy.export.records.targets import FileForm, TargetSpec
 from limpq_deploy.export.records.tensorrt_versions import form_for, form_named
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Tries
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT as DEFAULT_GPUS
+from limpq_deploy.export.runtimes.tensorrt_rtx.word import CompilerWord, compiler_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,8 @@ class LintReport:
     and MatMul nodes that work in float; ``float_nodes``: all its other nodes that do, the first QuantizeLinear
     excepted. ``planned_float``: layers that the policy keeps in float, as the file says; their nodes are in neither,
     and no rule is broken by them. ``optimized``: False where the target's runtime is not here, so that only the rules
-    were checked; ``unavailable`` then says why.
+    were checked; ``unavailable`` then says why. ``compiler``: what NVIDIA's compiler says of a file for TensorRT, where
+    it was asked.
     """
 
     target: str
@@ -43,6 +47,7 @@ class LintReport:
     unavailable: str | None = None
     planned_float: tuple[str, ...] = ()
     tensorrt: str | None = None
+    compiler: CompilerWord | None = None
     format: Literal["limpq.lint/1"] = field(default="limpq.lint/1")
 
     @property
@@ -52,16 +57,28 @@ class LintReport:
 
 
 def lint(
-    model: onnx.ModelProto | Path, target: TargetSpec, runtime: Tries | None = None, *, version: str | None = None
+    model: onnx.ModelProto | Path,
+    target: TargetSpec,
+    runtime: Tries | None = None,
+    *,
+    version: str | None = None,
+    compiler: bool = False,
+    gpus: tuple[str, ...] = DEFAULT_GPUS,
 ) -> LintReport:
     """Check an ONNX file against a target's rules, and give it to the target's runtime where that is here.
 
     ``runtime``: None takes the target's own. ``version``: of TensorRT; None: what the file says, else the newest.
+    ``compiler``: ask the compiler that judges the target's files too, for these ``gpus``; it takes some seconds.
     Raises ModelError for a version that is not known.
     """
     loaded = _named(model if isinstance(model, onnx.ModelProto) else load_model(model))
     form = lint_form(loaded, target, version)
     static = tuple(static_findings(loaded, target, form))
+    word = None
+    if compiler and target.runs_on is not None and target.compiled_by is not None:
+        own = target.compiled_by == target.runtime
+        word = compiler_word(loaded, gpus=gpus, of=None if own else f"{target.runs_on.title} {form.version}")
+        static += tuple(compiled_findings(word, static, loaded))
     runtime, why = _runtime(target) if runtime is None else (runtime, None)
     planned = planned_float(loaded)
     report = LintReport(
@@ -74,6 +91,7 @@ def lint(
         unavailable=why,
         planned_float=planned,
         tensorrt=form.version,
+        compiler=word,
     )
     if runtime is None:
         return report

@@ -28,7 +28,7 @@ LEAST_SIGNAL_DB = 10.0
 """Below it, an optimised graph computes something else. Rounding at ties left 28 dB and more in 200 small nets, scales
 that are read along another axis 6, infinite ones 9."""
 
-_BLAMED = re.compile(r"""node \(([^)]+)\)|In Node, \("([^"]+)"|Name:'([^']+)'""")
+_BLAMED = re.compile(r"""node \(([^)]+)\)|In Node, \("([^"]+)"|Name:'([^']+)'|of the file, \w+ '([^']+)'""")
 
 _INTEGER_TYPES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 
@@ -39,7 +39,7 @@ def judged(static: Iterable[Finding], trial: Trial, floats: "FloatNodes", model:
     if trial.refused is not None:
         yield from (one for one in found if one.severity == "refused")
         if not any(one.severity == "refused" for one in found):
-            yield finding("runtime-refuses", _named_in(trial.refused, model), trial.refused)
+            yield finding("runtime-refuses", named_in(trial.refused, model), trial.refused)
         return
     in_float = {one.node for one in found if one.severity == "float"}
     for one in found:
@@ -119,7 +119,7 @@ def _name_in_file(node: onnx.NodeProto, names: set[str], makers: dict[str, onnx.
     return made.name if made is not None and made.name else name or node.output[0]
 
 
-def _named_in(message: str, model: onnx.ModelProto) -> str:
+def named_in(message: str, model: onnx.ModelProto) -> str:
     """The node of a file that a message of the runtime blames."""
     blamed = [text for groups in _BLAMED.findall(message) for text in groups if text]
     names = [node.name for node in model.graph.node if any(text.startswith(node.name) for text in blamed)]

@@ -151,6 +151,15 @@ RULES: Mapping[str, Rule] = {
         "refused", "ONNX Runtime loads and runs the file", "export the model again, or quantize it for this target",
         "the installed ONNX Runtime was given the file",
     ),
+    "compiler-refuses": Rule(
+        "refused", "NVIDIA's compiler builds an engine of the file", "export the model again for this target",
+        "the installed TensorRT-RTX was given the file; another version of TensorRT may differ",
+    ),
+    "compiled-to-float": Rule(
+        "float", "layers between dequantized inputs run in integers",
+        "quantize both inputs of this node in the target's form",
+        "the list of layers of the installed TensorRT-RTX's engine; another version of TensorRT may differ",
+    ),
     "runs-in-float": Rule(
         "float", "convolutions, adds and matrix products run in integers",
         "quantize every input and the output of this node, once each, in the target's form",

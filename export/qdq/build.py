@@ -72,7 +72,7 @@ def build_qdq(
     form = form or form_at(spec, opset)
     if opset != form.opset:
         raise ModelError(f"the template has opset {opset}; the target takes {form.opset}")
-    model = dialect_named(spec.runs_on.dialect)(template, placement, layers, acts, form).build()
+    model = dialect_named(spec.runs_on.written_by)(template, placement, layers, acts, form).build()
     drop_marker_domain(model)
     model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
     model.producer_name = PRODUCER

@@ -8,6 +8,11 @@ with int8 codes and an explicit zero-point 0. Nodes between a DequantizeLinear a
 floats; the builder fuses them. A ReLU that such a Clip alone reads is left out, for the Clip cuts at 0 itself: the
 parser makes an activation layer of each, and the builder has one to take into the convolution before it, not two.
 
+A marker that re-quantizes codes (the narrower grid of a layer that reads a residual stream) reads the stream's
+DequantizeLinear through ``LeakyRelu(alpha = 1)``, the identity. Two quantizers side by side on the floats make NVIDIA's
+compiler write those floats for both to read; so does, without the LeakyRelu, the one DequantizeLinear that the Add and
+the re-quantizer read (`benchmarks/compiler_forms.md`). With it the stream travels in int8.
+
 What depends on the version is its `FileForm`:
 
 - a weight is an int8 initializer with a DequantizeLinear along axis 0 (10, 11), or an FP32 initializer
@@ -71,6 +76,10 @@ class TensorRtDialect(Dialect):
         return self.params.get(tensor)
 
     def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
+        if quantizer.parent is not None and source in self.params:
+            self.dequantized[result] = self.real(source)
+            self.params[result] = self.params[source]
+            return
         if not self.only_floats_read(quantizer):
             raise ModelError(
                 f"quantizer {quantizer.name!r} has no grid and scale; the target {self.spec.name!r} needs one for each"
@@ -91,6 +100,8 @@ class TensorRtDialect(Dialect):
         scale = self.constant(f"{name}_scale", np.array(step))
         zero_point = self.constant(f"{name}_zero_point", np.array(0, np.int8))
         real = self.real(source)
+        if source in self.params:
+            real = self.add("LeakyRelu", [real], f"{name}_again{suffix}", alpha=1.0)
         if grid.qmax < INT8.max or (grid.signed and grid.qmin > INT8.min):
             high = np.float32(grid.qmax) * step
             if grid.qmin == 0:

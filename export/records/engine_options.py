@@ -38,6 +38,9 @@ class BatchRange:
         return cls(least=least, best=best, most=most)
 
 
+DEFAULT_BATCH = BatchRange(least=1, best=1, most=64)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """Settings of one engine.
@@ -46,9 +49,11 @@ class EngineOptions:
     that and float32 where typing is weak, and writes float models in float16 where it is strong. ``typing``:
     "strong" takes every type from the file (10; always 11), "weak" lets the builder choose (8.6, 10); "auto": strong
     for a file written with its types. ``tf32``: whether float32 products may drop 13 bits of the mantissa, as TensorRT
-    does by default. ``batch``: for files whose batch is free. ``workspace_mib`` None: all of the GPU's memory.
-    ``level``: see `LEVELS`. ``builds``: engines built to choose the fastest of; beyond one, each times its kernels
-    anew, so that their spread is known.
+    does by default. ``batch``: for files whose batch is free; None: the runtime's own, `DEFAULT_BATCH` of TensorRT.
+    ``workspace_mib`` None: all of the GPU's memory. ``level``: see `LEVELS`. ``builds``: engines built to choose the
+    fastest of; beyond one, each times its kernels anew, so that their spread is known. ``gpus``: compute capabilities,
+    such as "sm89", that an engine built ahead of time is for; None: those of `tensorrt_rtx.capabilities.DEFAULT`.
+    TensorRT builds for the GPU that is here.
 
     Raises SettingError for a value out of range.
     """
@@ -56,10 +61,16 @@ class EngineOptions:
     float_type: Literal["float32", "float16"] = "float16"
     typing: Literal["auto", "weak", "strong"] = "auto"
     tf32: bool = True
-    batch: BatchRange = BatchRange(least=1, best=1, most=64)
+    batch: BatchRange | None = None
     workspace_mib: int | None = None
     level: int = 3
     builds: int = 1
+    gpus: tuple[str, ...] | None = None
+
+    @property
+    def sizes(self) -> BatchRange:
+        """The batch, or the default."""
+        return self.batch or DEFAULT_BATCH
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:

@@ -22,6 +22,8 @@ class EngineLayer:
     type's own name; of its first output where it computes nothing. ``nodes``: operators of the file that went into it.
     ``tactic``: the kernel, where it has a name. ``reformat``: it only changes a tensor's layout or type, and the file
     does not ask for it. ``weights``: type of its weights, None where it has none or the inspector tells none.
+    ``reads``, ``writes``: types of its inputs and outputs, empty where the inspector names none. ``operations``: what
+    is fused in it, in order, where its kernel's name tells.
     """
 
     name: str
@@ -31,6 +33,9 @@ class EngineLayer:
     tactic: str | None = None
     reformat: bool = False
     weights: str | None = None
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,9 +26,9 @@ class ActQuantizer:
     tensor. ``signed``: the tensor has negative values; ``offset``: few and small ones, so that an offset grid serves
     it. ``bound``: value at which the tensor's own operation cuts (6 behind a ReLU6); None where it does not. ``bits``:
     fixed width, or None where the policy decides (all ``layers`` share the choice). ``layers``: layers whose input this
-    is. ``parent``: quantizer whose codes this one re-quantizes; None when it reads the float tensor. A float tensor has
-    exactly one quantizer with ``parent`` None. ``producer``: layer whose result the tensor is (behind BatchNorm and
-    ReLU); None where another operation makes it.
+    is. ``parent``: quantizer whose codes this one re-quantizes; None when it reads the float tensor. Where layers share
+    quantizers, a float tensor has exactly one with ``parent`` None. ``producer``: layer whose result the tensor is
+    (behind BatchNorm and ReLU); None where another operation makes it.
     """
 
     name: str
@@ -135,8 +135,8 @@ class Placement:
     def act_widths(self, policy: Mapping[str, BitPair]) -> dict[str, int]:
         """Bits of every quantizer that does something.
 
-        A re-quantizer as wide as its parent, or wider, is the identity: it is left out, and its readers take the
-        parent's codes. So is a quantizer whose readers are kept in float; but where a target's layers end in codes
+        A re-quantizer that `passes` is left out, and its readers take the parent's codes; floats too, for a layer that
+        is kept in float. So is a quantizer whose readers are kept in float; but where a target's layers end in codes
         (``single_q``), a tensor that is not itself made by a float layer still travels as codes, at ``carrier_bits``.
         Raises ValueError when layers that share a quantizer have different activation bits.
         """
@@ -144,7 +144,7 @@ class Placement:
         for quantizer in self.quantizers:
             bits = quantizer.bits if quantizer.bits is not None else self._policy_bits(quantizer, policy)
             parent = widths.get(quantizer.parent) if quantizer.parent else None
-            if parent is not None and bits >= parent:
+            if parent is not None and self.passes(quantizer, bits, parent):
                 continue
             if in_float(bits):
                 if self.weights_only or not self.spec.single_q or self._in_float(quantizer.producer, policy):
@@ -152,6 +152,16 @@ class Placement:
                 bits = self.spec.carrier_bits
             widths[quantizer.name] = bits
         return widths
+
+    def passes(self, quantizer: ActQuantizer, bits: int, parent_bits: int) -> bool:
+        """Whether a re-quantizer of these bits is the identity: as wide as its parent, wider, or on a grid of as many
+        codes (without codes above 127, 7 bits behind a ReLU are the grid of 8)."""
+        if in_float(parent_bits) or bits >= parent_bits:
+            return bits >= parent_bits
+        grids = [
+            self.spec.act_grid(one, signed=quantizer.signed, offset=quantizer.offset) for one in (bits, parent_bits)
+        ]
+        return grids[0] == grids[1]
 
     def _in_float(self, layer: str | None, policy: Mapping[str, BitPair]) -> bool:
         return layer is not None and layer in policy and any(in_float(bits) for bits in policy[layer])

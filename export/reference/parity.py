@@ -5,7 +5,7 @@ the runtime computes, and the logits bit by bit. The comparison of the trained m
 layer, is made elsewhere and fills the report's ``faithful`` and ``folding``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -120,6 +120,15 @@ class ParityReport:
     def exact(self) -> bool:
         """Reference and runtime agree in every code and in every bit of the logits, and something was compared."""
         return self.images > 0 and self.elements > 0 and self.mismatches == 0 and self.logits_equal
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """One batch: images, the reference's container codes by tensor name, and the runtime's logits."""
+
+    images_NCHW: NDArray[np.float32]
+    codes: Mapping[str, NDArray[np.integer]]
+    logits: NDArray[np.float32]
 
 
 def compare_codes(

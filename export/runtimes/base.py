@@ -155,6 +155,15 @@ class Reporting(Protocol):
         ...
 
 
+@runtime_checkable
+class BuildsElsewhere(Protocol):
+    """A runtime whose engines are built on machines that cannot run them."""
+
+    def cannot_build(self) -> str | None:
+        """Why it builds no engine here, in one sentence; None where it does. `Runtime.unavailable` is about running."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """What a runtime made of a model.
@@ -178,3 +187,24 @@ class Engine:
     def float_layers(self) -> tuple[str, ...]:
         """Layers that the optimised graph does not show to run in integers, planned or not."""
         return tuple(name for name, precision in self.layer_precision.items() if precision not in INTEGER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledEngine(Engine):
+    """An engine as its compiler's own list of layers shows it, without a run.
+
+    ``compiler``: product and version. ``capabilities``: that it is for, by name. ``layers``: Conv and Gemm layers of
+    the file, ``integer_layers``: those whose products are of integers. ``kernels``: what one call launches.
+    ``moved_bytes``: that they read and write, without weights, for "batch_1" and "batch_8", each by an engine that is
+    tuned for that batch; None where this one does not take it. ``moved_by_type``: the same by type. ``weight_bytes``:
+    None where the log does not say.
+    """
+
+    compiler: str
+    capabilities: tuple[str, ...]
+    kernels: int
+    integer_layers: int
+    layers: int
+    moved_bytes: dict[str, int | None]
+    moved_by_type: dict[str, dict[str, int]]
+    weight_bytes: int | None

@@ -37,12 +37,14 @@ def write_bundle(
     verdict: Any = None,
     preprocess: Any = None,
     engine: EngineOptions | None = None,
+    answered_by: str | None = None,
 ) -> Manifest:
     """Write ``folder`` with ``files`` (name in the bundle -> a file to copy, or its bytes), canaries and manifest.
 
     ``canary_outputs``: float32 [N, classes], what the runtime answered to all N inputs in one batch. ``policy``,
     ``verdict`` and ``preprocess`` are records or plain JSON values; ``engine``: how the answering engine was built, if
-    one was. The folder is built under a hidden name beside its
+    one was; ``answered_by``: the runtime that answered, where it is not the target's.
+    The folder is built under a hidden name beside its
     place, synced, and renamed; folders left there by killed writers are removed. An older bundle is exchanged for it in
     one step where the system can (Linux); elsewhere the old one is moved away first, and for that moment there is none.
     Raises OutputError where it cannot be written, and where ``folder`` holds something that is no bundle; ValueError
@@ -67,6 +69,7 @@ def write_bundle(
                 verdict=_plain(verdict),
                 preprocess=_plain(preprocess),
                 engine=engine,
+                answered_by=answered_by,
             )
             text = to_json(manifest).encode()
             with synced(temporary / MANIFEST) as target_file:

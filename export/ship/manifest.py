@@ -51,6 +51,7 @@ class Manifest:
     ``model_file``: the file that a runtime loads. ``environment``: the machine on which the canaries' answers were
     made. ``versions``: of what made the model. ``policy``, ``verdict`` and ``preprocess``: those records as JSON.
     ``engine``: settings of the engine that made the answers, where the target's runtime builds one (TensorRT).
+    ``answered_by``: the runtime that made the answers, where it is not the target's: no engine was built yet.
     ``serving``: in a model repository the record of `ship.repository`, with the facts of every version there; then
     all else is of the version that is served.
     Raises ValueError for unsafe or repeated names, for a model or canary file that is not listed, and for settings of
@@ -68,6 +69,7 @@ class Manifest:
     verdict: Any = None
     preprocess: Any = None
     engine: EngineOptions | None = None
+    answered_by: str | None = None
     serving: Any = None
     format: Literal["limpq.manifest/1"] = field(default="limpq.manifest/1")
 

@@ -37,9 +37,9 @@ SPARE_BYTES = 2**20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShippedVersion:
     """Facts of one version, those of its bundle's manifest. ``model_file`` and ``canaries``: names in the model's
-    folder. ``config`` and ``labels``: texts that stand beside it while it is served. ``forced``: what its verdict was,
-    where it was shipped in spite of that; empty otherwise. ``gpus``: what each TensorRT plan was built on, where that
-    is known."""
+    folder. ``config`` and ``labels``: texts that stand beside it while it is served. ``forced``: what its verdict was
+    and what speaks against its plans, where it was shipped in spite of that; empty otherwise. ``gpus``: what each
+    TensorRT plan was built on, where that is known."""
 
     version: int
     backend: str
@@ -57,6 +57,7 @@ class ShippedVersion:
     forced: str = ""
     gpus: tuple[Machine, ...] = ()
     engine: EngineOptions | None = None
+    answered_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +211,7 @@ def _manifest(serving: Serving, active: ShippedVersion, files: list[BundleFile])
         verdict=active.verdict,
         preprocess=active.preprocess,
         engine=active.engine,
+        answered_by=active.answered_by,
         serving=to_dict(serving),
     )
 

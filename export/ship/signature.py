@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError, MissingExtra, OutputError
+from limpq_deploy.calibration.files import write_bytes
+from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE
 
 CONTEXT = b"limpq.manifest/1 signed\0"
 SIGNATURE_BYTES = 64
@@ -49,6 +51,13 @@ def sign_bytes(manifest: bytes, private: Path) -> bytes:
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise KeyRefused(f"{private} is a key of another kind; expected Ed25519, made with limpq-deploy keygen")
     return bytes(key.sign(CONTEXT + manifest))
+
+
+def sign_bundle(folder: Path, private: Path) -> None:
+    """Sign the manifest of a bundle whose files were checked against it. Raises what `sign_bytes` raises, and OSError
+    where the signature cannot be written."""
+    manifest = (folder / MANIFEST).read_bytes()
+    write_bytes(folder / SIGNATURE, sign_bytes(manifest, private))
 
 
 def is_signed_by(manifest: bytes, signature: bytes, public: Path) -> bool:

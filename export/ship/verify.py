@@ -185,6 +185,17 @@ def load_canaries(folder: Path, manifest: Manifest) -> tuple[NDArray[np.float32]
     return inputs, _load_canary(folder, manifest, manifest.canaries.outputs, ndim=2)
 
 
+def read_listed(folder: Path, file: BundleFile) -> bytes:
+    """A listed file's bytes; its digest is checked on these very bytes. Raises BundleRefused."""
+    try:
+        data = _read_plain(folder / file.name, file.size)
+    except OSError as error:
+        raise BundleRefused(folder, (f"{file.name!r} cannot be read ({error.strerror or error})",)) from error
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise BundleRefused(folder, (f"{file.name!r} was altered: its SHA-256 is not the one in {MANIFEST}",))
+    return data
+
+
 def _note(differs: bool, same_kind: bool, there: Environment, here: Environment) -> str:
     if not differs:
         return "every logit is equal, bit for bit"
@@ -236,12 +247,7 @@ def _content_problem(path: Path, file: BundleFile) -> str | None:
 def _load_canary(folder: Path, manifest: Manifest, name: str, *, ndim: int) -> NDArray[np.float32]:
     """A float32 array from a listed file; its digest is checked on the very bytes that are parsed."""
     file = next(file for file in manifest.files if file.name == name)
-    try:
-        data = _read_plain(folder / name, file.size)
-    except OSError as error:
-        raise BundleRefused(folder, (f"{name!r} cannot be read ({error.strerror or error})",)) from error
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise BundleRefused(folder, (f"{name!r} was altered: its SHA-256 is not the one in {MANIFEST}",))
+    data = read_listed(folder, file)
     try:
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:  # of its header

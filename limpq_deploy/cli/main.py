@@ -14,6 +14,7 @@ import click
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
+from limpq_deploy.cli.commands.finish import add_finish_commands
 from limpq_deploy.cli.commands.inspect import inspect
 from limpq_deploy.cli.commands.policy import add_policy_commands
 from limpq_deploy.cli.commands.profile import profile
@@ -231,6 +232,7 @@ main.add_command(preview)
 main.add_command(bench)
 main.add_command(profile)
 add_policy_commands(main)
+add_finish_commands(main)
 add_ship_commands(main)
 main.add_command(unpack)
 
@@ -326,8 +328,9 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     """Check an ONNX file against a target: what the target refuses, what it runs in float, where its results differ
     from the file's, and what is only slower. Exit code 3 when something is worse than slower.
 
-    For ONNX Runtime, where it is installed, the file is really loaded and run. A file that was exported here names its
-    target; for others, and for float models, give --target.
+    For ONNX Runtime, where it is installed, the file is really loaded and run; for TensorRT, NVIDIA's compiler
+    TensorRT-RTX builds an engine of it where that is installed (extra rtx), without a GPU. A file that was exported
+    here names its target; for others, and for float models, give --target.
     """
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.export.graph.loading import load_model
@@ -344,7 +347,7 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
         )
     if version is not None and version not in spec.versions:
         raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
-    report = check(loaded, spec, version=version)
+    report = check(loaded, spec, version=version, compiler=True)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:

@@ -15,7 +15,7 @@ from limpq_deploy.verdict.record import FP32
 
 def least_batch(runtime: Runtime) -> int:
     """The smallest number of images that its engines take: 1, unless a build was asked for larger batches only."""
-    return runtime.options.batch.least if isinstance(runtime, BuildsEngines) else 1
+    return runtime.options.sizes.least if isinstance(runtime, BuildsEngines) else 1
 
 
 def with_fp32(models: Mapping[str, Path], runtime: Runtime) -> tuple[dict[str, Path], dict[str, Runtime]]:

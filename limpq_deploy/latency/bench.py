@@ -95,7 +95,7 @@ def require_batches(batches: Sequence[int], models: Iterable[Path], runtime: Run
     out; a file of a fixed batch takes that one whatever is set."""
     if not isinstance(runtime, BuildsEngines):
         return
-    taken = runtime.options.batch
+    taken = runtime.options.sizes
     outside = [batch for batch in batches if not taken.least <= batch <= taken.most]
     if outside and any(path.suffix == ".onnx" and _free_batch(path) for path in models):
         wanted = f"{min(taken.least, *batches)}:{outside[0]}:{max(taken.most, *batches)}"

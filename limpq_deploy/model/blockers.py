@@ -44,7 +44,7 @@ class Blockers:
 
     def add(self, sentence: str) -> None:
         """Something that is no node's."""
-        self._found.setdefault(sentence, []).append((sentence, ""))
+        self._found.setdefault(re.sub(r"'[^']*'|\d+", "", sentence), []).append((sentence, ""))
 
     def raise_found(self) -> None:
         """Raises Blocked where anything was."""

@@ -3,10 +3,11 @@
 Shapes: images NCHW; MACs are counted from output shapes, for one image.
 """
 
+import copy
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -64,6 +65,10 @@ class TracedModel:
     kinds: dict[str, Kind]
     layers: tuple[LayerSpec, ...]
     input_shape: tuple[int, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModel":
+        """Modules and graph are copied; what was looked up of the old nodes is not (and would recurse along them)."""
+        return TracedModel(copy.deepcopy(self.graph_module, memo), dict(self.kinds), self.layers, self.input_shape)
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:
@@ -323,7 +328,7 @@ def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:
         source=traced.source(tensor_inputs(node, traced.kinds)[0]).name,
         macs=cost.macs,
         num_weights=cost.num_weights,
-        out_channels=traced.graph_module.get_submodule(cost.name).weight.shape[0],  # type: ignore[union-attr, index]
+        out_channels=traced.graph_module.get_submodule(cost.name).weight.shape[0],  # type: ignore[index, arg-type]
         batchnorm=_batchnorm_after(node, traced),
     )
 

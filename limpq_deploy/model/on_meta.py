@@ -30,6 +30,11 @@ class _Seen(TorchDispatchMode):
         self.strict = strict
         self.draws = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: that would import torch's compiler, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         if self.strict and any(tag in func.tags for tag in _READS):
@@ -55,6 +60,8 @@ class OnMeta:
             return self._attribute(str(node.target))
         if node.op == "call_method" and node.target in READERS:
             raise ReadsValues(str(node.target))
+        if (same := self._normalised(node, args)) is not None:
+            return same
         try:
             with torch.no_grad(), _Seen(strict=False) as seen:
                 result = self._function(node, shadow=True)(*args, **kwargs)
@@ -64,6 +71,15 @@ class OnMeta:
                 result = map_aggregate(self._function(node, shadow=False)(*args, **kwargs), self.shadow_tensor)
         self.draws = seen.draws
         return result
+
+    def _normalised(self, node: fx.Node, args: tuple[Any, ...]) -> Tensor | None:
+        """A BatchNorm2d's result in evaluation mode, which torch takes long to say the shape of; None of others."""
+        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if type(module) is not nn.BatchNorm2d or module.training or not module.track_running_stats:
+            return None
+        image = args[0] if args else None
+        fits = isinstance(image, Tensor) and image.dim() == 4 and image.shape[1] == module.num_features
+        return torch.empty_like(image) if fits else None  # type: ignore[arg-type]
 
     def shadow_tensor(self, value: Any) -> Any:
         """A tensor's form without values, always the same one; anything else itself."""

@@ -45,7 +45,7 @@ def place(
     ``act_bits``: the one width of what searched layers read, so that weights alone are searched; None: searched too.
     More than 8: activations are floats everywhere, and no quantizer of them does anything.
 
-    For a target with ``single_q``, a tensor read by an Add or a pool (or by layers of different classes) is quantized
+    Where layers share quantizers, a tensor read by an Add or a pool (or by layers of different classes) is quantized
     once at ``carrier_bits``; searched layers re-quantize its codes, all with one shared quantizer.
     """
     if target.clip == "integer":
@@ -86,8 +86,12 @@ def with_quantizers(
     holder = nn.ModuleDict({quantizer.name: make(quantizer) for quantizer in placement.quantizers})
     graph_module.add_submodule(QUANTIZERS, holder)
     grouped = edges_by_source(traced, placement.spec)
+    again: dict[str | None, set[str]] = {}
     for quantizer in placement.quantizers:
-        edges = [edge for edge in grouped[quantizer.tensor] if _stands_on(quantizer, edge)]
+        again.setdefault(quantizer.parent, set()).update(quantizer.layers)
+    for quantizer in placement.quantizers:
+        readers = again.get(quantizer.name, set()).union(quantizer.layers)
+        edges = [edge for edge in grouped[quantizer.tensor] if _stands_on(quantizer, edge, readers)]
         if placement.spec.single_q and quantizer.parent is None:
             _insert_after(graph_module, quantizer.name, nodes[quantizer.tensor])
         else:
@@ -224,32 +228,23 @@ def _quantizers_of(
         return [
             quantizer(f"_{name.replace('.', '_')}", pinned_bits if name in pinned else None, (name,)) for name in layers
         ]
-    if target.single_q:
-        if not carried and not fixed:
-            return [quantizer("", None, searched)]
-        if not carried and not searched:
-            return [quantizer("", pinned_bits, fixed)]
-        direct = fixed if pinned_bits >= carrier else ()
-        result = [quantizer("", carrier, direct)]
-        if fixed and not direct:
-            result.append(quantizer("_pinned", pinned_bits, fixed, source))
-        if searched:
-            result.append(quantizer("_layers", None, searched, source))
-        return result
-    result = []
+    if not carried and not fixed:
+        return [quantizer("", None, searched)]
+    if not carried and not searched:
+        return [quantizer("", pinned_bits, fixed)]
+    direct = fixed if pinned_bits >= carrier else ()
+    result = [quantizer("", carrier, direct)]
+    if fixed and not direct:
+        result.append(quantizer("_pinned", pinned_bits, fixed, source))
     if searched:
-        result.append(quantizer("", None, searched))
-    if fixed:
-        result.append(quantizer("_pinned", pinned_bits, fixed))
-    if carried:
-        result.append(quantizer("_carrier", carrier, ()))
+        result.append(quantizer("_layers", None, searched, source))
     return result
 
 
-def _stands_on(quantizer: ActQuantizer, edge: Edge) -> bool:
-    if edge.role == "layer":
-        return edge.layer in quantizer.layers
-    return not quantizer.layers
+def _stands_on(quantizer: ActQuantizer, edge: Edge, readers: set[str]) -> bool:
+    """``readers``: the quantizer's layers, and those that re-quantize its codes. What is no layer reads the tensor's
+    own quantizer."""
+    return edge.layer in readers if edge.role == "layer" else quantizer.parent is None
 
 
 def _layer(spec: LayerSpec, quantizer: str, pinned_bits: int | None) -> LayerPlacement:

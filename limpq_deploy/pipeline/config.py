@@ -16,6 +16,7 @@ from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named, split
 from limpq_deploy.model.zoo import LIBRARIES
 from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, TYPES, BudgetSettings
 from limpq_deploy.policy.budgets import option_of as plain_option
@@ -51,7 +52,7 @@ NEEDED = ("model", "weights", "ptq", "target")
 VERSIONS = ("tensorrt",)
 """Settings that are versions, which TOML may take for numbers."""
 
-ENGINE_SETTINGS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds")
+ENGINE_SETTINGS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds", "gpus")
 """Settings of the builder of engines."""
 
 REPEATED = ("min_bits", "pin", "tie")
@@ -80,7 +81,7 @@ class Config(BudgetSettings):
     "pow2" makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``: version that
     files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX;
     ``float_type``, ``tf32``, ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions` (None: its
-    defaults).
+    defaults); ``gpus``: compute capabilities that one engine is for, such as "sm86,sm89".
     ``input``: "uint8" writes a file that takes pixels, and ships that. ``storage``: a second file with weights at their
     true bits, none below 4 (or 2).
 
@@ -120,6 +121,7 @@ class Config(BudgetSettings):
     workspace_mib: int | None = None
     builder_level: int | None = None
     builds: int | None = None
+    gpus: str | None = None
     storage: Literal["int4", "int2"] | None = None
     input: Literal["float", "uint8"] = "float"
     engine: bool = True
@@ -164,6 +166,8 @@ class Config(BudgetSettings):
                     raise ValueError(f"{name} is {value}, and the target {target.name} is never exported")
         if self.batch is not None:
             BatchRange.parse(self.batch)
+        if self.gpus is not None:
+            capabilities_named(split(self.gpus))
         for name in ("workspace_mib", "builds"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -284,6 +288,7 @@ class Config(BudgetSettings):
             workspace_mib=self.workspace_mib,
             level=self.builder_level,
             builds=self.builds,
+            gpus=None if self.gpus is None else split(self.gpus),
         )
 
     @property

@@ -12,14 +12,17 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import KINDS, DataSet, Preprocess, hold_out, open_dataset, require_classes
-from limpq_deploy.calibration.errors import LimpqError, RuntimeUnavailable, SettingError
+from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import FileForm, TargetSpec, in_float
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes import runtime_named
-from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.base import BuildsElsewhere, Runtime
+from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT as DEFAULT_GPUS
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import split
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import with_edges
@@ -30,7 +33,8 @@ from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
 from limpq_deploy.optional_packages import require_modules
 from limpq_deploy.pipeline.config import Config
-from limpq_deploy.pipeline.start import Start, take_weights
+from limpq_deploy.pipeline.deployed import Start
+from limpq_deploy.pipeline.start import take_weights
 from limpq_deploy.policy.budgets import budgets_from_options
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import load_given
@@ -70,7 +74,9 @@ class Subject:
                 checked(given)
         if self.target.exportable:
             require_modules(("onnxscript",), "exporting")
-        if engine and self.builds_engine:
+        if engine and self.compiles_only:
+            self.compiler()
+        elif engine and self.builds_engine:
             self.runtime()
         require_classes(self.dataset, self.num_classes)
         self._check_training()
@@ -110,15 +116,60 @@ class Subject:
 
     @property
     def builds_engine(self) -> bool:
-        return self.config.engine and self.target.exportable
+        """Whether an engine is built and can be run here."""
+        return self.config.engine and self.target.exportable and not self.compiles_only
+
+    @cached_property
+    def compiles_only(self) -> bool:
+        """Whether an engine is built here for GPUs of other machines, as there is none that runs it here."""
+        if not self.config.engine or self.target.runs_on is None:
+            return False
+        runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
+        return isinstance(runtime, BuildsElsewhere) and runtime.unavailable() is not None
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Compute capabilities that a compiler is asked about."""
+        return DEFAULT_GPUS if self.config.gpus is None else split(self.config.gpus)
+
+    def compiler(self) -> Runtime:
+        """The target's runtime, where its engines are built here and run elsewhere. Raises MissingExtra where it cannot
+        build them either."""
+        assert self.target.runs_on is not None
+        runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
+        assert isinstance(runtime, BuildsElsewhere)
+        why = runtime.cannot_build()
+        if why is not None:
+            raise MissingExtra(f"{why}; use --no-engine to stop after export")
+        return runtime
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether the build goes as far as a CPU can, and its bundle is finished on the target: no engine is wanted of
+        a runtime that builds some, and ONNX Runtime is here to execute the files as they are written."""
+        elsewhere = self.target.builds_engines and not self.config.engine
+        return elsewhere and AsWritten().unavailable() is None
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a verdict, of an engine or of the files as written."""
+        return self.builds_engine or self.hands_over
+
+    @property
+    def handed_over(self) -> bool:
+        """Never: this build begins here."""
+        return False
 
     def runtime(self) -> Runtime:
-        """The target's runtime. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
+        """What executes the files here: the target's runtime, or ONNX Runtime as they are written where the build is
+        handed over. Raises RuntimeUnavailable or MissingExtra where it cannot be used here."""
         assert self.target.runs_on is not None
+        if self.hands_over:
+            return AsWritten()
         runtime = runtime_named(self.target.runs_on.name, self.config.engine_options)
         why = runtime.unavailable()
         if why is not None:
-            raise RuntimeUnavailable(f"{why}; use --no-engine to stop after export")
+            raise RuntimeUnavailable(f"{why}; use --no-engine to go as far as a CPU can, and finish on the target")
         return runtime
 
     @cached_property

@@ -82,12 +82,12 @@ def _require_same_classes(model: Path, texts: dict[str, str], dataset: DataSet) 
 
 
 def verify_and_replay(bundle: Path, *, replay: bool, public_key: Path | None = None) -> VerifyReport:
-    """Check a bundle's files (with ``public_key`` its signature), then (``replay``) its canaries on the runtime that it
-    was made for; an engine is built with the settings that the manifest records, or the default ones."""
+    """Check a bundle's files (with ``public_key`` its signature), then (``replay``) its canaries on the runtime that
+    made their answers; an engine is built with the settings that the manifest records, or the default ones."""
     report = verify_bundle(bundle, public_key)
     checked(bundle)
     if not replay:
         return report
     manifest = load_manifest(bundle, public_key)
-    runtime = runtime_named(manifest.target, manifest.engine)
+    runtime = runtime_named(manifest.answered_by or manifest.target, manifest.engine)
     return replace(report, canaries=replay_canaries(bundle, runtime.load, public_key=public_key))

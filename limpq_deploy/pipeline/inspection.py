@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.records.targets import TargetSpec, target_named
+from limpq_deploy.export.records.targets import DEFAULT, TargetSpec, target_named
 from limpq_deploy.model.blockers import Blocked
 from limpq_deploy.model.given_model import copied, in_float32, plain, unwrap
 from limpq_deploy.model.layers import LayerCost, TracedModel, assembled, layer_costs, prepared
@@ -20,7 +20,6 @@ from limpq_deploy.model.place import edges_by_source, place
 from limpq_deploy.model.zoo import create_model, known_info
 from limpq_deploy.model.zoo.unfilled import Unfilled
 from limpq_deploy.model.zoo.weights import load_weights
-from limpq_deploy.pipeline.config import DEFAULT_TARGET
 from limpq_deploy.train.cost_estimate import TrainingSeconds, estimate_training
 
 UNIFORM = (2, 3, 4, 5, 6, 8)
@@ -99,39 +98,67 @@ def inspect(
     ``input_shape``: (C, H, W) of an image; None: as its name or its ``preprocess`` says. What stops the network is in
     the answer. Raises LimpqError where there is no network to look at: an unknown name, weights that do not fit.
     """
+    return judged(looked_at(model, weights=weights, input_shape=input_shape), target)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookedAt:
+    """A network traced, for no target yet. ``graph_module`` and ``pools`` as `layers.prepared` gives them, or
+    ``refused``. ``since``: when it began."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    notes: tuple[str, ...]
+    since: float
+    graph_module: fx.GraphModule | None = None
+    pools: frozenset[str] = frozenset()
+    refused: ModelError | None = None
+
+
+def looked_at(
+    model: str | nn.Module, *, weights: Path | None = None, input_shape: tuple[int, ...] | None = None
+) -> LookedAt:
+    """The first part of `inspect`, which is the same for every target."""
     start = time.monotonic()
-    spec = target_named(target or DEFAULT_TARGET)
     name = model if isinstance(model, str) else type(model).__name__
-    shape: tuple[int, ...] = ()
-    layers: tuple[LayerCost, ...] = ()
-    notes: tuple[str, ...] = ()
+    module, shape, notes = _made(model, weights, input_shape)
+    found = LookedAt(name=name, input_shape=shape, notes=notes, since=start)
     try:
-        module, shape, notes = _made(model, weights, input_shape)
         graph_module, pools = prepared(module, shape)
-        layers = layer_costs(graph_module)
-        traced = assembled(graph_module, pools)
-        _ = traced.outputs
-        placement = place(traced, spec, model=name)
     except ModelError as error:
-        if not shape:
-            raise
-        reasons = error.reasons if isinstance(error, Blocked) else (str(error),)
+        return replace(found, refused=error)
+    return replace(found, graph_module=graph_module, pools=frozenset(pools))
+
+
+def judged(looked: LookedAt, target: str | None = None) -> Inspection:
+    """The second part of `inspect`: what a target makes of the network."""
+    spec = DEFAULT if target is None else target_named(target)
+    layers: tuple[LayerCost, ...] = ()
+    try:
+        if looked.graph_module is None:
+            assert looked.refused is not None
+            raise looked.refused
+        layers = layer_costs(looked.graph_module)
+        traced = assembled(looked.graph_module, set(looked.pools))
+        _ = traced.outputs
+        placement = place(traced, spec, model=looked.name)
+    except ModelError as error:
         return Inspection(
-            model=name,
+            model=looked.name,
             target=spec.name,
-            input_shape=shape,
+            input_shape=looked.input_shape,
             accepted=False,
-            why=reasons,
+            why=error.reasons if isinstance(error, Blocked) else (str(error),),
             layers=tuple(_refused(layer) for layer in layers),
-            notes=notes,
-            seconds=time.monotonic() - start,
+            notes=looked.notes,
+            seconds=time.monotonic() - looked.since,
         )
     shown = tuple(_placed(layer, placement) for layer in layers)
     total = sum(layer.macs for layer in shown)
     return Inspection(
-        model=name,
+        model=looked.name,
         target=spec.name,
-        input_shape=shape,
+        input_shape=looked.input_shape,
         accepted=True,
         why=(),
         layers=shown,
@@ -140,8 +167,8 @@ def inspect(
         integer_macs_share=sum(layer.macs for layer in shown if layer.runs_in == "integer") / max(total, 1),
         uniform=tuple(_uniform(placement, bits) for bits in UNIFORM),
         training=estimate_training(total),
-        notes=notes,
-        seconds=time.monotonic() - start,
+        notes=looked.notes,
+        seconds=time.monotonic() - looked.since,
     )
 
 

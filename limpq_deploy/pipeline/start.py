@@ -1,23 +1,12 @@
 """What a float model starts from: the user's weights, published ones, or random numbers."""
 
-from dataclasses import dataclass
-
 from torch import nn
 
 from limpq_deploy.model.zoo import in_library
 from limpq_deploy.model.zoo.published import fill_published
 from limpq_deploy.model.zoo.weights import load_weights
 from limpq_deploy.pipeline.config import Config
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """``trained``: all weights are there, and none is trained here. ``source``: where they come from, in few words.
-    ``notes``: sentences on what was done to them."""
-
-    trained: bool
-    source: str
-    notes: tuple[str, ...] = ()
+from limpq_deploy.pipeline.deployed import Start
 
 
 def take_weights(model: nn.Module, config: Config) -> Start:

@@ -179,8 +179,9 @@ def joint_model(traced: TracedModel, placement: Placement, bits: tuple[int, ...]
     model = QuantizedModel(traced, placement, {layer.name: (bits, bits) for layer in placement.searched})
     for quantizer in placement.quantizers:
         parent = placement.quantizer(quantizer.parent) if quantizer.parent else None
-        if parent is not None:
-            model.act_quantizer(quantizer.name).identity_from = parent.bits
+        if parent is not None and parent.bits is not None:
+            same = [one for one in bits if placement.passes(quantizer, one, parent.bits)]
+            model.act_quantizer(quantizer.name).identity_from = min([*same, parent.bits])
     return model
 
 

@@ -20,7 +20,7 @@ from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.calibration.observe import watching_inputs
 from limpq_deploy.export.qdq.base import Layers
 from limpq_deploy.export.records.placement import Placement
-from limpq_deploy.export.reference.parity import Disagreement, TensorParity, compare_codes, merged
+from limpq_deploy.export.reference.parity import Disagreement, Fed, TensorParity, compare_codes, merged
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS, with_quantizers
 from limpq_deploy.quant.fake_quant import quantize
@@ -29,15 +29,6 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
 
 CODES_SUFFIX = "_codes"
-
-
-@dataclass(frozen=True, slots=True)
-class Fed:
-    """One batch: images, the reference's container codes by tensor name, and the runtime's logits."""
-
-    images_NCHW: NDArray[np.float32]
-    codes: Mapping[str, NDArray[np.integer]]
-    logits: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,14 @@ from limpq_deploy.export.ship.repository import (
     require_model_name,
     ship_version,
 )
-from limpq_deploy.export.ship.shipped_plans import ShippedPlan, check_batches, plan_of_build, read_plans
+from limpq_deploy.export.ship.shipped_plans import (
+    ShippedPlan,
+    check_batches,
+    engine_of_build,
+    plan_of_build,
+    read_plans,
+    require_plans,
+)
 from limpq_deploy.export.ship.triton.config import (
     BACKENDS,
     EXACT_SUMS,
@@ -79,8 +86,9 @@ def ship(
     ``config``: one's own config.pbtxt, checked like ours. ``plans``: TensorRT plans by compute capability ("" for the
     only one); none: the one that the build made, where this machine keeps it. ``keep``: versions that remain for a
     rollback. ``keys.public``: of bundle and repository, where signed.
-    Raises ShipRefused for a failed verdict without ``force``, ConfigRefused for a configuration that does not fit,
-    BundleRefused for a damaged bundle, OutputError where it cannot be written.
+    Raises ShipRefused for a failed verdict, and PlanNotShipped for a plan of which nothing is known or that is of
+    another target, version or GPU than the build's, both without ``force``; ConfigRefused for a configuration that does
+    not fit, BundleRefused for a damaged bundle, OutputError where it cannot be written.
     """
     keys = keys or Keys()
     bundle = _bundle_of(build)
@@ -89,15 +97,24 @@ def ship(
     checked(bundle)
     manifest = load_manifest(bundle)
     forced = _require_verdict(manifest, force)
-    if BACKENDS[options.backend].plans and not plans:
-        plans = plan_of_build(checked(build / ENGINE).parent)
+    takes_plans = BACKENDS[options.backend].plans
+    built = engine_of_build(checked(build / ENGINE).parent, bundle) if takes_plans else None
+    if takes_plans and not plans:
+        plans = plan_of_build(built, bundle)
     _require_plans(options, plans or {})
     name = name or re.sub(r"[^A-Za-z0-9_.-]+", "_", manifest.model).lstrip(".-")
     require_model_name(name)
     io = read_io(bundle / manifest.model_file)
     labels = (bundle / LABELS).read_bytes() if (bundle / LABELS).is_file() else b""
     parameters = _parameters(bundle, manifest) | _threads(options)
-    shipped_plans = read_plans(plans or {}, parameters["limpq.model_sha256"])
+    shipped_plans = read_plans(
+        plans or {},
+        parameters["limpq.model_sha256"],
+        backend=options.backend,
+        target=manifest.target,
+        built=built,
+    )
+    forced = "; ".join(filter(None, (forced, require_plans(shipped_plans, force))))
     named_plans = {plan.capability: plan.name for plan in shipped_plans if plan.capability}
     files = _files(bundle, manifest, options, shipped_plans)
 
@@ -120,6 +137,7 @@ def ship(
             verdict=manifest.verdict,
             preprocess=manifest.preprocess,
             engine=manifest.engine,
+            answered_by=manifest.answered_by,
             config=text,
             labels=labels.decode(),
             forced=forced,
@@ -139,7 +157,7 @@ def ship(
         check_batches(max_batch_size, shipped_plans)
 
     serving = ship_version(repository, name, files, describe, keep=keep, keys=keys, check=check)
-    notes = (*_undecided_notes(manifest), *_notes(options, parameters, forced, shipped_plans))
+    notes = (*_undecided_notes(manifest), *_notes(options, parameters, forced))
     return _shipped(repository / name, serving, keys, notes)
 
 
@@ -284,16 +302,8 @@ def _config_text(
         raise SettingError(f"cannot read {own} ({error}); expected a config.pbtxt") from error
 
 
-def _notes(
-    options: ServingOptions, parameters: Mapping[str, str], forced: str, plans: tuple[ShippedPlan, ...]
-) -> tuple[str, ...]:
+def _notes(options: ServingOptions, parameters: Mapping[str, str], forced: str) -> tuple[str, ...]:
     notes = [forced] if forced else []
-    notes += [
-        f"nothing is known of {plan.path}, as no {plan.path.stem}.engine.json stands beside it: that it was built of "
-        "this model, and for such batches, was not checked"
-        for plan in plans
-        if plan.record is None
-    ]
     if options.queue_delay_us is not None:
         notes.append(THROUGHPUT_NOTE.format(delay=options.queue_delay_us))
     if BACKENDS[options.backend].saturates and parameters[EXACT_SUMS] == "1":

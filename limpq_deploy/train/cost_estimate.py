@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from limpq_deploy.train.recipe import AS_SUITS, finetune_recipe, float_recipe, joint_recipe
+from limpq_deploy.train.settings import finetune_settings, float_settings, joint_settings
 
 IMAGES = 10_000
 """Training images that the estimate is for."""
@@ -36,7 +36,7 @@ def estimate_training(macs: int, images: int = IMAGES) -> TrainingSeconds:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = _macs_per_second(device)
     step = macs * FORWARD_AND_BACK / rate
-    one, joint, fine = float_recipe(AS_SUITS, images), joint_recipe(AS_SUITS, images), finetune_recipe(AS_SUITS, images)
+    one, joint, fine = float_settings(images), joint_settings(images), finetune_settings(images)
     teacher = macs / rate
     return TrainingSeconds(
         images=images,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN
+from limpq_deploy.export.runtimes.tensorrt_rtx.word import CompilerWord
 from limpq_deploy.export.timing.report import FLOAT_SERIES, LatencyReport, Threads
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.verdict.record import (
@@ -46,6 +47,7 @@ def judge(
     trained_parity: EndToEndParity | None = None,
     float_nodes: tuple[str, ...] | None = None,
     planned_float: Mapping[str, str] | None = None,
+    compiler: CompilerWord | None = None,
     latency: LatencyReport | None = None,
     precision_unknown: Mapping[str, tuple[str, ...]] | None = None,
     reasons: dict[str, str] | None = None,
@@ -57,12 +59,14 @@ def judge(
     limit, and is listed under ``undecided`` where the limit lies within.
 
     None stands for a part that was not measured: its checks are listed under ``not_measured`` with the reason found in
-    ``reasons`` under "accuracy", "uniform", "parity", "layer_parity", "float_nodes" or "latency". ``float_nodes``:
+    ``reasons`` under "accuracy", "uniform", "parity" (of an engine: "parity_engine"), "layer_parity", "float_nodes" or
+    "latency", which is said even where no limit was asked for. ``float_nodes``:
     names of the Conv, Gemm, MatMul and Add nodes that the runtime's optimised graph computes in float, those of
     layers that the policy keeps in float excepted; ``planned_float``: the precision in which the engine runs each of
     these. ``precision_unknown``: by name of an entry of ``bitops``, layers that its engine reports no precision of, so
     that their executed bits are assumed. ``trained_parity``: where it is promised that nothing differs; else None, and
-    no check. Raises ValueError when accuracies were not measured on the same number of images.
+    no check. ``compiler``: NVIDIA's compiler's word on a file for TensorRT; None for other targets. Raises ValueError
+    when accuracies were not measured on the same number of images.
     """
     why = reasons or {}
     found = [
@@ -72,6 +76,7 @@ def judge(
         *_trained_parity(trained_parity),
         _integers(float_nodes, tuple(planned_float or ()), why),
         *_floats(planned_float or {}),
+        *_compiler(compiler, latency),
         *accuracy_checks(accuracy, limits, why),
         *latency_checks(latency, limits, why),
         *uniform_speed_checks(latency, bitops, precision_unknown or {}),
@@ -138,7 +143,8 @@ def _budget(budget: BudgetUse) -> Check:
 def _parity(parity: EndToEndParity | None, limits: Limits, why: dict[str, str]) -> Finding:
     name = "parity_end_to_end"
     if parity is None:
-        return missing(name, "parity", why)
+        engine = "parity_engine"
+        return missing(engine, engine, why) if engine in why else missing(name, "parity", why)
     if parity.layer_by_layer:
         return _engine_parity(parity, limits)
     logits = "bit-equal" if parity.logits_bit_equal else "not bit-equal"
@@ -242,6 +248,18 @@ def _floats(planned: Mapping[str, str]) -> list[Finding]:
             detail=detail + (f"; not {some(others)}" if others else ""),
         )
     ]
+
+
+def _compiler(word: CompilerWord | None, latency: LatencyReport | None) -> list[Finding]:
+    """What NVIDIA's compiler makes of the file, where the target asks for it. Where the compiler is not here, that is
+    missing only as long as no engine of the target's own has run."""
+    name = "compiler_accepts"
+    if word is None:
+        return []
+    if word.accepted is None:
+        return [NotMeasured(name=name, reason=word.detail)] if latency is None else []
+    wrong = f"; planned in integers and compiled to floats: {some(word.as_floats)}" if word.as_floats else ""
+    return [Check(name=name, passed=word.as_planned, detail=word.detail + wrong)]
 
 
 def _uniform_notes(result: LatencyResult | None, bitops: tuple[BitOpsCount, ...]) -> tuple[str, ...]:

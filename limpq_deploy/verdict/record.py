@@ -21,6 +21,10 @@ UNIFORM = ("uniform8", "float16")
 """Names of the engines of one precision throughout that a budgeted engine is set beside."""
 
 
+NO_GPU = "no GPU here"
+"""How the reason of what only an engine can tell begins, where none was built."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What may be asked of a result.

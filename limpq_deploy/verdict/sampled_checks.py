@@ -89,8 +89,8 @@ def latency_checks(report: LatencyReport | None, limits: Limits, why: Mapping[st
     """The limits that were asked for: milliseconds, and speed over float."""
     findings: list[Finding] = []
     mixed = _deployed(report, MIXED)
-    if limits.max_latency_ms is not None:
-        if mixed is None:
+    if limits.max_latency_ms is not None or (report is None and "latency" in why):
+        if limits.max_latency_ms is None or mixed is None:
             findings.append(missing("latency", "latency", why))
         else:
             stats = mixed.stats

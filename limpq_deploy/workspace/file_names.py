@@ -25,3 +25,9 @@ TABLE, TEMPLATE, ROUNDS, STUDY = (
     "latency-study.json",
 )
 VERDICT, REPORT, BUNDLE = "verdict.json", "report.html", "bundle"
+
+PARITY, ACCURACY = "parity.json", "accuracy.json"
+
+HANDOVER, IMAGES = "handover.json", "images.npy"
+HANDED_PARITY = "handed-parity.json"
+"""What travels to the machine with the GPU beside the files of the build."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.export.ship.manifest import SIGNATURE
 from limpq_deploy.progress import Report
 
 NAMED_DEPTH = 2
@@ -81,10 +82,12 @@ class Step:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's file names and contents."""
+    """SHA-256 of a file, or of a folder's file names and contents. A signature is put to a bundle when it is finished,
+    and checked by its own key."""
     if path.is_file():
         return sha256_of(path)
-    return _hash({str(file.relative_to(path)): sha256_of(file) for file in sorted(path.rglob("*")) if file.is_file()})
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != SIGNATURE)
+    return _hash({str(file.relative_to(path)): sha256_of(file) for file in files})
 
 
 def _hash(value: Any) -> str:

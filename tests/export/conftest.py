@@ -263,23 +263,27 @@ def residual_net(
 def tensorrt_net(
     seed: int,
     *,
+    target: str = "tensorrt",
     weight_bits: tuple[int, int, int] = (8, 4, 3),
     act_bits: tuple[int, int, int] = (8, 4, 3),
     signed_stream: bool = False,
     pow2: bool = False,
 ) -> tuple[TinyNet, Tensor]:
     """The same blocks as `residual_net`, quantized on edges: in front of layers, and on the identity input of an
-    Add."""
-    net = TinyNet(seed, "tensorrt")
+    Add. The second block's stream has its quantizer on two edges."""
+    net = TinyNet(seed, target)
     net.pow2 = pow2
     w0, w1, w2 = weight_bits
     a0, a1, a2 = act_bits
     images = net.quantize(net.input, "images", 8, signed=True)
     stem = net.maxpool(net.conv(images, "stem", 8, bits=w0), "stem.pool")
-    hidden = net.conv(net.quantize(stem, "block1.in", a1), "block1.conv1", 8, bits=w1)
+    stem = net.quantize(stem, "stem.carrier", 8)
+    inner = net.quantize(stem, "block1.in", a1, parent="stem.carrier")
+    hidden = net.conv(inner, "block1.conv1", 8, bits=w1)
     branch = net.conv(net.quantize(hidden, "block1.mid", a0), "block1.conv2", 8, bits=w2, relu=False)
-    stream = net.add(branch, net.quantize(stem, "stem.carrier", 8), "block1.add", relu=not signed_stream)
-    inner = net.quantize(stream, "block2.in", a2, signed=signed_stream)
+    stream = net.add(branch, stem, "block1.add", relu=not signed_stream)
+    inner = net.quantize(stream, "block2.carrier", 8, signed=signed_stream)
+    inner = net.quantize(inner, "block2.in", a2, signed=signed_stream, parent="block2.carrier")
     branch = net.conv(inner, "block2.conv", 16, bits=w1, stride=2, relu=False)
     shortcut = net.option_a(stream, "block2.shortcut", 16)
     stream = net.add(branch, net.quantize(shortcut, "block2.carrier", 8, signed=signed_stream), "block2.add")

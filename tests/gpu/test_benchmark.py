@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,11 @@ def test_every_part_runs_and_the_page_tells_what_came_of_it(gpu: Any, files: dic
     result = gpu.run(files, PlaysTensorRt, minutes=5, quick=True, output=output)
     assert json.loads(output.read_text()) == json.loads(json.dumps(result))
     parts = result["models"]["resnet8"]
-    assert list(parts) == ["engines", "parity", "latency", "audit", "profile", "study", "spread", "trtexec"]
-    assert {name: part["failed"] for name, part in parts.items() if "result" not in part} == {
+    head, rest = ["first_parity", "first_latency"], ["profile", "study", "spread", "trtexec"]
+    assert list(parts) == [*head, "engines", "parity", "latency", "audit", "rtx", *rest]
+    assert parts["first_parity"]["result"] == {"int8": parts["parity"]["result"]["int8"]}
+    assert [one["name"] for one in parts["first_latency"]["result"]["series"]] == ["fp16", "int8"]
+    assert {name: part["failed"] for name, part in parts.items() if "result" not in part and name != "rtx"} == {
         "trtexec": "OSError: this runtime keeps no plans"
     }
     for name in ("int8", "mixed"):
@@ -193,8 +197,10 @@ def test_a_part_of_which_nothing_came_has_failed() -> None:
 
     with pytest.raises(ModelError, match="b is refused"):
         measure.each(("a", "b"), fail)
-    assert measure.in_order(["x", "y"])[:4] == [("x", "engines"), ("x", "parity"), ("x", "latency"), ("y", "engines")]
-    assert measure.in_order(["x", "y"])[6:8] == [("x", "audit"), ("y", "audit")]
+    order = measure.in_order(["x", "y"])
+    assert order[:2] == [("x", "first_parity"), ("x", "first_latency")]
+    assert order[2:6] == [("x", "engines"), ("x", "parity"), ("x", "latency"), ("y", "engines")]
+    assert order[8:12] == [("x", "audit"), ("y", "audit"), ("x", "rtx"), ("y", "rtx")]
 
 
 def test_the_reference_is_the_file_as_written(gpu: Any, files: dict[str, Path]) -> None:
@@ -280,3 +286,28 @@ def test_the_study_finds_the_profiles_engines_and_leaves_out_what_is_not_built(f
     assert found["refused"] == {"native mixed 1": "no kernel"}
     assert found["realised"]["policies"] == 4
     assert "No engine is built of native mixed 1." in found["sentence"]
+
+
+def test_engines_of_rtx_are_refused_in_one_sentence_on_a_gpu_that_they_do_not_serve(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = importlib.import_module("gpu_measure")
+    hopper = replace(NOWHERE, gpu="NVIDIA H200", compute_capability="9.0")
+    monkeypatch.setattr(PlaysTensorRt, "machine", lambda runtime: hopper)
+    found = measure.measure_part(measure.Bench(files["resnet8"], PlaysTensorRt, quick=True), "rtx")
+    assert found["skipped"].startswith("NVIDIA H200 has compute capability 9.0, and TensorRT-RTX builds for 7.5, 8.6")
+    assert found["skipped"].endswith("no RTX engine was built")
+
+
+def test_engines_of_rtx_are_compared_and_timed_on_a_gpu_that_they_serve(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = importlib.import_module("gpu_measure")
+    monkeypatch.setattr(measure, "rtx_runtime", lambda beside: PlaysTensorRt(EngineOptions()))
+    part = measure.measure_part(measure.Bench(files["resnet8"], PlaysTensorRt, quick=True), "rtx")
+    found = part["result"]
+    assert found["parity"]["int8"]["max_lsb"] <= 1
+    assert [one["name"] for one in found["latency"]["series"]] == ["fp16", "int8"]
+    text = "\n".join(importlib.import_module("gpu_report")._model({"rtx": part}))
+    assert "Engines of TensorRT-RTX:" in text
+    assert "| int8 | 1 | 1 |" in text

@@ -74,18 +74,42 @@ def run(gpu: Any, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Mo
         tried.clear()
         output = tmp_path / "result.json"
         with suppress(Killed):
-            gpu.run(files, settings.get("make", Plays), minutes=settings.get("minutes", 5), quick=True, output=output)
+            make, minutes, first = (settings.get(*one) for one in (("make", Plays), ("minutes", 5), ("first", False)))
+            gpu.run(files, make, minutes=minutes, quick=True, output=output, first=first)
         return {"measured": measured, "tried": list(tried), "result": json.loads(output.read_text())}
 
     return go
 
 
+HEAD = [("a", "first_parity"), ("a", "first_latency")]
 FIRST = [(model, part) for model in MODELS for part in ("engines", "parity", "latency")]
-THEN = [(model, part) for part in ("audit", "profile", "study", "spread", "trtexec") for model in MODELS]
+THEN = [(model, part) for part in ("audit", "rtx", "profile", "study", "spread", "trtexec") for model in MODELS]
 
 
 def test_every_model_has_its_latency_before_any_has_more(run: Run) -> None:
-    assert run()["measured"] == FIRST + THEN
+    assert run()["measured"] == HEAD + FIRST + THEN
+
+
+def test_what_nothing_else_can_tell_is_measured_before_the_self_tests_and_by_itself_where_that_is_asked(
+    run: Run,
+) -> None:
+    alone = run(first=True)
+    assert (alone["measured"], alone["tried"]) == (HEAD, [])
+    assert set(alone["result"]["models"]) == {"a"}
+    rest = run()
+    assert rest["measured"] == FIRST + THEN
+    assert rest["tried"] != []
+
+
+def test_what_ends_the_process_first_of_all_does_not_keep_the_rest_from_being_measured(run: Run) -> None:
+    def kill(model: str, part: str) -> None:
+        if part == "first_parity":
+            raise Killed
+
+    for _ in range(2):
+        assert run(kill)["measured"] == HEAD[:1]
+    third = run(kill)
+    assert third["measured"] == [*HEAD[1:], *FIRST, *THEN, ("a", "first_parity")]
 
 
 def test_a_second_run_tries_again_what_ended_the_first_and_last_what_failed(run: Run) -> None:
@@ -94,7 +118,7 @@ def test_a_second_run_tries_again_what_ended_the_first_and_last_what_failed(run:
             raise Killed
 
     first = run(kill)
-    assert first["measured"] == FIRST[:4]
+    assert first["measured"] == HEAD + FIRST[:4]
     assert first["result"]["models"]["b"]["engines"]["failed"] == "the process ended while this was measured"
     assert "result" in first["result"]["models"]["a"]["engines"]
     second = run()
@@ -118,7 +142,7 @@ def test_parts_behind_the_last_minute_are_skipped_and_done_the_next_time(run: Ru
     assert late["measured"] == []
     assert late["result"]["models"]["a"]["engines"]["skipped"] == "the time was up"
     assert "engines: the time was up" in (tmp_path / "result.md").read_text()
-    assert run()["measured"] == FIRST + THEN
+    assert run()["measured"] == HEAD + FIRST + THEN
 
 
 @pytest.mark.parametrize("changed", ["file", "machine", "no result"])
@@ -134,7 +158,7 @@ def test_a_result_of_other_files_or_another_machine_is_put_aside(
     else:
         (tmp_path / "result.json").write_text("{ this is none")
     again = run(make=make)
-    assert (again["measured"], again["result"]["runs"]) == (FIRST + THEN, 1)
+    assert (again["measured"], again["result"]["runs"]) == (HEAD + FIRST + THEN, 1)
     aside = (tmp_path / "result.previous.json").read_text()
     assert aside == "{ this is none" if changed == "no result" else json.loads(aside) == before
     (tmp_path / "result.json").write_text("neither")
@@ -167,7 +191,7 @@ def test_the_page_is_renewed_with_the_result_and_a_page_that_fails_costs_no_figu
         pages.append((tmp_path / "result.md").read_text())
 
     run(look)
-    assert f"{FIRST[1][1]}: the process ended while this was measured" in pages[1]
+    assert f"{HEAD[1][1]}: the process ended while this was measured" in pages[1]
     broken = importlib.import_module("gpu_result")
 
     def fail(result: dict[str, Any]) -> str:

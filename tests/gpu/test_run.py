@@ -1,6 +1,9 @@
 """The one script on a GPU machine: its tests pass once. A shell script plays the Python that has TensorRT."""
 
 import importlib.util
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +65,7 @@ def test_tests_that_failed_or_were_skipped_for_want_of_a_gpu_are_run_again(scrip
     assert python.tested == 3
 
 
-def test_tests_that_hang_are_ended_at_half_of_the_time_and_none_are_begun_without_any(
+def test_tests_that_hang_are_ended_when_their_time_is_up_and_none_are_begun_without_any(
     script: Any, tmp_path: Path
 ) -> None:
     python, log = Played(tmp_path), tmp_path / "tests.log"
@@ -71,3 +74,36 @@ def test_tests_that_hang_are_ended_at_half_of_the_time_and_none_are_begun_withou
     assert "ended after 0.0 minutes" in log.read_text()
     assert script.tests(str(python.program), log, minutes=0.0) == 0
     assert "the time was up" in log.read_text()
+
+
+def test_what_nothing_else_can_tell_is_done_before_the_tests_and_the_rest(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = Played(tmp_path)
+    monkeypatch.setattr(script.sys, "executable", str(python.program))
+    assert script.run(script.steps(tmp_path, str(python.program), [], quick=True), minutes=1.0) == 0
+    words = ("--prepare", "--first", "-m pytest", "result.json")
+    calls = [line for line in python.calls.read_text().splitlines() if any(word in line for word in words)]
+    kinds = [next(word for word in words if word in line) for line in calls]
+    assert kinds == ["--prepare", "--first", "-m pytest", "result.json"]
+
+
+def test_all_of_it_fits_fourteen_minutes_with_the_way_there_and_back(script: Any, tmp_path: Path) -> None:
+    assert script.MINUTES + script.TRANSFERS == script.WHOLE == 14
+    python = Played(tmp_path)
+    python.program.write_text("#!/bin/sh\nexec sleep 60\n")
+    began = time.monotonic()
+    steps = (script.Step("hangs", 9.0, lambda minutes: script.call([str(python.program)], minutes=minutes)),) * 3
+    assert script.run(steps, minutes=0.02) == 1  # the first takes it all, and the others are not begun
+    assert time.monotonic() - began < 10
+
+
+def test_the_plan_is_printed_and_nothing_is_done(script: Any, tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(script.__file__)), str(tmp_path / "out"), "--plan"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
+        *("files", "one INT8 engine"),
+        *("GPU tests", "the rest of the benchmark"),
+    ]
+    assert "at most 3 minutes" in done.stdout
+    assert not (tmp_path / "out").exists()

@@ -6,23 +6,28 @@ ONNX Runtime executes the file with every optimisation off, so each quantizer, w
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+from torch import nn  # noqa: E402
+
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("sklearn", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.datasets import open_dataset  # noqa: E402
+from limpq_deploy.calibration.numbers.params import QuantParams  # noqa: E402
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.lint.check import lint  # noqa: E402
+from limpq_deploy.export.qdq.base import Layers  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq  # noqa: E402
-from limpq_deploy.export.records.targets import TENSORRT  # noqa: E402
-from limpq_deploy.model.layers import trace  # noqa: E402
+from limpq_deploy.export.records.targets import TENSORRT, TENSORRT_RTX, TargetSpec  # noqa: E402
+from limpq_deploy.model.layers import TracedModel, trace  # noqa: E402
 from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
 from limpq_deploy.model.zoo import create_model  # noqa: E402
 from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
-from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
+from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy  # noqa: E402
 from limpq_deploy.quant.torch_parity import Fed, compare_trained  # noqa: E402
 from limpq_deploy.train.float_training import train_float  # noqa: E402
 from limpq_deploy.train.settings import FloatSettings  # noqa: E402
@@ -40,29 +45,43 @@ SETTINGS = FloatSettings(
 WEIGHT_BITS, ACT_BITS = (4, 6, 3, 8, 5), (5, 4, 8, 6)
 
 
-def test_a_mixed_precision_model_computes_in_its_tensorrt_file_what_it_learned_on_real_images(executed: Any) -> None:
+Made = tuple[TracedModel, QuantizedModel, Layers, dict[str, QuantParams], onnx.ModelProto]
+
+
+@pytest.fixture(scope="module")
+def resnet8() -> nn.Module:
     torch.manual_seed(0)
-    digits = open_dataset("digits")
     model, _ = create_model("resnet8")
-    train_float(model, digits, settings=SETTINGS, seed=0)
-    traced = trace(model.eval(), (1, 16, 16))
-    placement = place(traced, TENSORRT, model="resnet8")
+    train_float(model, open_dataset("digits"), settings=SETTINGS, seed=0)
+    return model.eval()
+
+
+def quantized_for(target: TargetSpec, model: nn.Module) -> Made:
+    """A mixed-precision model with scales from real images, and its file."""
+    traced = trace(model, (1, 16, 16))
+    placement = place(traced, target, model="resnet8")
     inputs = list(dict.fromkeys(layer.input for layer in placement.searched))
     policy = {
         layer.name: (WEIGHT_BITS[index % 5], ACT_BITS[inputs.index(layer.input) % 4])
         for index, layer in enumerate(placement.searched)
     }
     quantized = model_of_policy(traced, placement, policy)
-    first, _ = next(iter(digits.split("train").batches(256, shuffle=0)))
+    first, _ = next(iter(open_dataset("digits").split("train").batches(256, shuffle=0)))
     quantized.initialise_scales(torch.from_numpy(first))
     quantized.set_bits(policy)
     layers, acts = integer_model(quantized.eval(), policy)
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
     file = build_qdq(export_template(marked, placement.input_shape, placement.spec.opset), placement, layers, acts, {})
-    assert lint(file, TENSORRT).passed
+    assert lint(file, target).passed
+    return traced, quantized, layers, acts, file
 
-    images, labels = next(iter(digits.split("test").batches(256)))
+
+def test_a_mixed_precision_model_computes_in_its_tensorrt_file_what_it_learned_on_real_images(
+    executed: Any, resnet8: nn.Module
+) -> None:
+    traced, quantized, layers, acts, file = quantized_for(TENSORRT, resnet8)
+    images, labels = next(iter(open_dataset("digits").split("test").batches(256)))
     logits, codes = executed(file, images)
     for name, layer in layers.items():
         np.testing.assert_array_equal(codes[f"{name}.weight_codes"], layer.codes)
@@ -81,3 +100,17 @@ def test_a_mixed_precision_model_computes_in_its_tensorrt_file_what_it_learned_o
     # end to end a step at a tie is carried on by the layers behind it, in a few images
     assert np.median(np.abs(logits - expected)) <= 1e-4 * np.ptp(expected)
     assert np.abs(logits - expected).max() <= 0.05 * np.ptp(expected)
+
+
+def test_in_tensorrt_rtxs_file_a_layer_alone_moves_no_code_by_more_than_a_step_and_few_beside_a_tie(
+    executed: Any, resnet8: nn.Module
+) -> None:
+    """Sums have the 11 bits of FP16: off by at most 2^-12 of themselves, so that a code moves only where its value is
+    nearer to a tie than that share of the largest values, some hundred steps before the ReLU."""
+    traced, quantized, layers, acts, file = quantized_for(TENSORRT_RTX, resnet8)
+    images, _ = next(iter(open_dataset("digits").split("test").batches(256)))
+    logits, codes = executed(file, images)
+    compared = compare_trained(traced, quantized, layers, acts, [Fed(images, codes, logits)]).faithful
+    assert {part.tensor for part in compared} == codes.keys()
+    assert all(part.max_lsb <= 1 and (part.max_tie_distance or 0) <= 0.05 for part in compared)
+    assert 0 < sum(part.mismatches for part in compared) <= 2e-3 * sum(part.elements for part in compared)

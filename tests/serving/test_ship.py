@@ -120,7 +120,7 @@ def test_a_missing_plan_is_refused_with_a_sentence_and_given_ones_are_named_by_c
     with pytest.raises(ModelError, match="missing or empty"):
         ship(make_bundle(), tmp_path / "models", tensorrt, plans={"": plan})
     plan.write_bytes(b"bytes that only a GPU server would read")
-    ship(make_bundle(), tmp_path / "models", tensorrt, plans={"8.0": plan, "9.0": plan})
+    ship(make_bundle(), tmp_path / "models", tensorrt, plans={"8.0": plan, "9.0": plan}, force=True)
     config = parsed(tmp_path / "models/tiny")
     assert config.platform == "tensorrt_plan"
     assert config.optimization.cuda.graphs
@@ -150,12 +150,12 @@ def test_a_configuration_that_names_other_plans_than_are_shipped_is_refused(
     plan = tmp_path / "some.plan"
     plan.write_bytes(b"bytes that only a GPU server would read")
     plans = {"8.0": plan, "9.0": plan}
-    ship(bundle, tmp_path / "models", tensorrt, plans=plans)
+    ship(bundle, tmp_path / "models", tensorrt, plans=plans, force=True)
     config = parsed(tmp_path / "models/tiny")
     change(config)
     (tmp_path / "own.pbtxt").write_text(text_format.MessageToString(config))
     with pytest.raises(ConfigRefused) as refused:
-        ship(bundle, tmp_path / "other", tensorrt, plans=plans, config=tmp_path / "own.pbtxt")
+        ship(bundle, tmp_path / "other", tensorrt, plans=plans, config=tmp_path / "own.pbtxt", force=True)
     assert refused.value.field == field
 
 

@@ -36,11 +36,13 @@ class RuntimeSpec:
     """What executes files, as far as it is known without loading it.
 
     ``title``: what people call it. ``code``: what drives it, ``module:class`` below `export.runtimes`; None where files
-    are written for it and nothing here runs them. ``dialect``: of the
-    Q/DQ files that it executes as they are meant: the module of that name in `export.qdq` writes them, that in
-    `export.lint` has the rules for them. ``device``: what computes, and keeps the clock. ``threads``: numbers of
-    threads that latency is measured with. ``engines``: whether it compiles a file, by settings of a builder, into an
-    engine. ``distributions``: packages that bring it, by the names under which they are installed.
+    are written for it and nothing here runs them. ``dialect``: of the Q/DQ files that it executes as they are meant:
+    the module of that name in `export.lint` has the rules for them, that in `export.qdq` writes them, or ``writer``
+    where that is another one, whose files keep to the same rules. ``device``: what computes, and keeps the clock.
+    ``threads``: numbers of threads that latency is measured with. ``engines``: whether it compiles a file, by settings
+    of a builder, into an engine. ``distributions``: packages that bring it, by the names under which they are
+    installed. ``compiled_by``: name of the runtime whose compiler judges its files on any machine, its own or a
+    relative; None where there is none. ``begins``: first bytes of its serialized engines, as ASCII.
     """
 
     name: str
@@ -51,6 +53,14 @@ class RuntimeSpec:
     threads: tuple[Literal["default"] | int, ...]
     engines: bool
     distributions: tuple[str, ...]
+    begins: str = ""
+    compiled_by: str | None = None
+    writer: str | None = None
+
+    @property
+    def written_by(self) -> str:
+        """The module of `export.qdq` that writes its files."""
+        return self.writer or self.dialect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +75,11 @@ class TargetSpec:
     below 8 bits is cut: on the integer codes after Q, on the floats before it, or not exported. ``add_inputs``: which
     inputs of a residual Add carry a quantizer; with "all", those of products, concatenations and gates (sigmoid) do
     too. ``pools``: whether a global pool's input does. ``carrier_bits``: width at which such tensors travel.
-    ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor takes
-    exactly one Q; readers with narrower grids re-quantize its codes. ``bias``: type in which a layer's bias is
-    executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight, activation) bits that the
-    hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs that
-    linear layers alone may take besides (weights stored narrow, computed as wide as activations).
+    ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor's
+    quantizer stands behind it, for all its readers; else on edges, where it is read. ``bias``: type in which a layer's
+    bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight, activation) bits that
+    the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs
+    that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
 
     ``float_baseline``: type in which the float model runs unless a build asks for another. ``forms``: of its files, the
     oldest first, which all later versions read; none where it is not exported. ``form_key``: metadata of a file that
@@ -117,6 +127,11 @@ class TargetSpec:
     def builds_engines(self) -> bool:
         """Whether its runtime compiles a file into an engine."""
         return self.runs_on is not None and self.runs_on.engines
+
+    @property
+    def compiled_by(self) -> str | None:
+        """The runtime whose compiler judges its files on any machine; None where there is none."""
+        return None if self.runs_on is None else self.runs_on.compiled_by
 
     @property
     def opset(self) -> int:

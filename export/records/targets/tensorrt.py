@@ -16,6 +16,8 @@ TENSORRT_GPU = RuntimeSpec(
         *("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         *("tensorrt-bindings", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
     ),
+    begins="ftrt",  # as Torch-TensorRT knows a plan: pytorch/TensorRT, ``engine_field.startswith(b"ftrt")``
+    compiled_by="tensorrt_rtx",
 )
 
 TENSORRT_FORMS: Mapping[str, FileForm] = {

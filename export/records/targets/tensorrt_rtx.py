@@ -5,17 +5,20 @@ from limpq_deploy.export.records.targets.base import FileForm, RuntimeSpec, Targ
 TENSORRT_RTX_GPU = RuntimeSpec(
     name="tensorrt_rtx",
     title="TensorRT-RTX",
-    code=None,
+    code="tensorrt_rtx.runtime:TensorRtRtx",
     dialect="tensorrt",
     device="gpu",
     threads=("default",),
     engines=True,
     distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"),
+    begins="vtrt",  # read off engines of 1.7
+    compiled_by="tensorrt_rtx",
+    writer="tensorrt_rtx",
 )
 
 TENSORRT_RTX = TargetSpec(
     name="tensorrt_rtx",
-    description="TensorRT-RTX on an NVIDIA GPU: s8 activations with zero-point 0, s8 weights per channel",
+    description="TensorRT-RTX on an NVIDIA GPU: s8 activations with zero-point 0, s8 weights, layers end in FP16",
     runs_on=TENSORRT_RTX_GPU,
     act_container="int8",
     signed_zero_point=0,
@@ -32,7 +35,7 @@ TENSORRT_RTX = TargetSpec(
     float_baseline="float16",
     forms=(FileForm(version="1", opset=21, weights="int8", typed=True, parser="11"),),
     form_key="limpq.tensorrt_rtx",
-    settings=("batch", "float_type"),
+    settings=("batch", "float_type", "gpus"),
 )
 """Its parser is that of TensorRT 11. No other setting of the builder changes its engines: kernels are chosen on the GPU
 that runs them."""

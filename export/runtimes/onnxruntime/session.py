@@ -99,10 +99,14 @@ class OnnxRuntime:
 
 
 class OrtSession:
-    """A model loaded into ONNX Runtime. ``takes_pixels``: its images are uint8; they may be given as floats."""
+    """A model loaded into ONNX Runtime. ``takes_pixels``: its images are uint8; they may be given as floats.
+    ``results``: outputs that are asked for; None for all."""
 
-    def __init__(self, session: Any, cpu: Cpu, options: dict[str, str], threads: int | None) -> None:
+    def __init__(
+        self, session: Any, cpu: Cpu, options: dict[str, str], threads: int | None, results: list[str] | None = None
+    ) -> None:
         self._session, self._cpu, self._options, self._threads = session, cpu, options, threads
+        self._results = [output.name for output in session.get_outputs()] if results is None else results
         self._input = session.get_inputs()[0]
         self._output = session.get_outputs()[0].name
         self.takes_pixels: bool = self._input.type == "tensor(uint8)"
@@ -124,9 +128,8 @@ class OrtSession:
 
     def run_feeds(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """All results by name, for a model of one or more inputs. Raises ModelError where it cannot be run on them."""
-        names = [output.name for output in self._session.get_outputs()]
         try:
-            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+            return dict(zip(self._results, self._session.run(self._results, dict(feeds)), strict=True))
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
             reason = str(error).splitlines()[0]
@@ -204,14 +207,24 @@ def opened(
 
 
 def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtSession:
-    """A session that executes every node as it stands in the file, with further float tensors as results."""
+    """A session that executes every node as it stands in the file, with further float tensors as results.
+
+    ONNX Runtime (1.32) computes FP16 layers in FP32 on a CPU, between two Casts of its own, and takes such a Cast
+    together with the file's own behind it, whatever the settings: the layer's result is then never rounded to FP16.
+    A Cast of which both ends are outputs of the graph stays.
+    """
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     present = {output.name for output in shown.graph.output}
     for name in outputs:
         if name not in present:
             shown.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return OrtSession(_open(shown.SerializeToString(), {}, None, optimise=False), this_cpu(), {}, None)
+    results = [output.name for output in shown.graph.output]
+    given = {value.name for value in (*shown.graph.input, *shown.graph.initializer)}.union(results)
+    casts = [node for node in shown.graph.node if node.op_type == "Cast"]
+    cast = dict.fromkeys(name for node in casts for name in (node.input[0], node.output[0]))
+    shown.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in cast if name not in given)
+    return OrtSession(_open(shown.SerializeToString(), {}, None, optimise=False), this_cpu(), {}, None, results)
 
 
 def largest_weight_code(model: onnx.ModelProto) -> int:

@@ -1,9 +1,10 @@
 """From an ONNX file to a TensorRT plan: one builder for 8.6, 10 and 11."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -47,6 +48,37 @@ class Built:
     seconds: float
 
 
+def _remedy(reason: str) -> str:
+    """What to do about a builder that gives up. "Could not find any implementation for node X" is what 8.5 says of an
+    int8 depthwise convolution with SiLU behind it (NVIDIA/TensorRT#3385), and 8.6 of one with an Add, which 10 builds
+    (NVIDIA/Model-Optimizer#50); a workspace that is too small may end in the same words."""
+    if NO_KERNEL in reason:
+        return (
+            "it has no kernel for that node, or none within the workspace: try a larger workspace or TensorRT 10, or "
+            "leave the layer in float (16 bits in the policy)"
+        )
+    return "try a larger workspace, or --no-engine"
+
+
+def _nothing_more(trt: ModuleType, config: "trt.IBuilderConfig") -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiler:
+    """What differs among builders of one family: ``name``, in sentences; what to do about a file that is refused
+    (``export``) or of which no engine is built (``remedy``, given the reason); ``configure`` sets what only it knows,
+    and returns it for the record."""
+
+    name: str = "TensorRT"
+    export: str = "export it for the target tensorrt"
+    remedy: Callable[[str], str] = _remedy
+    configure: Callable[[ModuleType, Any], dict[str, str]] = _nothing_more
+
+
+TENSORRT_BUILDER = Compiler()
+
+
 def build_plan(
     trt: ModuleType,
     model: onnx.ModelProto,
@@ -55,8 +87,9 @@ def build_plan(
     log: BuildLog,
     report: Report,
     timing_cache: bytes | None = None,
+    compiler: Compiler = TENSORRT_BUILDER,
 ) -> Built:
-    """Build once. ``timing_cache`` None: time every kernel anew.
+    """Build once. ``timing_cache`` None: time every kernel anew. ``compiler``: of the family, if not TensorRT's own.
 
     Raises BuildFailed where the file is refused or nothing is built, SettingError where the version does not know a
     setting.
@@ -74,11 +107,11 @@ def build_plan(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
         reasons = "; ".join(parser_errors(parser)) or log.last_error or "without a reason"
-        raise BuildFailed(f"TensorRT {trt.__version__} refuses the model: {reasons}; export it for the target tensorrt")
+        raise BuildFailed(f"{compiler.name} {trt.__version__} refuses the model: {reasons}; {compiler.export}")
     config = builder.create_builder_config()
     flags = (*named_flags, *set_precision(trt, config, typing, options, quantized=quantized))
     settings = _settings(trt, config, options)
-    settings |= _batch(builder, config, network, options) | notes
+    settings |= _batch(builder, config, network, options) | notes | compiler.configure(trt, config)
     cache = config.create_timing_cache(timing_cache or b"") or config.create_timing_cache(b"")  # None for a damaged one
     if not config.set_timing_cache(cache, False):  # of another version or GPU: refused, and to be replaced
         config.set_timing_cache(config.create_timing_cache(b""), False)
@@ -92,7 +125,7 @@ def build_plan(
         raise stopped
     if memory is None:
         reason = log.last_error or "it gives no reason"
-        raise BuildFailed(f"TensorRT {trt.__version__} builds no engine: {reason}; {_remedy(reason)}")
+        raise BuildFailed(f"{compiler.name} {trt.__version__} builds no engine: {reason}; {compiler.remedy(reason)}")
     return Built(
         plan=bytes(memory),
         timing_cache=_cache_bytes(config),
@@ -101,18 +134,6 @@ def build_plan(
         settings=settings,
         seconds=seconds,
     )
-
-
-def _remedy(reason: str) -> str:
-    """What to do about a builder that gives up. "Could not find any implementation for node X" is what 8.5 says of an
-    int8 depthwise convolution with SiLU behind it (NVIDIA/TensorRT#3385), and 8.6 of one with an Add, which 10 builds
-    (NVIDIA/Model-Optimizer#50); a workspace that is too small may end in the same words."""
-    if NO_KERNEL in reason:
-        return (
-            "it has no kernel for that node, or none within the workspace: try a larger workspace or TensorRT 10, or "
-            "leave the layer in float (16 bits in the policy)"
-        )
-    return "try a larger workspace, or --no-engine"
 
 
 def _written_in_half(model: onnx.ModelProto, log: BuildLog) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -157,7 +178,7 @@ def _batch(
     free = {name: shape for name, shape in shapes.items() if shape[0] < 1}
     if not free:
         return {"batch": str(next(iter(shapes.values()))[0])}
-    sizes = options.batch
+    sizes = options.sizes
     profile = builder.create_optimization_profile()
     for name, shape in free.items():
         profile.set_shape(name, *((batch, *shape[1:]) for batch in (sizes.least, sizes.best, sizes.most)))

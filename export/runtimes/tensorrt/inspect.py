@@ -20,10 +20,11 @@ import onnx
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.export.records.engine_record import EngineLayer
-from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN, computes, precision_of, weight_type
+from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN, computes, precision_of, tensor_types, weight_type
 
-NO_WORK = "noop"
-"""Kind of a layer that launches nothing, not even a copy."""
+NO_WORK = ("noop", "signal", "wait", "shape_call")
+"""Kinds of layers that launch nothing, not even a copy: they are nothing, order streams, or compute shapes on the
+host."""
 
 _PARTS = re.compile(r"[\x1e\x1f]")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\s+,;]*(?:\[|$))")
@@ -64,8 +65,18 @@ def parse_inspector(text: str) -> tuple[EngineLayer, ...]:
     entries = document.get("Layers") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise RecordError("the engine inspector's answer has no list 'Layers'; this version writes it in another form")
+    return engine_layers(entries)
+
+
+def engine_layers(entries: Sequence[Any]) -> tuple[EngineLayer, ...]:
+    """Layers as an inspector's list has them, read. Raises RecordError for a layer without a name."""
     names = told_apart([_name(entry) for entry in entries])
     return tuple(_layer(entry, name) for entry, name in zip(entries, names, strict=True))
+
+
+def works(kind: str) -> bool:
+    """Whether a layer of this kind launches anything."""
+    return kind.lower() not in NO_WORK
 
 
 def told_apart(names: Sequence[str]) -> list[str]:
@@ -112,7 +123,7 @@ def computing_layers(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> d
     a kind that multiplies, or else is no copy."""
     places: dict[str, list[int]] = {}
     for place, layer in enumerate(layers):
-        if not layer.reformat and layer.kind.lower() != NO_WORK:
+        if not layer.reformat and works(layer.kind):
             for node in layer.nodes:
                 places.setdefault(node, []).append(place)
 
@@ -171,6 +182,9 @@ def _layer(entry: Any, name: str) -> EngineLayer:
         tactic=str(entry.get("TacticName") or "") or None,
         weights=weight_type(entry),
         reformat=_copies(kind, str(entry.get("Origin", "")), given),
+        reads=tensor_types(entry.get("Inputs")),
+        writes=tensor_types(entry.get("Outputs")),
+        operations=tuple(entry.get("Operations", ())),
     )
 
 
@@ -181,7 +195,7 @@ def _onnx_nodes(metadata: str) -> tuple[str, ...]:
 def _copies(kind: str, origin: str, name: str) -> bool:
     """Whether a layer was put in to change a layout or a type. One that does nothing is none, and a quantizer of the
     file, which is of the same kind, is asked for."""
-    if kind.lower() == NO_WORK or origin == "QDQ":
+    if not works(kind) or origin == "QDQ":
         return False
     return kind.lower() == "reformat" or origin == "REFORMAT" or _reformats(name)
 

@@ -1,6 +1,7 @@
 """One execution context of a TensorRT engine with its stream and buffers: what one run at a time needs."""
 
 import weakref
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 FLOAT32_BYTES = 4
-"""Bytes of a float32; inputs and results of our files are float32."""
+"""Bytes of a float32; inputs and results of our files are float32, but for images that are pixels."""
 
 
 class Lane:
@@ -26,15 +27,15 @@ class Lane:
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         *,
+        context: "trt.IExecutionContext",
         further: bool = False,
+        pixels: Collection[str] = (),
     ) -> None:
-        """``further``: not the engine's first context, which alone has the optimisation profile by itself. Raises
-        ModelError where the engine does not let a second context have it, and where there is no memory for one."""
+        """``context``: a new one of the engine. ``further``: not the engine's first context, which alone has the
+        optimisation profile by itself. ``pixels``: inputs that take uint8. Raises ModelError where the engine does not
+        let a second context have the profile."""
         self._engine, self._memory = engine, memory
-        self._inputs, self._outputs = inputs, outputs
-        context = engine.create_execution_context()
-        if context is None:
-            raise ModelError("TensorRT makes no execution context of the engine; free memory of the GPU and try again")
+        self._inputs, self._outputs, self._pixels = inputs, outputs, frozenset(pixels)
         self._context = context
         self.stream = memory.stream()
         self._room = 0
@@ -60,10 +61,18 @@ class Lane:
 
     def put(self, name: str, value: NDArray[np.float32]) -> None:
         """Start copying an input to the device, by way of page-locked memory of the lane's own."""
-        flat = np.ascontiguousarray(value, np.float32).reshape(-1).view(np.uint8)
+        flat = self.as_bytes(name, value)
         host = self._hosts[name][: len(flat)]
         host[:] = flat
         self.copy_in(name, host)
+
+    def as_bytes(self, name: str, value: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """An input as the device reads it. Raises ModelError for images that are no pixels where it takes those."""
+        if name in self._pixels:
+            from limpq_deploy.export.graph.pixel_input import as_pixels
+
+            return np.ascontiguousarray(as_pixels(value)).reshape(-1)
+        return np.ascontiguousarray(value, np.float32).reshape(-1).view(np.uint8)
 
     def copy_in(self, name: str, host: NDArray[np.uint8]) -> None:
         """Start copying an input to the device from page-locked memory, which must stay until the copy is done."""
@@ -131,7 +140,8 @@ class Lane:
 
     def _row_bytes(self, name: str) -> int:
         """Bytes of a tensor for one image."""
-        return FLOAT32_BYTES * int(np.prod(tuple(self._engine.get_tensor_shape(name))[1:], dtype=np.int64))
+        each = 1 if name in self._pixels else FLOAT32_BYTES
+        return each * int(np.prod(tuple(self._engine.get_tensor_shape(name))[1:], dtype=np.int64))
 
 
 def _give_back(memory: CudaMemory, stream: int, owned: list[int]) -> None:

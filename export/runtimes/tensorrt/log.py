@@ -11,14 +11,21 @@ Report = Callable[[int, int, str], None]
 """Called while a build goes on: steps done, steps in all, and what is being done."""
 
 
+LAYERS = "Layers:"
+"""How the message begins that lists all layers of an engine."""
+
+
 class BuildLog:
     """Messages in order, each with its severity ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO"); verbose ones are left
-    out."""
+    out, but for the last list of an engine's layers, which ``layers`` keeps as it came."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
+        self.layers = ""
 
     def add(self, severity: str, message: str) -> None:
+        if severity == "VERBOSE" and message.startswith(LAYERS):
+            self.layers = message
         if severity != "VERBOSE":
             self.lines.append((severity, " ".join(message.split())))
 
@@ -87,4 +94,7 @@ def parser_errors(parser: "trt.OnnxParser") -> Iterator[str]:
     """What the parser refused, one sentence each, with the operator's place in the file."""
     for index in range(parser.num_errors):
         error = parser.get_error(index)
-        yield f"{error.desc()} (node {error.node()} of the file)"
+        named = ""
+        if hasattr(error, "node_name") and hasattr(error, "node_operator"):
+            named = f", {error.node_operator()} {error.node_name()!r}"
+        yield f"{error.desc()} (node {error.node()} of the file{named})"

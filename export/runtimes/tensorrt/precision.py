@@ -7,6 +7,7 @@ Weights and the kernel's name are there in any case.
 
 import re
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 UNKNOWN = "unknown"
@@ -35,7 +36,9 @@ _KERNELS = (
 """Types in names of kernels, such as ``sm80_xmma_fprop_implicit_gemm_interleaved_i8f16_i8i32_f32_nchw``: operands
 and result, sums, scaling. The narrowest operands first: an INT8 kernel names FP32 too."""
 
-_COMPUTING = re.compile(r"conv|gemm|matmul|matrix_?multiply|fully_?connected|fprop", re.I)
+_COMPUTING = re.compile(r"conv|correlation|gemm|matmul|matrix_?multiply|fully_?connected|fprop|^runtime_fusion$", re.I)
+"""Kinds of layers, parameters and kernels that multiply matrices. A "correlation" is a convolution, a "runtime_fusion"
+a product with what follows it, in TensorRT-RTX 1.7 and perhaps in TensorRT 11, whose compiler is the same."""
 
 
 def precision_of(entry: Mapping[str, Any], kind: str) -> str:
@@ -57,11 +60,15 @@ def precision_of(entry: Mapping[str, Any], kind: str) -> str:
 
 
 def weight_type(entry: Mapping[str, Any]) -> str | None:
-    """Type of a layer's weights; None where it has none, or the inspector does not say."""
+    """Type of a layer's weights; None where it has none, or the inspector does not say. They stand in "Weights", or are
+    the largest of the "Constants" of a layer that multiplies, beside scales and bias."""
     weights = entry.get("Weights")
-    if not isinstance(weights, Mapping) or weights.get("Count") == 0:
+    if isinstance(weights, Mapping) and weights.get("Count") != 0:
+        return _type_in(str(weights.get("Type", "")))
+    constants = entry.get("Constants")
+    if not isinstance(constants, list) or not constants or not computes(str(entry.get("LayerType", ""))):
         return None
-    return _type_in(str(weights.get("Type", "")))
+    return _tensor_type([max(constants, key=_elements)])
 
 
 def kernel_type(name: str) -> str | None:
@@ -72,6 +79,16 @@ def kernel_type(name: str) -> str | None:
 def computes(*words: str) -> bool:
     """Whether a layer of this kind, parameters or kernel multiplies matrices."""
     return any(_COMPUTING.search(word) for word in words)
+
+
+def _elements(tensor: Any) -> int:
+    sizes = tensor.get("Dimensions") if isinstance(tensor, Mapping) else None
+    return prod(int(size) for size in sizes) if isinstance(sizes, list) else 0
+
+
+def tensor_types(tensors: Any) -> tuple[str, ...]:
+    """Types of a layer's inputs or outputs, in their order; `UNKNOWN` for those that are not told."""
+    return tuple(_tensor_type([one]) or UNKNOWN for one in tensors) if isinstance(tensors, list) else ()
 
 
 def _tensor_type(tensors: Any) -> str | None:

@@ -231,7 +231,7 @@ def session_facts(plan: Plan) -> dict[str, Any]:
 
 def short_timing(session: TensorRtSession, options: EngineOptions) -> float:
     """Median milliseconds of `SHORT_RUNS` runs at the batch that the engine is built for."""
-    shape = (session.input_shape[0] or options.batch.best, *(size or 1 for size in session.input_shape[1:]))
+    shape = (session.input_shape[0] or options.sizes.best, *(size or 1 for size in session.input_shape[1:]))
     call = session.timed([np.random.default_rng(0).standard_normal(shape, np.float32)])
     samples = []
     for _ in range(SHORT_RUNS):

@@ -24,8 +24,11 @@ PROFILE_WARM_UP = 10
 
 
 class TensorRtSession:
-    """One engine with its contexts. Images and logits are float32; a batch larger than the engine takes is run in
-    parts, a smaller one is padded with zeros."""
+    """One engine with its contexts. Images and logits are float32 (images that are pixels, too: whole numbers from 0 to
+    255); a batch larger than the engine takes is run in parts, a smaller one is padded with zeros."""
+
+    name = "tensorrt"
+    product = "TensorRT"
 
     def __init__(
         self, trt: ModuleType, plan: bytes, memory: CudaMemory, machine: Machine, facts: dict[str, Any]
@@ -38,10 +41,11 @@ class TensorRtSession:
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise ModelError(
-                f"TensorRT does not load the plan ({self.log.last_error or 'no reason given'}); build it again"
+                f"{self.product} does not load the plan ({self.log.last_error or 'no reason given'}); build it again"
             )
         self._engine = engine
         self.inputs, self.outputs = _tensors(trt, engine)
+        self._pixels = tuple(name for name in self.inputs if engine.get_tensor_dtype(name) == trt.DataType.UINT8)
         self._shape = tuple(engine.get_tensor_shape(self.inputs[0]))
         self._least, self._best, self._most = _batches(engine, self.inputs[0], self._shape)
         self._plan = plan
@@ -102,7 +106,7 @@ class TensorRtSession:
 
         self._check_batch(len(images_NCHW))
         engine = self._runtime.deserialize_cuda_engine(self._plan)  # a profile serves one context of an engine
-        lane = Lane(engine, self._memory, self.inputs, self.outputs)
+        lane = Lane(engine, self._memory, self.inputs, self.outputs, context=self._context(engine))
         lane.bind(len(images_NCHW))
         lane.put(self.inputs[0], images_NCHW)
         for _ in range(PROFILE_WARM_UP):
@@ -126,7 +130,7 @@ class TensorRtSession:
 
     def environment(self) -> dict[str, Any]:
         return {
-            "runtime": "tensorrt",
+            "runtime": self.name,
             "version": self._machine.tensorrt,
             "provider": self._machine.gpu,
             "threads": None,
@@ -165,8 +169,25 @@ class TensorRtSession:
     def _first_lanes(self, count: int) -> list[Lane]:
         """So many lanes, made when they are first asked for: each context takes memory."""
         for number in range(len(self._lanes), count):
-            self._lanes.append(Lane(self._engine, self._memory, self.inputs, self.outputs, further=number > 0))
+            self._lanes.append(
+                Lane(
+                    self._engine,
+                    self._memory,
+                    self.inputs,
+                    self.outputs,
+                    context=self._context(self._engine),
+                    further=number > 0,
+                    pixels=self._pixels,
+                )
+            )
         return self._lanes[:count]
+
+    def _context(self, engine: "trt.ICudaEngine") -> "trt.IExecutionContext":
+        """A new context of an engine. Raises ModelError where there is no memory for one."""
+        context = engine.create_execution_context()
+        if context is None:
+            raise ModelError("TensorRT makes no execution context of the engine; free memory of the GPU and try again")
+        return context
 
 
 def accelerator(machine: Machine) -> dict[str, str | int | None]:
@@ -185,11 +206,12 @@ def _tensors(trt: ModuleType, engine: "trt.ICudaEngine") -> tuple[tuple[str, ...
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = tuple(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
     results = tuple(name for name in names if name not in inputs)
-    wrong = [name for name in names if engine.get_tensor_dtype(name) != trt.DataType.FLOAT]
+    taken = dict.fromkeys(inputs, (trt.DataType.FLOAT, trt.DataType.UINT8))
+    wrong = [name for name in names if engine.get_tensor_dtype(name) not in taken.get(name, (trt.DataType.FLOAT,))]
     if not inputs or not results or wrong:
         raise ModelError(
             f"the engine has inputs {list(inputs)} and results {list(results)}, of which {wrong or 'none'} are "
-            "not float32; expected float32 throughout"
+            "not float32; expected float32 throughout, but for images of uint8"
         )
     return inputs, results
 

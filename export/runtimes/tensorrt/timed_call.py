@@ -50,7 +50,7 @@ class TensorRtCall:
         engine does not run."""
         self._lanes, self._memory, self._name = lanes, memory, name
         self._batch = len(batches[0])
-        staged = [_page_locked(memory, batch) for batch in batches]
+        staged = [_page_locked(memory, lanes[0].as_bytes(name, batch)) for batch in batches]
         self._turn = itertools.cycle(staged)
         weakref.finalize(self, _drain, tuple(lanes)).atexit = False  # before a copy begins: what follows may fail
         for lane in lanes:
@@ -122,7 +122,7 @@ def _drain(lanes: Sequence[Lane]) -> None:
         lane.wait()
 
 
-def _page_locked(memory: CudaMemory, batch: NDArray[np.float32]) -> NDArray[np.uint8]:
-    host = memory.pinned(batch.nbytes)
-    host[:] = np.ascontiguousarray(batch, np.float32).reshape(-1).view(np.uint8)
+def _page_locked(memory: CudaMemory, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    host = memory.pinned(data.nbytes)
+    host[:] = data
     return host

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.cli.options.shared import FILE, TARGETS, json_option
+from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.export.records.targets import DEFAULT, TARGETS
 
 REFUSED = 1
 
@@ -30,7 +31,9 @@ class _Shape(click.ParamType):
 
 @click.command(short_help="What would become of a network: layers, integers, costs.")
 @click.argument("model", metavar="MODEL")
-@click.option("--target", type=click.Choice(TARGETS), default="onnxruntime", show_default=True, help="What runs it.")
+@click.option(
+    "--target", type=click.Choice(tuple(TARGETS)), default=DEFAULT.name, show_default=True, help="What runs it."
+)
 @click.option("--weights", type=FILE, metavar="FILE", help="Whether these fit, too.")
 @click.option(
     "--input-shape", type=_Shape(), metavar="C,H,W", help="Of an image.  [default: as the model's name or module says]"

@@ -84,7 +84,7 @@ def keygen(key: Path, as_json: bool) -> None:
     help="TensorRT plan, or one for each compute capability.  [default: the build's]",
 )
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions to keep.")
-@click.option("--force", is_flag=True, help="Ship in spite of a failed verdict; the manifest records it.")
+@click.option("--force", is_flag=True, help="Ship in spite of a failed verdict or a doubtful plan; recorded.")
 @sign_option
 @key_option
 @json_option
@@ -108,7 +108,8 @@ def ship(
     """Add a finished build to a Triton model repository as the next version, and serve that version.
 
     Configuration, names, shapes, labels, warm-up and free space are checked before anything is written; version,
-    configuration and manifest change together in one rename. A failed verdict is not shipped.
+    configuration and manifest change together in one rename. A failed verdict is not shipped, nor is a plan without its
+    record, or of another target, TensorRT version or GPU than the build's.
 
     \b
     limpq-deploy ship limpq-build models --backend python

@@ -339,6 +339,11 @@ def build_options(command: Command) -> Command:
         ),
         builder_options,
         click.option(
+            "--gpus",
+            metavar="sm86,sm89,..",
+            help="Compute capabilities that an engine of TensorRT-RTX is for; sm75 alone.  [default: sm86,sm89,sm120]",
+        ),
+        click.option(
             "--input",
             type=click.Choice(["float", "uint8"]),
             help="uint8: write a file that takes pixels and normalises them itself, and ship that.  [default: float]",
@@ -348,7 +353,13 @@ def build_options(command: Command) -> Command:
             type=click.Choice(["int4", "int2"]),
             help="Also write a file whose weights are packed to their bits (at least 4, or 2), to store and send.",
         ),
-        click.option("--no-engine", "engine", flag_value=False, default=None, help="Stop after export."),
+        click.option(
+            "--no-engine",
+            "engine",
+            flag_value=False,
+            default=None,
+            help="Stop after export; for TensorRT go as far as a CPU can, to a bundle for `finish`.",
+        ),
         click.option("--seed", type=int, metavar="N", help="Random seed of training and data order.  [default: 0]"),
         click.option("--out", type=FILE, metavar="DIR", help="Output folder.  [default: limpq-build]"),
         click.option("--fresh", is_flag=True, help="Do all stages again."),

@@ -11,10 +11,10 @@ from limpq_deploy.cli.output.tables import in_columns, table, wrapped
 from limpq_deploy.export.records.placement import FLOAT_BITS, Placement
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.evaluate import Accuracy
-from limpq_deploy.verdict.record import LatencyResult, Verdict, float_baseline
+from limpq_deploy.verdict.record import NO_GPU, LatencyResult, Verdict, float_baseline
 
 if TYPE_CHECKING:
-    from limpq_deploy.pipeline.stages.run import Outcome
+    from limpq_deploy.pipeline.outcome import Outcome
 
 NAMES = {"uniform8": "w8a8, untrained"}
 """How models are called here; the 8-bit baseline has scales from 256 images and no training."""
@@ -72,6 +72,8 @@ def _headline(verdict: Verdict) -> str:
     passed = sum(check.passed for check in verdict.checks)
     kept = f"{passed} of {len(verdict.checks)} checks kept"
     left = f", {len(verdict.undecided)} not decided" if verdict.undecided else ""
+    elsewhere = any(one.name == "latency" and one.reason.startswith(NO_GPU) for one in verdict.not_measured)
+    left += f"; latency not measured: {NO_GPU}" if elsewhere else ""
     return f"{verdict.model} for {verdict.target}: {word}, {kept}{left}"
 
 
@@ -122,6 +124,8 @@ def _where(outcome: Outcome) -> Iterator[str]:
     else:
         yield f"report: {outcome.folder / 'report.html'}"
         yield f"bundle: {outcome.folder / 'bundle'}"
+        if outcome.left is not None:
+            yield wrapped(f"next:   {outcome.left}")
     if outcome.outdated:
         yield wrapped(f"Of an earlier build, not of this one: {', '.join(outcome.outdated)}.")
 

@@ -131,6 +131,8 @@ def lint_table(report: LintReport) -> str:
     where = "after optimisation" if report.optimized else f"as written ({report.unavailable})"
     version = f" {report.tensorrt}" if report.tensorrt is not None else ""
     lines = [wrapped(f"rules of {report.target}{version}; operators {where}: {operators}")]
+    if report.compiler is not None:
+        lines.append(wrapped(report.compiler.detail))
     by_rule: dict[str, list[Finding]] = {}
     for finding in report.findings:
         by_rule.setdefault(finding.rule, []).append(finding)

@@ -18,6 +18,8 @@ class Unfilled(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if getattr(func, "__module__", "") == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        if name in RANDOM or (name in FILLS and isinstance(args[0], nn.Parameter)):
+        if name in FILLS and isinstance(args[0], nn.Parameter):
             return args[0]
+        if name in RANDOM:  # zeros, for torch draws again what lies outside of its bounds
+            return args[0].zero_()
         return func(*args, **kwargs)

@@ -9,7 +9,7 @@ from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
 from limpq_deploy.export.timing.engine_audit import Samples, audit
 from limpq_deploy.latency.baselines import least_batch
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import BUILDS, ENGINE_OPTIONS, INTEGERS, NOT_ON_CPU, RUNTIME
 from limpq_deploy.progress import Report
@@ -19,7 +19,7 @@ RUNS = 100
 """Profiled runs of each engine."""
 
 
-def _run(subject: Subject, folder: Path, report: Report) -> str:
+def _run(subject: Deployed, folder: Path, report: Report) -> str:
     runtime = subject.runtime()
     report(0, 2, "mixed")
     engine, samples = runtime.engine(folder / MODEL), profiled(runtime, folder / MODEL)

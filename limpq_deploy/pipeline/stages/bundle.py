@@ -8,11 +8,23 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.runtimes.base import BuildsEngines
+from limpq_deploy.export.runtimes.base import BuildsEngines, KeepsPlans
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 from limpq_deploy.export.ship.bundle import write_bundle
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.export.ship.shipped_plans import PLAN, PLAN_RECORD, RECORD_SUFFIX
+from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.declaration import If, Stage
-from limpq_deploy.pipeline.stages.facts import BUILDS, CLASSES, DATA, ENGINE_OPTIONS, PIXEL_INPUT, RUNTIME, VERSIONS
+from limpq_deploy.pipeline.stages.facts import (
+    CLASSES,
+    DATA,
+    ENGINE_OPTIONS,
+    HANDS_OVER,
+    MEASURES,
+    PIXEL_INPUT,
+    RUNTIME,
+    VERSIONS,
+)
+from limpq_deploy.pipeline.stages.handover import CARRIED, carried_files
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
@@ -22,7 +34,7 @@ from limpq_deploy.workspace.file_names import BUNDLE, MODEL, PIXELS, POLICY, REP
 CANARIES = 16
 
 
-def _run(subject: Subject, folder: Path, report: Report) -> str:
+def _run(subject: Deployed, folder: Path, report: Report) -> str:
     shipped = PIXELS if subject.config.input == "uint8" else MODEL
     split = subject.dataset.split("test")
     images, _ = next(split.subset(np.arange(min(CANARIES, len(split)))).batches(CANARIES))
@@ -31,12 +43,16 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
     if shipped == PIXELS:
         images = subject.preprocess.pixels(images).astype(np.float32)
         _require_same(runtime.load(folder / PIXELS).run(images), answers)
+    if subject.hands_over:  # as the CPU twin answers, until there is an engine
+        answers = OnnxRuntime().load(folder / shipped).run(images)
     manifest = write_bundle(
         folder / BUNDLE,
         {
             "model.onnx": folder / shipped,
             "labels.txt": "".join(f"{name}\n" for name in subject.dataset.classes).encode(),
             "report.html": folder / REPORT,
+            **(carried_files(subject, folder) if subject.hands_over else {}),
+            **(_plan_files(runtime, folder / shipped) if isinstance(runtime, KeepsPlans) else {}),
         },
         model=subject.config.model,
         target=subject.target.name,
@@ -49,6 +65,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
         verdict=load_record(Verdict, folder / VERDICT),
         preprocess=subject.preprocess if shipped == MODEL else subject.preprocess.of_pixels(),
         engine=runtime.options if isinstance(runtime, BuildsEngines) else None,
+        answered_by=OnnxRuntime.name if subject.hands_over else None,
     )
     size = sum(file.size for file in manifest.files)
     return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB"
@@ -59,12 +76,22 @@ SHIPPED = Stage(
     title="bundle",
     settings=("input", *ENGINE_OPTIONS),
     facts=(CLASSES, DATA, VERSIONS, *RUNTIME),
-    reads=(MODEL, If(PIXEL_INPUT, PIXELS), POLICY, VERDICT, REPORT),
+    reads=(
+        *(MODEL, If(PIXEL_INPUT, PIXELS), POLICY, VERDICT, REPORT),
+        *(If(HANDS_OVER, name) for name in CARRIED.values() if name != POLICY),
+    ),
     writes=(BUNDLE,),
     run=_run,
-    when=(BUILDS,),
+    when=(MEASURES,),
 )
-"""What is shipped: model (that which takes pixels, where there is one), labels, canaries, manifest."""
+"""What is shipped: model (that which takes pixels, where there is one), labels, canaries, manifest; the plan where one
+was built, and where none was, what the machine that builds it needs."""
+
+
+def _plan_files(runtime: KeepsPlans, model: Path) -> dict[str, Path]:
+    """The plan that answered, with its record."""
+    _, plan = runtime.built(model)
+    return {PLAN: plan, PLAN_RECORD: plan.with_suffix(RECORD_SUFFIX)}
 
 
 def _require_same(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:

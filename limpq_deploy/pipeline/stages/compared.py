@@ -18,13 +18,12 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.runtime_taps import code_tensors
-from limpq_deploy.export.graph.split_at_quantizers import Cut
+from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
 from limpq_deploy.export.reference.engine_parity import RunFeeds, check_clips, compare_engine, references, write_cut
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.float_execution import on_runtime
-from limpq_deploy.export.reference.parity import ParityReport, compare_runtime
+from limpq_deploy.export.reference.parity import Fed, ParityReport, compare_runtime
 from limpq_deploy.export.runtimes.base import Runtime
-from limpq_deploy.quant.torch_parity import Fed
 
 Batches = Sequence[NDArray[np.float32]]
 
@@ -76,6 +75,33 @@ def alone(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport,
         notes=("Weights alone are integers: nothing is executed in integers, so no codes were compared.",),
     )
     return found, (Fed(images, {}, session.run(images)) for images in batches)
+
+
+def as_written(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
+    """The file as it stands, where there is no engine of it: nothing to set it against yet; the trained model is
+    compared with its codes and logits."""
+    _, cuts = cut_model(load_model(path))
+    batches = in_parts(batches, cuts)
+    found = ParityReport(
+        model_sha256=sha256_of(path),
+        images=sum(len(images) for images in batches),
+        environment=runtime.load(path).environment(),
+        tensors=(),
+        unwatched={},
+        logits_equal=False,
+        logits_max_difference=0.0,
+        notes=(
+            "No engine was built here: the trained model was compared with the file as written (ONNX Runtime, every "
+            "optimisation off), in its own arithmetic.",
+        ),
+    )
+    logits = load_model(path).graph.output[0].name
+
+    def fed() -> Iterator[Fed]:
+        for images, one in zip(batches, references(path, batches), strict=True):
+            yield Fed(images, {cut.tensor: cut.codes(one.ends[cut.end]) for cut in cuts}, one.ends[logits])
+
+    return found, fed()
 
 
 def against_engine(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:

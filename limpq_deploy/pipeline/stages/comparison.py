@@ -6,7 +6,7 @@ from typing import Literal
 
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.workspace.file_names import COMPARISON
 
 
@@ -47,7 +47,7 @@ def own_pair(path: Path) -> BitPair | None:
     return None if comparison.same else comparison.pair
 
 
-def compared_pairs(subject: Subject, folder: Path) -> dict[str, BitPair] | None:
+def compared_pairs(subject: Deployed, folder: Path) -> dict[str, BitPair] | None:
     """The same by layer."""
     pair = own_pair(folder / COMPARISON)
     return None if pair is None else {layer.name: pair for layer in subject.placement.searched}

@@ -8,7 +8,7 @@ from typing import Any
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.pipeline.config import TRAINING_OPTIONS, Config, option_of
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.progress import Report
 from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part, Step
@@ -25,7 +25,7 @@ class Condition:
 
     says: str
     settings: tuple[str, ...]
-    holds: Callable[[Subject, Path], bool]
+    holds: Callable[[Any, Path], bool]
     reads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class Fact:
 
     name: str
     settings: tuple[str, ...]
-    of: Callable[[Subject], Any]
+    of: Callable[[Any], Any]
 
     def __post_init__(self) -> None:
         _require_known(self.name, self.settings)
@@ -72,7 +72,7 @@ class Stage:
     facts: tuple[Fact, ...] = ()
     reads: tuple[str | Part | If, ...] = ()
     writes: tuple[str | If, ...]
-    run: Callable[[Subject, Path, Report], str]
+    run: Callable[[Any, Path, Report], str]
     when: tuple[Condition, ...] = ()
     checkpoint: str | None = None
     together: bool = False
@@ -93,16 +93,16 @@ class Stage:
         of_conditions = (name for condition in self.conditions for name in condition.settings)
         return tuple(dict.fromkeys((*self.settings, *of_facts, *of_conditions)))
 
-    def inputs(self, subject: Subject) -> dict[str, Any]:
+    def inputs(self, subject: Deployed) -> dict[str, Any]:
         """Values of settings and facts by name."""
         values = {name: _value(getattr(subject.config, name)) for name in self.settings}
         return {**values, **{fact.name: fact.of(subject) for fact in self.facts}}
 
-    def needed(self, subject: Subject, folder: Path) -> bool:
+    def needed(self, subject: Deployed, folder: Path) -> bool:
         """Whether all conditions of the stage hold."""
         return all(one.holds(subject, folder) for one in self.when)
 
-    def step(self, subject: Subject, folder: Path, ask: Ask | None = None) -> Step:
+    def step(self, subject: Deployed, folder: Path, ask: Ask | None = None) -> Step:
         """This stage of one build; ``ask`` answers its conditions instead of the build itself."""
         asked = ask or (lambda condition: condition.holds(subject, folder))
 

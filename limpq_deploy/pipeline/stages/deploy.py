@@ -1,4 +1,4 @@
-"""Stages that make the engine: export, and what the runtime makes of the file."""
+"""The stage that writes the files: the mixed model and its baselines as ONNX."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from limpq_deploy.calibration.files import replacing
-from limpq_deploy.calibration.records import load_record, to_dict, write_record
+from limpq_deploy.calibration.records import to_dict, write_record
 from limpq_deploy.export.graph.exported import BATCH_KEY, ExportRecord, describe_export
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.graph.pixel_input import with_pixel_input
@@ -15,15 +15,14 @@ from limpq_deploy.export.graph.storage import pack_weights
 from limpq_deploy.export.lint.check import LintReport, lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.export.runtimes.base import Reporting
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
-from limpq_deploy.pipeline.stages.comparison import compared_pairs, own_pair
+from limpq_deploy.pipeline.stages.comparison import compared_pairs
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
-    BUILDS,
     CLASSES,
+    COMPILER,
     DATA,
     ENGINE_OPTIONS,
     EXPORTS,
@@ -46,7 +45,6 @@ from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
-    ENGINE,
     EXPORT,
     FINETUNED,
     FLOAT_MODEL,
@@ -88,7 +86,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
-    checked = lint(folder / MODEL, subject.target)
+    checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus)
     write_record(checked, folder / LINT)
     record = _record(subject, folder, exported[MODEL])
     write_record(record, folder / EXPORT)
@@ -99,7 +97,7 @@ EXPORTED_MODELS = Stage(
     name="export",
     title="export",
     settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
-    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, MODEL_FACT, *RUNTIME),
+    facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, COMPILER, MODEL_FACT, *RUNTIME),
     reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, If(OWN_UNIFORM, UNIFORM)),
     writes=(
         *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
@@ -142,42 +140,6 @@ def _record(subject: Subject, folder: Path, model: onnx.ModelProto) -> ExportRec
     )
 
 
-def _run_engine(subject: Subject, folder: Path, report: Report) -> str:
-    runtime = subject.runtime()
-    if isinstance(runtime, Reporting):
-        runtime.report_to(report)
-    engine = runtime.engine(folder / MODEL)
-    write_record(engine, folder / ENGINE)
-    layers, planned = len(engine.layer_precision), load_record(LintReport, folder / LINT).planned_float
-    kept = sum(engine.layer_precision.get(name, "").startswith("float") for name in planned)
-    return (
-        f"{engine.runtime} {engine.version}, {engine.provider}: "
-        f"{layers - len(engine.float_layers)} of {layers} layers run in integers"
-        + (f", {kept} of {len(planned)} that the policy keeps in float run so" if planned else "")
-    )
-
-
-ENGINE_RECORD = Stage(
-    name="engine",
-    title="engine",
-    settings=ENGINE_OPTIONS,
-    facts=RUNTIME,
-    reads=(MODEL, LINT),
-    writes=(ENGINE,),
-    run=_run_engine,
-    when=(BUILDS,),
-)
-"""What the runtime makes of the exported model."""
-
-
-def exported_files(folder: Path) -> dict[str, str]:
-    """The exported models by name, relative to ``folder``: mixed, float, uniform8, and uniform where there is one."""
-    files = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
-    if own_pair(folder / COMPARISON) is not None:
-        files["uniform"] = UNIFORM_MODEL
-    return files
-
-
 def _quantized_models(
     subject: Subject, traced: TracedModel, folder: Path
 ) -> Iterator[tuple[str, QuantizedModel, dict[str, BitPair]]]:
@@ -192,7 +154,8 @@ def _quantized_models(
 
 def _lint_line(report: LintReport) -> str:
     if not report.optimized:
-        return f"{len(report.findings)} findings in the file as written"
+        said = f"; {report.compiler.detail}" if report.compiler is not None else ""
+        return f"{len(report.findings)} findings in the file as written{said}"
     planned = f", besides {len(report.planned_float)} layers as planned" if report.planned_float else ""
     return f"{len(report.float_compute)} Conv, Gemm or Add nodes in float on {report.target}{planned}"
 

@@ -3,20 +3,20 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limpq_deploy.calibration.records import load_record, to_dict
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
+from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import installed_version
 from limpq_deploy.pipeline.config import ENGINE_SETTINGS
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.budgets import LIMITING
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.train.ptq import IMAGES
 from limpq_deploy.train.settings import (
     FinetuneSettings,
     FloatSettings,
@@ -28,6 +28,9 @@ from limpq_deploy.train.settings import (
 )
 from limpq_deploy.workspace.file_names import COMPARISON, POLICY
 from limpq_deploy.workspace.step import Part
+
+if TYPE_CHECKING:
+    from limpq_deploy.pipeline.context import Subject
 
 PUBLISHED_LEARNING_RATE = 0.01
 """Of the float training where published weights get a new last layer: ten times below that from random numbers."""
@@ -46,10 +49,15 @@ FORM = Fact("form", ("target", "tensorrt"), lambda subject: to_dict(subject.form
 VERSIONS = Fact("versions", (), lambda subject: versions())
 COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.config.command_line())
 
+COMPILER = Fact(
+    "compiler", ("target",), lambda subject: installed_version() if subject.target.compiled_by is not None else None
+)
+"""Version of NVIDIA's compiler that is asked about the target's files."""
+
 ENGINE_OPTIONS = ENGINE_SETTINGS
 
 
-def _machine(subject: Subject) -> dict[str, Any]:
+def _machine(subject: Deployed) -> dict[str, Any]:
     environment = read_environment()
     gpus = to_dict(ask_driver()) if subject.target.device == "gpu" else None
     return {"cpu": [environment.cpu, *environment.instruction_sets], "gpus": gpus}
@@ -63,7 +71,7 @@ RUNTIME = (
 """What exported files and measurements depend on beside their inputs and `ENGINE_OPTIONS`."""
 
 
-def _training(settings: TrainSettings, subject: Subject) -> dict[str, Any]:
+def _training(settings: TrainSettings, subject: "Subject") -> dict[str, Any]:
     augment = subject.dataset.augment
     return {
         "settings": asdict(settings),
@@ -72,11 +80,11 @@ def _training(settings: TrainSettings, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _images(subject: Subject) -> int:
+def _images(subject: "Subject") -> int:
     return len(subject.dataset.split("train"))
 
 
-def float_training(subject: Subject) -> FloatSettings:
+def float_training(subject: "Subject") -> FloatSettings:
     """How a float model is trained."""
     settings = float_settings(_images(subject), subject.config.training)
     if subject.config.pretrained and subject.config.training.float_lr is None:
@@ -84,12 +92,12 @@ def float_training(subject: Subject) -> FloatSettings:
     return settings
 
 
-def joint_training(subject: Subject) -> JointSettings:
+def joint_training(subject: "Subject") -> JointSettings:
     """How all bit-widths are trained together."""
     return joint_settings(_images(subject), subject.config.training)
 
 
-def finetune_training(subject: Subject) -> FinetuneSettings:
+def finetune_training(subject: "Subject") -> FinetuneSettings:
     """How a policy is trained."""
     return finetune_settings(_images(subject), subject.config.training)
 
@@ -121,13 +129,15 @@ FINETUNE_TRAINING = Fact(
 )
 
 
-def ranges_method(subject: Subject) -> str:
+def ranges_method(subject: "Subject") -> str:
     """How scales are found where nothing is trained."""
     return subject.config.ranges or "mse"
 
 
-def calibration_images(subject: Subject) -> int:
+def calibration_images(subject: "Subject") -> int:
     """Training images that scales are found on where nothing is trained."""
+    from limpq_deploy.train.ptq import IMAGES
+
     return subject.config.calibration_images or IMAGES
 
 
@@ -141,7 +151,7 @@ CALIBRATION = Fact(
 MEASURES_IMPORTANCE = Fact("searching", ("policy",), lambda subject: subject.config.policy is None)
 
 
-def profile_seconds(subject: Subject) -> float:
+def profile_seconds(subject: "Subject") -> float:
     """Calls of each part of a model, in seconds."""
     return min(1.0, subject.config.latency_seconds)
 
@@ -178,7 +188,7 @@ PAIRS = Part(POLICY, "pairs", _pairs)
 UNIFORM_PAIR = Part(COMPARISON, "pair", own_pair)
 
 
-def condition(says: str, settings: tuple[str, ...], holds: Callable[[Subject], bool]) -> Condition:
+def condition(says: str, settings: tuple[str, ...], holds: Callable[[Any], bool]) -> Condition:
     """One that settings alone decide."""
     return Condition(says, settings, lambda subject, folder: holds(subject))
 
@@ -188,18 +198,44 @@ CALIBRATES = condition("nothing is trained", ("ptq",), lambda subject: subject.c
 SEARCHES = condition("no policy is given", ("policy",), lambda subject: subject.config.policy is None)
 TAKES_POLICY = condition("a policy is given", ("policy",), lambda subject: subject.config.policy is not None)
 PREVIEWS = condition("policies compete by preview", ("importance",), lambda subject: subject.config.importance is None)
+BEGAN_HERE = condition("the build began here", (), lambda subject: not subject.handed_over)
+HANDED_OVER = condition("another machine handed it over", (), lambda subject: subject.handed_over)
 ROUNDS_MADE = condition("a latency limit is searched for", OF_ROUNDS, lambda subject: subject.config.goes_round)
 EXPORTS = condition("the target is exported", ("target",), lambda subject: subject.target.exportable)
 BUILDS = condition("an engine is built", ("target", "engine"), lambda subject: subject.builds_engine)
+MEASURES = condition(
+    "an engine is built, or the files are executed as written",
+    ("target", "engine"),
+    lambda subject: subject.builds_engine or subject.hands_over,
+)
+HANDS_OVER = condition("an engine is left to the target", ("target", "engine"), lambda subject: subject.hands_over)
+COMPILES_ONLY = condition(
+    "an engine is built that runs elsewhere", ("target", "engine"), lambda subject: subject.compiles_only
+)
 STORES = condition("weights are stored at their bits", ("storage",), lambda subject: subject.config.storage is not None)
+KEEPS_STORED = condition(
+    "weights are stored at their bits, here",
+    ("storage",),
+    lambda subject: subject.config.storage is not None and not subject.handed_over,
+)
 PIXEL_INPUT = condition("images are pixels", ("input",), lambda subject: subject.config.input == "uint8")
 ON_CPU = condition("the runtime computes on a CPU", ("target",), lambda subject: subject.target.device == "cpu")
 INTEGERS = condition("activations are integers", OF_PLACEMENT, lambda subject: not subject.placement.weights_only)
 NOT_ON_CPU = condition("the runtime builds engines", ("target",), lambda subject: subject.target.builds_engines)
+STUDIED = condition(
+    "engines of integers are studied here",
+    (*OF_PLACEMENT, "engine"),
+    lambda subject: subject.builds_engine and not subject.handed_over and not subject.placement.weights_only,
+)
 AUDITED = condition(
     "an engine of integers is audited",
-    OF_PLACEMENT,
-    lambda subject: subject.target.builds_engines and not subject.placement.weights_only,
+    (*OF_PLACEMENT, "engine"),
+    lambda subject: subject.builds_engine and subject.target.builds_engines and not subject.placement.weights_only,
+)
+LOOKED_INTO = condition(
+    "integers are audited",
+    (*OF_PLACEMENT, "engine"),
+    lambda subject: subject.builds_engine and not subject.placement.weights_only,
 )
 OWN_UNIFORM = Condition(
     "a uniform policy, not the policy itself, keeps the same limits",

@@ -7,7 +7,8 @@ from limpq_deploy.pipeline.stages.audit import AUDIT_OF_ENGINE
 from limpq_deploy.pipeline.stages.bundle import SHIPPED
 from limpq_deploy.pipeline.stages.choose import GIVEN_POLICY, SEARCHED_POLICY
 from limpq_deploy.pipeline.stages.declaration import Stage
-from limpq_deploy.pipeline.stages.deploy import ENGINE_RECORD, EXPORTED_MODELS
+from limpq_deploy.pipeline.stages.deploy import EXPORTED_MODELS
+from limpq_deploy.pipeline.stages.engine import COMPILED_ENGINE, ENGINE_RECORD
 from limpq_deploy.pipeline.stages.given import GIVEN_MODEL
 from limpq_deploy.pipeline.stages.learn import FINETUNED_MODEL, FINETUNED_UNIFORM, FLOAT_MODEL, JOINTLY_TRAINED
 from limpq_deploy.pipeline.stages.measure import ACCURACY_OF_FILES, LATENCY_OF_FILES, PARITY_OF_CODES
@@ -21,7 +22,7 @@ STAGES: tuple[Stage, ...] = (
     *(JOINTLY_TRAINED, RANGES_ALONE),
     *(PROFILE, SEARCHED_POLICY, GIVEN_POLICY),
     *(FINETUNED_MODEL, CALIBRATED_MODEL, FINETUNED_UNIFORM, CALIBRATED_UNIFORM),
-    *(EXPORTED_MODELS, ENGINE_RECORD, PARITY_OF_CODES, ACCURACY_OF_FILES, LATENCY_OF_FILES),
+    *(EXPORTED_MODELS, ENGINE_RECORD, COMPILED_ENGINE, PARITY_OF_CODES, ACCURACY_OF_FILES, LATENCY_OF_FILES),
     *(AUDIT_OF_ENGINE, STUDY_OF_LATENCY, VERDICT_OF_BUILD, REPORT_PAGE, SHIPPED),
 )
 

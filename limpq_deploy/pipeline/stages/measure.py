@@ -1,46 +1,53 @@
 """Stages that measure the engine: parity, accuracy, latency."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.export.reference.given_comparison import GivenComparison
-from limpq_deploy.export.reference.parity import ParityReport
+from limpq_deploy.export.reference.parity import Fed, ParityReport
+from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.latency.baselines import least_batch, with_fp32
 from limpq_deploy.latency.bench import progress_of
-from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.compared import against_engine, against_reference, alone
+from limpq_deploy.pipeline.deployed import Deployed
+from limpq_deploy.pipeline.stages.compared import against_engine, against_reference, alone, as_written
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.declaration import If, Stage
-from limpq_deploy.pipeline.stages.deploy import exported_files
-from limpq_deploy.pipeline.stages.facts import BUILDS, DATA, ENGINE_OPTIONS, OWN_UNIFORM, PAIRS, RUNTIME
-from limpq_deploy.pipeline.stages.learn import load_finetuned
+from limpq_deploy.pipeline.stages.engine import exported_files
+from limpq_deploy.pipeline.stages.facts import (
+    BEGAN_HERE,
+    BUILDS,
+    DATA,
+    ENGINE_OPTIONS,
+    HANDED_OVER,
+    MEASURES,
+    OWN_UNIFORM,
+    PAIRS,
+    RUNTIME,
+)
 from limpq_deploy.progress import Report
-from limpq_deploy.quant.fold_model import beyond_float32, integer_model
-from limpq_deploy.quant.torch_parity import compare_trained
 from limpq_deploy.train.evaluate import Evaluation, compare_paired, evaluate
 from limpq_deploy.verdict.record import AccuracyResult, float_baseline
 from limpq_deploy.workspace.file_names import (
+    ACCURACY,
     COMPARISON,
     FINETUNED,
     FLOAT_MODEL,
     FLOAT_WEIGHTS,
     GIVEN,
     GIVEN_EXPORTED,
+    HANDED_PARITY,
     LATENCY,
     MODEL,
-    POLICY,
+    PARITY,
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
 )
-
-PARITY, ACCURACY = "parity.json", "accuracy.json"
 
 PARITY_IMAGES = 256
 BATCH = 64
@@ -54,19 +61,19 @@ class Measured:
     format: Literal["limpq.accuracy/1"] = field(default="limpq.accuracy/1")
 
 
-def _run_parity(subject: Subject, folder: Path, report: Report) -> str:
+def _run_parity(subject: Deployed, folder: Path, report: Report) -> str:
     found = measure_parity(subject, folder, report)
     write_record(found, folder / PARITY)
     if subject.placement.weights_only:
         agreed = 100 * (found.top1_agreement or 0)
         return f"no codes to compare; top-1 of the trained model agrees on {agreed:.2f} % of images"
     logits = "bit-equal" if found.logits_equal else "not bit-equal"
+    against = f"{found.mismatches:,} of {found.elements:,} codes differ, logits {logits} ({found.images} images)"
+    if subject.hands_over:
+        against = f"file as written, no engine here ({found.images} images)"
     steps = sum(entry.mismatches for entry in found.faithful)
     largest = max((entry.max_lsb for entry in found.faithful), default=0)
-    return (
-        f"{found.mismatches:,} of {found.elements:,} codes differ, logits {logits} ({found.images} images); "
-        f"trained model layer by layer: {steps:,} codes, by at most {largest} LSB"
-    )
+    return f"{against}; trained model layer by layer: {steps:,} codes, by at most {largest} LSB"
 
 
 PARITY_OF_CODES = Stage(
@@ -74,49 +81,61 @@ PARITY_OF_CODES = Stage(
     title="parity",
     settings=ENGINE_OPTIONS,
     facts=(DATA, *RUNTIME),
-    reads=(PAIRS, GIVEN, GIVEN_EXPORTED, FLOAT_WEIGHTS, FINETUNED, MODEL),
+    reads=(
+        *(If(BEGAN_HERE, name) for name in (GIVEN, GIVEN_EXPORTED, FLOAT_WEIGHTS, FINETUNED)),
+        *(PAIRS, MODEL, If(HANDED_OVER, HANDED_PARITY)),
+    ),
     writes=(PARITY,),
     run=_run_parity,
-    when=(BUILDS,),
+    when=(MEASURES,),
 )
 """Integer reference, runtime and trained model, compared code by code on real images."""
 
 
-def measure_parity(subject: Subject, folder: Path, report: Report) -> ParityReport:
+def measure_parity(subject: Deployed, folder: Path, report: Report) -> ParityReport:
     """Compare on the first images of the test split (at least 256 where there are so many)."""
     runtime = subject.runtime()
     path = folder / MODEL
     batches = [images for images, _ in _parity_batches(subject)]
     report(0, 2, "reference against runtime")
     compared = against_engine if subject.target.clip == "float" else against_reference
+    if subject.hands_over:
+        compared = as_written
     if subject.placement.weights_only:
         compared = alone
     found, fed = compared(path, batches, runtime)
     report(1, 2, "trained model, layer by layer")
-    policy = PAIRS.of(folder / POLICY)
-    traced = subject.traced(folder / FLOAT_WEIGHTS)
-    model = load_finetuned(subject, traced, policy, folder / FINETUNED)
-    layers, acts = integer_model(model, policy)
-    trained = compare_trained(traced, model, layers, acts, fed)
+    if subject.handed_over:
+        return with_handed(found, fed, load_record(ParityReport, folder / HANDED_PARITY), path)
+    from limpq_deploy.pipeline.stages.trained import with_trained
+
+    return with_trained(subject, folder, found, fed)
+
+
+def with_handed(found: ParityReport, fed: Iterable[Fed], handed: ParityReport, path: Path) -> ParityReport:
+    """What was found of an engine, and beside it what the machine that trained found of model and file."""
+    file = AsWritten().load(path)
+    pairs = [(one.logits.argmax(1), file.run(one.images_NCHW).argmax(1)) for one in fed]
+    alike = sum(int((engine == written).sum()) for engine, written in pairs)
     return replace(
         found,
-        faithful=trained.faithful,
-        folding=trained.folding,
-        end_to_end=trained.end_to_end,
-        trained_logits_equal=trained.logits_equal,
-        scales=subject.config.scales,
-        top1_agreement=trained.agreement,
-        disagreements=trained.disagreements,
-        given=tuple(load_record(GivenComparison, folder / name) for name in (GIVEN, GIVEN_EXPORTED)),
+        faithful=handed.faithful,
+        folding=handed.folding,
+        end_to_end=handed.end_to_end,
+        trained_logits_equal=handed.trained_logits_equal,
+        scales=handed.scales,
+        top1_agreement=handed.top1_agreement,
+        disagreements=handed.disagreements,
+        given=handed.given,
         notes=(
             *found.notes,
-            *_kernel_notes(found.environment),
-            *(_sum_notes(beyond_float32(model.placement, layers, acts)) if model.pow2 else ()),
+            f"The engine puts {alike} of {found.images} images into the class of the file as written.",
+            "The trained model was compared with the file as written, where it was trained.",
         ),
     )
 
 
-def _run_accuracy(subject: Subject, folder: Path, report: Report) -> str:
+def _run_accuracy(subject: Deployed, folder: Path, report: Report) -> str:
     runtime = subject.runtime()
     split = subject.dataset.split("test")
     files = exported_files(folder)
@@ -154,12 +173,12 @@ ACCURACY_OF_FILES = Stage(
     reads=(COMPARISON, MODEL, FLOAT_MODEL, UNIFORM8_MODEL, If(OWN_UNIFORM, UNIFORM_MODEL)),
     writes=(ACCURACY,),
     run=_run_accuracy,
-    when=(BUILDS,),
+    when=(MEASURES,),
 )
 """Top-1 of every exported file on the runtime, on the test split."""
 
 
-def _run_latency(subject: Subject, folder: Path, report: Report) -> str:
+def _run_latency(subject: Deployed, folder: Path, report: Report) -> str:
     runs_on = subject.target.runs_on
     assert runs_on is not None
     seconds = subject.config.latency_seconds
@@ -200,25 +219,6 @@ LATENCY_OF_FILES = Stage(
 runtime's own choice."""
 
 
-def _parity_batches(subject: Subject) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def _parity_batches(subject: Deployed) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     split = subject.dataset.split("test")
     return split.subset(np.arange(min(PARITY_IMAGES, len(split)))).batches(BATCH)
-
-
-def _sum_notes(bounds: Mapping[str, int]) -> tuple[str, ...]:
-    if not bounds:
-        return ()
-    shown = ", ".join(f"{name} (up to {bound:,})" for name, bound in bounds.items())
-    return (
-        f"Sums of {len(bounds)} layers could exceed 2^24 steps, up to which floats are added exactly: {shown}. There "
-        "the trained model is equal on the images compared, not on every image.",
-    )
-
-
-def _kernel_notes(environment: Mapping[str, Any]) -> tuple[str, ...]:
-    options = environment.get("options") or {}
-    if not options:
-        return ()
-    chosen = ", ".join(f"{key}={value}" for key, value in options.items())
-    why = "this CPU is not known to have VNNI" if environment.get("vnni") is None else "this CPU has no VNNI"
-    return (f"ONNX Runtime ran with {chosen}: {why}, and faster kernels would saturate for weights beyond 7 bits.",)

@@ -13,15 +13,16 @@ from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.pipeline.config import Config
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.declaration import If
-from limpq_deploy.pipeline.stages.facts import AUDITED, INTEGERS, ROUNDS_MADE
-from limpq_deploy.pipeline.stages.measure import ACCURACY, PARITY, PARITY_IMAGES, Measured
+from limpq_deploy.pipeline.stages.facts import AUDITED, LOOKED_INTO, ROUNDS_MADE, STUDIED
+from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES, Measured
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.train.finetuned import FineTuned
 from limpq_deploy.verdict.realised_bits import layers_of_unknown_precision
 from limpq_deploy.verdict.record import MIXED, AccuracyResult
 from limpq_deploy.workspace.file_names import (
+    ACCURACY,
     AUDIT,
     ENGINE,
     EXPORT,
@@ -29,12 +30,13 @@ from limpq_deploy.workspace.file_names import (
     FLOAT_ENGINE,
     INDICATORS,
     LATENCY,
+    PARITY,
     ROUNDS,
     STUDY,
 )
 
 
-def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
+def verdict_notes(subject: Deployed, folder: Path) -> tuple[str, ...]:
     """All of them, from the records of the stages before."""
     trained = load_record(FineTuned, folder / FINETUNED_RECORD)
     return (
@@ -44,23 +46,35 @@ def verdict_notes(subject: Subject, folder: Path) -> tuple[str, ...]:
         *torch_notes(trained, load_record(Measured, folder / ACCURACY).accuracy),
         *_parity_notes(load_record(ParityReport, folder / PARITY)),
         *_size_notes(load_record(ExportRecord, folder / EXPORT)),
-        *_unknown_precision_notes(layers_of_unknown_precision(load_record(Engine, folder / ENGINE))),
-        *_latency_notes(subject, folder, load_record(LatencyReport, folder / LATENCY)),
+        *(_engine_notes(subject, folder) if subject.builds_engine else (HANDED_OVER_NOTE,)),
         *float_notes(subject.config),
         *_warnings(load_record(Indicators, folder / INDICATORS)),
     )
 
 
-STUDIED = (If(INTEGERS, STUDY), If(INTEGERS, AUDIT), If(AUDITED, FLOAT_ENGINE), If(ROUNDS_MADE, ROUNDS))
+HANDED_OVER_NOTE = (
+    "No engine was built here: accuracy and parity are those of the files as written, executed by ONNX Runtime with "
+    "every optimisation off, and executed BitOps are those that the target promises. What is left to do is done from "
+    "the bundle, on the machine with the GPU: limpq-deploy finish BUNDLE."
+)
+
+
+def _engine_notes(subject: Deployed, folder: Path) -> Iterator[str]:
+    """Of an engine, and of what was timed."""
+    yield from _unknown_precision_notes(layers_of_unknown_precision(load_record(Engine, folder / ENGINE)))
+    yield from _latency_notes(subject, folder, load_record(LatencyReport, folder / LATENCY))
+
+
+STUDIES = (If(STUDIED, STUDY), If(LOOKED_INTO, AUDIT), If(AUDITED, FLOAT_ENGINE), If(ROUNDS_MADE, ROUNDS))
 """Files on latency and engines that a build makes beside the latency report and its engine's record."""
 
 
-def studied_files(subject: Subject) -> tuple[str, ...]:
+def studied_files(subject: Deployed) -> tuple[str, ...]:
     """Those that this build makes; settings alone decide."""
-    return tuple(one.file for one in STUDIED if one.condition.holds(subject, subject.config.out))
+    return tuple(one.file for one in STUDIES if one.condition.holds(subject, subject.config.out))
 
 
-def _latency_notes(subject: Subject, folder: Path, latency: LatencyReport) -> Iterator[str]:
+def _latency_notes(subject: Deployed, folder: Path, latency: LatencyReport) -> Iterator[str]:
     """How far BitOps predict latency here, and what was predicted of this engine."""
     made = studied_files(subject)
     if STUDY in made:

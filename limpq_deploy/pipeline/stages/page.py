@@ -11,12 +11,12 @@ from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.deployed import Deployed
+from limpq_deploy.pipeline.handed_over import Handover
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.declaration import If, Stage
-from limpq_deploy.pipeline.stages.facts import BUILDS, CLASSES, COMMAND, STORES, VERSIONS
-from limpq_deploy.pipeline.stages.measure import PARITY
-from limpq_deploy.pipeline.stages.notes import STUDIED, studied_files
+from limpq_deploy.pipeline.stages.facts import BUILDS, CLASSES, COMMAND, HANDED_OVER, KEEPS_STORED, MEASURES, VERSIONS
+from limpq_deploy.pipeline.stages.notes import STUDIES, studied_files
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import LayerBits, Policy
@@ -29,9 +29,11 @@ from limpq_deploy.workspace.file_names import (
     COMPARISON,
     ENGINE,
     FLOAT_MODEL,
+    HANDOVER,
     INDICATORS,
     LATENCY,
     MODEL,
+    PARITY,
     PLACEMENT,
     POLICY,
     REPORT,
@@ -43,10 +45,10 @@ from limpq_deploy.workspace.file_names import (
 )
 
 
-def _run(subject: Subject, folder: Path, report: Report) -> str:
+def _run(subject: Deployed, folder: Path, report: Report) -> str:
     studied = studied_files(subject)
     comparison = load_record(Comparison, folder / COMPARISON)
-    engine = load_record(Engine, folder / ENGINE)
+    engine = load_record(Engine, folder / ENGINE) if subject.builds_engine else None
     write_report(
         folder / REPORT,
         ReportInputs(
@@ -54,8 +56,8 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
             command=subject.config.command_line(),
             created=_written(folder / VERDICT),
             versions=versions(),
-            realised=executed_bits(engine),
-            built=_built(subject, load_record(Indicators, folder / INDICATORS)),
+            realised=executed_bits(engine) if engine is not None else {},
+            built=built_facts(subject, folder),
             files=_sizes(folder),
             class_names=subject.dataset.classes,
             trained=not subject.config.ptq,
@@ -65,7 +67,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
             uniform=_uniform_policy(subject, comparison),
             indicators=load_record(Indicators, folder / INDICATORS),
             placement=load_record(Placement, folder / PLACEMENT),
-            latency=load_record(LatencyReport, folder / LATENCY),
+            latency=load_record(LatencyReport, folder / LATENCY) if subject.builds_engine else None,
             parity=load_record(ParityReport, folder / PARITY),
             study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
             rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
@@ -79,12 +81,12 @@ REPORT_PAGE = Stage(
     title="report",
     facts=(COMMAND, VERSIONS, CLASSES),
     reads=(
-        *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, ENGINE, LATENCY, PARITY),
-        *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *STUDIED, If(STORES, STORED)),
+        *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, PARITY, If(BUILDS, ENGINE), If(BUILDS, LATENCY)),
+        *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *STUDIES, If(KEEPS_STORED, STORED), If(HANDED_OVER, HANDOVER)),
     ),
     writes=(REPORT,),
     run=_run,
-    when=(BUILDS,),
+    when=(MEASURES,),
 )
 """The page that people look at."""
 
@@ -94,7 +96,7 @@ def _written(path: Path) -> str:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _uniform_policy(subject: Subject, comparison: Comparison) -> Policy | None:
+def _uniform_policy(subject: Deployed, comparison: Comparison) -> Policy | None:
     """The uniform bits as a policy, for the pictures; it has no objective of its own."""
     if comparison.pair is None:
         return None
@@ -106,7 +108,11 @@ def _uniform_policy(subject: Subject, comparison: Comparison) -> Policy | None:
     )
 
 
-def _built(subject: Subject, indicators: Indicators) -> dict[str, str]:
+def built_facts(subject: Deployed, folder: Path) -> dict[str, str]:
+    """What the page says of model, data and training; of a build that was handed over, as it was said there."""
+    if subject.handed_over:
+        return dict(load_record(Handover, folder / HANDOVER).built)
+    indicators = load_record(Indicators, folder / INDICATORS)
     splits = ", ".join(f"{len(split):,} {name}" for name, split in subject.dataset.splits.items())
     source = indicators.source if isinstance(indicators.source, Mapping) else {}
     return {

@@ -2,20 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError, RecordError
-from limpq_deploy.calibration.records import load_record, to_dict
+from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
+from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.runtimes.vnni_advice import saturation_advice
 from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, load_config, option_of, write_config
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.outcome import Outcome
 from limpq_deploy.pipeline.stages.listed import stages_of
-from limpq_deploy.pipeline.stages.measure import PARITY, PARITY_OF_CODES
+from limpq_deploy.pipeline.stages.measure import PARITY_OF_CODES
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import progress, silent
 from limpq_deploy.train.device import settle_threads
@@ -27,6 +28,7 @@ from limpq_deploy.workspace.file_names import (
     FINETUNED,
     FLOAT_WEIGHTS,
     MODEL,
+    PARITY,
     PLACEMENT,
     POLICY,
     REPORT,
@@ -37,41 +39,6 @@ from limpq_deploy.workspace.workspace import Passed, Workspace, require_own_fold
 
 ENGINE_STAGES = ("engine",)
 """Stages that a build can be stopped after and that need the target's runtime."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a build came to.
-
-    ``stages``: those gone through, in order. ``why``: why it stopped before the verdict, None where it did not.
-    ``outdated``: files of an earlier build that are not of this one. ``verdict`` None: there is none yet.
-    """
-
-    folder: Path
-    seconds: float
-    stages: tuple[Passed, ...]
-    why: str | None
-    outdated: tuple[str, ...]
-    placement: Placement | None
-    policy: Policy | None
-    verdict: Verdict | None
-
-    @property
-    def failed(self) -> bool:
-        """Whether a check of the verdict failed."""
-        return self.verdict is not None and self.verdict.outcome == "failed"
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "out": str(self.folder),
-            "seconds": round(self.seconds, 3),
-            "stages": [{"name": one.name, "ran": one.ran, "seconds": round(one.seconds, 3)} for one in self.stages],
-            "stopped_after": self.stages[-1].name,
-            "why": self.why,
-            "outdated": list(self.outdated),
-            "verdict": to_dict(self.verdict) if self.verdict is not None else None,
-        }
 
 
 def run_build(
@@ -123,11 +90,12 @@ def run_build(
             folder=config.out,
             seconds=time.perf_counter() - start,
             stages=tuple(workspace.passed),
-            why=_why(subject, until) if until is not None or not subject.builds_engine else None,
+            why=_why(subject, until) if until is not None or not subject.measures else None,
             outdated=workspace.outdated(),
             placement=load_record(Placement, config.out / PLACEMENT) if "indicators" in names else None,
             policy=load_record(Policy, config.out / POLICY) if "search" in names else None,
             verdict=load_record(Verdict, config.out / VERDICT) if "verdict" in names else None,
+            left=_left(config.out / BUNDLE) if subject.hands_over and "bundle" in names else None,
         )
 
 
@@ -187,9 +155,10 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
             f"--max-latency-ms {config.max_latency_ms:g} is checked at the end and not searched for, as below 8 bits "
             f"every policy takes the same time; give it alone, or with --space native:{subject.target.name} --bits 8"
         )
-    if not subject.builds_engine and (unused := [name for name in OF_ENGINES if _given(config, name)]):
+    asked = [name for name in OF_ENGINES if not (subject.compiles_only and name in ENGINE_SETTINGS)]
+    if not subject.measures and (unused := [name for name in asked if _given(config, name)]):
         named = ", ".join(option_of(name) for name in unused)
-        yield f"no engine is built, so these settings have no effect: {named}"
+        yield f"no engine is {'run' if subject.compiles_only else 'built'}, so these settings have no effect: {named}"
     if until == "indicators" and config.scales == "pow2":
         yield (
             "indicators are learned with free scales, so --scales pow2 has no effect on them; powers of two begin with "
@@ -199,9 +168,16 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
         yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"
 
 
+def _left(bundle: Path) -> str:
+    return f"limpq-deploy finish {bundle}, on the machine with the GPU (copy the folder there)"
+
+
 def _why(subject: Subject, until: str | None) -> str:
     if not subject.target.exportable:
         return f"the target {subject.target.name} is trained, for comparison with the paper, and never exported"
     if until is not None:
         return "as asked"
-    return "--no-engine, so nothing was measured and there is no verdict"
+    if subject.compiles_only:
+        return "the engine is for GPUs of other machines, so nothing was measured and there is no verdict"
+    missing = "" if not subject.target.builds_engines else f" ({AsWritten().unavailable()})"
+    return f"--no-engine, so nothing was measured and there is no verdict{missing}"

@@ -5,30 +5,33 @@ from pathlib import Path
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.lint.check import LintReport
-from limpq_deploy.export.records.placement import FLOAT_BITS, Placement
+from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair, Placement
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
 from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.timing.report import LatencyReport
-from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.comparison import Comparison
-from limpq_deploy.pipeline.stages.declaration import Stage
-from limpq_deploy.pipeline.stages.facts import BUILDS, TARGET
-from limpq_deploy.pipeline.stages.measure import ACCURACY, PARITY, Measured
-from limpq_deploy.pipeline.stages.notes import STUDIED, studied_files, verdict_notes
+from limpq_deploy.pipeline.stages.declaration import If, Stage
+from limpq_deploy.pipeline.stages.facts import BUILDS, MEASURES, TARGET
+from limpq_deploy.pipeline.stages.measure import Measured
+from limpq_deploy.pipeline.stages.notes import STUDIES, studied_files, verdict_notes
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.realised_bits import executed_bits, layers_of_unknown_precision
 from limpq_deploy.verdict.record import (
+    NO_GPU,
     BitOpsCount,
     EndToEndParity,
     LayerParity,
     Limits,
+    Verdict,
     count_bitops,
     same_bits_everywhere,
 )
 from limpq_deploy.workspace.file_names import (
+    ACCURACY,
     COMPARISON,
     ENGINE,
     EXPORT,
@@ -38,6 +41,7 @@ from limpq_deploy.workspace.file_names import (
     LATENCY,
     LINT,
     MODEL,
+    PARITY,
     PLACEMENT,
     POLICY,
     VERDICT,
@@ -48,6 +52,10 @@ NOT_REPORTED = (
     "(*.layers.json)"
 )
 
+FINISH = "`limpq-deploy finish`"
+
+NO_ENGINE = f"{NO_GPU}, so no engine was built; {FINISH} measures it where there is one"
+
 HALF_BITS = 16
 """Bits of the float model's layers in FP16 engines that do not report them, unless asked for in FP32."""
 
@@ -57,7 +65,7 @@ FLOAT_REASONS = dict.fromkeys(
 """Why a file of float activations has no parity checks."""
 
 
-def _run(subject: Subject, folder: Path, report: Report) -> str:
+def _run(subject: Deployed, folder: Path, report: Report) -> str:
     limits = Limits(
         max_accuracy_drop=subject.config.max_accuracy_drop,
         max_latency_ms=subject.config.max_latency_ms,
@@ -66,7 +74,8 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
     policy = load_record(Policy, folder / POLICY)
     parity = load_record(ParityReport, folder / PARITY)
     placement = load_record(Placement, folder / PLACEMENT)
-    checked, engine = load_record(LintReport, folder / LINT), load_record(Engine, folder / ENGINE)
+    checked = load_record(LintReport, folder / LINT)
+    engine = load_record(Engine, folder / ENGINE) if subject.builds_engine else None
     plain = _float_engine(subject, folder)
     comparison = load_record(Comparison, folder / COMPARISON)
     verdict = judge(
@@ -77,7 +86,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
         limits=limits,
         accuracy=load_record(Measured, folder / ACCURACY).accuracy,
         parity=None
-        if placement.weights_only
+        if placement.weights_only or subject.hands_over
         else EndToEndParity(
             images=parity.images,
             codes=parity.elements,
@@ -88,21 +97,34 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
             lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
         ),
         layer_parity=None if placement.weights_only else _layer_parity(parity),
-        reasons=(FLOAT_REASONS if placement.weights_only else {})
-        | {"float_nodes": NOT_REPORTED.format(len(layers_of_unknown_precision(engine)), len(engine.layer_precision))},
+        compiler=checked.compiler,
+        reasons=_reasons(engine, weights_only=placement.weights_only),
         trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
-        float_nodes=unplanned_floats(folder),
-        planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float},
-        latency=load_record(LatencyReport, folder / LATENCY),
+        float_nodes=unplanned_floats(folder) if engine is not None else None,
+        planned_float={name: engine.layer_precision.get(name, "absent") for name in checked.planned_float}
+        if engine is not None
+        else {},
+        latency=load_record(LatencyReport, folder / LATENCY) if subject.builds_engine else None,
         precision_unknown={
-            "mixed": layers_of_unknown_precision(engine),
-            "float": layers_of_unknown_precision(plain) if plain is not None else (),
+            name: layers_of_unknown_precision(one)
+            for name, one in (("mixed", engine), ("float", plain))
+            if one is not None
         },
         notes=verdict_notes(subject, folder),
     )
     write_record(verdict, folder / VERDICT)
+    return verdict_line(verdict, engine_left=subject.hands_over)
+
+
+def verdict_line(verdict: Verdict, *, engine_left: bool) -> str:
+    """The outcome in a line. ``engine_left``: all that a CPU can judge was judged, and the engine is left to another
+    machine."""
     failed = [check.name for check in verdict.checks if not check.passed]
     left = [f"{one.name} (what would decide: {one.needs})" for one in verdict.undecided]
+    if engine_left and verdict.outcome == "incomplete":
+        later = ", ".join(one.name for one in verdict.not_measured if one.name != "latency")
+        more = f", and {later}" if later else ""
+        return f"passed; latency not measured: {NO_GPU} ({len(verdict.checks)} checks; {FINISH} measures it{more})"
     said = f"{verdict.outcome}: {', '.join(failed) if failed else f'{len(verdict.checks)} checks'}"
     return f"{said}; not decided: {'; '.join(left)}" if left else said
 
@@ -114,30 +136,41 @@ VERDICT_OF_BUILD = Stage(
     facts=(TARGET,),
     reads=(
         *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
-        *(ENGINE, EXPORT, PARITY, ACCURACY, LINT, LATENCY, *STUDIED),
+        *(EXPORT, PARITY, ACCURACY, LINT, If(BUILDS, ENGINE), If(BUILDS, LATENCY), *STUDIES),
     ),
     writes=(VERDICT,),
     run=_run,
-    when=(BUILDS,),
+    when=(MEASURES,),
 )
 """Every promise against its measurement."""
 
 
-def _float_engine(subject: Subject, folder: Path) -> Engine | None:
+def _reasons(engine: Engine | None, *, weights_only: bool) -> dict[str, str]:
+    """Why parts of the verdict were not measured."""
+    if engine is None:
+        parts = ("float_nodes", "latency") if weights_only else ("parity_engine", "float_nodes", "latency")
+        found = dict.fromkeys(parts, NO_ENGINE)
+    else:
+        unknown = len(layers_of_unknown_precision(engine)), len(engine.layer_precision)
+        found = {"float_nodes": NOT_REPORTED.format(*unknown)}
+    return (FLOAT_REASONS if weights_only else {}) | found
+
+
+def _float_engine(subject: Deployed, folder: Path) -> Engine | None:
     """The float model's engine as the audit found it; None where it was none's task."""
     return load_record(Engine, folder / FLOAT_ENGINE) if FLOAT_ENGINE in studied_files(subject) else None
 
 
 def _bitops(
-    subject: Subject,
+    subject: Deployed,
     placement: Placement,
     policy: Policy,
     comparison: Comparison,
-    engine: Engine,
+    engine: Engine | None,
     plain: Engine | None,
 ) -> tuple[BitOpsCount, ...]:
     """``engine`` is that of the policy, ``plain`` the float model's; uniform bits count as the target promises."""
-    counted = [count_bitops("mixed", placement, policy.pairs(), realised=executed_bits(engine))]
+    counted = [count_bitops("mixed", placement, policy.pairs(), realised=_executed(engine))]
     if comparison.pair is not None:
         pairs = {layer.name: comparison.pair for layer in placement.searched}
         counted.append(count_bitops(f"uniform {comparison.bits}", placement, pairs))
@@ -145,9 +178,13 @@ def _bitops(
     floats = same_bits_everywhere(placement, FLOAT_BITS, FLOAT_BITS)
     in_half = (subject.config.float_type or subject.target.float_baseline) == "float16"
     halves = same_bits_everywhere(placement, HALF_BITS, HALF_BITS) if in_half else {}
-    reported = executed_bits(plain) if plain is not None else {}
-    counted.append(count_bitops("float", placement, floats, realised=halves | reported))
+    counted.append(count_bitops("float", placement, floats, realised=halves | _executed(plain)))
     return tuple(counted)
+
+
+def _executed(engine: Engine | None) -> dict[str, BitPair]:
+    """Bits that an engine executes; nothing is known of one that was not built."""
+    return executed_bits(engine) if engine is not None else {}
 
 
 def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
@@ -181,7 +218,7 @@ def _layer_parity(report: ParityReport) -> LayerParity | None:
     )
 
 
-def _exact(subject: Subject, checked: LintReport) -> bool:
+def _exact(subject: Deployed, checked: LintReport) -> bool:
     """Whether the target sums in integers everywhere, so that scales of powers of two leave nothing to differ."""
     return subject.target.clip == "integer" and not checked.planned_float
 

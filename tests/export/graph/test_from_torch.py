@@ -96,11 +96,11 @@ def test_tensorrts_markers_stand_on_edges_and_never_between_padding_and_convolut
     _, placement, template = exported("AdaptiveAvgPool2d", TENSORRT)
     found = reads(template)
     assert found.keys() == {quantizer.name for quantizer in placement.quantizers}
-    assert found["images_pinned"] == ("input", ["Conv"])
-    assert found["relu"][0] == "Relu"
-    assert found["relu"][1] in (["Pad"], ["Conv"])  # the exporter may take the padding into the convolution
-    assert found["relu_carrier"] == ("Relu", ["Add"])
-    assert found["adaptive_avg_pool2d_pinned"][1] == ["Gemm"]
+    assert found["images"] == ("input", ["Conv"])
+    assert found["relu"] == ("Relu", ["Quantizer", "Add"])
+    assert found["relu_layers"][0] == "Quantizer"
+    assert found["relu_layers"][1] in (["Pad"], ["Conv"])  # the exporter may take the padding into the convolution
+    assert found["adaptive_avg_pool2d"][1] == ["Gemm"]
 
 
 @pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT], ids=lambda target: target.name)

@@ -136,22 +136,9 @@ def loaded() -> Callable[[str], ctypes.CDLL]:
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["HostMemory"]:
     """A machine with a GPU and TensorRT 8.6; its device memory. No copy may outlive the page-locked memory it is of."""
     pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
-    from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, Gpu
-    from limpq_deploy.export.runtimes.tensorrt import runtime as trt
-    from limpq_deploy.export.runtimes.tensorrt import timed_call as trt_call
+    from .tensorrt.trt_stand_in import stand_in
 
-    from .tensorrt.trt_stand_in import Bindings, Builder, Context, HostMemory
-
-    found = HostMemory()
-    gpu = Gpu(name="NVIDIA H200", compute_capability="9.0", memory_mib=143771)
-    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(trt, "unavailable", lambda: None)
-    monkeypatch.setattr(trt, "load_bindings", lambda: Bindings("tensorrt"))
-    monkeypatch.setattr(trt, "ask_driver", lambda: CudaDriver(cuda=(12, 4), gpus=(gpu,), problem=None))
-    monkeypatch.setattr(trt, "open_memory", lambda package: found)
-    monkeypatch.setattr(trt_call.CudaGraph, "capture", lambda stream, enqueue: None)
-    monkeypatch.setattr(Builder, "builds", 0)
-    monkeypatch.setattr(Context, "_ran", found.ran)
+    found = stand_in(monkeypatch, tmp_path / "cache")
     yield found
     assert not found.torn
 

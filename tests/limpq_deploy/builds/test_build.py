@@ -196,11 +196,17 @@ def test_the_reference_target_stops_after_training_and_says_why(run: Command, se
     assert "never exported" in " ".join(run(*arguments).stdout.split())
 
 
-def test_a_model_for_tensorrt_is_exported_where_there_is_no_tensorrt(run: Command, settings: Path, copy: Path) -> None:
+def test_a_build_for_tensorrt_goes_as_far_as_a_cpu_can_where_there_is_no_tensorrt(
+    run: Command, settings: Path, copy: Path
+) -> None:
     result = run("build", "--config", settings, "--out", "out", "--target", "tensorrt", "--no-engine", "--json")
     assert result.exit_code == 0, result.output
-    assert passed(result) == all_of([*TRAINED, "export"], copy)
-    assert (copy / "model.qdq.onnx").is_file()
+    judged = ["export", "parity", "accuracy", "verdict", "report", "bundle"]
+    assert passed(result) == all_of([*TRAINED, *judged], copy)
+    outcome = json.loads(result.stdout)
+    assert (outcome["why"], outcome["verdict"]["outcome"]) == (None, "incomplete")
+    assert outcome["next"].startswith("limpq-deploy finish out/bundle")
+    assert {"engine.json", "latency.json", "audit.json"} <= set(outcome["outdated"])  # of the build before
     checked = run("lint", copy / "model.qdq.onnx", "--json")
     assert (checked.exit_code, json.loads(checked.stdout)["target"]) == (0, "tensorrt")
 

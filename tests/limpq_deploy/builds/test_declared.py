@@ -32,6 +32,7 @@ CARRIED = {
     "model.qdq.onnx": {*OF_DATA, *OF_PLACEMENT, "scales", "seed", "tensorrt"},
     "baselines/float.onnx": {*OF_MODEL, *OF_DATA, *OF_PLACEMENT, "seed"},
     "verdict.json": {*OF_MODEL, "target"},
+    "report.html": {*SETTINGS},  # it names the whole command
 }
 """Settings whose values a file fixes: with another one it is another file, so that who reads it runs again."""
 
@@ -99,8 +100,9 @@ def covered(stage: Stage, config: Config, folder: Path) -> set[str]:
     [
         ({}, "bundle"),
         ({"ptq": True, "importance": "scale", "storage": "int4", "input": "uint8", "scales": "pow2"}, "export"),
+        ({"ptq": True, "importance": "scale", "target": "tensorrt", "engine": False}, "bundle"),
     ],
-    ids=["trained", "calibrated"],
+    ids=["trained", "calibrated", "handed over"],
 )
 def test_a_setting_that_a_stage_reads_while_it_runs_is_declared(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], last: str

@@ -30,6 +30,9 @@ def test_a_version_of_tensorrt_and_its_batches_are_exported_and_recorded(
     checked = load_record(LintReport, copy / "lint.json")
     assert checked.findings == ()
     assert checked.planned_float == record.float_layers
+    assert checked.compiler is not None
+    assert checked.compiler.accepted in (True, None)  # None without the extra rtx, and then with the reason
+    assert ("not the compiler of your TensorRT 10" in checked.compiler.detail) == (checked.compiler.accepted is True)
 
 
 def test_the_verdict_sets_the_files_size_beside_the_policys(finished: Path) -> None:

@@ -80,6 +80,9 @@ ON_TENSORRT: dict[str, tuple[Any, str]] = {
 }
 """Of a build that measures until a latency limit holds."""
 
+COMPILED: dict[str, tuple[Any, str]] = {"gpus": ("sm89", "export engine")}
+"""Of a build whose engine runs elsewhere."""
+
 WITH_A_TABLE: dict[str, tuple[Any, str]] = {
     "latency_table": ("latency-table.json", "search"),
     "max_latency_ms": (6.0, "search verdict"),
@@ -157,6 +160,11 @@ def test_each_setting_of_an_engine_repeats_the_stages_that_it_is_about(base: Con
     expect(rounds, finished, ON_TENSORRT)
 
 
+def test_other_gpus_are_another_engine(base: Config, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Subject, "compiles_only", True)
+    expect(replace(base, target="tensorrt_rtx"), finished, COMPILED)
+
+
 def test_a_latency_table_repeats_the_search(base: Config, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text("{}")
     table = replace(base, latency_table=tmp_path / "table.json", max_latency_ms=5.0)
@@ -196,6 +204,7 @@ def test_no_setting_is_left_out() -> None:
         *ON_CPU,
         *WITH_PTQ,
         *ON_TENSORRT,
+        *COMPILED,
         *WITH_A_TABLE,
         "data",
         "classes",

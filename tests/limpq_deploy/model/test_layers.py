@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -61,3 +63,14 @@ def test_a_forward_that_branches_on_values_is_refused_in_a_sentence() -> None:
 
     with pytest.raises(ModelError, match="the model cannot be traced: "):
         trace(Branching(), (2, 7, 7))
+
+
+def test_a_deep_traced_model_can_be_copied_whatever_was_looked_up_of_it() -> None:
+    deep = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(400)), nn.Flatten(), nn.Linear(4, 2))
+    traced = trace(deep.eval(), (1, 2, 2))
+    first = traced.nodes["_0"]
+    copied = copy.deepcopy(traced)
+    assert copied.nodes["_0"] is not first
+    assert copied.nodes["_0"] in copied.graph_module.graph.nodes
+    assert copied.graph_module.get_submodule("0") is not deep[0]
+    assert copied.layers == traced.layers

@@ -93,9 +93,9 @@ def described(placement: Placement) -> list[tuple[str, str, int | None, tuple[st
 def test_plain_net_has_one_quantizer_for_each_layer_and_maxpool_acts_on_codes() -> None:
     for target in (ONNXRUNTIME, TENSORRT):
         assert described(placement_of("plain", target)) == [
-            ("x", "s", 8, ("a",), None) if target.single_q else ("x_pinned", "s", 8, ("a",), None),
+            ("x", "s", 8, ("a",), None),
             ("relu", "u", None, ("b",), None),
-            ("relu_1", "u", 8, ("c",), None) if target.single_q else ("relu_1_pinned", "u", 8, ("c",), None),
+            ("relu_1", "u", 8, ("c",), None),
         ]
 
 
@@ -112,20 +112,20 @@ def test_onnxruntime_quantizes_both_addends_the_sum_and_the_pooled_tensor() -> N
 
 def test_tensorrt_quantizes_the_identity_addend_only() -> None:
     assert described(placement_of("identity", TENSORRT)) == [
-        ("x_pinned", "s", 8, ("a",), None),
-        ("relu", "u", None, ("b",), None),
-        ("relu_carrier", "u", 8, (), None),
-        ("mean_pinned", "u", 8, ("c",), None),
+        ("x", "s", 8, ("a",), None),
+        ("relu", "u", 8, (), None),
+        ("relu_layers", "u", None, ("b",), "relu"),
+        ("mean", "u", 8, ("c",), None),
     ]
 
 
 def test_where_both_addends_are_convolutions_tensorrt_quantizes_the_second() -> None:
     """By custom the shortcut; the first is fused with the sum."""
     assert described(placement_of("downsample", TENSORRT)) == [
-        ("x_pinned", "s", 8, ("a",), None),
+        ("x", "s", 8, ("a",), None),
         ("relu", "u", None, ("b", "d"), None),
-        ("d_carrier", "s", 8, (), None),
-        ("mean_pinned", "u", 8, ("c",), None),
+        ("d", "s", 8, (), None),
+        ("mean", "u", 8, ("c",), None),
     ]
 
 
@@ -344,7 +344,7 @@ def test_tensorrt_quantizes_before_a_layers_own_padding() -> None:
     traced = trace(OwnPad(), (1, 8, 8))
     graph = with_quantizers(traced, place(traced, TENSORRT, model="own pad"), lambda quantizer: nn.Identity())
     readers = {str(node.target): list(node.users) for node in graph.graph.nodes if "quantizers." in str(node.target)}
-    assert [user.target for user in readers["quantizers.x_pinned"]] == [F.pad]
+    assert [user.target for user in readers["quantizers.x"]] == [F.pad]
     assert [user.target for user in readers["quantizers.relu"]] == ["pad"]
     image = torch.randn(2, 1, 8, 8)
     assert torch.equal(graph(image), traced.graph_module(image))

@@ -24,7 +24,7 @@ class FrozenBatchNorm2d(nn.Module):
             getattr(self, name).reshape(1, -1, 1, 1) for name in ("weight", "bias", "running_mean", "running_var")
         )
         scale = weight * (var + 1e-5) ** self.power
-        return x * scale + (bias - mean * scale)  # type: ignore[no-any-return]
+        return x * scale + (bias - mean * scale)
 
 
 def _net(norm: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from limpq_deploy.export.runtimes.tensorrt import runtime as trt
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.deploy import ENGINE_RECORD
+from limpq_deploy.pipeline.stages.engine import ENGINE_RECORD
 from limpq_deploy.train.settings import Training
 
 MODEL = """

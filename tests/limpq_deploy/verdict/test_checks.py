@@ -7,6 +7,7 @@ import pytest
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
+from limpq_deploy.export.runtimes.tensorrt_rtx.word import CompilerWord
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Threads
 from limpq_deploy.export.timing.timing_statistics import latency_stats
 from limpq_deploy.policy.policy import BudgetUse
@@ -387,3 +388,37 @@ def test_without_an_fp32_series_nothing_is_said_of_float_types() -> None:
 def test_more_bitops_than_uniform_8_bits_promise_no_speed_either() -> None:
     result = verdict(bitops=executed(mixed=20, uniform8=9), latency=latency(mixed=3.0))
     assert "faster_than_uniform8" not in {check.name for check in result.checks}
+
+
+def test_a_file_that_nvidias_compiler_builds_as_planned_passes() -> None:
+    word = CompilerWord(accepted=True, detail="NVIDIA's compiler accepts it: 41 kernels")
+    [check] = [check for check in verdict(compiler=word).checks if check.name == "compiler_accepts"]
+    assert (check.passed, check.detail) == (True, word.detail)
+
+
+@pytest.mark.parametrize(
+    ("word", "detail"),
+    [
+        (CompilerWord(accepted=False, detail="it refuses the model"), "it refuses the model"),
+        (
+            CompilerWord(accepted=True, detail="accepted", as_floats=("conv1",)),
+            "accepted; planned in integers and compiled to floats: conv1",
+        ),
+    ],
+)
+def test_a_file_that_it_refuses_or_compiles_otherwise_fails(word: CompilerWord, detail: str) -> None:
+    result = verdict(compiler=word)
+    assert failed(result) == ["compiler_accepts"]
+    assert detail in [check.detail for check in result.checks]
+
+
+def test_without_the_compiler_nothing_passes_by_its_absence() -> None:
+    """A reason stands there until the target's own engine has run."""
+    word = CompilerWord(accepted=None, detail="it is not installed")
+    found = judge(model="m", target="tensorrt", budgets=(), bitops=(), limits=Limits(), compiler=word)
+    assert {"compiler_accepts": "it is not installed"}.items() <= {
+        one.name: one.reason for one in found.not_measured
+    }.items()
+    assert not found.passed
+    assert "compiler_accepts" not in str(verdict(compiler=word, latency=latency()))
+    assert "compiler_accepts" not in str(verdict())

@@ -76,17 +76,20 @@ def test_a_latency_limit_that_is_only_checked_says_so(change: dict[str, Any], no
     assert sum("checked at the end and not searched for" in sentence for sentence in found) == noted
 
 
-def test_settings_of_engines_are_said_to_be_idle_without_one() -> None:
+def test_settings_of_engines_are_said_to_be_idle_without_one_and_travel_where_one_is_made_elsewhere() -> None:
     pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
     from limpq_deploy.pipeline.config import Config
     from limpq_deploy.pipeline.context import Subject
     from limpq_deploy.pipeline.stages.run import notes
 
-    [sentence] = notes(Subject(Config(target="tensorrt", engine=False, max_latency_ms=1.0, builds=2)), NEW)
-    assert sentence == "no engine is built, so these settings have no effect: --max-latency-ms, --builds"
-    [sentence] = notes(Subject(Config(target="tensorrt", engine=False, float_type="float32", tf32=False)), NEW)
-    assert sentence == "no engine is built, so these settings have no effect: --float-type, --no-tf32"
-    assert list(notes(Subject(Config(target="tensorrt", engine=False, batch="1:8:32")), NEW)) == []
+    [sentence] = notes(Subject(Config(engine=False, max_latency_ms=1.0, min_speedup=1.1)), NEW)
+    assert sentence == "no engine is built, so these settings have no effect: --max-latency-ms, --min-speedup"
+    elsewhere = (
+        Config(target="tensorrt", engine=False, max_latency_ms=1.0, builds=2),
+        Config(target="tensorrt", engine=False, float_type="float32", tf32=False, batch="1:8:32"),
+    )
+    for config in elsewhere:
+        assert list(notes(Subject(config), NEW)) == []
 
 
 def test_indicators_alone_say_that_they_are_learned_with_free_scales() -> None:

@@ -174,7 +174,14 @@ def test_both_schemas_say_the_same(document: dict[str, Any], residual: Any) -> N
 def test_a_reformat_before_a_layer_is_not_that_layer() -> None:
     [layer] = parse_inspector(json.dumps({"Layers": EIGHT["Layers"][:1]}))
     assert layer == EngineLayer(
-        name=REFORMAT, kind="Reformat", precision="int8", nodes=(REFORMAT,), tactic=None, reformat=True
+        name=REFORMAT,
+        kind="Reformat",
+        precision="int8",
+        nodes=(REFORMAT,),
+        tactic=None,
+        reformat=True,
+        reads=("float32",),
+        writes=("int8",),
     )
 
 

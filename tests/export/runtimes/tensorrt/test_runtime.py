@@ -14,8 +14,11 @@ from click.testing import CliRunner
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
+from limpq_deploy.calibration.datasets import Preprocess
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.graph.loading import load_model
+from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.engine_record import PlanRefused
 from limpq_deploy.export.reference.self_test import self_test, tiny_images, tiny_model
@@ -388,3 +391,22 @@ def test_the_stand_in_has_no_method_that_the_bindings_lack(real: str, shared: Pa
     methods = {name for name, value in vars(STANDS_FOR[real]).items() if callable(value) and not name.startswith("_")}
     assert methods
     assert methods <= set(names)
+
+
+def test_an_engine_that_takes_pixels_is_given_whole_numbers(memory: HostMemory, model: Path, tmp_path: Path) -> None:
+    loaded = load_model(model)
+    _, channels, height, width = (size.dim_value for size in loaded.graph.input[0].type.tensor_type.shape.dim)
+    preprocess = Preprocess(
+        height=height, width=width, mean=(0.4,) * channels, std=(0.25,) * channels, channels=channels
+    )
+    path = tmp_path / "pixels.onnx"
+    path.write_bytes(with_pixel_input(loaded, preprocess, codes=False).SerializeToString())
+    pixels = np.random.default_rng(0).integers(0, 256, (3, channels, height, width)).astype(np.uint8)
+    session = TensorRt().load(path)
+    found = session.run(pixels.astype(np.float32))
+    np.testing.assert_allclose(found, TensorRt().load(model).run(preprocess.normalise(pixels)), rtol=1e-5)
+    call = session.timed([pixels.astype(np.float32)])
+    call()
+    assert call.parts_ms()["compute"] > 0
+    with pytest.raises(ModelError, match="give images that are not normalised"):
+        session.run(preprocess.normalise(pixels))

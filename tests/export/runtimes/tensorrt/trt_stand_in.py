@@ -1,7 +1,7 @@
 """A stand-in for TensorRT's bindings of 8.6, whose own objects need a GPU.
 
-A "plan" is the ONNX file, an engine runs it as written by ONNX Runtime, and device memory is the host's. It has no
-names but those that `test_tensorrt_names` holds against the real ones.
+A "plan" is the ONNX file behind the first bytes of a real one, an engine runs it as written by ONNX Runtime, and device
+memory is the host's. It has no names but those that `test_tensorrt_names` holds against the real ones.
 """
 
 import ctypes
@@ -9,14 +9,19 @@ import json
 import weakref
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
+
+MAGIC = b"ftrt"
+"""As TensorRT's plans begin."""
 
 JUNK = b"this cache is damaged"
 ELSEWHERE = b"this cache is of another GPU"
@@ -239,7 +244,7 @@ class Builder:
             "shares": "PROFILE_SHARING_0806" in config.features,
             "number": Builder.builds,
         }
-        return json.dumps(facts).encode() + b"\n" + network.model.SerializeToString()
+        return MAGIC + json.dumps(facts).encode() + b"\n" + network.model.SerializeToString()
 
 
 class Inspector:
@@ -259,7 +264,7 @@ class Inspector:
 
 class EngineStandIn:
     def __init__(self, plan: bytes) -> None:
-        facts, _, data = plan.partition(b"\n")
+        facts, _, data = plan.removeprefix(MAGIC).partition(b"\n")
         self.facts, self.model = json.loads(facts), onnx.ModelProto.FromString(data)
         self.session = open_as_written(self.model)
         entries = [*self.model.graph.input, *self.model.graph.output]
@@ -281,7 +286,12 @@ class EngineStandIn:
         return Bindings.TensorIOMode.INPUT if name in self._inputs else Bindings.TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> int:
-        return Bindings.DataType.FLOAT
+        return Bindings.DataType.UINT8 if name in self.pixels else Bindings.DataType.FLOAT
+
+    @property
+    def pixels(self) -> set[str]:
+        uint8 = onnx.TensorProto.UINT8
+        return {one.name for one in self.model.graph.input if one.type.tensor_type.elem_type == uint8}
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.shapes[name]
@@ -325,7 +335,8 @@ class Context:
         self._ran(stream)
         feeds = {}
         for name, shape in self._shapes.items():
-            found = (ctypes.c_float * int(np.prod(shape))).from_address(self._addresses[name])
+            kind = ctypes.c_uint8 if name in self._engine.pixels else ctypes.c_float
+            found = (kind * int(np.prod(shape))).from_address(self._addresses[name])
             feeds[name] = np.ctypeslib.as_array(found).reshape(shape).copy()
         for name, value in self._engine.session.run_feeds(feeds).items():
             ctypes.memmove(self._addresses[name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
@@ -339,7 +350,7 @@ class RuntimeStandIn:
     def __init__(self, logger: Any) -> None: ...
 
     def deserialize_cuda_engine(self, plan: bytes) -> EngineStandIn | None:
-        return EngineStandIn(plan) if plan.startswith(b"{") else None
+        return EngineStandIn(plan) if plan.startswith(MAGIC) else None
 
 
 class LoggerBase:
@@ -369,7 +380,7 @@ class Bindings(ModuleType):
     MemoryPoolType = IntEnum("MemoryPoolType", ["WORKSPACE"])
     TacticSource = IntEnum("TacticSource", {"EDGE_MASK_CONVOLUTIONS": 3, "JIT_CONVOLUTIONS": 4})
     TensorIOMode = IntEnum("TensorIOMode", ["INPUT", "OUTPUT"])
-    DataType = IntEnum("DataType", ["FLOAT", "HALF"])
+    DataType = IntEnum("DataType", ["FLOAT", "HALF", "UINT8"])
     LayerInformationFormat = IntEnum("LayerInformationFormat", ["JSON"])
 
 
@@ -386,3 +397,21 @@ class Bindings11(Bindings):
     NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
     BuilderFlag = IntEnum("BuilderFlag", ["TF32"])
     PreviewFeature = IntEnum("PreviewFeature", ["ALIASED_PLUGIN_IO_10_03"])
+
+
+def stand_in(patch: pytest.MonkeyPatch, cache: Path) -> HostMemory:
+    """A machine with a GPU and TensorRT 8.6, its engines kept in ``cache``; returns its device memory."""
+    from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, Gpu
+    from limpq_deploy.export.runtimes.tensorrt import runtime, timed_call
+
+    found = HostMemory()
+    gpu = Gpu(name="NVIDIA H200", compute_capability="9.0", memory_mib=143771)
+    patch.setenv("LIMPQ_CACHE", str(cache))
+    patch.setattr(runtime, "unavailable", lambda: None)
+    patch.setattr(runtime, "load_bindings", lambda: Bindings("tensorrt"))
+    patch.setattr(runtime, "ask_driver", lambda: CudaDriver(cuda=(12, 4), gpus=(gpu,), problem=None))
+    patch.setattr(runtime, "open_memory", lambda package: found)
+    patch.setattr(timed_call.CudaGraph, "capture", lambda stream, enqueue: None)
+    patch.setattr(Builder, "builds", 0)
+    patch.setattr(Context, "_ran", found.ran)
+    return found

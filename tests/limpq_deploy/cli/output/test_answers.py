@@ -62,6 +62,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("ship", "out", "repository"),
     ("ship", "out", "repository", "--instances", "2"),
     ("rollback", "repository/noisy_factory", "1"),
+    ("sign", "out/bundle", "key"),
+    ("finish", "out/bundle"),
     ("health", "http://127.0.0.1:9/model", "--timeout", "1"),
     ("import", "out/placement.json"),
     ("unpack", "out/model.stored.onnx", "-o", "unpacked.onnx"),
@@ -107,8 +109,18 @@ def test_every_command_prints_one_json_object_whatever_else_prints(tmp_path: Pat
         assert isinstance(found, dict), one
         assert ("error" in found) == (one["code"] in (1, 2)), one
         assert found.get("exit_code", one["code"]) == one["code"], one
+    # nothing is left to finish, nobody serves; five mistakes
     refused = [one["words"][0] for one in answered if one["code"] in (1, 2)]
-    assert refused == ["health", "import", "build", "build", "build", "search", "seek"]  # nobody serves; five mistakes
+    assert refused == [
+        "finish",
+        "health",
+        "import",
+        "build",
+        "build",
+        "build",
+        "search",
+        "seek",
+    ]
     for way in ("print", "__stdout__", "os.write", "printf"):
         for where in ("import", "factory", "forward", "data", "image in process"):
             assert f"{way} {where}" in done.stderr

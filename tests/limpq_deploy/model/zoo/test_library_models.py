@@ -50,6 +50,14 @@ def test_an_unfilled_model_has_the_shapes_of_a_filled_one() -> None:
     assert torch.nn.init.ones_(torch.zeros(2)).sum() == 2
 
 
+def test_a_bounded_distribution_is_not_drawn_for_ever() -> None:
+    parameter = torch.nn.Parameter(torch.full((8, 8), 1e6))
+    with Unfilled():
+        torch.nn.init.trunc_normal_(parameter, std=0.01)
+        torch.nn.init.trunc_normal_(parameter, mean=3.0, std=0.01, a=-2.0, b=2.99)
+    assert parameter.shape == (8, 8)
+
+
 def test_a_torchvision_model_takes_the_number_of_classes() -> None:
     model, info = create_model("torchvision/squeezenet1_1", num_classes=7)
     assert info.num_classes == 7

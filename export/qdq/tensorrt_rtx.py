@@ -1,0 +1,147 @@
+"""TensorRT-RTX's dialect: that of TensorRT, its layers in half precision around exact integers.
+
+The compiler of TensorRT-RTX ends an int8 convolution in FP32 where its weight has a scale for each channel, and in FP16
+where it has one for the tensor and both inputs are FP16: half the bytes (`benchmarks/compiler_forms.md`). So a layer in
+integers, codes q_x and q_w[c], is written
+
+    sum[c]    = f16(2^-p * (q_x . q_w[c]))       a Conv or Gemm without bias: DequantizeLinear by 1 and by 2^-p, in FP16
+    result[c] = f32(sum[c]) * factor[c] + bias[c]         Cast, Mul, Add in FP32; factor = f32(s_x * s_w[c]) * 2^p
+
+Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass `LARGEST_SUM`: nothing
+overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the sum to
+the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as there: quantizers, sums of streams, ReLUs
+and their bounds are in FP32, with the very numbers that were trained.
+
+A MaxPool behind a layer and its ReLU is written straight behind the layer: factors are positive, so that what follows
+keeps order, and the pool reads FP16 and leaves less to read.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.graph.float_layers import FloatLayer
+from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.qdq.base import LAYER_OPS
+from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
+
+LARGEST_SUM = 2.0**15
+"""Largest result of a layer's product; FP16 holds 65,504."""
+
+LARGEST_CODE = 128
+
+
+class TensorRtRtxDialect(TensorRtDialect):
+    """Codes are dequantized twice: to reals in FP32, and to integers in FP16 for layers alone."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.codes: dict[str, tuple[str, str]] = {}
+        self.moved: dict[str, onnx.NodeProto] = {}
+        self.integers: dict[str, str] = {}
+        self.pooled: set[str] = set()
+        self.reader = {name: node for node in self.template.graph.node for name in node.input}
+
+    def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
+        super().quantize(source, result, name, suffix, params)
+        self.codes[self.dequantized[result]] = (f"{name}_codes{suffix}", f"{name}_zero_point")
+
+    def move(self, node: onnx.NodeProto) -> None:
+        super().move(node)
+        self.moved[node.output[0]] = node
+
+    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+        if isinstance(layer, FloatLayer):
+            return super().layer_input(node, layer)
+        return self._integers(self.real(node.input[0]))
+
+    def _integers(self, real: str) -> str:
+        """Codes as integers in FP16, by the tensor of their reals."""
+        if real in self.integers:
+            return self.integers[real]
+        name = f"{real}.integers"
+        if real in self.codes:
+            codes, zero_point = self.codes[real]
+            self.add("DequantizeLinear", [codes, self.constant("one", np.array(1, np.float16)), zero_point], name)
+        else:
+            node = onnx.NodeProto()
+            node.CopyFrom(self.moved[real])
+            node.output[0] = name
+            numbers = (
+                [self._half_constant(one) for one in node.input[2:3]] if node.op_type == "Pad" else node.input[2:3]
+            )
+            self.copy(node, [self._integers(self.real(node.input[0])), *node.input[1:2], *numbers, *node.input[3:]])
+        self.integers[real] = name
+        return name
+
+    def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
+        name, step = f"{layer.name}.weight", _step(layer.codes)
+        grid = [
+            self.constant(f"{name}_scale", np.array(step, np.float16)),
+            self.constant(f"{name}_zero_point", np.array(0, np.int8)),
+        ]
+        written = self.constant(f"{name}_codes", layer.codes)
+        return self.add("DequantizeLinear", [written, *grid], f"{name}_dequantized"), ""
+
+    def copy(self, node: onnx.NodeProto, inputs: list[str], name: str | None = None) -> None:
+        layer = self.layers.get(name) if name is not None else None
+        if not isinstance(layer, IntegerLayer):
+            super().copy(node, inputs, name)
+            return
+        assert node.op_type in LAYER_OPS
+        result = node.output[0]
+        product = onnx.NodeProto()
+        product.CopyFrom(node)
+        product.output[0] = f"{result}.sum"
+        super().copy(product, inputs[:2], name)
+        column = (1, -1) + (1,) * (layer.codes.ndim - 2)
+        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(_step(layer.codes))).reshape(column))
+        bias = self.constant(f"{name}.bias", layer.float_bias.reshape(column))
+        total = self.add("Cast", [self._early_pool(node, product.output[0])], f"{result}.float", to=TensorProto.FLOAT)
+        scaled = self.add("Mul", [total, factor], f"{result}.scaled")
+        self.add("Add", [scaled, bias], result, name=f"{result}.biased")
+
+    def _early_pool(self, node: onnx.NodeProto, total: str) -> str:
+        """The sums, pooled where the layer's ReLU is all that stands between it and a MaxPool."""
+        relu = self._only_reader(node.output[0])
+        pool = self._only_reader(relu.output[0]) if relu is not None and relu.op_type in ("Relu", "Clip") else None
+        if relu is None or pool is None or pool.op_type != "MaxPool":
+            return total
+        early = onnx.NodeProto()
+        early.CopyFrom(pool)
+        early.output[0] = f"{total}.pool"
+        self.copy(early, [total])
+        self.pooled.add(pool.output[0])
+        self.readers[relu.output[0]] = self.readers[pool.output[0]]
+        return early.output[0]
+
+    def _only_reader(self, tensor: str) -> onnx.NodeProto | None:
+        return self.reader.get(tensor) if self.readers[tensor] == 1 else None
+
+    def other(self, node: onnx.NodeProto) -> None:
+        if node.output[0] in self.pooled:
+            self.dequantized[node.output[0]] = self.real(node.input[0])
+        else:
+            super().other(node)
+
+    def finish(self) -> None:
+        super().finish()
+        read, kept = {output.name for output in self.template.graph.output}, []
+        for node in reversed(self.nodes):  # reals of codes that layers alone read have no reader
+            if read.intersection(node.output):
+                read.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+
+
+def _step(codes: NDArray[np.int8]) -> float:
+    """2^-p: the largest power of two by which no sum of products with int8 codes passes `LARGEST_SUM`."""
+    sums = np.abs(codes.astype(np.int64)).reshape(len(codes), -1).sum(1) * LARGEST_CODE
+    return float(2.0 ** min(np.floor(np.log2(LARGEST_SUM / max(int(sums.max(initial=1)), 1))), 0.0))
+
+
+DIALECT = TensorRtRtxDialect
