@@ -6,12 +6,12 @@ Importing a task imports no torch: figures of exported files are made where ther
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import torch
 
-    Outputs = tuple[torch.Tensor, ...]
+Outputs: TypeAlias = "tuple[torch.Tensor, ...]"
 
 
 def tensors_of(result: Any) -> Outputs:

@@ -39,7 +39,10 @@ def trainable(model: nn.Module, graph_module: nn.Module, shape: tuple[int, ...])
         tried = copy.deepcopy(model).train()
         with torch.random.fork_rng(devices=[]):
             outputs = tensors_of(tried(torch.zeros(2, *shape, device=device_of(tried))))
-            sum(output.sum() for output in outputs).backward()  # type: ignore[union-attr]
+            torch.stack([output.sum() for output in outputs]).sum().backward()
+            usual = tensors_of(tried.eval()(torch.zeros(1, *shape, device=device_of(tried))))
+        if len(outputs) != len(usual):
+            return graph_module
     except Exception:  # whatever it is, the user's training loop would be needed for it
         return graph_module
     return model
