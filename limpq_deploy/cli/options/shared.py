@@ -37,7 +37,7 @@ RANGES = ("mse", "minmax", "percentile", "entropy")
 SCALES = ("free", "pow2")
 SOLVERS = ("auto", "own", "cbc", "highs")
 
-DATA_HELP = "digits, imagefolder:PATH, images:PATH, cifar10:PATH or module:factory."
+DATA_HELP = "digits, imagefolder:PATH, images:PATH, masks:PATH, coco:PATH, cifar10:PATH or module:factory."
 
 
 class BitsOrFloat(click.ParamType):
