@@ -108,8 +108,8 @@ def _read(root: Path, split: str) -> _Boxes:
         files = [_image(root, path, split, str(one["file_name"])) for one in images]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{shown(path)} is not COCO's JSON of boxes ({type(error).__name__}: {error}); expected images, annotations "
-            "and categories"
+            f"{shown(path)} is not COCO's JSON of boxes ({type(error).__name__}: {error}); expected images, "
+            "annotations and categories"
         ) from error
     if not files or not categories:
         raise DataError(f"{shown(path)} names no images or no categories; expected at least one of each")

@@ -84,8 +84,8 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as picture:
             if picture.mode not in ("L", "P", "1"):
                 raise DataError(
-                    f"mask {shown(path)} is a picture of mode {picture.mode}; expected one channel of class indices, or "
-                    "a palette"
+                    f"mask {shown(path)} is a picture of mode {picture.mode}; expected one channel of class indices, "
+                    "or a palette"
                 )
             return np.asarray(picture).astype(np.uint8)
     except DECODE_ERRORS as error:

@@ -50,17 +50,21 @@ class Detection(Task):
             )
 
     def statistics(self, outputs: Arrays, targets: Any) -> Sequence[Any]:
-        found = call_factory(self._origin, self._decode, SettingError, outputs) if not isinstance(found, list | tuple)
-        or len(found) != len(targets): raise SettingError( f"{self._origin!r} gave a {type(found).__name__} for
-        {len(targets)} images; expected a list of their " "boxes [boxes, 6], one array an image" ) return
-        [(self._boxes(one), truth[truth[:, 4] >= 0]) for one, truth in zip(found, np.asarray(targets), strict=True)]
+        found = call_factory(self._origin, self._decode, SettingError, outputs)
+        if not isinstance(found, list | tuple) or len(found) != len(targets):
+            raise SettingError(
+                f"{self._origin!r} gave a {type(found).__name__} for {len(targets)} images; expected a list of their "
+                "boxes [boxes, 6], one array an image"
+            )
+        true = [truth[truth[:, 4] >= 0] for truth in np.asarray(targets)]
+        return list(zip(map(self._boxes, found), true, strict=True))
 
     def _boxes(self, found: Any) -> NDArray[np.float64]:
         boxes = np.asarray(found, np.float64).reshape(-1, np.shape(found)[-1] if np.size(found) else 6)
         if boxes.shape[1] != 6 or not np.isfinite(boxes).all():
             raise SettingError(
-                f"{self._origin!r} gave boxes of shape {list(np.shape(found))}; expected finite numbers [boxes, 6]: x1, "
-                "y1, x2, y2, score, class"
+                f"{self._origin!r} gave boxes of shape {list(np.shape(found))}; expected finite numbers [boxes, 6]: "
+                "x1, y1, x2, y2, score, class"
             )
         return boxes[np.argsort(-boxes[:, 4], kind="stable")[:MOST_BOXES]]
 
@@ -77,8 +81,8 @@ def open_detection(name: str) -> Detection:
     if _takes_nothing(function):
         function = call_factory(name, function, SettingError)
         if not callable(function):
-            raise SettingError(f"{name!r} returned a {type(function).__name__}; expected a function that decodes
-            outputs") return Detection(function, name)
+            raise SettingError(f"{name!r} returned a {type(function).__name__}; expected a function that makes boxes")
+    return Detection(function, name)
 
 
 def require_coco() -> None:

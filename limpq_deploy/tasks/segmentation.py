@@ -80,8 +80,8 @@ class Segmentation(Task):
         classes, known = logits.shape[1], truth != IGNORED
         if known.any() and truth[known].max() >= classes:
             raise DataError(
-                f"a mask has class {truth[known].max()}, and the model has {classes} classes (0 to {classes - 1}); give "
-                f"masks of the same classes, {IGNORED} where nothing is known"
+                f"a mask has class {truth[known].max()}, and the model has {classes} classes (0 to {classes - 1}); "
+                f"give masks of the same classes, {IGNORED} where nothing is known"
             )
         return [
             _overlap(one[where], other[where], classes) for one, other, where in zip(found, truth, known, strict=True)
