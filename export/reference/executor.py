@@ -209,6 +209,9 @@ class IntegerReference:
         counted = bool(attribute(node, "count_include_pad", 0))
         return Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
 
+    def _same(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        return inputs[0]
+
     def _layer(self, node: onnx.NodeProto) -> Layer:
         """The integers of a Conv or Gemm, read from the DequantizeLinear nodes of its three inputs."""
         name = node.name or node.output[0]
@@ -262,6 +265,7 @@ _SPECIAL: Mapping[str, Callable[[IntegerReference, onnx.NodeProto, list[Any]], A
     **dict.fromkeys(TABLES, IntegerReference._table),
     "GlobalAveragePool": IntegerReference._mean,
     "AveragePool": IntegerReference._average,
+    "Identity": IntegerReference._same,
 }
 
 
