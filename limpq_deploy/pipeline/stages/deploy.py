@@ -68,7 +68,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     template = make_template(subject, traced)
     metadata = {
         PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
-        CLASSES_KEY: json.dumps(list(subject.dataset.classes)),
+        **({CLASSES_KEY: json.dumps(list(subject.dataset.classes))} if subject.dataset.classes else {}),
         "limpq.model": subject.config.model,
     }
     if subject.config.batch is not None:
