@@ -42,11 +42,10 @@ def trainable(model: nn.Module, graph: Callable[[], nn.Module], shape: tuple[int
             outputs = tensors_of(tried(torch.zeros(2, *shape, device=device_of(tried))))
             torch.stack([output.sum() for output in outputs]).sum().backward()
             usual = tensors_of(tried.eval()(torch.zeros(1, *shape, device=device_of(tried))))
-        if len(outputs) != len(usual):
-            return graph()
+        fits = len(outputs) == len(usual)
     except Exception:  # whatever it is, the user's training loop would be needed for it
-        return graph_module
-    return model
+        fits = False
+    return model if fits else graph()
 
 
 def train_float(
