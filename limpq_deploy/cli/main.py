@@ -26,6 +26,7 @@ from limpq_deploy.cli.options.shared import (
     FILE,
     build_options,
     json_option,
+    trust_option,
 )
 from limpq_deploy.cli.output import answers
 from limpq_deploy.cli.output.answers import answer
@@ -264,8 +265,9 @@ def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: in
 @click.argument("subject", metavar="DIR_or_FILE.onnx", type=FILE)
 @click.option("--data", metavar="SPEC", help=f"Images for a file: {DATA_HELP}  [default: random images]")
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Number of images for a file.  [default: 32]")
+@trust_option
 @json_option
-def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -> None:
+def parity(subject: Path, data: str | None, images: int | None, trusted: bool, as_json: bool) -> None:
     """Compare integers with those of ONNX Runtime's optimised graph, code by code.
 
     For a build directory, its parity stage is repeated: integer reference, runtime and trained model. An ONNX file may
@@ -286,7 +288,7 @@ def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -
     require_modules(("torch", "safetensors"), "comparing with the trained model")
     from limpq_deploy.pipeline.stages.run import repeat_parity
 
-    report = repeat_parity(subject, say=_say)
+    report = repeat_parity(subject, say=_say, trusted=trusted)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:
