@@ -51,8 +51,8 @@ def require_trusted(names: tuple[str, ...], origin: str) -> None:
         file = package_file(name)
         if file not in _load().modules.get(name, ()):
             raise NotTrusted(
-                f"{plain(origin)} names {plain(name, 60)!r}, code of {plain(file, 80)} that you never named yourself, so "
-                "it is not imported; read that file, and give --trust if it may run"
+                f"{plain(origin)} names {plain(name, 60)!r}, code of {plain(file, 80)} that you never named yourself, "
+                "so it is not imported; read that file, and give --trust if it may run"
             )
 
 

@@ -117,8 +117,8 @@ def help_build(config: Config, *, until: str | None = None) -> None:
 
 
 def repeat_parity(folder: Path, *, say: Callable[[Passed], None], trusted: bool = False) -> ParityReport:
-    """Measure a build's parity again, from its own files and configuration, as its stage does. ``trusted``: modules that
-    it names may be imported; see `trusted_config`."""
+    """Measure a build's parity again, from its own files and configuration, as its stage does. ``trusted``: modules
+    that it names may be imported; see `trusted_config`."""
     if not (folder / CONFIG).is_file():
         raise RecordError(
             f"{folder} is no build directory (it has no {CONFIG}); name the --out of a build, or an ONNX file"

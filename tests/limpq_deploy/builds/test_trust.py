@@ -14,9 +14,12 @@ from click.testing import Result
 Command = Callable[..., Result]
 Refused = Callable[..., str]
 
-EVIL = (
-    "from pathlib import Path\nPath({mark!r}).write_text('ran')\ndef make(*arguments):\n    raise ValueError('ran')\n"
-)
+EVIL = """
+from pathlib import Path
+Path({mark!r}).write_text("ran")
+def make(*arguments):
+    raise ValueError("ran")
+"""
 
 
 def plant(build: Path, **named: str) -> Path:
@@ -34,6 +37,7 @@ def plant(build: Path, **named: str) -> Path:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "evil_module", raising=False)
 
 
