@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limpq_deploy.calibration.errors import LimpqError, SettingError
+from limpq_deploy.calibration.plain_text import plain, plain_record, visible
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
 from limpq_deploy.cli.commands.finish import add_finish_commands
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from limpq_deploy.workspace.workspace import Passed
 
 VERDICT_FAILED = 3
+
+LONGEST_ERROR = 4000
+"""Characters of a sentence; what it cites of files is cut far shorter where it is made."""
+
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, which training answers at the end of a step."""
 
@@ -83,7 +88,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except LimpqError as error:
             _show_traceback(ctx)
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(plain(" ".join(str(error).split()), LONGEST_ERROR)) from error
         except OSError as error:
             if error.errno not in MACHINE_ERRORS:
                 raise
@@ -167,13 +172,13 @@ def _plan(config: "Config", *, fresh: bool, as_json: bool) -> None:
 
 
 def _note(sentence: str) -> None:
-    click.echo(f"note: {sentence}", err=True)
+    click.echo(f"note: {plain(sentence, LONGEST_ERROR)}", err=True)
 
 
 def _say(passed: "Passed") -> None:
     from limpq_deploy.cli.output.tables import stage_line
 
-    click.echo(stage_line(passed), err=True)
+    click.echo(visible(stage_line(plain_record(passed, LONGEST_ERROR))), err=True)
 
 
 @main.command(short_help="All stages, from images to a measured bundle.")
