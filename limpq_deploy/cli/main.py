@@ -32,6 +32,7 @@ from limpq_deploy.cli.options.shared import (
 from limpq_deploy.cli.output import answers
 from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
+from limpq_deploy.termination import Terminated, listen
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline.config import Config
@@ -65,6 +66,8 @@ class _Group(click.Group):
         return super().parse_args(ctx, args)
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
+        if settings.get("standalone_mode", True) and sys.stdout is sys.__stdout__:
+            listen()
         try:
             return super().main(*arguments, **settings)
         finally:
@@ -101,6 +104,9 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("\nStopped.", err=True)
             ctx.exit(INTERRUPTED)
+        except Terminated:
+            click.echo("\nStopped by SIGTERM.", err=True)
+            ctx.exit(TERMINATED)
         except SystemExit as end:
             if answers.given() or end.code in (INTERRUPTED, TERMINATED):
                 raise
@@ -152,8 +158,8 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
             help_build(config, until=until)
             return
         outcome = run_build(config, until=until, fresh=fresh, say=_say, note=_note)
-    except (KeyboardInterrupt, SystemExit) as end:
-        code = end.code if isinstance(end, SystemExit) else INTERRUPTED
+    except (KeyboardInterrupt, SystemExit, Terminated) as end:
+        code = end.code if isinstance(end, SystemExit) else TERMINATED if isinstance(end, Terminated) else INTERRUPTED
         if code in (INTERRUPTED, TERMINATED):
             by = "" if code == INTERRUPTED else " by SIGTERM"
             click.echo(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.", err=True)
@@ -354,7 +360,7 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
         )
     if version is not None and version not in spec.versions:
         raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
-    report = check(loaded, spec, version=version, compiler=True)
+    report = check(loaded, spec, version=version, compiler=True, apart=True)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:
