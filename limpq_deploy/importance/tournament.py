@@ -12,6 +12,7 @@ from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy, PolicyCandidate, Tournament
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.progress import Report, silent
+from limpq_deploy.tasks.score import TOP1
 
 Look = Callable[[dict[str, BitPair]], Preview]
 """What previews a policy."""
@@ -55,6 +56,8 @@ def hold_tournament(
             why=_why(seen),
             images=best.images,
             batchnorm_images=best.batchnorm_images,
+            measure=best.measure.name if best.measure != TOP1 else None,
+            unit=best.measure.unit if best.measure != TOP1 else None,
         ),
     )
 
@@ -107,4 +110,5 @@ def _why(seen: list[tuple[Preview, _Entry]]) -> str:
         return f"{text}: no program's policy previewed better than uniform bits, so uniform bits it is"
     if beside is None:
         return f"{text}; no uniform policy keeps the budgets"
-    return f"{text}; uniform bits {beside.loss:.4f} (top-1 {best.top1:.2f} against {beside.top1:.2f} %)"
+    figures = f"{best.measure.name} {best.top1:.2f} against {best.measure.shown(beside.top1)}"
+    return f"{text}; uniform bits {beside.loss:.4f} ({figures})"

@@ -57,7 +57,8 @@ class PolicyCandidate:
     """A policy that competed, by its preview: the jointly trained network at these bits, BatchNorm estimated anew.
 
     ``importance``: the measure of its program, with ``alpha`` and ``outliers``; all None for a uniform policy. ``top1``
-    in percent and ``loss`` (mean cross-entropy) on held-out training images.
+    in percent (or what the tournament's ``measure`` names) and ``loss`` (mean cross-entropy) on held-out training
+    images.
     """
 
     name: str
@@ -72,13 +73,25 @@ class PolicyCandidate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
     """Candidates for one set of budgets, best first; ``chosen`` names the one that became the policy and ``why`` says
-    so in a sentence. ``images`` were classified, ``batchnorm_images`` gave BatchNorm its statistics."""
+    so in a sentence. ``images`` were looked at, ``batchnorm_images`` gave BatchNorm its statistics. ``measure`` and its
+    ``unit``: of the figure in place of top-1, None for that."""
 
     candidates: tuple[PolicyCandidate, ...]
     chosen: str
     why: str
     images: int
     batchnorm_images: int
+    measure: str | None = None
+    unit: str | None = None
+
+    @property
+    def figure(self) -> str:
+        """The figure's name."""
+        return self.measure or "top-1"
+
+    def shown(self, candidate: PolicyCandidate) -> str:
+        """A candidate's figure."""
+        return f"{candidate.top1:.2f} {'%' if self.unit is None else self.unit}".rstrip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -202,17 +202,17 @@ def doctor_table(diagnosis: Diagnosis) -> str:
 def tournament_table(tournament: Tournament) -> str:
     """The candidates by their previews, best first, and why the first was taken."""
     tournament = plain_record(tournament)
-    rows = [(f"{one.loss:.4f}", f"{one.top1:.2f} %", one.name, _bits(one.bits)) for one in tournament.candidates]
+    rows = [(f"{one.loss:.4f}", tournament.shown(one), one.name, _bits(one.bits)) for one in tournament.candidates]
     head = f"preview on {tournament.images:,} held-out training images, BatchNorm from {tournament.batchnorm_images:,}"
-    drawn = table(("loss", "top-1", "candidate", "weight/activation bits"), rows, right=(0, 1))
+    drawn = table(("loss", tournament.figure, "candidate", "weight/activation bits"), rows, right=(0, 1))
     return f"{head}\n{drawn}\n{wrapped(tournament.why)}"
 
 
 def preview_table(previews: Mapping[str, Preview]) -> str:
     """Previews of policies, in the order given."""
-    rows = [(f"{found.loss:.4f}", f"{found.top1:.2f} %", name) for name, found in previews.items()]
-    drawn = table(("loss", "top-1", "policy"), rows, right=(0, 1))
+    rows = [(f"{found.loss:.4f}", found.measure.shown(found.top1), name) for name, found in previews.items()]
     found = next(iter(previews.values()))
+    drawn = table(("loss", found.measure.name, "policy"), rows, right=(0, 1))
     images = f"{found.images:,} held-out training images, BatchNorm from {found.batchnorm_images:,}"
     return f"{drawn}\non {images}; not fine-tuned"
 

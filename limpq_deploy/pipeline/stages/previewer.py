@@ -31,7 +31,9 @@ class Previewer:
 
     def __init__(self, subject: Subject, folder: Path) -> None:
         self._indicators = load_record(Indicators, folder / INDICATORS)
-        self._joint = load_joint(subject, subject.traced(folder / FLOAT_WEIGHTS), folder)
+        traced = subject.traced(folder / FLOAT_WEIGHTS)
+        self._joint = load_joint(subject, traced, folder)
+        self._judge = subject.judge.beside(traced.graph_module.eval())
         self._data = subject.joint_data
         self._seed = subject.config.seed
 
@@ -45,7 +47,12 @@ class Previewer:
         check_covers(known, policy, origin)
         check_ties(known, policy, origin)
         return preview(
-            self._joint, policy, train=self._data.split("train"), held=self._data.split("val"), seed=self._seed
+            self._joint,
+            policy,
+            train=self._data.split("train"),
+            held=self._data.split("val"),
+            seed=self._seed,
+            judge=self._judge,
         )
 
 
