@@ -50,10 +50,10 @@ class Quarter(nn.Module):
         self.conv = nn.Conv2d(2, 4, 3)
     def forward(self, x):
         x = self.conv(x)
-        return torch.sigmoid(x) if hasattr(x, "node") else x
+        return torch.relu(x) if hasattr(x, "node") else x
 
 def otherwise():
-    model = Net(nn.ReLU(), first=nn.Conv2d(1, 2, 3))
+    model = Net(nn.Identity(), first=nn.Conv2d(1, 2, 3))
     model.conv = Quarter()
     return model
 """
