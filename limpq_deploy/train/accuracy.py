@@ -11,8 +11,8 @@ from torch import nn
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Augment, Split
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.tasks.base import Arrays
-from limpq_deploy.tasks.outputs import tensors_of
 from limpq_deploy.tasks.score import TOP1
 from limpq_deploy.train.device import device_of
 from limpq_deploy.train.evaluate import evaluate
