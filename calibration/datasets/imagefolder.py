@@ -1,7 +1,6 @@
 """A folder tree of images: PATH/<split>/<class>/<image>."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from limpq_deploy.calibration.datasets.augment import Augment, mean_fill
 from limpq_deploy.calibration.datasets.base import SPLITS, DataSet, Split, hold_out
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.datasets.text import shown
-from limpq_deploy.calibration.errors import DataError
+from limpq_deploy.calibration.errors import DataError, RecordError
+from limpq_deploy.calibration.json_text import load_json
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 """What Pillow's decoders raise on damaged files."""
@@ -189,11 +189,9 @@ def _listed_classes(root: Path, found: dict[str, list[ImageFile]], classes_file:
 def load_classes(path: Path) -> tuple[str, ...]:
     """Class names in index order from a JSON list of distinct strings; DataError for anything else."""
     try:
-        names = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read class list {path}: {error.strerror}; expected a JSON list of names") from error
-    except ValueError as error:
-        raise DataError(f"class list {path} is not valid JSON ({error}); expected a list of names") from error
+        names = load_json(path, "a JSON list of names")
+    except RecordError as error:
+        raise DataError(f"class list: {error}") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"class list {path} must be a JSON list of folder names in the model's class order")
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []

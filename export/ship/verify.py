@@ -251,7 +251,7 @@ def _load_canary(folder: Path, manifest: Manifest, name: str, *, ndim: int) -> N
     data = read_listed(folder, file)
     try:
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:  # of its header
         raise BundleRefused(folder, (f"{name!r} is no plain array ({error})",)) from error
     if array.dtype != np.float32 or array.ndim != ndim or len(array) != manifest.canaries.images:
         wanted = f"{manifest.canaries.images} float32 canaries with {ndim} axes"

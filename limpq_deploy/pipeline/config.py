@@ -12,6 +12,8 @@ from typing import Any, Literal
 from limpq_deploy.calibration.datasets import KINDS as DATA_AT_PATHS
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
+from limpq_deploy.calibration.json_text import load_json, read_whole
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
@@ -376,11 +378,11 @@ def write_config(config: Config, path: Path) -> None:
 def load_config(path: Path) -> Config:
     """Read what `write_config` wrote. Raises RecordError for a damaged file."""
     try:
-        settings = json.loads(path.read_text())
+        settings = load_json(path, f"a {FORMAT} file")
         if settings.pop("format") != FORMAT:
             raise KeyError("format")
         return _validated(settings)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RecordError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} is not a {FORMAT} file; run the build again") from error
 
 
@@ -395,15 +397,13 @@ class _Invalid(ValueError):
 
 def _load_toml(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"cannot read the configuration {file}: {error.strerror}; expected a TOML file") from error
+        text = read_whole(file, "a TOML file").decode()
     except UnicodeDecodeError as error:
         raise RecordError(f"the configuration {file} is not UTF-8 text; expected a TOML file") from error
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecordError(f"{file} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and numbers and levels beyond all bounds
+        raise RecordError(f"{file} is not valid TOML: {plain(error)}") from error
     settings = {key.replace("-", "_"): value for key, value in found.items()}
     for name in VERSIONS:
         if isinstance(settings.get(name), int | float):  # without its quotes
@@ -419,7 +419,7 @@ def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
     known = [field.name for field in fields(cls)]
     for key in settings:
         if key not in known:
-            raise RecordError(f"{origin}: unknown key {key!r}; known keys: {', '.join(known)}")
+            raise RecordError(f"{origin}: unknown key {plain(key, 60)!r}; known keys: {', '.join(known)}")
 
 
 def _validated(settings: dict[str, Any]) -> Config:
@@ -432,6 +432,6 @@ def _validated(settings: dict[str, Any]) -> Config:
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "value_error":
             section = f"{where}." if where else ""
-            raise _Invalid(section, problem["msg"].removeprefix("Value error, ")) from error
+            raise _Invalid(plain(section, 60), problem["msg"].removeprefix("Value error, ")) from error
         expected = KINDS.get(problem["type"], problem["msg"].removeprefix("Input should be "))
-        raise _Invalid(where, f" is {problem['input']!r}; expected {expected}") from error
+        raise _Invalid(plain(where, 60), f" is {plain(repr(problem['input']), 80)}; expected {expected}") from error

@@ -4,17 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.export.records.targets import WIDEST_GRID
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import OutlierMode, OutlierReport
 
+FLOAT_WIDTHS = frozenset((16, 32))
+"""Widths at which a tensor stays in float."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBits:
-    """Bit-widths of one layer."""
+    """Bit-widths of one layer. Raises ValueError outside 1 to 32."""
 
     weight: int
     act: int
+
+    def __post_init__(self) -> None:
+        for kind, bits in (("weight", self.weight), ("act", self.act)):
+            if not 1 <= bits <= 32:
+                raise ValueError(f"{kind} is {bits} bits; expected 1 to 32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +115,19 @@ class Policy:
     def is_everywhere(self, bits: int) -> bool:
         """Whether every weight and activation has this width: at the widest candidate, no budget limits anything."""
         return all((layer.weight, layer.act) == (bits, bits) for layer in self.bits.values())
+
+    def buildable_pairs(self, origin: str) -> dict[str, tuple[int, int]]:
+        """`pairs`, where every width can be trained and executed: a grid's (2 to 8 bits), or a float's (16, 32). Raises
+        ModelError with the first that cannot, and where it stands (``origin``)."""
+        found = self.pairs()
+        for name, pair in found.items():
+            for kind, bits in zip(("weight", "activation"), pair, strict=True):
+                if not 2 <= bits <= WIDEST_GRID and bits not in FLOAT_WIDTHS:
+                    raise ModelError(
+                        f"{origin} gives layer {plain(name, 60)!r} {bits} {kind} bits, which no grid has; expected 2 "
+                        "to 8, or 16 or 32 for float: search the policy again, or change it"
+                    )
+        return found
 
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name, as `Placement` takes them."""

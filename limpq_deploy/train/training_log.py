@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.calibration.errors import MissingExtra, OutputError
+from limpq_deploy.calibration.errors import MissingExtra, OutputError, RecordError
+from limpq_deploy.calibration.json_text import parse_json
 from limpq_deploy.progress import Report
 from limpq_deploy.train.execution import Execution
 
@@ -117,7 +118,8 @@ class _Log:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = path.open("r+" if path.exists() else "w+", encoding="utf-8")
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            self._stream = os.fdopen(descriptor, "r+", encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise OutputError(f"cannot write the log {path}: {error.strerror}; choose another folder") from error
         self._keep = 0
@@ -127,13 +129,13 @@ class _Log:
         kept = []
         for line in self._stream:
             try:
-                whole = line.endswith("\n") and json.loads(line)["step"] <= step
-            except (ValueError, KeyError, TypeError):
+                whole = line.endswith("\n") and parse_json(line, "a line")["step"] <= step
+            except (RecordError, KeyError, TypeError):
                 whole = False
             if not whole:
                 break
             kept.append(line)
-        self._keep = len("".join(kept).encode())
+        self._keep = len("".join(kept).encode(errors="surrogateescape"))
 
     def write(self, line: dict[str, Any]) -> None:
         if self._keep >= 0:  # nothing is cut off before there is something to say

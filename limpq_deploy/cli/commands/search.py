@@ -164,7 +164,7 @@ def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
     from limpq_deploy.optional_packages import require_modules
     from limpq_deploy.policy.policy import Policy
 
-    pairs = {str(file): load_record(Policy, file).pairs() for file in policies}
+    pairs = {str(file): load_record(Policy, file).buildable_pairs(str(file)) for file in policies}
     require_modules(("torch", "safetensors"), "previews")
     from limpq_deploy.pipeline.stages.previewer import open_previewer
     from limpq_deploy.progress import progress

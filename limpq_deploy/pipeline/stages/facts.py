@@ -179,7 +179,7 @@ LIMITS = (
 
 
 def _pairs(path: Path) -> dict[str, BitPair]:
-    return load_record(Policy, path).pairs()
+    return load_record(Policy, path).buildable_pairs(str(path))
 
 
 PAIRS = Part(POLICY, "pairs", _pairs)
