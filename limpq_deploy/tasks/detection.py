@@ -100,7 +100,9 @@ def mean_precision(statistics: Sequence[tuple[NDArray[Any], NDArray[Any]]], thre
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth, found, classes = [], [], set()
+    truth: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    classes: set[int] = set()
     for image, (boxes, true) in enumerate(statistics, start=1):
         for x1, y1, x2, y2, kind, crowd in true.tolist():
             box = _entry(image, x1, y1, x2, y2, kind) | {"id": len(truth) + 1, "iscrowd": int(crowd), "ignore": 0}
@@ -112,10 +114,10 @@ def mean_precision(statistics: Sequence[tuple[NDArray[Any], NDArray[Any]]], thre
         return 0.0
     with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
         sides = [COCO(), COCO()]
-        for side, boxes in zip(sides, (truth, found), strict=True):
+        for side, entries in zip(sides, (truth, found), strict=True):
             side.dataset = {
                 "images": [{"id": image} for image in range(1, len(statistics) + 1)],
-                "annotations": boxes,
+                "annotations": entries,
                 "categories": [{"id": kind} for kind in sorted(classes)],
             }
             side.createIndex()
