@@ -205,8 +205,11 @@ class OnnxRuntimeDialect(Dialect):
             if attribute(node, "mode", "constant") == "constant":
                 inputs = [codes.tensor, node.input[1], codes.zero_point, *node.input[3:]]
         self.copy(node, inputs)
+        moved = node.output[0]
+        if moved in {output.name for output in self.template.graph.output}:
+            moved = self.nodes[-1].output[0] = f"{moved}_codes"
         self.codes[node.output[0]] = _Codes(
-            tensor=node.output[0], scale=codes.scale, zero_point=codes.zero_point, params=codes.params
+            tensor=moved, scale=codes.scale, zero_point=codes.zero_point, params=codes.params
         )
 
     def real(self, tensor: str) -> str:

@@ -167,8 +167,7 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
     was_training = model.training
     model.eval()
     try:
-        graph_module = symbolic_trace(model, input_shape)
-        write_out_of_place(graph_module, input_shape)
+        graph_module = written_graph(model, input_shape)
         make_modules(graph_module)
         canonicalise(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
@@ -180,6 +179,13 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
     return graph_module, global_pools
+
+
+def written_graph(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
+    """What a model in evaluation mode computes, out of place, with its own parameters and no others."""
+    graph_module = symbolic_trace(model, input_shape)
+    write_out_of_place(graph_module, input_shape)
+    return graph_module
 
 
 def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedModel:

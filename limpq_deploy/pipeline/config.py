@@ -14,6 +14,7 @@ from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.calibration.json_text import load_json, read_whole
 from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.calibration.trust import require_trusted, trust
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
@@ -23,6 +24,7 @@ from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, TYP
 from limpq_deploy.policy.budgets import option_of as plain_option
 from limpq_deploy.tasks.names import DEFAULT_TASK, require_task
 from limpq_deploy.train.settings import AS_SUITS, Training
+from limpq_deploy.workspace.file_names import CONFIG
 
 FORMAT = "limpq.config/1"
 
@@ -373,6 +375,18 @@ def write_config(config: Config, path: Path) -> None:
         data=f"{kind}:{Path(place).expanduser().absolute()}" if kind in DATA_AT_PATHS else config.data,
     )
     write_text(path, json.dumps({"format": FORMAT, **asdict(settled)}, indent=1, default=str) + "\n")
+
+
+def trusted_config(folder: Path, *, trusted: bool) -> Config:
+    """The configuration of a finished build, once its files were held against their hashes. ``trusted``: the user said
+    so, else NotTrusted is raised where it names a module that the user never named."""
+    config = load_config(folder / CONFIG)
+    names = (config.model, config.data)
+    if trusted:
+        trust(*names)
+    else:
+        require_trusted(names, str(folder / CONFIG))
+    return replace(config, out=folder)
 
 
 def load_config(path: Path) -> Config:

@@ -35,7 +35,7 @@ from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import with_edges
 from limpq_deploy.model.given_model import PlainModel, copied, in_float32, plain
-from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.layers import TracedModel, trace, written_graph
 from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
@@ -297,7 +297,8 @@ class Subject:
     @property
     def trainable_model(self) -> nn.Module:
         """`model`, or a graph of the same weights where the module itself cannot be trained."""
-        return trainable(self.model, self._shapes.graph_module, self.preprocess.shape)
+        shape = self.preprocess.shape
+        return trainable(self.model, lambda: written_graph(self.model.eval(), shape), shape)
 
     @property
     def model_notes(self) -> tuple[str, ...]:

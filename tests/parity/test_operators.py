@@ -217,8 +217,17 @@ def around(name: str, *, relu: bool) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("relu", [True, False], ids=["positive", "signed"])
-@pytest.mark.parametrize("name", OPERATORS)
+FAST = (
+    *("average, ceil mode, padding counted", "shuffle of channels", "several BatchNorms", "GELU", "parameters"),
+    *("ConvTranspose2d 4x4", "Linear of pixels", "interpolate by part of a factor", "ReLUs elsewhere"),
+)
+"""One of each kind; all others are slow together."""
+EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in OPERATORS]
+SIGNS = [pytest.param(True, id="positive", marks=pytest.mark.slow), pytest.param(False, id="signed")]
+
+
+@pytest.mark.parametrize("relu", SIGNS)
+@pytest.mark.parametrize("name", EACH)
 def test_an_operator_runs_in_integers_and_equals_the_reference(name: str, relu: bool, tmp_path: Path) -> None:
     net = quantized(around(name, relu=relu))
     report, trained, linted = compared(net, tmp_path / "model.onnx")
@@ -231,7 +240,7 @@ def test_an_operator_runs_in_integers_and_equals_the_reference(name: str, relu: 
 
 
 @pytest.mark.parametrize("target", [TENSORRT], ids=lambda target: target.name)
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", EACH)
 def test_the_float_model_and_tensorrts_file_compute_what_torch_does(name: str, target: TargetSpec) -> None:
     model = around(name, relu=False)
     images = torch.randn(5, *SHAPE)

@@ -91,6 +91,15 @@ def json_option(command: Command) -> Command:
     )
 
 
+def trust_option(command: Command) -> Command:
+    return click.option(
+        "--trust",
+        "trusted",
+        is_flag=True,
+        help="Import the modules that the build's settings name, though you never named them yourself; remembered.",
+    )(command)
+
+
 def several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
     """None where a repeatable option was not given, as for other options."""
     return value or None
