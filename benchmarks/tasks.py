@@ -30,7 +30,7 @@ from limpq_deploy.tasks.detection import require_coco
 HERE = Path(__file__).resolve().parent
 IMAGES = {
     "smoke": {"train": 48, "val": 8, "test": 12},
-    "quick": {"train": 320, "val": 60, "test": 240},
+    "quick": {"train": 320, "val": 60, "test": 480},
     "whole": {"train": 2000, "val": 300, "test": 1000},
 }
 """Drawn shapes, by extent."""
