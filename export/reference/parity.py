@@ -146,11 +146,13 @@ class ParityReport:
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """One batch: images, the reference's container codes by tensor name, and the runtime's logits."""
+    """One batch: images, the reference's container codes by tensor name, and the runtime's logits, or the first of its
+    outputs with the ``others``."""
 
     images_NCHW: NDArray[np.float32]
     codes: Mapping[str, NDArray[np.integer]]
     logits: NDArray[np.float32]
+    others: tuple[NDArray[np.float32], ...] = ()
 
 
 def compare_codes(

@@ -32,6 +32,8 @@ from limpq_deploy.cli.options.shared import (
 from limpq_deploy.cli.output import answers
 from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
+from limpq_deploy.tasks.names import DEFAULT_TASK
+from limpq_deploy.tasks.names import FORMS as TASK_FORMS
 from limpq_deploy.termination import Terminated, listen
 
 if TYPE_CHECKING:
@@ -257,15 +259,34 @@ main.add_command(unpack)
 @click.option(
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, metavar="N", help="Images per call."
 )
+@click.option(
+    "--task", metavar="NAME", default=DEFAULT_TASK, help=f"Whose figure: {TASK_FORMS}.  [default: {DEFAULT_TASK}]"
+)
+@click.option("--reference", type=FILE, metavar="FLOAT.onnx", help="With --task none: the float model's file.")
 @json_option
-def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: int, as_json: bool) -> None:
-    """Top-1 and top-5 of an exported model on a data set; needs no torch."""
+def evaluate(
+    model: Path,
+    data: str,
+    split: str,
+    classes: Path | None,
+    batch: int,
+    task: str,
+    reference: Path | None,
+    as_json: bool,
+) -> None:
+    """Top-1 and top-5 of an exported model on a data set, or the figure of another task; needs no torch."""
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.pipeline.inspect_model import evaluate_model
+    from limpq_deploy.tasks.score import Score
 
-    accuracy = evaluate_model(model, data, split=split, classes=classes, batch=batch)
+    accuracy = evaluate_model(model, data, split=split, classes=classes, batch=batch, task=task, reference=reference)
     if as_json:
         answer(json.dumps({**to_dict(accuracy), "model": str(model), "runtime": "onnxruntime", "split": split}))
+        return
+    if isinstance(accuracy, Score):
+        details = "".join(f", {name} {value:.4g}" for name, value in accuracy.details.items())
+        said = accuracy.measure.said(accuracy.value)
+        answer(f"{said} ({accuracy.images:,} images of {split}){details}; {model} on onnxruntime")
         return
     top5 = f", top-5 {accuracy.top5:.2f} %" if accuracy.top5 is not None else ""
     right = f"{accuracy.correct:,} of {accuracy.images:,} images of {split}"

@@ -9,11 +9,11 @@ import torch
 
 from limpq_deploy.importance.divergence import Table
 from limpq_deploy.importance.variants import TensorAt
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.quant.fake_quant import fake_quantize
 from limpq_deploy.quant.quantized_model import ActFakeQuant, QuantizedModel, QuantLayer
 from limpq_deploy.tasks.base import Task
 from limpq_deploy.tasks.classification import CLASSIFICATION
-from limpq_deploy.tasks.outputs import tensors_of
 
 
 @dataclass(slots=True)

@@ -268,7 +268,7 @@ class Subject:
         torch.manual_seed(self.config.seed)
         known = self.config.model in MODELS
         adapts = self.config.weights is None if known else known_info(self.config.model) is not None
-        adapts = adapts and self.config.task == DEFAULT_TASK
+        adapts = adapts and self.config.task == DEFAULT_TASK and self.dataset.one_label
         model, info = create_model(self.config.model, len(self.dataset.classes) if adapts else None)
         self._formats = in_float32(model)
         self._start = take_weights(model, self.config)

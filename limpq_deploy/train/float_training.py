@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.tasks.base import Task
 from limpq_deploy.tasks.classification import CLASSIFICATION
-from limpq_deploy.tasks.outputs import tensors_of
 from limpq_deploy.train.accuracy import settle_batchnorm_together
 from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.execution import ALONE, Execution

@@ -192,10 +192,15 @@ def _layer_parity(parity: LayerParity | None, limits: Limits, why: dict[str, str
         detail=(
             f"{parity.mismatches:,} of {parity.codes:,} codes of {parity.layers} layers differ "
             f"(fewer than {allowed:,.1f} allowed), by at most {parity.max_lsb} LSB, "
-            f"at most {parity.max_tie_distance:.2g} of a step from a tie; "
-            f"top-1 agrees on {100 * parity.top1_agreement:.2f} % of {parity.images:,} images"
+            f"at most {parity.max_tie_distance:.2g} of a step from a tie; {_agreed(parity)}"
         ),
     )
+
+
+def _agreed(parity: LayerParity) -> str:
+    if parity.top1_agreement is None:
+        return f"{parity.images:,} images"
+    return f"top-1 agrees on {100 * parity.top1_agreement:.2f} % of {parity.images:,} images"
 
 
 def _trained_parity(parity: EndToEndParity | None) -> list[Finding]:

@@ -108,7 +108,8 @@ class LayerParity:
     """Trained model against the exported one, each layer fed the same codes, summed over layers.
 
     ``max_tie_distance``: how far from a rounding tie, in steps, the farthest differing value was. ``top1_agreement``:
-    share of images on which both name the same class, end to end; ``disagreements``: number of the others.
+    share of images on which both name the same class, end to end (None: the outputs are no logits); ``disagreements``:
+    number of the others.
     """
 
     images: int
@@ -117,7 +118,7 @@ class LayerParity:
     mismatches: int
     max_lsb: int
     max_tie_distance: float
-    top1_agreement: float
+    top1_agreement: float | None
     disagreements: int
 
 

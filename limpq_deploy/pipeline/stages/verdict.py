@@ -204,7 +204,7 @@ def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
 
 
 def _layer_parity(report: ParityReport) -> LayerParity | None:
-    if report.top1_agreement is None:
+    if not report.faithful:
         return None
     return LayerParity(
         images=report.images,
