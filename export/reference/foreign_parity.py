@@ -6,7 +6,6 @@ reference goes on with the runtime's codes, so that a float sum in another order
 """
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -234,9 +233,3 @@ def _explained(model: onnx.ModelProto, unwatched: Mapping[str, str]) -> list[str
                 "pairs into one, so that what follows is not what the file says"
             )
     return notes
-
-
-def operators_of(island: IslandParity) -> str:
-    """The operators of an island, counted: ``2 Conv, Add``."""
-    counts = Counter(island.operators)
-    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in counts.items())

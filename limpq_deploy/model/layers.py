@@ -201,7 +201,8 @@ def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedMod
     elif not layers:
         for node in graph_module.graph.nodes:
             if is_layer(node, graph_module):
-                blockers.add(f"{reasons[node.name]}, and no other layer can be quantized")
+                with blockers.noting(node, operation(node, graph_module)[1]):
+                    raise ModelError(f"{reasons[node.name]}, and no other layer can be quantized")
     blockers.raise_found()
     folded = [node for node in graph_module.graph.nodes if kinds[node.name] in FOLDED]
     separate_calls(graph_module, folded)

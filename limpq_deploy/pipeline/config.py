@@ -76,6 +76,8 @@ class Config(BudgetSettings):
     measurement agree. ``max_accuracy_drop``: points of top-1 (or of the task's own figure, in its unit) that the
     deployed model may lose against float. ``task``: what the network is for (`tasks.names.FORMS`). ``calibration``: a
     folder of images without labels, which take the place of the training and validation images.
+    ``max_float_share``: of all multiply-accumulates, what operators without an integer form may take; a network with
+    more is refused before anything is trained.
     ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
     ``tie``: as in `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``;
     then weights alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on
@@ -111,6 +113,7 @@ class Config(BudgetSettings):
     pin: tuple[str, ...] = ()
     tie: tuple[str, ...] = ()
     max_accuracy_drop: float = 1.0
+    max_float_share: float | None = None
     pinned_bits: int = 8
     act_bits: int | None = None
     importance: Literal["scale", "kl", "loss", "fisher"] | None = None
@@ -222,6 +225,8 @@ class Config(BudgetSettings):
             )
         if self.alpha is not None and not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha is {self.alpha}; expected 0 or above")
+        if self.max_float_share is not None and not 0 <= self.max_float_share <= 1:
+            raise ValueError(f"max_float_share is {self.max_float_share}; expected a share from 0 to 1, such as 0.2")
         if not isfinite(self.max_accuracy_drop):
             raise ValueError(
                 f"max_accuracy_drop is {self.max_accuracy_drop}; expected points of the task's figure, such as 1.0"

@@ -93,6 +93,7 @@ class Subject:
             self.runtime()
         self.require_data_of_task()
         self._check_training()
+        self._check_floats()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
         if self.config.act_bits is not None and not self.placement.weights_only:
             untrained = weights_only(untrained, self.config.act_bits)
@@ -103,6 +104,16 @@ class Subject:
             budgets = self.budgets(indicators)
             if budgets:  # none yet where latency alone decides, which is not profiled yet
                 search_policy(indicators, budgets, solver=self.config.solver)
+
+    def _check_floats(self) -> None:
+        """Refuse a network of which too much runs in float."""
+        limit, found = self.config.max_float_share, self.placement
+        if limit is not None and found.float_share > limit:
+            raise SettingError(
+                f"{100 * found.float_share:.1f} % of the network's multiply-accumulates run in float on "
+                f"{self.target.name} ({found.floats_in_words}), and max_float_share allows {100 * limit:g} %; raise "
+                "it, or replace those operators (limpq-deploy inspect names their lines)"
+            )
 
     def _check_training(self) -> None:
         """Refuse settings that make no sense together, a precision that is missing here, and a batch that would

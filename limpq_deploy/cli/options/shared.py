@@ -313,6 +313,13 @@ def build_options(command: Command) -> Command:
             "[default: 1.0]",
         ),
         click.option(
+            "--max-float-share",
+            type=float,
+            metavar="S",
+            help="Refuse a network of whose multiply-accumulates more than this share (0 to 1) have no integer form and "
+            "run in float.",
+        ),
+        click.option(
             "--latency-seconds",
             type=float,
             metavar="S",

@@ -90,9 +90,12 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
 def parity_table(report: ParityReport) -> str:
     """The comparisons, one line each, then every image on which the classes differ."""
     report = plain_record(report)
+    from limpq_deploy.export.reference.parity import operators_of
+
     rows = [
         ("reference = runtime, end to end", *_counts(report.tensors), "bit-equal" if report.logits_equal else "differ")
     ]
+    rows += [(f"island {one.name}: {operators_of(one)}", *_counts((one,)), "") for one in report.islands]
     if report.faithful:
         rows.append(("trained = exported, layer by layer", *_counts(report.faithful), ""))
         rows.append(("effect of folding and bias rounding", *_counts(report.folding), ""))
@@ -109,7 +112,7 @@ def parity_table(report: ParityReport) -> str:
 def file_parity_lines(found: FileParity) -> str:
     """A file's codes, its islands, and what explains differences."""
     found = plain_record(found)
-    from limpq_deploy.export.reference.foreign_parity import operators_of
+    from limpq_deploy.export.reference.parity import operators_of
     from limpq_deploy.report.figures import plural
 
     equal = "bit-equal" if found.logits_equal else f"differ by up to {found.logits_max_difference:.3g}"

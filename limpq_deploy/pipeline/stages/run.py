@@ -18,6 +18,7 @@ from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.outcome import Outcome
 from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.pipeline.stages.measure import PARITY_OF_CODES
+from limpq_deploy.pipeline.stages.notes import operator_notes
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import progress, silent
 from limpq_deploy.train.device import settle_threads
@@ -148,6 +149,7 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
     """Sentences worth reading before a build of this configuration, up to this stage, on this CPU."""
     yield from subject.model_notes
     yield from subject.start.notes
+    yield from operator_notes(subject.placement)
     if subject.builds_engine and subject.target.device == "cpu":
         config = subject.config
         if advice := saturation_advice(cpu, bits=config.bits, pinned_bits=config.pinned_bits):
