@@ -243,7 +243,7 @@ def compare_runtime(
         seen, codes = watched.run(batch)
         first = found[reference.outputs[0]]
         assert same_bits(first, seen), "the watched session gives other logits than the unwatched one"
-        runtimes = partial(_ordered, codes, orders)
+        runtimes = partial(ordered, codes, orders)
         expected, expected_codes = reference.results(batch, keep=watched.watched, given=runtimes)
         images += len(batch)
         for name, result in expected.items():
@@ -278,7 +278,7 @@ def compare_runtime(
     )
 
 
-def _ordered(
+def ordered(
     codes: Mapping[str, NDArray[Any]], orders: dict[str, tuple[int, ...]], name: str, own: NDArray[Any]
 ) -> NDArray[Any]:
     """The runtime's codes of a tensor in the order of the reference's ``own``; those, where it has none."""
