@@ -104,8 +104,8 @@ class _Moves:
         tensors = node.args[0] if node.args else node.kwargs.get("tensors")
         if not isinstance(tensors, tuple | list):
             return
-        given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        axis = int(given) % len(node.meta["tensor_meta"].shape)  # type: ignore[call-overload]
+        given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        axis = given % len(node.meta["tensor_meta"].shape)
         with self.graph.inserting_before(node):
             raised = [self._new(node, "call_method", "unsqueeze", (one, axis)) for one in tensors]
         self._replace(node, "call_function", torch.cat, (raised, axis))
@@ -139,7 +139,7 @@ class _Moves:
         self._replace(node, "call_method", "expand", (node.args[0], -1, *sizes[1:]))
 
     def channel_shuffle(self, node: fx.Node) -> None:
-        groups = node.args[1] if len(node.args) > 1 else node.kwargs["groups"]
+        groups: Any = node.args[1] if len(node.args) > 1 else node.kwargs["groups"]
         channels = node.meta["tensor_meta"].shape[1]
         self._select(node, node.all_input_nodes[0], torch.arange(channels).reshape(groups, -1).T.reshape(-1))
 
@@ -240,14 +240,14 @@ def _mode(node: fx.Node, graph_module: fx.GraphModule) -> str | None:
 def _chosen(node: fx.Node, graph_module: fx.GraphModule, old: int, size: int) -> Tensor:
     """Which of ``old`` rows each of ``size`` is, by torch itself."""
     rows = torch.arange(float(old)).reshape(1, 1, old)
-    return F.interpolate(rows, size=size, mode=_mode(node, graph_module)).reshape(-1).long()
+    return F.interpolate(rows, size=size, mode=_mode(node, graph_module) or "nearest").reshape(-1).long()
 
 
 def _number(node: fx.Node) -> Any:
     """What a node gives that computes sizes, for one image."""
     if node.op == "call_method" and node.target == "size":
-        source = node.all_input_nodes[0].meta["tensor_meta"].shape
-        return source[node.args[1]] if len(node.args) > 1 else source  # type: ignore[index]
+        sizes: Any = node.all_input_nodes[0].meta["tensor_meta"].shape
+        return sizes[node.args[1]] if len(node.args) > 1 else sizes
     args, kwargs = map_arg((node.args, node.kwargs), _number)
     assert callable(node.target)
     return node.target(*args, **kwargs)
@@ -271,7 +271,7 @@ def _axis(node: fx.Node, source: fx.Node) -> int | None:
 
 
 def _gives_image(node: fx.Node) -> bool:
-    shown = node.meta.get("tensor_meta")
+    shown: Any = node.meta.get("tensor_meta")
     return hasattr(shown, "shape") and len(shown.shape) == 4
 
 

@@ -3,6 +3,7 @@ runs in integers, and every one of its codes equals the integer reference's."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ class Pixels(nn.Module):
         return self.linear(x.flatten(2).permute(2, 0, 1)).permute(1, 2, 0).unflatten(2, (8, 8))
 
 
-def enlarging(kernel: int, stride: int, **options: int) -> nn.Module:
+def enlarging(kernel: int, stride: int, **options: Any) -> nn.Module:
     return nn.Sequential(nn.ConvTranspose2d(8, 6, kernel, stride, **options), nn.BatchNorm2d(6), nn.ReLU())
 
 
