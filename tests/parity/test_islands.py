@@ -23,6 +23,7 @@ from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpe
 from limpq_deploy.export.reference.foreign_parity import compare_file  # noqa: E402
 from limpq_deploy.export.reference.parity import ParityReport, compare_runtime  # noqa: E402
 from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
+from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime  # noqa: E402
 
 from .test_mobile_nets import SHAPE, Quantized, batches, quantized  # noqa: E402
 from .test_operators import Around  # noqa: E402
@@ -182,7 +183,7 @@ def test_a_changed_code_is_found_behind_and_before_islands(tmp_path: Path) -> No
 def test_the_file_alone_is_compared_the_same_way(tmp_path: Path) -> None:
     net = around("attention")
     own = parity(net, tmp_path / "model.onnx")
-    found = compare_file(tmp_path / "model.onnx", batches(SHAPE), runtime_named("onnxruntime"), threads=1)
+    found = compare_file(tmp_path / "model.onnx", batches(SHAPE), OnnxRuntime(), threads=1)
     assert found.exact
     assert found.mismatches == own.mismatches == 0
     assert found.islands

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from torch import fx, nn  # noqa: E402
+from torch import Tensor, fx, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from limpq_deploy.calibration.errors import ModelError  # noqa: E402
@@ -166,16 +166,16 @@ def test_a_pool_without_spatial_dimensions_is_flattened_behind_its_quantizer() -
 class Alone(nn.Module):
     """One function behind a convolution."""
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.conv, self.function = nn.Conv2d(1, 4, 3, padding=1), function
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.function(self.conv(x))
 
 
 def test_what_the_exporter_has_no_form_for_is_taken_apart() -> None:
-    def attended(x: torch.Tensor) -> torch.Tensor:
+    def attended(x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)
         return F.scaled_dot_product_attention(tokens, tokens, tokens)
 
@@ -200,7 +200,7 @@ def test_small_layers_of_equal_weights_stay_apart() -> None:
             self.a, self.b = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
             self.b.load_state_dict(self.a.state_dict())
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Tensor) -> Tensor:
             return self.b(self.a(x))
 
     model = Twins().eval()
@@ -214,7 +214,7 @@ def test_small_layers_of_equal_weights_stay_apart() -> None:
 
 def test_results_of_any_form_have_names() -> None:
     class Several(nn.Module):
-        def forward(self, x: torch.Tensor) -> object:
+        def forward(self, x: Tensor) -> object:
             return {"out": x + 1, "levels": [x + 2, (x + 3,)]}
 
     graph_module = fx.symbolic_trace(Several())

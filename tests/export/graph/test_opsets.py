@@ -30,7 +30,7 @@ def computed(model: onnx.ModelProto) -> Any:
     return found[0]
 
 
-NODES = {
+NODES: dict[str, tuple[onnx.NodeProto, dict[str, Any]]] = {
     "axes of a mean": (helper.make_node("ReduceMean", ["x", "axes"], ["y"]), {"axes": [1]}),
     "all axes of a mean": (helper.make_node("ReduceMean", ["x"], ["y"]), {}),
     "axes of a padding": (
