@@ -61,8 +61,17 @@ def add_fisher(
                 for value, output, gradient in zip(one.inputs, one.outputs, gradients, strict=True):
                     if gradient is not None:
                         error = _error(model, tensor, width, value, output)
-                        per_image += (gradient.double() * error).flatten(1).sum(1)
+                        per_image += _by_image(gradient.double() * error, len(images_NCHW))
                 table[tensor, width] = table.get((tensor, width), 0.0) + per_image.square().sum().item()
+
+
+def _by_image(products: torch.Tensor, images: int) -> torch.Tensor:
+    """Sums of one tensor's products, [images]. The images are its first axis, or the first one of their number; rows of
+    tokens are taken to follow one image after the other."""
+    axis = next((at for at, size in enumerate(products.shape) if size == images), None)
+    if axis is None:
+        return products.reshape(images, -1).sum(1)
+    return products.movedim(axis, 0).flatten(1).sum(1)
 
 
 @contextlib.contextmanager
