@@ -24,7 +24,9 @@ ON_CODES = frozenset(
 )
 """Operators that a runtime executes on codes and the integer reference computes, besides layers and movers."""
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that multiply and add as layers do."""
+
 PASSED = frozenset(("Relu", "Clip"))
 """Operators between an operator's result and its quantizer, which the quantizer takes up."""
 

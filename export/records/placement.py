@@ -120,7 +120,7 @@ class Placement:
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one image, those of float operators with them."""
-        return sum(one.macs for one in (*self.layers, *self.float_operators))
+        return sum(layer.macs for layer in self.layers) + sum(one.macs for one in self.float_operators)
 
     @property
     def float_share(self) -> float:

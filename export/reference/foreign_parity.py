@@ -30,8 +30,10 @@ from limpq_deploy.export.reference.parity import (
     TensorParity,
     compare_codes,
     compare_reals,
+    in_order,
     island_parity,
     merged,
+    ordered,
     same_bits,
 )
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, OrtSession, OrtWatchedSession, opened
@@ -167,13 +169,14 @@ def _compared(
     images, equal, exact, difference = 0, True, True, 0.0
     parts: list[TensorParity] = []
     unwatched = dict(watched.unwatched)
+    orders: dict[str, tuple[int, ...]] = {}
     for batch in batches:
         found = session.run_feeds({reference.input: batch})
         seen, codes = watched.run(batch)
         assert same_bits(found[reference.outputs[0]], seen), (
             "the watched session gives other results than the unwatched one"
         )
-        expected, own = reference.run(batch, keep=watched.watched, given=codes)
+        expected, own = reference.run(batch, keep=watched.watched, given=partial(ordered, codes, orders))
         images += len(batch)
         for name, result in expected.items():
             equal = equal and same_bits(result, found[name])
@@ -185,8 +188,9 @@ def _compared(
             else:
                 exact = exact and same_bits(result, found[name])
         for name in watched.watched:
-            if own[name].shape == codes[name].shape:
-                parts.append(compare_codes(name, own[name], codes[name]))
+            theirs, orders[name] = in_order(own[name], codes[name], orders.get(name))
+            if own[name].shape == theirs.shape:
+                parts.append(compare_codes(name, own[name], theirs))
             else:
                 unwatched[name] = (
                     f"it has the shape {list(codes[name].shape)} there and {list(own[name].shape)} in the file"

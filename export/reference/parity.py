@@ -140,9 +140,13 @@ class ParityReport:
     def exact(self) -> bool:
         """Reference and runtime agree in every code and in every bit of the logits, and something was compared. What
         islands give may differ by one step at ties, as floats are summed in any order."""
-        equal = self.logits_equal if self.integer_logits_equal is None else self.integer_logits_equal
         ties = all(island.max_lsb <= 1 for island in self.islands)
-        return self.images > 0 and self.elements > 0 and self.mismatches == 0 and equal and ties
+        return self.images > 0 and self.elements > 0 and self.mismatches == 0 and self.integers_equal and ties
+
+    @property
+    def integers_equal(self) -> bool:
+        """Whether the logits are equal bit by bit, those aside that an island gives."""
+        return self.logits_equal if self.integer_logits_equal is None else self.integer_logits_equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +247,7 @@ def compare_runtime(
         seen, codes = watched.run(batch)
         first = found[reference.outputs[0]]
         assert same_bits(first, seen), "the watched session gives other logits than the unwatched one"
-        runtimes = partial(_ordered, codes, orders)
+        runtimes = partial(ordered, codes, orders)
         expected, expected_codes = reference.results(batch, keep=watched.watched, given=runtimes)
         images += len(batch)
         for name, result in expected.items():
@@ -270,15 +274,15 @@ def compare_runtime(
         logits_equal=equal,
         logits_max_difference=difference,
         islands=tuple(
-            found
+            compared
             for index, one in enumerate(reference.islands)
-            if (found := island_parity(one, index, tensors, islands)).codes
+            if (compared := island_parity(one, index, tensors, islands)).codes
         ),
         integer_logits_equal=integers if reference.islands else None,
     )
 
 
-def _ordered(
+def ordered(
     codes: Mapping[str, NDArray[Any]], orders: dict[str, tuple[int, ...]], name: str, own: NDArray[Any]
 ) -> NDArray[Any]:
     """The runtime's codes of a tensor in the order of the reference's ``own``; those, where it has none."""

@@ -133,9 +133,10 @@ class TracedModel:
         if kind == "function":
             return lowest_of(node, self.graph_module)
         if kind == "float":
-            kind, own = float_result(node, self.graph_module)
-            if own is not None:
-                return own
+            passed, own = float_result(node, self.graph_module)
+            if own is not None or passed is None:
+                return own or "free"
+            kind = passed
         if kind == "mul":
             gates = [tensor for tensor in before if self.kinds[self.source(tensor).name] == "gate"]
             before = [tensor for tensor in before if tensor not in gates] or before
@@ -250,8 +251,8 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
     if all(one in NO_TENSOR for one in before):
         return "constant"
     described += written_at(node)
-    if several:
-        raise ModelError(f"{described} gives {len(shown)} tensors at once, which has no integer form here")
+    if not isinstance(shown, TensorMetadata):
+        raise ModelError(f"{described} gives several tensors at once, which has no integer form here")
     if kind in (None, "add", "mul", "relu") and _is_table(node, graph_module):
         return "function"
     if kind is None:

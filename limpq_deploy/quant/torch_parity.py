@@ -171,6 +171,7 @@ def _folded(
     placement = model.placement
     feeds = _feeds(placement, acts, counts)
     graph = with_quantizers(traced, placement, lambda quantizer: feeds.get(quantizer.name, nn.Identity()))
+    graph.load_state_dict(model.float_state(), strict=False)
     if model.pow2:
         compute_as_exported(graph, traced, placement.spec)
     for placed in placement.layers:

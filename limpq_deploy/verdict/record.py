@@ -36,7 +36,8 @@ class Limits:
     (in steps): what float32 rounding of the trained model may differ from the exported integers, layer by layer.
     ``max_engine_flip_share``: share of codes that an engine which scales in floats may give one step off, fed the same
     codes. ``max_latency_ms``: p50 of one call, and ``min_speedup``: ratio of float's p50 to it, both with the runtime's
-    default threads at the smallest batch measured; None: no check.
+    default threads at the smallest batch measured; ``max_float_share``: of all multiply-accumulates, those of operators
+    without an integer form; None: no check.
     """
 
     max_accuracy_drop: float = 1.0
@@ -47,6 +48,7 @@ class Limits:
     max_engine_flip_share: float = 0.01
     max_latency_ms: float | None = None
     min_speedup: float | None = None
+    max_float_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -316,8 +316,8 @@ def build_options(command: Command) -> Command:
             "--max-float-share",
             type=float,
             metavar="S",
-            help="Refuse a network of whose multiply-accumulates more than this share (0 to 1) have no integer form and "
-            "run in float.",
+            help="Refuse a network if more than this share (0 to 1) of its multiply-accumulates has no integer form "
+            "and runs in float.",
         ),
         click.option(
             "--latency-seconds",

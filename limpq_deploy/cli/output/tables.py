@@ -90,12 +90,15 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
 def parity_table(report: ParityReport) -> str:
     """The comparisons, one line each, then every image on which the classes differ."""
     report = plain_record(report)
-    from limpq_deploy.export.reference.parity import operators_of
-
     rows = [
         ("reference = runtime, end to end", *_counts(report.tensors), "bit-equal" if report.logits_equal else "differ")
     ]
-    rows += [(f"island {one.name}: {operators_of(one)}", *_counts((one,)), "") for one in report.islands]
+    if report.islands:
+        codes, differ = (sum(getattr(one, name) for one in report.islands) for name in ("codes", "mismatches"))
+        largest = max(one.max_lsb for one in report.islands)
+        rows.append(
+            (f"{len(report.islands)} islands of floats, each alone", f"{codes:,}", f"{differ:,}", str(largest), "")
+        )
     if report.faithful:
         rows.append(("trained = exported, layer by layer", *_counts(report.faithful), ""))
         rows.append(("effect of folding and bias rounding", *_counts(report.folding), ""))

@@ -32,8 +32,8 @@ def test_every_kind_has_a_sentence_with_its_lines() -> None:
         trace(Net().eval(), (3, 6, 6))
     alone = "and no other layer can be quantized"
     assert refused.value.reasons == (
-        f"layer a (Conv2d) (test_blockers.py:{line + 1}) pads with 'reflect'; only zero padding is supported, {alone}; so "
-        f"it is with 1 more (test_blockers.py:{line + 2})",
+        f"layer a (Conv2d) (test_blockers.py:{line + 1}) pads with 'reflect'; only zero padding is supported, {alone}; "
+        f"so it is with 1 more (test_blockers.py:{line + 2})",
         f"layer c (Conv2d) (test_blockers.py:{line + 3}) pads with 'circular'; only zero padding is supported, {alone}",
     )
     assert str(refused.value).startswith("2 things stop this model: (1) layer a")

@@ -56,6 +56,8 @@ def test_a_layer_called_twice_is_two_layers_of_equal_weights() -> None:
     traced = trace(model, (2, 7, 7))
     assert [layer.name for layer in traced.layers] == ["a", "b", "b_call2", "c"]
     first, second = (traced.graph_module.get_submodule(name) for name in ("b", "b_call2"))
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.Conv2d)
     assert torch.equal(first.weight, second.weight)
     assert first.weight is not second.weight
     images = torch.randn(2, 2, 7, 7)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TARGETS, TENSORRT, TargetSpec
 from limpq_deploy.model.layers import trace
@@ -278,7 +277,14 @@ def logits(model: Tail, x: torch.Tensor) -> torch.Tensor:
         (lambda m, x: m.c(x.mean((2, 3))) + m.d(x.mean((2, 3))), ()),
         (lambda m, x: m.c(x[:, :, :, :2]), ()),
     ],
-    ids=["weighted sum", "mean over channels", "shared batchnorm", "relu beside sum", "sum of logits", "linear on maps"],
+    ids=[
+        "weighted sum",
+        "mean over channels",
+        "shared batchnorm",
+        "relu beside sum",
+        "sum of logits",
+        "linear on maps",
+    ],
 )
 def test_a_network_is_refused_for_no_operator(
     tail: Callable[[Tail, torch.Tensor], torch.Tensor], floats: tuple[str, ...]
