@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import fsum
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from limpq_deploy.train.device import on_device
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
     """Of a policy on ``images`` labelled images: ``top1`` in percent, ``loss`` the mean cross-entropy, which tells
-    near policies apart sooner than counting does. ``batchnorm_images`` gave the statistics."""
+    near policies apart sooner than counting does. ``batchnorm_images`` gave the statistics. ``losses``: of each image,
+    in the data's order, by which previews are compared in pairs."""
 
     top1: float
     loss: float
     images: int
     batchnorm_images: int
+    losses: tuple[float, ...] = field(default=(), repr=False)
 
 
 def preview(
@@ -43,15 +46,21 @@ def preview(
     with on_device(joint) as device, _statistics_kept(joint):
         joint.set_bits(policy)
         settled = settle_batchnorm(joint, train, images=min(batchnorm_images, len(train)), seed=seed)
-        correct, loss, images = 0, 0.0, 0
+        correct, losses = 0, list[float]()
         with torch.no_grad():
             for batch, targets in held.batches(250):
                 labels = torch.from_numpy(targets).to(device)
                 logits = joint(torch.from_numpy(batch).to(device)).double()
                 correct += int((logits.argmax(1) == labels).sum())
-                loss += F.cross_entropy(logits, labels, reduction="sum").item()
-                images += len(labels)
-    return Preview(top1=100 * correct / images, loss=loss / images, images=images, batchnorm_images=settled)
+                losses += F.cross_entropy(logits, labels, reduction="none").tolist()
+    images = len(losses)
+    return Preview(
+        top1=100 * correct / images,
+        loss=fsum(losses) / images,
+        images=images,
+        batchnorm_images=settled,
+        losses=tuple(losses),
+    )
 
 
 @contextlib.contextmanager

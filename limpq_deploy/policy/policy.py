@@ -46,7 +46,8 @@ class PolicyCandidate:
     """A policy that competed, by its preview: the jointly trained network at these bits, BatchNorm estimated anew.
 
     ``importance``: the measure of its program, with ``alpha`` and ``outliers``; all None for a uniform policy. ``top1``
-    in percent and ``loss`` (mean cross-entropy) on held-out training images.
+    in percent and ``loss`` (mean cross-entropy) on held-out training images. ``behind``: its loss less the least one,
+    with the ends of the 95 % interval of that difference on the same images; None in older files.
     """
 
     name: str
@@ -55,19 +56,24 @@ class PolicyCandidate:
     loss: float
     importance: str | None = None
     alpha: float | None = None
-    outliers: str | None = None
+    outliers: OutlierMode | None = None
+    behind: float | None = None
+    behind_low: float | None = None
+    behind_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
     """Candidates for one set of budgets, best first; ``chosen`` names the one that became the policy and ``why`` says
-    so in a sentence. ``images`` were classified, ``batchnorm_images`` gave BatchNorm its statistics."""
+    so in a sentence. ``images`` were classified, ``batchnorm_images`` gave BatchNorm its statistics; ``seconds``: what
+    all previews took."""
 
     candidates: tuple[PolicyCandidate, ...]
     chosen: str
     why: str
     images: int
     batchnorm_images: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,8 +147,8 @@ def budget_options(command: Command) -> Command:
         click.option(
             "--importance",
             type=click.Choice(MEASURES),
-            help="Measure of importance. [default: in a build, the one whose policy previews best; else kl where the "
-            "indicators have it, else scale]",
+            help="Measure of importance. [default: in a build, the one whose policy previews best; after one, the "
+            "measure, alpha and outlier rule that it found; else kl where the indicators have it, else scale]",
         ),
         click.option(
             "--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: 2 for scale, else 1]"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from limpq_deploy.export.ship.verify import VerifyReport
     from limpq_deploy.importance.preview import Preview
     from limpq_deploy.policy.indicators import Indicators
-    from limpq_deploy.policy.policy import LayerBits, Policy, Tournament
+    from limpq_deploy.policy.policy import LayerBits, Policy, PolicyCandidate, Tournament
     from limpq_deploy.workspace.workspace import Passed
 
 LOG_WIDTH = 110
@@ -61,6 +61,7 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
         f"{cost.name}: {cost.used:,} of {cost.limit:,} {cost.unit} ({100 * cost.used / max(cost.limit, 1):.2f} %)"
         for cost in policy.costs
     ]
+    lines.append(recipe_line(policy))
     if policy.solver is not None:
         solver = policy.solver
         if solver.status != "optimal":
@@ -82,6 +83,12 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
     ties = tie_warning(policy, indicators)
     lines += [wrapped(note) for note in (*source_notes(policy.source), *((ties,) if ties else ()))]
     return "\n".join(lines)
+
+
+def recipe_line(policy: Policy) -> str:
+    """By what a policy was found, or is priced."""
+    rule = f"outliers: {policy.outliers.mode}" if policy.outliers is not None else "outlier rule not recorded"
+    return f"measure {policy.importance or 'scale'}, alpha {policy.alpha:g}, {rule}"
 
 
 def parity_table(report: ParityReport) -> str:
@@ -195,19 +202,34 @@ def doctor_table(diagnosis: Diagnosis) -> str:
 
 def tournament_table(tournament: Tournament) -> str:
     """The candidates by their previews, best first, and why the first was taken."""
-    rows = [(f"{one.loss:.4f}", f"{one.top1:.2f} %", one.name, _bits(one.bits)) for one in tournament.candidates]
+    rows = [
+        (f"{one.loss:.4f}", _behind(one), f"{one.top1:.2f} %", one.name, _bits(one.bits))
+        for one in tournament.candidates
+    ]
     head = f"preview on {tournament.images:,} held-out training images, BatchNorm from {tournament.batchnorm_images:,}"
-    drawn = table(("loss", "top-1", "candidate", "weight/activation bits"), rows, right=(0, 1))
+    head += f", {tournament.seconds:.1f} s in all" if tournament.seconds is not None else ""
+    header = ("loss", "behind (95 %)", "top-1", "candidate", "weight/activation bits")
+    drawn = table(header, rows, right=(0, 1, 2))
     return f"{head}\n{drawn}\n{wrapped(tournament.why)}"
 
 
-def preview_table(previews: Mapping[str, Preview]) -> str:
-    """Previews of policies, in the order given."""
-    rows = [(f"{found.loss:.4f}", f"{found.top1:.2f} %", name) for name, found in previews.items()]
-    drawn = table(("loss", "top-1", "policy"), rows, right=(0, 1))
+def preview_table(previews: Mapping[str, Preview], policies: Mapping[str, Policy]) -> str:
+    """Previews of policies, in the order given, and by what each was found."""
+    rows = [
+        (f"{found.loss:.4f}", f"{found.top1:.2f} %", recipe_line(policies[name]), name)
+        for name, found in previews.items()
+    ]
+    drawn = table(("loss", "top-1", "found by", "policy"), rows, right=(0, 1))
     found = next(iter(previews.values()))
     images = f"{found.images:,} held-out training images, BatchNorm from {found.batchnorm_images:,}"
     return f"{drawn}\non {images}; not fine-tuned"
+
+
+def _behind(one: PolicyCandidate) -> str:
+    """How much larger a candidate's loss is than the least."""
+    if one.behind is None or one.behind_low is None or one.behind_high is None:
+        return "-"
+    return f"{one.behind:+.4f} ({one.behind_low:+.4f} to {one.behind_high:+.4f})"
 
 
 def _bits(bits: Mapping[str, LayerBits]) -> str:

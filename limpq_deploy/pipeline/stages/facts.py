@@ -16,6 +16,7 @@ from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.budgets import LIMITING
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.settings import (
     FinetuneSettings,
@@ -26,7 +27,7 @@ from limpq_deploy.train.settings import (
     float_settings,
     joint_settings,
 )
-from limpq_deploy.workspace.file_names import COMPARISON, POLICY
+from limpq_deploy.workspace.file_names import COMPARISON, INDICATORS, POLICY
 from limpq_deploy.workspace.step import Part
 
 if TYPE_CHECKING:
@@ -184,6 +185,14 @@ def _pairs(path: Path) -> dict[str, BitPair]:
 
 PAIRS = Part(POLICY, "pairs", _pairs)
 """Bits by layer: whoever trains or exports them does not depend on how long the solver took."""
+
+
+def _importance(path: Path) -> Any:
+    return to_dict(replace(load_record(Indicators, path), found=None))
+
+
+IMPORTANCE = Part(INDICATORS, "importance", _importance)
+"""All but what the search puts down in it."""
 
 UNIFORM_PAIR = Part(COMPARISON, "pair", own_pair)
 
