@@ -85,7 +85,7 @@ def summary(folder: Path, verdict: Verdict) -> dict[str, Any]:
     assert verdict.latency is not None
     parity = load_record(ParityReport, folder / PARITY)
     return {
-        "float_top1": verdict.accuracy.float.top1,
+        "float_top1": verdict.accuracy.float.value,
         "mismatches_reference": parity.mismatches,
         "codes": parity.elements,
         "logits_bit_equal": parity.logits_equal,
@@ -121,7 +121,7 @@ def policies(config: Config, verdict: Verdict) -> list[dict[str, Any]]:
                 "gbitops": bitops.nominal_all / 1e9,
                 "top1_preview": trained.candidates[0].val,
                 "top1_trained": trained.top1.test,
-                "top1": measured.top1,
+                "top1": measured.value,
                 "epochs": trained.epochs,
             }
         )

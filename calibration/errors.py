@@ -39,3 +39,7 @@ class RuntimeUnavailable(LimpqError):
 
 class OutputError(LimpqError):
     """An output folder cannot be written, or another build is using it."""
+
+
+class CacheRefused(LimpqError):
+    """A cache, or a file in it, may be somebody else's, or is not what was kept there: it is not used."""

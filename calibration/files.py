@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from limpq_deploy.calibration.errors import OutputError
+from limpq_deploy.calibration.errors import CacheRefused, OutputError
 
 
 @contextlib.contextmanager
@@ -49,11 +50,62 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cache_folder() -> Path:
-    """LIMPQ_CACHE, or a folder in the user's cache directory."""
-    given = os.environ.get("LIMPQ_CACHE")
-    if given:
+    """LIMPQ_CACHE, or a folder in the user's cache directory: made where it is not there (mode 0700), and the user's
+    own. What lies in it is executed. Raises CacheRefused where another user owns it, or may write to it."""
+    folder = _named_cache()
+    with contextlib.suppress(OSError):  # who writes to it is told why not
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    try:
+        found = folder.stat()
+    except OSError:
+        return folder
+    if found.st_uid != os.geteuid():
+        raise CacheRefused(f"the cache {folder} belongs to another user; name a folder of your own in LIMPQ_CACHE")
+    if found.st_mode & 0o022:
+        raise CacheRefused(
+            f"others may write to the cache {folder}, of which code is loaded; take that from them (chmod go-w, once "
+            "you have emptied it), or name another folder in LIMPQ_CACHE"
+        )
+    return folder
+
+
+def _named_cache() -> Path:
+    if given := os.environ.get("LIMPQ_CACHE") or "":
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limpq-deploy"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limpq-deploy"
+    except RuntimeError as error:
+        raise CacheRefused("there is no home folder (HOME) for a cache; name a folder in LIMPQ_CACHE") from error
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a file of a cache that `kept_bytes` reads: the SHA-256 of its bytes in hexadecimal, a line end, the bytes.
+    In one file, so that two processes may keep the same at once."""
+    write_bytes(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+
+def kept_bytes(path: Path) -> bytes | None:
+    """The bytes of a file that `keep` wrote, None where there is none. Raises CacheRefused where it is another user's,
+    no plain file, or not what was written."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _not_kept(path, str(error.strerror)) from error
+    with os.fdopen(descriptor, "rb") as stream:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise _not_kept(path, "it is no file that you alone may write")
+        recorded, _, data = stream.read().partition(b"\n")
+    if hashlib.sha256(data).hexdigest().encode() != recorded:
+        raise _not_kept(path, "its SHA-256 is another")
+    return data
+
+
+def _not_kept(path: Path, why: str) -> CacheRefused:
+    return CacheRefused(f"{path} in the cache is not what was kept there ({why}); remove it, so that it is made again")
 
 
 def sha256_of(path: Path) -> str:

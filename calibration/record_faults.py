@@ -6,6 +6,8 @@ pydantic checks the values; its own words (names of Python types, of validators 
 import json
 from typing import Any
 
+from limpq_deploy.calibration.plain_text import escaped, plain
+
 KINDS = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -24,25 +26,27 @@ KINDS = {
 SHOWN = 60
 """Characters of a found value that a sentence shows."""
 
+MESSAGE, FIELD, WANTED = 180, 50, 80
+"""Characters of a record's own message, of a field's path and of what was expected; a sentence has at most 300."""
+
 REMEDY = "the file is damaged or was changed, make it again"
 
 
-def fault_of(error: Any, text: str | bytes, kind: str) -> str:
-    """The first fault of a pydantic ValidationError. ``text``: the JSON, which can be parsed; ``kind``: what the record
-    is called.
+def fault_of(error: Any, whole: Any, kind: str) -> str:
+    """The first fault of a pydantic ValidationError. ``whole``: the parsed JSON; ``kind``: what the record is called.
 
     A record's own check (`ValueError`) speaks for itself. Of a value that may be of several kinds, all are named.
     """
-    problems, whole = error.errors(), json.loads(text)
+    problems = error.errors()
     first = problems[0]
     where = _field(first, whole)
     if first["type"] == "value_error":
-        message = first["msg"].removeprefix("Value error, ")
+        message = plain(first["msg"].removeprefix("Value error, "), MESSAGE)
         return f"{where}: {message}" if where else message
     if first["type"] == "missing":
         return f"{where} is missing; expected in {kind}; {REMEDY}"
     wanted = dict.fromkeys(expected(one) for one in problems if _field(one, whole) == where)
-    return f"{where} is {shown(first['input'])}; expected {' or '.join(wanted)}; {REMEDY}"
+    return f"{where} is {shown(first['input'])}; expected {plain(' or '.join(wanted), WANTED)}; {REMEDY}"
 
 
 def expected(problem: Any) -> str:
@@ -59,7 +63,7 @@ def shown(value: Any) -> str:
         return "an object"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}" if value else "an empty list"
-    said = json.dumps(value, ensure_ascii=False)
+    said = escaped(json.dumps(value if not isinstance(value, str) else value[:SHOWN], ensure_ascii=False))
     return said if len(said) <= SHOWN else f"{said[:SHOWN]}..."
 
 
@@ -73,5 +77,5 @@ def _field(problem: Any, whole: Any) -> str:
             at = at[part]
         elif not missing:
             continue
-        path.append(str(part).encode("unicode_escape").decode())
-    return ".".join(path)
+        path.append(str(part))
+    return plain(".".join(path), FIELD)

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
-from limpq_deploy.calibration.record_faults import fault_of
+from limpq_deploy.calibration.json_text import SENTENCE, parse_json, place, read_whole
+from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.calibration.record_faults import MESSAGE, REMEDY, fault_of
 
 T = TypeVar("T")
 
@@ -37,22 +39,21 @@ def from_json(cls: type[T], text: str | bytes, origin: str) -> T:
     """
     from pydantic import ValidationError
 
-    _check_format(cls, text, origin)
+    found = parse_json(text, origin)
+    _check_format(cls, found, origin)
     try:
         return _adapter(cls).validate_json(text, strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise RecordError(f"{origin}: {fault_of(error, text, _format_of(cls))}") from error
+        raise RecordError(plain(f"{place(origin)}: {fault_of(error, found, _format_of(cls))}", SENTENCE)) from error
     except SettingError as error:  # a record of settings checks them as it does a user's
-        raise RecordError(f"{origin}: {error}") from error
+        raise RecordError(f"{place(origin)}: {plain(error, MESSAGE)}") from error
+    except ArithmeticError as error:  # a record's own check, of numbers that no computation takes
+        raise RecordError(f"{place(origin)} has a number out of range ({plain(error, MESSAGE)}); {REMEDY}") from error
 
 
 def load_record(cls: type[T], path: Path) -> T:
     """Read a record from a file; see `from_json`."""
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}; expected a {_format_of(cls)} file") from error
-    return from_json(cls, text, str(path))
+    return from_json(cls, read_whole(path, f"a {_format_of(cls)} file"), str(path))
 
 
 def write_record(record: Any, path: Path) -> None:
@@ -72,18 +73,14 @@ def _format_of(cls: type) -> str:
     return str(fields["format"].default) if "format" in fields else cls.__name__
 
 
-def _check_format(cls: type, text: str | bytes, origin: str) -> None:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{origin} is not valid JSON ({error}); the file is damaged or of another kind, make it again"
-        ) from error
+def _check_format(cls: type, found: Any, origin: str) -> None:
     if not isinstance(found, dict):
-        raise RecordError(f"{origin} holds a JSON {type(found).__name__}; expected an object ({_format_of(cls)})")
+        raise RecordError(
+            f"{place(origin)} holds a JSON {type(found).__name__}; expected an object ({_format_of(cls)})"
+        )
     expected = _format_of(cls)
     if expected != cls.__name__ and found.get("format") != expected:
-        raise RecordError(f"{origin} has format {found.get('format')!r}; expected {expected!r}")
+        raise RecordError(f"{place(origin)} has format {plain(repr(found.get('format')), 60)}; expected {expected!r}")
 
 
 def _plain(value: Any) -> Any:

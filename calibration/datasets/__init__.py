@@ -13,16 +13,20 @@ from limpq_deploy.calibration.datasets.base import (
     require_classes,
     split_of_arrays,
 )
+from limpq_deploy.calibration.datasets.boxes import open_boxes
 from limpq_deploy.calibration.datasets.cifar10 import open_cifar10
 from limpq_deploy.calibration.datasets.custom import open_custom
 from limpq_deploy.calibration.datasets.digits import open_digits
 from limpq_deploy.calibration.datasets.imagefolder import open_imagefolder
+from limpq_deploy.calibration.datasets.images import open_calibration, open_images
+from limpq_deploy.calibration.datasets.masks import IGNORED, open_masks
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import DataError
 from limpq_deploy.calibration.factories import is_factory_name
 
 __all__ = [
     "FORMS",
+    "IGNORED",
     "SPLITS",
     "Augment",
     "DataSet",
@@ -30,15 +34,19 @@ __all__ = [
     "Split",
     "digest_of_arrays",
     "hold_out",
+    "open_calibration",
     "open_dataset",
     "require_classes",
     "split_of_arrays",
 ]
 
-FORMS = "digits, imagefolder:PATH, cifar10:PATH or module:factory"
+FORMS = "digits, imagefolder:PATH, images:PATH, masks:PATH, coco:PATH, cifar10:PATH or module:factory"
 
 KINDS: dict[str, Callable[[Path, Preprocess | None, Path | None, tuple[str, ...]], DataSet]] = {
     "imagefolder": open_imagefolder,
+    "images": open_images,
+    "masks": open_masks,
+    "coco": open_boxes,
     "cifar10": lambda path, preprocess, _, needs: open_cifar10(path, preprocess, needs=needs),
 }
 """Kinds of data sets that stand at a path; each reads the splits that are needed."""

@@ -52,11 +52,18 @@ class Augment:
 
     def moved(self, images_NCHW: NDArray[np.uint8], moves: Moves) -> NDArray[np.uint8]:
         """Copies to which this has happened, shape unchanged."""
+        return self._moved(images_NCHW, moves, self.fill)
+
+    def moved_masks(self, masks_NHW: NDArray[np.uint8], moves: Moves, *, outside: int) -> NDArray[np.uint8]:
+        """Masks moved as their images are; ``outside`` is what the border holds."""
+        return self._moved(masks_NHW[:, None], moves, (outside,))[:, 0]
+
+    def _moved(self, images_NCHW: NDArray[np.uint8], moves: Moves, fill: tuple[int, ...]) -> NDArray[np.uint8]:
         num, _, height, width = images_NCHW.shape
         sides = (self.pad, self.pad)
         padded = np.pad(images_NCHW, ((0, 0), (0, 0), sides, sides))
-        if self.fill and self.pad:
-            colour = np.array(self.fill, np.uint8)[:, None, None]
+        if fill and self.pad:
+            colour = np.array(fill, np.uint8)[:, None, None]
             for border in (slice(self.pad), slice(-self.pad, None)):
                 padded[:, :, border, :] = colour
                 padded[:, :, :, border] = colour

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from limpq_deploy.calibration.datasets.augment import Augment
+from limpq_deploy.calibration.datasets.augment import Augment, Moves
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.datasets.text import require_plain, shown
 from limpq_deploy.calibration.errors import DataError
@@ -26,11 +27,17 @@ SPLITS = ("train", "val", "test")
 
 ALL = slice(None)
 
+Targets = Callable[[NDArray[np.int64], Moves | None], NDArray[Any]]
+"""What labels of images are where they are no class indices: of those with these indices, after these moves, an array
+[N, ...]. Masks move with their images."""
+
 
 class Split:
-    """Labelled images of one split, read when asked for.
+    """Images of one split, read when asked for.
 
-    ``labels``: int64, class indices. ``read(index)`` gives one uint8 image, HWC with 1 or 3 channels (or HW), of any
+    ``labels``: int64, class indices; of images without them any numbers, such as 0. ``targets``: what `load` gives
+    instead of them, where a task asks for more than a class. ``labelled`` False: there is nothing to learn from or to
+    judge by but the images. ``read(index)`` gives one uint8 image, HWC with 1 or 3 channels (or HW), of any
     size. ``glance(index)``, where reading is slow, looks at an image without decoding it. Both raise DataError, with
     the file's name, for an image that cannot be read; both may be called from several threads.
     """
@@ -43,9 +50,13 @@ class Split:
         preprocess: Preprocess,
         glance: Callable[[int], None] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        targets: Targets | None = None,
+        labelled: bool = True,
     ) -> None:
         self.labels: NDArray[np.int64] = np.asarray(labels, np.int64)
         self.preprocess = preprocess
+        self.labelled = labelled
+        self._targets = targets
         self._read = read
         self._glance = glance
         self._cache_bytes = cache_bytes
@@ -64,8 +75,9 @@ class Split:
         shuffle: int | Sequence[int] | None = None,
         augment: Augment | None = None,
         drop_last: bool = False,
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Batches of (images_NCHW, labels_N), every image once; the last batch may be smaller.
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+        """Batches of (images_NCHW, labels_N), or other targets in place of labels, every image once; the last batch may
+        be smaller.
 
         ``shuffle``: the seed of order and augmentation, None for the stored order; give ``(seed, epoch)`` to see
         another order in every epoch. Equal arguments give equal batches. Raises ValueError for ``augment`` without a
@@ -80,13 +92,15 @@ class Split:
     def subset(self, indices: ArrayLike) -> "Split":
         """Some of the images, in the order of ``indices``."""
         chosen = np.asarray(indices, np.int64)
-        read, glance = self._read, self._glance
+        read, glance, targets = self._read, self._glance, self._targets
         return Split(
             labels=self.labels[chosen],
             read=lambda index: read(int(chosen[index])),
             preprocess=self.preprocess,
             glance=None if glance is None else lambda index: glance(int(chosen[index])),
             cache_bytes=self._cache_bytes,
+            targets=None if targets is None else lambda some, moves: targets(chosen[some], moves),
+            labelled=self.labelled,
         )
 
     def check(self) -> None:
@@ -111,17 +125,20 @@ class Split:
         augment: Augment | None = None,
         seed: int | Sequence[int] | None = None,
         part: slice = ALL,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(images_NCHW, labels_N) of these images, augmented as ``seed`` says; only ``part`` of the batch is read.
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """(images_NCHW, labels_N), or other targets in place of labels, of these images, augmented as ``seed`` says;
+        only ``part`` of the batch is read.
 
         An image of a part is the image that it would be in the whole batch.
         """
         chosen = indices[part]
         images = self._images(chosen)
+        moves: Moves | None = None
         if augment is not None:
-            moves = augment.draw(len(indices), np.random.default_rng(seed))
-            images = augment.moved(images, moves.part(part))
-        return self.preprocess.normalise(images), self.labels[chosen]
+            moves = augment.draw(len(indices), np.random.default_rng(seed)).part(part)
+            images = augment.moved(images, moves)
+        targets = self.labels[chosen] if self._targets is None else self._targets(chosen, moves)
+        return self.preprocess.normalise(images), targets
 
     def keep_no_more(self) -> None:
         """Keep no further images in memory: for a process that sees a part of them, beside others."""
@@ -129,7 +146,7 @@ class Split:
 
     def _batches(
         self, batch_size: int, shuffle: int | Sequence[int] | None, augment: Augment | None, drop_last: bool
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         order = self.order(shuffle)
         end = len(self) - len(self) % batch_size if drop_last else len(self)
         for start in range(0, end, batch_size):
@@ -164,9 +181,10 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DataSet:
-    """Images of named classes in splits.
+    """Images in splits, of named classes where they have a label each.
 
-    ``classes``: names in the order of the model's outputs. ``splits``: some of ``train``, ``val`` and ``test``.
+    ``classes``: names in the order of the model's outputs; where labels are no classes of images (``one_label`` False:
+    masks, boxes, none at all) there may be none. ``splits``: some of ``train``, ``val`` and ``test``.
     ``fingerprint``: any text that changes when the images or labels change (`digest_of_arrays` makes one).
     ``augment``: what training does to this kind of image unless told otherwise. ``val_held_out``: ``val`` is a part of
     what others call the training images, so that weights from elsewhere may have been trained on it.
@@ -180,16 +198,18 @@ class DataSet:
     fingerprint: str
     augment: Augment | None = None
     val_held_out: bool = False
+    one_label: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", shown(self.name))
-        if len(set(self.classes)) != len(self.classes) or not self.classes:
+        if len(set(self.classes)) != len(self.classes) or (self.one_label and not self.classes):
             raise DataError(f"data set {self.name!r} must have distinct class names, found {list(self.classes)[:10]}")
         require_plain(self.classes, f"data set {self.name!r}")
         for name, split in self.splits.items():
             if name not in SPLITS:
                 raise DataError(f"data set {self.name!r} has a split {name!r}; expected {', '.join(SPLITS)}")
-            if len(split) and (split.labels.min() < 0 or split.labels.max() >= len(self.classes)):
+            one_label = self.one_label and split.labelled
+            if one_label and len(split) and (split.labels.min() < 0 or split.labels.max() >= len(self.classes)):
                 raise DataError(
                     f"split {name!r} of data set {self.name!r} has labels {split.labels.min()} to "
                     f"{split.labels.max()}; expected 0 to {len(self.classes) - 1}, one for each class"
@@ -244,7 +264,8 @@ def digest_of_arrays(*arrays: NDArray[np.generic]) -> str:
 
 
 def hold_out(train: Split) -> tuple[Split, Split]:
-    """Train and validation from one split: the last tenth of every class, at least one image, validates.
+    """Train and validation from one split: the last tenth of every class (of all images, where they have no classes),
+    at least one image, validates.
 
     A class with a single image keeps it in training.
     """

@@ -1,9 +1,8 @@
 """A folder tree of images: PATH/<split>/<class>/<image>."""
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from limpq_deploy.calibration.datasets.augment import Augment, mean_fill
 from limpq_deploy.calibration.datasets.base import SPLITS, DataSet, Split, hold_out
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.datasets.text import shown
-from limpq_deploy.calibration.errors import DataError
+from limpq_deploy.calibration.errors import DataError, RecordError
+from limpq_deploy.calibration.json_text import load_json
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 """What Pillow's decoders raise on damaged files."""
@@ -34,7 +34,7 @@ LIKE_VAL = ("val", "dev", "eval")
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class ImageFile:
     path: Path
     label: str
     size: int
@@ -68,7 +68,7 @@ def open_imagefolder(
             "limpq_deploy.calibration.datasets"
         )
     try:
-        folders = _folders(root, needs)
+        folders = split_folders(root, needs)
         held_out = "train" in folders and "val" not in folders
         wanted = {*needs, "train"} if held_out and "val" in needs else set(needs or folders)
         found = {
@@ -101,13 +101,13 @@ def open_imagefolder(
         name=f"imagefolder:{root}",
         classes=classes,
         splits=splits,
-        fingerprint=_fingerprint(root, found),
+        fingerprint=fingerprint_of(root, [file for files in found.values() for file in files]),
         augment=Augment(pad=min(preprocess.height, preprocess.width) // 8, flip=True, fill=mean_fill(preprocess)),
         val_held_out=held_out,
     )
 
 
-def _folders(root: Path, needs: tuple[str, ...]) -> dict[str, Path]:
+def split_folders(root: Path, needs: tuple[str, ...]) -> dict[str, Path]:
     """The folder of each split that is there. Raises DataError where two are of one split that is needed, and where
     validation would be held out of train beside a folder that seems to be made for it."""
     folders = {}
@@ -128,21 +128,21 @@ def _folders(root: Path, needs: tuple[str, ...]) -> dict[str, Path]:
     return folders
 
 
-def _files(folder: Path, *, partial: bool) -> Iterator[_File]:
+def _files(folder: Path, *, partial: bool) -> Iterator[ImageFile]:
     """Images of a split. Raises DataError for a class without any: where classes may be left out (``partial``) a folder
     may be empty, but not hold other files alone."""
     with os.scandir(folder) as entries:
         labels = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     for label in labels:
         images = others = 0
-        for path, stat in _visible(folder / label):
+        for path, stat in visible_files(folder / label):
             if path.suffix.lower() not in EXTENSIONS:
                 others += 1
                 continue
             images += 1
             if stat.st_size == 0:
                 raise DataError(f"cannot read image {shown(path)}: the file is empty; replace or remove it")
-            yield _File(path, label, stat.st_size, stat.st_mtime_ns)
+            yield ImageFile(path, label, stat.st_size, stat.st_mtime_ns)
         if not images and (others or not partial):
             raise DataError(
                 f"{shown(folder / label)} holds no image; expected files that end in {', '.join(EXTENSIONS)}: add "
@@ -150,12 +150,12 @@ def _files(folder: Path, *, partial: bool) -> Iterator[_File]:
             )
 
 
-def _visible(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def visible_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     with os.scandir(folder) as entries:
         visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in visible:
         if entry.is_dir():
-            yield from _visible(Path(entry.path))
+            yield from visible_files(Path(entry.path))
         else:
             try:
                 yield Path(entry.path), entry.stat()
@@ -165,7 +165,7 @@ def _visible(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 ) from error
 
 
-def _common_classes(root: Path, found: dict[str, list[_File]]) -> tuple[str, ...]:
+def _common_classes(root: Path, found: dict[str, list[ImageFile]]) -> tuple[str, ...]:
     per_split = {name: {file.label for file in files} for name, files in found.items()}
     union = set().union(*per_split.values())
     for name, labels in per_split.items():
@@ -177,7 +177,7 @@ def _common_classes(root: Path, found: dict[str, list[_File]]) -> tuple[str, ...
     return tuple(sorted(union))
 
 
-def _listed_classes(root: Path, found: dict[str, list[_File]], classes_file: Path) -> tuple[str, ...]:
+def _listed_classes(root: Path, found: dict[str, list[ImageFile]], classes_file: Path) -> tuple[str, ...]:
     classes = load_classes(classes_file)
     for name, files in found.items():
         unknown = sorted({file.label for file in files} - set(classes))
@@ -189,11 +189,9 @@ def _listed_classes(root: Path, found: dict[str, list[_File]], classes_file: Pat
 def load_classes(path: Path) -> tuple[str, ...]:
     """Class names in index order from a JSON list of distinct strings; DataError for anything else."""
     try:
-        names = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read class list {path}: {error.strerror}; expected a JSON list of names") from error
-    except ValueError as error:
-        raise DataError(f"class list {path} is not valid JSON ({error}); expected a list of names") from error
+        names = load_json(path, "a JSON list of names")
+    except RecordError as error:
+        raise DataError(f"class list: {error}") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"class list {path} must be a JSON list of folder names in the model's class order")
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
@@ -202,7 +200,7 @@ def load_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _split(files: list[_File], classes: tuple[str, ...], preprocess: Preprocess) -> Split:
+def _split(files: list[ImageFile], classes: tuple[str, ...], preprocess: Preprocess) -> Split:
     index_of = {name: index for index, name in enumerate(classes)}
     return Split(
         labels=[index_of[file.label] for file in files],
@@ -243,12 +241,12 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
     return DataError(f"cannot read image {shown(path)}: {reason}; replace or remove the file")
 
 
-def _fingerprint(root: Path, found: dict[str, list[_File]]) -> str:
+def fingerprint_of(root: Path, files: Iterable[ImageFile]) -> str:
+    """Changes with every file's path, size and modification time."""
     digest = hashlib.sha256()
-    for files in found.values():
-        for file in files:
-            relative = os.path.relpath(file.path, root)
-            digest.update(f"{relative}\0{file.size}\0{file.mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    for file in files:
+        relative = os.path.relpath(file.path, root)
+        digest.update(f"{relative}\0{file.size}\0{file.mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

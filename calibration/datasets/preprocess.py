@@ -61,6 +61,22 @@ class Preprocess:
             image = np.asarray(self._place(picture.convert("RGB" if self.channels == 3 else "L")))
         return image.reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
 
+    def fit_mask(self, mask_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A mask of class indices as `fit` places its image, [height, width]; no index is mixed with another."""
+        if mask_HW.dtype != np.uint8 or mask_HW.ndim != 2:
+            raise ValueError(f"expected a uint8 mask, HW; found {mask_HW.dtype} {mask_HW.shape}")
+        return np.asarray(self._place(Image.fromarray(mask_HW), Image.Resampling.NEAREST))
+
+    def fit_points(self, points_N2: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
+        """Points (x, y) of an image of this size, in pixels of the input that `fit` makes of it; they may lie
+        outside."""
+        if self.resize is None:
+            return points_N2 * (self.width / width, self.height / height)
+        short = min(width, height)
+        scaled = (width * self.resize // short, height * self.resize // short)
+        corner = round((scaled[0] - self.width) / 2), round((scaled[1] - self.height) / 2)
+        return points_N2 * (scaled[0] / width, scaled[1] / height) - corner
+
     def normalise(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(x / 255 - mean) / std, computed in float32 as x * (1 / (255 std)) - mean / std."""
         mean, std = np.array(self.mean), np.array(self.std)
@@ -81,14 +97,15 @@ class Preprocess:
         """The same geometry for a model that takes pixels: its floats are whole numbers from 0 to 255."""
         return replace(self, mean=(0.0,) * self.channels, std=(1 / 255,) * self.channels)
 
-    def _place(self, picture: Image.Image) -> Image.Image:
+    def _place(self, picture: Image.Image, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
         if self.resize is None:
-            return _resized(picture, (self.width, self.height))
+            return _resized(picture, (self.width, self.height), resampling)
         short = min(picture.size)
-        scaled = _resized(picture, (picture.width * self.resize // short, picture.height * self.resize // short))
+        size = (picture.width * self.resize // short, picture.height * self.resize // short)
+        scaled = _resized(picture, size, resampling)
         left, top = round((scaled.width - self.width) / 2), round((scaled.height - self.height) / 2)
         return scaled.crop((left, top, left + self.width, top + self.height))
 
 
-def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+def _resized(picture: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, resampling)

@@ -4,7 +4,6 @@ A Q/DQ file names them in its metadata under `FLOAT_LAYERS`, so that whoever rea
 knows which float nodes are planned.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.errors import ModelError, RecordError
+from limpq_deploy.calibration.json_text import parse_json
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.export.graph.folding import BatchNormParams
 
@@ -101,8 +101,8 @@ def planned_float(model: onnx.ModelProto) -> tuple[str, ...]:
     for entry in model.metadata_props:
         if entry.key == FLOAT_LAYERS:
             try:
-                names = json.loads(entry.value)
-            except ValueError:
+                names = parse_json(entry.value, FLOAT_LAYERS)
+            except RecordError:
                 names = None
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ModelError(f"the model has damaged metadata {FLOAT_LAYERS}; export it again")

@@ -9,22 +9,28 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils._pytree import tree_flatten_with_path
 
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, MARKER_OP, is_marker
 from limpq_deploy.export.graph.opsets import lower_opset
-from limpq_deploy.export.graph.pools import write_ceil_padding
+from limpq_deploy.export.graph.pools import covers_image, image_sizes, write_ceil_padding
 
 INPUT = "images"
 OUTPUT = "logits"
+"""Name of the result of a model that gives one tensor; see `flatten_outputs` for others."""
+EXPORTER_MERGES = 1024
+"""Tensors of up to so many numbers are one in the exported file where they are equal."""
 OLDEST_OPSET = 18
 """The oldest that torch's exporter writes; older ones are made from it."""
 
@@ -53,7 +59,7 @@ def fold_batchnorm(graph_module: fx.GraphModule, layers: dict[str, str | None]) 
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         if norm_name is not None:
             norm = graph_module.get_submodule(norm_name)
-            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
             fused = fuse_conv_bn_eval(layer, norm) if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval(layer, norm)
             graph_module.set_submodule(name, fused)
             graph_module.set_submodule(norm_name, nn.Identity())
@@ -65,17 +71,19 @@ def fold_batchnorm(graph_module: fx.GraphModule, layers: dict[str, str | None]) 
 def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], opset: int) -> onnx.ModelProto:
     """Export an evaluation-mode module with `Marker` submodules at an opset; the batch dimension is dynamic.
 
-    Input ``images`` [batch, C, H, W] float32, output ``logits``. Raises MissingExtra without onnxscript.
+    Input ``images`` [batch, C, H, W] float32, output ``logits``, or those of `flatten_outputs`. Raises MissingExtra
+    without onnxscript.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingExtra("exporting needs onnxscript, which is not installed; run: pip install 'limpq-deploy[train]'")
     graph_module.eval()
-    with _quiet(), torch.no_grad():
+    names = flatten_outputs(graph_module)
+    with _quiet(), torch.no_grad(), _distinct_weights(graph_module) as weights:
         program = torch.onnx.export(
             graph_module,
             (torch.zeros(2, *input_shape),),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=names,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             opset_version=max(opset, OLDEST_OPSET),
             dynamo=True,
@@ -84,11 +92,62 @@ def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], 
         )
     assert program is not None
     model = program.model_proto
+    _give_back(model, weights)
     _with_biases(model)
     _with_global_pools(model)
     write_ceil_padding(model)
     lower_opset(model, opset)
     return model
+
+
+@contextlib.contextmanager
+def _distinct_weights(graph_module: fx.GraphModule) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Within it no two small weights are equal: the exporter would make them one, and a layer is found by its own.
+    Gives those that were changed, by name."""
+    seen: set[bytes] = set()
+    held: dict[str, NDArray[np.float32]] = {}
+    for name, module in graph_module.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.weight.numel() <= EXPORTER_MERGES:
+            numbers = module.weight.numpy().copy()
+            while module.weight.numpy().tobytes() in seen:
+                held.setdefault(f"{name}.weight", numbers)
+                module.weight.add_(1)
+            seen.add(module.weight.numpy().tobytes())
+    try:
+        yield held
+    finally:
+        for name, numbers in held.items():
+            graph_module.get_parameter(name).copy_(torch.from_numpy(numbers))
+
+
+def _give_back(model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+
+
+def flatten_outputs(graph_module: fx.GraphModule) -> list[str]:
+    """Let a graph give its tensors as one tuple, in place, and name them: ``logits`` where it gave a single one, else
+    by the keys and places on the way to each, as in ``out`` and ``boxes_0``."""
+    node = next(reversed(graph_module.graph.nodes))
+    given = node.args[0]
+    if isinstance(given, fx.Node):
+        return [OUTPUT]
+    leaves = [
+        ("_".join(str(getattr(key, "key", getattr(key, "idx", ""))) for key in path), leaf)
+        for path, leaf in tree_flatten_with_path(_plain(given))[0]
+        if isinstance(leaf, fx.Node)
+    ]
+    node.args = (tuple(leaf for _, leaf in leaves),)
+    graph_module.recompile()
+    return [f"output_{name}" if name[:1].isdigit() else name for name, _ in leaves]
+
+
+def _plain(value: Any) -> Any:
+    """Containers of torch.fx as Python's."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _with_biases(model: onnx.ModelProto) -> None:
@@ -104,7 +163,7 @@ def _with_biases(model: onnx.ModelProto) -> None:
 
 
 def _with_global_pools(model: onnx.ModelProto) -> None:
-    """Write every pool over the whole image as GlobalAveragePool.
+    """Write every average over the whole image as GlobalAveragePool; one over windows stays.
 
     Where the exporter dropped the spatial dims a Flatten follows; behind the pool's quantizer, if that is its only
     reader, so that it acts on codes.
@@ -112,10 +171,11 @@ def _with_global_pools(model: onnx.ModelProto) -> None:
     constants = {initializer.name: numpy_helper.to_array(initializer) for initializer in model.graph.initializer}
     readers = [name for node in model.graph.node for name in node.input]
     quantized = {node.input[0]: node for node in model.graph.node if is_marker(node)}
+    sizes = image_sizes(model)
     nodes: list[onnx.NodeProto] = []
     flat_markers: set[str] = set()
     for node in model.graph.node:
-        if node.op_type == "AveragePool":
+        if node.op_type == "AveragePool" and covers_image(node, sizes.get(node.input[0], [])):
             nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output, name=node.name))
         elif node.op_type == "ReduceMean" and _spatial(node, constants):
             flat = node.output[0]

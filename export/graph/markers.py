@@ -5,7 +5,8 @@ import json
 import onnx
 from onnx import helper
 
-from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.errors import ModelError, RecordError
+from limpq_deploy.calibration.json_text import parse_json
 from limpq_deploy.export.graph.onnx_files import attribute
 
 MARKER_DOMAIN = "limpq"
@@ -61,7 +62,7 @@ def with_markers(float_model: onnx.ModelProto) -> onnx.ModelProto:
     template = onnx.ModelProto()
     template.CopyFrom(float_model)
     try:
-        markers = {int(one["place"]): one for one in json.loads(texts[MARKERS_KEY])}
+        markers = {int(one["place"]): one for one in parse_json(texts[MARKERS_KEY], MARKERS_KEY)}
         ends = {one["output"] for one in markers.values() if one["is_output"]}
         kept = [node for node in template.graph.node if not (node.op_type == "Identity" and node.output[0] in ends)]
         others = iter(kept)
@@ -79,7 +80,7 @@ def with_markers(float_model: onnx.ModelProto) -> onnx.ModelProto:
         for one in markers.values():
             for place, index in one["reads"]:
                 nodes[place].input[index] = one["output"]
-    except (ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
+    except (RecordError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
         raise ModelError(f"the float model has damaged metadata {MARKERS_KEY}; export it again") from error
     del template.graph.node[:]
     template.graph.node.extend(nodes)

@@ -7,8 +7,9 @@ to the codes that it makes, and found again by name; the layout is followed from
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -52,20 +53,27 @@ class Watch:
         return flipped(placed) if self.flipped else placed
 
 
-def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[str, Watch], dict[str, str]]:
+def watches(
+    model: onnx.ModelProto, optimized: onnx.ModelProto, *, arranged: bool = True
+) -> tuple[dict[str, Watch], dict[str, str]]:
     """Code tensors of the file (outputs of QuantizeLinear, and of Clip on codes) that the optimised graph computes, and
-    those that it does not, with the reason."""
-    back, grids, rearranged = _layouts(optimized), code_grids(optimized), _rearranged(model)
+    those that it does not, with the reason. ``arranged``: only where the order of their axes is known."""
+    back, grids, rearranged = _layouts(optimized), code_grids(optimized), _rearranged(model) if arranged else set()
     makers = {
         _TOKEN.sub("", node.name): node
         for node in optimized.graph.node
         if node.name and node.op_type not in ("DequantizeLinear", "Transpose")
     }
+    fixed = constants(optimized.graph)
+    tables = {node.output[0] for node in optimized.graph.node if is_table(node, fixed)}
     found: dict[str, Watch] = {}
     lost: dict[str, str] = {}
     for tensor, (operators, grid) in code_tensors(model).items():
         made = [makers[name].output[place] for name, place in operators if place < len(_outputs(makers.get(name)))]
         codes = next((name for name in made if name in grids), None)
+        looked_up = [name for name in made if name in tables]
+        if codes is None and looked_up:
+            codes, grids[looked_up[0]] = looked_up[0], grid
         if codes is None:
             lost[tensor] = f"no node of the optimised graph is named {' or '.join(name for name, _ in operators)}"
         elif not grid.same_meaning(grids[codes]):
@@ -101,9 +109,26 @@ def code_tensors(model: onnx.ModelProto) -> dict[str, tuple[tuple[Carrier, ...],
             grid = grid_at(node, 1, fixed)
             if grid is not None:
                 tensors[node.output[0]] = (((node.name, 0), *_absorbing(node, producers)), grid)
+        elif is_table(node, fixed):
+            grid = _grid_of_table(node.output[0], fixed)
+            if grid is not None:
+                tensors[node.output[0]] = (((node.name, 0),), grid)
         elif node.op_type == "Clip" and node.input[0] in tensors:
             tensors[node.output[0]] = (((node.name, 0),), tensors[node.input[0]][1])
     return tensors
+
+
+def is_table(node: onnx.NodeProto, fixed: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether a node looks codes up in a table of codes."""
+    table = fixed.get(node.input[0]) if node.op_type == "Gather" else None
+    return table is not None and table.shape == (256,) and table.dtype.itemsize == 1
+
+
+def _grid_of_table(tensor: str, fixed: Mapping[str, NDArray[Any]]) -> CodeGrid | None:
+    """The grid of codes that are looked up, ``<quantizer>_codes``: that of the quantizer, as it is in the file."""
+    name = tensor.rpartition("_codes")[0]
+    scale, zero_point = fixed.get(f"{name}_scale"), fixed.get(f"{name}_zero_point")
+    return None if scale is None or zero_point is None else CodeGrid(scale, zero_point, zero_point.dtype)
 
 
 def _absorbing(quantizer: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> list[Carrier]:

@@ -20,7 +20,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.errors import ModelError, RecordError
+from limpq_deploy.calibration.json_text import parse_json
 
 STORAGE_KEY = "limpq.storage"
 """Metadata of a stored file: JSON, how to get the engine's file back."""
@@ -131,13 +132,13 @@ def _facts(model: onnx.ModelProto) -> dict[str, Any]:
     if text is None:
         raise ModelError("the model has no stored weights; give the file that --storage wrote")
     try:
-        facts = json.loads(text)
+        facts = parse_json(text, STORAGE_KEY)
         sound = (
             isinstance(facts["opset"], int)
             and isinstance(facts["ir_version"], int)
             and all(isinstance(step, int) and step > 0 for step in facts["steps"].values())
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (RecordError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise ModelError(f"the model has damaged metadata {STORAGE_KEY}; pack it again")

@@ -11,6 +11,7 @@ import onnx
 
 from limpq_deploy.calibration.errors import LimpqError, ModelError
 from limpq_deploy.export.graph.float_layers import computes_in_floats, planned_float
+from limpq_deploy.export.graph.float_nodes import planned_nodes
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.runtime_taps import layer_names
 from limpq_deploy.export.lint.compiled import compiled_findings
@@ -156,7 +157,8 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 def _planned_nodes(model: onnx.ModelProto) -> frozenset[str]:
     """What the nodes may be called that execute layers that run in float."""
     names = layer_names(model)
-    return frozenset(name for layer in planned_float(model) for name in names.get(layer, ()))
+    layers = (name for layer in planned_float(model) for name in names.get(layer, ()))
+    return frozenset((*layers, *planned_nodes(model)))
 
 
 def _listed(nodes: dict[str, str]) -> tuple[str, ...]:

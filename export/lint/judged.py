@@ -24,6 +24,9 @@ INTEGER_KERNELS = ("QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 CAST_PREFIX = "InsertedPrecisionFreeCast_"
 """What ONNX Runtime puts before the name of a result that it computes in FP32 for want of an FP16 kernel."""
 
+INLINED = "_inlfunc_"
+"""What ONNX Runtime puts before the operator's name where it writes an operator out as others."""
+
 LEAST_SIGNAL_DB = 10.0
 """Below it, an optimised graph computes something else. Rounding at ties left 28 dB and more in 200 small nets, scales
 that are read along another axis 6, infinite ones 9."""
@@ -82,6 +85,8 @@ class FloatNodes:
     ) -> None:
         names = {node.name for node in model.graph.node}
         makers = {output: node for node in model.graph.node for output in node.output}
+        operators = {node.op_type for node in model.graph.node if node.name in planned}
+        functions = tuple(f"{INLINED}{operator}_" for operator in operators)
         self.compute: dict[str, str] = {}
         self.others: dict[str, str] = {}
         types = {tensor.name: tensor.data_type for tensor in optimized.graph.initializer}
@@ -94,7 +99,7 @@ class FloatNodes:
                 continue
             computes = any(word in node.op_type for word in COMPUTE)
             name = _name_in_file(node, names, makers)
-            if computes and name in planned:
+            if computes and (name in planned or name.startswith(functions)):
                 continue
             (self.compute if computes else self.others)[name] = node.op_type
 

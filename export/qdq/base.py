@@ -22,7 +22,10 @@ Layers = Mapping[str, IntegerLayer | FloatLayer]
 """What a graph's layers compute with, by name."""
 
 LAYER_OPS = ("Conv", "Gemm")
-CODE_MOVERS = ("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Identity", "Transpose", "Squeeze", "Unsqueeze")
+CODE_MOVERS = (
+    *("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Identity", "Transpose", "Squeeze", "Unsqueeze"),
+    *("Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"),
+)
 """Operators that move or choose values and therefore act on codes as they act on reals."""
 
 
@@ -56,7 +59,7 @@ class Dialect(ABC):
                 self._layer(node, name)
             elif self._is_bounded_relu(node):
                 self.bounded_relu(node)
-            elif node.op_type in CODE_MOVERS and self.params_of(node.input[0]) is not None:
+            elif self._moves(node) and self.params_of(node.input[0]) is not None:
                 self.move(node)
             else:
                 self.other(node)
@@ -191,11 +194,17 @@ class Dialect(ABC):
     def _layer_of(self, node: onnx.NodeProto) -> str | None:
         if node.op_type not in LAYER_OPS or len(node.input) < 2 or node.input[1] not in self.fixed:
             return None
-        return node.input[1].removesuffix(".weight")
+        name = node.input[1].removesuffix(".weight")
+        planned = self.placement.float_operators and name not in {layer.name for layer in self.placement.layers}
+        return None if planned else name
 
     def unique_name(self, node: onnx.NodeProto) -> str:
         taken = {other.name for other in self.nodes} | self.layers.keys()
         return node.name if node.name and node.name not in taken else f"{node.output[0]}_{node.op_type.lower()}"
+
+    def _moves(self, node: onnx.NodeProto) -> bool:
+        nearest = node.op_type == "Resize" and attribute(node, "mode", "nearest") == "nearest"
+        return node.op_type in CODE_MOVERS or nearest
 
     def _is_bounded_relu(self, node: onnx.NodeProto) -> bool:
         bounds = [self.fixed.get(name) for name in node.input[1:]]

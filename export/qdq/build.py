@@ -14,8 +14,9 @@ from onnx import helper
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
+from limpq_deploy.export.graph.float_nodes import FLOAT_NODES, float_nodes
 from limpq_deploy.export.graph.markers import is_marker
-from limpq_deploy.export.qdq.base import Dialect, Layers, drop_marker_domain, set_nodes
+from limpq_deploy.export.qdq.base import CODE_MOVERS, Dialect, Layers, drop_marker_domain, set_nodes
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import FileForm
 from limpq_deploy.export.records.tensorrt_versions import PRODUCER, form_at
@@ -60,10 +61,10 @@ def build_qdq(
     """The integer model as a Q/DQ graph. ``layers`` by layer name, ``acts`` by quantizer name.
 
     A re-quantizer without an entry in ``acts`` does nothing: its readers take the parent's codes. Layers that compute
-    in float are named in the metadata (`float_layers.planned_float`), and so is the version of the runtime. ``form``:
-    None for the one that takes the template's opset. Raises ModelError
-    when template, placement, layers and acts do not fit together, when the template has another opset than the form,
-    or when the target is not exported.
+    in float are named in the metadata (`float_layers.planned_float`), and so are other nodes that do
+    (`float_nodes.planned_nodes`) and the version of the runtime. ``form``: None for the one that takes the template's
+    opset. Raises ModelError when template, placement, layers and acts do not fit together, when the template has
+    another opset than the form, or when the target is not exported.
     """
     spec = placement.spec
     if spec.runs_on is None:
@@ -82,6 +83,8 @@ def build_qdq(
     named = dict(metadata)
     if floats:
         named[FLOAT_LAYERS] = json.dumps(floats)
+    if placement.float_operators and spec.clip == "integer":
+        named[FLOAT_NODES] = json.dumps(float_nodes(model.graph, layers.keys(), CODE_MOVERS))
     if spec.form_key is not None and form.version is not None:
         named[spec.form_key] = form.version
     helper.set_model_props(model, dict(sorted(named.items())))

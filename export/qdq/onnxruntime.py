@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
@@ -31,7 +32,11 @@ from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.markers import is_marker, marker_name
 from limpq_deploy.export.graph.onnx_files import attribute
 from limpq_deploy.export.qdq.base import Dialect
+from limpq_deploy.export.qdq.tables import OPERATORS, evaluated
 from limpq_deploy.export.records.placement import ActQuantizer
+
+FUSED = ("Sigmoid", "HardSigmoid")
+"""Functions of codes that the runtime, or its float operator, executes as the reference does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,8 @@ class OnnxRuntimeDialect(Dialect):
         self.codes: dict[str, _Codes] = {}
         self.dequantized: dict[str, str] = {}
         self.passed: dict[str, str] = {}
+        self.functions: dict[str, tuple[onnx.NodeProto, str]] = {}
+        """Functions of codes that nothing has read as reals: by result, the last node, and the tensor of codes."""
 
     def params_of(self, tensor: str) -> QuantParams | None:
         codes = self.codes.get(tensor)
@@ -66,9 +73,6 @@ class OnnxRuntimeDialect(Dialect):
             raise ModelError(f"quantizer {quantizer.name!r} has no grid and scale, and there are no codes to pass on")
 
     def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
-        real = source
-        if source in self.codes:
-            real = self.add("LeakyRelu", [self.real(source)], f"{name}_table{suffix}", alpha=1.0)
         grid = params.grid
         zero = self.spec.zero_point(signed=grid.signed, offset=grid.offset)
         low, high = grid.qmin + zero, self._highest(name, params) + zero
@@ -77,6 +81,16 @@ class OnnxRuntimeDialect(Dialect):
         scale = self.constant(f"{name}_scale", np.array(params.scale[0], np.float32))
         zero_point = self.constant(f"{name}_zero_point", np.array(zero, code))
         codes = f"{name}_codes{suffix}"
+        self.codes[result] = _Codes(tensor=codes, scale=scale, zero_point=zero_point, params=params)
+        slope = self._slope(source)
+        if source in self.codes:
+            slope = self.codes[source], 1.0
+        if slope is None and source in self.functions:
+            self._look_up(source, codes, (low, high), zero, params)
+            return
+        real = source
+        if slope is not None:
+            real = self.add("LeakyRelu", [self._dequantized(slope[0])], f"{name}_table{suffix}", alpha=slope[1])
         if (low, high) == (widest.min, widest.max):
             self.add("QuantizeLinear", [real, scale, zero_point], codes)
         else:
@@ -86,12 +100,69 @@ class OnnxRuntimeDialect(Dialect):
                 self.constant(f"{name}_qmax", np.array(high, code)),
             ]
             self.add("Clip", [wide, *bounds], codes)
-        self.codes[result] = _Codes(tensor=codes, scale=scale, zero_point=zero_point, params=params)
+
+    def other(self, node: onnx.NodeProto) -> None:
+        """A function of single codes waits for who reads it: a quantizer makes a table of it, all others take reals."""
+        root = self._root(node)
+        if root is None or node.op_type in FUSED:
+            super().other(node)
+        else:
+            self.functions[node.output[0]] = node, root
+
+    def _root(self, node: onnx.NodeProto) -> str | None:
+        """The one tensor of codes whose single values a node computes its own from."""
+        roots = set()
+        for name in node.input:
+            if name in self.codes:
+                roots.add(name)
+            elif name in self.functions:
+                roots.add(self.functions[name][1])
+            elif name and (name not in self.fixed or self.fixed[name].size != 1):
+                return None
+        return roots.pop() if node.op_type in OPERATORS and len(roots) == 1 else None
+
+    def _slope(self, tensor: str) -> tuple[_Codes, float] | None:
+        """Where a function only multiplies negative values by a number from 0 on, for which there is a kernel: the
+        codes and the number."""
+        node, root = self.functions.get(tensor, (None, ""))
+        if node is None or node.input[0] != root:
+            return None
+        if node.op_type == "Relu":
+            return self.codes[root], 0.0
+        if node.op_type == "LeakyRelu":
+            return self.codes[root], float(attribute(node, "alpha", 0.01))
+        return (self.codes[root], float(self.fixed[node.input[1]].reshape(()))) if node.op_type == "PRelu" else None
+
+    def _look_up(self, source: str, codes: str, ends: tuple[int, int], zero: int, params: QuantParams) -> None:
+        """Write a function of codes as a table (see `tables`)."""
+        root = self.codes[self.functions[source][1]]
+        grid = root.params.grid
+        container = np.dtype(self.spec.act_container)
+        offset = self.spec.zero_point(signed=grid.signed, offset=grid.offset)
+        inputs = (np.arange(256) - offset).astype(np.float32) * np.float32(root.params.scale[0])
+        nodes = self._chain(source)
+        values = evaluated(nodes, self.functions[source][1], source, inputs, self.fixed, self.form.opset)
+        steps = np.rint(np.nan_to_num(values) / np.float32(params.scale[0])) + zero
+        table = self.constant(f"{codes}_table", np.clip(steps, *ends).astype(container))
+        places = self.add("Cast", [root.tensor], f"{codes}_places", to=onnx.TensorProto.INT32)
+        self.add("Gather", [table, places], codes)
+
+    def _chain(self, tensor: str) -> list[onnx.NodeProto]:
+        """The nodes of a function, in order."""
+        if tensor not in self.functions:
+            return []
+        node = self.functions[tensor][0]
+        before = [one for name in node.input for one in self._chain(name)]
+        return [*(one for at, one in enumerate(before) if one not in before[:at]), node]
 
     def bounded_relu(self, node: onnx.NodeProto) -> None:
         readers = [reader for reader in self.template.graph.node if node.output[0] in reader.input]
         if not all(is_marker(reader) and marker_name(reader) in self.acts for reader in readers):
             super().bounded_relu(node)
+            return
+        if node.input[0] in self.codes:
+            relu = helper.make_node("Relu", node.input[:1], node.output, name=node.name)
+            self.functions[node.output[0]] = relu, node.input[0]
             return
         self.add("Relu", [self.real(node.input[0])], node.output[0], name=self.unique_name(node))
 
@@ -140,8 +211,14 @@ class OnnxRuntimeDialect(Dialect):
 
     def real(self, tensor: str) -> str:
         codes = self.codes.get(tensor)
-        if codes is None:
-            return self.passed.get(tensor, tensor)
+        if codes is not None:
+            return self._dequantized(codes)
+        node, _ = self.functions.pop(tensor, (None, ""))
+        if node is not None:
+            super().other(node)
+        return self.passed.get(tensor, tensor)
+
+    def _dequantized(self, codes: _Codes) -> str:
         if codes.tensor not in self.dequantized:
             stem = codes.tensor.removesuffix("_codes")
             self.dequantized[codes.tensor] = self.add(
@@ -151,6 +228,8 @@ class OnnxRuntimeDialect(Dialect):
 
     def finish(self) -> None:
         outputs = {output.name for output in self.template.graph.output}
+        for name in outputs & self.functions.keys():
+            self.real(name)
         for name in sorted(outputs & self.codes.keys()):
             self.add("Identity", [self.real(name)], name, name=f"{name}_identity")
 

@@ -61,14 +61,31 @@ class LayerPlacement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FloatOperator:
+    """An operator that is computed in float between quantizers.
+
+    ``name``: its node of the traced graph; ``operator``: what it calls, as "LayerNorm"; ``why`` it has no integer form,
+    a sentence. ``macs`` for one image; ``num_weights``: its parameters, all of them.
+    """
+
+    name: str
+    operator: str
+    why: str
+    macs: int = 0
+    num_weights: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """All quantizers of a model for a target, in execution order. Raises ValueError when names do not fit together."""
+    """All quantizers of a model for a target, in execution order, and what is computed in float between them. Raises
+    ValueError when names do not fit together."""
 
     model: str
     target: str
     input_shape: tuple[int, ...]
     layers: tuple[LayerPlacement, ...]
     quantizers: tuple[ActQuantizer, ...]
+    float_operators: tuple[FloatOperator, ...] = ()
     format: Literal["limpq.placement/1"] = field(default="limpq.placement/1")
 
     def __post_init__(self) -> None:
@@ -98,6 +115,16 @@ class Placement:
     def weights_only(self) -> bool:
         """Whether activations are floats everywhere, so that weights alone are integers."""
         return all(quantizer.bits is not None and in_float(quantizer.bits) for quantizer in self.quantizers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image, those of float operators with them."""
+        return sum(one.macs for one in (*self.layers, *self.float_operators))
+
+    @property
+    def float_share(self) -> float:
+        """Of all multiply-accumulates, those of float operators: 0 to 1."""
+        return sum(one.macs for one in self.float_operators) / max(self.macs, 1)
 
     def layer(self, name: str) -> LayerPlacement:
         return next(layer for layer in self.layers if layer.name == name)

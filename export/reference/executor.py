@@ -7,6 +7,8 @@ an accumulator of integer products, a sum of two dequantized tensors, a mean, or
 Layers that the file says compute in float (`float_layers.planned_float`) have no integers to refer to: sums of floats
 depend on their order. Each is handed to whoever executes such layers (`float_execution`), alone, on the reals of the
 reference's own codes; what it gives is quantized here again, so that everything between such layers is still compared.
+So it is with other nodes that compute in float by plan (`float_nodes.planned_nodes`), which are handed over together,
+as far as they hang together: islands.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.graph.float_layers import planned_float
+from limpq_deploy.export.graph.float_nodes import planned_nodes
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.onnx_files import attribute, constants
 from limpq_deploy.export.graph.runtime_taps import code_tensors
@@ -27,10 +30,21 @@ from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.arm import AddTable, add_table_here
 from limpq_deploy.export.reference.elementwise import TABLES
 from limpq_deploy.export.reference.float_execution import ExecuteFloats, layer_alone
+from limpq_deploy.export.reference.islands import AS_WRITTEN, Execute, Island, divided, last_uses
 from limpq_deploy.export.reference.layers import Layer, convolved, multiplied
-from limpq_deploy.export.reference.moves import MOVES
+from limpq_deploy.export.reference.moves import MOVES, explicit_pads
 from limpq_deploy.export.reference.reals import real_of
-from limpq_deploy.export.reference.values import LAZY, Accumulator, Dequantized, Joined, Mean, Product, Sum, Table
+from limpq_deploy.export.reference.values import (
+    LAZY,
+    Accumulator,
+    Average,
+    Dequantized,
+    Joined,
+    Mean,
+    Product,
+    Sum,
+    Table,
+)
 
 Array = NDArray[Any]
 
@@ -38,12 +52,17 @@ Array = NDArray[Any]
 class IntegerReference:
     """Runs a Q/DQ file in integers. Raises ModelError for a graph outside the dialect, when it is made or first run.
 
-    ``floats`` executes the layers that compute in float; a file without them needs none. ``add``: the Add of an x86 or
-    an Arm machine (`arm`); None: that of this one.
+    ``floats`` executes the layers that compute in float, ``islands`` the islands; a file without them needs neither.
+    ``add``: the Add of an x86 or an Arm machine (`arm`); None: that of this one.
     """
 
     def __init__(
-        self, model: onnx.ModelProto | Path, *, floats: ExecuteFloats | None = None, add: AddTable | None = None
+        self,
+        model: onnx.ModelProto | Path,
+        *,
+        floats: ExecuteFloats | None = None,
+        islands: Execute | None = None,
+        add: AddTable | None = None,
     ) -> None:
         self._add_table = add or add_table_here()
         loaded = model if isinstance(model, onnx.ModelProto) else load_model(model)
@@ -52,13 +71,17 @@ class IntegerReference:
         self._fixed: dict[str, Array] = dict(constants(self._graph))
         self._require_constant_grids()
         self._producers = {name: node for node in self._graph.node for name in node.output}
-        self._last_use = {name: i for i, node in enumerate(self._graph.node) for name in node.input}
         planned = planned_float(loaded)
-        layers = [node for node in self._graph.node if node.op_type in ("Conv", "Gemm")]
+        names = set(planned_nodes(loaded))
+        ruled = {node.name for node in self._graph.node} - names
+        self._steps, self.islands = divided(loaded, ruled, AS_WRITTEN, (), islands or _nobody)
+        self.input, self.outputs = self._graph.input[0].name, tuple(value.name for value in self._graph.output)
+        layers = [node for node in self._graph.node if node.op_type in ("Conv", "Gemm") and node.name not in names]
         self._floats = {node.output[0]: _alone(loaded, node, floats) for node in layers if node.name in planned}
         self._layers = {node.output[0]: self._layer(node) for node in layers if node.output[0] not in self._floats}
         self._weights = {name for node in layers for name in node.input[1:]}
         self._float_inputs = {node.input[0] for node in layers if node.output[0] in self._floats}
+        self._last_use = last_uses(self._steps)
 
     @property
     def code_tensors(self) -> tuple[str, ...]:
@@ -68,22 +91,36 @@ class IntegerReference:
     def run(
         self, images_NCHW: NDArray[np.float32], *, keep: Collection[str] = ()
     ) -> tuple[NDArray[np.float32], dict[str, Array]]:
-        """Logits, and the codes of the tensors named in ``keep`` (outputs of QuantizeLinear, Clip and the like)."""
-        values: dict[str, Any] = {**self._fixed, self._graph.input[0].name: images_NCHW, "": None}
+        """The first result (the logits), and the codes of the tensors named in ``keep``."""
+        results, kept = self.results(images_NCHW, keep=keep)
+        return results[self.outputs[0]], kept
+
+    def results(
+        self,
+        images_NCHW: NDArray[np.float32],
+        *,
+        keep: Collection[str] = (),
+        given: Callable[[str, Array], Array] | None = None,
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """All results by name, and the codes of the tensors named in ``keep`` (outputs of QuantizeLinear, Clip and the
+        like). ``given``: codes to go on with behind islands, from a tensor's name and what comes out here."""
+        values: dict[str, Any] = {**self._fixed, self.input: images_NCHW, "": None}
         kept: dict[str, Array] = {}
-        output = self._graph.output[0].name
-        for index, node in enumerate(self._graph.node):
-            if node.output[0] in self._weights or node.op_type == "Constant":
-                continue
-            inputs = [values[name] for name in node.input if name not in self._weights]
-            result = values[node.output[0]] = self._execute(node, inputs)
-            if node.output[0] in keep:
-                kept[node.output[0]] = result
-            for name in node.input:
-                if self._last_use[name] == index and name != output and name not in self._fixed:
+        behind = {name for island in self.islands for name in island.codes}
+        for index, step in enumerate(self._steps):
+            if isinstance(step, Island):
+                values |= step.run({name: np.asarray(_real(values[name])) for name in step.inputs})
+            else:
+                name = step.output[0]
+                values[name] = self._execute(step, [values[one] for one in step.input if one not in self._weights])
+                if name in keep:
+                    kept[name] = values[name]
+                if given is not None and name in behind:
+                    values[name] = given(name, values[name])
+            for name in self._last_use.get(index, ()):
+                if name not in self.outputs and name not in self._fixed:
                     values.pop(name, None)
-        logits = values[output]
-        return (logits.real() if isinstance(logits, Accumulator) else real_of(logits)), kept
+        return {name: _real(values[name]) for name in self.outputs}, kept
 
     def _require_constant_grids(self) -> None:
         for node in self._graph.node:
@@ -129,8 +166,6 @@ class IntegerReference:
         first, second = inputs
         if not (isinstance(first, Dequantized) and isinstance(second, Dequantized)):
             raise _outside(node, "both inputs of an Add have to come from DequantizeLinear")
-        if first.codes.shape != second.codes.shape:
-            raise _outside(node, "the inputs of an Add need one shape")
         return Sum(first, second, add=self._add_table)
 
     def _mul(self, node: onnx.NodeProto, inputs: list[Any]) -> Product:
@@ -164,6 +199,18 @@ class IntegerReference:
         if not isinstance(inputs[0], Dequantized):
             raise _outside(node, "a global pool has to follow a DequantizeLinear")
         return Mean(inputs[0])
+
+    def _average(self, node: onnx.NodeProto, inputs: list[Any]) -> Average:
+        source = inputs[0]
+        if not isinstance(source, Dequantized):
+            raise _outside(node, "an average pool has to follow a DequantizeLinear")
+        kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
+        pads = explicit_pads(node, source.codes.shape[2:], kernel, strides, [1, 1])
+        counted = bool(attribute(node, "count_include_pad", 0))
+        return Average(source, tuple(kernel), tuple(strides), tuple(pads), counted)  # type: ignore[arg-type]
+
+    def _same(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
+        return inputs[0]
 
     def _layer(self, node: onnx.NodeProto) -> Layer:
         """The integers of a Conv or Gemm, read from the DequantizeLinear nodes of its three inputs."""
@@ -217,6 +264,8 @@ _SPECIAL: Mapping[str, Callable[[IntegerReference, onnx.NodeProto, list[Any]], A
     "Concat": IntegerReference._concat,
     **dict.fromkeys(TABLES, IntegerReference._table),
     "GlobalAveragePool": IntegerReference._mean,
+    "AveragePool": IntegerReference._average,
+    "Identity": IntegerReference._same,
 }
 
 
@@ -231,6 +280,14 @@ def _alone(
     if floats is None:
         raise _outside(node, "by plan it computes in float, and nothing was given that executes such layers")
     return floats(layer_alone(model, node))
+
+
+def _real(value: Any) -> Any:
+    return value.real() if isinstance(value, Accumulator) else real_of(value)
+
+
+def _nobody(model: onnx.ModelProto, *_: Any) -> dict[str, Array]:
+    raise _outside(model.graph.node[-1], "by plan it computes in float, and nothing was given that executes islands")
 
 
 def _only(node: onnx.NodeProto, values: Array) -> Any:

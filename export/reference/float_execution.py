@@ -7,14 +7,17 @@ layer differ, and the comparison says so.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, shape_inference
 
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.reference.islands import Kinds, Run, Sessions
 from limpq_deploy.export.runtimes.base import Runtime
 
 Execute = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -32,6 +35,40 @@ def on_runtime(runtime: Runtime, *, threads: int | None = None) -> ExecuteFloats
             return runtime.load(path, threads=threads).run
 
     return execute
+
+
+@runtime_checkable
+class TakesFeeds(Protocol):
+    """A session that runs models of several inputs and results."""
+
+    def run_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]: ...
+
+
+def islands_on(runtime: Runtime, *, threads: int | None = None) -> Sessions:
+    """Execute islands on a runtime, with as many threads as the session that they are compared with."""
+
+    def open_model(model: onnx.ModelProto, _: Kinds) -> Run:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "island.onnx"
+            path.write_bytes(_with_types(model).SerializeToString())
+            session = runtime.load(path, threads=threads)
+        if not isinstance(session, TakesFeeds):
+            raise ModelError(f"the runtime {runtime.name} runs models of one input only; an island has several")
+        return session.run_feeds
+
+    return Sessions(open_model)
+
+
+def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types of its results: floats, where onnx cannot tell (behind a GroupNormalization)."""
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    del typed.graph.output[:]
+    known = {value.name: value for value in shape_inference.infer_shapes(typed).graph.value_info}
+    for value in model.graph.output:
+        real = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, None)
+        typed.graph.output.append(known.get(value.name, real))
+    return typed
 
 
 def layer_alone(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:

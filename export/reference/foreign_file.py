@@ -20,7 +20,7 @@ from limpq_deploy.export.reference import layers
 from limpq_deploy.export.reference import operators as ops
 from limpq_deploy.export.reference.arm import add_table_here
 from limpq_deploy.export.reference.elementwise import TABLES
-from limpq_deploy.export.reference.islands import Execute, Executed, Island, divided
+from limpq_deploy.export.reference.islands import Execute, Executed, Island, divided, last_uses
 from limpq_deploy.export.reference.moves import MOVES, explicit_pads
 from limpq_deploy.export.reference.reals import bounds, parts_of, quantize_along, real_of, shape_of, unsigned
 from limpq_deploy.export.reference.values import (
@@ -54,7 +54,7 @@ class FileReference:
         self._steps, self.islands = divided(model, self.computes, executed, ON_CODES_OR_REALS, execute)
         self.input = next(value.name for value in self._graph.input if value.name not in self._fixed)
         self.outputs = tuple(value.name for value in self._graph.output)
-        self._last_use = _last_uses(self._steps)
+        self._last_use = last_uses(self._steps)
         self.otherwise = tuple(self._differences())
 
     def run(
@@ -280,14 +280,3 @@ ANYWHERE: Mapping[str, Rule] = {
     "Dropout": FileReference._same,
     "Identity": FileReference._same,
 }
-
-
-def _last_uses(steps: list[onnx.NodeProto | Island]) -> dict[int, list[str]]:
-    last: dict[str, int] = {}
-    for index, step in enumerate(steps):
-        for name in step.inputs if isinstance(step, Island) else step.input:
-            last[name] = index
-    uses: dict[int, list[str]] = {}
-    for name, index in last.items():
-        uses.setdefault(index, []).append(name)
-    return uses

@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,23 +24,20 @@ from limpq_deploy.export.graph.onnx_files import constants
 from limpq_deploy.export.graph.runtime_taps import OTHER_GRID, file_name
 from limpq_deploy.export.reference.foreign_file import FileReference
 from limpq_deploy.export.reference.foreign_form import as_pairs, require_readable, with_names
-from limpq_deploy.export.reference.islands import Executed, OtherForm
-from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged, same_bits
+from limpq_deploy.export.reference.islands import Executed, OtherForm, Sessions
+from limpq_deploy.export.reference.parity import (
+    RESULT,
+    IslandParity,
+    TensorParity,
+    compare_codes,
+    compare_reals,
+    island_parity,
+    merged,
+    same_bits,
+)
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, OrtSession, OrtWatchedSession, opened
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IslandParity:
-    """An island of operators that the runtime executed alone. ``codes``: values compared behind it (codes, or reals of
-    the model's result), of which ``mismatches`` differ by up to ``max_lsb`` steps."""
-
-    name: str
-    operators: tuple[str, ...]
-    codes: int
-    mismatches: int
-    max_lsb: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +96,7 @@ def compare_file(
         optimized = runtime.optimized_graph(renamed)
         watched = runtime.watch_as(pairs, optimized, threads=threads)
         session = runtime.load(renamed, threads=threads)
-        execute = _Sessions(threads)
+        execute = Sessions(partial(opened, threads=threads))
         reference = FileReference(pairs, executed_by(model, optimized), execute)
         return _compared(path, pairs, reference, session, watched, batches, notes)
 
@@ -130,9 +128,6 @@ def executed_by(model: onnx.ModelProto, optimized: onnx.ModelProto) -> Executed:
 
 NO_INTEGERS = "the runtime executes no operator of this file in integers; quantizers and islands are what was compared"
 
-RESULT = "\n"
-"""Begins the name under which an island's part of the model's results is counted; no tensor is called so."""
-
 TO_REALS = ("QGemm", "MatMulIntegerToFloat")
 """Integer operators that may give reals."""
 
@@ -156,24 +151,6 @@ def _constants(
             if all(entry in tensors for entry in made.input if entry):
                 found[node.name, place] = ((made,), tuple(tensors[entry] for entry in made.input if entry))
     return found
-
-
-class _Sessions:
-    """Executes models of islands, each loaded once for each shape of its inputs."""
-
-    def __init__(self, threads: int | None) -> None:
-        self._threads = threads
-        self._open: dict[tuple[Any, ...], Any] = {}
-
-    def __call__(
-        self, model: onnx.ModelProto, values: Mapping[str, Array], kinds: Mapping[str, str]
-    ) -> dict[str, Array]:
-        shapes = tuple((name, array.shape) for name, array in values.items())
-        key = (tuple(output.name for output in model.graph.output), shapes)
-        if key not in self._open:
-            self._open[key] = opened(model, kinds, threads=self._threads)
-        found: dict[str, Array] = self._open[key](values)
-        return found
 
 
 def _compared(
@@ -205,7 +182,7 @@ def _compared(
                 apart = np.abs(result.astype(np.float64) - found[name]).max(initial=0.0)
                 difference = max(difference, float(apart))
             if name in floats:
-                parts.append(_reals(f"{RESULT}{floats[name]}", result, found[name]))
+                parts.append(compare_reals(f"{RESULT}{floats[name]}", result, found[name]))
             else:
                 exact = exact and same_bits(result, found[name])
         for name in watched.watched:
@@ -226,7 +203,9 @@ def _compared(
         logits_equal=equal,
         logits_max_difference=difference,
         integer_logits_equal=exact,
-        islands=tuple(_island(island, index, tensors, by_island) for index, island in enumerate(reference.islands)),
+        islands=tuple(
+            island_parity(island, index, tensors, by_island) for index, island in enumerate(reference.islands)
+        ),
         tensors=tuple(integer),
         unwatched=unwatched,
         environment=session.environment(),
@@ -236,22 +215,6 @@ def _compared(
             *(() if reference.computes else (NO_INTEGERS,)),
         ),
     )
-
-
-def _island(island: Any, index: int, tensors: Iterable[TensorParity], by_island: Mapping[str, int]) -> IslandParity:
-    own = [part for part in tensors if by_island.get(part.tensor) == index or part.tensor == f"{RESULT}{index}"]
-    return IslandParity(
-        name=island.name,
-        operators=island.operators,
-        codes=sum(part.elements for part in own),
-        mismatches=sum(part.mismatches for part in own),
-        max_lsb=max((part.max_lsb for part in own), default=0),
-    )
-
-
-def _reals(name: str, expected: Array, found: Array) -> TensorParity:
-    differ = int((expected != found).sum()) if expected.shape == found.shape else expected.size
-    return TensorParity(tensor=name, elements=expected.size, mismatches=differ, max_lsb=0)
 
 
 def _explained(model: onnx.ModelProto, unwatched: Mapping[str, str]) -> list[str]:

@@ -26,6 +26,7 @@ Kinds = Mapping[str, str]
 OtherForm = tuple[tuple[onnx.NodeProto, ...], tuple[onnx.TensorProto, ...]]
 """Nodes that make a tensor, the last one with it as its output, and their initializers."""
 
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 Execute = Callable[[onnx.ModelProto, Mapping[str, Array], Kinds], dict[str, Array]]
 """Runs a model on its inputs by name and gives its outputs by name; the operators that its nodes are to become."""
 
@@ -41,6 +42,26 @@ class Executed:
     unsigned: frozenset[str]
     constants: Mapping[tuple[str, int], OtherForm]
     kinds: Mapping[str, str]
+
+
+AS_WRITTEN = Executed(integers=frozenset(), to_reals=frozenset(), unsigned=frozenset(), constants={}, kinds={})
+"""Of a file whose islands are known from its metadata."""
+
+
+class Sessions:
+    """Executes models of islands, each opened once for each shape of its inputs. ``open_model``: from a model and what
+    its operators are to become to a function from inputs to outputs by name."""
+
+    def __init__(self, open_model: Callable[[onnx.ModelProto, Kinds], Run]) -> None:
+        self._open_model = open_model
+        self._open: dict[tuple[Any, ...], Run] = {}
+
+    def __call__(self, model: onnx.ModelProto, values: Mapping[str, Array], kinds: Kinds) -> dict[str, Array]:
+        shapes = tuple((name, array.shape) for name, array in values.items())
+        key = (tuple(output.name for output in model.graph.output), shapes)
+        if key not in self._open:
+            self._open[key] = self._open_model(model, kinds)
+        return self._open[key](values)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -238,6 +259,18 @@ class _Graph:
                 found.add(index)
                 wanted += self.nodes[index].input
         return [self.nodes[index] for index in sorted(found)]
+
+
+def last_uses(steps: Sequence[onnx.NodeProto | Island]) -> dict[int, list[str]]:
+    """Tensors that nothing reads behind a step, by its place."""
+    last: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for name in step.inputs if isinstance(step, Island) else step.input:
+            last[name] = index
+    uses: dict[int, list[str]] = {}
+    for name, index in last.items():
+        uses.setdefault(index, []).append(name)
+    return uses
 
 
 def _root(group: dict[int, int], index: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.graph.onnx_files import attribute
@@ -132,22 +133,74 @@ def concat(node: onnx.NodeProto, inputs: Inputs) -> Array:
     return np.concatenate(inputs, axis=attribute(node, "axis", 0))
 
 
+def expand(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    shape = np.broadcast_shapes(inputs[0].shape, tuple(int(size) for size in inputs[1]))
+    return np.broadcast_to(inputs[0], shape)
+
+
+def tile(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    return np.tile(inputs[0], inputs[1])
+
+
+def depth_to_space(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    """Channels to pixels: [N, C, side, side, H, W] with "CRD", [N, side, side, C, H, W] with "DCR"."""
+    source, side = inputs[0], attribute(node, "blocksize")
+    images, channels, height, width = source.shape
+    channels //= side**2
+    if str(attribute(node, "mode", "DCR")) == "CRD":
+        parts = source.reshape(images, channels, side, side, height, width).transpose(0, 1, 4, 2, 5, 3)
+    else:
+        parts = source.reshape(images, side, side, channels, height, width).transpose(0, 3, 4, 1, 5, 2)
+    return parts.reshape(images, channels, height * side, width * side)
+
+
+def space_to_depth(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    source, side = inputs[0], attribute(node, "blocksize")
+    images, channels, height, width = source.shape
+    parts = source.reshape(images, channels, height // side, side, width // side, side)
+    return parts.transpose(0, 3, 5, 1, 2, 4).reshape(images, -1, height // side, width // side)
+
+
+def resize(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    """Every pixel so many times, as often as each scale says."""
+    scales = [float(one) for one in _optional(inputs, 2)] if _optional(inputs, 2) is not None else []
+    if str(attribute(node, "mode", "nearest")) != "nearest" or not scales or any(one % 1 for one in scales):
+        raise ModelError(f"node {node.name!r} resizes by something else than whole factors, to the nearest pixel")
+    found = inputs[0]
+    for axis, times in enumerate(scales):
+        found = np.repeat(found, int(times), axis)
+    return found
+
+
+def cast(node: onnx.NodeProto, inputs: Inputs) -> Array:
+    to = np.dtype(helper.tensor_dtype_to_np_dtype(attribute(node, "to")))
+    if to.kind not in "iu":
+        raise ModelError(f"node {node.name!r} casts to {to.name}; the integer reference only casts to integers")
+    return inputs[0].astype(to)
+
+
 def identity(node: onnx.NodeProto, inputs: Inputs) -> Array:
     return inputs[0]
 
 
 MOVES: Mapping[str, Callable[[onnx.NodeProto, Inputs], Array]] = {
+    "Cast": cast,
     "Clip": clip,
     "Concat": concat,
+    "DepthToSpace": depth_to_space,
+    "Expand": expand,
     "Flatten": flatten,
     "Gather": gather,
     "Identity": identity,
     "MaxPool": max_pool,
     "Pad": pad,
     "Reshape": reshape,
+    "Resize": resize,
     "Shape": shape_of,
     "Slice": slice_,
+    "SpaceToDepth": space_to_depth,
     "Squeeze": squeeze,
+    "Tile": tile,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }

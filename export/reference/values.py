@@ -64,7 +64,7 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Two dequantized tensors of one shape, to be added in the way of a machine's kernels."""
+    """Two dequantized tensors whose shapes are broadcast, to be added in the way of a machine's kernels."""
 
     first: Dequantized
     second: Dequantized
@@ -90,7 +90,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Two dequantized tensors to be multiplied, of one shape or with one number for each channel in one of them."""
+    """Two dequantized tensors to be multiplied, their shapes broadcast."""
 
     first: Dequantized
     second: Dequantized

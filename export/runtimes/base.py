@@ -39,6 +39,30 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class SeveralOutputs(Protocol):
+    """A session that hands out every output of its model."""
+
+    def run_all(self, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """All outputs of a batch of images [batch, ...], in the order of the file."""
+        ...
+
+
+def every_output(session: Any) -> Callable[[NDArray[np.float32]], Any]:
+    """Images -> all outputs of a session's model; of one that hands out only the first, that."""
+    run: Callable[[NDArray[np.float32]], Any] = session.run
+    return session.run_all if isinstance(session, SeveralOutputs) else run
+
+
+def in_rows(outputs: Any) -> NDArray[np.float32]:
+    """All numbers that a model gives, one row an image [N, numbers]; logits as they are."""
+    each = outputs if isinstance(outputs, tuple) else (outputs,)
+    if len(each) == 1 and each[0].ndim == 2:
+        logits: NDArray[np.float32] = each[0]
+        return logits
+    return np.concatenate([one.reshape(len(one), -1) for one in each], axis=1)
+
+
 class DeviceCall(Protocol):
     """A timed call of a session whose device keeps a clock of its own; a `timing_loop.PartedCall`.
 

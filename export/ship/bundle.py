@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import OutputError
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.calibration.records import from_json, to_dict, to_json
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.environment import Environment
 from limpq_deploy.export.ship.atomic_folder import building, move_into_place, put, sync_folders, synced
-from limpq_deploy.export.ship.manifest import MANIFEST, CanaryFiles, Manifest, require_plain_name
+from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest, require_plain_name
+from limpq_deploy.export.ship.verify import BundleRefused, load_manifest
 
 CANARY_INPUTS = "canary_inputs.npy"
 CANARY_OUTPUTS = "canary_outputs.npy"
@@ -53,7 +55,7 @@ def write_bundle(
         require_plain_name(name)
     folder = Path(folder)
     try:
-        _require_replaceable(folder)
+        _require_replaceable(folder, contents)
         with building(folder) as temporary:
             manifest = Manifest(
                 model=model,
@@ -106,11 +108,22 @@ def _plain(value: Any) -> Any:
     return to_dict(value) if dataclasses.is_dataclass(value) else value
 
 
-def _require_replaceable(folder: Path) -> None:
+def _require_replaceable(folder: Path, contents: Collection[str]) -> None:
     """Only a bundle, an empty folder or nothing may be replaced; never somebody's other files."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} is not a folder; choose another place for the bundle")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / MANIFEST).is_file():
         raise OutputError(
             f"{folder} holds files but no {MANIFEST}, so it is no bundle to replace; choose another folder"
+        )
+    try:
+        listed = {file.name for file in load_manifest(folder).files}
+    except BundleRefused:  # damaged, and then replaced where every file bears a name of a bundle
+        listed = set()
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    if others := sorted(files - listed - {*contents, MANIFEST, SIGNATURE}):
+        raise OutputError(
+            f"{folder} holds {plain(others[0], 60)!r}, which no bundle wrote; move it away, or choose another folder"
         )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import LimpqError, RecordError
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.export.records.environment import Environment, read_environment
+from limpq_deploy.export.runtimes.base import every_output, in_rows
 from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, BundleFile, Manifest
 from limpq_deploy.export.ship.signature import SIGNATURE_BYTES, is_signed_by
 
@@ -153,7 +154,7 @@ def replay_canaries(
     manifest = load_manifest(folder, public_key)
     here = environment or read_environment()
     inputs, expected = load_canaries(folder, manifest)
-    answers = np.ascontiguousarray(load(folder / manifest.model_file).run(inputs))
+    answers = np.ascontiguousarray(in_rows(every_output(load(folder / manifest.model_file))(inputs)))
     if answers.shape != expected.shape or answers.dtype != expected.dtype:
         raise BundleRefused(
             folder,
@@ -179,8 +180,8 @@ def replay_canaries(
 
 
 def load_canaries(folder: Path, manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Canary inputs [N, C, H, W] and expected outputs [N, classes]. Raises BundleRefused where they are not those of
-    the manifest."""
+    """Canary inputs [N, C, H, W] and expected outputs [N, numbers], see `in_rows`. Raises BundleRefused where they are
+    not those of the manifest."""
     inputs = _load_canary(folder, manifest, manifest.canaries.inputs, ndim=4)
     return inputs, _load_canary(folder, manifest, manifest.canaries.outputs, ndim=2)
 
@@ -250,7 +251,7 @@ def _load_canary(folder: Path, manifest: Manifest, name: str, *, ndim: int) -> N
     data = read_listed(folder, file)
     try:
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:  # of its header
         raise BundleRefused(folder, (f"{name!r} is no plain array ({error})",)) from error
     if array.dtype != np.float32 or array.ndim != ndim or len(array) != manifest.canaries.images:
         wanted = f"{manifest.canaries.images} float32 canaries with {ndim} axes"

@@ -12,6 +12,7 @@ from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.train.device import on_device
+from limpq_deploy.train.judge import CLASSES, Judge
 
 BATCH = 128
 """Images at once: BatchNorm takes its statistics from them."""
@@ -25,8 +26,10 @@ def measured(
     images: int = 512,
     seed: int = 0,
     report: Report = silent,
+    judge: Judge = CLASSES,
 ) -> Indicators:
-    """Indicators with ``kl``, ``loss`` and ``fisher`` of every searched layer, each a mean over some ``images``.
+    """Indicators with ``kl``, ``loss`` (where labels teach) and ``fisher`` of every searched layer, each a mean over
+    some ``images``.
 
     The reference is the widest candidate everywhere, whose measures are 0; the model is left at it. ``kl`` and
     ``fisher`` take no labels. ``loss`` may fall by chance where a width does no harm; such entries are 0.
@@ -34,16 +37,21 @@ def measured(
     bits = indicators.bits
     model.set_bits({layer.name: (bits[-1], bits[-1]) for layer in model.placement.searched})
     tensors, below = searched_tensors(model.placement), bits[:-1]
-    tables: dict[str, Table] = {"kl": {}, "loss": {}, "fisher": {}}
+    task = judge.of(split)
+    names = ("kl", "loss", "fisher") if task.labels_teach else ("kl", "fisher")
+    tables: dict[str, Table] = {name: {} for name in names}
     generator = torch.Generator().manual_seed(seed)
     size = min(BATCH, images, len(split))
     count = min(images, len(split)) // size
     with on_device(model) as device:
         for number, (batch, targets) in zip(range(count), split.batches(size, shuffle=(seed, 0)), strict=False):
-            images_NCHW, labels = torch.from_numpy(batch).to(device), torch.from_numpy(targets).to(device)
-            add_fisher(model, images_NCHW, tensors, below, generator=generator, table=tables["fisher"])
+            images_NCHW = torch.from_numpy(batch).to(device)
+            labels = torch.from_numpy(targets).to(device) if task.labels_teach else None
+            add_fisher(model, images_NCHW, tensors, below, generator=generator, table=tables["fisher"], task=task)
             with batch_statistics(model):
-                add_divergence(model, images_NCHW, labels, tensors, below, kl=tables["kl"], loss=tables["loss"])
+                add_divergence(
+                    model, images_NCHW, labels, tensors, below, kl=tables["kl"], loss=tables.get("loss", {}), task=task
+                )
             report(number + 1, count, f"{len(tensors)} tensors x {len(below)} bit-widths")
     return replace(
         indicators,

@@ -1,12 +1,14 @@
-"""``kl`` and ``loss``: what one tensor alone at b bits does to the logits of the jointly trained network."""
+"""``kl`` and ``loss``: what one tensor alone at b bits does to the outputs of the jointly trained network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from limpq_deploy.importance.variants import TensorAt, Variants
 from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.outputs import Outputs, tensors_of
 
 Table = dict[tuple[TensorAt, int], float]
 """Importance by tensor and bit-width."""
@@ -15,27 +17,36 @@ Table = dict[tuple[TensorAt, int], float]
 def add_divergence(
     model: QuantizedModel,
     images_NCHW: torch.Tensor,
-    labels: torch.Tensor,
+    labels: torch.Tensor | None,
     tensors: Sequence[TensorAt],
     bits: Sequence[int],
     *,
     kl: Table,
     loss: Table,
+    task: Task,
 ) -> None:
     """Add one batch's sums over its images to the tables; the model's active widths are the reference, nothing is
     trained.
 
     kl(t, b)   = sum_images KL(softmax(z) || softmax(z_tb))        z: reference logits, z_tb: with tensor t at b bits
     loss(t, b) = sum_images CE(z_tb, label) - CE(z, label)
+
+    where KL and CE are the task's distance between outputs and what its labels teach. ``labels`` None: there is no
+    ``loss``.
     """
     with torch.no_grad():
         variants = Variants(model, images_NCHW)
-        reference = F.log_softmax(variants.logits.double(), dim=1)
-        before = F.nll_loss(reference, labels, reduction="sum").item()
+        reference = _double(variants.outputs)
+        before = task.loss_sum(reference, labels).item() if labels is not None else 0.0
         for tensor in tensors:
             for width in bits:
-                changed = F.log_softmax(variants.logits_with(tensor, width).double(), dim=1)
-                away = F.kl_div(changed, reference, reduction="sum", log_target=True).item()
-                more = F.nll_loss(changed, labels, reduction="sum").item() - before
+                changed = _double(variants.outputs_with(tensor, width))
+                away = task.divergence(changed, reference).item()
                 kl[tensor, width] = kl.get((tensor, width), 0.0) + max(away, 0.0)
-                loss[tensor, width] = loss.get((tensor, width), 0.0) + more
+                if labels is not None:
+                    more = task.loss_sum(changed, labels).item() - before
+                    loss[tensor, width] = loss.get((tensor, width), 0.0) + more
+
+
+def _double(result: Any) -> Outputs:
+    return tuple(output.double() for output in tensors_of(result))

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from limpq_deploy.importance.divergence import Table
 from limpq_deploy.importance.variants import TensorAt
 from limpq_deploy.quant.fake_quant import fake_quantize
 from limpq_deploy.quant.quantized_model import ActFakeQuant, QuantizedModel, QuantLayer
+from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.classification import CLASSIFICATION
+from limpq_deploy.tasks.outputs import tensors_of
 
 
 @dataclass(slots=True)
@@ -30,31 +32,32 @@ def add_fisher(
     *,
     generator: torch.Generator,
     table: Table,
+    task: Task = CLASSIFICATION,
 ) -> None:
     """Add one batch's sum over its images to the table; the model's active widths are the reference.
 
     fisher(t, b) = sum_images (g . (Q_b(v) - Q_ref(v)))^2,  g = d(-log p[y]) / d(tensor), y drawn from the model's own p
 
     so that the mean over images estimates ``d F d``, with F the Fisher information and d the quantization error: twice
-    the second-order term of ``kl``. A weight's product is taken at its layer's output, image by image:
-    ``(dL/dz) . layer(x, Q_b(w) - Q_ref(w))``. BatchNorm uses its running statistics, or images would not stand alone.
+    the second-order term of ``kl``; of tasks without classes, as `Task.drawn_loss` says. A weight's product is taken at
+    its layer's output, image by image: ``(dL/dz) . layer(x, Q_b(w) - Q_ref(w))``. BatchNorm uses its running
+    statistics, or images would not stand alone.
     """
     seen = {tensor: _Seen() for tensor in tensors}
     was_training = model.training
     model.eval()
     try:
         with _watched(model, seen):
-            log_p = F.log_softmax(model(images_NCHW).double(), dim=1)
-        drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)
+            given = tuple(output.double() for output in tensors_of(model(images_NCHW)))
         outputs = [output for one in seen.values() for output in one.outputs]
-        found = iter(torch.autograd.grad(-log_p.gather(1, drawn).sum(), outputs, allow_unused=True))
+        found = iter(torch.autograd.grad(task.drawn_loss(given, generator), outputs, allow_unused=True))
     finally:
         model.train(was_training)
     with torch.no_grad():
         for tensor, one in seen.items():
             gradients = [next(found) for _ in one.outputs]
             for width in bits:
-                per_image = torch.zeros(len(images_NCHW), dtype=torch.float64, device=log_p.device)
+                per_image = torch.zeros(len(images_NCHW), dtype=torch.float64, device=images_NCHW.device)
                 for value, output, gradient in zip(one.inputs, one.outputs, gradients, strict=True):
                     if gradient is not None:
                         error = _error(model, tensor, width, value, output)

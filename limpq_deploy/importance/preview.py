@@ -7,26 +7,29 @@ from math import fsum
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.accuracy import settle_batchnorm
+from limpq_deploy.tasks.score import TOP1, Measure
+from limpq_deploy.train.accuracy import figure_and_losses, settle_batchnorm
 from limpq_deploy.train.device import on_device
+from limpq_deploy.train.judge import CLASSES, Judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """Of a policy on ``images`` labelled images: ``top1`` in percent, ``loss`` the mean cross-entropy, which tells
-    near policies apart sooner than counting does. ``batchnorm_images`` gave the statistics. ``losses``: of each image,
-    in the data's order, by which previews are compared in pairs."""
+    """Of a policy on ``images`` images: ``top1`` in percent, or the figure that ``measure`` names, and ``loss``, the
+    mean cross-entropy or distance to the float model's outputs, which tells near policies apart sooner than counting
+    does. ``batchnorm_images`` gave the statistics. ``losses``: of each image, in the data's order, by which previews
+    are compared in pairs."""
 
     top1: float
     loss: float
     images: int
     batchnorm_images: int
     losses: tuple[float, ...] = field(default=(), repr=False)
+    measure: Measure = TOP1
 
 
 def preview(
@@ -37,29 +40,24 @@ def preview(
     held: Split,
     batchnorm_images: int = 2000,
     seed: int = 0,
+    judge: Judge = CLASSES,
 ) -> Preview:
     """Preview of one policy; the joint model's BatchNorm statistics and modes are put back, its widths are not.
 
     ``train`` gives the statistics, ``held`` (images that joint training has not seen) is classified. Seconds where
     fine-tuning takes minutes or days; what fine-tuning would repair, it cannot know.
     """
-    with on_device(joint) as device, _statistics_kept(joint):
+    with on_device(joint, judge.reference), _statistics_kept(joint):
         joint.set_bits(policy)
         settled = settle_batchnorm(joint, train, images=min(batchnorm_images, len(train)), seed=seed)
-        correct, losses = 0, list[float]()
-        with torch.no_grad():
-            for batch, targets in held.batches(250):
-                labels = torch.from_numpy(targets).to(device)
-                logits = joint(torch.from_numpy(batch).to(device)).double()
-                correct += int((logits.argmax(1) == labels).sum())
-                losses += F.cross_entropy(logits, labels, reduction="none").tolist()
-    images = len(losses)
+        found, losses = figure_and_losses(joint, held, judge)
     return Preview(
-        top1=100 * correct / images,
-        loss=fsum(losses) / images,
-        images=images,
+        top1=found,
+        loss=fsum(losses) / len(losses),
+        images=len(held),
         batchnorm_images=settled,
-        losses=tuple(losses),
+        losses=losses,
+        measure=judge.of(held).measure,
     )
 
 

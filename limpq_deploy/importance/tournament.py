@@ -15,6 +15,7 @@ from limpq_deploy.policy.policy import Policy, PolicyCandidate, Tournament
 from limpq_deploy.policy.recipes import Recipe
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.progress import Report, silent
+from limpq_deploy.tasks.score import TOP1
 
 Look = Callable[[dict[str, BitPair]], Preview]
 """What previews a policy."""
@@ -68,6 +69,8 @@ def hold_tournament(
             images=previews[0].images,
             batchnorm_images=previews[0].batchnorm_images,
             seconds=round(time.perf_counter() - started, 3),
+            measure=previews[0].measure.name if previews[0].measure != TOP1 else None,
+            unit=previews[0].measure.unit if previews[0].measure != TOP1 else None,
         ),
     )
 
@@ -130,4 +133,5 @@ def _why(seen: list[tuple[Preview, _Entry]], place: int, beside: int | None) -> 
     if beside is None:
         return f"{text}; no uniform policy keeps the budgets"
     rival = seen[beside][0]
-    return f"{text}; uniform bits {rival.loss:.4f} (top-1 {taken.top1:.2f} against {rival.top1:.2f} %)"
+    figures = f"{taken.measure.name} {taken.top1:.2f} against {taken.measure.shown(rival.top1)}"
+    return f"{text}; uniform bits {rival.loss:.4f} ({figures})"

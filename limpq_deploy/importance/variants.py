@@ -1,4 +1,5 @@
-"""Logits of a quantized model with one tensor at another bit-width: only what stands behind that tensor is computed."""
+"""Outputs of a quantized model with one tensor at another bit-width: only what stands behind that tensor is
+computed."""
 
 import contextlib
 from collections import ChainMap
@@ -48,17 +49,18 @@ class Variants:
         self._interpreter.args_iter = iter((images_NCHW,))
         for node in self._order:
             self._base[node] = self._run(node, self._base)
-        self.logits: torch.Tensor = self._base[self._order[-1]]
+        self.outputs = self._base[self._order[-1]]
 
-    def logits_with(self, tensor: TensorAt, bits: int) -> torch.Tensor:
-        """Logits with ``tensor`` at ``bits`` and all else as in the base; the BatchNorm behind a weight goes along."""
+    def outputs_with(self, tensor: TensorAt, bits: int) -> Any:
+        """What the model gives with ``tensor`` at ``bits`` and all else as in the base; the BatchNorm behind a weight
+        goes along."""
         with self._changed(tensor, bits) as targets:
             values: dict[fx.Node, Any] = {}
             for node in self._order:
                 touched = node.target in targets or any(source in values for source in node.all_input_nodes)
                 if touched:
                     values[node] = self._run(node, ChainMap(values, self._base))
-        return values.get(self._order[-1], self.logits)
+        return values.get(self._order[-1], self.outputs)
 
     def _run(self, node: fx.Node, values: Any) -> Any:
         self._interpreter.env = values

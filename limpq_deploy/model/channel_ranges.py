@@ -27,12 +27,12 @@ def equalise_channels(traced: TracedModel) -> TracedModel:
     for layer in traced.layers:
         if layer.batchnorm is not None:
             norm = traced.graph_module.get_submodule(layer.batchnorm)
-            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
             _equalise(traced.graph_module.get_submodule(layer.name), norm)
     return traced
 
 
-def _equalise(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
+def _equalise(layer: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     weight = layer.weight
     mean, var = norm.running_mean, norm.running_var
     assert isinstance(weight, torch.Tensor)

@@ -1,7 +1,8 @@
 """Convolutions and linear layers that a forward computes with parameters of its own become modules: ``F.conv2d(x,
 self.weight)``, as in timm's Conv2dSame, and the projections inside torchvision's attention.
 
-The module holds the model's own parameters and stands where they stand: ``stem.weight`` is that of layer ``stem``.
+The module holds the model's own parameters and stands where they stand: ``stem.weight`` is that of layer ``stem``. A
+weight that is computed from parameters alone (standardised, say) is computed once, and is a parameter from then on.
 """
 
 import inspect
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+
+from limpq_deploy.model.constants import value_of
 
 CONVOLUTIONS = (F.conv2d, torch.conv2d)
 _CONVOLUTION = inspect.signature(lambda input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: None)
@@ -35,9 +38,12 @@ def _replace(
     given = dict(bound.arguments)
     source, weight, bias = (given.pop(name) for name in ("input", "weight", "bias"))
     tensors = [_parameter(one, graph_module) for one in (weight, bias)]
+    named = weight
+    if tensors[0] is None and isinstance(weight, fx.Node):
+        tensors[0], named = _followed(weight, graph_module)
     if tensors[0] is None or (bias is not None and tensors[1] is None) or _holds_nodes(given):
         return
-    name = _free_name(str(weight.target), graph_module)
+    name = _free_name(str(named.target), graph_module)
     module = make(tensors[0], bias is not None, **given)
     module.register_parameter("weight", tensors[0])
     module.register_parameter("bias", tensors[1])
@@ -46,9 +52,22 @@ def _replace(
         layer = graph_module.graph.call_module(name, (source,))
     layer.meta.update(node.meta)
     node.replace_all_uses_with(layer)
-    for done in dict.fromkeys((node, weight, bias)):
-        if done is not None and not done.users:
+    graph_module.graph.erase_node(node)
+    left = [one for one in (weight, bias) if one is not None]
+    while left:
+        done = left.pop()
+        if not done.users and done in graph_module.graph.nodes:
+            left += done.all_input_nodes
             graph_module.graph.erase_node(done)
+
+
+def _followed(weight: fx.Node, graph_module: fx.GraphModule) -> tuple[nn.Parameter | None, fx.Node]:
+    """A weight that is computed from parameters, as a parameter of its own, and the first parameter that it is
+    computed from."""
+    value, named = value_of(weight, graph_module), weight
+    while named.op != "get_attr" and named.all_input_nodes:
+        named = named.all_input_nodes[0]
+    return (None if value is None or named.op != "get_attr" else nn.Parameter(value.clone())), named
 
 
 def _convolution(weight: nn.Parameter, bias: bool, **given: Any) -> nn.Module:

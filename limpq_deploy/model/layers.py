@@ -4,8 +4,9 @@ Shapes: images NCHW; MACs are counted from output shapes, for one image.
 """
 
 import copy
-from collections import Counter
-from dataclasses import dataclass, replace
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,19 +16,25 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.average_pools import is_windows
 from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
+from limpq_deploy.model.constants import take_up
 from limpq_deploy.model.functional_layers import make_modules
+from limpq_deploy.model.functions import is_function, lowest_of
 from limpq_deploy.model.lines import written_at
-from limpq_deploy.model.operations import Kind, operation, relu_bounds
+from limpq_deploy.model.lone_batchnorms import give_layers, scales
+from limpq_deploy.model.operations import Kind, Lowest, float_result, operation, relu_bounds
 from limpq_deploy.model.out_of_place import write_out_of_place
+from limpq_deploy.model.separate_calls import separate_calls
 from limpq_deploy.model.shapes import note_shapes
 from limpq_deploy.model.tied import require_untied
+from limpq_deploy.model.token_layers import read_rows
 from limpq_deploy.model.tracing import symbolic_trace
+from limpq_deploy.model.transposed_convolutions import write_convolutions
 
-Lowest = Literal["zero", "near", "free"]
-"""Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
-
+NO_TENSOR: tuple[Kind, ...] = ("shape", "constant")
+"""Kinds of nodes whose results do not depend on the values of images."""
 
 FOLDED: tuple[Kind, ...] = ("layer", "batchnorm")
 """Kinds whose parameters are rewritten when a BatchNorm is folded: each call needs its own."""
@@ -46,7 +53,8 @@ class LayerCost:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
     """A layer that can be quantized. ``source``: graph node that makes the float tensor it reads (through ``through``
-    nodes such as MaxPool or Flatten, which act on codes). ``batchnorm``: module that follows it, to be folded."""
+    nodes such as MaxPool or Flatten, which act on codes). ``batchnorm``: module that follows it, to be folded;
+    ``scales``: the layer is there for the BatchNorm's sake alone."""
 
     name: str
     kind: Literal["conv", "linear"]
@@ -55,20 +63,25 @@ class LayerSpec:
     num_weights: int
     out_channels: int
     batchnorm: str | None
+    scales: bool = False
 
 
 @dataclass(frozen=True)
 class TracedModel:
-    """A traced float model in evaluation mode. ``kinds`` by node name; ``layers`` in execution order."""
+    """A traced float model in evaluation mode. ``kinds`` by node name; ``layers`` in execution order; ``reasons``: why
+    each node of kind ``float`` has no integer form, a sentence with the user's line."""
 
     graph_module: fx.GraphModule
     kinds: dict[str, Kind]
     layers: tuple[LayerSpec, ...]
     input_shape: tuple[int, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModel":
         """Modules and graph are copied; what was looked up of the old nodes is not (and would recurse along them)."""
-        return TracedModel(copy.deepcopy(self.graph_module, memo), dict(self.kinds), self.layers, self.input_shape)
+        return TracedModel(
+            copy.deepcopy(self.graph_module, memo), dict(self.kinds), self.layers, self.input_shape, self.reasons
+        )
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:
@@ -81,7 +94,11 @@ class TracedModel:
     @property
     def outputs(self) -> int:
         """How many logits the model gives. Raises ModelError where its result is no [N, classes]."""
-        node = next(reversed(self.graph_module.graph.nodes)).all_input_nodes[0]
+        given = next(reversed(self.graph_module.graph.nodes)).args[0]
+        if not isinstance(given, fx.Node):
+            result = type(given).__name__.removeprefix("immutable_")  # torch.fx's dict and list
+            raise ModelError(f"the model returns a {result} in evaluation mode; expected one tensor, the logits")
+        node = given
         shape = tuple(node.meta["tensor_meta"].shape)
         if len(shape) != 2:
             raise ModelError(
@@ -105,7 +122,7 @@ class TracedModel:
         """Of every tensor; each looks at those before it once."""
         found: dict[str, Lowest] = {}
         for node in self.nodes.values():
-            if self.kinds[node.name] != "shape":
+            if self.kinds[node.name] not in NO_TENSOR:
                 found[node.name] = self._lowest_of(node, found)
         return found
 
@@ -113,19 +130,26 @@ class TracedModel:
         kind, before = self.kinds[node.name], tensor_inputs(node, self.kinds)
         if kind in ("relu", "gate"):
             return "zero"
+        if kind == "function":
+            return lowest_of(node, self.graph_module)
+        if kind == "float":
+            kind, own = float_result(node, self.graph_module)
+            if own is not None:
+                return own
         if kind == "mul":
             gates = [tensor for tensor in before if self.kinds[self.source(tensor).name] == "gate"]
             before = [tensor for tensor in before if tensor not in gates] or before
             if any(gate.all_input_nodes[0] in before for gate in gates):
                 return "near"
         found = {known[tensor.name] for tensor in before}
-        if kind in ("through", "pool", "concat") or (kind == "mul" and len(before) == 1):
+        if found and (kind in ("through", "pool", "concat") or (kind == "mul" and len(before) == 1)):
             return next(lowest for lowest in ("free", "near", "zero") if lowest in found)
         return "zero" if kind in ("add", "mul") and found == {"zero"} else "free"
 
     def bound(self, node: fx.Node) -> float | None:
         """Upper bound of a tensor's values that its own operation cuts at (ReLU6); None where it has none."""
-        return relu_bounds(node, self.graph_module)[1] if self.kinds[node.name] == "relu" else None
+        is_relu = operation(node, self.graph_module)[0] == "relu"
+        return relu_bounds(node, self.graph_module)[1] if is_relu else None
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> TracedModel:
@@ -148,6 +172,10 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         make_modules(graph_module)
         canonicalise(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
+        write_convolutions(graph_module)
+        read_rows(graph_module)
+        take_up(graph_module)
+        give_layers(graph_module)
     finally:
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
@@ -160,17 +188,19 @@ def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedMod
     inputs = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     with blockers.noting(inputs[0], str(inputs[0].target)):
         _require_images_alone(inputs)
-    kinds = _kinds(graph_module, global_pools, blockers)
-    layers = [node for node in graph_module.graph.nodes if kinds.get(node.name) == "layer"]
-    if not any(_is_layer(node, graph_module) for node in graph_module.graph.nodes):
+    kinds, reasons = _kinds(graph_module, global_pools)
+    layers = [node for node in graph_module.graph.nodes if kinds[node.name] == "layer"]
+    if not any(is_layer(node, graph_module) for node in graph_module.graph.nodes):
         blockers.add("the model has no Conv2d or Linear layer; there is nothing to quantize")
-    folded = Counter(str(node.target) for node in graph_module.graph.nodes if kinds.get(node.name) in FOLDED)
-    for name, calls in folded.items():
-        if calls > 1:
-            blockers.add(f"layer {name!r} is called {calls} times; each call needs a module of its own")
+    elif not layers:
+        for node in graph_module.graph.nodes:
+            if is_layer(node, graph_module):
+                blockers.add(f"{reasons[node.name]}, and no other layer can be quantized")
     blockers.raise_found()
-    require_untied({name: graph_module.get_submodule(name) for name in folded})
-    traced = TracedModel(graph_module, kinds, (), tuple(inputs[0].meta["tensor_meta"].shape[1:]))
+    folded = [node for node in graph_module.graph.nodes if kinds[node.name] in FOLDED]
+    separate_calls(graph_module, folded)
+    require_untied({str(node.target): graph_module.get_submodule(str(node.target)) for node in folded})
+    traced = TracedModel(graph_module, kinds, (), tuple(inputs[0].meta["tensor_meta"].shape[1:]), reasons)
     return replace(traced, layers=tuple(_layer(node, traced) for node in layers))
 
 
@@ -184,54 +214,57 @@ def _require_images_alone(inputs: list[fx.Node]) -> None:
 
 
 def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:
-    """The tensors that a node reads, in argument order."""
-    return [before for before in node.all_input_nodes if kinds[before.name] != "shape"]
+    """The tensors of the images that a node reads, in argument order."""
+    return [before for before in node.all_input_nodes if kinds[before.name] not in NO_TENSOR]
 
 
-def _kinds(graph_module: fx.GraphModule, global_pools: set[str], blockers: Blockers) -> dict[str, Kind]:
-    """Of all nodes by name, but of those that ``blockers`` note."""
+def _kinds(graph_module: fx.GraphModule, global_pools: set[str]) -> tuple[dict[str, Kind], dict[str, str]]:
+    """Of all nodes by name; and why those of kind ``float`` have no integer form."""
     kinds: dict[str, Kind] = {}
+    reasons: dict[str, str] = {}
     for node in graph_module.graph.nodes:
-        with blockers.noting(node, operation(node, graph_module)[1]):
-            kinds[node.name] = _kind(node, graph_module, global_pools)
-    return kinds
+        try:
+            kinds[node.name] = _kind(node, graph_module, global_pools, kinds)
+        except ModelError as error:
+            kinds[node.name], reasons[node.name] = "float", str(error)
+    return kinds, reasons
 
 
-def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -> Kind:
-    if node.op == "placeholder":
-        return "input"
-    if node.op == "output":
-        if not isinstance(node.args[0], fx.Node):
-            result = type(node.args[0]).__name__.removeprefix("immutable_")  # torch.fx's dict and list
-            raise ModelError(f"the model returns a {result} in evaluation mode; expected one tensor, the logits")
-        return "output"
+def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], kinds: Mapping[str, Kind]) -> Kind:
+    """Of a node behind those of ``kinds``. Raises ModelError, which says why, where it has no integer form."""
+    if node.op in ("placeholder", "output"):
+        return "input" if node.op == "placeholder" else "output"
     kind, described = operation(node, graph_module)
     shown = node.meta.get("tensor_meta")
-    if isinstance(shown, tuple | list) and any(isinstance(one, TensorMetadata) for one in shown):
-        raise ModelError(
-            f"{described}{written_at(node)} gives {len(shown)} tensors at once, which has no integer form here; take "
-            "each as a slice, as in x[:, :8]"
-        )
-    if not isinstance(shown, TensorMetadata):
+    several = isinstance(shown, tuple | list) and any(isinstance(one, TensorMetadata) for one in shown)
+    if not isinstance(shown, TensorMetadata) and not several:
         return "shape"
-    if node.op == "get_attr":
-        raise ModelError(
-            f"the model's own tensor {str(node.target)!r} is used by itself{written_at(node)}, which has no integer "
-            "form here; expected parameters and buffers in the layers of torch.nn that they belong to"
-        )
-    if kind is None:
-        raise ModelError(f"layer {described} has no integer form here{written_at(node)}")
+    before = [kinds[one.name] for one in node.all_input_nodes]
+    if all(one in NO_TENSOR for one in before):
+        return "constant"
     described += written_at(node)
+    if several:
+        raise ModelError(f"{described} gives {len(shown)} tensors at once, which has no integer form here")
+    if kind in (None, "add", "mul", "relu") and _is_table(node, graph_module):
+        return "function"
+    if kind is None:
+        raise ModelError(f"layer {described} has no integer form here")
+    if not shown.dtype.is_floating_point:
+        raise ModelError(f"{described} gives no real numbers, which has no integer form here")
+    if "constant" in before and node.target is not torch.index_select:
+        raise ModelError(f"{described} takes a tensor of the model's own, which has no integer form here")
+    if node.target is operator.getitem and not _cuts(node):
+        raise ModelError(f"{described} takes other than slices of a tensor, which has no integer form here")
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         raise ModelError(f"layer {described} pads with {module.padding_mode!r}; only zero padding is supported")
-    if kind == "pool" and node.name not in global_pools:
+    if kind == "pool" and node.name not in global_pools and not is_windows(node, graph_module):
         shape = "x".join(map(str, node.meta["tensor_meta"].shape[2:])) or "vectors"
         raise ModelError(
-            f"{described} pools to {shape}; only global average pools (1x1, over all pixels) are supported"
+            f"{described} pools to {shape}; only averages over whole images or windows of one size are supported"
         )
     if kind == "batchnorm":
-        _require_foldable(node, described, graph_module)
+        _require_foldable(node, described, graph_module, kinds)
     if node.target is F.pad:
         _require_zeros(node, described)
     if kind == "relu" and relu_bounds(node, graph_module)[0] != 0:
@@ -245,9 +278,29 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str]) -
     return kind
 
 
-def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModule) -> None:
-    if not _is_layer(node.all_input_nodes[0], graph_module):
+def _is_table(node: fx.Node, graph_module: nn.Module) -> bool:
+    relu = operation(node, graph_module)[0] == "relu" and relu_bounds(node, graph_module)[0] == 0
+    return not relu and node.meta["tensor_meta"].dtype.is_floating_point and is_function(node, graph_module)
+
+
+def _cuts(node: fx.Node) -> bool:
+    """Whether ``x[...]`` takes slices and single places of one tensor, along axes that are known."""
+    source, index = node.args
+    one = isinstance(source, fx.Node) and isinstance(source.meta.get("tensor_meta"), TensorMetadata)
+    return one and all(
+        place is None or place is Ellipsis or isinstance(place, int | slice | fx.Node)
+        for place in (index if isinstance(index, tuple) else (index,))
+    )
+
+
+def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModule, kinds: Mapping[str, Kind]) -> None:
+    layer = node.all_input_nodes[0]
+    if kinds[layer.name] != "layer":
         raise ModelError(f"layer {described} does not follow a convolution; such a BatchNorm cannot be folded")
+    if len(layer.users) > 1:
+        raise ModelError(
+            f"layer {described} follows {layer.target!r}, which something else reads, too; it cannot be folded"
+        )
     norm = graph_module.get_submodule(str(node.target))
     if not (norm.affine and norm.track_running_stats):
         raise ModelError(
@@ -271,24 +324,22 @@ def _require_sum(node: fx.Node, described: str) -> None:
         raise ModelError(f"{described} adds a constant; only sums of two tensors are supported")
     if node.kwargs.get("alpha", 1) != 1:
         raise ModelError(f"{described} adds {node.kwargs['alpha']} times a tensor; only plain sums are supported")
-    shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in addends if "tensor_meta" in value.meta]
-    if len(set(shapes)) != 1:
-        shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
-        raise ModelError(f"{described} adds tensors of {shown}; only sums of tensors of one shape are supported")
+    _require_ranks(addends, described, "adds")
 
 
 def _require_product(node: fx.Node, described: str) -> None:
-    """Two tensors of one shape, or one of them a number for each channel."""
     factors = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
     if len(factors) != 2:
         raise ModelError(f"{described} multiplies by a constant; put it into the weights of a layer")
-    shapes = [tuple(value.meta["tensor_meta"].shape[1:]) for value in factors if "tensor_meta" in value.meta]
-    whole = max(shapes)
-    if len(shapes) != 2 or any(shape not in (whole, (whole[0],) + (1,) * (len(whole) - 1)) for shape in shapes):
-        shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
-        raise ModelError(
-            f"{described} multiplies tensors of {shown}; expected one shape, or one number for each channel"
-        )
+    _require_ranks(factors, described, "multiplies")
+
+
+def _require_ranks(tensors: list[fx.Node], described: str, what: str) -> None:
+    """Of two tensors whose shapes are broadcast: the images stay the first axis of both."""
+    shapes = [tuple(value.meta["tensor_meta"].shape) for value in tensors if "tensor_meta" in value.meta]
+    if len(shapes) != 2 or len(shapes[0]) != len(shapes[1]):
+        shown = " and ".join("x".join(map(str, shape[1:])) for shape in shapes)
+        raise ModelError(f"{described} {what} tensors of {shown}; expected as many axes in both")
 
 
 def _dim(node: fx.Node) -> int:
@@ -298,26 +349,32 @@ def _dim(node: fx.Node) -> int:
     return given % len(node.meta["tensor_meta"].shape)
 
 
-def _is_layer(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+def is_layer(node: fx.Node, graph_module: fx.GraphModule) -> bool:
     return node.op == "call_module" and isinstance(graph_module.get_submodule(str(node.target)), nn.Conv2d | nn.Linear)
 
 
 def layer_costs(graph_module: fx.GraphModule) -> tuple[LayerCost, ...]:
     """Of every layer of a prepared graph, in execution order, whatever else is in it."""
-    return tuple(_cost(node, graph_module) for node in graph_module.graph.nodes if _is_layer(node, graph_module))
+    return tuple(_cost(node, graph_module) for node in graph_module.graph.nodes if is_layer(node, graph_module))
 
 
 def _cost(node: fx.Node, graph_module: fx.GraphModule) -> LayerCost:
     module = graph_module.get_submodule(str(node.target))
-    output, weight = node.meta["tensor_meta"].shape, module.weight
+    weight = module.weight
     assert isinstance(weight, torch.Tensor)
-    positions = int(torch.Size(output[1:]).numel()) // weight.shape[0]
     return LayerCost(
         name=str(node.target),
         kind="conv" if isinstance(module, nn.Conv2d) else "linear",
-        macs=positions * weight.numel(),
+        macs=layer_macs(node, graph_module),
         num_weights=weight.numel(),
     )
+
+
+def layer_macs(node: fx.Node, graph_module: fx.GraphModule) -> int:
+    """Multiply-accumulates of a call of Conv2d or Linear, for the one image that shapes were noted for."""
+    weight = graph_module.get_submodule(str(node.target)).weight
+    assert isinstance(weight, torch.Tensor)
+    return node.meta["tensor_meta"].shape.numel() // weight.shape[0] * weight.numel()
 
 
 def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:
@@ -330,13 +387,10 @@ def _layer(node: fx.Node, traced: TracedModel) -> LayerSpec:
         num_weights=cost.num_weights,
         out_channels=traced.graph_module.get_submodule(cost.name).weight.shape[0],  # type: ignore[index, arg-type]
         batchnorm=_batchnorm_after(node, traced),
+        scales=scales(cost.name, traced.graph_module.get_submodule(cost.name)),
     )
 
 
 def _batchnorm_after(node: fx.Node, traced: TracedModel) -> str | None:
     followers = [user for user in node.users if traced.kinds[user.name] == "batchnorm"]
-    if not followers:
-        return None
-    if len(node.users) > 1:
-        raise ModelError(f"layer {node.target!r} feeds a BatchNorm and something else; its BatchNorm cannot be folded")
-    return str(followers[0].target)
+    return str(followers[0].target) if followers else None

@@ -8,15 +8,37 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from limpq_deploy.model.movers import enlarged
+
 Kind = Literal[
-    "input", "layer", "batchnorm", "relu", "gate", "add", "mul", "concat", "pool", "through", "shape", "output"
+    "input",
+    "layer",
+    "batchnorm",
+    "relu",
+    "gate",
+    "function",
+    "add",
+    "mul",
+    "concat",
+    "pool",
+    "through",
+    "float",
+    "constant",
+    "shape",
+    "output",
 ]
 """``relu``: cut at 0, and at an upper bound where it has one (ReLU6). ``gate``: a function of single values, from 0 to
-1. ``through``: moves or chooses values, so that it acts on codes as it acts on reals."""
+1; ``function``: any other (`functions`). ``through``: moves or chooses values, so that it acts on codes as it acts on
+reals. ``float``: anything else, computed in float between quantizers. ``constant``: what follows from parameters and
+buffers alone. ``shape``: no tensor."""
+
+Lowest = Literal["zero", "near", "free"]
+"""Negative values of a tensor: none; few and small beside the positive ones, as behind a SiLU; any."""
 
 MODULE_KINDS: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "layer",
     nn.Linear: "layer",
+    nn.BatchNorm1d: "batchnorm",
     nn.BatchNorm2d: "batchnorm",
     nn.ReLU: "relu",
     nn.ReLU6: "relu",
@@ -31,6 +53,9 @@ MODULE_KINDS: dict[type[nn.Module], Kind] = {
     nn.Dropout: "through",
     nn.Dropout2d: "through",
     nn.ZeroPad2d: "through",
+    nn.Unflatten: "through",
+    nn.PixelShuffle: "through",
+    nn.PixelUnshuffle: "through",
 }
 FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     operator.add: "add",
@@ -49,6 +74,20 @@ FUNCTION_KINDS: dict[Callable[..., Any], Kind] = {
     torch.flatten: "through",
     operator.getitem: "through",
     F.pad: "through",
+    torch.transpose: "through",
+    torch.permute: "through",
+    torch.swapaxes: "through",
+    torch.reshape: "through",
+    torch.squeeze: "through",
+    torch.unsqueeze: "through",
+    torch.unflatten: "through",
+    torch.movedim: "through",
+    torch.select: "through",
+    torch.narrow: "through",
+    torch.index_select: "through",
+    enlarged: "through",
+    F.pixel_shuffle: "through",
+    F.pixel_unshuffle: "through",
     F.max_pool2d: "through",
     torch.max_pool2d: "through",
     F.adaptive_avg_pool2d: "pool",
@@ -62,9 +101,16 @@ METHOD_KINDS: dict[str, Kind] = {
     "sigmoid": "gate",
     "flatten": "through",
     "view": "through",
-    "reshape": "through",
+    **dict.fromkeys(("reshape", "transpose", "permute", "swapaxes", "movedim", "squeeze", "unsqueeze"), "through"),
+    **dict.fromkeys(("unflatten", "expand", "select", "narrow"), "through"),
     "mean": "pool",
 }
+NEGATIVE_VALUES: dict[object, Lowest] = {
+    **dict.fromkeys((nn.GELU, F.gelu, nn.Mish, F.mish), "near"),
+    **dict.fromkeys((nn.Softmax, F.softmax, torch.softmax, "softmax", nn.Softplus, F.softplus), "zero"),
+    **dict.fromkeys((torch.abs, "abs", torch.exp, "exp", torch.square, "square"), "zero"),
+}
+"""Of what is computed in float; whatever is not named may have any."""
 AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -80,8 +126,8 @@ AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 """``x += y`` is ``operator.iadd``; out of place it is ``operator.add``."""
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm2d after a convolution, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
-    "multiply, concatenate, global average pool, MaxPool2d, Flatten, slice, zero pad"
+    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
+    "multiply, concatenate, average pools, MaxPool2d, Flatten, slice, zero pad"
 )
 
 
@@ -118,3 +164,16 @@ def relu_bounds(node: fx.Node, graph_module: nn.Module) -> tuple[float, float | 
         )
         return float(low), float(high)  # type: ignore[arg-type]
     return 0.0, None
+
+
+def float_result(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, Lowest | None]:
+    """Of a node that is computed in float: its kind in the table as far as its values are bounded by those that it
+    reads, else None; and the negative values that it has whatever it reads, None where they depend on that."""
+    kind = operation(node, graph_module)[0]
+    if kind == "relu":
+        return kind, "zero" if relu_bounds(node, graph_module)[0] >= 0 else "free"
+    called = type(graph_module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+    if called in NEGATIVE_VALUES:
+        return None, NEGATIVE_VALUES[called]
+    same = kind in ("pool", "through") and len(node.all_input_nodes) == 1
+    return (kind, None) if same else (None, "free")

@@ -15,12 +15,21 @@ from torch.nn import functional as F
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import TargetSpec, in_float
-from limpq_deploy.model.blockers import Blockers
+from limpq_deploy.model.islands import (
+    READ_REALS,
+    REAL,
+    behind_identities,
+    float_operators,
+    for_target,
+    is_linear,
+    reads_codes,
+)
 from limpq_deploy.model.layers import LayerSpec, TracedModel, tensor_inputs
 from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import does_nothing
+from limpq_deploy.model.outputs import feeding_outputs
 
-ELEMENTWISE = ("mul", "concat", "gate")
+ELEMENTWISE = ("mul", "concat", "gate", "function")
 """Kinds whose inputs carry quantizers where those of all Adds do."""
 
 QUANTIZERS = "quantizers"
@@ -34,23 +43,26 @@ class Edge:
     consumer: str
     reads: str
     source: str
-    role: Literal["layer", "add", "mul", "concat", "gate", "pool"]
+    role: Literal["layer", "add", "mul", "concat", "gate", "function", "pool", "float", "output"]
     layer: str | None = None
 
 
 def place(
     traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: int = 8, act_bits: int | None = None
 ) -> Placement:
-    """Decide the quantizers of a traced model. The first and the last layer are pinned at ``pinned_bits``.
+    """Decide the quantizers of a traced model. The first layer, those that feed an output and those that BatchNorms
+    were given are pinned at ``pinned_bits``.
     ``act_bits``: the one width of what searched layers read, so that weights alone are searched; None: searched too.
     More than 8: activations are floats everywhere, and no quantizer of them does anything.
 
     Where layers share quantizers, a tensor read by an Add or a pool (or by layers of different classes) is quantized
     once at ``carrier_bits``; searched layers re-quantize its codes, all with one shared quantizer.
     """
+    traced = for_target(traced, target)
     if target.clip == "integer":
-        _require_integer_form(traced)
-    pinned = {traced.layers[0].name, traced.layers[-1].name}
+        _require_vectors(traced)
+    given = (layer.name for layer in traced.layers if layer.scales)
+    pinned = {traced.layers[0].name, *feeding_outputs(traced), *given}
     quantizers: list[ActQuantizer] = []
     inputs: dict[str, str] = {}
     for source, edges in edges_by_source(traced, target).items():
@@ -70,6 +82,7 @@ def place(
             _layer(layer, inputs[layer.name], pinned_bits if layer.name in pinned else None) for layer in traced.layers
         ),
         quantizers=tuple(quantizers),
+        float_operators=float_operators(traced),
     )
 
 
@@ -86,6 +99,7 @@ def with_quantizers(
     holder = nn.ModuleDict({quantizer.name: make(quantizer) for quantizer in placement.quantizers})
     graph_module.add_submodule(QUANTIZERS, holder)
     grouped = edges_by_source(traced, placement.spec)
+    kinds = for_target(traced, placement.spec).kinds
     again: dict[str | None, set[str]] = {}
     for quantizer in placement.quantizers:
         again.setdefault(quantizer.parent, set()).update(quantizer.layers)
@@ -93,7 +107,11 @@ def with_quantizers(
         readers = again.get(quantizer.name, set()).union(quantizer.layers)
         edges = [edge for edge in grouped[quantizer.tensor] if _stands_on(quantizer, edge, readers)]
         if placement.spec.single_q and quantizer.parent is None:
-            _insert_after(graph_module, quantizer.name, nodes[quantizer.tensor])
+            source = nodes[quantizer.tensor]
+            reals = READ_REALS if kinds[quantizer.tensor] in REAL else ()
+            _insert_after(
+                graph_module, quantizer.name, source, [one for one in source.users if kinds[one.name] not in reals]
+            )
         else:
             _insert_on(graph_module, quantizer.name, nodes, edges)
     graph_module.graph.lint()
@@ -103,19 +121,20 @@ def with_quantizers(
 
 def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[Edge]]:
     """Every tensor that needs a quantizer, with the edges on which it is read, in graph order."""
+    traced = for_target(traced, target)
     grouped: dict[str, list[Edge]] = {}
     specs = {layer.name: layer for layer in traced.layers}
     for node in traced.graph_module.graph.nodes:
         kind = traced.kinds[node.name]
         before = tensor_inputs(node, traced.kinds) if kind in ("layer", "add", "pool", *ELEMENTWISE) else []
         if kind == "add":
-            if len(before) == 1:
-                raise ModelError(
-                    f"{node.name}{written_at(node)} adds a tensor to itself; only sums of two tensors are supported"
-                )
             before = _quantized_addends(before, traced, target)
         elif (kind == "pool" and not target.pools) or (kind in ELEMENTWISE and target.add_inputs != "all"):
             before = []
+        elif kind == "function":
+            before = [one for one in before if not _is_inner(one, traced)]
+        elif kind in ("float", "output") and target.add_inputs == "all":
+            before = reads_codes(node, traced)
         for tensor in before:
             own_pad = kind == "layer" and not target.single_q
             consumer, read = _before_pad(node, tensor, traced) if own_pad else (node, tensor)
@@ -130,45 +149,20 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
     return {name: grouped[name] for name in traced.nodes if name in grouped}
 
 
-def _require_integer_form(traced: TracedModel) -> None:
-    """What a target that works on codes from first to last layer cannot execute, found before hours of training."""
-    blockers = Blockers()
+def _is_inner(node: fx.Node, traced: TracedModel) -> bool:
+    """Whether a tensor is a function of single values that one other function reads: both are one."""
+    return traced.kinds[node.name] == "function" and len(node.users) == 1
+
+
+def _require_vectors(traced: TracedModel) -> None:
     for node in traced.graph_module.graph.nodes:
-        with blockers.noting(node, repr(node.name)):
-            _require_integer_form_of(node, traced)
-    blockers.raise_found()
-
-
-def _require_integer_form_of(node: fx.Node, traced: TracedModel) -> None:
-    kind = traced.kinds[node.name]
-    before = _behind_identities(tensor_inputs(node, traced.kinds), traced)
-    if kind == "relu" and (
-        traced.kinds[before[0].name] not in ("layer", "batchnorm", "add", "mul", "relu")
-        or any(len(reader.users) > 1 for reader in node.all_input_nodes)
-    ):
-        raise ModelError(
-            f"{node.name!r}{written_at(node)} is no ReLU straight behind a convolution, linear layer, BatchNorm, sum "
-            "or product that nothing else reads; put it there"
-        )
-    if kind == "layer" and _is_linear(node, traced) and len(before[0].meta["tensor_meta"].shape) != 2:
-        raise ModelError(
-            f"layer {node.target!r}{written_at(node)} reads more than one vector for an image; flatten its input"
-        )
-    if kind == "output" and (len(before) != 1 or not _is_linear(before[0], traced)):
-        raise ModelError(
-            f"the model ends with {', '.join(f'{end.name}{written_at(end)}' for end in before)}; expected one "
-            "nn.Linear, whose result is the logits (a 1x1 convolution behind a pool is the same as a linear layer)"
-        )
-
-
-def _behind_identities(tensors: list[fx.Node], traced: TracedModel) -> list[fx.Node]:
-    """The tensors themselves, where Identity and Dropout stand in between: those are not exported."""
-    found = []
-    for tensor in tensors:
-        while does_nothing(tensor, traced.graph_module):
-            tensor = tensor_inputs(tensor, traced.kinds)[0]
-        found.append(tensor)
-    return found
+        if traced.kinds[node.name] == "layer" and is_linear(node, traced):
+            before = behind_identities(tensor_inputs(node, traced.kinds), traced)
+            if len(before[0].meta["tensor_meta"].shape) != 2:
+                raise ModelError(
+                    f"layer {node.target!r}{written_at(node)} reads more than one vector for an image; flatten its "
+                    "input"
+                )
 
 
 def _producer(node: fx.Node, traced: TracedModel) -> str | None:
@@ -178,10 +172,6 @@ def _producer(node: fx.Node, traced: TracedModel) -> str | None:
     return str(node.target) if traced.kinds[node.name] == "layer" else None
 
 
-def _is_linear(node: fx.Node, traced: TracedModel) -> bool:
-    return node.op == "call_module" and isinstance(traced.graph_module.get_submodule(str(node.target)), nn.Linear)
-
-
 def _quantized_addends(addends: list[fx.Node], traced: TracedModel, target: TargetSpec) -> list[fx.Node]:
     """Addends that carry a quantizer. TensorRT fuses the convolution whose result is added; the other input is the
     identity. Where both come straight from convolutions, the second (by custom the shortcut) is the identity."""
@@ -189,7 +179,7 @@ def _quantized_addends(addends: list[fx.Node], traced: TracedModel, target: Targ
         return addends
     if target.add_inputs == "none":
         return []
-    sources = _behind_identities(addends, traced)
+    sources = behind_identities(addends, traced)
     identities = [
         tensor
         for tensor, source in zip(addends, sources, strict=True)
@@ -260,8 +250,7 @@ def _layer(spec: LayerSpec, quantizer: str, pinned_bits: int | None) -> LayerPla
     )
 
 
-def _insert_after(graph_module: fx.GraphModule, name: str, source: fx.Node) -> None:
-    readers = list(source.users)
+def _insert_after(graph_module: fx.GraphModule, name: str, source: fx.Node, readers: list[fx.Node]) -> None:
     with graph_module.graph.inserting_after(source):
         placed = graph_module.graph.call_module(f"{QUANTIZERS}.{name}", (source,))
     for reader in readers:

@@ -6,12 +6,20 @@ import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
+from torch.utils.flop_counter import FlopCounterMode
 
+from limpq_deploy.model.average_pools import simplify_pools
+from limpq_deploy.model.movers import simplify_moves
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
 
+MACS = "macs"
+"""Where the meta of a node that the table does not know holds its multiply-accumulates for one image."""
 COPIES = ("contiguous", "clone")
 """Methods that give the same values in other memory."""
+
+WHOLE = "averages_images"
+"""In the ``meta`` of a pool that averages each whole image."""
 
 
 def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> set[str]:
@@ -20,6 +28,8 @@ def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> s
     shapes = _Shapes(graph_module)
     shapes.run_on(1, input_shape)
     _drop_copies(graph_module)
+    simplify_pools(graph_module)
+    simplify_moves(graph_module)
     return shapes.global_pools
 
 
@@ -42,7 +52,8 @@ class _Shapes(NodeByNode):
         self.global_pools: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
+        unknown = n.op.startswith("call") and operation(n, self.module)[0] is None
+        result = self._counted(n) if unknown else super().run_node(n)
         described = map_aggregate(
             result, lambda value: _extract_tensor_metadata(value) if isinstance(value, torch.Tensor) else value
         )
@@ -50,6 +61,13 @@ class _Shapes(NodeByNode):
             n.meta["tensor_meta"] = described
         if operation(n, self.module)[0] == "pool" and self._averages_images(n):
             self.global_pools.add(n.name)
+            n.meta[WHOLE] = True
+        return result
+
+    def _counted(self, node: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(node)
+        node.meta[MACS] = counter.get_total_flops() // 2
         return result
 
     def _averages_images(self, node: fx.Node) -> bool:

@@ -9,8 +9,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+from limpq_deploy.calibration.datasets import KINDS as DATA_AT_PATHS
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
+from limpq_deploy.calibration.json_text import load_json, read_whole
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
@@ -18,6 +21,7 @@ from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_
 from limpq_deploy.model.zoo import LIBRARIES
 from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, TYPES, BudgetSettings
 from limpq_deploy.policy.budgets import option_of as plain_option
+from limpq_deploy.tasks.names import DEFAULT_TASK, require_task
 from limpq_deploy.train.settings import AS_SUITS, Training
 
 FORMAT = "limpq.config/1"
@@ -67,7 +71,9 @@ class Config(BudgetSettings):
     ``max_latency_ms`` and ``min_speedup`` are checks of the verdict; without them latency is only reported. With a
     ``latency_table``, the search keeps ``max_latency_ms`` too; without one, and in a ``native:`` space, the build
     profiles this machine, searches, times and corrects (``latency_rounds`` times at most) until prediction and
-    measurement agree. ``max_accuracy_drop``: points of top-1 that the deployed model may lose against float.
+    measurement agree. ``max_accuracy_drop``: points of top-1 (or of the task's own figure, in its unit) that the
+    deployed model may lose against float. ``task``: what the network is for (`tasks.names.FORMS`). ``calibration``: a
+    folder of images without labels, which take the place of the training and validation images.
     ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
     ``tie``: as in `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``;
     then weights alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on
@@ -91,6 +97,8 @@ class Config(BudgetSettings):
     weights_key: str | None = None
     pretrained: bool = False
     data: str = "digits"
+    task: str = DEFAULT_TASK
+    calibration: Path | None = None
     classes: Path | None = None
     target: str | None = None
     bits: tuple[int, ...] = (2, 3, 4, 5, 6)
@@ -146,6 +154,7 @@ class Config(BudgetSettings):
                 "give --weights"
             )
         _require_one_of("target", self.target, TARGETS)
+        require_task(self.task)
         target = self.target_spec
         native = (self.space or "").removeprefix(NATIVE)
         if self.space != native and native in TARGETS and native != target.name:
@@ -212,7 +221,9 @@ class Config(BudgetSettings):
         if self.alpha is not None and not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha is {self.alpha}; expected 0 or above")
         if not isfinite(self.max_accuracy_drop):
-            raise ValueError(f"max_accuracy_drop is {self.max_accuracy_drop}; expected points of top-1, such as 1.0")
+            raise ValueError(
+                f"max_accuracy_drop is {self.max_accuracy_drop}; expected points of the task's figure, such as 1.0"
+            )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; expected 0 or above, below 2^63")
 
@@ -355,11 +366,11 @@ def write_config(config: Config, path: Path) -> None:
     Files of the user are written as absolute paths: those commands may run in another folder.
     """
     kind, _, place = config.data.partition(":")
-    given = {name: getattr(config, name) for name in ("weights", "classes", "policy", *COST_FILES)}
+    given = {name: getattr(config, name) for name in ("weights", "classes", "calibration", "policy", *COST_FILES)}
     settled = replace(
         config,
         **{name: file and file.absolute() for name, file in given.items()},
-        data=f"{kind}:{Path(place).expanduser().absolute()}" if kind in ("imagefolder", "cifar10") else config.data,
+        data=f"{kind}:{Path(place).expanduser().absolute()}" if kind in DATA_AT_PATHS else config.data,
     )
     write_text(path, json.dumps({"format": FORMAT, **asdict(settled)}, indent=1, default=str) + "\n")
 
@@ -367,11 +378,11 @@ def write_config(config: Config, path: Path) -> None:
 def load_config(path: Path) -> Config:
     """Read what `write_config` wrote. Raises RecordError for a damaged file."""
     try:
-        settings = json.loads(path.read_text())
+        settings = load_json(path, f"a {FORMAT} file")
         if settings.pop("format") != FORMAT:
             raise KeyError("format")
         return _validated(settings)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RecordError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} is not a {FORMAT} file; run the build again") from error
 
 
@@ -386,15 +397,13 @@ class _Invalid(ValueError):
 
 def _load_toml(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"cannot read the configuration {file}: {error.strerror}; expected a TOML file") from error
+        text = read_whole(file, "a TOML file").decode()
     except UnicodeDecodeError as error:
         raise RecordError(f"the configuration {file} is not UTF-8 text; expected a TOML file") from error
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecordError(f"{file} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and numbers and levels beyond all bounds
+        raise RecordError(f"{file} is not valid TOML: {plain(error)}") from error
     settings = {key.replace("-", "_"): value for key, value in found.items()}
     for name in VERSIONS:
         if isinstance(settings.get(name), int | float):  # without its quotes
@@ -410,7 +419,7 @@ def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
     known = [field.name for field in fields(cls)]
     for key in settings:
         if key not in known:
-            raise RecordError(f"{origin}: unknown key {key!r}; known keys: {', '.join(known)}")
+            raise RecordError(f"{origin}: unknown key {plain(key, 60)!r}; known keys: {', '.join(known)}")
 
 
 def _validated(settings: dict[str, Any]) -> Config:
@@ -423,6 +432,6 @@ def _validated(settings: dict[str, Any]) -> Config:
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "value_error":
             section = f"{where}." if where else ""
-            raise _Invalid(section, problem["msg"].removeprefix("Value error, ")) from error
+            raise _Invalid(plain(section, 60), problem["msg"].removeprefix("Value error, ")) from error
         expected = KINDS.get(problem["type"], problem["msg"].removeprefix("Input should be "))
-        raise _Invalid(where, f" is {problem['input']!r}; expected {expected}") from error
+        raise _Invalid(plain(where, 60), f" is {plain(repr(problem['input']), 80)}; expected {expected}") from error

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.datasets import KINDS, DataSet, Preprocess, hold_out, open_dataset, require_classes
+from limpq_deploy.calibration.datasets import (
+    KINDS,
+    DataSet,
+    Preprocess,
+    hold_out,
+    open_calibration,
+    open_dataset,
+    require_classes,
+)
 from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
@@ -43,9 +51,14 @@ from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
+from limpq_deploy.tasks.agreement import by_float
+from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.names import DEFAULT_TASK, factory_of
+from limpq_deploy.tasks.open_task import open_task
 from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
 from limpq_deploy.train.device import require_precision
 from limpq_deploy.train.float_training import trainable
+from limpq_deploy.train.judge import Judge
 from limpq_deploy.train.settings import finetune_settings, float_settings, joint_settings
 from limpq_deploy.train.training_log import require_tensorboard
 from limpq_deploy.workspace.finished import checked
@@ -78,7 +91,7 @@ class Subject:
             self.compiler()
         elif engine and self.builds_engine:
             self.runtime()
-        require_classes(self.dataset, self.num_classes)
+        self.require_data_of_task()
         self._check_training()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
         if self.config.act_bits is not None and not self.placement.weights_only:
@@ -95,6 +108,7 @@ class Subject:
         """Refuse settings that make no sense together, a precision that is missing here, and a batch that would
         silently be smaller than asked for."""
         training, images = self.config.training, len(self.dataset.split("train"))
+        self._check_labels()
         for settings in (float_settings, joint_settings, finetune_settings):
             require_precision(settings(images, training).precision)
         if training.tensorboard:
@@ -104,6 +118,46 @@ class Subject:
                 f"training.batch_size is {training.batch_size}, and {self.dataset.name!r} has {images} training images "
                 "only; choose a smaller batch"
             )
+
+    def _check_labels(self) -> None:
+        """Refuse trainings that need labels where there are none."""
+        labelled = self.dataset.split("train").labelled and self.task.labels_teach
+        training = self.config.training
+        if labelled:
+            return
+        why = f"the task {self.task.name}" if self.dataset.split("train").labelled else "these images without labels"
+        if not self.start.trained:
+            raise SettingError(
+                f"a float model cannot be trained here by {why}; give --weights of a trained network, or --pretrained"
+            )
+        if training.inplace_distill or training.distill not in (None, 1.0):
+            raise SettingError(
+                f"training.distill below 1 and inplace_distill learn from labels, and {why} teaches nothing by them; "
+                "leave both away"
+            )
+
+    def require_data_of_task(self) -> None:
+        """Raise DataError where the data have other classes than the model, or not what the task asks of them."""
+        if self.task.one_label and self.dataset.one_label:
+            require_classes(self.dataset, self.num_classes)
+        for name in ("train", "val", "test"):
+            self.task.require_data(self.dataset, self.dataset.split(name))
+
+    @cached_property
+    def task(self) -> Task:
+        """What the network is for."""
+        return open_task(self.config.task, self.output_shapes)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Who judges outputs; where there are no labels, beside a float model that `Judge.beside` takes."""
+        return Judge(task=self.task, without_labels=by_float(self.output_shapes))
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of every tensor that the model gives for one image."""
+        end = next(reversed(self._shapes.graph_module.graph.nodes))
+        return tuple(tuple(node.meta["tensor_meta"].shape) for node in end.all_input_nodes)
 
     @cached_property
     def target(self) -> TargetSpec:
@@ -174,8 +228,20 @@ class Subject:
 
     @cached_property
     def dataset(self) -> DataSet:
-        known = known_info(self.config.model)
-        return open_dataset(self.config.data, (known or self.info).preprocess, self.config.classes)
+        config = self.config
+        known = known_info(config.model)
+        preprocess = (known or self.info).preprocess
+        if config.calibration is None:
+            return open_dataset(config.data, preprocess, config.classes)
+        dataset = open_dataset(config.data, preprocess, config.classes, needs=("test",))
+        test = dataset.split("test")
+        given, fingerprint = open_calibration(config.calibration, test.preprocess)
+        train, val = hold_out(given)
+        return replace(
+            dataset,
+            splits={"train": train, "val": val, "test": test},
+            fingerprint=f"{dataset.fingerprint} {fingerprint}",
+        )
 
     @cached_property
     def joint_data(self) -> DataSet:
@@ -202,6 +268,7 @@ class Subject:
         torch.manual_seed(self.config.seed)
         known = self.config.model in MODELS
         adapts = self.config.weights is None if known else known_info(self.config.model) is not None
+        adapts = adapts and self.config.task == DEFAULT_TASK
         model, info = create_model(self.config.model, len(self.dataset.classes) if adapts else None)
         self._formats = in_float32(model)
         self._start = take_weights(model, self.config)
@@ -261,6 +328,13 @@ class Subject:
     def _shapes(self) -> TracedModel:
         """The traced model, whatever its weights."""
         return trace(self.model, self.preprocess.shape)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the data; where those have none, the numbers of the logits, and nothing for other outputs."""
+        shapes = self.output_shapes
+        numbered = len(shapes) == 1 and len(shapes[0]) == 2
+        return self.dataset.classes or tuple(map(str, range(shapes[0][1] if numbered else 0)))
 
     @property
     def num_classes(self) -> int:
@@ -356,7 +430,16 @@ class Subject:
         }
 
     def data_digest(self) -> str:
-        """What the data are, with the source of a user's own: how it reads and augments is not in the fingerprint."""
+        """What the data are and what is asked of them, with the sources of a user's own: how it reads and augments is
+        not in the fingerprint."""
+        digest = self._own_data_digest()
+        if self.config.task == DEFAULT_TASK:
+            return digest
+        factory = factory_of(self.config.task)
+        source = user_sources(load_factory(factory, LimpqError)) if factory is not None else ""
+        return hashlib.sha256(f"{digest} {self.config.task} {source}".encode()).hexdigest()
+
+    def _own_data_digest(self) -> str:
         digest = self.dataset.digest()
         if not is_factory_name(self.config.data) or self.config.data.partition(":")[0] in KINDS:
             return digest

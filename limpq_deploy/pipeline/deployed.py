@@ -37,6 +37,11 @@ class Deployed(Protocol):
     def dataset(self) -> DataSet: ...
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the logits; empty for other outputs."""
+        ...
+
+    @property
     def preprocess(self) -> Preprocess: ...
 
     @property

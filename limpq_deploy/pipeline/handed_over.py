@@ -62,6 +62,10 @@ class HandedOver:
         return target_named(self.placement.target)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.handover.classes
+
+    @property
     def preprocess(self) -> Preprocess:
         return self.handover.preprocess
 
@@ -87,6 +91,7 @@ class HandedOver:
             classes=self.handover.classes,
             splits={"test": fitted},
             fingerprint=digest_of_arrays(images),
+            one_label=bool(self.handover.classes),
         )
 
     def runtime(self) -> Runtime:

@@ -1,6 +1,5 @@
 """Exported models and bundles looked at from outside: accuracy, canaries. No torch here."""
 
-import json
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -9,6 +8,8 @@ import onnx
 
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset, require_classes
 from limpq_deploy.calibration.errors import DataError, ModelError, RecordError
+from limpq_deploy.calibration.json_text import parse_json
+from limpq_deploy.calibration.record_faults import shown
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.pixel_input import PREPROCESS_KEY
@@ -63,11 +64,15 @@ def _preprocess(model: Path, texts: dict[str, str]) -> Preprocess | None:
 
 def _require_same_classes(model: Path, texts: dict[str, str], dataset: DataSet) -> None:
     try:
-        known = json.loads(texts.get(CLASSES_KEY, "null"))
-    except ValueError as error:
-        raise ModelError(f"{model} has damaged metadata {CLASSES_KEY}; export it again") from error
+        known = parse_json(texts[CLASSES_KEY], CLASSES_KEY) if CLASSES_KEY in texts else None
+    except RecordError as error:
+        raise ModelError(f"{model} has damaged metadata: {error}") from error
     if known is None or known == list(dataset.classes):
         return
+    if not isinstance(known, list) or not all(isinstance(name, str) for name in known):
+        raise ModelError(
+            f"{model} has metadata {CLASSES_KEY} that is {shown(known)}; expected a list of names: export it again"
+        )
     pairs = enumerate(zip_longest(known, dataset.classes))
     number, (mine, theirs) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
     raise DataError(

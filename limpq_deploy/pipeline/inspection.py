@@ -9,13 +9,13 @@ from typing import Literal
 from torch import fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.placement import FloatOperator, Placement
 from limpq_deploy.export.records.targets import DEFAULT, TargetSpec, target_named
 from limpq_deploy.model.blockers import Blocked
 from limpq_deploy.model.given_model import copied, in_float32, plain, unwrap
+from limpq_deploy.model.islands import operator_name
 from limpq_deploy.model.layers import LayerCost, TracedModel, assembled, layer_costs, prepared
 from limpq_deploy.model.lines import written_at
-from limpq_deploy.model.operations import operation
 from limpq_deploy.model.place import edges_by_source, place
 from limpq_deploy.model.zoo import create_model, known_info
 from limpq_deploy.model.zoo.unfilled import Unfilled
@@ -40,15 +40,6 @@ class InspectedLayer:
     input_bits: int | None
     weight_bits: int | None
     runs_in: Literal["integer", "float"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FloatOperator:
-    """What is no layer and computed in float between quantizers. ``why`` in a sentence, with the user's line."""
-
-    name: str
-    operator: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +131,6 @@ def judged(looked: LookedAt, target: str | None = None) -> Inspection:
             raise looked.refused
         layers = layer_costs(looked.graph_module)
         traced = assembled(looked.graph_module, set(looked.pools))
-        _ = traced.outputs
         placement = place(traced, spec, model=looked.name)
     except ModelError as error:
         return Inspection(
@@ -154,7 +144,6 @@ def judged(looked: LookedAt, target: str | None = None) -> Inspection:
             seconds=time.monotonic() - looked.since,
         )
     shown = tuple(_placed(layer, placement) for layer in layers)
-    total = sum(layer.macs for layer in shown)
     return Inspection(
         model=looked.name,
         target=spec.name,
@@ -162,11 +151,11 @@ def judged(looked: LookedAt, target: str | None = None) -> Inspection:
         accepted=True,
         why=(),
         layers=shown,
-        float_operators=tuple(_float_operators(traced, spec)),
+        float_operators=(*placement.float_operators, *_float_operators(traced, spec)),
         quantizers=len(placement.quantizers),
-        integer_macs_share=sum(layer.macs for layer in shown if layer.runs_in == "integer") / max(total, 1),
+        integer_macs_share=1 - placement.float_share,
         uniform=tuple(_uniform(placement, bits) for bits in UNIFORM),
-        training=estimate_training(total),
+        training=estimate_training(placement.macs),
         notes=looked.notes,
         seconds=time.monotonic() - looked.since,
     )
@@ -226,15 +215,10 @@ def _placed(layer: LayerCost, placement: Placement) -> InspectedLayer:
 def _float_operators(traced: TracedModel, target: TargetSpec) -> list[FloatOperator]:
     quantized = {edge.consumer for edges in edges_by_source(traced, target).values() for edge in edges}
     return [
-        FloatOperator(name=node.name, operator=_operator(node, traced.graph_module), why=_why(node, target))
+        FloatOperator(name=node.name, operator=operator_name(node, traced.graph_module), why=_why(node, target))
         for node in traced.graph_module.graph.nodes
         if traced.kinds[node.name] in COMPUTES and node.name not in quantized
     ]
-
-
-def _operator(node: fx.Node, graph_module: nn.Module) -> str:
-    described = operation(node, graph_module)[1]
-    return described.partition(" (")[2].rstrip(")") or described
 
 
 def _why(node: fx.Node, target: TargetSpec) -> str:

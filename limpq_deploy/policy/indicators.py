@@ -168,7 +168,14 @@ class Indicators:
         for pair in layer.pairs or ():
             if pair[0] not in self.bits or pair[1] not in self.bits:
                 raise ValueError(f"layer {layer.name!r} admits w{pair[0]}a{pair[1]}; the bits are {list(self.bits)}")
-        for kind, values in (("weight", layer.weight), ("act", layer.act)):
+        rivals = [
+            (f"{name} {kind}", values)
+            for name, measure in (layer.measures or {}).items()
+            for kind, values in (("weight", measure.weight), ("act", measure.act))
+        ]
+        first = (("first weight", layer.weight_init), ("first act", layer.act_init))
+        rivals += [(kind, values) for kind, values in first if values is not None]
+        for kind, values in (("weight", layer.weight), ("act", layer.act), *rivals):
             if len(values) != len(self.bits):
                 raise ValueError(
                     f"layer {layer.name!r} has {len(values)} {kind} indicators; expected one for each of the bits "

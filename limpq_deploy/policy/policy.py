@@ -4,17 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.export.records.targets import WIDEST_GRID
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import OutlierMode, OutlierReport
 
+FLOAT_WIDTHS = frozenset((16, 32))
+"""Widths at which a tensor stays in float."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBits:
-    """Bit-widths of one layer."""
+    """Bit-widths of one layer. Raises ValueError outside 1 to 32."""
 
     weight: int
     act: int
+
+    def __post_init__(self) -> None:
+        for kind, bits in (("weight", self.weight), ("act", self.act)):
+            if not 1 <= bits <= 32:
+                raise ValueError(f"{kind} is {bits} bits; expected 1 to 32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +57,9 @@ class PolicyCandidate:
     """A policy that competed, by its preview: the jointly trained network at these bits, BatchNorm estimated anew.
 
     ``importance``: the measure of its program, with ``alpha`` and ``outliers``; all None for a uniform policy. ``top1``
-    in percent and ``loss`` (mean cross-entropy) on held-out training images. ``behind``: its loss less the least one,
-    with the ends of the 95 % interval of that difference on the same images; None in older files.
+    in percent (or what the tournament's ``measure`` names) and ``loss`` (mean cross-entropy) on held-out training
+    images. ``behind``: its loss less the least one, with the ends of the 95 % interval of that difference on the same
+    images; None in older files.
     """
 
     name: str
@@ -65,8 +77,8 @@ class PolicyCandidate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
     """Candidates for one set of budgets, best first; ``chosen`` names the one that became the policy and ``why`` says
-    so in a sentence. ``images`` were classified, ``batchnorm_images`` gave BatchNorm its statistics; ``seconds``: what
-    all previews took."""
+    so in a sentence. ``images`` were looked at, ``batchnorm_images`` gave BatchNorm its statistics; ``seconds``: what
+    all previews took. ``measure`` and its ``unit``: of the figure in place of top-1, None for that."""
 
     candidates: tuple[PolicyCandidate, ...]
     chosen: str
@@ -74,6 +86,17 @@ class Tournament:
     images: int
     batchnorm_images: int
     seconds: float | None = None
+    measure: str | None = None
+    unit: str | None = None
+
+    @property
+    def figure(self) -> str:
+        """The figure's name."""
+        return self.measure or "top-1"
+
+    def shown(self, candidate: PolicyCandidate) -> str:
+        """A candidate's figure."""
+        return f"{candidate.top1:.2f} {'%' if self.unit is None else self.unit}".rstrip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +120,19 @@ class Policy:
     def is_everywhere(self, bits: int) -> bool:
         """Whether every weight and activation has this width: at the widest candidate, no budget limits anything."""
         return all((layer.weight, layer.act) == (bits, bits) for layer in self.bits.values())
+
+    def buildable_pairs(self, origin: str) -> dict[str, tuple[int, int]]:
+        """`pairs`, where every width can be trained and executed: a grid's (2 to 8 bits), or a float's (16, 32). Raises
+        ModelError with the first that cannot, and where it stands (``origin``)."""
+        found = self.pairs()
+        for name, pair in found.items():
+            for kind, bits in zip(("weight", "activation"), pair, strict=True):
+                if not 2 <= bits <= WIDEST_GRID and bits not in FLOAT_WIDTHS:
+                    raise ModelError(
+                        f"{origin} gives layer {plain(name, 60)!r} {bits} {kind} bits, which no grid has; expected 2 "
+                        "to 8, or 16 or 32 for float: search the policy again, or change it"
+                    )
+        return found
 
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name, as `Placement` takes them."""

@@ -4,6 +4,7 @@
 folder, and gives None where that is not possible; the operator then computes the same with torch's own operations.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -20,11 +21,15 @@ from typing import Any
 
 import torch
 
-from limpq_deploy.calibration.files import cache_folder
+from limpq_deploy.calibration.errors import OutputError
+from limpq_deploy.calibration.files import cache_folder, keep, kept_bytes
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 SOURCE = Path(__file__).with_name("lsq_kernel.c")
 COMPILE = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-c")
+KEPT = 1
+"""Form of the kept file."""
+
 THREADS = "-fopenmp"
 """At compilation only: linking is left to torch's own OpenMP library, so that there is one set of threads."""
 
@@ -114,7 +119,8 @@ def _rows(x: torch.Tensor, axis: int | None) -> tuple[int, int]:
 @functools.cache
 def kernel() -> Kernel | None:
     """The compiled operator, or None; a log line at level DEBUG says why not. LIMPQ_LSQ=eager or =compiled leaves it
-    out, for torch's operations one by one or fused by torch.compile."""
+    out, for torch's operations one by one or fused by torch.compile. Raises CacheRefused where a library is
+    kept that is not ours."""
     if os.environ.get("LIMPQ_LSQ") in ("eager", "compiled"):
         return None
     try:
@@ -127,14 +133,15 @@ def kernel() -> Kernel | None:
 def load_kernel(folder: Path) -> Kernel:
     """Compile into ``folder``, unless that was done before, and load.
 
-    Raises OSError where there is no compiler, where it fails, or where its result does not compute what it should.
+    Raises OSError where there is no compiler, where it fails, or where its result does not compute what it should;
+    CacheRefused where the library in ``folder`` is not what was kept there.
     """
     if not sys.platform.startswith("linux"):
         raise OSError(f"compiled on Linux only, not on {sys.platform}")
     reasons = []
     for threads in (True, False):
         try:
-            found = Kernel(_declared(ctypes.CDLL(str(_library(folder, threads=threads)))), threads)
+            found = Kernel(_declared(_loaded(_library(folder, threads=threads))), threads)
         except OSError as error:  # an OpenMP library that torch does not bring, for one
             reasons.append(str(error))
             continue
@@ -144,16 +151,27 @@ def load_kernel(folder: Path) -> Kernel:
     raise OSError("; ".join(reasons))
 
 
-def _library(folder: Path, *, threads: bool) -> Path:
+def _loaded(data: bytes) -> ctypes.CDLL:
+    """A library from its bytes, which were checked: a file may be another one by the time that it is loaded.
+
+    The descriptor stays open: the loader knows a library by its path, which has the descriptor's number.
+    """
+    descriptor = os.memfd_create("lsq", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(descriptor), "wb") as stream:
+        stream.write(data)
+    return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+
+
+def _library(folder: Path, *, threads: bool) -> bytes:
     compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise OSError("there is no C compiler (gcc)")
     flags = (*COMPILE, THREADS) if threads else COMPILE
-    key = hashlib.sha256(repr((SOURCE.read_bytes(), flags, compiler, _machine())).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((KEPT, SOURCE.read_bytes(), flags, compiler, _machine())).encode()).hexdigest()[:16]
     library = folder / f"lsq-{key}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    data = kept_bytes(library)
+    if data is None:
+        with tempfile.TemporaryDirectory() as scratch:
             objects, linked = Path(scratch) / "lsq.o", Path(scratch) / "lsq.so"
             for command in (
                 [compiler, *flags, str(SOURCE), "-o", str(objects)],
@@ -162,8 +180,10 @@ def _library(folder: Path, *, threads: bool) -> Path:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
                 if done.returncode != 0:
                     raise OSError(f"{compiler} failed: {done.stderr.strip()[:200]}")
-            os.replace(linked, library)  # another process may have been first, with the same
-    return library
+            data = linked.read_bytes()
+        with contextlib.suppress(OutputError):  # a home that cannot be written: compiled again the next time
+            keep(library, data)  # another process may have been first, with the same
+    return data
 
 
 def _machine() -> str:

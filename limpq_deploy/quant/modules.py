@@ -169,7 +169,7 @@ class SwitchableBatchNorm(nn.Module):
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d, bits: tuple[int, ...]) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, bits: tuple[int, ...]) -> None:
         super().__init__()
         mean, var = norm.running_mean, norm.running_var
         assert mean is not None

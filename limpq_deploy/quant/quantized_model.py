@@ -93,6 +93,16 @@ class QuantizedModel(nn.Module):
         assert isinstance(module, ActFakeQuant)
         return module
 
+    def float_state(self) -> dict[str, torch.Tensor]:
+        """What belongs to no layer, BatchNorm or quantizer, by name in the graph: parameters and buffers of what is
+        computed in float, which are trained as they are."""
+        own = {QUANTIZERS, *(name for layer in self.placement.layers for name in (layer.name, layer.batchnorm))}
+        return {
+            name: tensor
+            for name, tensor in self.graph.state_dict().items()
+            if not any(prefix is not None and name.startswith(f"{prefix}.") for prefix in own)
+        }
+
     def set_bits(self, policy: Mapping[str, BitPair]) -> None:
         """Use these (weight, activation) bits in the searched layers; a BatchNorm follows its layer's weight bits (the
         widest that there is, where those are float). In front of a layer that runs in float the quantizer that the
@@ -160,7 +170,7 @@ class QuantizedModel(nn.Module):
         fold_factor = None
         if layer.batchnorm is not None:
             norm = self.graph.get_submodule(layer.batchnorm)
-            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
             switchable = SwitchableBatchNorm(norm, bits or (FLOAT_BITS,))
             self.graph.set_submodule(layer.batchnorm, switchable)
             fold_factor = switchable.fold_factor
@@ -213,6 +223,7 @@ def inherit(model: QuantizedModel, joint: QuantizedModel) -> None:
     A BatchNorm comes from its layer's weight bits (of the widest, where the weight stays in float); with other
     activation bits its statistics must be re-estimated.
     """
+    model.graph.load_state_dict(joint.float_state(), strict=False)
     with torch.no_grad():
         for layer in model.placement.layers:
             mine, theirs = model.quant_layer(layer.name), joint.quant_layer(layer.name)

@@ -17,6 +17,7 @@ from limpq_deploy.export.records.targets import TargetSpec
 from limpq_deploy.export.reference.elementwise import hard_sigmoid_values, sigmoid_values
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS
+from limpq_deploy.model.shapes import WHOLE
 
 Floats = NDArray[np.float32]
 
@@ -25,14 +26,15 @@ def compute_as_exported(placed: fx.GraphModule, traced: TracedModel, target: Tar
     """Replace, in place, the global pools and gates of a placed graph, for a target that runs them on codes.
 
     Pools: torch divides a sum by H*W, and so does ONNX Runtime where it pools floats; its integer kernel multiplies by
-    the reciprocal. For H*W a power of two they are equal. Gates: see `TableGate`. Quantizers in front of gates need a
-    method ``levels``. For other targets, which leave pools and gates in float, nothing is done.
+    the reciprocal. For H*W a power of two they are equal. Over windows its kernel divides, too. Gates: see `TableGate`.
+    Quantizers in front of gates need a method ``levels``. For other targets, which leave pools and gates in float,
+    nothing is done.
     """
     if not target.pools:
         return
     for node in list(placed.graph.nodes):
         kind = traced.kinds.get(node.name)
-        if kind not in ("pool", "gate"):
+        if kind != "gate" and not (kind == "pool" and WHOLE in node.meta):
             continue
         source = node.all_input_nodes[0]
         with placed.graph.inserting_before(node):

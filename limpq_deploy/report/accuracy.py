@@ -7,7 +7,8 @@ from limpq_deploy.report import svg
 from limpq_deploy.report.figures import count, digits, plural, signed
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.rows import Row, RowChart, round_scale, tick_text
-from limpq_deploy.train.evaluate import Z95, Accuracy
+from limpq_deploy.tasks.score import TOP1, Z95, Difference, Score
+from limpq_deploy.train.evaluate import Accuracy
 from limpq_deploy.verdict.record import AccuracyResult
 
 HEIGHT = 30
@@ -15,11 +16,11 @@ HEIGHT = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyRow:
-    """One model; ``low`` and ``high`` are the ends of the 95 % interval in percent, ``points`` the difference to
-    float."""
+    """One model; ``low`` and ``high`` are the ends of the 95 % interval in the figure's unit, ``points`` the difference
+    to float."""
 
     name: str
-    accuracy: Accuracy
+    accuracy: Accuracy | Score
     low: float
     high: float
     points: float
@@ -28,8 +29,12 @@ class AccuracyRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracySection:
-    """``paired``: the comparison with the uniform policy as a sentence, ``paired_float``: that with float. ``of``: what
-    these accuracies are of."""
+    """``title``: the figure's name; ``how``: where its interval comes from. ``paired``: the comparison with the uniform
+    policy as a sentence, ``paired_float``: that with float. ``of``: what these accuracies are of."""
+
+    title: str
+    how: str
+    points: str
 
     chart: RowChart
     rows: tuple[AccuracyRow, ...]
@@ -40,8 +45,19 @@ class AccuracySection:
     missing_uniform: str | None
 
     @property
+    def counted(self) -> bool:
+        """Whether images are right or wrong."""
+        return all(isinstance(row.accuracy, Accuracy) for row in self.rows)
+
+    @property
     def top5(self) -> bool:
-        return any(row.accuracy.top5 is not None for row in self.rows)
+        return any(isinstance(row.accuracy, Accuracy) and row.accuracy.top5 is not None for row in self.rows)
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Names of further figures."""
+        found = (row.accuracy.details for row in self.rows if isinstance(row.accuracy, Score))
+        return tuple(dict.fromkeys(name for details in found for name in details))
 
 
 def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
@@ -58,11 +74,9 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
     rows = []
     for name, class_, accuracy in named:
         if accuracy is not None:
-            low, high = wilson_interval(accuracy.correct, accuracy.images)
-            points = accuracy.top1 - result.float.top1
-            rows.append(
-                AccuracyRow(name=name, accuracy=accuracy, low=100 * low, high=100 * high, points=points, class_=class_)
-            )
+            low, high = _interval(accuracy)
+            points = accuracy.value - result.float.value
+            rows.append(AccuracyRow(name=name, accuracy=accuracy, low=low, high=high, points=points, class_=class_))
     missing = None
     if result.uniform is None:
         missing = (
@@ -70,7 +84,11 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
             if result.uniform_bits
             else "No uniform policy keeps the budgets and restrictions, so there is none to compare with."
         )
+    measure = result.float.measure
     return AccuracySection(
+        title=measure.title,
+        how="Wilson" if isinstance(result.float, Accuracy) else "jackknife",
+        points=measure.points,
         chart=_chart(rows),
         rows=tuple(rows),
         images=result.float.images,
@@ -79,6 +97,13 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
         of=result.of,
         missing_uniform=missing,
     )
+
+
+def _interval(accuracy: Accuracy | Score) -> tuple[float, float]:
+    if isinstance(accuracy, Score):
+        return accuracy.low, accuracy.high
+    low, high = wilson_interval(accuracy.correct, accuracy.images)
+    return 100 * low, 100 * high
 
 
 def wilson_interval(correct: int, images: int) -> tuple[float, float]:
@@ -95,25 +120,28 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
 def _chart(rows: list[AccuracyRow]) -> RowChart:
     scale = round_scale(min(row.low for row in rows), max(row.high for row in rows))
     middle = HEIGHT / 2
-    reference = rows[0].accuracy.top1
+    reference, measure = rows[0].accuracy.value, rows[0].accuracy.measure
 
     def track(row: AccuracyRow) -> Row:
         marks = (
             scale.grid(HEIGHT),
             svg.vertical(scale(reference), 0, HEIGHT, "reference"),
             svg.horizontal(middle, f"whisker {row.class_}", scale(row.low), scale(row.high)),
-            svg.dot(scale(row.accuracy.top1), middle, 6, f"dot {row.class_}"),
+            svg.dot(scale(row.accuracy.value), middle, 6, f"dot {row.class_}"),
         )
-        label = f"{row.name}: top-1 {row.accuracy.top1:.2f} %, 95 % interval {row.low:.2f} to {row.high:.2f} %"
+        said = measure.said(row.accuracy.value)
+        label = f"{row.name}: {said}, 95 % interval {row.low:.2f} to {measure.shown(row.high)}"
         return Row(
             name=row.name,
             track=svg.image(label, HEIGHT, *marks),
-            value=f"{row.accuracy.top1:.2f} %",
-            detail="" if row is rows[0] else f"{signed(row.points)} points",
+            value=row.accuracy.shown,
+            detail="" if row is rows[0] else f"{signed(row.points)} {measure.points}",
         )
 
     return RowChart(
-        rows=tuple(track(row) for row in rows), axis=scale.axis(tick_text(scale, " %")), axis_name="top-1 accuracy"
+        rows=tuple(track(row) for row in rows),
+        axis=scale.axis(tick_text(scale, f" {measure.unit}".rstrip())),
+        axis_name="top-1 accuracy" if measure == TOP1 else measure.name,
     )
 
 
@@ -121,6 +149,11 @@ def _paired_float(result: AccuracyResult) -> str | None:
     if result.against_float is None:
         return None
     pair, (low, high) = result.against_float, result.against_float.interval
+    if isinstance(pair, Difference):
+        return (
+            f"On the same {count(pair.images)} images mixed is {signed(pair.points)} {result.mixed.measure.points} "
+            f"better than float, 95 % interval {signed(low)} to {signed(high)}."
+        )
     return (
         f"Image by image, mixed alone is right on {plural(pair.only_first, 'image')} and float alone on "
         f"{count(pair.only_second)} of {count(pair.images)}: {signed(pair.points)} points, 95 % interval {signed(low)} "
@@ -133,6 +166,12 @@ def _paired(inputs: ReportInputs) -> str | None:
     if result is None or result.against_uniform is None:
         return None
     pair = result.against_uniform
+    if isinstance(pair, Difference):
+        return (
+            f"On the same {count(pair.images)} images mixed is {signed(pair.points)} {result.mixed.measure.points} "
+            f"better than {result.uniform_bits}. If both were equally good, mixed would look at least this bad with "
+            f"probability {digits(pair.p_first_worse)}."
+        )
     return (
         f"Image by image, mixed alone is right on {plural(pair.only_first, 'image')} and {result.uniform_bits} alone "
         f"on {count(pair.only_second)} of {count(pair.images)} ({signed(pair.points)} points). If both were equally "

@@ -26,6 +26,7 @@ class CandidatesSection:
     rows: tuple[CandidateRow, ...]
     why: str
     images: int
+    figure: str
 
 
 def candidates_section(inputs: ReportInputs) -> CandidatesSection | None:
@@ -39,7 +40,7 @@ def candidates_section(inputs: ReportInputs) -> CandidatesSection | None:
                 name=one.name,
                 chosen=one.name == tournament.chosen,
                 loss=f"{one.loss:.4f}",
-                top1=f"{one.top1:.2f} %",
+                top1=tournament.shown(one),
                 weight_bits=f"{fmean(bits.weight for bits in one.bits.values()):.2f}",
                 act_bits=f"{fmean(bits.act for bits in one.bits.values()):.2f}",
                 differs=sum(bits != inputs.policy.bits.get(name) for name, bits in one.bits.items()),
@@ -48,4 +49,5 @@ def candidates_section(inputs: ReportInputs) -> CandidatesSection | None:
         ),
         why=tournament.why,
         images=tournament.images,
+        figure="Top-1" if tournament.measure is None else tournament.measure,
     )

@@ -98,14 +98,14 @@ def _are(number: int, one: str = "is", many: str = "are") -> str:
 
 def _accuracy(inputs: ReportInputs) -> Figure:
     accuracy = inputs.verdict.accuracy
-    name = "Top-1, mixed"
     if accuracy is None:
-        return Figure(name=name, value=None, detail="")
-    points = accuracy.mixed.top1 - accuracy.float.top1
+        return Figure(name="Accuracy, mixed", value=None, detail="")
+    measure = accuracy.mixed.measure
+    points = accuracy.mixed.value - accuracy.float.value
     return Figure(
-        name=name,
-        value=f"{accuracy.mixed.top1:.2f} %",
-        detail=f"float {accuracy.float.top1:.2f} %, {signed(points)} points",
+        name=f"{measure.title}, mixed",
+        value=accuracy.mixed.shown,
+        detail=f"float {accuracy.float.shown}, {signed(points)} {measure.points}",
     )
 
 

@@ -1,6 +1,9 @@
-"""Accuracy of a torch model and statistics of its BatchNorms, alone or with the processes that train together."""
+"""A task's figure of a torch model and statistics of its BatchNorms, alone or with the processes that train
+together."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from math import fsum
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,21 +12,78 @@ from torch import nn
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Augment, Split
+from limpq_deploy.tasks.base import Arrays
+from limpq_deploy.tasks.outputs import tensors_of
+from limpq_deploy.tasks.score import TOP1
 from limpq_deploy.train.device import device_of
 from limpq_deploy.train.evaluate import evaluate
+from limpq_deploy.train.judge import CLASSES, Judge
+from limpq_deploy.train.judged import Predict, judged, value_of
 from limpq_deploy.train.processes import add_up, count, rank
 
 
-def predictor(model: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Images NCHW -> logits, both NumPy, by the model in evaluation mode; what `evaluate` takes."""
+def predictor(model: nn.Module) -> Predict:
+    """Images NCHW -> what the model gives, in NumPy: an array, or a tuple of them where it gives several; in evaluation
+    mode."""
 
-    def predict(images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(images_NCHW: NDArray[np.float32]) -> Any:
         with torch.no_grad():
-            logits: torch.Tensor = model(torch.from_numpy(images_NCHW).to(device_of(model)))
-        return logits.cpu().numpy()
+            outputs = tensors_of(model(torch.from_numpy(images_NCHW).to(device_of(model))))
+        arrays = tuple(output.cpu().numpy() for output in outputs)
+        return arrays[0] if len(arrays) == 1 else arrays
 
     model.eval()
     return predict
+
+
+def figure(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
+    """The judge's figure of a split; leaves the model in evaluation mode."""
+    reference = predictor(judge.reference.to(device_of(model))) if judge.reference is not None else None
+    return value_of(judged(predictor(model), split.batches(250), judge.of(split), reference=reference))
+
+
+def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, float]:
+    """The judge's figure, and the mean of `figure_and_losses` over the images."""
+    found, losses = figure_and_losses(model, split, judge)
+    return found, fsum(losses) / len(losses)
+
+
+def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, tuple[float, ...]]:
+    """The judge's figure, and of each image what its labels teach; without labels, or where those teach nothing, the
+    distance to the float model's outputs. Losses tell near models apart sooner than counting."""
+    task = judge.of(split)
+    losses: list[float] = []
+
+    def predict(images_NCHW: NDArray[np.float32]) -> Arrays:
+        tensor = torch.from_numpy(images_NCHW).to(device_of(model))
+        with torch.no_grad():
+            outputs = tuple(output.double() for output in tensors_of(model(tensor)))
+            if task.labels_teach:
+                targets = torch.as_tensor(given[-1]).to(tensor.device)
+                each = [slice(at, at + 1) for at in range(len(tensor))]
+                found = [task.loss_sum(tuple(one[at] for one in outputs), targets[at]) for at in each]
+                losses.extend(torch.stack(found).tolist())
+            else:
+                losses.extend(task.distances(outputs, judge.by_float(tensor)).tolist())
+        return tuple(output.cpu().numpy() for output in outputs)
+
+    model.eval()
+    given: list[Any] = []
+
+    def batches() -> Iterator[tuple[NDArray[np.float32], Any]]:
+        for images_NCHW, targets in split.batches(250):
+            given[:] = [targets]
+            yield images_NCHW, targets
+
+    reference = None if judge.reference is None else predictor(judge.reference.to(device_of(model)))
+    return value_of(judged(predict, batches(), task, reference=reference)), tuple(losses)
+
+
+def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
+    """The same in every process. Where images are right or wrong, each looks at a share of them; else each at all."""
+    if count() == 1 or not (split.labelled and judge.task.measure == TOP1):
+        return figure(model, split, judge)
+    return top1_together(model, split)
 
 
 def top1(model: nn.Module, split: Split) -> float:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError
+from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError, RecordError
 from limpq_deploy.calibration.files import replacing
+from limpq_deploy.calibration.json_text import parse_json
 from limpq_deploy.model.tied import distinct, load_distinct
 
 FORMAT = "limpq.checkpoint/1"
@@ -74,9 +75,9 @@ def load_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
 
 def _info(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
     try:
-        found = json.loads((metadata or {})[KEY])
+        found = parse_json((metadata or {})[KEY], KEY)
         known = found["format"] == FORMAT
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, RecordError, TypeError):
         known = False
     if not known:
         raise ModelError(f"{path} is no {FORMAT} file; expected a checkpoint written by limpq-deploy, train again")

@@ -9,14 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import DataError, ModelError
+from limpq_deploy.tasks.score import MOST_IMAGES, TOP1, Z95, Measure
 
 TOP5 = 5
-
-Z95 = 1.959963984540054
-"""Half the width of a 95 % interval, in standard errors."""
-
-MOST_IMAGES = 10**9
-"""No data set has more, so that nobody is told to gather them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +29,18 @@ class Accuracy:
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.images or self.images < 1:
             raise ValueError(f"{self.correct} correct of {self.images} images is no accuracy")
+
+    @property
+    def measure(self) -> Measure:
+        return TOP1
+
+    @property
+    def value(self) -> float:
+        return self.top1
+
+    @property
+    def shown(self) -> str:
+        return TOP1.shown(self.top1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +148,15 @@ def compare_paired(first: Evaluation, second: Evaluation) -> PairedComparison:
     """Compare two models image by image. Raises ValueError when they did not see the same images."""
     if not np.array_equal(first.labels, second.labels):
         raise ValueError("the two evaluations have different labels; compare models on the same images")
-    only_first = int((first.correct & ~second.correct).sum())
-    only_second = int((second.correct & ~first.correct).sum())
+    return compare_hits(first.correct, second.correct)
+
+
+def compare_hits(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedComparison:
+    """Compare two models by which images each has right."""
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
     return PairedComparison(
-        images=len(first.labels),
+        images=len(first),
         only_first=only_first,
         only_second=only_second,
         p_first_worse=binomial_tail(only_second, only_first + only_second),

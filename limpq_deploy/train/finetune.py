@@ -1,6 +1,7 @@
 """Fine-tuning at the chosen bit-widths: LSQ scales and weights learn together (Esser et al., LSQ, ICLR 2020)."""
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,13 +18,16 @@ from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.modules import QuantLayer
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.accuracy import settle_batchnorm_together, top1_together
+from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.score import TOP1
+from limpq_deploy.train.accuracy import figure_together, settle_batchnorm_together
 from limpq_deploy.train.average import WeightAverage
 from limpq_deploy.train.device import on_device, usual_layout
 from limpq_deploy.train.execution import ALONE, Execution
 from limpq_deploy.train.finetuned import Candidate, FineTuned, Top1
+from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.loop import train
-from limpq_deploy.train.losses import Loss, Pass, Teacher, cross_entropy, distilled
+from limpq_deploy.train.losses import Loss, Pass, Teacher, distilled, taught_by_labels
 from limpq_deploy.train.settings import FinetuneSettings
 
 
@@ -39,6 +43,7 @@ def finetune(
     foreign_weights: bool = False,
     report: Report = silent,
     execution: Execution = ALONE,
+    judge: Judge = CLASSES,
 ) -> FineTuned:
     """Train a `model_of_policy` in place and leave it at its best checkpoint, in evaluation mode.
 
@@ -48,7 +53,8 @@ def finetune(
     Accuracy is that of the model with BatchNorm folded and biases rounded as they are exported (`as_recorded`).
     ``float_top1``: of the float model, for the record. ``teacher``: the float model, which ``settings.distill`` needs.
     ``foreign_weights``: the float weights were not trained here, so that nobody knows which images they have seen.
-    Raises SettingError for distillation without a teacher, and what `train` raises.
+    ``judge``: whose figure decides; images without labels are held against ``teacher``. Raises SettingError for
+    distillation without a teacher, and what `train` raises.
     """
     if settings.distill > 0 and teacher is None:
         raise SettingError(
@@ -56,9 +62,11 @@ def finetune(
         )
     model.set_bits(policy)
     split = dataset.split("train")
-    with on_device(model, teacher if settings.distill > 0 else None):
+    if teacher is not None:
+        judge = judge.beside(teacher)
+    with on_device(model, teacher):
         average = WeightAverage(model, settings.ema) if settings.ema > 0 else None
-        candidates = _Candidates(model, policy, dataset, settings, seed, average)
+        candidates = _Candidates(model, policy, dataset, settings, seed, average, judge)
         candidates.consider(0)
         due = candidate_steps(settings)
 
@@ -72,16 +80,17 @@ def finetune(
             settings,
             seed=seed,
             augment=dataset.augment,
-            passes=(Pass(name="train", loss=_loss(settings, teacher)),),
+            passes=(Pass(name="train", loss=_loss(settings, teacher, judge.task)),),
             after_step=after_step,
             report=report,
             execution=execution,
             average=average,
             remember={"candidates": candidates},
+            task=judge.task,
         )
         chosen = candidates.take_best()
         with as_recorded(model, policy):
-            test = top1_together(model, dataset.split("test"))
+            test = figure_together(model, dataset.split("test"), judge)
     return FineTuned(
         **of_model(model, policy),
         seed=seed,
@@ -95,6 +104,7 @@ def finetune(
         candidates=tuple(candidates.tried),
         val_may_be_seen=foreign_weights and dataset.val_held_out,
         seconds=round(history.seconds, 3),
+        measure=judge.task.measure if judge.task.measure != TOP1 else None,
     )
 
 
@@ -109,7 +119,9 @@ class _Candidates:
         settings: FinetuneSettings,
         seed: int,
         average: WeightAverage | None,
+        judge: Judge,
     ) -> None:
+        self._judge = judge
         self._policy = policy
         self._model, self._dataset, self._settings, self._seed = model, dataset, settings, seed
         self._average = average
@@ -128,21 +140,22 @@ class _Candidates:
                 seed=self._seed,
                 augment=self._dataset.augment if self._settings.augment else None,
             )
-            candidate = Candidate(step=step, val=self._top1(val))
+            candidate = Candidate(step=step, val=self._figure(val))
             self.tried.append(candidate)
-            if self._best is None or candidate.val >= self._best.val:
+            gain = self._judge.of(val).measure.gain
+            if self._best is None or gain(candidate.val, self._best.val) >= 0:
                 self._best = candidate
                 self._tensors = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
 
-    def _top1(self, split: Split) -> float:
-        """Top-1 as exported. What training has ruined beyond export is worth 0, unless it came so."""
+    def _figure(self, split: Split) -> float:
+        """The figure as exported. What training has ruined beyond export is worth the worst one, unless it came so."""
         try:
             with as_recorded(self._model, self._policy):
-                return top1_together(self._model, split)
+                return figure_together(self._model, split, self._judge)
         except ModelError:
             if not self.tried:
                 raise
-            return 0.0
+            return 0.0 if self._judge.of(split).measure.higher else sys.float_info.max
 
     def take_best(self) -> Candidate:
         """Leave the model at the best candidate."""
@@ -174,12 +187,12 @@ def _averaged(model: QuantizedModel, average: WeightAverage | None) -> Iterator[
         buffer.copy_(buffers[name])
 
 
-def _loss(settings: FinetuneSettings, teacher: nn.Module | None) -> Loss | None:
+def _loss(settings: FinetuneSettings, teacher: nn.Module | None, task: Task) -> Loss | None:
     if settings.distill == 0:
         return None
     assert teacher is not None
-    own = cross_entropy(settings.label_smoothing)
-    return distilled(Teacher(teacher.eval()), own, weight=settings.distill, temperature=settings.temperature)
+    own = taught_by_labels(task, settings.label_smoothing)
+    return distilled(Teacher(teacher.eval()), own, weight=settings.distill, temperature=settings.temperature, task=task)
 
 
 def candidate_steps(settings: FinetuneSettings) -> frozenset[int]:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from limpq_deploy.calibration.numbers.params import Scales, TensorQuant
 from limpq_deploy.policy.policy import LayerBits
+from limpq_deploy.tasks.score import TOP1, Measure
 from limpq_deploy.train.settings import FinetuneSettings
 
 NOT_TRAINED: Literal["ranges only, not trained"] = "ranges only, not trained"
@@ -22,8 +23,9 @@ IN_TORCH = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Top1:
-    """Top-1 in percent on the validation split, on which checkpoints are chosen, and on the test split, on which
-    nothing is; and of how many images (None in files of older versions)."""
+    """The task's figure (top-1 in percent, unless the record names another measure) on the validation split, on which
+    checkpoints are chosen, and on the test split, on which nothing is; and of how many images (None in files of older
+    versions)."""
 
     val: float
     test: float
@@ -34,17 +36,18 @@ class Top1:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatModel:
     """The float model of a build: ``source`` is the user's weights file, or says that it was trained here. ``of``: what
-    ``top1`` is of."""
+    ``top1`` is of; ``measure``: the figure that it is, None for top-1."""
 
     source: str
     top1: Top1
     of: str = FLOAT_IN_TORCH
+    measure: Measure | None = None
     format: Literal["limpq.float/1"] = field(default="limpq.float/1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A checkpoint that was tried: optimizer steps done (0: as it came), top-1 in percent on the validation split."""
+    """A checkpoint that was tried: optimizer steps done (0: as it came), the figure on the validation split."""
 
     step: int
     val: float
@@ -52,7 +55,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """What may follow the ranges, by name ("none" among them): top-1 in percent and mean cross-entropy held out."""
+    """What may follow the ranges, by name ("none" among them): the figure and the mean loss, held out (cross-entropy,
+    or the distance to the float model's outputs)."""
 
     name: str
     top1: float
@@ -89,7 +93,8 @@ class FineTuned:
     float weights came from elsewhere: accuracy on them may flatter. The test split chose nothing.
     ``calibrated``: of a model that was not trained at all; then ``settings`` is None, ``epochs`` and ``chosen_step``
     are 0, there are no ``candidates``, and ``top1.val`` is that of ``calibrated.held_images``. ``scales``: "pow2" where
-    all are powers of two; ``weights`` are then per channel, as they are after BatchNorm is folded in.
+    all are powers of two; ``weights`` are then per channel, as they are after BatchNorm is folded in. ``measure``: the
+    figure that accuracies are, None for top-1.
     """
 
     model: str
@@ -109,7 +114,13 @@ class FineTuned:
     calibrated: Calibrated | None = None
     scales: Scales = "free"
     of: str = IN_TORCH
+    measure: Measure | None = None
     format: Literal["limpq.finetuned/1"] = field(default="limpq.finetuned/1")
+
+    @property
+    def figure(self) -> Measure:
+        """What the accuracies are."""
+        return self.measure or TOP1
 
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name, as `Placement` takes them."""

@@ -8,6 +8,9 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.progress import Report, silent
+from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.classification import CLASSIFICATION
+from limpq_deploy.tasks.outputs import tensors_of
 from limpq_deploy.train.accuracy import settle_batchnorm_together
 from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.execution import ALONE, Execution
@@ -35,7 +38,11 @@ def trainable(model: nn.Module, graph_module: nn.Module, shape: tuple[int, ...])
     try:
         tried = copy.deepcopy(model).train()
         with torch.random.fork_rng(devices=[]):
-            tried(torch.zeros(2, *shape, device=device_of(tried))).sum().backward()
+            outputs = tensors_of(tried(torch.zeros(2, *shape, device=device_of(tried))))
+            torch.stack([output.sum() for output in outputs]).sum().backward()
+            usual = tensors_of(tried.eval()(torch.zeros(1, *shape, device=device_of(tried))))
+        if len(outputs) != len(usual):
+            return graph_module
     except Exception:  # whatever it is, the user's training loop would be needed for it
         return graph_module
     return model
@@ -49,8 +56,10 @@ def train_float(
     seed: int,
     report: Report = silent,
     execution: Execution = ALONE,
+    task: Task = CLASSIFICATION,
 ) -> FloatTraining:
-    """Train ``model`` in place on the train split; BatchNorm statistics are re-estimated at the end."""
+    """Train ``model`` in place on the train split, by the task's labels; BatchNorm statistics are re-estimated at the
+    end. Raises SettingError for a task whose labels teach nothing."""
     split = dataset.split("train")
     augment = dataset.augment if settings.augment else None
     with on_device(model):
@@ -64,6 +73,7 @@ def train_float(
             passes=passes,
             report=report,
             execution=execution,
+            task=task,
         )
         settle_batchnorm_together(model, split, images=settings.batchnorm_images, seed=seed, augment=augment)
     return FloatTraining(settings=settings, seed=seed, history=history)

@@ -27,10 +27,12 @@ from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLa
 from limpq_deploy.policy.objective import group_leaders
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
+from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.classification import CLASSIFICATION
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.execution import ALONE, Execution
 from limpq_deploy.train.loop import History, train
-from limpq_deploy.train.losses import Loss, Pass, Teacher, cross_entropy, distilled, teaching
+from limpq_deploy.train.losses import Loss, Pass, Teacher, distilled, taught_by_labels, teaching
 from limpq_deploy.train.settings import JointSettings
 from limpq_deploy.train.state import GeneratorState
 
@@ -50,13 +52,15 @@ def train_indicators(
     seed: int,
     report: Report = silent,
     execution: Execution = ALONE,
+    task: Task = CLASSIFICATION,
 ) -> tuple[Indicators, QuantizedModel]:
     """Learn the scales of every candidate width together; returns them and the jointly trained model.
 
     A step runs the batch once at every width of ``bits``, the same in all searched layers (weight = activation bits),
     and once with a width drawn for each layer; layers that share an activation quantizer draw one width together.
     ``Indicators.source`` keeps settings, losses, how far scales moved, and ``warnings``. ``traced`` stays as it was.
-    Where the placement gives activations one width, only weights are searched.
+    Where the placement gives activations one width, only weights are searched. ``task``: what labels and the float
+    model's outputs teach.
     Raises SettingError for widths that do not ascend or lie outside 2 to 8, ModelError when a loss is not finite.
     """
     _require_bits(bits)
@@ -65,7 +69,7 @@ def train_indicators(
     model.initialise_scales(_first_images(split, settings.first_images, seed))
     rng = np.random.default_rng((seed, len(bits)))
     teacher = copy.deepcopy(traced.graph_module).eval() if settings.distill else None
-    passes = joint_passes(model, bits, rng, settings, teacher)
+    passes = joint_passes(model, bits, rng, settings, teacher, task)
     with _weights_frozen(model, settings.freeze_weights), on_device(teacher):
         history = train(
             model,
@@ -77,6 +81,7 @@ def train_indicators(
             report=report,
             execution=execution,
             remember={"widths": GeneratorState(rng)},
+            task=task,
         )
     model.set_bits(uniform(placement, bits[-1]))
     source = _source(model, bits, settings, seed, history, [one.name for one in passes])
@@ -91,6 +96,7 @@ def joint_passes(
     rng: np.random.Generator,
     settings: JointSettings,
     float_model: nn.Module | None = None,
+    task: Task = CLASSIFICATION,
 ) -> tuple[Pass, ...]:
     """The passes of a step: one at every width of ``bits``, and one with widths that ``rng`` draws. With
     ``settings.distill`` the ``float_model`` teaches all of them. In in-place distillation the highest width comes first
@@ -99,12 +105,12 @@ def joint_passes(
     first: Loss | None = None
     others: Loss | None = None
     if settings.inplace_distill:
-        teacher, own = Teacher(), cross_entropy(settings.label_smoothing)
-        first, others = teaching(teacher, own), distilled(teacher, own, weight=1.0, temperature=1.0)
+        teacher, own = Teacher(), taught_by_labels(task, settings.label_smoothing)
+        first, others = teaching(teacher, own), distilled(teacher, own, weight=1.0, temperature=1.0, task=task)
     elif settings.distill:
         assert float_model is not None
-        own = cross_entropy(settings.label_smoothing)
-        first = others = distilled(Teacher(float_model), own, weight=settings.distill, temperature=1.0)
+        own = taught_by_labels(task, settings.label_smoothing)
+        first = others = distilled(Teacher(float_model), own, weight=settings.distill, temperature=1.0, task=task)
     widths = bits[::-1] if settings.inplace_distill else bits
     return (
         *(_uniform_pass(model, width, first if width == widths[0] else others) for width in widths),

@@ -17,6 +17,9 @@ from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.classification import CLASSIFICATION
+from limpq_deploy.tasks.outputs import mapped, tensors_of
 from limpq_deploy.train import processes
 from limpq_deploy.train.accuracy import average_statistics
 from limpq_deploy.train.average import WeightAverage
@@ -25,7 +28,7 @@ from limpq_deploy.train.device import at_least_float32, autocast, channels_last,
 from limpq_deploy.train.execution import ALONE, Execution
 from limpq_deploy.train.interruption import Interruption
 from limpq_deploy.train.kept_memory import freed_memory_kept
-from limpq_deploy.train.losses import Pass, cross_entropy
+from limpq_deploy.train.losses import Pass, taught_by_labels
 from limpq_deploy.train.optimizers import Optimizers
 from limpq_deploy.train.resume import ModuleState, OptimizerState, Saver, ScalerState
 from limpq_deploy.train.settings import TrainSettings
@@ -57,12 +60,14 @@ def train(
     execution: Execution = ALONE,
     average: WeightAverage | None = None,
     remember: Mapping[str, Stateful] = MappingProxyType({}),
+    task: Task = CLASSIFICATION,
 ) -> History:
     """Train ``model`` in place on batches of ``split`` and leave it in evaluation mode.
 
     In a step every one of ``passes`` goes forward and back on the same batch, each with its own loss; the gradients add
     up, then comes one optimizer step. Gradient values are clipped; a parameter whose gradient is all zero is left alone
-    in that step, momentum included. ``after_step`` gets the number of steps done. ``average`` follows every step.
+    in that step, momentum included. ``task`` says what labels teach. ``after_step`` gets the number of steps done.
+    ``average`` follows every step.
 
     A batch is shared by the processes that torchrun started: a step is the same however many there are. Each share is
     cut into ``settings.accumulate`` parts; BatchNorm sees one part of every process at a time.
@@ -81,7 +86,9 @@ def train(
         stack.enter_context(channels_last(model, settings.channels_last))
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         interruption = stack.enter_context(Interruption()) if execution.checkpoint is not None else None
-        training = _Training(model, split, settings, seed=seed, augment=augment, passes=passes, device=device)
+        training = _Training(
+            model, split, settings, seed=seed, augment=augment, passes=passes, device=device, task=task
+        )
         return training.run(after_step, report, execution, average, remember, interruption)
 
 
@@ -96,9 +103,11 @@ class _Training:
         augment: Augment | None,
         passes: Sequence[Pass],
         device: torch.device,
+        task: Task = CLASSIFICATION,
     ) -> None:
+        self.task, self.labelled = task, split.labelled
         self.model, self.settings, self.seed, self.passes, self.device = model, settings, seed, passes, device
-        self.usual = cross_entropy(settings.label_smoothing)
+        self.usual = taught_by_labels(task, settings.label_smoothing)
         self.optimizers = Optimizers(model, settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.batches = StepBatches(
@@ -169,24 +178,29 @@ class _Training:
             for norm in batchnorms(self.model):
                 norm.eval()
 
-    def _gradients(self, images_NCHW: torch.Tensor, labels: torch.Tensor) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    def _gradients(
+        self, images_NCHW: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[tuple[float, ...], tuple[int, ...] | None]:
         """Gradients of all passes over the batch of all processes, added up; of each pass the mean loss, and how many
-        images it classified rightly."""
+        images it had right (None: the task cannot tell)."""
         torch.manual_seed(_step_seed(self.seed, self.done))
         micro = self._micro_batches(images_NCHW, labels)
         sums = torch.zeros(2, len(self.passes), dtype=torch.float64, device=self.device)
+        counts = False
         with self._over_one_batch(len(micro)):
             for index, one in enumerate(self.passes):
                 one.choose()
                 for images, wanted in micro:
                     with autocast(self.settings.precision, self.device):
                         with synced_batchnorm():
-                            logits = self.model(images)
-                        loss = (one.loss or self.usual)(at_least_float32(logits), wanted, images)
+                            outputs = self.model(images)
+                        loss = (one.loss or self.usual)(mapped(outputs, at_least_float32), wanted, images)
                     part = loss * (len(wanted) / self.batches.size)
                     self.scaler.scale(part).backward()
                     sums[0, index] += part.detach()
-                    sums[1, index] += (logits.detach().argmax(1) == wanted).sum()
+                    right = self.task.correct(tensors_of(outputs), wanted) if self.labelled else None
+                    if right is not None:
+                        counts, sums[1, index] = True, sums[1, index] + right
         processes.add_up([sums])
         losses = sums[0].tolist()
         for loss in losses:
@@ -197,7 +211,7 @@ class _Training:
                     "weights and images that are not finite"
                 )
         self._add_up_gradients()
-        return tuple(losses), tuple(int(right) for right in sums[1].tolist())
+        return tuple(losses), tuple(int(right) for right in sums[1].tolist()) if counts else None
 
     def _over_one_batch(self, parts: int) -> contextlib.AbstractContextManager[None]:
         """What several passes over one whole batch have in common is computed once."""

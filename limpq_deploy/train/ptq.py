@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import nn
 
 from limpq_deploy.calibration.batchnorm import batchnorms, reestimate_batchnorm
 from limpq_deploy.calibration.datasets import DataSet, Split
@@ -16,10 +16,12 @@ from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.bias_correction import correct_biases
 from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.accuracy import top1
+from limpq_deploy.tasks.score import TOP1, Measure
+from limpq_deploy.train.accuracy import figure, figure_and_loss
 from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.finetune import of_model
 from limpq_deploy.train.finetuned import Calibrated, Correction, FineTuned, Top1
+from limpq_deploy.train.judge import CLASSES, Judge
 
 IMAGES = 512
 """Training images for ranges and corrections, unless told otherwise."""
@@ -94,19 +96,25 @@ def calibrate(
     float_top1: Top1,
     foreign_weights: bool = False,
     report: Report = silent,
+    judge: Judge = CLASSES,
+    float_model: nn.Module | None = None,
 ) -> FineTuned:
     """Give a `model_of_policy` its scales and its best correction, in place; it ends in evaluation mode.
 
     Tried are the ranges alone, bias correction (`correct_biases`) and, where there is BatchNorm, its statistics
-    estimated anew; the best top-1 on held-out images wins, the lower loss among equals. The test split is looked at
-    once, at the end. ``float_top1`` and ``foreign_weights``: as in `finetune`.
+    estimated anew; the best figure on held-out images wins, the lower loss among equals. The test split is looked at
+    once, at the end. ``float_top1``, ``foreign_weights`` and ``judge``: as in `finetune`; ``float_model``: what images
+    without labels are held against.
     """
     start = time.perf_counter()
     train, held = dataset.split("train"), _some(dataset.split("val"), seed)
     tried: list[Correction] = []
     tensors: list[dict[str, torch.Tensor]] = []
     uncorrected: tuple[str, ...] = ()
-    with on_device(model) as device:
+    if float_model is not None:
+        judge = judge.beside(float_model.eval())
+    measure = judge.of(held).measure
+    with on_device(model, float_model) as device:
         count = set_ranges(model, train, ranges=ranges, images=images, seed=seed)
         model.set_bits(policy)
         batches = Calibration(train, images=images, seed=seed, device=device)
@@ -117,13 +125,13 @@ def calibrate(
             model.load_state_dict(plain)
             left = correct(name, model, policy, batches)
             uncorrected = left if name == "bias" else uncorrected
-            tried.append(_measured(name, model, policy, held))
+            tried.append(_measured(name, model, policy, held, judge))
             tensors.append(_copied(model))
-        best = max(range(len(tried)), key=lambda index: (tried[index].top1, -tried[index].loss))
+        best = max(range(len(tried)), key=lambda index: (measure.gain(tried[index].top1, 0.0), -tried[index].loss))
         model.load_state_dict(tensors[best])
         model.eval()
         with as_recorded(model, policy):
-            test = top1(model, dataset.split("test"))
+            test = figure(model, dataset.split("test"), judge)
     return FineTuned(
         **of_model(model, policy),
         seed=seed,
@@ -141,27 +149,24 @@ def calibrate(
             held_images=len(held),
             corrections=tuple(tried),
             chosen=tried[best].name,
-            why=_why(tried, best, len(held)),
+            why=_why(tried, best, len(held), measure),
             uncorrected=uncorrected if tried[best].name == "bias" else (),
         ),
+        measure=judge.task.measure if judge.task.measure != TOP1 else None,
     )
 
 
-def _why(tried: list[Correction], best: int, images: int) -> str:
-    others = ", ".join(f"{one.top1:.2f} % with {CORRECTIONS[one.name]}" for one in tried if one is not tried[best])
-    return f"{CORRECTIONS[tried[best].name]}: {tried[best].top1:.2f} % on {images:,} held-out images, {others}"
+def _why(tried: list[Correction], best: int, images: int, measure: Measure) -> str:
+    others = ", ".join(
+        f"{measure.shown(one.top1)} with {CORRECTIONS[one.name]}" for one in tried if one is not tried[best]
+    )
+    return f"{CORRECTIONS[tried[best].name]}: {measure.shown(tried[best].top1)} on {images:,} held-out images, {others}"
 
 
-def _measured(name: str, model: QuantizedModel, policy: dict[str, BitPair], held: Split) -> Correction:
-    hits, loss = 0, 0.0
-    model.eval()
-    with torch.no_grad(), as_recorded(model, policy):
-        for images, targets in held.batches(250):
-            labels = torch.from_numpy(targets).to(device_of(model))
-            logits = model(torch.from_numpy(images).to(device_of(model))).double()
-            hits += int((logits.argmax(1) == labels).sum())
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-    return Correction(name=name, top1=100 * hits / len(held), loss=loss / len(held))
+def _measured(name: str, model: QuantizedModel, policy: dict[str, BitPair], held: Split, judge: Judge) -> Correction:
+    with as_recorded(model, policy):
+        found, loss = figure_and_loss(model, held, judge)
+    return Correction(name=name, top1=found, loss=loss)
 
 
 def _some(split: Split, seed: int) -> Split:

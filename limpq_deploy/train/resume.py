@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError
+from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError, RecordError
 from limpq_deploy.calibration.files import replacing
+from limpq_deploy.calibration.json_text import parse_json
 from limpq_deploy.model.tied import distinct, load_distinct
 from limpq_deploy.train.execution import Checkpoint
 from limpq_deploy.train.interruption import Interruption
@@ -176,13 +177,16 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Any], dict[str, torch
         ) from error
     try:
         with safe_open(path, framework="pt") as stream:
-            header = json.loads((stream.metadata() or {}).get(KEY, "{}"))
+            header = parse_json((stream.metadata() or {}).get(KEY, "{}"), KEY)
             names = stream.keys() if tensors else ()
             found = {name: stream.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, RecordError) as error:
         raise ModelError(f"cannot read checkpoint {path}: {error}; remove it to train from the start") from error
-    if header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ModelError(f"{path} is no {FORMAT} file; remove it to train from the start")
+    sound = isinstance(header.get("step"), int) and isinstance(header.get("states"), dict)
+    if not sound or "identity" not in header or "facts" not in header:
+        raise ModelError(f"{path} is damaged (its header lacks a field); remove it to train from the start")
     return header, found
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.calibration.errors import MissingExtra, OutputError
+from limpq_deploy.calibration.errors import MissingExtra, OutputError, RecordError
+from limpq_deploy.calibration.json_text import parse_json
 from limpq_deploy.progress import Report
 from limpq_deploy.train.execution import Execution
 
@@ -37,10 +38,11 @@ class Watch:
             self._log.forget_after(step)
         self._report(step, self._steps, f"resumed at step {step}")
 
-    def step(self, step: int, losses: Sequence[float], correct: Sequence[int], images: int, rate: float) -> None:
-        """After ``step`` steps: mean loss and images classified rightly of each pass, images of the step."""
+    def step(self, step: int, losses: Sequence[float], correct: Sequence[int] | None, images: int, rate: float) -> None:
+        """After ``step`` steps: mean loss and images classified rightly of each pass (None: the task cannot tell),
+        images of the step."""
         now = time.perf_counter()
-        seen = _Seen(losses=tuple(losses), correct=tuple(correct), images=images, seconds=now - self._began)
+        seen = _Seen(losses=tuple(losses), correct=tuple(correct or ()), images=images, seconds=now - self._began)
         self._began = now
         self._recent = [*self._recent[1 - SMOOTHED :], seen]
         self._unwritten.append(seen)
@@ -61,10 +63,11 @@ class Watch:
         accuracy = (
             f"{shares[0]:.0f} %"
             if len(shares) == 1
-            else " ".join(f"{name}:{share:.0f}" for name, share in zip(self._names, shares, strict=True)) + " %"
+            else " ".join(f"{name}:{share:.0f}" for name, share in zip(self._names, shares, strict=False)) + " %"
         )
         loss = sum(total.losses) / len(total.losses)
-        return f"loss {loss:.3f}  {total.images / max(total.seconds, 1e-9):.0f} images/s  top-1 {accuracy}"
+        said = f"loss {loss:.3f}  {total.images / max(total.seconds, 1e-9):.0f} images/s"
+        return f"{said}  top-1 {accuracy}" if shares else said
 
     def _write(self, step: int, rate: float) -> None:
         total = _Seen.together(self._unwritten)
@@ -76,14 +79,15 @@ class Watch:
                     "step": step,
                     "epoch": round(step / self._per_epoch, 3),
                     "loss": dict(zip(self._names, losses, strict=True)),
-                    "top1": dict(zip(self._names, top1, strict=True)),
+                    **({"top1": dict(zip(self._names, top1, strict=True))} if top1 else {}),
                     "rate": round(rate, 6),
                     "images_per_second": round(total.images / max(total.seconds, 1e-9), 1),
                 }
             )
         if self._board is not None:
-            for name, loss, share in zip(self._names, losses, top1, strict=True):
+            for name, loss in zip(self._names, losses, strict=True):
                 self._board.add_scalar(f"loss/{name}", loss, step)
+            for name, share in zip(self._names, top1, strict=False):
                 self._board.add_scalar(f"top1/{name}", share, step)
             self._board.add_scalar("rate", rate, step)
 
@@ -114,7 +118,8 @@ class _Log:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = path.open("r+" if path.exists() else "w+", encoding="utf-8")
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            self._stream = os.fdopen(descriptor, "r+", encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise OutputError(f"cannot write the log {path}: {error.strerror}; choose another folder") from error
         self._keep = 0
@@ -124,13 +129,13 @@ class _Log:
         kept = []
         for line in self._stream:
             try:
-                whole = line.endswith("\n") and json.loads(line)["step"] <= step
-            except (ValueError, KeyError, TypeError):
+                whole = line.endswith("\n") and parse_json(line, "a line")["step"] <= step
+            except (RecordError, KeyError, TypeError):
                 whole = False
             if not whole:
                 break
             kept.append(line)
-        self._keep = len("".join(kept).encode())
+        self._keep = len("".join(kept).encode(errors="surrogateescape"))
 
     def write(self, line: dict[str, Any]) -> None:
         if self._keep >= 0:  # nothing is cut off before there is something to say

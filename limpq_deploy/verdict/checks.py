@@ -287,7 +287,8 @@ def _accuracy_notes(accuracy: AccuracyResult | None) -> tuple[str, ...]:
     if accuracy.against_uniform is None or accuracy.against_uniform.points >= 0:
         return ()
     return (
-        f"On these images the mixed policy is {-accuracy.against_uniform.points:.2f} points worse than "
+        f"On these images the mixed policy is {-accuracy.against_uniform.points:.2f} {accuracy.mixed.measure.points} "
+        "worse than "
         f"{accuracy.uniform_bits} within the same budget (95 % interval of the difference "
         f"{accuracy.against_uniform.interval[0]:+.2f} to {accuracy.against_uniform.interval[1]:+.2f}).",
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.timing.report import FLOAT_SERIES, Speedup, Threads
 from limpq_deploy.policy.policy import BudgetUse
+from limpq_deploy.tasks.score import Difference, Score
 from limpq_deploy.train.evaluate import Accuracy, PairedComparison
 
 Outcome = Literal["passed", "failed", "undecided", "incomplete"]
@@ -29,13 +30,13 @@ NO_GPU = "no GPU here"
 class Limits:
     """What may be asked of a result.
 
-    ``max_accuracy_drop``: points of top-1 below float. ``significance``: the mixed model fails against the uniform one
-    when chance alone would make it look so much worse with a smaller probability than this (0.025: one end of a 95 %
-    interval). ``max_lsb``,
-    ``max_flip_share`` and ``max_tie_distance`` (in steps): what float32 rounding of the trained model may differ from
-    the exported integers, layer by layer. ``max_engine_flip_share``: share of codes that an engine which scales in
-    floats may give one step off, fed the same codes. ``max_latency_ms``: p50 of one call, and ``min_speedup``: ratio of
-    float's p50 to it, both with the runtime's default threads at the smallest batch measured; None: no check.
+    ``max_accuracy_drop``: points of top-1 below float, or of the task's own figure, in its unit. ``significance``: the
+    mixed model fails against the uniform one when chance alone would make it look so much worse with a smaller
+    probability than this (0.025: one end of a 95 % interval). ``max_lsb``, ``max_flip_share`` and ``max_tie_distance``
+    (in steps): what float32 rounding of the trained model may differ from the exported integers, layer by layer.
+    ``max_engine_flip_share``: share of codes that an engine which scales in floats may give one step off, fed the same
+    codes. ``max_latency_ms``: p50 of one call, and ``min_speedup``: ratio of float's p50 to it, both with the runtime's
+    default threads at the smallest batch measured; None: no check.
     """
 
     max_accuracy_drop: float = 1.0
@@ -65,7 +66,7 @@ class BitOpsCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyResult:
-    """Top-1 of the compared models on the same images.
+    """Top-1 of the compared models on the same images, or the figure of another task.
 
     ``uniform_bits``: the uniform policy within the same budgets, such as "w4a4"; None when no uniform policy keeps
     them. ``uniform``: that policy, trained by the same recipe; None when it was not trained, ``against_uniform``
@@ -73,13 +74,13 @@ class AccuracyResult:
     ``of``: what these accuracies are of.
     """
 
-    float: Accuracy
-    mixed: Accuracy
-    uniform8: Accuracy | None = None
-    uniform: Accuracy | None = None
+    float: Accuracy | Score
+    mixed: Accuracy | Score
+    uniform8: Accuracy | Score | None = None
+    uniform: Accuracy | Score | None = None
     uniform_bits: str | None = None
-    against_uniform: PairedComparison | None = None
-    against_float: PairedComparison | None = None
+    against_uniform: PairedComparison | Difference | None = None
+    against_float: PairedComparison | Difference | None = None
     of: str | None = None
 
 

@@ -6,6 +6,7 @@ Each passes or fails where its 95 % interval lies on one side of the limit, and 
 from collections.abc import Mapping
 
 from limpq_deploy.export.timing.report import FLOAT_SERIES, LatencyReport, LatencySeries
+from limpq_deploy.tasks.score import Difference
 from limpq_deploy.train.evaluate import PairedComparison
 from limpq_deploy.verdict.record import (
     FP32,
@@ -42,8 +43,9 @@ def accuracy_checks(accuracy: AccuracyResult | None, limits: Limits, why: Mappin
     if accuracy.against_float is None:
         findings.append(NotMeasured(name=against_float, reason="the models were not compared image by image"))
     else:
-        figures = f"top-1 {mixed.top1:.2f} % against {reference.top1:.2f} % in float"
-        findings.append(_drop(against_float, accuracy.against_float, figures, limits.max_accuracy_drop))
+        figures = f"{mixed.measure.said(mixed.value)} against {reference.shown} in float"
+        unit = mixed.measure.points
+        findings.append(_drop(against_float, accuracy.against_float, figures, limits.max_accuracy_drop, unit))
     if accuracy.uniform_bits is None:
         return findings
     if accuracy.uniform is None or accuracy.against_uniform is None:
@@ -60,20 +62,25 @@ def accuracy_checks(accuracy: AccuracyResult | None, limits: Limits, why: Mappin
         name=against_uniform,
         passed=pair.points >= 0 or not worse,
         detail=(
-            f"top-1 {mixed.top1:.2f} % against {accuracy.uniform.top1:.2f} % with {accuracy.uniform_bits} "
-            f"within the same budget ({pair.points:+.2f} points, 95 % interval {pair.interval[0]:+.2f} to "
-            f"{pair.interval[1]:+.2f}; {pair.only_first} images right only here, {pair.only_second} only there): "
-            f"{judged}"
+            f"{mixed.measure.said(mixed.value)} against {accuracy.uniform.shown} with {accuracy.uniform_bits} "
+            f"within the same budget ({pair.points:+.2f} {mixed.measure.points}, 95 % interval "
+            f"{pair.interval[0]:+.2f} to {pair.interval[1]:+.2f}{_counted(pair)}): {judged}"
         ),
     )
     return [*findings, check]
 
 
-def _drop(name: str, pair: PairedComparison, figures: str, most: float) -> Finding:
-    """Whether the first model loses at most so many points against the second."""
+def _counted(pair: PairedComparison | Difference) -> str:
+    if isinstance(pair, Difference):
+        return ""
+    return f"; {pair.only_first} images right only here, {pair.only_second} only there"
+
+
+def _drop(name: str, pair: PairedComparison | Difference, figures: str, most: float, unit: str) -> Finding:
+    """Whether the first model loses at most so many points, or units of its figure, against the second."""
     low, high = pair.interval
     detail = (
-        f"{figures} ({pair.points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} on {pair.images:,} images; "
+        f"{figures} ({pair.points:+.2f} {unit}, 95 % interval {low:+.2f} to {high:+.2f} on {pair.images:,} images; "
         f"at most {most:g} may be lost)"
     )
     if low >= -most or high < -most:

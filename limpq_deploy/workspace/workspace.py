@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from limpq_deploy.calibration.errors import OutputError, RecordError
+from limpq_deploy.calibration.own_folders import mark, open_lock, require_own
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.progress import progress
 from limpq_deploy.workspace.sources import Code, code_of
@@ -93,14 +94,22 @@ class Workspace:
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                mark(descriptor)
+            except BlockingIOError as error:
                 raise OutputError(
                     f"another build is running in {self.folder}; wait for it to end, or choose another --out"
+                ) from error
+            except OSError as error:
+                raise OutputError(
+                    f"{self.folder} cannot be locked ({error.strerror}), as on network file systems without locks; "
+                    "choose a folder on a local disk with --out"
                 ) from error
             self.remove_leftovers((STATE,))
             self._fresh = fresh
             if not fresh:
                 self.state = read_state(self.folder)
+                if damage := state_damage(self.folder):
+                    self.note(f"{damage}, so all stages run again; stop here to put the file back")
             yield
         finally:
             os.close(descriptor)
@@ -187,10 +196,8 @@ class Workspace:
 
     def _open_lock(self) -> int:
         try:
-            if self.folder.is_file():
-                raise OutputError(f"{self.folder} is a file; --out expects a folder")
             self.folder.mkdir(parents=True, exist_ok=True)
-            return os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            return open_lock(self.folder)
         except OSError as error:
             raise OutputError(
                 f"cannot write to {self.folder}: {error.strerror}; choose another folder with --out"
@@ -212,6 +219,22 @@ def read_state(folder: Path) -> BuildState:
         return load_record(BuildState, folder / STATE) if (folder / STATE).exists() else BuildState(stages={})
     except RecordError:
         return BuildState(stages={})
+
+
+def state_damage(folder: Path) -> str | None:
+    """Why the record of finished stages cannot be read; None where it can, or where there is none."""
+    try:
+        if (folder / STATE).exists():
+            load_record(BuildState, folder / STATE)
+    except RecordError as error:
+        return str(error)
+    return None
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raise OutputError where a folder holds files of somebody else. A record of finished stages is a marker too: that
+    of older versions."""
+    require_own(folder, ours=bool(read_state(folder).stages))
 
 
 def whole(step: Step, digests: dict[str, str]) -> str:

@@ -52,7 +52,7 @@ class OnnxRuntime:
         return OrtSession(_open(model.SerializeToString(), options, threads), self._cpu, options, threads)
 
     def watch(self, path: Path, *, threads: int | None = None) -> "OrtWatchedSession":
-        return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads)
+        return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads, arranged=False)
 
     def watch_as(
         self, form: onnx.ModelProto, optimized: onnx.ModelProto, *, threads: int | None = None
@@ -116,15 +116,22 @@ class OrtSession:
         return tuple(size if isinstance(size, int) else None for size in self._input.shape)
 
     def run(self, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._run([self._output], images_NCHW)[0]
+        return logits
+
+    def run_all(self, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        return tuple(self._run(None, images_NCHW))
+
+    def _run(self, names: list[str] | None, images_NCHW: NDArray[np.float32]) -> list[Any]:
         given = as_pixels(images_NCHW) if self.takes_pixels else images_NCHW
         try:
-            logits: NDArray[np.float32] = self._session.run([self._output], {self._input.name: given})[0]
+            found: list[Any] = self._session.run(names, {self._input.name: given})
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             raise ModelError(
                 f"onnxruntime cannot run the model on images of shape {list(images_NCHW.shape)} "
                 f"({str(error).splitlines()[0]}); expected a model of one float32 input NCHW"
             ) from error
-        return logits
+        return found
 
     def run_feeds(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """All results by name, for a model of one or more inputs. Raises ModelError where it cannot be run on them."""
@@ -152,12 +159,15 @@ class OrtWatchedSession:
     """The graph that ONNX Runtime made of a model, run as it is with its inner codes as outputs.
 
     The optimised graph is saved, outputs are added to it, and it is loaded again with optimisation off: so the fusions
-    are those of the unwatched session. Raises ModelError should the loaded graph nevertheless differ.
+    are those of the unwatched session. ``arranged``: only codes are watched whose axes are known to be in the file's
+    order. Raises ModelError should the loaded graph nevertheless differ.
     """
 
-    def __init__(self, model: onnx.ModelProto, optimized: onnx.ModelProto, threads: int | None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, optimized: onnx.ModelProto, threads: int | None, *, arranged: bool = True
+    ) -> None:
         self._watches: dict[str, Watch]
-        self._watches, self._unwatched = watches(model, optimized)
+        self._watches, self._unwatched = watches(model, optimized, arranged=arranged)
         data = with_outputs(optimized, self._watches.values()).SerializeToString()
         self.optimized = optimized
         self.executed = _optimized(data, {}, optimise=False)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from limpq_deploy.calibration.errors import ModelError, RuntimeUnavailable
-from limpq_deploy.calibration.files import cache_folder, sha256_of, write_bytes, write_text
+from limpq_deploy.calibration.errors import CacheRefused, ModelError, RuntimeUnavailable
+from limpq_deploy.calibration.files import cache_folder, keep, kept_bytes, sha256_of, write_bytes, write_text
 from limpq_deploy.calibration.records import load_record, to_json, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.records.engine_options import EngineOptions
@@ -128,12 +128,12 @@ class TensorRt:
         """Build as often as asked for, time the builds against each other, and describe the fastest: record, plan,
         and what the inspector said."""
         memory = self._open()
-        kept = cache.read_bytes() if cache.is_file() and self.options.builds == 1 else None
+        times = _kept_times(cache) if self.options.builds == 1 else None
         built: list[Built] = []
         lines: list[OneBuild] = []
         seen: list[Inspection] = []
         for _ in range(self.options.builds):
-            one = build_plan(trt, model, self.options, log=log, report=self._report, timing_cache=kept)
+            one = build_plan(trt, model, self.options, log=log, report=self._report, timing_cache=times)
             session = TensorRtSession(trt, one.plan, memory, machine, {})
             built.append(one)
             seen.append(session.inspect())
@@ -149,8 +149,8 @@ class TensorRt:
             session.close()
         chosen = min(range(len(lines)), key=lambda index: lines[index].ms or 0.0)
         best, inspection = built[chosen], seen[chosen]
-        if best.timing_cache is not None and (self.options.builds == 1 or not cache.is_file()):
-            write_bytes(cache, best.timing_cache)  # several builds began without the times of others
+        if best.timing_cache is not None and (self.options.builds == 1 or not cache.exists()):
+            keep(cache, best.timing_cache)  # several builds began without the times of others
         plan = Plan(
             sha256=lines[chosen].plan_sha256,
             size=len(best.plan),
@@ -191,6 +191,14 @@ def read_plan(record: Engine, plan: Path, here: Machine) -> bytes:
     except PlanRefused as error:
         raise PlanRefused(f"{plan}: {error} (remove the file for that)") from error
     return data
+
+
+def _kept_times(cache: Path) -> bytes | None:
+    """What earlier builds measured; None where there is nothing, or not what they left: it is measured again then."""
+    try:
+        return kept_bytes(cache)
+    except CacheRefused:
+        return None
 
 
 def record_path(plan: Path) -> Path:

@@ -59,6 +59,10 @@ class TensorRtSession:
     def run(self, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.run_feeds({self.inputs[0]: images_NCHW})[self.outputs[0]]
 
+    def run_all(self, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        found = self.run_feeds({self.inputs[0]: images_NCHW})
+        return tuple(found[name] for name in self.outputs)
+
     def run_feeds(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """All results of a batch, by name, for a model of one or more inputs."""
         if set(feeds) != set(self.inputs):

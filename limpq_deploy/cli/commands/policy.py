@@ -262,9 +262,8 @@ def add_policy_commands(group: click.Group) -> None:
 
 
 def _format_of(file: Path) -> str | None:
-    """The ``format`` of a JSON file; None where it has none or is no JSON."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
+    """The ``format`` of a JSON file; None where it has none. Raises RecordError where it is no JSON."""
+    from limpq_deploy.calibration.json_text import load_json
+
+    found = load_json(file, "a limpq.policy/1 or limpq.layer-table/1 file")
     return found.get("format") if isinstance(found, dict) else None

@@ -168,7 +168,7 @@ def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
     from limpq_deploy.policy.policy import Policy
 
     given = {str(file): load_record(Policy, file) for file in policies}
-    pairs = {name: policy.pairs() for name, policy in given.items()}
+    pairs = {name: policy.buildable_pairs(name) for name, policy in given.items()}
     require_modules(("torch", "safetensors"), "previews")
     from limpq_deploy.pipeline.stages.previewer import open_previewer
     from limpq_deploy.progress import progress

@@ -11,6 +11,8 @@ import click
 from limpq_deploy.cli.options.builder import Command, builder_options
 from limpq_deploy.export.records.targets import TARGETS, TENSORRT
 from limpq_deploy.policy.budgets import ROWS, TYPES, option_of
+from limpq_deploy.tasks.names import DEFAULT_TASK
+from limpq_deploy.tasks.names import FORMS as TASK_FORMS
 
 
 class _Given(click.Path):
@@ -35,7 +37,7 @@ RANGES = ("mse", "minmax", "percentile", "entropy")
 SCALES = ("free", "pow2")
 SOLVERS = ("auto", "own", "cbc", "highs")
 
-DATA_HELP = "digits, imagefolder:PATH, cifar10:PATH or module:factory."
+DATA_HELP = "digits, imagefolder:PATH, images:PATH, masks:PATH, coco:PATH, cifar10:PATH or module:factory."
 
 
 class BitsOrFloat(click.ParamType):
@@ -258,6 +260,17 @@ def build_options(command: Command) -> Command:
             help="Published weights of torchvision/NAME or timm/NAME, from the caches of this machine.",
         ),
         click.option("--data", metavar="SPEC", help=f"{DATA_HELP}  [default: digits]"),
+        click.option(
+            "--task",
+            metavar="NAME",
+            help=f"What the network is for: {TASK_FORMS}.  [default: {DEFAULT_TASK}]",
+        ),
+        click.option(
+            "--calibration",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help="Folder of images without labels, in place of the data's training and validation images.",
+        ),
         click.option("--classes", type=FILE, metavar="FILE.json", help="Folder names in the model's class order."),
         click.option(
             "--target",
@@ -287,7 +300,8 @@ def build_options(command: Command) -> Command:
             "--max-accuracy-drop",
             type=float,
             metavar="P",
-            help="Check: top-1 at most P points below the float model.  [default: 1.0]",
+            help="Check: top-1, or the task's own figure, at most P points (its unit) below the float model.  "
+            "[default: 1.0]",
         ),
         click.option(
             "--latency-seconds",

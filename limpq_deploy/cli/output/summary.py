@@ -10,6 +10,7 @@ import click
 from limpq_deploy.cli.output.tables import in_columns, table, wrapped
 from limpq_deploy.export.records.placement import FLOAT_BITS, Placement
 from limpq_deploy.policy.policy import Policy
+from limpq_deploy.tasks.score import TOP1, Score
 from limpq_deploy.train.evaluate import Accuracy
 from limpq_deploy.verdict.record import NO_GPU, LatencyResult, Verdict, float_baseline
 
@@ -44,14 +45,15 @@ def figures_table(verdict: Verdict, placement: Placement, policy: Policy) -> str
         rows.append(
             (
                 NAMES.get(bitops.name, bitops.name.removeprefix("uniform ")),
-                _top1(verdict, bitops.name),
+                _figure(verdict, bitops.name),
                 _giga(bitops.nominal_all),
                 _giga(bitops.realised_all),
                 _size(size),
                 *(_p50(verdict, bitops.name, threads) for threads in (1, "default")),
             )
         )
-    header = ("", "top-1", "BitOps\nnominal", "BitOps\nrealised", "weights", "p50 ms\n1 thread", "p50 ms\ndefault")
+    figure = verdict.accuracy.mixed.measure.name if verdict.accuracy is not None else TOP1.name
+    header = ("", figure, "BitOps\nnominal", "BitOps\nrealised", "weights", "p50 ms\n1 thread", "p50 ms\ndefault")
     return table(header, rows, right=range(1, len(header)))
 
 
@@ -147,16 +149,16 @@ def _weight_bits(name: str, placement: Placement, pairs: dict[str, int]) -> int:
     return total
 
 
-def _top1(verdict: Verdict, name: str) -> str:
+def _figure(verdict: Verdict, name: str) -> str:
     if verdict.accuracy is None:
         return "-"
-    found: dict[str, Accuracy | None] = {
+    found: dict[str, Accuracy | Score | None] = {
         "mixed": verdict.accuracy.mixed,
         "float": verdict.accuracy.float,
         "uniform8": verdict.accuracy.uniform8,
     }
     accuracy = found.get(name, verdict.accuracy.uniform)
-    return "-" if accuracy is None else f"{accuracy.top1:.2f} %"
+    return "-" if accuracy is None else accuracy.shown
 
 
 def _p50(verdict: Verdict, name: str, threads: int | str) -> str:

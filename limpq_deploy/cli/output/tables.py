@@ -203,12 +203,12 @@ def doctor_table(diagnosis: Diagnosis) -> str:
 def tournament_table(tournament: Tournament) -> str:
     """The candidates by their previews, best first, and why the first was taken."""
     rows = [
-        (f"{one.loss:.4f}", _behind(one), f"{one.top1:.2f} %", one.name, _bits(one.bits))
+        (f"{one.loss:.4f}", _behind(one), tournament.shown(one), one.name, _bits(one.bits))
         for one in tournament.candidates
     ]
     head = f"preview on {tournament.images:,} held-out training images, BatchNorm from {tournament.batchnorm_images:,}"
     head += f", {tournament.seconds:.1f} s in all" if tournament.seconds is not None else ""
-    header = ("loss", "behind (95 %)", "top-1", "candidate", "weight/activation bits")
+    header = ("loss", "behind (95 %)", tournament.figure, "candidate", "weight/activation bits")
     drawn = table(header, rows, right=(0, 1, 2))
     return f"{head}\n{drawn}\n{wrapped(tournament.why)}"
 
@@ -216,11 +216,11 @@ def tournament_table(tournament: Tournament) -> str:
 def preview_table(previews: Mapping[str, Preview], policies: Mapping[str, Policy]) -> str:
     """Previews of policies, in the order given, and by what each was found."""
     rows = [
-        (f"{found.loss:.4f}", f"{found.top1:.2f} %", recipe_line(policies[name]), name)
+        (f"{found.loss:.4f}", found.measure.shown(found.top1), recipe_line(policies[name]), name)
         for name, found in previews.items()
     ]
-    drawn = table(("loss", "top-1", "found by", "policy"), rows, right=(0, 1))
     found = next(iter(previews.values()))
+    drawn = table(("loss", found.measure.name, "found by", "policy"), rows, right=(0, 1))
     images = f"{found.images:,} held-out training images, BatchNorm from {found.batchnorm_images:,}"
     return f"{drawn}\non {images}; not fine-tuned"
 

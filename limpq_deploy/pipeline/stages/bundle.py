@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.runtimes.base import BuildsEngines, KeepsPlans
+from limpq_deploy.export.runtimes.base import BuildsEngines, KeepsPlans, every_output, in_rows
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.ship.shipped_plans import PLAN, PLAN_RECORD, RECORD_SUFFIX
@@ -39,17 +39,17 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
     split = subject.dataset.split("test")
     images, _ = next(split.subset(np.arange(min(CANARIES, len(split)))).batches(CANARIES))
     runtime = subject.runtime()
-    answers = runtime.load(folder / MODEL).run(images)
+    answers = in_rows(every_output(runtime.load(folder / MODEL))(images))
     if shipped == PIXELS:
         images = subject.preprocess.pixels(images).astype(np.float32)
-        _require_same(runtime.load(folder / PIXELS).run(images), answers)
+        _require_same(in_rows(every_output(runtime.load(folder / PIXELS))(images)), answers)
     if subject.hands_over:  # as the CPU twin answers, until there is an engine
-        answers = OnnxRuntime().load(folder / shipped).run(images)
+        answers = in_rows(every_output(OnnxRuntime().load(folder / shipped))(images))
     manifest = write_bundle(
         folder / BUNDLE,
         {
             "model.onnx": folder / shipped,
-            "labels.txt": "".join(f"{name}\n" for name in subject.dataset.classes).encode(),
+            "labels.txt": "".join(f"{name}\n" for name in subject.class_names).encode(),
             "report.html": folder / REPORT,
             **(carried_files(subject, folder) if subject.hands_over else {}),
             **(_plan_files(runtime, folder / shipped) if isinstance(runtime, KeepsPlans) else {}),

@@ -21,7 +21,7 @@ from limpq_deploy.export.graph.runtime_taps import code_tensors
 from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
 from limpq_deploy.export.reference.engine_parity import RunFeeds, check_clips, compare_engine, references, write_cut
 from limpq_deploy.export.reference.executor import IntegerReference
-from limpq_deploy.export.reference.float_execution import on_runtime
+from limpq_deploy.export.reference.float_execution import islands_on, on_runtime
 from limpq_deploy.export.reference.parity import Fed, ParityReport, compare_runtime
 from limpq_deploy.export.runtimes.base import Runtime
 
@@ -42,7 +42,7 @@ class Fedable(Protocol):
 def against_reference(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
     """The integer reference against the runtime, and what the trained model is to be compared with."""
     found = compare_runtime(path, batches, runtime)
-    reference, session = IntegerReference(path, floats=on_runtime(runtime)), runtime.load(path)
+    reference, session = _reference(path, runtime), runtime.load(path)
     tensors = tuple(code_tensors(load_model(path)))
 
     def fed() -> Iterator[Fed]:
@@ -51,6 +51,10 @@ def against_reference(path: Path, batches: Batches, runtime: Runtime) -> tuple[P
             yield Fed(images, codes, session.run(images))
 
     return found, fed()
+
+
+def _reference(path: Path, runtime: Runtime) -> IntegerReference:
+    return IntegerReference(path, floats=on_runtime(runtime), islands=islands_on(runtime))
 
 
 def in_parts(batches: Batches, cuts: Sequence[Cut]) -> list[NDArray[np.float32]]:

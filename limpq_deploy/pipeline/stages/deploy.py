@@ -39,7 +39,7 @@ from limpq_deploy.pipeline.stages.facts import (
 )
 from limpq_deploy.pipeline.stages.given import compare_exported
 from limpq_deploy.pipeline.stages.learn import load_finetuned
-from limpq_deploy.pipeline.stages.template import make_template
+from limpq_deploy.pipeline.stages.template import make_template, template_of
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel
@@ -68,7 +68,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     template = make_template(subject, traced)
     metadata = {
         PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
-        CLASSES_KEY: json.dumps(list(subject.dataset.classes)),
+        **({CLASSES_KEY: json.dumps(list(subject.dataset.classes))} if subject.dataset.classes else {}),
         "limpq.model": subject.config.model,
     }
     if subject.config.batch is not None:
@@ -81,7 +81,8 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
         report(done, 4, name)
         layers, acts = integer_model(model, policy)
-        exported[name] = build_qdq(template, placement, layers, acts, metadata, subject.form)
+        own = template_of(subject, traced, template, model)
+        exported[name] = build_qdq(own, placement, layers, acts, metadata, subject.form)
         _save(exported[name], folder / name)
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"

@@ -37,7 +37,7 @@ PUBLISHED_LEARNING_RATE = 0.01
 """Of the float training where published weights get a new last layer: ten times below that from random numbers."""
 
 OF_MODEL = ("model", "weights", "weights_key", "pretrained")
-OF_DATA = ("data", "classes", "model")
+OF_DATA = ("data", "classes", "model", "task", "calibration")
 OF_PLACEMENT = (*OF_MODEL, *OF_DATA, "target", "pinned_bits", "act_bits")
 
 MODEL_FACT = Fact("model", OF_MODEL, lambda subject: subject.model_digest())
@@ -180,7 +180,7 @@ LIMITS = (
 
 
 def _pairs(path: Path) -> dict[str, BitPair]:
-    return load_record(Policy, path).pairs()
+    return load_record(Policy, path).buildable_pairs(str(path))
 
 
 PAIRS = Part(POLICY, "pairs", _pairs)

@@ -59,7 +59,7 @@ def _handover(subject: Deployed, folder: Path) -> Handover:
     return Handover(
         data=subject.dataset.name,
         digest=subject.data_digest(),
-        classes=subject.dataset.classes,
+        classes=subject.class_names,
         preprocess=subject.preprocess,
         built=built_facts(subject, folder),
         source=subject.start.source,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from limpq_deploy.calibration.datasets import require_classes
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.all_measures import measured
@@ -31,7 +30,8 @@ from limpq_deploy.pipeline.stages.previewer import joint_info, load_joint
 from limpq_deploy.pipeline.stages.training import checkpoint_of, finetuned_info, prepare, save_model
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, model_of_policy
-from limpq_deploy.train.accuracy import top1
+from limpq_deploy.tasks.score import TOP1
+from limpq_deploy.train.accuracy import figure
 from limpq_deploy.train.checkpoints import load_module, save_module
 from limpq_deploy.train.finetune import finetune
 from limpq_deploy.train.finetuned import FloatModel, Top1
@@ -57,7 +57,7 @@ def _run_float(subject: Subject, folder: Path, report: Report) -> str:
     trains = not subject.start.trained
     if leads():
         dataset.check()
-    require_classes(dataset, subject.num_classes)
+    subject.require_data_of_task()
     resumed = ""
     if trains:
         execution, resumed = prepare(subject, folder, FLOAT_MODEL)
@@ -70,24 +70,27 @@ def _run_float(subject: Subject, folder: Path, report: Report) -> str:
             seed=config.seed,
             report=report,
             execution=execution,
+            task=subject.task,
         )
     if not leads():
         return ""
     val, test = dataset.split("val"), dataset.split("test")
+    judge, measure = subject.judge.beside(subject.model), subject.task.measure
     found = Top1(
-        val=top1(subject.model, val),
-        test=top1(subject.model, test),
+        val=figure(subject.model, val, judge),
+        test=figure(subject.model, test, judge),
         val_images=len(val),
         test_images=len(test),
     )
     save_module(folder / FLOAT_WEIGHTS, subject.model, subject.float_info)
     source = subject.start.source
-    write_record(FloatModel(source=source, top1=found), folder / FLOAT_RECORD)
+    named = measure if measure != TOP1 else None
+    write_record(FloatModel(source=source, top1=found, measure=named), folder / FLOAT_RECORD)
     unused = [
         name for name in ("float_steps", "float_epochs", "float_lr") if getattr(config.training, name) is not None
     ]
     ignored = f"; {' and '.join(unused)} without effect" if unused and not trains else ""
-    return f"top-1 {found.test:.2f} % on test in PyTorch ({source}{ignored}){resumed}"
+    return f"{measure.said(found.test)} on test in PyTorch ({source}{ignored}){resumed}"
 
 
 FLOAT_MODEL = Stage(
@@ -114,10 +117,12 @@ def _run_joint(subject: Subject, folder: Path, report: Report) -> str:
         seed=config.seed,
         report=report,
         execution=execution,
+        task=subject.task,
     )
     if not leads():
         return ""
-    indicators = measured(indicators, model, subject.joint_data.split("val"), seed=config.seed, report=report)
+    held = subject.joint_data.split("val")
+    indicators = measured(indicators, model, held, seed=config.seed, report=report, judge=subject.judge)
     save_module(folder / JOINT, model, joint_info(subject))
     write_record(subject.placement, folder / PLACEMENT)
     write_record(indicators, folder / INDICATORS)
@@ -181,6 +186,7 @@ def _finetune(subject: Subject, folder: Path, stage: Stage, pairs: dict[str, Bit
         foreign_weights=subject.foreign_weights,
         report=report,
         execution=execution,
+        judge=subject.judge,
     )
     if not leads():
         return ""
@@ -190,7 +196,7 @@ def _finetune(subject: Subject, folder: Path, stage: Stage, pairs: dict[str, Bit
         if found.val_may_be_seen and found.chosen_step > 0
         else ""
     )
-    return f"top-1 {found.top1.test:.2f} % on test in PyTorch ({found.epochs:.1f} epochs){flattered}{resumed}"
+    return f"{found.figure.said(found.top1.test)} on test in PyTorch ({found.epochs:.1f} epochs){flattered}{resumed}"
 
 
 FINETUNED_MODEL = Stage(

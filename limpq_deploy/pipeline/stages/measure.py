@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.reference.parity import Fed, ParityReport
+from limpq_deploy.export.runtimes.base import every_output
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.timing.measure import measure_models
 from limpq_deploy.latency.baselines import least_batch, with_fp32
@@ -31,7 +32,9 @@ from limpq_deploy.pipeline.stages.facts import (
     RUNTIME,
 )
 from limpq_deploy.progress import Report
-from limpq_deploy.train.evaluate import Evaluation, compare_paired, evaluate
+from limpq_deploy.tasks.score import TOP1, Scored
+from limpq_deploy.train.evaluate import Evaluation
+from limpq_deploy.train.judged import compare, judged
 from limpq_deploy.verdict.record import AccuracyResult, float_baseline
 from limpq_deploy.workspace.file_names import (
     ACCURACY,
@@ -48,6 +51,9 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
 )
+
+if TYPE_CHECKING:
+    from limpq_deploy.pipeline.context import Subject
 
 PARITY_IMAGES = 256
 BATCH = 64
@@ -135,17 +141,20 @@ def with_handed(found: ParityReport, fed: Iterable[Fed], handed: ParityReport, p
     )
 
 
-def _run_accuracy(subject: Deployed, folder: Path, report: Report) -> str:
+def _run_accuracy(subject: "Subject", folder: Path, report: Report) -> str:
     runtime = subject.runtime()
     split = subject.dataset.split("test")
     files = exported_files(folder)
-    found: dict[str, Evaluation] = {}
+    found: dict[str, Evaluation | Scored] = {}
+    task = subject.judge.of(split)
+    reference = every_output(runtime.load(folder / FLOAT_MODEL)) if task.judges_by_float else None
     for number, (name, file) in enumerate(files.items()):
 
         def done(count: int, number: int = number, name: str = name) -> None:
             report(number * len(split) + count, len(files) * len(split), name)
 
-        found[name] = evaluate(runtime.load(folder / file).run, split.batches(BATCH), progress=done)
+        predict = every_output(runtime.load(folder / file))
+        found[name] = judged(predict, split.batches(BATCH), task, reference=reference, progress=done)
     comparison = load_record(Comparison, folder / COMPARISON)
     uniform = found.get("uniform", found["mixed"] if comparison.same else None)
     result = AccuracyResult(
@@ -154,14 +163,16 @@ def _run_accuracy(subject: Deployed, folder: Path, report: Report) -> str:
         uniform8=found["uniform8"].accuracy,
         uniform=uniform.accuracy if uniform else None,
         uniform_bits=comparison.bits,
-        against_uniform=compare_paired(found["mixed"], uniform) if uniform else None,
-        against_float=compare_paired(found["mixed"], found["float"]),
+        against_uniform=compare(found["mixed"], uniform) if uniform else None,
+        against_float=compare(found["mixed"], found["float"]),
         of=f"the exported files on {runtime.name}, {len(split):,} images of test",
     )
     write_record(Measured(accuracy=result), folder / ACCURACY)
-    said = f"mixed {result.mixed.top1:.2f} %, float {result.float.top1:.2f} %"
+    said = f"mixed {result.mixed.shown}, float {result.float.shown}"
     if result.uniform is not None:
-        said += f", {result.uniform_bits} {result.uniform.top1:.2f} %"
+        said += f", {result.uniform_bits} {result.uniform.shown}"
+    if task.measure != TOP1:
+        said = f"{task.measure.name}: {said}"
     return f"{said} ({result.mixed.images} test images, on {runtime.name})"
 
 
@@ -175,7 +186,7 @@ ACCURACY_OF_FILES = Stage(
     run=_run_accuracy,
     when=(MEASURES,),
 )
-"""Top-1 of every exported file on the runtime, on the test split."""
+"""The task's figure (top-1) of every exported file on the runtime, on the test split."""
 
 
 def _run_latency(subject: Deployed, folder: Path, report: Report) -> str:

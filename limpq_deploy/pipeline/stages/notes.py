@@ -136,14 +136,15 @@ def torch_notes(trained: FineTuned, deployed: AccuracyResult) -> Iterator[str]:
     """That two records name two accuracies, because they are of two things."""
     pairs = (("float", trained.float_top1, deployed.float), ("mixed", trained.top1, deployed.mixed))
     other = [
-        f"{name} {inside.test:.2f} % there and {outside.top1:.2f} % here"
+        f"{name} {outside.measure.shown(inside.test)} there and {outside.shown} here"
         for name, inside, outside in pairs
-        if round(inside.test, 2) != round(outside.top1, 2)
+        if round(inside.test, 2) != round(outside.value, 2)
     ]
     if other:
         yield (
-            f"Top-1 of the test split in {FINETUNED_RECORD} is of the model in PyTorch, in this verdict of the files "
-            f"on the runtime: {', '.join(other)}. The runtime adds in another order, which tips values at ties."
+            f"{deployed.mixed.measure.title} of the test split in {FINETUNED_RECORD} is of the model in PyTorch, in "
+            f"this verdict of the files on the runtime: {', '.join(other)}. The runtime adds in another order, which "
+            "tips values at ties."
         )
 
 

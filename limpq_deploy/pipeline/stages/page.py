@@ -59,7 +59,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             realised=executed_bits(engine) if engine is not None else {},
             built=built_facts(subject, folder),
             files=_sizes(folder),
-            class_names=subject.dataset.classes,
+            class_names=subject.class_names,
             trained=not subject.config.ptq,
             given=subject.config.policy.name if subject.config.policy is not None else None,
             verdict=load_record(Verdict, folder / VERDICT),

@@ -17,6 +17,7 @@ from limpq_deploy.workspace.workspace import (
     lost_output,
     other_code,
     read_state,
+    require_own_folder,
     whole,
 )
 
@@ -44,6 +45,7 @@ class Planned:
 
 def plan_build(config: Config, *, fresh: bool = False) -> tuple[Planned, ...]:
     """Every stage of a build, in order. Raises what is found before the first stage of it."""
+    require_own_folder(config.out)
     subject = Subject(config)
     subject.check(engine=False)
     return tuple(planned(subject, config.out, BuildState(stages={}) if fresh else read_state(config.out), fresh=fresh))

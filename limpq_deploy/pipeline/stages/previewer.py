@@ -31,7 +31,9 @@ class Previewer:
 
     def __init__(self, subject: Subject, folder: Path) -> None:
         self._indicators = load_record(Indicators, folder / INDICATORS)
-        self._joint = load_joint(subject, subject.traced(folder / FLOAT_WEIGHTS), folder)
+        traced = subject.traced(folder / FLOAT_WEIGHTS)
+        self._joint = load_joint(subject, traced, folder)
+        self._judge = subject.judge.beside(traced.graph_module.eval())
         self._data = subject.joint_data
         self._seed = subject.config.seed
         self._seen: dict[tuple[tuple[str, BitPair], ...], Preview] = {}
@@ -48,7 +50,12 @@ class Previewer:
         key = tuple(sorted(policy.items()))
         if key not in self._seen:
             self._seen[key] = preview(
-                self._joint, policy, train=self._data.split("train"), held=self._data.split("val"), seed=self._seed
+                self._joint,
+                policy,
+                train=self._data.split("train"),
+                held=self._data.split("val"),
+                seed=self._seed,
+                judge=self._judge,
             )
         return self._seen[key]
 

@@ -63,7 +63,8 @@ def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
     found = with_edges(with_memory(read_indicators(model, config.bits, source), traced, subject.placement), traced)
     found = _unlearned(found)
     if searching:
-        found = measured(found, model, data.split("val"), seed=config.seed, report=report)
+        held = data.split("val")
+        found = measured(found, model, held, seed=config.seed, report=report, judge=subject.judge)
     save_module(folder / JOINT, model, joint_info(subject))
     write_record(subject.placement, folder / PLACEMENT)
     write_record(found, folder / INDICATORS)
@@ -110,11 +111,13 @@ def _calibrate(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitP
         float_top1=load_record(FloatModel, folder / FLOAT_RECORD).top1,
         foreign_weights=subject.foreign_weights,
         report=report,
+        judge=subject.judge,
+        float_model=traced.graph_module,
     )
     save_model(subject, folder, stage, model, pairs, found)
     assert found.calibrated is not None
     seen = "; the given weights may have seen those images" if found.val_may_be_seen else ""
-    return f"top-1 {found.top1.test:.2f} % on test in PyTorch, {NOT_TRAINED}; {found.calibrated.why}{seen}"
+    return f"{found.figure.said(found.top1.test)} on test in PyTorch, {NOT_TRAINED}; {found.calibrated.why}{seen}"
 
 
 CALIBRATED_MODEL = Stage(

@@ -35,7 +35,7 @@ from limpq_deploy.workspace.file_names import (
     VERDICT,
 )
 from limpq_deploy.workspace.finished import BuildFiles
-from limpq_deploy.workspace.workspace import Passed, Workspace
+from limpq_deploy.workspace.workspace import Passed, Workspace, require_own_folder
 
 ENGINE_STAGES = ("engine",)
 """Stages that a build can be stopped after and that need the target's runtime."""
@@ -57,6 +57,7 @@ def run_build(
     Raises the errors of the stages; what finished stays.
     """
     start = time.perf_counter()
+    require_own_folder(config.out)
     subject = Subject(config)
     with progress("checking inputs"):
         subject.check(engine=until is None or until in ENGINE_STAGES or config.goes_round)

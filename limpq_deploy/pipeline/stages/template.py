@@ -1,11 +1,15 @@
 """The float graph that all graphs of a build are made from."""
 
+import copy
+
 import onnx
+import torch
 
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import with_quantizers
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.quant.quantized_model import QuantizedModel
 
 
 def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
@@ -14,3 +18,16 @@ def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
     return export_template(marked, placement.input_shape, subject.form.opset)
+
+
+def template_of(
+    subject: Subject, traced: TracedModel, template: onnx.ModelProto, model: QuantizedModel
+) -> onnx.ModelProto:
+    """The template whose float operators have a trained model's parameters: the float model's own, where training left
+    them alone."""
+    state, own = model.float_state(), traced.graph_module.state_dict()
+    if all(torch.equal(tensor.cpu(), own[name].cpu()) for name, tensor in state.items() if name in own):
+        return template
+    carrying = copy.deepcopy(traced)
+    carrying.graph_module.load_state_dict(state, strict=False)
+    return make_template(subject, carrying)

@@ -1,11 +1,10 @@
 """What each layer of a model computes and stores, without any importance: the second source beside a foreign file."""
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.json_text import load_json
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.policy.indicators import Indicators, PinnedLayer
 
@@ -42,12 +41,5 @@ def load_shapes(path: Path) -> Shapes:
 
 
 def _is_shapes(path: Path) -> bool:
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RecordError(
-            f"cannot read {path}: {error.strerror}; expected a limpq.indicators/1 or limpq.shapes/1 file"
-        ) from error
-    except ValueError:
-        return False
+    found = load_json(path, "a limpq.indicators/1 or limpq.shapes/1 file")
     return isinstance(found, dict) and found.get("format") == ShapesFile.__dataclass_fields__["format"].default

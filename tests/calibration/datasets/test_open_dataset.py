@@ -50,7 +50,9 @@ def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("spec", ["mnist", "imagefolder", "imagefolder:", "", "not a module:factory"])
 def test_an_unknown_data_set_lists_the_forms(spec: str) -> None:
-    with pytest.raises(DataError, match=r"expected digits, imagefolder:PATH, cifar10:PATH or module:factory"):
+    with pytest.raises(
+        DataError, match=r"expected digits, imagefolder:PATH, images:PATH, .*cifar10:PATH or module:factory"
+    ):
         open_dataset(spec)
 
 

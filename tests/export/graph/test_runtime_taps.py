@@ -18,7 +18,8 @@ def test_signed_codes_that_the_runtime_holds_as_unsigned_come_out_signed(tmp_pat
     codes = net.quantize("x", 0.03, 5, S8)
     conv = net.node("Conv", net.dequantize(codes, 0.03, 5, S8), net.weight(6, 4, 3, 3))
     model = net.model(net.pair(conv, 0.05, -7, S8))
-    session = OnnxRuntime().watch(saved(model, tmp_path), threads=1)
+    path = saved(model, tmp_path)
+    session = OnnxRuntime().watch_as(model, OnnxRuntime().optimized_graph(path), threads=1)
     assert not session.unwatched
     images = images_of(model)[0]
     found = session.run(images)[1]
@@ -39,6 +40,7 @@ def test_codes_behind_a_transpose_of_the_file_are_not_guessed(tmp_path: Path) ->
     behind = net.quantize(net.node("Relu", turned), 0.02, 0)
     conv = net.quantize(net.node("Conv", net.dequantize(behind, 0.02, 0), net.weight(6, 4, 3, 3)), 0.05, 117)
     model = net.model(net.dequantize(conv, 0.05, 117))
-    session = OnnxRuntime().watch(saved(model, tmp_path), threads=1)
+    path = saved(model, tmp_path)
+    session = OnnxRuntime().watch_as(model, OnnxRuntime().optimized_graph(path), threads=1)
     assert "Transpose of the file's own" in session.unwatched[behind]
     assert conv in session.watched

@@ -17,7 +17,7 @@ from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.export.reference.parity import compare_runtime
 from limpq_deploy.export.runtimes import runtime_named
 
-STEPS = ("conv", "depthwise", "relu6", "add", "concat", "swish", "excite", "pool")
+STEPS = ("conv", "depthwise", "relu6", "add", "concat", "swish", "excite", "pool", "average")
 
 
 class RandomNet:
@@ -115,6 +115,24 @@ class RandomNet:
             self.count += 1
             self.stream = self.net.maxpool(self.stream, f"maxpool{self.count}")
             self.size = -(-self.size // 2)
+
+    def average(self) -> None:
+        """Over windows of its own, with padding counted or not."""
+        self.count += 1
+        kernel, stride = int(self.random.integers(2, 4)), int(self.random.choice([1, 2])) if self.size > 4 else 1
+        pad = kernel // 2
+        name = self.net.node(
+            "AveragePool",
+            [self.stream.name],
+            f"average{self.count}",
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[pad] * 4,
+            count_include_pad=int(self.random.choice([0, 1])),
+        )
+        self.size = (self.size + 2 * pad - kernel) // stride + 1
+        made = type(self.stream)(name, self.stream.channels)
+        self.stream = self.carry(made, signed=self.negative, **self.grid, spread=2.0)
 
     def finish(self) -> onnx.ModelProto:
         pooled = self.carry(self.net.mean(self.stream, "mean"), signed=self.negative, **self.grid, spread=1.5)

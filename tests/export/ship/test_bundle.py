@@ -148,3 +148,22 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot write the bundle .* choose a folder that you may write to"):
         write(tmp_path / "file" / "bundle")
+
+
+@pytest.mark.parametrize("manifest", ["keep", '{"name": "a web page"}'])
+def test_a_bundle_with_a_file_that_no_bundle_wrote_is_not_replaced(tmp_path: Path, manifest: str) -> None:
+    write(tmp_path / "bundle", files={"model.onnx": b"old", "old.txt": b"old"})
+    if manifest != "keep":
+        (tmp_path / "bundle/manifest.json").write_text(manifest)
+        (tmp_path / "bundle/old.txt").unlink()
+    (tmp_path / "bundle/thesis.txt").write_text("three years of work")
+    with pytest.raises(OutputError, match=r"holds 'thesis\.txt', which no bundle wrote"):
+        write(tmp_path / "bundle", files={"model.onnx": b"new"})
+    assert (tmp_path / "bundle/model.onnx").read_bytes() == b"old"
+
+
+def test_a_damaged_bundle_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", files={"model.onnx": b"old"})
+    (tmp_path / "bundle/manifest.json").write_bytes(b"{")
+    write(tmp_path / "bundle", files={"model.onnx": b"new"})
+    assert (tmp_path / "bundle/model.onnx").read_bytes() == b"new"

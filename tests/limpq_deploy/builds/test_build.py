@@ -235,7 +235,7 @@ def test_a_limit_within_the_interval_is_not_decided_said_loudly_and_no_exit_code
 ) -> None:
     before = load_record(Verdict, copy / "verdict.json").accuracy
     assert before is not None
-    lost = before.float.top1 - before.mixed.top1
+    lost = before.float.value - before.mixed.value
     arguments = ("build", "--config", settings, "--out", "out", "--max-accuracy-drop", f"{lost + 0.01:.4f}")
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output

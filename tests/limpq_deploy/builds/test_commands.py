@@ -14,6 +14,7 @@ from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.cpu import this_cpu
 from limpq_deploy.policy.policy import Policy
+from limpq_deploy.train.evaluate import Accuracy
 from limpq_deploy.verdict.record import Verdict
 
 Command = Callable[..., Result]
@@ -60,6 +61,7 @@ def test_evaluate_counts_what_the_build_counted(run: Command, finished: Path, he
     verdict = load_record(Verdict, finished / "verdict.json")
     assert verdict.accuracy is not None
     mixed = verdict.accuracy.mixed
+    assert isinstance(mixed, Accuracy)
     result = run("evaluate", finished / "model.qdq.onnx", "--data", "digits", "--json")
     assert json.loads(result.stdout) == {
         "images": mixed.images,

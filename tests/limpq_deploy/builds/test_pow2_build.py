@@ -33,7 +33,7 @@ def test_a_build_with_powers_of_two_goes_to_its_verdict_and_differs_nowhere(
     assert verdict.accuracy is not None
     found = load_record(FineTuned, copy / "finetuned.json")
     assert found.scales == "pow2"
-    assert found.top1.test == verdict.accuracy.mixed.top1
+    assert found.top1.test == verdict.accuracy.mixed.value
     for tensor in (*found.weights, *found.activations):
         assert {math.frexp(scale)[0] for scale in tensor.params.scale} == {0.5}
     assert "--scales pow2" in (copy / "report.html").read_text()

@@ -44,13 +44,13 @@ def test_logits_of_a_variant_are_those_of_the_whole_network_bit_by_bit(tiny: Tin
     model, images_NCHW = initialised(tiny, few_digits)
     with torch.no_grad(), batch_statistics(model):
         variants = Variants(model, images_NCHW)
-        assert torch.equal(variants.logits, model(images_NCHW))
+        assert torch.equal(variants.outputs, model(images_NCHW))
         for tensor in searched_tensors(model.placement):
             for bits in BITS:
                 expected = whole_forward(model, tensor, bits, images_NCHW)
-                found = variants.logits_with(tensor, bits)
+                found = variants.outputs_with(tensor, bits)
                 assert torch.equal(found, expected), (tensor, bits)
-                assert torch.equal(found, variants.logits) == (bits == 6), (tensor, bits)
+                assert torch.equal(found, variants.outputs) == (bits == 6), (tensor, bits)
 
 
 def test_a_tensor_that_several_layers_read_is_listed_once(tiny: Tiny) -> None:
@@ -68,7 +68,7 @@ def test_values_in_front_of_the_changed_tensor_are_not_computed_again(tiny: Tiny
     with torch.no_grad():
         variants = Variants(model, images_NCHW)
         calls.clear()
-        variants.logits_with(TensorAt("weight", "conv3"), 2)
+        variants.outputs_with(TensorAt("weight", "conv3"), 2)
     assert calls == ["conv3", "linear"]
 
 

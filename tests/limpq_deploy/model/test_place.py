@@ -227,8 +227,8 @@ def with_layer(module: nn.Module) -> nn.Module:
     [
         (nn.Tanh(), r"layer 1 \(Tanh\) has no integer form here.*; supported on the traced path: Conv2d"),
         (nn.Hardtanh(), r"1 \(Hardtanh\) cuts at -1; only a cut at 0"),
-        (nn.AvgPool2d(2), r"1 \(AvgPool2d\) pools to 4x4; only global average pools"),
-        (nn.AvgPool2d(7), r"1 \(AvgPool2d\) pools to 1x1; only global average pools \(1x1, over all pixels\)"),
+        (nn.AdaptiveAvgPool2d(5), r"1 \(AdaptiveAvgPool2d\) pools to 5x5; only averages over whole images or windows"),
+        (nn.AvgPool2d(2, divisor_override=3), r"1 \(AvgPool2d\) pools to 4x4; only averages over whole images"),
         (nn.BatchNorm2d(2, affine=False), r"1 \(BatchNorm2d\) has affine=False and track_running_stats=True"),
         (nn.BatchNorm2d(2, track_running_stats=False), "has affine=True and track_running_stats=False; expected both"),
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(2)), r"1.1 \(BatchNorm2d\) does not follow a convolution"),
@@ -238,8 +238,8 @@ def with_layer(module: nn.Module) -> nn.Module:
         *(
             "tanh",
             "cut below zero",
-            "local pool",
-            "pool of a part",
+            "windows of several sizes",
+            "sums of windows",
             "batchnorm without gamma",
             "batchnorm without statistics",
         ),
@@ -281,7 +281,7 @@ def logits(model: Tail, x: torch.Tensor) -> torch.Tensor:
         (lambda m, x: logits(m, torch.add(m.b(x), x, alpha=2)), "adds 2 times a tensor; only plain sums"),
         (lambda m, x: logits(m, x + x.mean((2, 3), keepdim=True)), "adds tensors of 2x8x8 and 2x1x1"),
         (lambda m, x: logits(m, m.norm(m.b(x))), "layer 'norm' is called 2 times"),
-        (lambda m, x: m.c(x.mean(1)[:, 0, :2]), "mean .* pools to 8; only global average pools"),
+        (lambda m, x: m.c(x.mean(1)[:, 0, :2]), "mean .* pools to 8; only averages over whole images"),
     ],
     ids=["weighted sum", "sum of two shapes", "shared batchnorm", "mean over channels"],
 )

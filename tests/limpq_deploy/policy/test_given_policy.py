@@ -1,12 +1,13 @@
 """A policy that the user gives is taken only where it fits, and the refusal is one sentence."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from limpq_deploy.calibration.errors import LimpqError, ModelError, SettingError
-from limpq_deploy.calibration.records import write_record
+from limpq_deploy.calibration.errors import LimpqError, ModelError, RecordError, SettingError
+from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.policy.budgets import like_budget
 from limpq_deploy.policy.given_policy import load_given, own_budget
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
@@ -84,3 +85,22 @@ def test_restrictions_hold_for_a_given_policy_too(tmp_path: Path) -> None:
     layers = (replace(INDICATORS.layers[0], pairs=((8, 8),)), *INDICATORS.layers[1:])
     with pytest.raises(SettingError, match="gives layer 'a' w4a4, which --space, --min-bits, --pin or --act-bits"):
         load_given(given(tmp_path, a=(4, 4), b=(4, 4), c=(4, 4)), replace(INDICATORS, layers=layers), ())
+
+
+@pytest.mark.parametrize(("bits", "said"), [(0, "0 bits; expected 1 to 32"), (33, "33 bits"), (-4, "-4 bits")])
+def test_widths_that_no_number_has_are_refused_on_reading(tmp_path: Path, bits: int, said: str) -> None:
+    file = tmp_path / "policy.json"
+    layer = {"weight": bits, "act": 4}
+    file.write_text(json.dumps({"bits": {"a": layer}, "objective": 0.0, "alpha": 1.0, "format": "limpq.policy/1"}))
+    with pytest.raises(RecordError, match=said):
+        load_record(Policy, file)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 15, 31])
+def test_widths_that_no_grid_has_are_no_build(bits: int) -> None:
+    policy = Policy(bits={"a": LayerBits(weight=4, act=bits)}, objective=0.0, alpha=1.0)
+    with pytest.raises(ModelError, match=f"layer 'a' {bits} activation bits, which no grid has"):
+        policy.buildable_pairs("policy.json")
+    assert Policy(bits={"a": LayerBits(weight=8, act=32)}, objective=0.0, alpha=1.0).buildable_pairs("p") == {
+        "a": (8, 32)
+    }

@@ -46,3 +46,8 @@ def test_a_measure_that_is_not_there_is_refused_with_those_that_are() -> None:
         read_by(two_layers(KL), "fisher")
     with pytest.raises(SettingError, match="'entropy'; expected scale, kl, loss, fisher"):
         read_by(two_layers(KL), "entropy")
+
+
+def test_a_measure_with_another_number_of_entries_is_refused_on_reading() -> None:
+    with pytest.raises(ValueError, match="layer 'conv' has 1 kl act indicators; expected one for each of the bits"):
+        two_layers({"kl": Measure(weight=(9.0, 0.0), act=(7.0,))})

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -131,21 +132,46 @@ def test_a_library_is_compiled_once_and_found_again(compiled: Kernel, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == [library.name]
 
 
-def test_a_damaged_library_is_refused(compiled: Kernel, tmp_path: Path) -> None:
+PLANTED = """
+#include <stdlib.h>
+__attribute__((constructor)) static void run(void) { abort(); }
+"""
+
+
+def test_a_planted_library_is_refused_and_nothing_of_it_runs(compiled: Kernel, tmp_path: Path) -> None:
     load_kernel(tmp_path)
     (library,) = tmp_path.glob("*.so")
-    program = (
-        "from pathlib import Path; from limpq_deploy.quant.lsq_kernel import load_kernel\n"
-        "try: load_kernel(Path({folder!r}))\n"
-        "except OSError as error: print('refused', error)"
-    )
-    library.write_bytes(b"no library")
-    done = subprocess.run(
-        [sys.executable, "-c", program.format(folder=str(tmp_path))], capture_output=True, text=True, check=False
-    )
-    # The variant without threads is another file, compiled anew: what is damaged is never used.
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("*.so"))) == 2
+    (tmp_path / "planted.c").write_text(PLANTED)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "planted", tmp_path / "planted.c"], check=True)
+    sound = library.read_bytes()
+    program = "from limpq_deploy.quant.lsq_kernel import kernel; kernel()"
+    for data in ((tmp_path / "planted").read_bytes(), b"no library", sound[:-1], b""):
+        library.write_bytes(data)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LIMPQ_CACHE": str(tmp_path)},
+        )
+        assert done.returncode == 1
+        assert "CacheRefused" in done.stderr.splitlines()[-1]
+        assert "is not what was kept there (its SHA-256 is another); remove it" in done.stderr
+
+
+def test_two_first_compilations_in_one_cache_both_compute(compiled: Kernel, tmp_path: Path) -> None:
+    program = "from limpq_deploy.quant.lsq_kernel import kernel; print(kernel() is not None)"
+    environment = {**os.environ, "LIMPQ_CACHE": str(tmp_path / "cache")}
+    both = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    assert [one.communicate()[0].strip() for one in both] == ["True", "True"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_where_the_cache_cannot_be_written_the_operator_is_compiled_all_the_same(compiled: Kernel) -> None:
+    assert load_kernel(Path("/proc/none")).threads == compiled.threads
 
 
 def test_without_a_compiler_training_goes_on_with_torchs_operations(tmp_path: Path) -> None:

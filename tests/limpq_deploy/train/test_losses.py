@@ -19,7 +19,7 @@ def test_a_float_teacher_is_asked_once_for_a_batch_and_anew_for_the_next() -> No
 
     teacher = Teacher(model)
     for batch in (IMAGES, IMAGES, torch.zeros(5, 1, 2, 2), IMAGES):
-        assert teacher.logits(batch).shape == (len(batch), 2)
+        assert teacher.outputs(batch).shape == (len(batch), 2)
     assert asked == [3, 5]
 
 
@@ -64,6 +64,6 @@ def test_a_teacher_forgets_a_batch_with_its_images() -> None:
 
     teacher = Teacher(model)
     for _ in range(3):
-        teacher.logits(torch.zeros(1, 1, 2, 2))
+        teacher.outputs(torch.zeros(1, 1, 2, 2))
     assert asked == [1, 1, 1]
-    assert len(teacher._logits) == 0
+    assert len(teacher._outputs) == 0
