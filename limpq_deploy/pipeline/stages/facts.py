@@ -46,7 +46,9 @@ CLASSES = Fact("classes", OF_DATA, lambda subject: subject.dataset.classes)
 PREPROCESS = Fact("preprocess", OF_DATA, lambda subject: to_dict(subject.preprocess))
 TARGET = Fact("target", ("target",), lambda subject: to_dict(subject.target))
 PLACED = Fact("placement", OF_PLACEMENT, lambda subject: to_dict(subject.placement))
-FORM = Fact("form", ("target", "tensorrt"), lambda subject: to_dict(subject.form))
+FORM = Fact(
+    "form", ("target", "tensorrt"), lambda subject: to_dict(subject.form) if subject.target.exportable else None
+)
 VERSIONS = Fact("versions", (), lambda subject: versions())
 COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.config.command_line())
 

@@ -45,11 +45,12 @@ def runs(model: onnx.ModelProto) -> Any:
 def test_every_activation_quantizer_is_a_cut_with_its_grid(built: Built) -> None:
     assert [cut.tensor for cut in built.cuts] == [
         "images_codes",
+        "stem.carrier_codes",
         "block1.in_codes",
         "block1.mid_codes",
-        "stem.carrier_codes",
-        "block2.in_codes",
         "block2.carrier_codes",
+        "block2.in_codes",
+        "block2.carrier_codes_2",
         "pool.out_codes",
     ]
     grids = {cut.tensor: (cut.low, cut.high) for cut in built.cuts}

@@ -9,9 +9,9 @@ from limpq_deploy.workspace.workspace import BuildState
 CARRIES = {
     *sources.PLUMBING,
     *("limpq_deploy.cli.output.tables", "limpq_deploy.pipeline.stages.versions"),
-    "limpq_deploy.pipeline.stages.declaration",
+    *("limpq_deploy.pipeline.stages.declaration", "limpq_deploy.policy.budgets"),
 }
-"""What is executed and computes no result: files, records, progress."""
+"""What is executed and computes no result: files, records, progress, which settings there are."""
 
 
 def test_whatever_a_stage_of_a_build_executes_is_in_its_digest(

@@ -1,5 +1,4 @@
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -119,9 +118,6 @@ def test_fine_tuning_from_the_joint_network_begins_with_another_accuracy(
     assert before.candidates != after.candidates
 
 
-def test_a_build_says_how_far_scales_moved_and_whether_their_policy_stands(finished: Path) -> None:
+def test_a_build_says_how_far_scales_moved(finished: Path) -> None:
     stages = load_record(BuildState, finished / "stages.json").stages
     assert "scales moved" in stages["indicators"].said
-    for stage in ("indicators", "search"):
-        settled = r"the scales' policy since step \d+: \d+ % of layers changed, regret"
-        assert re.search(settled, stages[stage].said), stage
