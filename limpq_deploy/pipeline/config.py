@@ -74,6 +74,7 @@ class Config(BudgetSettings):
     measurement agree. ``max_accuracy_drop``: points of top-1 (or of the task's own figure, in its unit) that the
     deployed model may lose against float. ``task``: what the network is for (`tasks.names.FORMS`). ``calibration``: a
     folder of images without labels, which take the place of the training and validation images.
+    ``objective``: what the recommendation of a file to ship weighs (docs/recommendation.md).
     ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
     ``tie``: as in `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``;
     then weights alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on
@@ -109,6 +110,7 @@ class Config(BudgetSettings):
     pin: tuple[str, ...] = ()
     tie: tuple[str, ...] = ()
     max_accuracy_drop: float = 1.0
+    objective: Literal["accuracy", "size", "latency", "balanced"] = "balanced"
     pinned_bits: int = 8
     act_bits: int | None = None
     importance: Literal["scale", "kl", "loss", "fisher"] | None = None

@@ -304,6 +304,11 @@ def build_options(command: Command) -> Command:
             "[default: 1.0]",
         ),
         click.option(
+            "--objective",
+            type=click.Choice(["accuracy", "size", "latency", "balanced"]),
+            help="What decides which of the built files to ship.  [default: balanced]",
+        ),
+        click.option(
             "--latency-seconds",
             type=float,
             metavar="S",

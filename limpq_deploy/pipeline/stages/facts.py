@@ -248,6 +248,18 @@ LOOKED_INTO = condition(
     (*OF_PLACEMENT, "engine"),
     lambda subject: subject.builds_engine and not subject.placement.weights_only,
 )
+STORES_UNIFORM = Condition(
+    "weights are stored at their bits, of a uniform policy of its own too",
+    ("storage",),
+    lambda subject, folder: subject.config.storage is not None and own_pair(folder / COMPARISON) is not None,
+    (COMPARISON,),
+)
+KEEPS_STORED_UNIFORM = Condition(
+    "weights of a uniform policy of its own are stored at their bits, here",
+    STORES_UNIFORM.settings,
+    lambda subject, folder: not subject.handed_over and STORES_UNIFORM.holds(subject, folder),
+    STORES_UNIFORM.reads,
+)
 OWN_UNIFORM = Condition(
     "a uniform policy, not the policy itself, keeps the same limits",
     (),

@@ -130,7 +130,7 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityRepor
         return load_record(ParityReport, folder / PARITY)
 
 
-OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "latency_seconds", *ENGINE_SETTINGS)
+OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "objective", "latency_seconds", *ENGINE_SETTINGS)
 """Settings of what is built, measured and judged behind the export."""
 
 
