@@ -86,9 +86,9 @@ def _bits(policy: Policy) -> str:
     return f"weights of {min(widths)} to {max(widths)} bits"
 
 
-def _bitops_of(name: str) -> str:
+def _bitops_of(name: str) -> CandidateName:
     """Name of a candidate by that of its BitOps, such as "uniform w4a4"."""
-    return SERIES.get(name) or SERIES.get(name.partition(" ")[0], name)
+    return SERIES[name.partition(" ")[0]]
 
 
 def _aliases(*, same: bool) -> Mapping[CandidateName, tuple[CandidateName, ...]]:
