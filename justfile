@@ -8,6 +8,10 @@ test *args:
 slow *args:
     pytest -m slow {{args}}
 
+# Campaigns of damaged, hostile and unlucky input: readers, onnx, artefacts. Each prints cases, passed, failed.
+campaigns *args:
+    python -m tests.campaigns.run {{args}}
+
 # GPU tests and benchmark, on a machine with a GPU and TensorRT; results in OUT.
 gpu out *args:
     python tests/gpu/run.py {{out}} {{args}}

@@ -1,9 +1,12 @@
 """Text from files as it may reach a terminal, a log or a page: one line, nothing that a terminal obeys, cut."""
 
 import dataclasses
+import re
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+COLOUR = re.compile("(\n|\x1b\\[[0-9;]{0,12}m)")
 
 LONGEST = 200
 """Characters of one text that are shown: a name, a value, a library's own words."""
@@ -25,6 +28,12 @@ def plain(text: object, most: int = LONGEST) -> str:
         return found
     head = (most - 3) // 2
     return f"{found[:head]}...{found[len(found) - (most - 3 - head) :]}"
+
+
+def visible(text: str) -> str:
+    """Lines for a terminal, `escaped` but for line ends and for colours, which are the program's own (`plain_record`
+    leaves none in what came from files)."""
+    return "".join(one if COLOUR.fullmatch(one) else escaped(one) for one in COLOUR.split(text))
 
 
 def plain_record(record: T, most: int = LONGEST) -> T:

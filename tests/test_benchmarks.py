@@ -24,6 +24,7 @@ KEYS = {
     },
     "exactness": {"models"},
     "latency_loop": {"prediction_error", "rounds", "bitops_rank_correlation"},
+    "tasks": {"none", "segmentation", "detection"},
     "zoo": {"torchvision", "timm", "others"},
     "serving": {"requests", "failed", "p50_overhead_ms", "swaps", "swap_failed"},
 }

@@ -102,6 +102,8 @@ def _read(root: Path, split: str) -> _Boxes:
         for one in text["annotations"]:
             x, y, width, height = map(float, one["bbox"])
             key, crowd = int(one["category_id"]), float(one.get("iscrowd", 0))
+            if key not in categories:
+                raise KeyError(f"category {key}")
             boxes[int(one["image_id"])].append((x, y, x + width, y + height, key, crowd))
         images = sorted(text["images"], key=lambda one: int(one["id"]))
         sizes = [(int(one["width"]), int(one["height"])) for one in images]

@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+MOST_PIXELS = 8192
+"""Of a side: 0.8 GB for one float32 image of three channels."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
@@ -30,6 +33,11 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"an input has at least one pixel, not {self.height}x{self.width}")
+        if max(self.height, self.width, self.resize or 0) > MOST_PIXELS:
+            raise ValueError(
+                f"an input of {self.height}x{self.width} pixels, short side {self.resize}, is beyond {MOST_PIXELS:,} "
+                "of a side"
+            )
         if self.channels not in (1, 3):
             raise ValueError(f"an input has 1 or 3 channels, not {self.channels}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:

@@ -1,7 +1,7 @@
 """Nodes of a Q/DQ file that compute in float by plan, between integers: they have no integer form.
 
 A file names them in its metadata under `FLOAT_NODES`, beside its float layers, so that whoever reads the file knows
-which float nodes are planned. Found are they on a file that works on codes throughout: an operator of `ON_CODES` does
+which float nodes are planned. They are found on a file that works on codes throughout: an operator of `ON_CODES` does
 where all that it reads comes from a DequantizeLinear and all that reads it ends in a QuantizeLinear; a layer always.
 """
 
@@ -23,6 +23,9 @@ ON_CODES = frozenset(
     )
 )
 """Operators that a runtime executes on codes and the integer reference computes, besides layers and movers."""
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that multiply and add as layers do."""
 
 PASSED = frozenset(("Relu", "Clip"))
 """Operators between an operator's result and its quantizer, which the quantizer takes up."""
@@ -46,6 +49,12 @@ def float_nodes(graph: onnx.GraphProto, layers: Collection[str], movers: Collect
     """Names of the nodes of a graph with quantizers that compute in float, in its order. ``layers``: names of nodes
     that are layers; ``movers``: operators that act on codes as they act on reals."""
     return tuple(_Walk(graph, layers, movers).floats)
+
+
+def products(graph: onnx.GraphProto, layers: Collection[str]) -> tuple[str, ...]:
+    """Names of the nodes that multiply and add as layers do, and are none of ``layers``: what is in float besides,
+    where a runtime computes sums, pools and the like in float anyway."""
+    return tuple(node.name for node in graph.node if node.op_type in PRODUCTS and node.name not in layers)
 
 
 class _Walk:

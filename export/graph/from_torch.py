@@ -8,8 +8,9 @@ import contextlib
 import importlib.util
 import io
 import logging
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.utils._pytree import tree_flatten_with_path
 
-from limpq_deploy.calibration.errors import MissingExtra
+from limpq_deploy.calibration.errors import MissingExtra, ModelError
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, MARKER_OP, is_marker
 from limpq_deploy.export.graph.opsets import lower_opset
 from limpq_deploy.export.graph.pools import covers_image, image_sizes, write_ceil_padding
@@ -29,6 +30,9 @@ from limpq_deploy.export.graph.pools import covers_image, image_sizes, write_cei
 INPUT = "images"
 OUTPUT = "logits"
 """Name of the result of a model that gives one tensor; see `flatten_outputs` for others."""
+_FAILED = re.compile(r"target=torch\.ops\.(\w+)\.(\w+)\.(\w+)\]")
+"""How the exporter names the operator that it stops at."""
+
 EXPORTER_MERGES = 1024
 """Tensors of up to so many numbers are one in the exported file where they are equal."""
 OLDEST_OPSET = 18
@@ -72,32 +76,87 @@ def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], 
     """Export an evaluation-mode module with `Marker` submodules at an opset; the batch dimension is dynamic.
 
     Input ``images`` [batch, C, H, W] float32, output ``logits``, or those of `flatten_outputs`. Raises MissingExtra
-    without onnxscript.
+    without onnxscript, ModelError for an operator that ONNX has no form for.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingExtra("exporting needs onnxscript, which is not installed; run: pip install 'limpq-deploy[train]'")
     graph_module.eval()
     names = flatten_outputs(graph_module)
     with _quiet(), torch.no_grad(), _distinct_weights(graph_module) as weights:
-        program = torch.onnx.export(
-            graph_module,
-            (torch.zeros(2, *input_shape),),
-            input_names=[INPUT],
-            output_names=names,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=max(opset, OLDEST_OPSET),
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
+        images = torch.zeros(2, *input_shape)
+        model = _exported(graph_module, images, inputs=[INPUT], outputs=names, opset=max(opset, OLDEST_OPSET))
     _give_back(model, weights)
     _with_biases(model)
     _with_global_pools(model)
     write_ceil_padding(model)
     lower_opset(model, opset)
     return model
+
+
+def _exported(
+    module: nn.Module, images: torch.Tensor, *, inputs: Sequence[str], outputs: Sequence[str], opset: int
+) -> onnx.ModelProto:
+    """What torch's exporter makes of a module. An operator that it has no form for is taken apart by torch's own
+    decomposition, it alone: an attention of three dimensions becomes products and a softmax. Raises ModelError, naming
+    it, for one that stays."""
+    shapes = ({0: torch.export.Dim("batch")},)
+    source: Any = module
+    taken_apart: list[str] = []
+    while True:
+        try:
+            program = torch.onnx.export(
+                source,
+                (images,),
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
+        except Exception as error:
+            name = _failed(error)
+            if name is None:
+                raise
+            if not _can_be_taken_apart(name) or name in taken_apart:
+                raise ModelError(
+                    f"torch's exporter has no form in ONNX for the operator {name!r}; write that part of the model "
+                    "with other functions"
+                ) from error
+            taken_apart.append(name)
+            if source is module:
+                source = torch.export.export(module, (images,), dynamic_shapes=shapes, strict=False)
+            source = source.run_decompositions(
+                {_operator(name): torch.export.default_decompositions()[_operator(name)]}
+            )
+            continue
+        assert program is not None
+        return program.model_proto
+
+
+def _failed(error: BaseException) -> str | None:
+    """``aten.topk.default``: the operator that the exporter stopped at; None where it stopped for another reason."""
+    for one in _causes(error):
+        found = _FAILED.search(str(one))
+        if found is not None:
+            return ".".join(found.groups())
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _operator(name: str) -> Any:
+    space, operator, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, space), operator), overload)
+
+
+def _can_be_taken_apart(name: str) -> bool:
+    return _operator(name) in torch.export.default_decompositions()
 
 
 @contextlib.contextmanager

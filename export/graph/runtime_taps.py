@@ -53,12 +53,11 @@ class Watch:
         return flipped(placed) if self.flipped else placed
 
 
-def watches(
-    model: onnx.ModelProto, optimized: onnx.ModelProto, *, arranged: bool = True
-) -> tuple[dict[str, Watch], dict[str, str]]:
+def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[str, Watch], dict[str, str]]:
     """Code tensors of the file (outputs of QuantizeLinear, and of Clip on codes) that the optimised graph computes, and
-    those that it does not, with the reason. ``arranged``: only where the order of their axes is known."""
-    back, grids, rearranged = _layouts(optimized), code_grids(optimized), _rearranged(model) if arranged else set()
+    those that it does not, with the reason. Behind a Transpose of the file's own the order of their axes may be another
+    one: the runtime moves it past operators on single values, and merges it with those of its layouts."""
+    back, grids = _layouts(optimized), code_grids(optimized)
     makers = {
         _TOKEN.sub("", node.name): node
         for node in optimized.graph.node
@@ -78,8 +77,6 @@ def watches(
             lost[tensor] = f"no node of the optimised graph is named {' or '.join(name for name, _ in operators)}"
         elif not grid.same_meaning(grids[codes]):
             lost[tensor] = f"{OTHER_GRID}: {grids[codes]} for {grid}"
-        elif tensor in rearranged:
-            lost[tensor] = "its arrangement in the optimised graph is not known, behind a Transpose of the file's own"
         else:
             dtype = grids[codes].dtype
             found[tensor] = Watch(
@@ -223,18 +220,3 @@ def _layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         for output in node.output:
             back[output] = after
     return back
-
-
-def _rearranged(model: onnx.ModelProto) -> set[str]:
-    """Tensors behind a Transpose of the file's own, up to the next operator whose result has an arrangement of its own.
-
-    The runtime moves a Transpose past operators on single values, and merges it with those of its layouts: such a
-    tensor's arrangement in the optimised graph is unknown.
-    """
-    found: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type == "Transpose" or (
-            node.op_type not in _OWN_LAYOUT and any(name in found for name in node.input)
-        ):
-            found.update(node.output)
-    return found

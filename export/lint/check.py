@@ -24,6 +24,7 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Tries
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT as DEFAULT_GPUS
 from limpq_deploy.export.runtimes.tensorrt_rtx.word import CompilerWord, compiler_word
+from limpq_deploy.export.runtimes.trial_apart import trial_apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +66,29 @@ def lint(
     version: str | None = None,
     compiler: bool = False,
     gpus: tuple[str, ...] = DEFAULT_GPUS,
+    apart: bool = False,
 ) -> LintReport:
     """Check an ONNX file against a target's rules, and give it to the target's runtime where that is here.
 
     ``runtime``: None takes the target's own. ``version``: of TensorRT; None: what the file says, else the newest.
     ``compiler``: ask the compiler that judges the target's files too, for these ``gpus``; it takes some seconds.
+    ``apart``: the target's own runtime tries the file in a process of its own, as one of a stranger deserves.
     Raises ModelError for a version that is not known.
     """
     loaded = _named(model if isinstance(model, onnx.ModelProto) else load_model(model))
     form = lint_form(loaded, target, version)
-    static = tuple(static_findings(loaded, target, form))
+    left = set(planned_nodes(loaded))
+    static = tuple(
+        one
+        for one in static_findings(loaded, target, form)
+        if one.node not in left or one.severity in ("refused", "differs")
+    )
     word = None
     if compiler and target.runs_on is not None and target.compiled_by is not None:
         own = target.compiled_by == target.runtime
         word = compiler_word(loaded, gpus=gpus, of=None if own else f"{target.runs_on.title} {form.version}")
         static += tuple(compiled_findings(word, static, loaded))
+    alone = apart and runtime is None and target.runs_on is not None
     runtime, why = _runtime(target) if runtime is None else (runtime, None)
     planned = planned_float(loaded)
     report = LintReport(
@@ -96,7 +105,7 @@ def lint(
     )
     if runtime is None:
         return report
-    trial = runtime.trial(loaded)
+    trial = trial_apart(target.runs_on.name, loaded) if alone and target.runs_on else runtime.trial(loaded)
     shown = trial.optimized or loaded
     floats = FloatNodes(shown, loaded, _planned_nodes(loaded))
     if computes_in_floats(loaded):

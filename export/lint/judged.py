@@ -49,7 +49,8 @@ def judged(static: Iterable[Finding], trial: Trial, floats: "FloatNodes", model:
         kept = {
             "refused": False,
             "float": one.node in floats.compute,
-            "differs": one.node not in floats.compute and (trial.signal_db is None or trial.signal_db < float("inf")),
+            "differs": one.node not in {*floats.compute, *floats.planned}
+            and (trial.signal_db is None or trial.signal_db < float("inf")),
             "slower": one.node in floats.others or one.rule == "batchnorm",
         }
         if kept[one.severity]:
@@ -71,7 +72,8 @@ def judged(static: Iterable[Finding], trial: Trial, floats: "FloatNodes", model:
 
 class FloatNodes:
     """Float nodes of an optimised graph, by their name in the file, with their operators: those that compute, and all
-    others. Nodes named in ``planned`` (as in the file) are left out of the first.
+    others. Nodes named in ``planned`` (as in the file) are left out of the first; ``planned`` are those of them that do
+    compute in float.
 
     A node keeps its name when it is fused, sometimes with what was done behind a slash; one that lost it is found by
     its result, behind the layer's activation function.
@@ -89,6 +91,7 @@ class FloatNodes:
         functions = tuple(f"{INLINED}{operator}_" for operator in operators)
         self.compute: dict[str, str] = {}
         self.others: dict[str, str] = {}
+        self.planned: set[str] = set()
         types = {tensor.name: tensor.data_type for tensor in optimized.graph.initializer}
         types |= {value.name: value.type.tensor_type.elem_type for value in optimized.graph.input}
         for node in optimized.graph.node:
@@ -100,6 +103,7 @@ class FloatNodes:
             computes = any(word in node.op_type for word in COMPUTE)
             name = _name_in_file(node, names, makers)
             if computes and (name in planned or name.startswith(functions)):
+                self.planned.add(name)
                 continue
             (self.compute if computes else self.others)[name] = node.op_type
 

@@ -14,7 +14,7 @@ from onnx import helper
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
-from limpq_deploy.export.graph.float_nodes import FLOAT_NODES, float_nodes
+from limpq_deploy.export.graph.float_nodes import FLOAT_NODES, float_nodes, products
 from limpq_deploy.export.graph.markers import is_marker
 from limpq_deploy.export.qdq.base import CODE_MOVERS, Dialect, Layers, drop_marker_domain, set_nodes
 from limpq_deploy.export.records.placement import Placement
@@ -83,8 +83,12 @@ def build_qdq(
     named = dict(metadata)
     if floats:
         named[FLOAT_LAYERS] = json.dumps(floats)
-    if placement.float_operators and spec.clip == "integer":
-        named[FLOAT_NODES] = json.dumps(float_nodes(model.graph, layers.keys(), CODE_MOVERS))
+    if placement.float_operators:
+        on_codes = spec.clip == "integer"
+        found = (
+            float_nodes(model.graph, layers.keys(), CODE_MOVERS) if on_codes else products(model.graph, layers.keys())
+        )
+        named[FLOAT_NODES] = json.dumps(found)
     if spec.form_key is not None and form.version is not None:
         named[spec.form_key] = form.version
     helper.set_model_props(model, dict(sorted(named.items())))

@@ -11,10 +11,11 @@ come out of two float nodes. A ReLU6 becomes a Relu, and its upper end a Clip on
 MaxPool, Slice, Pad, Flatten and the like run on codes, between Clip and DequantizeLinear. Weights are int8 with one
 scale per output channel, biases int32 at scale ``input scale * weight scale``.
 
-A layer that the policy keeps in float reads the reals of what is there; its weight and bias are floats. Between two
-such layers nothing is quantized. Codes that it reads are dequantized for it alone, by scales written once for each
-channel, all equal: ONNX Runtime (1.31) quantizes the float weight of any layer between a DequantizeLinear with one
-scale and a QuantizeLinear to 8 bits, by itself and silently (its WeightBiasQuantization), and passes over this form.
+A layer that the policy keeps in float, or an operator that has no integer form, reads the reals of what is there; its
+weight and bias are floats. Between two such layers nothing is quantized. Codes that a float product reads are
+dequantized for it alone, by scales written once for each channel, all equal: ONNX Runtime (1.31) quantizes the float
+weight of any layer between a DequantizeLinear with one scale and a QuantizeLinear to 8 bits, by itself and silently
+(its WeightBiasQuantization), and passes over this form.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from onnx import helper
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
+from limpq_deploy.export.graph.float_nodes import PRODUCTS
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.markers import is_marker, marker_name
 from limpq_deploy.export.graph.onnx_files import attribute
@@ -104,7 +106,11 @@ class OnnxRuntimeDialect(Dialect):
     def other(self, node: onnx.NodeProto) -> None:
         """A function of single codes waits for who reads it: a quantizer makes a table of it, all others take reals."""
         root = self._root(node)
-        if root is None or node.op_type in FUSED:
+        if node.op_type in PRODUCTS and node.input[0] in self.codes and node.input[1] in self.fixed:
+            axis, channels = _inputs_of(node, self.fixed[node.input[1]].shape)
+            real = self._real_by_channel(self.codes[node.input[0]], self.unique_name(node), axis, channels)
+            self.copy(node, [real, *map(self.real, node.input[1:])])
+        elif root is None or node.op_type in FUSED:
             super().other(node)
         else:
             self.functions[node.output[0]] = node, root
@@ -176,14 +182,17 @@ class OnnxRuntimeDialect(Dialect):
         codes = self.codes.get(node.input[0])
         if codes is None or not isinstance(layer, FloatLayer):
             return self.real(node.input[0])
-        channels = layer.weight.shape[1] * attribute(node, "group", 1)
+        return self._real_by_channel(codes, layer.name, *_inputs_of(node, layer.weight.shape))
+
+    def _real_by_channel(self, codes: _Codes, reader: str, axis: int, channels: int) -> str:
+        """Reals of codes for one product of floats, by as many scales, all equal, as it has input channels."""
         one = codes.params.grid
         zero = np.array(self.spec.zero_point(signed=one.signed, offset=one.offset), self.spec.act_container)
         grid = [
-            self.constant(f"{layer.name}.input_scales", np.full(channels, codes.params.scale[0], np.float32)),
-            self.constant(f"{layer.name}.input_zero_points", np.full(channels, zero)),
+            self.constant(f"{reader}.input_scales", np.full(channels, codes.params.scale[0], np.float32)),
+            self.constant(f"{reader}.input_zero_points", np.full(channels, zero)),
         ]
-        return self.add("DequantizeLinear", [codes.tensor, *grid], f"{layer.name}.input", axis=1)
+        return self.add("DequantizeLinear", [codes.tensor, *grid], f"{reader}.input", axis=axis)
 
     def float_constants(self, layer: FloatLayer) -> tuple[str, str]:
         bias = self.constant(f"{layer.name}.bias", layer.float_bias)
@@ -205,8 +214,11 @@ class OnnxRuntimeDialect(Dialect):
             if attribute(node, "mode", "constant") == "constant":
                 inputs = [codes.tensor, node.input[1], codes.zero_point, *node.input[3:]]
         self.copy(node, inputs)
+        moved = node.output[0]
+        if moved in {output.name for output in self.template.graph.output}:
+            moved = self.nodes[-1].output[0] = f"{moved}_codes"
         self.codes[node.output[0]] = _Codes(
-            tensor=node.output[0], scale=codes.scale, zero_point=codes.zero_point, params=codes.params
+            tensor=moved, scale=codes.scale, zero_point=codes.zero_point, params=codes.params
         )
 
     def real(self, tensor: str) -> str:
@@ -245,6 +257,16 @@ class OnnxRuntimeDialect(Dialect):
         if codes.dtype == np.int8:  # without it ONNX Runtime keeps a Gemm in float (seen in 1.31.1)
             inputs.append(self.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int8)))
         return self.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=0)
+
+
+def _inputs_of(node: onnx.NodeProto, weight: tuple[int, ...]) -> tuple[int, int]:
+    """The axis of a product's input along which its sums run, and its length."""
+    if node.op_type == "Conv":
+        return 1, weight[1] * int(attribute(node, "group", 1))
+    if node.op_type == "ConvTranspose":
+        return 1, weight[0]
+    turned = node.op_type == "Gemm" and attribute(node, "transB", 0)
+    return (1 if node.op_type == "Gemm" else -1), weight[1 if turned else -2]
 
 
 DIALECT = OnnxRuntimeDialect

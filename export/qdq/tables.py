@@ -47,5 +47,5 @@ def evaluated(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     with np.errstate(all="ignore"):
-        found = ReferenceEvaluator(model).run(None, {source: values})[0]
-    return np.broadcast_to(found, values.shape).astype(np.float32)
+        found: Any = ReferenceEvaluator(model).run(None, {source: values})
+    return np.broadcast_to(found[0], values.shape).astype(np.float32)

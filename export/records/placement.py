@@ -4,6 +4,7 @@ A torch-free record, made once by ``limpq_deploy.model.place`` for a model and a
 into the torch graph, ``qdq`` writes them, ``lint`` checks them and ``parity`` proves them.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -119,12 +120,22 @@ class Placement:
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one image, those of float operators with them."""
-        return sum(one.macs for one in (*self.layers, *self.float_operators))
+        return sum(layer.macs for layer in self.layers) + sum(one.macs for one in self.float_operators)
 
     @property
     def float_share(self) -> float:
         """Of all multiply-accumulates, those of float operators: 0 to 1."""
         return sum(one.macs for one in self.float_operators) / max(self.macs, 1)
+
+    @property
+    def floats_in_words(self) -> str:
+        """The float operators, counted, those with most multiply-accumulates first: ``12 LayerNorm, softmax``."""
+        work = Counter[str]()
+        for one in self.float_operators:
+            work[one.operator] += one.macs
+        counts = Counter(one.operator for one in self.float_operators)
+        named = sorted(counts, key=lambda name: (-work[name], -counts[name]))
+        return ", ".join(name if counts[name] == 1 else f"{counts[name]} {name}" for name in named)
 
     def layer(self, name: str) -> LayerPlacement:
         return next(layer for layer in self.layers if layer.name == name)

@@ -81,6 +81,7 @@ class IntegerReference:
         self._layers = {node.output[0]: self._layer(node) for node in layers if node.output[0] not in self._floats}
         self._weights = {name for node in layers for name in node.input[1:]}
         self._float_inputs = {node.input[0] for node in layers if node.output[0] in self._floats}
+        self._float_inputs |= {name for node in self._graph.node if node.name in names for name in node.input}
         self._last_use = last_uses(self._steps)
 
     @property

@@ -58,10 +58,10 @@ class FileReference:
         self.otherwise = tuple(self._differences())
 
     def run(
-        self, images: Array, *, keep: Collection[str] = (), given: Mapping[str, Array] | None = None
+        self, images: Array, *, keep: Collection[str] = (), given: Callable[[str, Array], Array] | None = None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """The outputs, and the codes of the tensors named in ``keep``. ``given``: codes to go on with behind islands,
-        in place of what comes out of them here."""
+        from a tensor's name and what comes out here."""
         values: dict[str, Any] = {self.input: images, "": None}
         kept: dict[str, Array] = {}
         behind = {name for island in self.islands for name in island.codes} if given else set()
@@ -69,8 +69,7 @@ class FileReference:
             made = self._results(step, values)
             kept |= {name: value for name, value in made.items() if name in keep}
             for name, value in made.items():
-                other = given.get(name) if given and name in behind else None
-                values[name] = value if other is None or other.shape != value.shape else other
+                values[name] = given(name, value) if given is not None and name in behind else value
             for name in self._last_use.get(index, ()):
                 if name not in self.outputs:
                     values.pop(name, None)

@@ -6,7 +6,6 @@ reference goes on with the runtime's codes, so that a float sum in another order
 """
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,8 +30,10 @@ from limpq_deploy.export.reference.parity import (
     TensorParity,
     compare_codes,
     compare_reals,
+    in_order,
     island_parity,
     merged,
+    ordered,
     same_bits,
 )
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, OrtSession, OrtWatchedSession, opened
@@ -168,13 +169,14 @@ def _compared(
     images, equal, exact, difference = 0, True, True, 0.0
     parts: list[TensorParity] = []
     unwatched = dict(watched.unwatched)
+    orders: dict[str, tuple[int, ...]] = {}
     for batch in batches:
         found = session.run_feeds({reference.input: batch})
         seen, codes = watched.run(batch)
         assert same_bits(found[reference.outputs[0]], seen), (
             "the watched session gives other results than the unwatched one"
         )
-        expected, own = reference.run(batch, keep=watched.watched, given=codes)
+        expected, own = reference.run(batch, keep=watched.watched, given=partial(ordered, codes, orders))
         images += len(batch)
         for name, result in expected.items():
             equal = equal and same_bits(result, found[name])
@@ -186,8 +188,9 @@ def _compared(
             else:
                 exact = exact and same_bits(result, found[name])
         for name in watched.watched:
-            if own[name].shape == codes[name].shape:
-                parts.append(compare_codes(name, own[name], codes[name]))
+            theirs, orders[name] = in_order(own[name], codes[name], orders.get(name))
+            if own[name].shape == theirs.shape:
+                parts.append(compare_codes(name, own[name], theirs))
             else:
                 unwatched[name] = (
                     f"it has the shape {list(codes[name].shape)} there and {list(own[name].shape)} in the file"
@@ -234,9 +237,3 @@ def _explained(model: onnx.ModelProto, unwatched: Mapping[str, str]) -> list[str
                 "pairs into one, so that what follows is not what the file says"
             )
     return notes
-
-
-def operators_of(island: IslandParity) -> str:
-    """The operators of an island, counted: ``2 Conv, Add``."""
-    counts = Counter(island.operators)
-    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in counts.items())

@@ -86,9 +86,8 @@ def slice_(node: onnx.NodeProto, inputs: Inputs) -> Array:
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         axis = int(axes[i]) if axes is not None else i
         step = int(steps[i]) if steps is not None else 1
-        if step < 0:
-            raise ModelError(f"node {node.name!r} slices backwards; the integer reference only goes forwards")
-        index[axis] = slice(int(start), int(end), step)
+        before_first = step < 0 and int(end) < -source.shape[axis]
+        index[axis] = slice(int(start), None if before_first else int(end), step)
     return source[tuple(index)]
 
 

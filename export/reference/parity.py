@@ -5,6 +5,7 @@ the runtime computes, and the logits bit by bit. The comparison of the trained m
 layer, is made elsewhere and fills the report's ``faithful`` and ``folding``.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -139,18 +140,24 @@ class ParityReport:
     def exact(self) -> bool:
         """Reference and runtime agree in every code and in every bit of the logits, and something was compared. What
         islands give may differ by one step at ties, as floats are summed in any order."""
-        equal = self.logits_equal if self.integer_logits_equal is None else self.integer_logits_equal
         ties = all(island.max_lsb <= 1 for island in self.islands)
-        return self.images > 0 and self.elements > 0 and self.mismatches == 0 and equal and ties
+        return self.images > 0 and self.elements > 0 and self.mismatches == 0 and self.integers_equal and ties
+
+    @property
+    def integers_equal(self) -> bool:
+        """Whether the logits are equal bit by bit, those aside that an island gives."""
+        return self.logits_equal if self.integer_logits_equal is None else self.integer_logits_equal
 
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """One batch: images, the reference's container codes by tensor name, and the runtime's logits."""
+    """One batch: images, the reference's container codes by tensor name, and the runtime's logits, or the first of its
+    outputs with the ``others``."""
 
     images_NCHW: NDArray[np.float32]
     codes: Mapping[str, NDArray[np.integer]]
     logits: NDArray[np.float32]
+    others: tuple[NDArray[np.float32], ...] = ()
 
 
 def compare_codes(
@@ -242,7 +249,7 @@ def compare_runtime(
         seen, codes = watched.run(batch)
         first = found[reference.outputs[0]]
         assert same_bits(first, seen), "the watched session gives other logits than the unwatched one"
-        runtimes = partial(_ordered, codes, orders)
+        runtimes = partial(ordered, codes, orders)
         expected, expected_codes = reference.results(batch, keep=watched.watched, given=runtimes)
         images += len(batch)
         for name, result in expected.items():
@@ -268,12 +275,16 @@ def compare_runtime(
         unwatched=unwatched,
         logits_equal=equal,
         logits_max_difference=difference,
-        islands=tuple(island_parity(one, index, tensors, islands) for index, one in enumerate(reference.islands)),
+        islands=tuple(
+            compared
+            for index, one in enumerate(reference.islands)
+            if (compared := island_parity(one, index, tensors, islands)).codes
+        ),
         integer_logits_equal=integers if reference.islands else None,
     )
 
 
-def _ordered(
+def ordered(
     codes: Mapping[str, NDArray[Any]], orders: dict[str, tuple[int, ...]], name: str, own: NDArray[Any]
 ) -> NDArray[Any]:
     """The runtime's codes of a tensor in the order of the reference's ``own``; those, where it has none."""
@@ -318,3 +329,9 @@ def island_parity(
 def same_bits(first: NDArray[Any], second: NDArray[Any]) -> bool:
     """Whether two arrays have the same shape, type and bytes."""
     return first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes()
+
+
+def operators_of(island: IslandParity) -> str:
+    """The operators of an island, counted: ``2 Conv, Add``."""
+    counts = Counter(island.operators)
+    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in counts.items())

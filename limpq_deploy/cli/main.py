@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limpq_deploy.calibration.errors import LimpqError, SettingError
+from limpq_deploy.calibration.plain_text import plain, plain_record, visible
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
 from limpq_deploy.cli.commands.finish import add_finish_commands
@@ -26,16 +27,24 @@ from limpq_deploy.cli.options.shared import (
     FILE,
     build_options,
     json_option,
+    trust_option,
 )
 from limpq_deploy.cli.output import answers
 from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
+from limpq_deploy.tasks.names import DEFAULT_TASK
+from limpq_deploy.tasks.names import FORMS as TASK_FORMS
+from limpq_deploy.termination import Terminated, listen
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline.config import Config
     from limpq_deploy.workspace.workspace import Passed
 
 VERDICT_FAILED = 3
+
+LONGEST_ERROR = 4000
+"""Characters of a sentence; what it cites of files is cut far shorter where it is made."""
+
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, which training answers at the end of a step."""
 
@@ -59,6 +68,8 @@ class _Group(click.Group):
         return super().parse_args(ctx, args)
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
+        if settings.get("standalone_mode", True) and sys.stdout is sys.__stdout__:
+            listen()
         try:
             return super().main(*arguments, **settings)
         finally:
@@ -82,7 +93,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except LimpqError as error:
             _show_traceback(ctx)
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(plain(" ".join(str(error).split()), LONGEST_ERROR)) from error
         except OSError as error:
             if error.errno not in MACHINE_ERRORS:
                 raise
@@ -95,6 +106,9 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("\nStopped.", err=True)
             ctx.exit(INTERRUPTED)
+        except Terminated:
+            click.echo("\nStopped by SIGTERM.", err=True)
+            ctx.exit(TERMINATED)
         except SystemExit as end:
             if answers.given() or end.code in (INTERRUPTED, TERMINATED):
                 raise
@@ -146,8 +160,8 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
             help_build(config, until=until)
             return
         outcome = run_build(config, until=until, fresh=fresh, say=_say, note=_note)
-    except (KeyboardInterrupt, SystemExit) as end:
-        code = end.code if isinstance(end, SystemExit) else INTERRUPTED
+    except (KeyboardInterrupt, SystemExit, Terminated) as end:
+        code = end.code if isinstance(end, SystemExit) else TERMINATED if isinstance(end, Terminated) else INTERRUPTED
         if code in (INTERRUPTED, TERMINATED):
             by = "" if code == INTERRUPTED else " by SIGTERM"
             click.echo(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.", err=True)
@@ -166,13 +180,13 @@ def _plan(config: "Config", *, fresh: bool, as_json: bool) -> None:
 
 
 def _note(sentence: str) -> None:
-    click.echo(f"note: {sentence}", err=True)
+    click.echo(f"note: {plain(sentence, LONGEST_ERROR)}", err=True)
 
 
 def _say(passed: "Passed") -> None:
     from limpq_deploy.cli.output.tables import stage_line
 
-    click.echo(stage_line(passed), err=True)
+    click.echo(visible(stage_line(plain_record(passed, LONGEST_ERROR))), err=True)
 
 
 @main.command(short_help="All stages, from images to a measured bundle.")
@@ -245,15 +259,34 @@ main.add_command(unpack)
 @click.option(
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, metavar="N", help="Images per call."
 )
+@click.option(
+    "--task", metavar="NAME", default=DEFAULT_TASK, help=f"Whose figure: {TASK_FORMS}.  [default: {DEFAULT_TASK}]"
+)
+@click.option("--reference", type=FILE, metavar="FLOAT.onnx", help="With --task none: the float model's file.")
 @json_option
-def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: int, as_json: bool) -> None:
-    """Top-1 and top-5 of an exported model on a data set; needs no torch."""
+def evaluate(
+    model: Path,
+    data: str,
+    split: str,
+    classes: Path | None,
+    batch: int,
+    task: str,
+    reference: Path | None,
+    as_json: bool,
+) -> None:
+    """Top-1 and top-5 of an exported model on a data set, or the figure of another task; needs no torch."""
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.pipeline.inspect_model import evaluate_model
+    from limpq_deploy.tasks.score import Score
 
-    accuracy = evaluate_model(model, data, split=split, classes=classes, batch=batch)
+    accuracy = evaluate_model(model, data, split=split, classes=classes, batch=batch, task=task, reference=reference)
     if as_json:
         answer(json.dumps({**to_dict(accuracy), "model": str(model), "runtime": "onnxruntime", "split": split}))
+        return
+    if isinstance(accuracy, Score):
+        details = "".join(f", {name} {value:.4g}" for name, value in accuracy.details.items())
+        said = accuracy.measure.said(accuracy.value)
+        answer(f"{said} ({accuracy.images:,} images of {split}){details}; {model} on onnxruntime")
         return
     top5 = f", top-5 {accuracy.top5:.2f} %" if accuracy.top5 is not None else ""
     right = f"{accuracy.correct:,} of {accuracy.images:,} images of {split}"
@@ -264,8 +297,9 @@ def evaluate(model: Path, data: str, split: str, classes: Path | None, batch: in
 @click.argument("subject", metavar="DIR_or_FILE.onnx", type=FILE)
 @click.option("--data", metavar="SPEC", help=f"Images for a file: {DATA_HELP}  [default: random images]")
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Number of images for a file.  [default: 32]")
+@trust_option
 @json_option
-def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -> None:
+def parity(subject: Path, data: str | None, images: int | None, trusted: bool, as_json: bool) -> None:
     """Compare integers with those of ONNX Runtime's optimised graph, code by code.
 
     For a build directory, its parity stage is repeated: integer reference, runtime and trained model. An ONNX file may
@@ -286,7 +320,7 @@ def parity(subject: Path, data: str | None, images: int | None, as_json: bool) -
     require_modules(("torch", "safetensors"), "comparing with the trained model")
     from limpq_deploy.pipeline.stages.run import repeat_parity
 
-    report = repeat_parity(subject, say=_say)
+    report = repeat_parity(subject, say=_say, trusted=trusted)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:
@@ -347,7 +381,7 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
         )
     if version is not None and version not in spec.versions:
         raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
-    report = check(loaded, spec, version=version, compiler=True)
+    report = check(loaded, spec, version=version, compiler=True, apart=True)
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from limpq_deploy.importance.variants import TensorAt, Variants
+from limpq_deploy.model.results import Outputs, tensors_of
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.tasks.base import Task
-from limpq_deploy.tasks.outputs import Outputs, tensors_of
 
 Table = dict[tuple[TensorAt, int], float]
 """Importance by tensor and bit-width."""

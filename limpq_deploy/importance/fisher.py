@@ -9,11 +9,11 @@ import torch
 
 from limpq_deploy.importance.divergence import Table
 from limpq_deploy.importance.variants import TensorAt
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.quant.fake_quant import fake_quantize
 from limpq_deploy.quant.quantized_model import ActFakeQuant, QuantizedModel, QuantLayer
 from limpq_deploy.tasks.base import Task
 from limpq_deploy.tasks.classification import CLASSIFICATION
-from limpq_deploy.tasks.outputs import tensors_of
 
 
 @dataclass(slots=True)
@@ -61,8 +61,16 @@ def add_fisher(
                 for value, output, gradient in zip(one.inputs, one.outputs, gradients, strict=True):
                     if gradient is not None:
                         error = _error(model, tensor, width, value, output)
-                        per_image += (gradient.double() * error).flatten(1).sum(1)
+                        per_image += by_image(gradient.double() * error, len(images_NCHW)).sum(1)
                 table[tensor, width] = table.get((tensor, width), 0.0) + per_image.square().sum().item()
+
+
+def by_image(values: torch.Tensor, images: int) -> torch.Tensor:
+    """[images, rest] of a tensor whose images are an axis of their own (the first of that size), as they are
+    everywhere but in rows of tokens: those come image by image, or are taken so."""
+    axes = [axis for axis, size in enumerate(values.shape) if size == images]
+    placed = values.movedim(axes[0], 0) if axes else values
+    return placed.reshape(images, -1)
 
 
 @contextlib.contextmanager

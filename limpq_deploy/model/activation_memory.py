@@ -93,4 +93,4 @@ def _quantizers(traced: TracedModel, placement: Placement, homes: dict[str, str]
 
 
 def _elements(node: fx.Node) -> int:
-    return int(node.meta["tensor_meta"].shape[1:].numel())
+    return int(node.meta["tensor_meta"].shape.numel())  # noted for one image

@@ -117,10 +117,11 @@ def _back(node: fx.Node, axis: int | None, graph_module: fx.GraphModule) -> Iter
         if node.op == "call_module" and not does_nothing(node, graph_module):
             return
         if name == "permute" and axis is not None:
-            order = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
-            axis = int(order[axis]) % rank  # type: ignore[index]
+            order: Any = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
+            axis = order[axis] % rank
         elif name == "transpose" and axis is not None:
-            swapped = [int(one) % rank for one in node.args[1:3]]  # type: ignore[call-overload]
+            ends: Any = node.args[1:3]
+            swapped = [one % rank for one in ends]
             axis = swapped[1 - swapped.index(axis)] if axis in swapped else axis
         elif name == "reshape" and axis in (None, rank - 1) and _is_rows(node):
             axis = None if axis is None else 1
@@ -141,11 +142,12 @@ def _is_called_once(node: fx.Node) -> bool:
 
 def _changed(module: nn.Module, given: Tensor, multiplies: bool) -> nn.Module:
     found = copy.copy(module)
-    weight, bias = module.weight.detach(), module.bias  # type: ignore[union-attr, operator]
+    weight: Any = module.weight
+    weight, bias = weight.detach(), module.bias
     given = given.to(weight).expand(len(weight))
-    own = torch.zeros_like(given) if bias is None else bias.detach()  # type: ignore[union-attr, operator]
+    own = torch.zeros_like(given) if bias is None else bias.detach()  # type: ignore[operator]
     if multiplies:
-        weight, own = weight * given.reshape(-1, *(1,) * (weight.dim() - 1)), own * given  # type: ignore[operator, assignment]
+        weight, own = weight * given.reshape(-1, *(1,) * (weight.dim() - 1)), own * given
     else:
         own = own + given
     found._parameters = dict(module._parameters) | {"weight": nn.Parameter(weight), "bias": nn.Parameter(own)}

@@ -43,4 +43,4 @@ def layer_edges(traced: TracedModel) -> tuple[LayerEdge, ...]:
 
 
 def _elements(node: fx.Node) -> int:
-    return int(node.meta["tensor_meta"].shape[1:].numel())
+    return int(node.meta["tensor_meta"].shape.numel())  # noted for one image

@@ -35,7 +35,7 @@ def is_function(node: fx.Node, graph_module: nn.Module) -> bool:
     if called not in FUNCTIONS or len(node.all_input_nodes) != 1:
         return False
     if called is nn.PReLU:
-        return graph_module.get_submodule(str(node.target)).weight.numel() == 1  # type: ignore[union-attr, operator]
+        return graph_module.get_submodule(str(node.target)).weight.numel() == 1  # type: ignore[operator]
     numbers = [one for one in (*node.args, *node.kwargs.values()) if not isinstance(one, fx.Node)]
     return all(one is None or isinstance(one, int | float | str) for one in numbers)
 

@@ -133,9 +133,10 @@ class TracedModel:
         if kind == "function":
             return lowest_of(node, self.graph_module)
         if kind == "float":
-            kind, own = float_result(node, self.graph_module)
-            if own is not None:
-                return own
+            passed, own = float_result(node, self.graph_module)
+            if own is not None or passed is None:
+                return own or "free"
+            kind = passed
         if kind == "mul":
             gates = [tensor for tensor in before if self.kinds[self.source(tensor).name] == "gate"]
             before = [tensor for tensor in before if tensor not in gates] or before
@@ -167,8 +168,7 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
     was_training = model.training
     model.eval()
     try:
-        graph_module = symbolic_trace(model, input_shape)
-        write_out_of_place(graph_module, input_shape)
+        graph_module = written_graph(model, input_shape)
         make_modules(graph_module)
         canonicalise(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
@@ -180,6 +180,13 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         model.train(was_training)
     graph_module.graph.eliminate_dead_code()
     return graph_module, global_pools
+
+
+def written_graph(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
+    """What a model in evaluation mode computes, out of place, with its own parameters and no others."""
+    graph_module = symbolic_trace(model, input_shape)
+    write_out_of_place(graph_module, input_shape)
+    return graph_module
 
 
 def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedModel:
@@ -195,7 +202,8 @@ def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedMod
     elif not layers:
         for node in graph_module.graph.nodes:
             if is_layer(node, graph_module):
-                blockers.add(f"{reasons[node.name]}, and no other layer can be quantized")
+                with blockers.noting(node, operation(node, graph_module)[1]):
+                    raise ModelError(f"{reasons[node.name]}, and no other layer can be quantized")
     blockers.raise_found()
     folded = [node for node in graph_module.graph.nodes if kinds[node.name] in FOLDED]
     separate_calls(graph_module, folded)
@@ -243,8 +251,8 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
     if all(one in NO_TENSOR for one in before):
         return "constant"
     described += written_at(node)
-    if several:
-        raise ModelError(f"{described} gives {len(shown)} tensors at once, which has no integer form here")
+    if not isinstance(shown, TensorMetadata):
+        raise ModelError(f"{described} gives several tensors at once, which has no integer form here")
     if kind in (None, "add", "mul", "relu") and _is_table(node, graph_module):
         return "function"
     if kind is None:

@@ -31,7 +31,7 @@ def give_layers(graph_module: fx.GraphModule) -> None:
 
 def scales(name: str, layer: nn.Module) -> bool:
     """Whether a layer is one that a BatchNorm was given."""
-    return name.endswith(SUFFIX) and not layer.weight.requires_grad and layer.bias is None  # type: ignore[union-attr]
+    return name.endswith(SUFFIX) and not layer.weight.requires_grad and layer.bias is None
 
 
 def _put_before(node: fx.Node, source: fx.Node, graph_module: fx.GraphModule) -> None:

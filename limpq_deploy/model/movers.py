@@ -17,9 +17,12 @@ from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.nn import functional as F
 
+from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.on_meta import OnMeta
 
 SPLITS = ("chunk", "split", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split", "unbind")
+MORE_IMAGES = 3
+"""For which shapes are asked for again, where it matters which axis the images are."""
 ORDERS = ("view", "reshape", "transpose", "permute", "swapaxes", "swapdims", "contiguous", "unflatten", "flatten")
 """What a shuffle of channels is made of."""
 
@@ -48,10 +51,33 @@ def called(node: fx.Node) -> str:
     return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
 
 
+class _Sizes(NodeByNode):
+    """Shapes of all tensors for another number of images."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.found: dict[str, torch.Size] = {}
+        image = next(node for node in graph_module.graph.nodes if node.op == "placeholder")
+        self.run_on(MORE_IMAGES, tuple(image.meta["tensor_meta"].shape[1:]))
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.found[n.name] = result.shape
+        return result
+
+
 class _Moves:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self.graph_module, self.graph = graph_module, graph_module.graph
+        self._sizes: dict[str, torch.Size] | None = None
         self.on_meta = OnMeta(graph_module)
+
+    def is_fixed(self, tensor: fx.Node, axis: int) -> bool:
+        """Whether an axis has the same size for any number of images."""
+        if self._sizes is None:
+            self._sizes = _Sizes(self.graph_module).found
+        return self._sizes.get(tensor.name, ())[axis : axis + 1] == tensor.meta["tensor_meta"].shape[axis : axis + 1]
 
     def split(self, node: fx.Node, *, unbound: bool) -> None:
         """Parts that are taken one by one, each as a slice."""
@@ -64,7 +90,7 @@ class _Moves:
             if user.target is not operator.getitem or not isinstance(user.args[1], int):
                 return
             takers.setdefault(user.args[1] % len(parts), []).append(user)
-        if axis is None:
+        if axis is None or not self.is_fixed(source, axis):
             return
         for place, part in enumerate(parts):
             length = 1 if unbound else part.shape[axis]
@@ -78,8 +104,8 @@ class _Moves:
         tensors = node.args[0] if node.args else node.kwargs.get("tensors")
         if not isinstance(tensors, tuple | list):
             return
-        given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        axis = int(given) % len(node.meta["tensor_meta"].shape)  # type: ignore[call-overload]
+        given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        axis = given % len(node.meta["tensor_meta"].shape)
         with self.graph.inserting_before(node):
             raised = [self._new(node, "call_method", "unsqueeze", (one, axis)) for one in tensors]
         self._replace(node, "call_function", torch.cat, (raised, axis))
@@ -94,6 +120,8 @@ class _Moves:
         if len(shifts) != len(axes) or not all(isinstance(one, int) for one in (*shifts, *axes)):
             return
         shape = source.meta["tensor_meta"].shape
+        if not all(self.is_fixed(source, axis % len(shape)) for axis in axes):
+            return
         result = source
         with self.graph.inserting_before(node):
             for shift, axis in zip(shifts, axes, strict=True):
@@ -104,15 +132,14 @@ class _Moves:
                     ends = [(*before, slice(cut, None)), (*before, slice(0, cut))]
                     parts = [self._new(node, "call_function", operator.getitem, (result, one)) for one in ends]
                     result = self._new(node, "call_function", torch.cat, (parts, axis))
-        node.replace_all_uses_with(result)
-        self.graph.erase_node(node)
+        self._succeed(node, result)
 
     def expand_as(self, node: fx.Node) -> None:
         sizes = node.meta["tensor_meta"].shape
         self._replace(node, "call_method", "expand", (node.args[0], -1, *sizes[1:]))
 
     def channel_shuffle(self, node: fx.Node) -> None:
-        groups = node.args[1] if len(node.args) > 1 else node.kwargs["groups"]
+        groups: Any = node.args[1] if len(node.args) > 1 else node.kwargs["groups"]
         channels = node.meta["tensor_meta"].shape[1]
         self._select(node, node.all_input_nodes[0], torch.arange(channels).reshape(groups, -1).T.reshape(-1))
 
@@ -176,7 +203,12 @@ class _Moves:
         with self.graph.inserting_before(node):
             made = self.graph.create_node(op, target, args, name=name)
         made.meta.update(node.meta)
-        node.replace_all_uses_with(made)
+        self._succeed(node, made)
+
+    def _succeed(self, node: fx.Node, result: fx.Node) -> None:
+        if self._sizes is not None and node.name in self._sizes:
+            self._sizes[result.name] = self._sizes[node.name]
+        node.replace_all_uses_with(result)
         self.graph.erase_node(node)
 
     def _new(self, near: fx.Node, op: str, target: Any, args: tuple[Any, ...]) -> fx.Node:
@@ -208,14 +240,14 @@ def _mode(node: fx.Node, graph_module: fx.GraphModule) -> str | None:
 def _chosen(node: fx.Node, graph_module: fx.GraphModule, old: int, size: int) -> Tensor:
     """Which of ``old`` rows each of ``size`` is, by torch itself."""
     rows = torch.arange(float(old)).reshape(1, 1, old)
-    return F.interpolate(rows, size=size, mode=_mode(node, graph_module)).reshape(-1).long()
+    return F.interpolate(rows, size=size, mode=_mode(node, graph_module) or "nearest").reshape(-1).long()
 
 
 def _number(node: fx.Node) -> Any:
     """What a node gives that computes sizes, for one image."""
     if node.op == "call_method" and node.target == "size":
-        source = node.all_input_nodes[0].meta["tensor_meta"].shape
-        return source[node.args[1]] if len(node.args) > 1 else source  # type: ignore[index]
+        sizes: Any = node.all_input_nodes[0].meta["tensor_meta"].shape
+        return sizes[node.args[1]] if len(node.args) > 1 else sizes
     args, kwargs = map_arg((node.args, node.kwargs), _number)
     assert callable(node.target)
     return node.target(*args, **kwargs)
@@ -231,7 +263,7 @@ def note_shape(node: fx.Node, on_meta: OnMeta) -> None:
 
 
 def _axis(node: fx.Node, source: fx.Node) -> int | None:
-    """Along which a tensor is split; None where it is that of the images."""
+    """Along which a tensor is split; None where that is computed."""
     place = 0 if called(node) == "unbind" else 1
     given = dict(enumerate(node.args[1:])).get(place, node.kwargs.get("dim", node.kwargs.get("axis", 0)))
     axis: int | None = given % len(source.meta["tensor_meta"].shape) if isinstance(given, int) else None
@@ -239,7 +271,7 @@ def _axis(node: fx.Node, source: fx.Node) -> int | None:
 
 
 def _gives_image(node: fx.Node) -> bool:
-    shown = node.meta.get("tensor_meta")
+    shown: Any = node.meta.get("tensor_meta")
     return hasattr(shown, "shape") and len(shown.shape) == 4
 
 

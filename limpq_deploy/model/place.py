@@ -12,7 +12,6 @@ from typing import Literal
 from torch import fx, nn
 from torch.nn import functional as F
 
-from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import TargetSpec, in_float
 from limpq_deploy.model.islands import (
@@ -21,11 +20,9 @@ from limpq_deploy.model.islands import (
     behind_identities,
     float_operators,
     for_target,
-    is_linear,
     reads_codes,
 )
 from limpq_deploy.model.layers import LayerSpec, TracedModel, tensor_inputs
-from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import does_nothing
 from limpq_deploy.model.outputs import feeding_outputs
 
@@ -59,8 +56,6 @@ def place(
     once at ``carrier_bits``; searched layers re-quantize its codes, all with one shared quantizer.
     """
     traced = for_target(traced, target)
-    if target.clip == "integer":
-        _require_vectors(traced)
     given = (layer.name for layer in traced.layers if layer.scales)
     pinned = {traced.layers[0].name, *feeding_outputs(traced), *given}
     quantizers: list[ActQuantizer] = []
@@ -152,17 +147,6 @@ def edges_by_source(traced: TracedModel, target: TargetSpec) -> dict[str, list[E
 def _is_inner(node: fx.Node, traced: TracedModel) -> bool:
     """Whether a tensor is a function of single values that one other function reads: both are one."""
     return traced.kinds[node.name] == "function" and len(node.users) == 1
-
-
-def _require_vectors(traced: TracedModel) -> None:
-    for node in traced.graph_module.graph.nodes:
-        if traced.kinds[node.name] == "layer" and is_linear(node, traced):
-            before = behind_identities(tensor_inputs(node, traced.kinds), traced)
-            if len(before[0].meta["tensor_meta"].shape) != 2:
-                raise ModelError(
-                    f"layer {node.target!r}{written_at(node)} reads more than one vector for an image; flatten its "
-                    "input"
-                )
 
 
 def _producer(node: fx.Node, traced: TracedModel) -> str | None:

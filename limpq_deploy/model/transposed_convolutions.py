@@ -35,7 +35,8 @@ def write_convolutions(graph_module: fx.GraphModule) -> None:
 
 def _has_form(module: nn.ConvTranspose2d, node: fx.Node) -> bool:
     plain = module.stride[0] == module.stride[1] and tuple(module.dilation) == (1, 1) and len(node.all_input_nodes) == 1
-    beyond = any(more > before for more, before in zip(module.output_padding, module.padding, strict=True))
+    pads: Any = zip(module.output_padding, module.padding, strict=True)
+    beyond = any(more > before for more, before in pads)
     return plain and not beyond and module.padding_mode == "zeros"
 
 

@@ -14,6 +14,7 @@ from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.calibration.json_text import load_json, read_whole
 from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.calibration.trust import require_trusted, trust
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
@@ -23,6 +24,7 @@ from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, TYP
 from limpq_deploy.policy.budgets import option_of as plain_option
 from limpq_deploy.tasks.names import DEFAULT_TASK, require_task
 from limpq_deploy.train.settings import AS_SUITS, Training
+from limpq_deploy.workspace.file_names import CONFIG
 
 FORMAT = "limpq.config/1"
 
@@ -75,6 +77,8 @@ class Config(BudgetSettings):
     deployed model may lose against float. ``task``: what the network is for (`tasks.names.FORMS`). ``calibration``: a
     folder of images without labels, which take the place of the training and validation images.
     ``objective``: what the recommendation of a file to ship weighs (docs/recommendation.md).
+    ``max_float_share``: of all multiply-accumulates, what operators without an integer form may take; a network with
+    more is refused before anything is trained.
     ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
     ``tie``: as in `restrictions.restrict`. ``act_bits``: the one width of what searched layers read, one of ``bits``;
     then weights alone are learned and searched (the paper's Table 5), and the default budget is w4aB. 32, "float" on
@@ -111,6 +115,7 @@ class Config(BudgetSettings):
     tie: tuple[str, ...] = ()
     max_accuracy_drop: float = 1.0
     objective: Literal["accuracy", "size", "latency", "balanced"] = "balanced"
+    max_float_share: float | None = None
     pinned_bits: int = 8
     act_bits: int | None = None
     importance: Literal["scale", "kl", "loss", "fisher"] | None = None
@@ -222,6 +227,8 @@ class Config(BudgetSettings):
             )
         if self.alpha is not None and not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha is {self.alpha}; expected 0 or above")
+        if self.max_float_share is not None and not 0 <= self.max_float_share <= 1:
+            raise ValueError(f"max_float_share is {self.max_float_share}; expected a share from 0 to 1, such as 0.2")
         if not isfinite(self.max_accuracy_drop):
             raise ValueError(
                 f"max_accuracy_drop is {self.max_accuracy_drop}; expected points of the task's figure, such as 1.0"
@@ -375,6 +382,18 @@ def write_config(config: Config, path: Path) -> None:
         data=f"{kind}:{Path(place).expanduser().absolute()}" if kind in DATA_AT_PATHS else config.data,
     )
     write_text(path, json.dumps({"format": FORMAT, **asdict(settled)}, indent=1, default=str) + "\n")
+
+
+def trusted_config(folder: Path, *, trusted: bool) -> Config:
+    """The configuration of a finished build, once its files were held against their hashes. ``trusted``: the user said
+    so, else NotTrusted is raised where it names a module that the user never named."""
+    config = load_config(folder / CONFIG)
+    names = (config.model, config.data)
+    if trusted:
+        trust(*names)
+    else:
+        require_trusted(names, str(folder / CONFIG))
+    return replace(config, out=folder)
 
 
 def load_config(path: Path) -> Config:

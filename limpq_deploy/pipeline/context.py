@@ -35,7 +35,7 @@ from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import with_edges
 from limpq_deploy.model.given_model import PlainModel, copied, in_float32, plain
-from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.layers import TracedModel, trace, written_graph
 from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
@@ -93,6 +93,7 @@ class Subject:
             self.runtime()
         self.require_data_of_task()
         self._check_training()
+        self._check_floats()
         untrained = _placeholder_indicators(self.placement, self.config.bits)
         if self.config.act_bits is not None and not self.placement.weights_only:
             untrained = weights_only(untrained, self.config.act_bits)
@@ -103,6 +104,16 @@ class Subject:
             budgets = self.budgets(indicators)
             if budgets:  # none yet where latency alone decides, which is not profiled yet
                 search_policy(indicators, budgets, solver=self.config.solver)
+
+    def _check_floats(self) -> None:
+        """Refuse a network of which too much runs in float."""
+        limit, found = self.config.max_float_share, self.placement
+        if limit is not None and found.float_share > limit:
+            raise SettingError(
+                f"{100 * found.float_share:.1f} % of the network's multiply-accumulates run in float on "
+                f"{self.target.name} ({found.floats_in_words}), and max_float_share allows {100 * limit:g} %; raise "
+                "it, or replace those operators (limpq-deploy inspect names their lines)"
+            )
 
     def _check_training(self) -> None:
         """Refuse settings that make no sense together, a precision that is missing here, and a batch that would
@@ -268,7 +279,7 @@ class Subject:
         torch.manual_seed(self.config.seed)
         known = self.config.model in MODELS
         adapts = self.config.weights is None if known else known_info(self.config.model) is not None
-        adapts = adapts and self.config.task == DEFAULT_TASK
+        adapts = adapts and self.config.task == DEFAULT_TASK and self.dataset.one_label
         model, info = create_model(self.config.model, len(self.dataset.classes) if adapts else None)
         self._formats = in_float32(model)
         self._start = take_weights(model, self.config)
@@ -297,7 +308,8 @@ class Subject:
     @property
     def trainable_model(self) -> nn.Module:
         """`model`, or a graph of the same weights where the module itself cannot be trained."""
-        return trainable(self.model, self._shapes.graph_module, self.preprocess.shape)
+        shape = self.preprocess.shape
+        return trainable(self.model, lambda: written_graph(self.model.eval(), shape), shape)
 
     @property
     def model_notes(self) -> tuple[str, ...]:

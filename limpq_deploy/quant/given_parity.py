@@ -3,7 +3,7 @@
 Tensors are compared by `export.reference.given_comparison.relative_difference`, float32, on a batch of real images.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from limpq_deploy.export.reference.given_comparison import (
 )
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
 from limpq_deploy.model.lines import written_at
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.quant.quantized_model import joint_model
 
 IMAGES = 8
@@ -34,10 +35,10 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the user's module gives: logits [N, classes], and what each of its modules read and gave, by name."""
+    """What the user's module gives: its outputs [N, ...], and what each of its modules read and gave, by name."""
 
     images_NCHW: torch.Tensor
-    logits: Values
+    outputs: tuple[Values, ...]
     read: Mapping[str, Values]
     gave: Mapping[str, Values]
 
@@ -45,22 +46,22 @@ class Given:
 def run_given(module: nn.Module, images_NCHW: torch.Tensor, traced: TracedModel) -> Given:
     """The user's module in evaluation mode, layers and BatchNorms watched.
 
-    Raises ModelError where it gives no single tensor, numbers that are not finite, or other ones when it is asked
-    again.
+    Raises ModelError where it gives no tensor, numbers that are not finite, or other ones when it is asked again.
     """
     names = [str(node.target) for node in traced.graph_module.graph.nodes if _watched(node, traced)]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         module.eval()
         first, read, gave = _watch(module, images_NCHW, names)
         again, _, others = _watch(module, images_NCHW, names)
-    if not np.isfinite(first).all():
-        bad = int((~np.isfinite(first)).reshape(len(first), -1).any(1).sum())
+    if not all(np.isfinite(one).all() for one in first):
+        wrong = [~np.isfinite(one).reshape(len(one), -1).all(1) for one in first]
+        bad, images = int(np.any(wrong, axis=0).sum()), len(first[0])
         raise ModelError(
-            f"the model itself gives numbers that are not finite for {bad} of {len(first)} images, first in "
+            f"the model itself gives numbers that are not finite for {bad} of {images} images, first in "
             f"{_first(gave, lambda _, values: not np.isfinite(values).all())}; look at its weights and at the images' "
             "normalisation"
         )
-    if relative_difference(first, again) > LIMIT / 10:
+    if _apart(first, again) > LIMIT / 10:
         where = _first(gave, lambda name, values: relative_difference(values, others[name]) > LIMIT / 10)
         raise ModelError(
             f"the model gives other outputs when it is called again on the same images in evaluation mode, first in "
@@ -77,8 +78,8 @@ def compare_placed(given: Given, traced: TracedModel, raw: TracedModel, placemen
     """
     with torch.no_grad():
         placed = joint_model(traced, placement, (8,)).eval()
-        found = _numbers(placed(given.images_NCHW.clone()))
-    difference = relative_difference(given.logits, found)
+        found = _outputs(placed(given.images_NCHW.clone()))
+    difference = _apart(given.outputs, found)
     if not difference <= LIMIT:
         _refuse("the graph that would be trained", difference, given, _first_in_graph(given, raw, placement))
     return difference
@@ -91,7 +92,7 @@ def compare_template(given: Given, template: onnx.ModelProto, traced: TracedMode
     found, by = run_template(template, images, macs=macs)
     if found is None:
         return None, by
-    difference = relative_difference(given.logits, found[template.graph.output[0].name])
+    difference = _apart(given.outputs, [found[output.name] for output in template.graph.output])
     if not difference <= LIMIT:
         made = layer_results(template)
         inner, _ = run_template(template, images, macs=macs, names=list(made.values()))
@@ -102,16 +103,16 @@ def compare_template(given: Given, template: onnx.ModelProto, traced: TracedMode
 
 def compared(given: Given, differences: Mapping[str, float], not_compared: Mapping[str, str]) -> GivenComparison:
     return GivenComparison(
-        images=len(given.logits), differences=dict(differences), not_compared=dict(not_compared), limit=LIMIT
+        images=len(given.outputs[0]), differences=dict(differences), not_compared=dict(not_compared), limit=LIMIT
     )
 
 
 def _refuse(what: str, difference: float, given: Given, where: str) -> None:
     size = "not at all the same" if not np.isfinite(difference) else f"{difference:.2g} of their size apart"
     raise ModelError(
-        f"{what} does not compute what the model itself does: outputs are {size} on {len(given.logits)} real images, "
-        f"{LIMIT:g} is allowed; {where}; write that part so that tracing sees all of it (no hooks, no state, no "
-        "changes in place)"
+        f"{what} does not compute what the model itself does: outputs are {size} on {len(given.outputs[0])} real "
+        f"images, {LIMIT:g} is allowed; {where}; write that part so that tracing sees all of it (no hooks, no state, "
+        "no changes in place)"
     )
 
 
@@ -146,8 +147,8 @@ def _first_in_template(given: Given, inner: Mapping[str, Values], made: Mapping[
 
 def _watch(
     module: nn.Module, images_NCHW: torch.Tensor, names: list[str]
-) -> tuple[Values, dict[str, Values], dict[str, Values]]:
-    """Logits, and what the named submodules (those that there are) read and gave: copies, for later operations may
+) -> tuple[tuple[Values, ...], dict[str, Values], dict[str, Values]]:
+    """Outputs, and what the named submodules (those that there are) read and gave: copies, for later operations may
     change a tensor in place. Hooks of the user's own have run before."""
     read: dict[str, Values] = {}
     gave: dict[str, Values] = {}
@@ -177,11 +178,10 @@ def _watch(
     finally:
         for handle in handles:
             handle.remove()
-    if not isinstance(output, torch.Tensor):
-        raise ModelError(
-            f"the model gives a {type(output).__name__}; expected one tensor of logits, give a model that returns it"
-        )
-    return _numbers(output), read, gave
+    outputs = _outputs(output)
+    if not outputs:
+        raise ModelError(f"the model gives a {type(output).__name__} without any tensor; expected at least one")
+    return outputs, read, gave
 
 
 def _watched(node: fx.Node, traced: TracedModel) -> bool:
@@ -221,6 +221,17 @@ def _first(tensors: Mapping[str, Values], wrong: Callable[[str, Values], bool]) 
     """The first module of which something holds."""
     found = next((name for name, values in tensors.items() if wrong(name, values)), None)
     return "what stands behind its layers" if found is None else f"module {found!r}"
+
+
+def _outputs(result: Any) -> tuple[Values, ...]:
+    return tuple(_numbers(one) for one in tensors_of(result))
+
+
+def _apart(expected: Sequence[Values], found: Sequence[Values]) -> float:
+    """The largest `relative_difference` of two models' outputs; infinite where there are more of one's."""
+    if len(expected) != len(found):
+        return float("inf")
+    return max(relative_difference(one, other) for one, other in zip(expected, found, strict=True))
 
 
 def _numbers(tensor: torch.Tensor) -> Values:

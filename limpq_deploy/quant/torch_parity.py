@@ -10,6 +10,7 @@ and biases, as its accuracy is recorded, runs alone from the images on (``end_to
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.reference.parity import Disagreement, Fed, TensorParity, compare_codes, merged
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS, with_quantizers
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.quant.fake_quant import quantize
 from limpq_deploy.quant.folded_forward import folded_forward, real_values
 from limpq_deploy.quant.quantized_model import QuantizedModel
@@ -33,15 +35,15 @@ CODES_SUFFIX = "_codes"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedParity:
-    """What the comparison found; ``agreement`` is the share of images with the same top-1 class end to end, and
-    ``logits_equal`` says whether the logits are, bit by bit."""
+    """What the comparison found; ``agreement`` is the share of images with the same top-1 class end to end (None where
+    the outputs are no logits), and ``logits_equal`` says whether all outputs are equal, bit by bit."""
 
     faithful: tuple[TensorParity, ...]
     folding: tuple[TensorParity, ...]
     end_to_end: tuple[TensorParity, ...]
     logits_equal: bool
     images: int
-    agreement: float
+    agreement: float | None
     disagreements: tuple[Disagreement, ...]
 
 
@@ -58,7 +60,7 @@ def compare_trained(
     folded, folded_feeds = _folded(traced, model, layers, acts, folded_counts)
     trained, trained_feeds = _as_trained(model, acts, trained_counts)
     images = agreed = 0
-    equal = True
+    equal, classes = True, False
     own: list[TensorParity] = []
     disagreements: list[Disagreement] = []
     model.eval()
@@ -70,32 +72,37 @@ def compare_trained(
                     feed.start(batch.codes)
                 fed_model(tensor)
             with folded_forward(model, layers):
-                logits, codes = codes_of(model, tensor)
+                given, codes = codes_of(model, tensor)
+            logits, *others = [output.numpy() for output in tensors_of(given)]
             for name, found in codes.items():
                 reference = batch.codes[name]
                 own.append(compare_codes(name, found.reshape(reference.shape), reference))
-            equal = equal and logits.numpy().tobytes() == batch.logits.tobytes()
-            mine = logits.argmax(1).numpy()
-            theirs = batch.logits.argmax(1)
+            pairs = zip((logits, *others), (batch.logits, *batch.others), strict=True)
+            equal = equal and all(one.tobytes() == other.tobytes() for one, other in pairs)
+            images += len(logits)
+            if others or logits.ndim != 2:
+                continue
+            classes = True
+            mine, theirs = logits.argmax(1), batch.logits.argmax(1)
+            before = images - len(mine)
             for index in np.flatnonzero(mine != theirs):
                 disagreements.append(
-                    Disagreement(image=images + int(index), trained=int(mine[index]), runtime=int(theirs[index]))
+                    Disagreement(image=before + int(index), trained=int(mine[index]), runtime=int(theirs[index]))
                 )
             agreed += int((mine == theirs).sum())
-            images += len(mine)
     return TrainedParity(
         faithful=tuple(folded_counts.values()),
         folding=tuple(trained_counts.values()),
         end_to_end=merged(own),
         logits_equal=equal and images > 0,
         images=images,
-        agreement=agreed / max(images, 1),
+        agreement=agreed / images if classes else None,
         disagreements=tuple(disagreements),
     )
 
 
-def codes_of(model: QuantizedModel, images_NCHW: torch.Tensor) -> tuple[torch.Tensor, dict[str, NDArray[np.integer]]]:
-    """Logits of a model at one policy, and the container codes of each of its quantizers, by their exported names."""
+def codes_of(model: QuantizedModel, images_NCHW: torch.Tensor) -> tuple[Any, dict[str, NDArray[np.integer]]]:
+    """What a model gives at one policy, and the container codes of each of its quantizers, by their exported names."""
     spec = model.placement.spec
     calls: dict[str, int] = {}
     codes: dict[str, NDArray[np.integer]] = {}
@@ -171,6 +178,7 @@ def _folded(
     placement = model.placement
     feeds = _feeds(placement, acts, counts)
     graph = with_quantizers(traced, placement, lambda quantizer: feeds.get(quantizer.name, nn.Identity()))
+    graph.load_state_dict(model.float_state(), strict=False)
     if model.pow2:
         compute_as_exported(graph, traced, placement.spec)
     for placed in placement.layers:

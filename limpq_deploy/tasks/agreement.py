@@ -18,7 +18,7 @@ from limpq_deploy.tasks.score import Measure
 if TYPE_CHECKING:
     import torch
 
-    from limpq_deploy.tasks.outputs import Outputs
+    from limpq_deploy.model.results import Outputs
 
 NO_LABELS = (
     "the task none has no labels to learn from; give --weights of a trained network (or --pretrained), and leave "

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.tasks.score import Measure
+from limpq_deploy.tasks.score import TOP1, Measure
 
 if TYPE_CHECKING:
     import torch
 
-    from limpq_deploy.tasks.outputs import Outputs
+    from limpq_deploy.model.results import Outputs
 
 Arrays = tuple[NDArray[np.float32], ...]
 
@@ -40,6 +40,11 @@ class Task:
     """Whether `loss` is there, so that labels can train and judge a policy's preview."""
     one_label = False
     """Whether labels are the classes of images, as many as the network has logits."""
+
+    @property
+    def named(self) -> Measure | None:
+        """What a record says of its figures: the measure, None for top-1."""
+        return self.measure if self.measure != TOP1 else None
 
     def require_data(self, dataset: DataSet, split: Split) -> None:
         """Raise DataError where a split does not hold what the task asks for."""

@@ -13,7 +13,7 @@ from limpq_deploy.tasks.score import TOP1
 if TYPE_CHECKING:
     import torch
 
-    from limpq_deploy.tasks.outputs import Outputs
+    from limpq_deploy.model.results import Outputs
 
 
 class Classification(Task):

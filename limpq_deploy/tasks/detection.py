@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ MOST_BOXES = 100
 """Of an image, by their scores, as COCO counts."""
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+Matches = dict[int, dict[str, Any]]
+"""Of one image: what pycocotools makes of the boxes of each class that it has or that are found in it."""
 
 
 class Detection(Task):
@@ -57,7 +61,7 @@ class Detection(Task):
                 "boxes [boxes, 6], one array an image"
             )
         true = [truth[truth[:, 4] >= 0] for truth in np.asarray(targets)]
-        return list(zip(map(self._boxes, found), true, strict=True))
+        return matched([self._boxes(one) for one in found], true)
 
     def _boxes(self, found: Any) -> NDArray[np.float64]:
         boxes = np.asarray(found, np.float64).reshape(-1, np.shape(found)[-1] if np.size(found) else 6)
@@ -69,10 +73,10 @@ class Detection(Task):
         return boxes[np.argsort(-boxes[:, 4], kind="stable")[:MOST_BOXES]]
 
     def figure(self, statistics: Sequence[Any]) -> float:
-        return 100 * mean_precision(statistics, THRESHOLDS)
+        return 100 * float(precisions(statistics).mean())
 
     def details(self, statistics: Sequence[Any]) -> dict[str, float]:
-        return {"mAP_50": 100 * mean_precision(statistics, THRESHOLDS[:1])}
+        return {"mAP_50": 100 * float(precisions(statistics)[0])}
 
 
 def open_detection(name: str) -> Detection:
@@ -95,44 +99,74 @@ def require_coco() -> None:
         ) from error
 
 
-def mean_precision(statistics: Sequence[tuple[NDArray[Any], NDArray[Any]]], thresholds: NDArray[np.float64]) -> float:
-    """COCO's mean average precision, 0 to 1, of (found, true boxes) of images; 0 where there is no true box."""
+def matched(found: Sequence[NDArray[Any]], true: Sequence[NDArray[Any]]) -> list[Matches]:
+    """Each image's boxes, matched with the true ones at `THRESHOLDS`."""
     from pycocotools.coco import COCO
+
+    sides = (
+        [_entry(image, box[:4], box[4], crowd=box[5]) for image, some in enumerate(true) for box in some.tolist()],
+        [_entry(image, box[:4], box[5], score=box[4]) for image, some in enumerate(found) for box in some.tolist()],
+    )
+    kinds = sorted({entry["category_id"] for side in sides for entry in side})
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
+        indexed = []
+        for entries in sides:
+            one = COCO()
+            one.dataset = {
+                "images": [{"id": image} for image in range(len(true))],
+                "annotations": [entry | {"id": number} for number, entry in enumerate(entries, start=1)],
+                "categories": [{"id": kind} for kind in kinds],
+            }
+            one.createIndex()
+            indexed.append(one)
+        counted = _counting(*indexed)
+        counted.evaluate()
+    matches: list[Matches] = [{} for _ in true]
+    for one in filter(None, counted.evalImgs):
+        matches[one["image_id"]][one["category_id"]] = one
+    return matches
+
+
+def precisions(statistics: Sequence[Matches]) -> NDArray[np.float64]:
+    """COCO's average precision at each of `THRESHOLDS`, 0 to 1: the mean over the classes that have a true box."""
+    kinds = sorted({kind for one in statistics for kind in one})
+    with contextlib.redirect_stdout(io.StringIO()):
+        counted = _counting(None, None)
+        counted.params.imgIds, counted.params.catIds = list(range(len(statistics))), kinds
+        counted._paramsEval = copy.deepcopy(counted.params)
+        counted.evalImgs = [one.get(kind) for kind in kinds for one in statistics]
+        counted.accumulate()
+    found = counted.eval["precision"]  # [thresholds, recalls, kinds, 1, 1]; -1 where a kind has no true box
+    there = (found > -1).all(axis=(0, 1, 3, 4))
+    if not there.any():
+        return np.zeros(len(THRESHOLDS))
+    each: NDArray[np.float64] = found[:, :, there].mean(axis=(1, 2, 3, 4))
+    return each
+
+
+def _counting(true: Any, found: Any) -> Any:
+    """COCO's counting of boxes of every size."""
     from pycocotools.cocoeval import COCOeval
 
-    truth, found, classes = [], [], set()
-    for image, (boxes, true) in enumerate(statistics, start=1):
-        for x1, y1, x2, y2, kind, crowd in true.tolist():
-            box = _entry(image, x1, y1, x2, y2, kind) | {"id": len(truth) + 1, "iscrowd": int(crowd), "ignore": 0}
-            truth.append(box)
-            classes.add(int(kind))
-        for x1, y1, x2, y2, score, kind in boxes.tolist():
-            found.append(_entry(image, x1, y1, x2, y2, kind) | {"id": len(found) + 1, "score": score})
-    if not truth or not found:
-        return 0.0
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
-        sides = [COCO(), COCO()]
-        for side, boxes in zip(sides, (truth, found), strict=True):
-            side.dataset = {
-                "images": [{"id": image} for image in range(1, len(statistics) + 1)],
-                "annotations": boxes,
-                "categories": [{"id": kind} for kind in sorted(classes)],
-            }
-            side.createIndex()
-        counted = COCOeval(*sides, iouType="bbox")
-        counted.params.iouThrs = thresholds
-        counted.params.areaRng, counted.params.areaRngLbl = [counted.params.areaRng[0]], ["all"]
-        counted.params.maxDets = [MOST_BOXES]
-        counted.evaluate()
-        counted.accumulate()
-    precision = counted.eval["precision"]
-    return float(precision[precision > -1].mean())
+    counted = COCOeval(true, found, iouType="bbox")
+    counted.params.iouThrs = THRESHOLDS
+    counted.params.areaRng, counted.params.areaRngLbl = [counted.params.areaRng[0]], ["all"]
+    counted.params.maxDets = [MOST_BOXES]
+    return counted
 
 
-def _entry(image: int, x1: float, y1: float, x2: float, y2: float, kind: float) -> dict[str, Any]:
+def _entry(image: int, corners: list[float], kind: float, *, crowd: float = 0, **more: float) -> dict[str, Any]:
+    x1, y1, x2, y2 = corners
     width, height = max(x2 - x1, 0.0), max(y2 - y1, 0.0)
-    box = [x1, y1, width, height]
-    return {"image_id": image, "category_id": int(kind), "bbox": box, "area": width * height, "iscrowd": 0}
+    return {
+        "image_id": image,
+        "category_id": int(kind),
+        "bbox": [x1, y1, width, height],
+        "area": width * height,
+        "iscrowd": int(crowd),
+        "ignore": 0,
+        **more,
+    }
 
 
 def _takes_nothing(function: Callable[..., Any]) -> bool:

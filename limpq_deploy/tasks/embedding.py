@@ -15,7 +15,7 @@ from limpq_deploy.tasks.score import Measure
 if TYPE_CHECKING:
     import torch
 
-    from limpq_deploy.tasks.outputs import Outputs
+    from limpq_deploy.model.results import Outputs
 
 
 class Embedding(Task):

@@ -107,11 +107,14 @@ def scored(
     statistics: Sequence[Any],
     figure: Callable[[Sequence[Any]], float],
     details: Callable[[Sequence[Any]], dict[str, float]] = lambda statistics: {},
+    *,
+    most_groups: int = GROUPS,
 ) -> Scored:
     """The figure of per-image statistics. Its interval comes from leaving out every fiftieth image, fifty times (the
-    delete-a-group jackknife; Kott, 2001):  var = (G - 1) / G * sum_g (f_g - mean f)^2."""
+    delete-a-group jackknife; Kott, 2001):  var = (G - 1) / G * sum_g (f_g - mean f)^2. ``most_groups`` 0: no
+    interval, which takes fifty times as long."""
     value, images = figure(statistics), len(statistics)
-    groups = min(GROUPS, images)
+    groups = min(most_groups, images)
     left_out: tuple[float, ...] = ()
     if groups > 1:
         kept = ([one for at, one in enumerate(statistics) if at % groups != group] for group in range(groups))

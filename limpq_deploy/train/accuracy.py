@@ -12,8 +12,8 @@ from torch import nn
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Augment, Split
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.tasks.base import Arrays
-from limpq_deploy.tasks.outputs import tensors_of
 from limpq_deploy.tasks.score import TOP1
 from limpq_deploy.train.device import device_of
 from limpq_deploy.train.evaluate import evaluate
@@ -39,7 +39,7 @@ def predictor(model: nn.Module) -> Predict:
 def figure(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
     """The judge's figure of a split; leaves the model in evaluation mode."""
     reference = predictor(judge.reference.to(device_of(model))) if judge.reference is not None else None
-    return value_of(judged(predictor(model), split.batches(250), judge.of(split), reference=reference))
+    return value_of(judged(predictor(model), split.batches(250), judge.of(split), reference=reference, interval=False))
 
 
 def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, float]:
@@ -76,7 +76,8 @@ def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) ->
             yield images_NCHW, targets
 
     reference = None if judge.reference is None else predictor(judge.reference.to(device_of(model)))
-    return value_of(judged(predict, batches(), task, reference=reference)), tuple(losses)
+    found = value_of(judged(predict, batches(), task, reference=reference, interval=False))
+    return found, tuple(losses)
 
 
 def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:

@@ -19,7 +19,6 @@ from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.modules import QuantLayer
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.tasks.base import Task
-from limpq_deploy.tasks.score import TOP1
 from limpq_deploy.train.accuracy import figure_together, settle_batchnorm_together
 from limpq_deploy.train.average import WeightAverage
 from limpq_deploy.train.device import on_device, usual_layout
@@ -104,7 +103,7 @@ def finetune(
         candidates=tuple(candidates.tried),
         val_may_be_seen=foreign_weights and dataset.val_held_out,
         seconds=round(history.seconds, 3),
-        measure=judge.task.measure if judge.task.measure != TOP1 else None,
+        measure=judge.of(dataset.split("test")).named,
     )
 
 

@@ -1,16 +1,17 @@
 """A float model from fresh weights, briefly: for builds to which nobody brings weights."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.tasks.base import Task
 from limpq_deploy.tasks.classification import CLASSIFICATION
-from limpq_deploy.tasks.outputs import tensors_of
 from limpq_deploy.train.accuracy import settle_batchnorm_together
 from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.execution import ALONE, Execution
@@ -28,8 +29,8 @@ class FloatTraining:
     history: History
 
 
-def trainable(model: nn.Module, graph_module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """``model`` where it can be trained as it is written, else its traced graph, which has the same weights.
+def trainable(model: nn.Module, graph: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
+    """``model`` where it can be trained as it is written, else its traced ``graph``, which has the same weights.
 
     A forward that was written for inference may overwrite what its gradients need, or return something else while it is
     trained; its graph, traced in evaluation mode and without in-place operations, does neither. Tried on two images of
@@ -41,11 +42,10 @@ def trainable(model: nn.Module, graph_module: nn.Module, shape: tuple[int, ...])
             outputs = tensors_of(tried(torch.zeros(2, *shape, device=device_of(tried))))
             torch.stack([output.sum() for output in outputs]).sum().backward()
             usual = tensors_of(tried.eval()(torch.zeros(1, *shape, device=device_of(tried))))
-        if len(outputs) != len(usual):
-            return graph_module
+        fits = len(outputs) == len(usual)
     except Exception:  # whatever it is, the user's training loop would be needed for it
-        return graph_module
-    return model
+        fits = False
+    return model if fits else graph()
 
 
 def train_float(

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.datasets import Split
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.tasks.agreement import LOGITS_BY_FLOAT
 from limpq_deploy.tasks.base import Task
 from limpq_deploy.tasks.classification import CLASSIFICATION
-from limpq_deploy.tasks.outputs import tensors_of
 
 if TYPE_CHECKING:
-    from limpq_deploy.tasks.outputs import Outputs
+    from limpq_deploy.model.results import Outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import DataError, ModelError
 from limpq_deploy.tasks.base import Arrays, Task
 from limpq_deploy.tasks.classification import Classification
-from limpq_deploy.tasks.score import Difference, Scored, difference, scored
+from limpq_deploy.tasks.score import GROUPS, Difference, Scored, difference, scored
 from limpq_deploy.train.evaluate import Evaluation, PairedComparison, compare_hits, compare_paired, evaluate
 
 Predict = Callable[[NDArray[np.float32]], Any]
@@ -26,9 +26,10 @@ def judged(
     *,
     reference: Predict | None = None,
     progress: Callable[[int], None] | None = None,
+    interval: bool = True,
 ) -> Evaluation | Scored:
     """The task's figure of ``predict`` over batches of (images, targets). ``reference``: the float model, for a task
-    that judges by it; targets then do not matter.
+    that judges by it; targets then do not matter. ``interval`` False: the figure alone will do.
 
     Raises DataError where there are no images, and ModelError where outputs are not finite or not of these images.
     """
@@ -47,7 +48,7 @@ def judged(
             progress(len(kept))
     if not kept:
         raise DataError("there are no images to evaluate; expected at least one in this split")
-    found = scored(task.measure, kept, task.figure, task.details)
+    found = scored(task.measure, kept, task.figure, task.details, most_groups=GROUPS if interval else 0)
     return replace(found, hits=tuple(task.hits(kept)))
 
 

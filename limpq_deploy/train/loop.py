@@ -15,11 +15,11 @@ from torch import nn
 from limpq_deploy.calibration.batchnorm import batchnorms
 from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.results import mapped, tensors_of
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.tasks.base import Task
 from limpq_deploy.tasks.classification import CLASSIFICATION
-from limpq_deploy.tasks.outputs import mapped, tensors_of
 from limpq_deploy.train import processes
 from limpq_deploy.train.accuracy import average_statistics
 from limpq_deploy.train.average import WeightAverage

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from limpq_deploy.model.results import mapped, tensors_of
 from limpq_deploy.tasks.base import Task
 from limpq_deploy.tasks.classification import CLASSIFICATION
-from limpq_deploy.tasks.outputs import mapped, tensors_of
 
 Loss = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 """(what the model gives, targets, images_NCHW) -> a 0-d loss, the mean over the images."""

@@ -16,7 +16,7 @@ from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.bias_correction import correct_biases
 from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.tasks.score import TOP1, Measure
+from limpq_deploy.tasks.score import Measure
 from limpq_deploy.train.accuracy import figure, figure_and_loss
 from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.finetune import of_model
@@ -152,7 +152,7 @@ def calibrate(
             why=_why(tried, best, len(held), measure),
             uncorrected=uncorrected if tried[best].name == "bias" else (),
         ),
-        measure=judge.task.measure if judge.task.measure != TOP1 else None,
+        measure=judge.of(dataset.split("test")).named,
     )
 
 

@@ -47,6 +47,7 @@ def judge(
     trained_parity: EndToEndParity | None = None,
     float_nodes: tuple[str, ...] | None = None,
     planned_float: Mapping[str, str] | None = None,
+    float_share: float = 0.0,
     compiler: CompilerWord | None = None,
     latency: LatencyReport | None = None,
     precision_unknown: Mapping[str, tuple[str, ...]] | None = None,
@@ -65,8 +66,9 @@ def judge(
     layers that the policy keeps in float excepted; ``planned_float``: the precision in which the engine runs each of
     these. ``precision_unknown``: by name of an entry of ``bitops``, layers that its engine reports no precision of, so
     that their executed bits are assumed. ``trained_parity``: where it is promised that nothing differs; else None, and
-    no check. ``compiler``: NVIDIA's compiler's word on a file for TensorRT; None for other targets. Raises ValueError
-    when accuracies were not measured on the same number of images.
+    no check. ``float_share``: of all multiply-accumulates, those of operators without an integer form.
+    ``compiler``: NVIDIA's compiler's word on a file for TensorRT; None for other targets. Raises ValueError when
+    accuracies were not measured on the same number of images.
     """
     why = reasons or {}
     found = [
@@ -76,6 +78,7 @@ def judge(
         *_trained_parity(trained_parity),
         _integers(float_nodes, tuple(planned_float or ()), why),
         *_floats(planned_float or {}),
+        *_float_share(float_share, limits),
         *_compiler(compiler, latency),
         *accuracy_checks(accuracy, limits, why),
         *latency_checks(latency, limits, why),
@@ -192,10 +195,15 @@ def _layer_parity(parity: LayerParity | None, limits: Limits, why: dict[str, str
         detail=(
             f"{parity.mismatches:,} of {parity.codes:,} codes of {parity.layers} layers differ "
             f"(fewer than {allowed:,.1f} allowed), by at most {parity.max_lsb} LSB, "
-            f"at most {parity.max_tie_distance:.2g} of a step from a tie; "
-            f"top-1 agrees on {100 * parity.top1_agreement:.2f} % of {parity.images:,} images"
+            f"at most {parity.max_tie_distance:.2g} of a step from a tie; {_agreed(parity)}"
         ),
     )
+
+
+def _agreed(parity: LayerParity) -> str:
+    if parity.top1_agreement is None:
+        return f"{parity.images:,} images"
+    return f"top-1 agrees on {100 * parity.top1_agreement:.2f} % of {parity.images:,} images"
 
 
 def _trained_parity(parity: EndToEndParity | None) -> list[Finding]:
@@ -248,6 +256,14 @@ def _floats(planned: Mapping[str, str]) -> list[Finding]:
             detail=detail + (f"; not {some(others)}" if others else ""),
         )
     ]
+
+
+def _float_share(share: float, limits: Limits) -> list[Finding]:
+    if limits.max_float_share is None:
+        return []
+    detail = f"{100 * share:.1f} % of all multiply-accumulates have no integer form"
+    passed = share <= limits.max_float_share
+    return [Check(name="float_share", passed=passed, detail=f"{detail}; {100 * limits.max_float_share:g} % allowed")]
 
 
 def _compiler(word: CompilerWord | None, latency: LatencyReport | None) -> list[Finding]:

@@ -38,7 +38,8 @@ class Limits:
     (in steps): what float32 rounding of the trained model may differ from the exported integers, layer by layer.
     ``max_engine_flip_share``: share of codes that an engine which scales in floats may give one step off, fed the same
     codes. ``max_latency_ms``: p50 of one call, and ``min_speedup``: ratio of float's p50 to it, both with the runtime's
-    default threads at the smallest batch measured; None: no check.
+    default threads at the smallest batch measured; ``max_float_share``: of all multiply-accumulates, those of operators
+    without an integer form; None: no check.
     """
 
     max_accuracy_drop: float = 1.0
@@ -49,6 +50,7 @@ class Limits:
     max_engine_flip_share: float = 0.01
     max_latency_ms: float | None = None
     min_speedup: float | None = None
+    max_float_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,8 @@ class LayerParity:
     """Trained model against the exported one, each layer fed the same codes, summed over layers.
 
     ``max_tie_distance``: how far from a rounding tie, in steps, the farthest differing value was. ``top1_agreement``:
-    share of images on which both name the same class, end to end; ``disagreements``: number of the others.
+    share of images on which both name the same class, end to end (None: the outputs are no logits); ``disagreements``:
+    number of the others.
     """
 
     images: int
@@ -119,7 +122,7 @@ class LayerParity:
     mismatches: int
     max_lsb: int
     max_tie_distance: float
-    top1_agreement: float
+    top1_agreement: float | None
     disagreements: int
 
 

@@ -37,9 +37,10 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 def structure(document: Any, rng: random.Random) -> bytes:
     """The JSON of a document of which one value, name or entry was changed."""
     document = copy.deepcopy(document)
-    holder, key = rng.choice(places(document)) if places(document) else (None, None)
-    if holder is None:
+    found = places(document)
+    if not found:
         return json.dumps(rng.choice(NASTY)).encode()
+    holder, key = rng.choice(found)
     kind = rng.randrange(7)
     if kind <= 2:
         holder[key] = copy.deepcopy(rng.choice(NASTY))
@@ -68,7 +69,7 @@ def places(document: Any) -> list[tuple[Any, Any]]:
     pending = [document]
     while pending and len(found) < 5000:
         one = pending.pop()
-        keys = list(one) if isinstance(one, dict) else range(len(one)) if isinstance(one, list) else ()
+        keys: list[Any] = list(one) if isinstance(one, dict) else list(range(len(one))) if isinstance(one, list) else []
         for key in keys:
             found.append((one, key))
             if isinstance(one[key], dict | list):

@@ -3,6 +3,7 @@ runs in integers, and every one of its codes equals the integer reference's."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ class Pixels(nn.Module):
         return self.linear(x.flatten(2).permute(2, 0, 1)).permute(1, 2, 0).unflatten(2, (8, 8))
 
 
-def enlarging(kernel: int, stride: int, **options: int) -> nn.Module:
+def enlarging(kernel: int, stride: int, **options: Any) -> nn.Module:
     return nn.Sequential(nn.ConvTranspose2d(8, 6, kernel, stride, **options), nn.BatchNorm2d(6), nn.ReLU())
 
 
@@ -217,8 +218,17 @@ def around(name: str, *, relu: bool) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("relu", [True, False], ids=["positive", "signed"])
-@pytest.mark.parametrize("name", OPERATORS)
+FAST = (
+    *("average, ceil mode, padding counted", "shuffle of channels", "several BatchNorms", "GELU", "parameters"),
+    *("ConvTranspose2d 4x4", "Linear of pixels", "interpolate by part of a factor", "ReLUs elsewhere"),
+)
+"""One of each kind; all others are slow together."""
+EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in OPERATORS]
+SIGNS = [pytest.param(True, id="positive", marks=pytest.mark.slow), pytest.param(False, id="signed")]
+
+
+@pytest.mark.parametrize("relu", SIGNS)
+@pytest.mark.parametrize("name", EACH)
 def test_an_operator_runs_in_integers_and_equals_the_reference(name: str, relu: bool, tmp_path: Path) -> None:
     net = quantized(around(name, relu=relu))
     report, trained, linted = compared(net, tmp_path / "model.onnx")
@@ -231,7 +241,7 @@ def test_an_operator_runs_in_integers_and_equals_the_reference(name: str, relu: 
 
 
 @pytest.mark.parametrize("target", [TENSORRT], ids=lambda target: target.name)
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", EACH)
 def test_the_float_model_and_tensorrts_file_compute_what_torch_does(name: str, target: TargetSpec) -> None:
     model = around(name, relu=False)
     images = torch.randn(5, *SHAPE)

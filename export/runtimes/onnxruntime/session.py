@@ -52,7 +52,7 @@ class OnnxRuntime:
         return OrtSession(_open(model.SerializeToString(), options, threads), self._cpu, options, threads)
 
     def watch(self, path: Path, *, threads: int | None = None) -> "OrtWatchedSession":
-        return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads, arranged=False)
+        return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads)
 
     def watch_as(
         self, form: onnx.ModelProto, optimized: onnx.ModelProto, *, threads: int | None = None
@@ -159,15 +159,12 @@ class OrtWatchedSession:
     """The graph that ONNX Runtime made of a model, run as it is with its inner codes as outputs.
 
     The optimised graph is saved, outputs are added to it, and it is loaded again with optimisation off: so the fusions
-    are those of the unwatched session. ``arranged``: only codes are watched whose axes are known to be in the file's
-    order. Raises ModelError should the loaded graph nevertheless differ.
+    are those of the unwatched session. Raises ModelError should the loaded graph nevertheless differ.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, optimized: onnx.ModelProto, threads: int | None, *, arranged: bool = True
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, optimized: onnx.ModelProto, threads: int | None) -> None:
         self._watches: dict[str, Watch]
-        self._watches, self._unwatched = watches(model, optimized, arranged=arranged)
+        self._watches, self._unwatched = watches(model, optimized)
         data = with_outputs(optimized, self._watches.values()).SerializeToString()
         self.optimized = optimized
         self.executed = _optimized(data, {}, optimise=False)

@@ -9,6 +9,7 @@ import click
 from limpq_deploy.cli.commands.ship import key_option, sign_option
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.termination import Terminated
 
 FAILED = 3
 
@@ -45,9 +46,10 @@ def finish(bundle: Path, out: Path, fresh: bool, sign: Path | None, key: Path | 
             say=lambda passed: click.echo(stage_line(passed), err=True),
             note=lambda sentence: click.echo(f"note: {sentence}", err=True),
         )
-    except KeyboardInterrupt:
-        click.echo("\nStopped. Finished stages are kept; the same command goes on from there.", err=True)
-        sys.exit(130)
+    except (KeyboardInterrupt, Terminated) as end:
+        by, code = (" by SIGTERM", 143) if isinstance(end, Terminated) else ("", 130)
+        click.echo(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.", err=True)
+        sys.exit(code)
     answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
         sys.exit(FAILED)

@@ -16,6 +16,7 @@ from limpq_deploy.cli.options.shared import (
     json_option,
     take_recipe,
     take_restrictions,
+    trust_option,
 )
 from limpq_deploy.cli.output.answers import answer
 
@@ -42,6 +43,7 @@ from limpq_deploy.cli.output.answers import answer
     metavar="DIR",
     help="Add each policy's accuracy on this build's joint network, without fine-tuning (needs torch).",
 )
+@trust_option
 @budget_options
 @json_option
 def sweep(
@@ -53,6 +55,7 @@ def sweep(
     output: Path | None,
     picture: Path | None,
     build: Path | None,
+    trusted: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -108,7 +111,7 @@ def sweep(
         from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
 
         with progress("previews") as report:
-            front = with_previews(front, open_previewer(build, carried), report)
+            front = with_previews(front, open_previewer(build, carried, trusted=trusted), report)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:

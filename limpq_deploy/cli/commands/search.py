@@ -15,6 +15,7 @@ from limpq_deploy.cli.options.shared import (
     json_option,
     take_recipe,
     take_restrictions,
+    trust_option,
 )
 from limpq_deploy.cli.output.answers import answer
 
@@ -40,6 +41,7 @@ from limpq_deploy.cli.output.answers import answer
     help="Of the policies of all importance measures and the uniform one, take the most accurate on this build's "
     "jointly trained network (needs torch).",
 )
+@trust_option
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: policy.json]")
 @json_option
 def search(
@@ -47,6 +49,7 @@ def search(
     solver: Any,
     explain: bool,
     build: Path | None,
+    trusted: bool,
     output: Path | None,
     as_json: bool,
     **options: Any,
@@ -100,7 +103,7 @@ def search(
                     carried,
                     budgets,
                     recipes(carried, **asked),
-                    open_previewer(build, carried),
+                    open_previewer(build, carried, trusted=trusted),
                     uniform=uniform,
                     solve=solve,
                     admit=admit,
@@ -154,8 +157,9 @@ def search(
     metavar="DIR",
     help="The build whose jointly trained network is used.",
 )
+@trust_option
 @json_option
-def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
+def preview(policies: tuple[Path, ...], build: Path, trusted: bool, as_json: bool) -> None:
     """Accuracy of policies on a build's jointly trained network, with BatchNorm statistics estimated anew and no
     training. Measured on held-out training images, so that validation and test images stay unseen.
 
@@ -173,7 +177,7 @@ def preview(policies: tuple[Path, ...], build: Path, as_json: bool) -> None:
     from limpq_deploy.pipeline.stages.previewer import open_previewer
     from limpq_deploy.progress import progress
 
-    look = open_previewer(build)
+    look = open_previewer(build, trusted=trusted)
     seen = {}
     with progress("previews") as report:
         for number, (name, bits) in enumerate(pairs.items()):

@@ -91,6 +91,15 @@ def json_option(command: Command) -> Command:
     )
 
 
+def trust_option(command: Command) -> Command:
+    return click.option(
+        "--trust",
+        "trusted",
+        is_flag=True,
+        help="Import the modules that the build's settings name, though you never named them yourself; remembered.",
+    )(command)
+
+
 def several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
     """None where a repeatable option was not given, as for other options."""
     return value or None
@@ -307,6 +316,13 @@ def build_options(command: Command) -> Command:
             "--objective",
             type=click.Choice(["accuracy", "size", "latency", "balanced"]),
             help="What decides which of the built files to ship.  [default: balanced]",
+        ),
+        click.option(
+            "--max-float-share",
+            type=float,
+            metavar="S",
+            help="Refuse a network if more than this share (0 to 1) of its multiply-accumulates has no integer form "
+            "and runs in float.",
         ),
         click.option(
             "--latency-seconds",

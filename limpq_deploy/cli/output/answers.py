@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import click
 
+from limpq_deploy.calibration.plain_text import visible
 from limpq_deploy.foreign_output import STDERR, STDOUT, duplicate, stdout_to_stderr
 
 _streams: list[TextIO] = []
@@ -26,7 +27,7 @@ _state = {"json": False, "given": False}
 def answer(text: str) -> None:
     """Write a line to standard output: what the user asked for."""
     _state["given"] = True
-    click.echo(text, file=_streams[-1] if _streams else None)
+    click.echo(visible(text), file=_streams[-1] if _streams else None)
 
 
 def expect(*, as_json: bool) -> None:

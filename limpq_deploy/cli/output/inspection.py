@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from limpq_deploy.calibration.plain_text import plain_record
 from limpq_deploy.cli.output.tables import table, wrapped
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 def inspection_lines(found: "Inspection") -> str:
     """The verdict, then layers, what stays float, uniform policies and training time."""
+    found = plain_record(found)
     shape = "x".join(map(str, found.input_shape))
     lines = [
         f"{found.model}, {shape}, {found.target}: {'accepted' if found.accepted else 'refused'} ({found.seconds:.1f} s)"

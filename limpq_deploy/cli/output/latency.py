@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import TYPE_CHECKING
 
+from limpq_deploy.calibration.plain_text import plain_record
 from limpq_deploy.cli.output.tables import needed_width, table, width, wrapped
 from limpq_deploy.export.timing.report import Setting
 from limpq_deploy.export.timing.trtexec import COMPUTE
@@ -32,6 +33,7 @@ AT_ONCE = "at once"
 def latency_table(report: LatencyReport) -> str:
     """Every doubt once, with the series that it is about; then percentiles of every series, with as many intervals and
     columns as there is room for, images per second where calls have several, and parts that were timed besides."""
+    report = plain_record(report)
     lines = _doubts((one.doubts, one.name, str(one.setting)) for one in report.series)
     for intervals, left_out in NARROWER:
         header, rows = _series_rows(report.series, intervals, left_out)
@@ -95,6 +97,7 @@ def change_table(changes: Sequence[Change]) -> str:
 
 def fleet_tables(fleet: Fleet) -> str:
     """One table for each model and device."""
+    fleet = plain_record(fleet)
     blocks = []
     for one in fleet.tables:
         title = f"{one.model} on {one.device}"
@@ -127,6 +130,7 @@ def fleet_tables(fleet: Fleet) -> str:
 
 def profile_table(table_: LatencyTable) -> str:
     """Each layer at each precision, with its gain; conversions; how well whole graphs were predicted."""
+    table_ = plain_record(table_)
     pairs = list(dict.fromkeys((time.weight_bits, time.act_bits) for time in table_.times))
     times = {(time.layers, time.weight_bits, time.act_bits): time.ms for time in table_.times}
     widest = max(pairs, key=lambda pair: pair[0] * pair[1])

@@ -1,5 +1,6 @@
 """What the search's companions print for people: differences, fronts, prices and conflicts as plain tables."""
 
+from limpq_deploy.calibration.plain_text import plain_record
 from limpq_deploy.cli.output.tables import table, wrapped
 from limpq_deploy.policy.diff import PolicyDiff, TotalChange
 from limpq_deploy.policy.explain import BudgetPrice, Explanation
@@ -13,6 +14,7 @@ STEPS_TOLD = 4
 
 def diff_table(diff: PolicyDiff) -> str:
     """Layers whose bits differ, then the totals."""
+    diff = plain_record(diff)
     if diff.equal:
         lines = [f"{diff.first} and {diff.second} give all {plural(diff.same, 'layer')} the same bits"]
     else:
@@ -41,6 +43,7 @@ def diff_table(diff: PolicyDiff) -> str:
 
 def front_table(front: Front) -> str:
     """One line per point, then what is not among them."""
+    front = plain_record(front)
     rows = [
         (
             f"{point.gbitops_limit:g}",
@@ -70,6 +73,7 @@ def front_table(front: Front) -> str:
 
 def explanation_table(explanation: Explanation) -> str:
     """Budgets with their prices, then every layer's steps."""
+    explanation = plain_record(explanation)
     prices = explanation.budgets
     budgets = [
         (
@@ -134,6 +138,7 @@ def _improvement_lines(explanation: Explanation) -> list[str]:
 
 def conflict_table(conflict: Conflict) -> str:
     """How far each budget can go, then which ones conflict."""
+    conflict = plain_record(conflict)
     lines = []
     for reach in conflict.budgets:
         said = f"{reach.option}: allows {reach.figure_limit}; reachable alone is {reach.figure_alone}"

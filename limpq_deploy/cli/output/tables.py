@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from limpq_deploy.calibration.plain_text import plain_record
 from limpq_deploy.policy.tie_warning import tie_warning
 from limpq_deploy.policy.widths import source_notes
 
@@ -50,6 +51,8 @@ def stage_line(passed: Passed) -> str:
 
 def policy_table(policy: Policy, indicators: Indicators) -> str:
     """Bits of every layer, the budgets, and how sure the answer is."""
+    policy = plain_record(policy)
+    indicators = plain_record(indicators)
     macs = {layer.name: layer.macs for layer in indicators.layers}
     total = sum(macs[name] * bits.weight * bits.act for name, bits in policy.bits.items()) or 1
     rows = [
@@ -93,9 +96,16 @@ def recipe_line(policy: Policy) -> str:
 
 def parity_table(report: ParityReport) -> str:
     """The comparisons, one line each, then every image on which the classes differ."""
+    report = plain_record(report)
     rows = [
         ("reference = runtime, end to end", *_counts(report.tensors), "bit-equal" if report.logits_equal else "differ")
     ]
+    if report.islands:
+        codes, differ = (sum(getattr(one, name) for one in report.islands) for name in ("codes", "mismatches"))
+        largest = max(one.max_lsb for one in report.islands)
+        rows.append(
+            (f"{len(report.islands)} islands of floats, each alone", f"{codes:,}", f"{differ:,}", str(largest), "")
+        )
     if report.faithful:
         rows.append(("trained = exported, layer by layer", *_counts(report.faithful), ""))
         rows.append(("effect of folding and bias rounding", *_counts(report.folding), ""))
@@ -111,7 +121,8 @@ def parity_table(report: ParityReport) -> str:
 
 def file_parity_lines(found: FileParity) -> str:
     """A file's codes, its islands, and what explains differences."""
-    from limpq_deploy.export.reference.foreign_parity import operators_of
+    found = plain_record(found)
+    from limpq_deploy.export.reference.parity import operators_of
     from limpq_deploy.report.figures import plural
 
     equal = "bit-equal" if found.logits_equal else f"differ by up to {found.logits_max_difference:.3g}"
@@ -131,6 +142,7 @@ def file_parity_lines(found: FileParity) -> str:
 
 def lint_table(report: LintReport) -> str:
     """Operators, and each broken rule once, the gravest first: where, what follows and what to do."""
+    report = plain_record(report)
     from limpq_deploy.export.lint.finding import SEVERITIES
     from limpq_deploy.report.figures import plural  # the report is more than other commands need
 
@@ -202,6 +214,7 @@ def doctor_table(diagnosis: Diagnosis) -> str:
 
 def tournament_table(tournament: Tournament) -> str:
     """The candidates by their previews, best first, and why the first was taken."""
+    tournament = plain_record(tournament)
     rows = [
         (f"{one.loss:.4f}", _behind(one), tournament.shown(one), one.name, _bits(one.bits))
         for one in tournament.candidates

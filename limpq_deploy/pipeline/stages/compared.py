@@ -6,7 +6,7 @@ scales in float (TensorRT), its engine is fed the file's own codes at each quant
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -23,7 +23,7 @@ from limpq_deploy.export.reference.engine_parity import RunFeeds, check_clips, c
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.float_execution import islands_on, on_runtime
 from limpq_deploy.export.reference.parity import Fed, ParityReport, compare_runtime
-from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.base import Runtime, Session, every_output
 
 Batches = Sequence[NDArray[np.float32]]
 
@@ -48,7 +48,7 @@ def against_reference(path: Path, batches: Batches, runtime: Runtime) -> tuple[P
     def fed() -> Iterator[Fed]:
         for images in batches:
             _, codes = reference.run(images, keep=tensors)
-            yield Fed(images, codes, session.run(images))
+            yield _fed(images, codes, session)
 
     return found, fed()
 
@@ -78,7 +78,7 @@ def alone(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport,
         logits_max_difference=0.0,
         notes=("Weights alone are integers: nothing is executed in integers, so no codes were compared.",),
     )
-    return found, (Fed(images, {}, session.run(images)) for images in batches)
+    return found, (_fed(images, {}, session) for images in batches)
 
 
 def as_written(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
@@ -99,11 +99,12 @@ def as_written(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityRe
             "optimisation off), in its own arithmetic.",
         ),
     )
-    logits = load_model(path).graph.output[0].name
+    logits, *others = [output.name for output in load_model(path).graph.output]
 
     def fed() -> Iterator[Fed]:
         for images, one in zip(batches, references(path, batches), strict=True):
-            yield Fed(images, {cut.tensor: cut.codes(one.ends[cut.end]) for cut in cuts}, one.ends[logits])
+            codes = {cut.tensor: cut.codes(one.ends[cut.end]) for cut in cuts}
+            yield Fed(images, codes, one.ends[logits], tuple(one.ends[name] for name in others))
 
     return found, fed()
 
@@ -124,6 +125,12 @@ def against_engine(path: Path, batches: Batches, runtime: Runtime) -> tuple[Pari
     def fed() -> Iterator[Fed]:
         for images, one in zip(batches, references(path, batches), strict=True):
             codes = {cut.tensor: cut.codes(one.ends[cut.end]) for cut in cuts}
-            yield Fed(images, codes, session.run(images))
+            yield _fed(images, codes, session)
 
     return replace(found, clips=clips), fed()
+
+
+def _fed(images: NDArray[np.float32], codes: Mapping[str, NDArray[np.integer]], session: Session) -> Fed:
+    found = every_output(session)(images)
+    first, *others = found if isinstance(found, tuple) else (found,)
+    return Fed(images, codes, first, tuple(others))

@@ -31,7 +31,6 @@ from limpq_deploy.pipeline.stages.previewer import joint_info, load_joint
 from limpq_deploy.pipeline.stages.training import checkpoint_of, finetuned_info, prepare, save_model
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, model_of_policy
-from limpq_deploy.tasks.score import TOP1
 from limpq_deploy.train.accuracy import figure
 from limpq_deploy.train.checkpoints import load_module, save_module
 from limpq_deploy.train.finetune import finetune
@@ -78,7 +77,7 @@ def _run_float(subject: Subject, folder: Path, report: Report) -> str:
     if not leads():
         return ""
     val, test = dataset.split("val"), dataset.split("test")
-    judge, measure = subject.judge.beside(subject.model), subject.task.measure
+    judge, judged = subject.judge.beside(subject.model), subject.judge.of(test)
     found = Top1(
         val=figure(subject.model, val, judge),
         test=figure(subject.model, test, judge),
@@ -87,13 +86,12 @@ def _run_float(subject: Subject, folder: Path, report: Report) -> str:
     )
     save_module(folder / FLOAT_WEIGHTS, subject.model, subject.float_info)
     source = subject.start.source
-    named = measure if measure != TOP1 else None
-    write_record(FloatModel(source=source, top1=found, measure=named), folder / FLOAT_RECORD)
+    write_record(FloatModel(source=source, top1=found, measure=judged.named), folder / FLOAT_RECORD)
     unused = [
         name for name in ("float_steps", "float_epochs", "float_lr") if getattr(config.training, name) is not None
     ]
     ignored = f"; {' and '.join(unused)} without effect" if unused and not trains else ""
-    return f"{measure.said(found.test)} on test in PyTorch ({source}{ignored}){resumed}"
+    return f"{judged.measure.said(found.test)} on test in PyTorch ({source}{ignored}){resumed}"
 
 
 FLOAT_MODEL = Stage(

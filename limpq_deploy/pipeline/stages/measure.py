@@ -125,7 +125,7 @@ def with_handed(found: ParityReport, fed: Iterable[Fed], handed: ParityReport, p
     """What was found of an engine, and beside it what the machine that trained found of model and file."""
     file = AsWritten().load(path)
     pairs = [(one.logits.argmax(1), file.run(one.images_NCHW).argmax(1)) for one in fed]
-    alike = sum(int((engine == written).sum()) for engine, written in pairs)
+    alike = sum(int((engine == written).reshape(len(engine), -1).all(1).sum()) for engine, written in pairs)
     return replace(
         found,
         faithful=handed.faithful,

@@ -6,6 +6,7 @@ from typing import Any
 
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.graph.exported import ExportRecord
+from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.timing.engine_audit import Audit
@@ -18,6 +19,7 @@ from limpq_deploy.pipeline.stages.declaration import If
 from limpq_deploy.pipeline.stages.facts import AUDITED, LOOKED_INTO, ROUNDS_MADE, STUDIED
 from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES, Measured
 from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.report.figures import plural
 from limpq_deploy.train.finetuned import FineTuned
 from limpq_deploy.verdict.realised_bits import layers_of_unknown_precision
 from limpq_deploy.verdict.record import MIXED, AccuracyResult
@@ -42,6 +44,7 @@ def verdict_notes(subject: Deployed, folder: Path) -> tuple[str, ...]:
     return (
         *subject.model_notes,
         *subject.start.notes,
+        *operator_notes(subject.placement),
         *_calibration_notes(trained),
         *torch_notes(trained, load_record(Measured, folder / ACCURACY).accuracy),
         *_parity_notes(load_record(ParityReport, folder / PARITY)),
@@ -121,6 +124,20 @@ def _parity_notes(parity: ParityReport) -> tuple[str, ...]:
             f"{', '.join(list(parity.unwatched)[:5])}."
         )
     return (*notes, *parity.notes)
+
+
+def operator_notes(placement: Placement) -> tuple[str, ...]:
+    """What of a network runs in float between its quantizers."""
+    floats = placement.float_operators
+    if not floats:
+        return ()
+    share = 100 * (1 - placement.float_share)
+    size = 4 * sum(one.num_weights for one in floats)
+    return (
+        f"{plural(len(floats), 'operator')} without an integer form run in float between quantizers: "
+        f"{placement.floats_in_words}; {share:.1f} % of all multiply-accumulates run in integers, {size:,} bytes of "
+        "weights are floats. BitOps are those of layers.",
+    )
 
 
 def _calibration_notes(found: FineTuned) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.importance.preview import Preview, preview
 from limpq_deploy.model.layers import TracedModel
-from limpq_deploy.pipeline.config import load_config
+from limpq_deploy.pipeline.config import trusted_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.policy.front import Front, PointPreview
 from limpq_deploy.policy.indicators import Indicators
@@ -60,8 +60,9 @@ class Previewer:
         return self._seen[key]
 
 
-def open_previewer(folder: Path, indicators: Indicators | None = None) -> Previewer:
-    """Previews on a finished (or interrupted) build, from its own configuration.
+def open_previewer(folder: Path, indicators: Indicators | None = None, *, trusted: bool = False) -> Previewer:
+    """Previews on a finished (or interrupted) build, from its own configuration. ``trusted``: modules that
+    it names may be imported; see `trusted_config`.
 
     Raises RecordError for a folder without indicators and joint network, or where ``indicators`` are not the build's.
     """
@@ -74,7 +75,7 @@ def open_previewer(folder: Path, indicators: Indicators | None = None) -> Previe
     files = BuildFiles(folder)
     for name in (CONFIG, FLOAT_WEIGHTS, JOINT, INDICATORS):
         files.path(name)
-    subject = Subject(replace(load_config(folder / CONFIG), out=folder))
+    subject = Subject(trusted_config(folder, trusted=trusted))
     if indicators is not None:
         own = load_record(Indicators, folder / INDICATORS)
         if (own.bits, own.layers) != (indicators.bits, indicators.layers):

@@ -2,21 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import LimpqError, RecordError
 from limpq_deploy.calibration.records import load_record
+from limpq_deploy.calibration.trust import trust
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.runtimes.vnni_advice import saturation_advice
-from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, load_config, option_of, write_config
+from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, option_of, trusted_config, write_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.outcome import Outcome
 from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.pipeline.stages.measure import PARITY_OF_CODES
+from limpq_deploy.pipeline.stages.notes import operator_notes
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import progress, silent
 from limpq_deploy.train.device import settle_threads
@@ -65,6 +67,7 @@ def run_build(
         for sentence in notes(subject, this_cpu(), until):
             note(sentence)
     settle_threads(sum(layer.macs for layer in subject.placement.layers))
+    trust(config.model, config.data)
     workspace = Workspace(config.out, say=say, tell=agree, note=note or (lambda sentence: None))
     with joined(), workspace.held(fresh=fresh):
         workspace.remove_leftovers((CONFIG,))
@@ -114,18 +117,19 @@ def help_build(config: Config, *, until: str | None = None) -> None:
                 break
 
 
-def repeat_parity(folder: Path, *, say: Callable[[Passed], None]) -> ParityReport:
-    """Measure a build's parity again, from its own files and configuration, as its stage does."""
+def repeat_parity(folder: Path, *, say: Callable[[Passed], None], trusted: bool = False) -> ParityReport:
+    """Measure a build's parity again, from its own files and configuration, as its stage does. ``trusted``: modules
+    that it names may be imported; see `trusted_config`."""
     if not (folder / CONFIG).is_file():
         raise RecordError(
             f"{folder} is no build directory (it has no {CONFIG}); name the --out of a build, or an ONNX file"
         )
     files = BuildFiles(folder)
-    subject = Subject(replace(load_config(files.path(CONFIG)), out=folder))
+    for name in (CONFIG, POLICY, FLOAT_WEIGHTS, FINETUNED, MODEL):
+        files.path(name)
+    subject = Subject(trusted_config(folder, trusted=trusted))
     workspace = Workspace(folder, say=say)
     with workspace.held():
-        for name in (POLICY, FLOAT_WEIGHTS, FINETUNED, MODEL):
-            files.path(name)
         workspace.run(PARITY_OF_CODES.step(subject, folder), again=True)
         return load_record(ParityReport, folder / PARITY)
 
@@ -145,6 +149,7 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
     """Sentences worth reading before a build of this configuration, up to this stage, on this CPU."""
     yield from subject.model_notes
     yield from subject.start.notes
+    yield from operator_notes(subject.placement)
     if subject.builds_engine and subject.target.device == "cpu":
         config = subject.config
         if advice := saturation_advice(cpu, bits=config.bits, pinned_bits=config.pinned_bits):

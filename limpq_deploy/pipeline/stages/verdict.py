@@ -74,6 +74,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
         max_accuracy_drop=subject.config.max_accuracy_drop,
         max_latency_ms=subject.config.max_latency_ms,
         min_speedup=subject.config.min_speedup,
+        max_float_share=subject.config.max_float_share,
     )
     policy = load_record(Policy, folder / POLICY)
     parity = load_record(ParityReport, folder / PARITY)
@@ -95,12 +96,13 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             images=parity.images,
             codes=parity.elements,
             mismatches=parity.mismatches,
-            logits_bit_equal=parity.logits_equal,
+            logits_bit_equal=parity.integers_equal,
             max_lsb=parity.max_lsb,
             layer_by_layer=parity.mode == "layer by layer",
             lost_bounds=tuple(one.tensor for one in parity.clips.lost) if parity.clips else (),
         ),
         layer_parity=None if placement.weights_only else _layer_parity(parity),
+        float_share=placement.float_share,
         compiler=checked.compiler,
         reasons=_reasons(engine, weights_only=placement.weights_only),
         trained_parity=_trained_parity(parity) if _exact(subject, checked) else None,
@@ -146,7 +148,10 @@ def verdict_line(verdict: Verdict, *, engine_left: bool) -> str:
 VERDICT_OF_BUILD = Stage(
     name="verdict",
     title="verdict",
-    settings=("max_accuracy_drop", "max_latency_ms", "min_speedup", "float_type", "objective", "ptq"),
+    settings=(
+        *("max_accuracy_drop", "max_float_share", "max_latency_ms", "min_speedup"),
+        *("float_type", "objective", "ptq"),
+    ),
     facts=(TARGET,),
     reads=(
         *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
@@ -218,7 +223,7 @@ def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
 
 
 def _layer_parity(report: ParityReport) -> LayerParity | None:
-    if report.top1_agreement is None:
+    if not report.faithful:
         return None
     return LayerParity(
         images=report.images,
@@ -234,7 +239,7 @@ def _layer_parity(report: ParityReport) -> LayerParity | None:
 
 def _exact(subject: Deployed, checked: LintReport) -> bool:
     """Whether the target sums in integers everywhere, so that scales of powers of two leave nothing to differ."""
-    return subject.target.clip == "integer" and not checked.planned_float
+    return subject.target.clip == "integer" and not (checked.planned_float or subject.placement.float_operators)
 
 
 def _trained_parity(report: ParityReport) -> EndToEndParity | None:

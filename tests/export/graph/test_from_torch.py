@@ -12,10 +12,16 @@ torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from torch import nn  # noqa: E402
+from torch import Tensor, fx, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
+from limpq_deploy.calibration.errors import ModelError  # noqa: E402
+from limpq_deploy.export.graph.from_torch import (  # noqa: E402
+    Marker,
+    export_template,
+    flatten_outputs,
+    fold_batchnorm,
+)
 from limpq_deploy.export.graph.markers import is_marker, marker_name  # noqa: E402
 from limpq_deploy.export.graph.onnx_files import constants  # noqa: E402
 from limpq_deploy.export.qdq.build import strip_markers  # noqa: E402
@@ -155,3 +161,64 @@ def test_every_way_to_pool_the_whole_image_is_one_operator_and_the_float_model_i
 def test_a_pool_without_spatial_dimensions_is_flattened_behind_its_quantizer() -> None:
     _, _, template = exported("mean over height and width", ONNXRUNTIME)
     assert reads(template)["mean"] == ("GlobalAveragePool", ["Flatten"])
+
+
+class Alone(nn.Module):
+    """One function behind a convolution."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(1, 4, 3, padding=1), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.conv(x))
+
+
+def test_what_the_exporter_has_no_form_for_is_taken_apart() -> None:
+    def attended(x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    model = Alone(attended).eval()
+    template = export_template(fx.symbolic_trace(model), (1, 4, 4), 21)
+    images = torch.randn(3, 1, 4, 4)
+    session = ort.InferenceSession(template.SerializeToString())
+    found = session.run(None, {"images": images.numpy()})[0]
+    np.testing.assert_allclose(found, model(images).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_stays_without_a_form_is_named_in_a_sentence() -> None:
+    model = Alone(lambda x: torch.special.bessel_j0(x)).eval()
+    with pytest.raises(ModelError, match=r"no form in ONNX for the operator 'prims\.bessel_j0\.default'"):
+        export_template(fx.symbolic_trace(model), (1, 4, 4), 21)
+
+
+def test_small_layers_of_equal_weights_stay_apart() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+            self.b.load_state_dict(self.a.state_dict())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x))
+
+    model = Twins().eval()
+    own = model.a.weight.detach().clone()
+    template = export_template(fx.symbolic_trace(model), (1, 4, 4), 21)
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in template.graph.initializer}
+    np.testing.assert_array_equal(weights["a.weight"], own.numpy())
+    np.testing.assert_array_equal(weights["b.weight"], own.numpy())
+    assert torch.equal(model.b.weight, own)
+
+
+def test_results_of_any_form_have_names() -> None:
+    class Several(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return {"out": x + 1, "levels": [x + 2, (x + 3,)]}
+
+    graph_module = fx.symbolic_trace(Several())
+    assert flatten_outputs(graph_module) == ["out", "levels_0", "levels_1_0"]
+    assert [int(one) for one in graph_module(torch.zeros(()))] == [1, 2, 3]
+    pair = fx.symbolic_trace(nn.Identity())
+    assert flatten_outputs(pair) == ["logits"]

@@ -30,7 +30,7 @@ def computed(model: onnx.ModelProto) -> Any:
     return found[0]
 
 
-NODES = {
+NODES: dict[str, tuple[onnx.NodeProto, dict[str, Any]]] = {
     "axes of a mean": (helper.make_node("ReduceMean", ["x", "axes"], ["y"]), {"axes": [1]}),
     "all axes of a mean": (helper.make_node("ReduceMean", ["x"], ["y"]), {}),
     "axes of a padding": (
@@ -40,6 +40,13 @@ NODES = {
     "a padding of every axis": (
         helper.make_node("Pad", ["x", "pads"], ["y"]),
         {"pads": [0, 1, 0, 0, 0, 0, 2, 0]},
+    ),
+    "axes of a largest": (helper.make_node("ReduceMax", ["x", "axes"], ["y"]), {"axes": [1, -1]}),
+    "an even split": (helper.make_node("Split", ["x"], ["y", "z"], axis=-1, num_outputs=2), {}),
+    "a split with a smaller last part": (helper.make_node("Split", ["x"], ["y", "z"], axis=1, num_outputs=2), {}),
+    "a resize": (
+        helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="linear", axes=[0, 1, 2, 3]),
+        {"scales": np.array([1, 1, 2, 2], np.float32)},
     ),
     "what did not change": (helper.make_node("Relu", ["x"], ["y"]), {}),
 }
@@ -56,9 +63,16 @@ def test_an_older_form_is_valid_and_computes_the_same(case: str) -> None:
     np.testing.assert_array_equal(computed(model), expected)
 
 
+def test_a_resize_that_smooths_is_refused_by_name() -> None:
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], name="shrink", mode="linear", antialias=1)
+    model = model_of(node, 18, scales=np.array([1, 1, 0.5, 0.5], np.float32))
+    with pytest.raises(ModelError, match="node 'shrink' \\(Resize\\)"):
+        lower_opset(model, 17)
+
+
 def test_an_operator_without_an_older_form_is_refused_by_name() -> None:
-    model = model_of(helper.make_node("Mish", ["x"], ["y"], name="bend"), 18)
-    with pytest.raises(ModelError, match=r"'bend' \(Mish\) has no form in opset 17"):
+    model = model_of(helper.make_node("Gelu", ["x"], ["y"], name="bend"), 20)
+    with pytest.raises(ModelError, match=r"'bend' \(Gelu\) has no form in opset 17"):
         lower_opset(model, 17)
 
 

@@ -14,7 +14,14 @@ from onnx import numpy_helper
 from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.records.targets import ONNXRUNTIME
-from limpq_deploy.export.reference.parity import ParityReport, TensorParity, compare_codes, compare_runtime, merged
+from limpq_deploy.export.reference.parity import (
+    ParityReport,
+    TensorParity,
+    compare_codes,
+    compare_runtime,
+    in_order,
+    merged,
+)
 from limpq_deploy.export.runtimes.cpu import Cpu
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
@@ -210,3 +217,14 @@ def test_a_report_survives_json(residual: Any, saved: Any, tmp_path: Path) -> No
     net, logits = residual(10)
     report = compare_runtime(saved(net.qdq(logits)), [net.images(2)], OnnxRuntime(), threads=1)
     assert from_json(ParityReport, to_json(report), "parity.json") == report
+
+
+def test_codes_in_another_order_of_axes_are_found_once_and_a_wrong_one_stays_wrong() -> None:
+    codes = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 4)).astype(np.uint8)
+    turned = codes.transpose(0, 2, 3, 1).copy()
+    turned[0, 0, 0, 0] ^= 1
+    found, order = in_order(codes, turned, None)
+    assert order == (0, 3, 1, 2)
+    assert int((found != codes).sum()) == 1
+    assert in_order(codes, codes, order)[0].shape != codes.shape
+    assert in_order(codes, codes, None)[1] == (0, 1, 2, 3)

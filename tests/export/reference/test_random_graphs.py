@@ -9,6 +9,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
@@ -17,7 +18,21 @@ from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.export.reference.parity import compare_runtime
 from limpq_deploy.export.runtimes import runtime_named
 
-STEPS = ("conv", "depthwise", "relu6", "add", "concat", "swish", "excite", "pool", "average")
+STEPS = (
+    "conv",
+    "depthwise",
+    "relu6",
+    "add",
+    "concat",
+    "swish",
+    "excite",
+    "pool",
+    "average",
+    "function",
+    "shuffle",
+    "enlarge",
+    "norm",
+)
 
 
 class RandomNet:
@@ -133,6 +148,45 @@ class RandomNet:
         self.size = (self.size + 2 * pad - kernel) // stride + 1
         made = type(self.stream)(name, self.stream.channels)
         self.stream = self.carry(made, signed=self.negative, **self.grid, spread=2.0)
+
+    def function(self) -> None:
+        """A table, or what the runtime has a kernel for."""
+        self.count += 1
+        kind = str(self.random.choice(["Gelu", "Elu", "Tanh", "LeakyRelu", "Relu", "Softplus"]))
+        made = type(self.stream)(self.net.node(kind, [self.stream.name], f"curve{self.count}"), self.stream.channels)
+        self.negative = kind not in ("Relu", "Softplus")
+        self.stream = self.carry(made, signed=self.negative)
+
+    def move(self, kind: str, channels: int, *, inputs: tuple[str, ...] = (), **options: Any) -> None:
+        """The codes, moved."""
+        self.count += 1
+        name = self.net.node(kind, [self.stream.name, *inputs], f"moved{self.count}", **options)
+        self.stream = type(self.stream)(name, channels, self.stream.quantizer)
+
+    def shuffle(self) -> None:
+        """Channels in another order, or pixels among them and back."""
+        channels = self.stream.channels
+        order = self.net.constant(f"order{self.count}", self.random.permutation(channels))
+        self.move("Gather", channels, inputs=(order,), axis=1)
+        if self.size % 2 == 0 and channels <= 8:
+            self.move("SpaceToDepth", channels * 4, blocksize=2)
+            self.move("DepthToSpace", channels, blocksize=2, mode=str(self.random.choice(["CRD", "DCR"])))
+
+    def enlarge(self) -> None:
+        if self.size <= 4:
+            scales = self.net.constant("scales", np.array([1, 1, 2, 2], np.float32))
+            self.move("Resize", self.stream.channels, inputs=("", scales), mode="nearest", nearest_mode="floor")
+            self.net.nodes[-1].attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            self.size *= 2
+
+    def norm(self) -> None:
+        """A BatchNorm by itself: a depthwise 1x1 convolution of ones."""
+        self.count += 1
+        channels = self.stream.channels
+        ones = np.ones((channels, 1, 1, 1))
+        inputs = self.net.layer(self.stream, f"scale{self.count}", ones, 8, batchnorm=True)
+        name = self.net.node("Conv", inputs, f"scale{self.count}", kernel_shape=[1, 1], group=channels)
+        self.stream, self.negative = self.carry(type(self.stream)(name, channels), signed=True), True
 
     def finish(self) -> onnx.ModelProto:
         pooled = self.carry(self.net.mean(self.stream, "mean"), signed=self.negative, **self.grid, spread=1.5)

@@ -40,6 +40,7 @@ ON_CPU: dict[str, tuple[Any, str]] = {
     "max_latency_ms": (5.0, "verdict"),
     "min_speedup": (1.0, "verdict"),
     "max_accuracy_drop": (2.0, "verdict"),
+    "max_float_share": (0.5, "verdict"),
     "space": ("w*a5", "search"),
     "min_bits": (("layer1.*=4",), "search"),
     "pin": (("layer2.conv1=w6a6",), "search"),

@@ -47,13 +47,21 @@ def test_an_image_of_the_wrong_size_is_told_as_such() -> None:
         trace(TwoConvolutions(), (3, 7, 7))
 
 
-def test_a_layer_called_twice_is_named() -> None:
+def test_a_layer_called_twice_is_two_layers_of_equal_weights() -> None:
     class Twice(TwoConvolutions):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.c(self.b(self.b(torch.relu(self.a(x)))).mean((2, 3)))
 
-    with pytest.raises(ModelError, match="layer 'b' is called 2 times"):
-        trace(Twice(), (2, 7, 7))
+    model = Twice().eval()
+    traced = trace(model, (2, 7, 7))
+    assert [layer.name for layer in traced.layers] == ["a", "b", "b_call2", "c"]
+    first, second = (traced.graph_module.get_submodule(name) for name in ("b", "b_call2"))
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.Conv2d)
+    assert torch.equal(first.weight, second.weight)
+    assert first.weight is not second.weight
+    images = torch.randn(2, 2, 7, 7)
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
 
 
 def test_a_forward_that_branches_on_values_is_refused_in_a_sentence() -> None:

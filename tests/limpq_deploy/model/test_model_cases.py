@@ -27,17 +27,8 @@ FACTORIES = {
 REFUSED = {
     "fdrop": ("dropout .* draws random numbers", "F.dropout(x, 0.5))"),
     "hook_scale": (r"module 'c.0' \(Conv2d\) has a forward hook", "lambda mod, i, o"),
-    "pad_reflect": ("pads with 'reflect'", 'mode="reflect"'),
-    "pad_replicate": ("pads with 'replicate'", '"replicate"'),
     "tied": ("'b.0.weight' and 'b2.0.weight' are one tensor", None),
     "scripted": ("is TorchScript", None),
-    "shared_bn": ("layer 'bn' is called 2 times", None),
-    "sumself": ("adds a tensor to itself", "x = x + x"),
-    "clampy": ("layer clamp has no integer form", ".clamp(min=0)"),
-    "norm_inside": ("the model's own tensor 'mu' is used by itself", "x - self.mu"),
-    "shuffle": ("layer transpose has no integer form", ".transpose(1, 2)"),
-    "chunky": ("chunk .* gives 2 tensors at once", "x.chunk(2, 1)"),
-    "bnlinear": (r"layer bn \(BatchNorm1d\) has no integer form", "self.f2(F.relu(self.bn(self.f1(x))))"),
 }
 """What the sentence says, and a piece of the line that it names."""
 

@@ -15,7 +15,7 @@ from limpq_deploy.model.zoo import create_model
 from limpq_deploy.pipeline.inspection import inspect
 
 
-class Refused(nn.Module):
+class Islands(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.linear = nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Linear(4, 2)
@@ -53,23 +53,36 @@ def test_what_a_target_leaves_in_float_is_named_with_its_line() -> None:
     assert "none of its inputs carries a quantizer (resnet_cifar.py:" in pool.why
 
 
-def test_a_refused_network_says_why_and_what_its_layers_would_cost() -> None:
-    model = Refused()
+def test_what_has_no_integer_form_is_named_with_its_line_and_stops_nothing() -> None:
+    model = Islands()
     found = limpq_deploy.inspect(model, input_shape=(3, 8, 8))
-    assert not found.accepted
-    line = Refused.forward.__code__.co_firstlineno + 1
-    assert found.why == (f"layer norm (GroupNorm) has no integer form here (test_inspection.py:{line})",)
+    assert found.accepted
+    line = Islands.forward.__code__.co_firstlineno + 1
+    [one] = found.float_operators
+    assert (one.name, one.operator, one.num_weights) == ("norm", "GroupNorm", 8)
+    assert one.why == f"layer norm (GroupNorm) (test_inspection.py:{line}) has no integer form here"
     assert [(layer.name, layer.macs, layer.runs_in) for layer in found.layers] == [
-        *(("conv", 36 * 4 * 27, "float"), ("linear", 8, "float")),
+        *(("conv", 36 * 4 * 27, "integer"), ("linear", 8, "integer")),
     ]
-    assert found.integer_macs_share == 0
+    assert found.integer_macs_share == 1
     assert model.training
 
 
+def test_a_refused_network_says_why_and_what_its_layers_would_cost() -> None:
+    class Refused(Islands):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * torch.rand(1)
+
+    found = limpq_deploy.inspect(Refused(), input_shape=(3, 8, 8))
+    assert not found.accepted
+    assert "random numbers" in found.why[0]
+    assert found.integer_macs_share == 0
+
+
 def test_the_image_must_be_known() -> None:
-    with pytest.raises(ModelError, match="Refused does not say what images it takes; give --input-shape C,H,W"):
-        inspect(Refused())
-    sizes = inspect(Refused(), input_shape=(1, 8, 8))
+    with pytest.raises(ModelError, match="Islands does not say what images it takes; give --input-shape C,H,W"):
+        inspect(Islands())
+    sizes = inspect(Islands(), input_shape=(1, 8, 8))
     assert "does not run on one image of 1x8x8" in sizes.why[0]
 
 
@@ -77,23 +90,27 @@ def test_the_command_answers_in_json_and_in_text(tmp_path: Path) -> None:
     (tmp_path / "nets_to_inspect.py").write_text(
         "from torch import nn\n\n\ndef good():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), "
         "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))\n\n\ndef bad():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Softsign())\n"
+        "    return nn.Sequential(nn.GroupNorm(1, 3), nn.AdaptiveAvgPool2d(5))\n\n\ndef islands():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4))\n"
     )
     runner = CliRunner()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
         good = runner.invoke(main, ["inspect", "nets_to_inspect:good", "--input-shape", "3,8,8", "--json"])
         bad = runner.invoke(main, ["inspect", "nets_to_inspect:bad", "--input-shape", "3,8,8", "--json"])
+        some = runner.invoke(main, ["inspect", "nets_to_inspect:islands", "--input-shape", "3,8,8"])
         text = runner.invoke(main, ["inspect", "nets_to_inspect:bad", "--input-shape", "3,8,8"])
     assert (good.exit_code, bad.exit_code, text.exit_code) == (0, 1, 1)
     keys = {"accepted", "why", "layers", "float_operators", "integer_macs_share", "seconds"}
     assert keys <= json.loads(good.stdout).keys()
     assert json.loads(good.stdout)["accepted"] is True
     answered = json.loads(bad.stdout)
-    assert (answered["accepted"], len(answered["why"])) == (False, 2)
+    assert (answered["accepted"], len(answered["why"])) == (False, 1)
     assert keys <= answered.keys()
     assert "refused" in text.stdout
-    assert "GroupNorm" in text.stdout
+    assert "nothing to quantize" in " ".join(text.stdout.split())
+    assert some.exit_code == 0
+    assert "GroupNorm" in some.stdout
     whole = runner.invoke(main, ["inspect", "resnet8"])
     assert whole.exit_code == 0
     assert "--like w4a4" in whole.stdout

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -173,11 +174,26 @@ def test_what_is_not_comparable_is_infinitely_far_apart() -> None:
     assert relative_difference(ones, ones[:, :2]) == np.inf
 
 
-def test_a_tuple_of_results_is_no_tensor_of_logits() -> None:
+def test_several_results_are_all_looked_at() -> None:
     class Pair(Net):
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
-            return (super().forward(x),)
+        parts = 2
+
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:  # type: ignore[override]
+            logits = super().forward(x)
+            return {"logits": logits, "more": [logits.sum(1) / self.parts]}
 
     model = fresh(Pair)
-    with pytest.raises(ModelError, match="gives a tuple; expected one tensor"):
+    given = run_given(model, IMAGES, trace(fresh(), SHAPE))
+    assert [one.shape for one in given.outputs] == [(len(IMAGES), given.outputs[0].shape[1]), (len(IMAGES),)]
+    Pair.parts = 0
+    with pytest.raises(ModelError, match="not finite for 8 of 8 images"):
         run_given(model, IMAGES, trace(fresh(), SHAPE))
+
+
+def test_no_tensor_at_all_is_refused() -> None:
+    class Silent(Net):
+        def forward(self, x: torch.Tensor) -> str:  # type: ignore[override]
+            return "done"
+
+    with pytest.raises(ModelError, match="gives a str without any tensor"):
+        run_given(fresh(Silent), IMAGES, trace(fresh(), SHAPE))

@@ -7,7 +7,9 @@ from torch import nn
 
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
-from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.export.records.targets import ONNXRUNTIME
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place
 from limpq_deploy.quant.fake_quant import quantize
 from limpq_deploy.quant.modules import ActFakeQuant, QuantLayer, SwitchableBatchNorm
 from limpq_deploy.quant.quantized_model import inherit, joint_model, model_of_policy
@@ -136,6 +138,31 @@ def test_a_policy_model_inherits_weights_scales_and_batchnorms_of_its_bits(tiny:
         assert torch.equal(model.batchnorm(norm).weight[0], joint.batchnorm(norm).weight[row])
     joint.set_bits(MIXED)
     assert torch.equal(model.eval()(images()), joint.eval()(images()))
+
+
+def test_parameters_of_what_is_computed_in_float_are_inherited_too() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3)
+            self.place, self.c = nn.Parameter(torch.randn(4)), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.softmax(self.b(self.norm(self.a(x))).mean((2, 3)) + self.place, 1)
+            return self.c(x)
+
+    traced = trace(Normed().eval(), (3, 8, 8))
+    placement = place(traced, ONNXRUNTIME, model="normed")
+    joint = joint_model(traced, placement, BITS)
+    joint.initialise_scales(torch.randn(4, 3, 8, 8))
+    assert {"norm.weight", "norm.bias"} <= joint.float_state().keys()
+    with torch.no_grad():
+        for tensor in joint.float_state().values():
+            tensor.add_(1)
+    model = model_of_policy(traced, placement, {layer.name: (4, 4) for layer in placement.searched})
+    inherit(model, joint)
+    for name, tensor in joint.float_state().items():
+        assert torch.equal(model.float_state()[name], tensor)
 
 
 def test_a_layer_computes_what_its_integer_codes_compute() -> None:

@@ -61,7 +61,17 @@ def test_the_name_is_of_the_function_or_of_what_makes_it(tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     given = np.array([[0, 0, 10, 10, 0.5, 0]], np.float64)
     for name in ("own_boxes:decode", "own_boxes:make"):
-        [(boxes, _)] = open_detection(name).statistics((given,), TRUE[:1])  # type: ignore[arg-type]
-        assert np.array_equal(boxes, given)
+        [matches] = open_detection(name).statistics((given,), TRUE[:1])  # type: ignore[arg-type]
+        assert matches[0]["dtScores"] == [0.5]
     with pytest.raises(SettingError, match="returned a int; expected a function"):
         open_detection("own_boxes:bad")
+
+
+def test_images_that_are_matched_batch_by_batch_count_as_at_once_and_classes_without_true_boxes_do_not() -> None:
+    boxes = found_as_true(2.0)
+    boxes[0] = np.concatenate([boxes[0], [[0, 0, 5, 5, 0.95, 7]]])
+    task = Detection(lambda outputs: [boxes[int(index)] for index in outputs[0][:, 0]], "mine:decode")
+    numbers = np.arange(2, dtype=np.float32)[:, None]
+    at_once = task.statistics((numbers,), TRUE)
+    in_turn = [one for at in (0, 1) for one in task.statistics((numbers[at : at + 1],), TRUE[at : at + 1])]
+    assert task.figure(in_turn) == task.figure(at_once) == pytest.approx(40.0)

@@ -51,7 +51,7 @@ def test_a_model_that_cannot_be_trained_as_written_is_trained_by_its_graph(kind:
     model = kind().eval()
     assert isinstance(model, Overwriting)
     graph_module = trace(model, (3, 4, 4)).graph_module
-    found = trainable(model, graph_module, (3, 4, 4))
+    found = trainable(model, lambda: graph_module, (3, 4, 4))
     assert found is graph_module
     found.train()(torch.randn(2, 3, 4, 4)).sum().backward()
     assert model.conv.weight.grad is not None, "one weight under both"
@@ -61,7 +61,7 @@ def test_a_model_that_can_be_trained_is_trained_itself_and_not_touched() -> None
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(64, 2)).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    assert trainable(model, nn.Identity(), (3, 4, 4)) is model
+    assert trainable(model, nn.Identity, (3, 4, 4)) is model
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,24 @@
+"""Every campaign, with fewer cases: none fails. `just campaigns` runs them at length."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+from .a_build import make_build
+from .run import CAMPAIGNS
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_build(tmp_path_factory.mktemp("build"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "cases"), [("readers", 1000), ("onnx", 30), ("artefacts", 400)])
+def test_no_case_of_a_campaign_fails(build: Path, tmp_path: Path, name: str, cases: int) -> None:
+    tally = CAMPAIGNS[name][0](build, tmp_path, cases=cases, seed=7)
+    assert tally.cases == cases
+    assert not tally.failures

@@ -1,0 +1,52 @@
+"""The float graph that a build's files are made from carries what was trained beside layers."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
+
+from torch import Tensor, nn  # noqa: E402
+
+from limpq_deploy.export.records.targets import ONNXRUNTIME  # noqa: E402
+from limpq_deploy.model.layers import trace  # noqa: E402
+from limpq_deploy.model.place import place  # noqa: E402
+from limpq_deploy.pipeline.stages.template import make_template, template_of  # noqa: E402
+from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3)
+        self.c = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.norm(self.a(x))).mean((2, 3)))
+
+
+def norm(template: onnx.ModelProto) -> Any:
+    return next(
+        torch.from_numpy(onnx.numpy_helper.to_array(one).copy())
+        for one in template.graph.initializer
+        if one.name == "norm.weight"
+    )
+
+
+def test_a_trained_norm_is_exported_as_it_was_trained() -> None:
+    traced = trace(Normed().eval(), (3, 8, 8))
+    placement = place(traced, ONNXRUNTIME, model="normed")
+    subject: Any = SimpleNamespace(placement=placement, form=ONNXRUNTIME.forms[0])
+    template = make_template(subject, traced)
+    model = model_of_policy(traced, placement, {layer.name: (4, 4) for layer in placement.searched})
+    assert template_of(subject, traced, template, model) is template
+    trained = torch.rand(4) + 1
+    with torch.no_grad():
+        model.graph.get_parameter("norm.weight").copy_(trained)
+    found = template_of(subject, traced, template, model)
+    assert torch.equal(norm(found), trained)
+    assert torch.equal(norm(template), torch.ones(4))
+    assert torch.equal(traced.graph_module.get_parameter("norm.weight").detach(), torch.ones(4))
