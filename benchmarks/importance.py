@@ -39,10 +39,11 @@ from limpq_deploy.model.layers import trace
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.policy.budgets import like_budget, parse_like
-from limpq_deploy.policy.candidates import find, one_recipe
+from limpq_deploy.policy.candidates import find
 from limpq_deploy.policy.costs import Budget, uniform_pairs
 from limpq_deploy.policy.importance_names import MEASURES, read_by
 from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.recipes import one_recipe
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
 from limpq_deploy.train.checkpoints import CheckpointInfo, load_module, save_module

@@ -30,9 +30,10 @@ from shared_data import imagenet
 
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.budgets import like_budget, parse_like
-from limpq_deploy.policy.candidates import find, one_recipe
+from limpq_deploy.policy.candidates import find
 from limpq_deploy.policy.costs import BitOps, total_cost, uniform_pairs
 from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.recipes import one_recipe
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.train.joint import uniform
 

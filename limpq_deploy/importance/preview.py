@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import fsum
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.tasks.score import TOP1, Measure
-from limpq_deploy.train.accuracy import figure_and_loss, settle_batchnorm
+from limpq_deploy.train.accuracy import figure_and_losses, settle_batchnorm
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.judge import CLASSES, Judge
 
@@ -20,12 +21,14 @@ from limpq_deploy.train.judge import CLASSES, Judge
 class Preview:
     """Of a policy on ``images`` images: ``top1`` in percent, or the figure that ``measure`` names, and ``loss``, the
     mean cross-entropy or distance to the float model's outputs, which tells near policies apart sooner than counting
-    does. ``batchnorm_images`` gave the statistics."""
+    does. ``batchnorm_images`` gave the statistics. ``losses``: of each image, in the data's order, by which previews
+    are compared in pairs."""
 
     top1: float
     loss: float
     images: int
     batchnorm_images: int
+    losses: tuple[float, ...] = field(default=(), repr=False)
     measure: Measure = TOP1
 
 
@@ -47,8 +50,15 @@ def preview(
     with on_device(joint, judge.reference), _statistics_kept(joint):
         joint.set_bits(policy)
         settled = settle_batchnorm(joint, train, images=min(batchnorm_images, len(train)), seed=seed)
-        found, loss = figure_and_loss(joint, held, judge)
-    return Preview(top1=found, loss=loss, images=len(held), batchnorm_images=settled, measure=judge.of(held).measure)
+        found, losses = figure_and_losses(joint, held, judge)
+    return Preview(
+        top1=found,
+        loss=fsum(losses) / len(losses),
+        images=len(held),
+        batchnorm_images=settled,
+        losses=losses,
+        measure=judge.of(held).measure,
+    )
 
 
 @contextlib.contextmanager

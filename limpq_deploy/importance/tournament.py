@@ -1,15 +1,18 @@
 """Which policy to fine-tune: those of every importance measure and the uniform one, judged by their previews."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.preview import Preview
-from limpq_deploy.policy.candidates import Admit, Recipe, find, uniform_candidate
+from limpq_deploy.importance.ties import behind, chosen
+from limpq_deploy.policy.candidates import Admit, find, uniform_candidate
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy, PolicyCandidate, Tournament
+from limpq_deploy.policy.recipes import Recipe
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.progress import Report, silent
 from limpq_deploy.tasks.score import TOP1
@@ -36,28 +39,38 @@ def hold_tournament(
     admit: Admit = lambda indicators: indicators,
     report: Report = silent,
 ) -> Policy:
-    """The policy whose preview has the least loss; ``Policy.tournament`` records all, best first.
+    """The policy whose preview has the least loss, as far as the images tell; ``Policy.tournament`` records all, best
+    first.
 
-    Every recipe's certified policy competes, and ``uniform`` where there is one. A policy that several recipes find is
-    previewed once. ``admit`` puts restrictions on indicators. Raises InfeasiblePolicy where no recipe finds a policy.
+    Every recipe's certified policy competes, and ``uniform`` where there is one. Of those that the images do not tell
+    from the best, uniform bits are taken, else the simplest policy (`ties.chosen`). A policy that several recipes find
+    is previewed once. ``admit`` puts restrictions on indicators. Raises InfeasiblePolicy where no recipe finds a
+    policy.
     """
     entries = _entries(indicators, budgets, recipes, uniform, solve or PolicySearch(), admit)
-    seen: list[tuple[Preview, _Entry]] = []
+    started, seen = time.perf_counter(), list[tuple[Preview, _Entry]]()
     for number, entry in enumerate(entries):
         report(number, len(entries), entry.name)
         seen.append((look(entry.policy.pairs()), entry))
     seen.sort(key=lambda one: one[0].loss)
-    best, winner = seen[0]
+    previews, policies = [preview for preview, _ in seen], [entry.policy for _, entry in seen]
+    beside = next((place for place, (_, entry) in enumerate(seen) if entry.recipe is None), None)
+    place = chosen(previews, policies, beside)
+    programs = [entry.policy for _, entry in seen if entry.recipe is not None]
+    if place == beside and programs:  # priced by the best program's measure
+        assert uniform is not None
+        policies[place] = uniform_candidate(uniform, indicators, budgets, programs[0], admit=admit)
     return replace(
-        winner.policy,
+        policies[place],
         tournament=Tournament(
-            candidates=tuple(_candidate(preview, entry) for preview, entry in seen),
-            chosen=winner.name,
-            why=_why(seen),
-            images=best.images,
-            batchnorm_images=best.batchnorm_images,
-            measure=best.measure.name if best.measure != TOP1 else None,
-            unit=best.measure.unit if best.measure != TOP1 else None,
+            candidates=tuple(_candidate(preview, entry, previews[0]) for preview, entry in seen),
+            chosen=seen[place][1].name,
+            why=_why(seen, place, beside),
+            images=previews[0].images,
+            batchnorm_images=previews[0].batchnorm_images,
+            seconds=round(time.perf_counter() - started, 3),
+            measure=previews[0].measure.name if previews[0].measure != TOP1 else None,
+            unit=previews[0].measure.unit if previews[0].measure != TOP1 else None,
         ),
     )
 
@@ -89,8 +102,8 @@ def _entries(
     return list(distinct.values())
 
 
-def _candidate(preview: Preview, entry: _Entry) -> PolicyCandidate:
-    recipe = entry.recipe
+def _candidate(preview: Preview, entry: _Entry, best: Preview) -> PolicyCandidate:
+    recipe, more = entry.recipe, behind(preview, best)
     return PolicyCandidate(
         name=entry.name,
         bits=entry.policy.bits,
@@ -99,16 +112,26 @@ def _candidate(preview: Preview, entry: _Entry) -> PolicyCandidate:
         importance=recipe.importance if recipe is not None else None,
         alpha=recipe.alpha if recipe is not None else None,
         outliers=recipe.outliers if recipe is not None else None,
+        behind=more.loss,
+        behind_low=more.low,
+        behind_high=more.high,
     )
 
 
-def _why(seen: list[tuple[Preview, _Entry]]) -> str:
-    best, winner = seen[0]
-    text = f"{winner.name}: preview loss {best.loss:.4f}, the least of {len(seen)}"
-    beside = next((preview for preview, entry in seen if entry.recipe is None), None)
+def _why(seen: list[tuple[Preview, _Entry]], place: int, beside: int | None) -> str:
+    best, (taken, winner) = seen[0][0], seen[place]
+    more = behind(taken, best)
+    text = f"{winner.name}: preview loss {taken.loss:.4f}, the least of {len(seen)}"
+    if place != 0:
+        text = (
+            f"{winner.name}: preview loss {taken.loss:.4f}, which {taken.images:,} images do not tell from the least "
+            f"of {len(seen)}, {best.loss:.4f} ({more.loss:+.4f}, 95 % {more.low:+.4f} to {more.high:+.4f})"
+        )
     if winner.recipe is None:
         return f"{text}: no program's policy previewed better than uniform bits, so uniform bits it is"
+    text += "" if place == 0 else ": the simplest of these"
     if beside is None:
         return f"{text}; no uniform policy keeps the budgets"
-    figures = f"{best.measure.name} {best.top1:.2f} against {best.measure.shown(beside.top1)}"
-    return f"{text}; uniform bits {beside.loss:.4f} ({figures})"
+    rival = seen[beside][0]
+    figures = f"{taken.measure.name} {taken.top1:.2f} against {taken.measure.shown(rival.top1)}"
+    return f"{text}; uniform bits {rival.loss:.4f} ({figures})"

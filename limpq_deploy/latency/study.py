@@ -18,6 +18,7 @@ from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.costs import BitOps as BitOpsCost
 from limpq_deploy.policy.costs import total_cost
+from limpq_deploy.policy.importance_names import SCALE
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
@@ -110,7 +111,9 @@ def native_policies(
     for gbitops in np.linspace(min(ends), max(ends), count) / 1e9:
         try:
             # Outliers are kept: what is asked is which budget gives which latency, not which policy is best.
-            policy = search_policy(native, [gbitops_budget(native, float(gbitops) + 1e-6)], outliers="keep").pairs()
+            policy = search_policy(
+                native, [gbitops_budget(native, float(gbitops) + 1e-6)], importance=SCALE, outliers="keep"
+            ).pairs()
         except InfeasiblePolicy:
             continue
         if policy not in found.values():

@@ -76,6 +76,7 @@ class Config(BudgetSettings):
     measurement agree. ``max_accuracy_drop``: points of top-1 (or of the task's own figure, in its unit) that the
     deployed model may lose against float. ``task``: what the network is for (`tasks.names.FORMS`). ``calibration``: a
     folder of images without labels, which take the place of the training and validation images.
+    ``objective``: what the recommendation of a file to ship weighs (docs/recommendation.md).
     ``max_float_share``: of all multiply-accumulates, what operators without an integer form may take; a network with
     more is refused before anything is trained.
     ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
@@ -113,6 +114,7 @@ class Config(BudgetSettings):
     pin: tuple[str, ...] = ()
     tie: tuple[str, ...] = ()
     max_accuracy_drop: float = 1.0
+    objective: Literal["accuracy", "size", "latency", "balanced"] = "balanced"
     max_float_share: float | None = None
     pinned_bits: int = 8
     act_bits: int | None = None

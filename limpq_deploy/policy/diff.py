@@ -5,10 +5,12 @@ from math import fsum
 from typing import Literal
 
 from limpq_deploy.policy.costs import BitOps, Cost, Pairs, WeightSize, total_cost
+from limpq_deploy.policy.importance_names import SCALE, carried, read_by
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.objective import check_covers, terms_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy.policy import LayerBits, Policy
+from limpq_deploy.policy.recipes import one_recipe
 from limpq_deploy.policy.widths import guessed_note, knowing
 
 COSTS: tuple[Cost, Cost] = (BitOps(pinned=True), WeightSize())
@@ -46,7 +48,7 @@ class PolicyDiff:
     ``first`` and ``second`` name them. ``layers`` in the first one's order; ``same``: layers with equal bits;
     ``only_first`` and ``only_second``: layers that the other one does not have. ``totals``: BitOps and size where
     indicators were given; the objective on one yardstick, or as the files record it where their alpha is the same.
-    ``alpha`` and ``outliers``: of that yardstick. ``notes``: what could not be compared, and why.
+    ``importance``, ``alpha`` and ``outliers``: of that yardstick. ``notes``: what could not be compared, and why.
     """
 
     first: str
@@ -59,6 +61,7 @@ class PolicyDiff:
     alpha: float | None = None
     outliers: OutlierMode | None = None
     notes: tuple[str, ...] = ()
+    importance: str | None = None
     format: Literal["limpq.policy-diff/1"] = field(default="limpq.policy-diff/1")
 
     @property
@@ -72,6 +75,7 @@ def diff_policies(
     second: Policy,
     *,
     indicators: Indicators | None = None,
+    importance: str | None = None,
     alpha: float | None = None,
     outliers: OutlierMode | None = None,
     names: tuple[str, str] = ("first", "second"),
@@ -80,14 +84,30 @@ def diff_policies(
 
     With ``indicators``, both must cover its searched layers (ModelError); totals are exact. Bits need not be
     candidates: costs are known at any, and where no importance was learned a note says that objectives are estimates.
-    The objective is computed for both with one ``alpha`` (default: the policies', where it is the same) and one
-    treatment of ``outliers`` (default: repair where both were searched so, else the learned values as they are, which
-    equal the forbidding search's on every entry that it admits).
+    The objective is computed for both by one measure of ``importance`` with one ``alpha`` (defaults: the policies',
+    where they are the same, else those of a search on these indicators, `recipes.one_recipe`) and one treatment of
+    ``outliers`` (default: repair where both were searched so, else the values as they are, which equal the forbidding
+    search's on every entry that it admits).
     """
     before, after = first.pairs(), second.pairs()
     both = [name for name in before if name in after]
     changed = [name for name in both if before[name] != after[name]]
     notes = []
+    if indicators is not None:
+        measures = {policy.importance or SCALE for policy in (first, second)}
+        own = measures.pop() if len(measures) == 1 else None
+        own = own if own in carried(indicators) else None
+        recipe = one_recipe(indicators, importance=importance or own, alpha=alpha)
+        importance = recipe.importance
+        if alpha is None and first.alpha != second.alpha:
+            notes.append(
+                f"{names[0]} has alpha {first.alpha:g}, {names[1]} {second.alpha:g}: both are priced with the alpha "
+                f"{recipe.alpha:g} of a search"
+            )
+            alpha = recipe.alpha
+        elif alpha is None and own is None:
+            alpha = recipe.alpha
+        indicators = read_by(indicators, importance)
     if alpha is None:
         alpha = first.alpha if first.alpha == second.alpha else None
         if alpha is None:
@@ -109,10 +129,10 @@ def diff_policies(
         totals += [_total(cost, indicators, before, after) for cost in COSTS]
         terms = None
         if alpha is not None:
-            importance = treat_outliers(indicators, outliers)
+            treated = treat_outliers(indicators, outliers)
             terms = (
-                terms_of(indicators, importance, before, alpha, names[0]),
-                terms_of(indicators, importance, after, alpha, names[1]),
+                terms_of(indicators, treated, before, alpha, names[0]),
+                terms_of(indicators, treated, after, alpha, names[1]),
             )
             values = [fsum(value for both in side.values() for value in both) for side in terms]
             totals.append(TotalChange(name="objective", unit="", before=values[0], after=values[1]))
@@ -128,6 +148,7 @@ def diff_policies(
         only_first=tuple(name for name in before if name not in after),
         only_second=tuple(name for name in after if name not in before),
         totals=tuple(totals),
+        importance=importance if totals else None,
         alpha=alpha if totals else None,
         outliers=outliers if indicators is not None else None,
         notes=tuple(notes),

@@ -7,11 +7,14 @@ from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.policy.budgets import gbitops_budget
+from limpq_deploy.policy.candidates import Admit, uniform_candidate
 from limpq_deploy.policy.costs import BitOps, Budget, Pairs, total_cost, uniform_pairs
+from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import check_ties, objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy.policy import BudgetUse, Policy, Solve, SolverResult
+from limpq_deploy.policy.recipes import one_recipe, own_uniform
 from limpq_deploy.policy.search import PolicySearch
 
 MAX_BUDGETS = 10_000
@@ -66,7 +69,8 @@ class DominatedBudget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """Policies by ascending BitOps and descending objective; none dominates another.
+    """Policies by ascending BitOps and descending objective; none dominates another, but that a build's own uniform
+    bits stand at its own budget, whatever their objective. ``importance``: the measure, None in older files.
 
     Every budget asked for is among ``points``, ``dominated`` or ``infeasible``. ``others``: budgets that held besides,
     in the user's words; ``solver`` seconds are those of each point's own search.
@@ -79,6 +83,7 @@ class Front:
     infeasible: tuple[InfeasibleBudget, ...] = ()
     dominated: tuple[DominatedBudget, ...] = ()
     others: tuple[str, ...] = ()
+    importance: str | None = None
     format: Literal["limpq.front/1"] = field(default="limpq.front/1")
 
     @property
@@ -126,44 +131,74 @@ def sweep(
     gbitops: Sequence[float],
     *,
     budgets: Sequence[Budget] = (),
-    alpha: float = 2.0,
-    outliers: OutlierMode = "forbid",
+    importance: str | None = None,
+    alpha: float | None = None,
+    outliers: OutlierMode | None = None,
     solve: Solve | None = None,
     progress: Progress | None = None,
+    admit: Admit = lambda indicators: indicators,
 ) -> Front:
-    """One search per limit in ``gbitops``; ``budgets`` hold at every one of them.
+    """One search per limit in ``gbitops``; ``budgets`` hold at every one of them. ``importance``, ``alpha`` and
+    ``outliers``: as in `search.search_policy`; ``admit`` puts restrictions on indicators.
 
     Answers help each other: a policy stands for every limit that it meets, and a bound, which only grows as the limit
     shrinks, for every smaller limit. So the objective never grows with the budget, and gaps are at most those of the
     single searches. Every point is checked again against all its budgets, in exact integers. ``solve``: None takes one
-    that builds the program once.
+    that builds the program once. Where uniform bits are a build's own policy, they stand at the build's own budget.
 
     Raises SettingError where ``budgets`` limit BitOps too, and what ``solve`` raises except InfeasiblePolicy.
     """
     if any(isinstance(budget.cost, BitOps) for budget in budgets):
         raise SettingError("--like and --max-gbitops limit BitOps, which the sweep itself does; leave them away")
     solve = PolicySearch() if solve is None else solve
+    asked = any(one is not None for one in (importance, alpha, outliers))
+    carried, recipe = indicators, one_recipe(indicators, importance=importance, alpha=alpha, outliers=outliers)
+    indicators = admit(read_by(carried, recipe.importance))
     limits = sorted(set(gbitops))
     found: list[tuple[float, Policy]] = []
     infeasible = []
     for done, limit in enumerate(limits):
         try:
             within = (gbitops_budget(indicators, limit), *budgets)
-            found.append((limit, solve(indicators, within, alpha=alpha, outliers=outliers)))
+            policy = solve(indicators, within, alpha=recipe.alpha, outliers=recipe.outliers)
+            found.append((limit, replace(policy, importance=recipe.importance)))
         except InfeasiblePolicy as error:
             infeasible.append(InfeasibleBudget(gbitops_limit=limit, reason=str(error)))
         if progress is not None:
             progress(done + 1, len(limits))
     points, dominated = drop_dominated(_share_answers(indicators, found, budgets))
-    return Front(
+    front = Front(
         model=indicators.model,
-        alpha=alpha,
-        outliers=outliers,
+        importance=recipe.importance,
+        alpha=recipe.alpha,
+        outliers=recipe.outliers,
         points=points,
         infeasible=tuple(infeasible),
         dominated=dominated,
         others=tuple(budget.option for budget in budgets),
     )
+    return front if asked else _with_own(front, carried, dict(found), budgets, admit)
+
+
+def _with_own(
+    front: Front, carried: Indicators, found: dict[float, Policy], budgets: Sequence[Budget], admit: Admit
+) -> Front:
+    """The build's own policy at the build's own budget, where that is uniform bits."""
+    for limit, policy in found.items():
+        within = (gbitops_budget(carried, limit), *budgets)
+        uniform = own_uniform(admit(carried), within)
+        if uniform is None:
+            continue
+        own = uniform_candidate(uniform, carried, within, policy, admit=admit)
+        assert own.solver is not None
+        point = FrontPoint(gbitops_limit=limit, policy=own, solver=own.solver)
+        others = (one for one in front.points if one.gbitops_limit != limit)
+        return replace(
+            front,
+            points=tuple(sorted((*others, point), key=lambda one: one.bitops)),
+            dominated=tuple(one for one in front.dominated if one.gbitops_limit != limit),
+        )
+    return front
 
 
 def drop_dominated(points: Sequence[FrontPoint]) -> tuple[tuple[FrontPoint, ...], tuple[DominatedBudget, ...]]:
@@ -189,22 +224,26 @@ def drop_dominated(points: Sequence[FrontPoint]) -> tuple[tuple[FrontPoint, ...]
 def uniform_points(
     indicators: Indicators,
     *,
-    alpha: float = 2.0,
-    outliers: OutlierMode = "forbid",
+    importance: str | None = None,
+    alpha: float | None = None,
+    outliers: OutlierMode | None = None,
     budgets: Sequence[Budget] = (),
+    admit: Admit = lambda indicators: indicators,
 ) -> tuple[UniformPoint, ...]:
     """Uniform policies that every layer may take, within ``budgets``, by ascending BitOps. Where outliers are
     forbidden, a uniform policy that takes one is priced as learned: it can be run, though the search may not choose
     it."""
-    importance = treat_outliers(indicators, "keep" if outliers == "forbid" else outliers)
+    recipe = one_recipe(indicators, importance=importance, alpha=alpha, outliers=outliers)
+    indicators = admit(read_by(indicators, recipe.importance))
+    treated = treat_outliers(indicators, "keep" if recipe.outliers == "forbid" else recipe.outliers)
     points = []
     for weight_bits in indicators.bits:
         for act_bits in indicators.bits:
-            if any((weight_bits, act_bits) not in some for some in importance.pairs.values()):
+            if any((weight_bits, act_bits) not in some for some in treated.pairs.values()):
                 continue
             pairs = uniform_pairs(indicators, weight_bits, act_bits)
             if all(total_cost(budget.cost, indicators, pairs) <= budget.limit for budget in budgets):
-                objective = objective_of(indicators, importance, pairs, alpha, f"w{weight_bits}a{act_bits}")
+                objective = objective_of(indicators, treated, pairs, recipe.alpha, f"w{weight_bits}a{act_bits}")
                 bitops = total_cost(COST, indicators, pairs)
                 points.append(
                     UniformPoint(weight_bits=weight_bits, act_bits=act_bits, bitops=bitops, objective=objective)

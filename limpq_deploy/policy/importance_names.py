@@ -30,14 +30,15 @@ MEASURES: dict[str, MeasureInfo] = {
 
 
 def read_by(indicators: Indicators, name: str) -> Indicators:
-    """Indicators whose ``weight`` and ``act`` are those of one measure; `search_policy` takes them as any others.
+    """Indicators whose ``weight`` and ``act`` are those of one measure, and which carry no other; `search_policy` takes
+    them as any others.
 
     Raises SettingError for an unknown measure, or one that the indicators do not carry.
     """
     if name not in MEASURES:
         raise SettingError(f"--importance is {name!r}; expected {', '.join(MEASURES)}")
     if name == SCALE:
-        return indicators
+        return replace(indicators, layers=tuple(replace(layer, measures=None) for layer in indicators.layers))
     return replace(
         indicators,
         layers=tuple(_read(layer, name, indicators) for layer in indicators.layers),
@@ -67,7 +68,7 @@ def _read(layer: LayerIndicators, name: str, indicators: Indicators) -> LayerInd
             f"--importance {name} is not in the indicators of {indicators.model!r} (layer {layer.name!r} lacks it; "
             f"there are: {known}); learn them again with `limpq-deploy indicators`"
         )
-    return replace(layer, weight=found.weight, act=found.act)
+    return replace(layer, weight=found.weight, act=found.act, measures=None)
 
 
 def _source(indicators: Indicators, name: str) -> Any:

@@ -80,9 +80,27 @@ class ActMoment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """By what a build found its policy on these indicators, which is the default of every search on them.
+
+    ``importance``: the measure, with ``alpha`` and ``outliers``, of the program whose policy the build took, or, where
+    uniform bits won, of the best program's beside them. ``uniform``: those bits, (weight, activation); they hold for
+    the build's own budgets: ``limits`` by what they count, and ``space``, a digest of what layers could choose from.
+    """
+
+    importance: str
+    alpha: float
+    outliers: Literal["forbid", "repair", "keep"]
+    uniform: BitPair | None = None
+    limits: dict[str, int] | None = None
+    space: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Indicators:
     """Importance indicators of a model. ``bits`` ascending; ``source`` says how they were made; ``moments``: what is in
     memory at every step; ``edges``: which layer's tensor each layer reads; None where these were not recorded.
+    ``found``: what a build's tournament found best; None before it.
 
     Raises ValueError when a layer has another number of entries than there are bit-widths, when a number is negative or
     not finite, when names repeat, when layers of one ``act_group`` have different ``act`` or ``act_elements``, when
@@ -96,6 +114,7 @@ class Indicators:
     source: Any = None
     moments: tuple[ActMoment, ...] | None = None
     edges: tuple[LayerEdge, ...] | None = None
+    found: Found | None = None
     format: Literal["limpq.indicators/1"] = field(default="limpq.indicators/1")
 
     def __post_init__(self) -> None:

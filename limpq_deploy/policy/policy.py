@@ -58,7 +58,8 @@ class PolicyCandidate:
 
     ``importance``: the measure of its program, with ``alpha`` and ``outliers``; all None for a uniform policy. ``top1``
     in percent (or what the tournament's ``measure`` names) and ``loss`` (mean cross-entropy) on held-out training
-    images.
+    images. ``behind``: its loss less the least one, with the ends of the 95 % interval of that difference on the same
+    images; None in older files.
     """
 
     name: str
@@ -67,20 +68,24 @@ class PolicyCandidate:
     loss: float
     importance: str | None = None
     alpha: float | None = None
-    outliers: str | None = None
+    outliers: OutlierMode | None = None
+    behind: float | None = None
+    behind_low: float | None = None
+    behind_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
     """Candidates for one set of budgets, best first; ``chosen`` names the one that became the policy and ``why`` says
-    so in a sentence. ``images`` were looked at, ``batchnorm_images`` gave BatchNorm its statistics. ``measure`` and its
-    ``unit``: of the figure in place of top-1, None for that."""
+    so in a sentence. ``images`` were looked at, ``batchnorm_images`` gave BatchNorm its statistics; ``seconds``: what
+    all previews took. ``measure`` and its ``unit``: of the figure in place of top-1, None for that."""
 
     candidates: tuple[PolicyCandidate, ...]
     chosen: str
     why: str
     images: int
     batchnorm_images: int
+    seconds: float | None = None
     measure: str | None = None
     unit: str | None = None
 

@@ -16,6 +16,7 @@ from limpq_deploy.policy.infeasible import conflict, unreachable
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import Importance, OutlierMode, treat_outliers
 from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
+from limpq_deploy.policy.recipes import one_recipe
 from limpq_deploy.policy.solver.deadline import NEVER, Deadline
 from limpq_deploy.policy.solver.exact import Solution
 from limpq_deploy.policy.solver.program import Choice, Program
@@ -39,15 +40,18 @@ def search_policy(
     indicators: Indicators,
     budgets: Sequence[Budget],
     *,
-    alpha: float = 2.0,
-    outliers: OutlierMode = "forbid",
+    importance: str | None = None,
+    alpha: float | None = None,
+    outliers: OutlierMode | None = None,
     solver: Solver = "auto",
     gap: float = 0.0,
     time_limit_s: float | None = TIME_LIMIT_S,
 ) -> Policy:
     """The policy of least total importance within the budgets.
 
-    ``alpha`` weighs weights against activations; 2 is the paper's value for ResNet-50 (``alpha * I_w + I_a``).
+    ``importance``: the measure; ``alpha`` weighs weights against activations; 2 is the paper's value for ResNet-50
+    (``alpha * I_w + I_a``). What is not given is what the build that made the indicators found best, or as suits the
+    measure (`recipes.one_recipe`), as for the commands.
     The budgets are checked again in exact integers. The optimum is proved by our own search (`solver.exact.solve`),
     whichever ``solver`` found it, or, where that would take too long, by a library's (docs/adr/0004). A policy that is
     not proved when ``time_limit_s`` ends is "feasible", and no worse than any uniform one within the budgets; `sweep`
@@ -61,8 +65,12 @@ def search_policy(
     found or shown not to exist), SettingError for a useless ``alpha``, an unknown ``solver`` or no budget, ModelError
     where nothing is searched or the importance adds up to no number, MissingExtra where the solver is not installed.
     """
+    from limpq_deploy.policy.candidates import find, find_own
+
+    asked = any(one is not None for one in (importance, alpha, outliers))
+    recipe = one_recipe(indicators, importance=importance, alpha=alpha, outliers=outliers)
     search = PolicySearch(solver=solver, gap=gap, time_limit_s=time_limit_s)
-    return search(indicators, budgets, alpha=alpha, outliers=outliers)
+    return (find if asked else find_own)(indicators, budgets, recipe, solve=search)
 
 
 class PolicySearch:

@@ -14,12 +14,15 @@ import numpy as np
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.policy.blocks import build_program
 from limpq_deploy.policy.budgets import gbitops_budget
+from limpq_deploy.policy.candidates import Admit
 from limpq_deploy.policy.costs import total_cost
 from limpq_deploy.policy.front import COST, Front, FrontPoint
+from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import OutlierMode, OutlierReport, treat_outliers
 from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
+from limpq_deploy.policy.recipes import Recipe, one_recipe
 from limpq_deploy.policy.solver.program import Program
 
 ROUNDING = 1e-12
@@ -28,26 +31,42 @@ ROUNDING = 1e-12
 UNLIMITED_GBITOPS = 10**9
 
 
-def supported_front(indicators: Indicators, *, alpha: float = 2.0, outliers: OutlierMode = "forbid") -> Front:
-    """All supported points by ascending BitOps (pinned layers included), each optimal within what it takes.
+def supported_front(
+    indicators: Indicators,
+    *,
+    importance: str | None = None,
+    alpha: float | None = None,
+    outliers: OutlierMode | None = None,
+    admit: Admit = lambda indicators: indicators,
+) -> Front:
+    """All supported points by ascending BitOps (pinned layers included), each optimal within what it takes; settings
+    as in `front.sweep`.
 
     Raises ModelError where nothing is searched.
     """
     if not indicators.layers:
         raise ModelError(f"the indicators of {indicators.model!r} list no searched layer; there is nothing to search")
     started = time.perf_counter()
-    importance = treat_outliers(indicators, outliers)
-    program = build_program(indicators, importance, [gbitops_budget(indicators, UNLIMITED_GBITOPS)], alpha=alpha)
+    recipe = one_recipe(indicators, importance=importance, alpha=alpha, outliers=outliers)
+    indicators, alpha = admit(read_by(indicators, recipe.importance)), recipe.alpha
+    treated = treat_outliers(indicators, recipe.outliers)
+    program = build_program(indicators, treated, [gbitops_budget(indicators, UNLIMITED_GBITOPS)], alpha=alpha)
     states = _states(program)
     each = (time.perf_counter() - started) / len(states)
     points = []
     for choice, price in states:
         pairs = program.pairs(tuple(choice))
-        objective = objective_of(indicators, importance, pairs, alpha, "a supported policy")
+        objective = objective_of(indicators, treated, pairs, alpha, "a supported policy")
         points.append(
-            _point(indicators, pairs, objective, _bound(program, choice, price), alpha, importance.outliers, each)
+            _point(indicators, pairs, objective, _bound(program, choice, price), recipe, treated.outliers, each)
         )
-    return Front(model=indicators.model, alpha=alpha, outliers=outliers, points=tuple(points))
+    return Front(
+        model=indicators.model,
+        importance=recipe.importance,
+        alpha=alpha,
+        outliers=recipe.outliers,
+        points=tuple(points),
+    )
 
 
 def _states(program: Program) -> list[tuple[list[int], float]]:
@@ -103,7 +122,7 @@ def _point(
     pairs: dict[str, tuple[int, int]],
     objective: float,
     bound: float,
-    alpha: float,
+    recipe: Recipe,
     report: OutlierReport,
     seconds: float,
 ) -> FrontPoint:
@@ -121,7 +140,8 @@ def _point(
             layer.name: LayerBits(weight=pairs[layer.name][0], act=pairs[layer.name][1]) for layer in indicators.layers
         },
         objective=objective,
-        alpha=alpha,
+        alpha=recipe.alpha,
+        importance=recipe.importance,
         costs=(BudgetUse(name=COST.name, used=used, limit=used, unit=COST.unit),),
         solver=solver,
         outliers=report,

@@ -74,7 +74,7 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
     rows = []
     for name, class_, accuracy in named:
         if accuracy is not None:
-            low, high = _interval(accuracy)
+            low, high = interval_of(accuracy)
             points = accuracy.value - result.float.value
             rows.append(AccuracyRow(name=name, accuracy=accuracy, low=low, high=high, points=points, class_=class_))
     missing = None
@@ -99,7 +99,8 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
     )
 
 
-def _interval(accuracy: Accuracy | Score) -> tuple[float, float]:
+def interval_of(accuracy: Accuracy | Score) -> tuple[float, float]:
+    """Ends of the 95 % interval in the figure's unit."""
     if isinstance(accuracy, Score):
         return accuracy.low, accuracy.high
     low, high = wilson_interval(accuracy.correct, accuracy.images)

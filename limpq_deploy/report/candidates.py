@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from statistics import fmean
 
+from limpq_deploy.policy.policy import PolicyCandidate
 from limpq_deploy.report.inputs import ReportInputs
 
 
@@ -13,6 +14,7 @@ class CandidateRow:
     name: str
     chosen: bool
     loss: str
+    behind: str
     top1: str
     weight_bits: str
     act_bits: str
@@ -29,6 +31,13 @@ class CandidatesSection:
     figure: str
 
 
+def _behind(one: PolicyCandidate) -> str:
+    """How much larger its loss is than the least, with the interval of that on these images."""
+    if one.behind is None or one.behind_low is None or one.behind_high is None:
+        return ""
+    return f"{one.behind:+.4f} ({one.behind_low:+.4f} to {one.behind_high:+.4f})"
+
+
 def candidates_section(inputs: ReportInputs) -> CandidatesSection | None:
     """None where the policy comes of one program, without a tournament."""
     tournament = inputs.policy.tournament
@@ -40,6 +49,7 @@ def candidates_section(inputs: ReportInputs) -> CandidatesSection | None:
                 name=one.name,
                 chosen=one.name == tournament.chosen,
                 loss=f"{one.loss:.4f}",
+                behind=_behind(one),
                 top1=tournament.shown(one),
                 weight_bits=f"{fmean(bits.weight for bits in one.bits.values()):.2f}",
                 act_bits=f"{fmean(bits.act for bits in one.bits.values()):.2f}",

@@ -18,6 +18,7 @@ from limpq_deploy.report.latency import latency_section, threads_text
 from limpq_deploy.report.layers import layers_section
 from limpq_deploy.report.parity import parity_section
 from limpq_deploy.report.scales import scales_section
+from limpq_deploy.report.shipping import shipping_section
 from limpq_deploy.report.study_picture import study_section
 from limpq_deploy.report.verdict_view import verdict_section
 
@@ -38,6 +39,7 @@ def render_report(inputs: ReportInputs) -> str:
         .render(
             inputs=inputs,
             verdict=verdict_section(inputs),
+            shipping=shipping_section(inputs),
             accuracy=accuracy_section(inputs),
             costs=costs_section(inputs),
             layers=layers_section(inputs),

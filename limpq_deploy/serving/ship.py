@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from limpq_deploy.calibration.errors import LimpqError, ModelError, OutputError, SettingError
+from limpq_deploy.calibration.errors import LimpqError, ModelError, SettingError
 from limpq_deploy.calibration.records import to_json
+from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.onnxruntime.session import EXACT_PAIR_WEIGHT, largest_weight_code
-from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, CanaryFiles, Manifest
+from limpq_deploy.export.ship.manifest import SIGNATURE, CanaryFiles, Manifest
 from limpq_deploy.export.ship.repository import (
     Keys,
     Serving,
@@ -42,7 +43,8 @@ from limpq_deploy.export.ship.triton.config import (
     read_labels,
 )
 from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
-from limpq_deploy.workspace.file_names import ENGINE
+from limpq_deploy.serving.candidates import bundle_of, recommendation_of, recommended_notes
+from limpq_deploy.workspace.file_names import CANDIDATE_BUNDLES, ENGINE
 from limpq_deploy.workspace.finished import checked
 
 THROUGHPUT_NOTE = (
@@ -79,26 +81,28 @@ def ship(
     plans: Mapping[str, Path] | None = None,
     keep: int = 3,
     force: bool = False,
+    candidate: str | None = None,
     keys: Keys | None = None,
 ) -> Shipped:
     """Add a finished build (or a bundle) to a model repository and serve it.
 
     ``config``: one's own config.pbtxt, checked like ours. ``plans``: TensorRT plans by compute capability ("" for the
     only one); none: the one that the build made, where this machine keeps it. ``keep``: versions that remain for a
-    rollback. ``keys.public``: of bundle and repository, where signed.
+    rollback. ``candidate``: another file of the build's than the policy's own.
+    ``keys.public``: of bundle and repository, where signed.
     Raises ShipRefused for a failed verdict, and PlanNotShipped for a plan of which nothing is known or that is of
     another target, version or GPU than the build's, both without ``force``; ConfigRefused for a configuration that does
     not fit, BundleRefused for a damaged bundle, OutputError where it cannot be written.
     """
     keys = keys or Keys()
-    bundle = _bundle_of(build)
+    bundle = bundle_of(build, candidate)
     # The public key is the repository's; a bundle of an unsigned build is checked by its hashes.
     verify_bundle(bundle, keys.public if (bundle / SIGNATURE).exists() else None)
-    checked(bundle)
+    checked(bundle if bundle.parent.name != CANDIDATE_BUNDLES else bundle.parent)
     manifest = load_manifest(bundle)
-    forced = _require_verdict(manifest, force)
+    forced = _require_verdict(manifest, force, candidate)
     takes_plans = BACKENDS[options.backend].plans
-    built = engine_of_build(checked(build / ENGINE).parent, bundle) if takes_plans else None
+    built = _engine(build, bundle) if takes_plans else None
     if takes_plans and not plans:
         plans = plan_of_build(built, bundle)
     _require_plans(options, plans or {})
@@ -157,7 +161,7 @@ def ship(
         check_batches(max_batch_size, shipped_plans)
 
     serving = ship_version(repository, name, files, describe, keep=keep, keys=keys, check=check)
-    notes = (*_undecided_notes(manifest), *_notes(options, parameters, forced))
+    notes = (*_undecided_notes(manifest), *recommended_notes(manifest, candidate), *_notes(options, parameters, forced))
     return _shipped(repository / name, serving, keys, notes)
 
 
@@ -188,18 +192,20 @@ def served(folder: Path, public_key: Path | None = None) -> Serving:
     return load_serving(folder, public_key)
 
 
-def _bundle_of(build: Path) -> Path:
-    """The bundle of a build's folder; the folder itself where it is a bundle."""
-    for folder in (build / "bundle", build):
-        if (folder / MANIFEST).is_file():
-            return folder
-    raise OutputError(f"{build} holds no bundle; run limpq-deploy build, or give the folder of a finished build")
+def _engine(build: Path, bundle: Path) -> Engine | None:
+    """The engine that was measured of what is shipped."""
+    own = bundle.parent.name != CANDIDATE_BUNDLES
+    return engine_of_build(checked(build / ENGINE).parent if own else bundle, bundle)
 
 
-def _require_verdict(manifest: Manifest, force: bool) -> str:
-    """Empty for a verdict that may be served; what it was where ``force`` overrides it."""
+def _require_verdict(manifest: Manifest, force: bool, candidate: str | None) -> str:
+    """Empty for a verdict that may be served; what it was where ``force`` overrides it. A failed verdict is one on the
+    policy's own file: what is recommended instead may be served."""
     verdict = manifest.verdict if isinstance(manifest.verdict, dict) else {}
     outcome = str(verdict.get("outcome", "missing"))
+    recommended = recommendation_of(manifest)
+    if candidate is not None and candidate == recommended.get("candidate") != recommended.get("own"):
+        return ""
     if outcome in ("passed", "undecided", "incomplete"):
         return ""
     if force:

@@ -2,6 +2,7 @@
 together."""
 
 from collections.abc import Iterator
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -42,20 +43,28 @@ def figure(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
 
 
 def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, float]:
-    """The judge's figure, and the mean over the images of what its labels teach; without labels, or where those teach
-    nothing, of the distance to the float model's outputs. The loss tells near models apart sooner than counting."""
+    """The judge's figure, and the mean of `figure_and_losses` over the images."""
+    found, losses = figure_and_losses(model, split, judge)
+    return found, fsum(losses) / len(losses)
+
+
+def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, tuple[float, ...]]:
+    """The judge's figure, and of each image what its labels teach; without labels, or where those teach nothing, the
+    distance to the float model's outputs. Losses tell near models apart sooner than counting."""
     task = judge.of(split)
-    total = 0.0
+    losses: list[float] = []
 
     def predict(images_NCHW: NDArray[np.float32]) -> Arrays:
-        nonlocal total
         tensor = torch.from_numpy(images_NCHW).to(device_of(model))
         with torch.no_grad():
             outputs = tuple(output.double() for output in tensors_of(model(tensor)))
             if task.labels_teach:
-                total += task.loss_sum(outputs, torch.as_tensor(given[-1]).to(tensor.device)).item()
+                targets = torch.as_tensor(given[-1]).to(tensor.device)
+                each = [slice(at, at + 1) for at in range(len(tensor))]
+                found = [task.loss_sum(tuple(one[at] for one in outputs), targets[at]) for at in each]
+                losses.extend(torch.stack(found).tolist())
             else:
-                total += task.divergence(outputs, judge.by_float(tensor)).item()
+                losses.extend(task.distances(outputs, judge.by_float(tensor)).tolist())
         return tuple(output.cpu().numpy() for output in outputs)
 
     model.eval()
@@ -68,7 +77,7 @@ def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> t
 
     reference = None if judge.reference is None else predictor(judge.reference.to(device_of(model)))
     found = value_of(judged(predict, batches(), task, reference=reference, interval=False))
-    return found, total / len(split)
+    return found, tuple(losses)
 
 
 def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:

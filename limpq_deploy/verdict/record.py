@@ -9,6 +9,8 @@ from limpq_deploy.export.timing.report import FLOAT_SERIES, Speedup, Threads
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.tasks.score import Difference, Score
 from limpq_deploy.train.evaluate import Accuracy, PairedComparison
+from limpq_deploy.verdict.candidates import Candidate
+from limpq_deploy.verdict.recommendation import Recommendation
 
 Outcome = Literal["passed", "failed", "undecided", "incomplete"]
 
@@ -200,6 +202,8 @@ class Verdict:
     latency: LatencyResult | None = None
     notes: tuple[str, ...] = ()
     undecided: tuple[Undecided, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    recommendation: Recommendation | None = None
     format: Literal["limpq.verdict/1"] = field(default="limpq.verdict/1")
 
     def __post_init__(self) -> None:

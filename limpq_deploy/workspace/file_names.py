@@ -7,14 +7,17 @@ JOINT, INDICATORS, PLACEMENT = "joint.safetensors", "indicators.json", "placemen
 POLICY, COMPARISON = "policy.json", "comparison.json"
 FINETUNED, FINETUNED_RECORD = "finetuned.safetensors", "finetuned.json"
 UNIFORM, UNIFORM_RECORD = "uniform.safetensors", "uniform.json"
+INT8, INT8_RECORD = "int8.safetensors", "int8.json"
 
 MODEL, LINT, ENGINE = "model.qdq.onnx", "lint.json", "engine.json"
 BASELINES = "baselines"
-FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL = (
+FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL, UNIFORM_STORED = (
     f"{BASELINES}/float.onnx",
     f"{BASELINES}/uniform.qdq.onnx",
     f"{BASELINES}/uniform8.qdq.onnx",
+    f"{BASELINES}/uniform.stored.onnx",
 )
+CANDIDATES, CANDIDATE_BUNDLES = "candidates.json", "candidates"
 LATENCY = "latency.json"
 AUDIT, FLOAT_ENGINE = "audit.json", "float-engine.json"
 EXPORT, STORED, PIXELS = "export.json", "model.stored.onnx", "model.uint8.onnx"

@@ -37,7 +37,8 @@ class Step:
     earlier steps.
 
     ``asked``: settings by their options, of which those inputs come; no part of the digest, but it says what changed.
-    ``outputs``: files (or folders) that it writes, relative to the directory. ``run`` gets a progress report and
+    ``outputs``: files (or folders) that it writes, relative to the directory; ``completes``: those of earlier steps
+    that it writes again with something more in them. ``run`` gets a progress report and
     returns one line for people. ``checkpoint``: a file that a killed run leaves for the next one. ``together``: all
     processes that torchrun started run it, of which the first writes.
     """
@@ -48,6 +49,7 @@ class Step:
     reads: tuple[str | Part, ...]
     outputs: tuple[str, ...]
     run: Callable[[Report], str]
+    completes: tuple[str, ...] = ()
     checkpoint: str | None = None
     together: bool = False
     asked: Mapping[str, Any] = field(default_factory=dict)

@@ -31,7 +31,8 @@ class StageState:
     """A finished stage: the digest of its inputs, SHA-256 of each output, wall seconds, and its closing line.
 
     ``sources`` and ``libraries``: the code that it ran, as `Code` has it; empty in files of older versions, as is
-    ``named``: the first 12 digits of the SHA-256 of each setting (by its option), input and file read.
+    ``named``: the first 12 digits of the SHA-256 of each setting (by its option), input and file read. ``completed``:
+    files of earlier stages that it put something down in, as they were then.
     """
 
     inputs: str
@@ -41,6 +42,7 @@ class StageState:
     sources: str = ""
     libraries: dict[str, str] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)
+    completed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,11 +147,20 @@ class Workspace:
             sources=code.sources,
             libraries=code.libraries,
             named=stage.named(digests),
+            completed={name: digest_of(self.folder / name) for name in stage.completes},
         )
-        self._record({**self.state.stages, stage.name: state})
+        self._record({**self._completed(state), stage.name: state})
         self._clear(stage, checkpoint=True)
         self._pass(stage, state, ran=True)
         return True
+
+    def _completed(self, stage: StageState) -> dict[str, StageState]:
+        """The stages before, files of theirs that this one completed as they are now."""
+        now = stage.completed
+        return {
+            name: replace(one, outputs={file: now.get(file, digest) for file, digest in one.outputs.items()})
+            for name, one in self.state.stages.items()
+        }
 
     def outdated(self, *, failed: bool = False) -> tuple[str, ...]:
         """Outputs of an earlier build that this one did not come to, once it has changed something before them, or
@@ -233,7 +244,7 @@ def whole(step: Step, digests: dict[str, str]) -> str:
 
 def lost_output(done: StageState, folder: Path) -> str | None:
     """An output of a finished stage that is missing or another file now; None where all stand."""
-    for name, digest in done.outputs.items():
+    for name, digest in (*done.outputs.items(), *done.completed.items()):
         if not (folder / name).exists():
             return f"{name} is missing"
         if digest_of(folder / name) != digest:

@@ -72,11 +72,10 @@ def sweep(
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.policy.budgets import BITOPS, budgets_from_options, of_kind, option_of
-    from limpq_deploy.policy.candidates import one_recipe
     from limpq_deploy.policy.front import parse_range
     from limpq_deploy.policy.front import sweep as front_of
-    from limpq_deploy.policy.importance_names import read_by
     from limpq_deploy.policy.indicators import Indicators
+    from limpq_deploy.policy.recipes import read_as
     from limpq_deploy.policy.restrictions import restrict
     from limpq_deploy.policy.search import PolicySearch
     from limpq_deploy.policy.supported import supported_front
@@ -86,9 +85,13 @@ def sweep(
     if any(options[name] is not None for name in swept):
         raise SettingError(f"--gbitops already limits BitOps; leave {' and '.join(map(option_of, swept))} away")
     carried = load_record(Indicators, indicators_file)
-    recipe = one_recipe(carried, **take_recipe(options))
-    found = restrict(read_by(carried, recipe.importance), **take_restrictions(options))
-    settings: dict[str, Any] = {"alpha": recipe.alpha, "outliers": recipe.outliers}
+    settings, restrictions = take_recipe(options), take_restrictions(options)
+
+    def admit(indicators: Indicators) -> Indicators:
+        return restrict(indicators, **restrictions)
+
+    found = admit(read_as(carried, **settings)[0])
+    settings["admit"] = admit
     limited = any(value is not None for value in options.values())
     if supported and (gbitops is not None or limited):
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
@@ -98,11 +101,12 @@ def sweep(
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
     budgets = budgets_from_options(found, **options) if limited else ()
     if gbitops is None:
-        front = supported_front(found, **settings)
+        front = supported_front(carried, **settings)
     else:
         with progress("budgets") as report:
             solve = PolicySearch(solver=solver or "auto", gap=gap)
-            front = front_of(found, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
+            limits = parse_range(gbitops)
+            front = front_of(carried, limits, budgets=budgets, solve=solve, progress=report, **settings)
     if build is not None:
         from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
 
@@ -114,7 +118,7 @@ def sweep(
         from limpq_deploy.policy.front import uniform_points
         from limpq_deploy.report.front_picture import write_front_picture
 
-        write_front_picture(front, picture, uniform=uniform_points(found, budgets=budgets, **settings))
+        write_front_picture(front, picture, uniform=uniform_points(carried, budgets=budgets, **settings))
     if as_json:
         answer(json.dumps(to_dict(front)))
         return
@@ -131,9 +135,16 @@ def sweep(
     "--indicators", "indicators_file", type=FILE, metavar="FILE", help="Also compare BitOps, sizes and objectives."
 )
 @click.option(
-    "--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: the policies' own]"
+    "--importance",
+    type=click.Choice(MEASURES),
+    help="Measure of the objective.  [default: the policies' own, else as search]",
 )
-@click.option("--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: the policies' own]")
+@click.option(
+    "--alpha",
+    type=float,
+    metavar="A",
+    help="Factor of weight indicators.  [default: the policies' own, else as search]",
+)
 @json_option
 def diff(
     first: Path,
@@ -151,18 +162,15 @@ def diff(
     from limpq_deploy.calibration.records import load_record, to_dict
     from limpq_deploy.cli.output.search import diff_table
     from limpq_deploy.policy.diff import diff_policies
-    from limpq_deploy.policy.importance_names import SCALE, read_by
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.policy import Policy
 
     policies = load_record(Policy, first), load_record(Policy, second)
     indicators = load_record(Indicators, indicators_file) if indicators_file else None
-    if indicators is not None:
-        own = {policy.importance or SCALE for policy in policies}
-        indicators = read_by(indicators, importance or (own.pop() if len(own) == 1 else SCALE))
     found = diff_policies(
         *policies,
         indicators=indicators,
+        importance=importance,
         alpha=alpha,
         names=(str(first), str(second)),
     )
@@ -178,7 +186,7 @@ def diff(
     "-o", "--output", type=NEW_FILE, required=True, metavar="FILE", help="Table (.csv, .json) or policy (.json)."
 )
 @click.option("--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: as search]")
-@click.option("--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: 2 for scale, else 1]")
+@click.option("--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: as search]")
 @json_option
 def table(
     source: Path,
@@ -198,8 +206,7 @@ def table(
     limpq-deploy table policy.csv --indicators indicators.json -o policy.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.policy.candidates import one_recipe
-    from limpq_deploy.policy.importance_names import read_by
+    from limpq_deploy.cli.output.tables import recipe_line
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.interchange.layer_table import (
         layer_table,
@@ -208,22 +215,23 @@ def table(
         write_layer_table,
     )
     from limpq_deploy.policy.policy import Policy
+    from limpq_deploy.policy.recipes import read_as
     from limpq_deploy.policy.widths import source_notes
 
     indicators = load_record(Indicators, indicators_file)
     written: Any
     if source.suffix.lower() == ".csv" or _format_of(source) != "limpq.policy/1":
-        recipe = one_recipe(indicators, importance=importance, alpha=alpha)
-        read = read_by(indicators, recipe.importance)
+        read, recipe = read_as(indicators, importance=importance, alpha=alpha)
         written = policy_from_table(load_layer_table(source), read, alpha=recipe.alpha, origin=str(source))
         written = replace(written, importance=recipe.importance)
         write_record(written, output)
-        notes = source_notes(written.source)
+        notes, said = source_notes(written.source), [recipe_line(written)]
     else:
-        written = layer_table(load_record(Policy, source), indicators)
+        policy = load_record(Policy, source)
+        written = layer_table(policy, indicators)
         write_layer_table(written, output)
-        notes = []
-    answer(json.dumps(to_dict(written)) if as_json else "\n".join([*notes, f"written to {output}"]))
+        notes, said = [], [recipe_line(policy)]
+    answer(json.dumps(to_dict(written)) if as_json else "\n".join([*said, *notes, f"written to {output}"]))
 
 
 @click.command(name="import", short_help="Convert the LIMPQ authors' indicators to indicators.json.")

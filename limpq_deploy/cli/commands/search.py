@@ -1,6 +1,7 @@
 """The commands that choose a policy: search, and preview. Thin; heavy imports inside."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,11 @@ def search(
     from limpq_deploy.calibration.errors import InfeasiblePolicy
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.policy.budgets import budgets_from_options, parse_like, uniform_policy_within
-    from limpq_deploy.policy.candidates import find, one_recipe, recipes
+    from limpq_deploy.policy.candidates import find, find_own
     from limpq_deploy.policy.explain import explain as explanation_of
     from limpq_deploy.policy.importance_names import read_by
     from limpq_deploy.policy.indicators import Indicators
+    from limpq_deploy.policy.recipes import one_recipe, recipes
     from limpq_deploy.policy.restrictions import restrict
     from limpq_deploy.policy.search import TIME_LIMIT_S, PolicySearch
     from limpq_deploy.policy.solver.deadline import Deadline
@@ -88,7 +90,8 @@ def search(
     deadline = Deadline.within(TIME_LIMIT_S)
     try:
         if build is None:
-            policy = find(carried, budgets, recipe, solve=solve, admit=admit)
+            plain = all(value is None for value in asked.values())
+            policy = (find_own if plain else find)(carried, budgets, recipe, solve=solve, admit=admit)
         else:
             from limpq_deploy.importance.tournament import hold_tournament
             from limpq_deploy.pipeline.stages.previewer import open_previewer
@@ -168,7 +171,8 @@ def preview(policies: tuple[Path, ...], build: Path, trusted: bool, as_json: boo
     from limpq_deploy.optional_packages import require_modules
     from limpq_deploy.policy.policy import Policy
 
-    pairs = {str(file): load_record(Policy, file).buildable_pairs(str(file)) for file in policies}
+    given = {str(file): load_record(Policy, file) for file in policies}
+    pairs = {name: policy.buildable_pairs(name) for name, policy in given.items()}
     require_modules(("torch", "safetensors"), "previews")
     from limpq_deploy.pipeline.stages.previewer import open_previewer
     from limpq_deploy.progress import progress
@@ -180,8 +184,15 @@ def preview(policies: tuple[Path, ...], build: Path, trusted: bool, as_json: boo
             report(number, len(pairs), name)
             seen[name] = look(bits, origin=name)
     if as_json:
-        answer(json.dumps({name: to_dict(found) for name, found in seen.items()}))
+        plain = {name: to_dict(replace(found, losses=())) for name, found in seen.items()}
+        answer(json.dumps({name: {**found, **_recipe(given[name])} for name, found in plain.items()}))
         return
     from limpq_deploy.cli.output.tables import preview_table
 
-    answer(preview_table(seen))
+    answer(preview_table(seen, given))
+
+
+def _recipe(policy: Any) -> dict[str, Any]:
+    """By what a policy was found."""
+    outliers = policy.outliers.mode if policy.outliers is not None else None
+    return {"importance": policy.importance, "alpha": policy.alpha, "outliers": outliers}

@@ -83,6 +83,11 @@ def keygen(key: Path, as_json: bool) -> None:
     metavar="[CC=]FILE",
     help="TensorRT plan, or one for each compute capability.  [default: the build's]",
 )
+@click.option(
+    "--candidate",
+    type=click.Choice(["mixed", "uniform", "int8", "fp8", "float"]),
+    help="Ship this file of the build.  [default: the policy's own]",
+)
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions to keep.")
 @click.option("--force", is_flag=True, help="Ship in spite of a failed verdict or a doubtful plan; recorded.")
 @sign_option
@@ -99,6 +104,7 @@ def ship(
     throughput: int | None,
     config: Path | None,
     plans: tuple[str, ...],
+    candidate: str | None,
     keep: int,
     force: bool,
     sign: Path | None,
@@ -129,6 +135,7 @@ def ship(
         name=name,
         config=config,
         plans=dict(map(_split_plan, plans)),
+        candidate=candidate,
         keep=keep,
         force=force,
         keys=Keys(private=sign, public=key),

@@ -158,8 +158,8 @@ def budget_options(command: Command) -> Command:
         click.option(
             "--importance",
             type=click.Choice(MEASURES),
-            help="Measure of importance. [default: in a build, the one whose policy previews best; else kl where the "
-            "indicators have it, else scale]",
+            help="Measure of importance. [default: in a build, the one whose policy previews best; after one, the "
+            "measure, alpha and outlier rule that it found; else kl where the indicators have it, else scale]",
         ),
         click.option(
             "--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: 2 for scale, else 1]"
@@ -311,6 +311,11 @@ def build_options(command: Command) -> Command:
             metavar="P",
             help="Check: top-1, or the task's own figure, at most P points (its unit) below the float model.  "
             "[default: 1.0]",
+        ),
+        click.option(
+            "--objective",
+            type=click.Choice(["accuracy", "size", "latency", "balanced"]),
+            help="What decides which of the built files to ship.  [default: balanced]",
         ),
         click.option(
             "--max-float-share",

@@ -36,6 +36,8 @@ def diff_table(diff: PolicyDiff) -> str:
             if only:
                 lines.append(wrapped(f"only in {name}: {', '.join(only)}"))
     lines += [_total_line(total) for total in diff.totals]
+    if diff.importance is not None and diff.alpha is not None:
+        lines.append(f"objectives by measure {diff.importance}, alpha {diff.alpha:g}, outliers: {diff.outliers}")
     return "\n".join((*lines, *map(wrapped, diff.notes)))
 
 
@@ -61,6 +63,7 @@ def front_table(front: Front) -> str:
     unproved = [f"{point.gbitops_limit:g}" for point in front.points if point.solver.status != "optimal"]
     lines = [wrapped(f"not proved optimal: at {', '.join(unproved)} G a better policy may exist")] if unproved else []
     lines += [table(header, rows, right=(0, 1, 2, 3, 4, 6, 7, 8))] if rows else ["no budget is met by any policy"]
+    lines.append(f"measure {front.importance or 'scale'}, alpha {front.alpha:g}, outliers: {front.outliers}")
     if front.dominated:
         limits = ", ".join(f"{budget.gbitops_limit:g}" for budget in front.dominated)
         lines.append(wrapped(f"no better than a smaller budget: {limits}"))

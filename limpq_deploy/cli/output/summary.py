@@ -12,13 +12,14 @@ from limpq_deploy.export.records.placement import FLOAT_BITS, Placement
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.tasks.score import TOP1, Score
 from limpq_deploy.train.evaluate import Accuracy
+from limpq_deploy.verdict.recommendation import sentence
 from limpq_deploy.verdict.record import NO_GPU, LatencyResult, Verdict, float_baseline
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline.outcome import Outcome
 
-NAMES = {"uniform8": "w8a8, untrained"}
-"""How models are called here; the 8-bit baseline has scales from 256 images and no training."""
+NAMES = {"uniform8": "int8"}
+"""How models are called here."""
 
 COLOURS = {"passed": "green", "failed": "red", "undecided": "yellow", "incomplete": "yellow"}
 
@@ -33,6 +34,8 @@ def summary(outcome: Outcome) -> str:
     if outcome.verdict is not None:
         blocks.append("\n".join(_remarks(outcome.verdict)))
     blocks.append("\n".join(_where(outcome)))
+    if outcome.verdict is not None and outcome.verdict.recommendation is not None:
+        blocks.append(ship_line(outcome.verdict))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -70,13 +73,24 @@ def bits_of_layers(policy: Policy, placement: Placement) -> str:
 
 
 def _headline(verdict: Verdict) -> str:
-    word = click.style(verdict.outcome, fg=COLOURS[verdict.outcome], bold=True)
+    found = verdict.recommendation
+    elsewhere_better = verdict.outcome == "passed" and found is not None and not found.own_on_front
+    word = click.style(verdict.outcome, fg="yellow" if elsewhere_better else COLOURS[verdict.outcome], bold=True)
     passed = sum(check.passed for check in verdict.checks)
     kept = f"{passed} of {len(verdict.checks)} checks kept"
     left = f", {len(verdict.undecided)} not decided" if verdict.undecided else ""
     elsewhere = any(one.name == "latency" and one.reason.startswith(NO_GPU) for one in verdict.not_measured)
     left += f"; latency not measured: {NO_GPU}" if elsewhere else ""
     return f"{verdict.model} for {verdict.target}: {word}, {kept}{left}"
+
+
+def ship_line(verdict: Verdict) -> str:
+    """The last line of a build: which file to ship, and why; green only where the policy's own file is on the front."""
+    found = verdict.recommendation
+    assert found is not None
+    good = verdict.outcome == "passed" and found.own_on_front
+    text = sentence(found, verdict.outcome)
+    return click.style(wrapped(text[:1].upper() + text[1:]), fg="green" if good else "yellow", bold=True)
 
 
 def _remarks(verdict: Verdict) -> Iterator[str]:
@@ -163,6 +177,7 @@ def _figure(verdict: Verdict, name: str) -> str:
 
 def _p50(verdict: Verdict, name: str, threads: int | str) -> str:
     lines = verdict.latency.lines if verdict.latency is not None else ()
+    name = name.partition(" ")[0]  # "uniform w4a4"
     found = [line.p50_ms for line in lines if line.name == name and line.threads == threads]
     return f"{found[0]:.3f}" if found else "-"
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from limpq_deploy.export.ship.verify import VerifyReport
     from limpq_deploy.importance.preview import Preview
     from limpq_deploy.policy.indicators import Indicators
-    from limpq_deploy.policy.policy import LayerBits, Policy, Tournament
+    from limpq_deploy.policy.policy import LayerBits, Policy, PolicyCandidate, Tournament
     from limpq_deploy.workspace.workspace import Passed
 
 LOG_WIDTH = 110
@@ -64,6 +64,7 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
         f"{cost.name}: {cost.used:,} of {cost.limit:,} {cost.unit} ({100 * cost.used / max(cost.limit, 1):.2f} %)"
         for cost in policy.costs
     ]
+    lines.append(recipe_line(policy))
     if policy.solver is not None:
         solver = policy.solver
         if solver.status != "optimal":
@@ -85,6 +86,12 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
     ties = tie_warning(policy, indicators)
     lines += [wrapped(note) for note in (*source_notes(policy.source), *((ties,) if ties else ()))]
     return "\n".join(lines)
+
+
+def recipe_line(policy: Policy) -> str:
+    """By what a policy was found, or is priced."""
+    rule = f"outliers: {policy.outliers.mode}" if policy.outliers is not None else "outlier rule not recorded"
+    return f"measure {policy.importance or 'scale'}, alpha {policy.alpha:g}, {rule}"
 
 
 def parity_table(report: ParityReport) -> str:
@@ -208,19 +215,34 @@ def doctor_table(diagnosis: Diagnosis) -> str:
 def tournament_table(tournament: Tournament) -> str:
     """The candidates by their previews, best first, and why the first was taken."""
     tournament = plain_record(tournament)
-    rows = [(f"{one.loss:.4f}", tournament.shown(one), one.name, _bits(one.bits)) for one in tournament.candidates]
+    rows = [
+        (f"{one.loss:.4f}", _behind(one), tournament.shown(one), one.name, _bits(one.bits))
+        for one in tournament.candidates
+    ]
     head = f"preview on {tournament.images:,} held-out training images, BatchNorm from {tournament.batchnorm_images:,}"
-    drawn = table(("loss", tournament.figure, "candidate", "weight/activation bits"), rows, right=(0, 1))
+    head += f", {tournament.seconds:.1f} s in all" if tournament.seconds is not None else ""
+    header = ("loss", "behind (95 %)", tournament.figure, "candidate", "weight/activation bits")
+    drawn = table(header, rows, right=(0, 1, 2))
     return f"{head}\n{drawn}\n{wrapped(tournament.why)}"
 
 
-def preview_table(previews: Mapping[str, Preview]) -> str:
-    """Previews of policies, in the order given."""
-    rows = [(f"{found.loss:.4f}", found.measure.shown(found.top1), name) for name, found in previews.items()]
+def preview_table(previews: Mapping[str, Preview], policies: Mapping[str, Policy]) -> str:
+    """Previews of policies, in the order given, and by what each was found."""
+    rows = [
+        (f"{found.loss:.4f}", found.measure.shown(found.top1), recipe_line(policies[name]), name)
+        for name, found in previews.items()
+    ]
     found = next(iter(previews.values()))
-    drawn = table(("loss", found.measure.name, "policy"), rows, right=(0, 1))
+    drawn = table(("loss", found.measure.name, "found by", "policy"), rows, right=(0, 1))
     images = f"{found.images:,} held-out training images, BatchNorm from {found.batchnorm_images:,}"
     return f"{drawn}\non {images}; not fine-tuned"
+
+
+def _behind(one: PolicyCandidate) -> str:
+    """How much larger a candidate's loss is than the least."""
+    if one.behind is None or one.behind_low is None or one.behind_high is None:
+        return "-"
+    return f"{one.behind:+.4f} ({one.behind_low:+.4f} to {one.behind_high:+.4f})"
 
 
 def _bits(bits: Mapping[str, LayerBits]) -> str:

@@ -1,5 +1,6 @@
 """The stage that makes what is shipped."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,20 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.environment import read_environment
-from limpq_deploy.export.runtimes.base import BuildsEngines, KeepsPlans, every_output, in_rows
+from limpq_deploy.export.runtimes.base import BuildsEngines, KeepsPlans, Runtime, every_output, in_rows
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 from limpq_deploy.export.ship.bundle import write_bundle
 from limpq_deploy.export.ship.shipped_plans import PLAN, PLAN_RECORD, RECORD_SUFFIX
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
+    BUILDS,
     CLASSES,
     DATA,
     ENGINE_OPTIONS,
     HANDS_OVER,
     MEASURES,
+    OWN_UNIFORM,
     PIXEL_INPUT,
     RUNTIME,
     VERSIONS,
@@ -29,7 +32,19 @@ from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.verdict.record import Verdict
-from limpq_deploy.workspace.file_names import BUNDLE, MODEL, PIXELS, POLICY, REPORT, VERDICT
+from limpq_deploy.workspace.file_names import (
+    BUNDLE,
+    CANDIDATE_BUNDLES,
+    COMPARISON,
+    FLOAT_MODEL,
+    MODEL,
+    PIXELS,
+    POLICY,
+    REPORT,
+    UNIFORM8_MODEL,
+    UNIFORM_MODEL,
+    VERDICT,
+)
 
 CANARIES = 16
 
@@ -67,9 +82,46 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
         engine=runtime.options if isinstance(runtime, BuildsEngines) else None,
         answered_by=OnnxRuntime.name if subject.hands_over else None,
     )
+    others = () if subject.hands_over else _write_candidates(subject, folder, runtime, report)
     size = sum(file.size for file in manifest.files)
-    return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB"
+    beside = f"; {', '.join(others)} in {folder / CANDIDATE_BUNDLES} (ship --candidate NAME)" if others else ""
+    return f"{folder / BUNDLE}, {len(manifest.files)} files, {size / 2**20:.2f} MiB{beside}"
 
+
+def _write_candidates(subject: Deployed, folder: Path, runtime: Runtime, report: Report) -> tuple[str, ...]:
+    """A bundle of every file that could be shipped instead of the policy's own, in ``candidates/NAME``."""
+    split = subject.dataset.split("test")
+    images, _ = next(split.subset(np.arange(min(CANARIES, len(split)))).batches(CANARIES))
+    verdict = load_record(Verdict, folder / VERDICT)
+    others = [one for one in verdict.candidates if one.file != MODEL]
+    shutil.rmtree(folder / CANDIDATE_BUNDLES, ignore_errors=True)
+    for number, one in enumerate(others):
+        report(number, len(others), one.name)
+        write_bundle(
+            folder / CANDIDATE_BUNDLES / one.name,
+            {
+                "model.onnx": folder / one.file,
+                "labels.txt": "".join(f"{name}\n" for name in subject.class_names).encode(),
+                "report.html": folder / REPORT,
+                **(_plan_files(runtime, folder / one.file) if isinstance(runtime, KeepsPlans) else {}),
+            },
+            model=subject.config.model,
+            target=subject.target.name,
+            model_file="model.onnx",
+            canary_inputs_NCHW=images,
+            canary_outputs=in_rows(every_output(runtime.load(folder / one.file))(images)),
+            environment=read_environment(),
+            versions=versions(),
+            policy={"candidate": one.name, "bits": one.bits},
+            verdict=verdict,
+            preprocess=subject.preprocess,
+            engine=runtime.options if isinstance(runtime, BuildsEngines) else None,
+        )
+    return tuple(one.name for one in others)
+
+
+ALWAYS = (POLICY, FLOAT_MODEL, UNIFORM8_MODEL, COMPARISON)
+"""Files that are read whether or not the build is handed over."""
 
 SHIPPED = Stage(
     name="bundle",
@@ -78,9 +130,10 @@ SHIPPED = Stage(
     facts=(CLASSES, DATA, VERSIONS, *RUNTIME),
     reads=(
         *(MODEL, If(PIXEL_INPUT, PIXELS), POLICY, VERDICT, REPORT),
-        *(If(HANDS_OVER, name) for name in CARRIED.values() if name != POLICY),
+        *(If(HANDS_OVER, name) for name in CARRIED.values() if name not in ALWAYS),
+        *(FLOAT_MODEL, UNIFORM8_MODEL, COMPARISON, If(OWN_UNIFORM, UNIFORM_MODEL)),
     ),
-    writes=(BUNDLE,),
+    writes=(BUNDLE, If(BUILDS, CANDIDATE_BUNDLES)),
     run=_run,
     when=(MEASURES,),
 )

@@ -1,24 +1,36 @@
 """The stage that chooses the policy, and what it is set beside."""
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.importance.tournament import hold_tournament
+from limpq_deploy.importance.tournament import Look, hold_tournament
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.declaration import If, Stage
-from limpq_deploy.pipeline.stages.facts import LATENCY_LIMIT, LIMITS, PREVIEWS, ROUNDS_MADE, SEARCHES, TAKES_POLICY
+from limpq_deploy.pipeline.stages.facts import (
+    IMPORTANCE,
+    LATENCY_LIMIT,
+    LIMITS,
+    PREVIEWS,
+    ROUNDS_MADE,
+    SEARCHES,
+    TAKES_POLICY,
+)
 from limpq_deploy.pipeline.stages.previewer import Previewer
 from limpq_deploy.pipeline.stages.rounds import search_in_rounds
 from limpq_deploy.policy.budgets import ROWS, latency_budget, parse_like, uniform_policy_within
-from limpq_deploy.policy.candidates import find, one_recipe, recipes
+from limpq_deploy.policy.candidates import find
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import own_budget
 from limpq_deploy.policy.importance_names import SCALE, read_by
-from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.indicators import Found, Indicators
 from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.recipes import Recipe, found_by, one_recipe, recipes
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.policy.tie_warning import tie_warning
 from limpq_deploy.progress import Report
@@ -45,13 +57,13 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     restricted = subject.restricted(indicators)
     budgets = subject.budgets(restricted)
     like = parse_like(config.budget_like) if config.budget_like is not None else None
-    rounds_said = ""
+    rounds_said, look = "", cache_of(subject, folder)
     if config.goes_round:
 
         def choose(within: tuple[Budget, ...]) -> Policy:
             rival = uniform_policy_within(restricted, within, like)
             try:
-                return _choose(subject, folder, indicators, within, rival, report)
+                return _choose(subject, look, indicators, within, rival, report)
             except InfeasiblePolicy as error:
                 raise InfeasiblePolicy(
                     f"{error}; times are predicted from this build's profile of the machine, and are alike at all "
@@ -66,7 +78,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
         pair = uniform_policy_within(restricted, budgets, like)
     else:
         pair = uniform_policy_within(restricted, budgets, like)
-        policy = _choose(subject, folder, indicators, budgets, pair, report)
+        policy = _choose(subject, look, indicators, budgets, pair, report)
     comparison = Comparison(
         pair=pair,
         same=pair is not None and set(policy.pairs().values()) == {pair},
@@ -74,6 +86,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     )
     write_record(policy, folder / POLICY)
     write_record(comparison, folder / COMPARISON)
+    write_record(replace(indicators, found=_found(policy, indicators, restricted, budgets, pair)), folder / INDICATORS)
     assert policy.solver is not None
     used = ", ".join(f"{cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)
     idle = "; the budget limits nothing" if policy.is_everywhere(indicators.bits[-1]) else ""
@@ -91,15 +104,17 @@ SEARCHED_POLICY = Stage(
     settings=("policy", *PLAIN_BUDGETS, *RESTRICTING, "importance", "alpha", "outliers", "solver"),
     facts=LIMITS,
     reads=(
-        *(INDICATORS, PLACEMENT),
+        *(IMPORTANCE, PLACEMENT),
         *(If(PREVIEWS, name) for name in (FLOAT_WEIGHTS, JOINT)),
         *(If(ROUNDS_MADE, name) for name in (TABLE, TEMPLATE)),
     ),
     writes=(POLICY, COMPARISON, If(ROUNDS_MADE, ROUNDS)),
+    completes=(INDICATORS,),
     run=_run_search,
     when=(SEARCHES,),
 )
-"""The best policy of a tournament, or one program's where ``importance`` names its measure."""
+"""The best policy of a tournament, or one program's where ``importance`` names its measure; which one it was is put
+down in the indicators file, for later searches."""
 
 
 def _run_given(subject: Subject, folder: Path, report: Report) -> str:
@@ -123,7 +138,7 @@ GIVEN_POLICY = Stage(
     title="policy",
     settings=("policy", "like", *PLAIN_BUDGETS, *RESTRICTING),
     facts=(LATENCY_LIMIT,),
-    reads=(INDICATORS, PLACEMENT),
+    reads=(IMPORTANCE, PLACEMENT),
     writes=(POLICY, COMPARISON),
     run=_run_given,
     when=(TAKES_POLICY,),
@@ -131,9 +146,34 @@ GIVEN_POLICY = Stage(
 """The user's own policy."""
 
 
+def cache_of(subject: Subject, folder: Path) -> Callable[[], Look]:
+    """Gives one previewer, made when it is first asked for."""
+    return functools.cache(lambda: Previewer(subject, folder))
+
+
+def _found(
+    policy: Policy, carried: Indicators, restricted: Indicators, budgets: tuple[Budget, ...], pair: BitPair | None
+) -> Found:
+    """By what the policy was found; where uniform bits won, by what the best program beside them was."""
+    assert policy.importance is not None
+    assert policy.outliers is not None
+    recipe = Recipe(importance=policy.importance, alpha=policy.alpha, outliers=policy.outliers.mode)
+    if policy.tournament is None:
+        return found_by(recipe, restricted, budgets)
+    ranked = policy.tournament.candidates
+    winner = next(one for one in ranked if one.name == policy.tournament.chosen)
+    if winner.importance is not None:
+        return found_by(recipe, restricted, budgets)
+    best = next((one for one in ranked if one.importance is not None), None)
+    if best is not None:
+        assert best.importance is not None
+        recipe = one_recipe(carried, importance=best.importance, alpha=best.alpha, outliers=best.outliers)
+    return found_by(recipe, restricted, budgets, pair)
+
+
 def _choose(
     subject: Subject,
-    folder: Path,
+    look: Callable[[], Look],
     indicators: Indicators,
     budgets: tuple[Budget, ...],
     uniform: BitPair | None,
@@ -148,7 +188,7 @@ def _choose(
         indicators,
         budgets,
         recipes(indicators, alpha=config.alpha, outliers=config.outliers),
-        Previewer(subject, folder),
+        look(),
         uniform=uniform,
         solve=solve,
         admit=subject.restricted,

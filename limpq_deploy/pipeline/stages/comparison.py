@@ -47,6 +47,11 @@ def own_pair(path: Path) -> BitPair | None:
     return None if comparison.same else comparison.pair
 
 
+def eight_bits(subject: Deployed) -> dict[str, BitPair]:
+    """8 bits in every searched layer: the file that many would ship without asking."""
+    return {layer.name: (8, 8) for layer in subject.placement.searched}
+
+
 def compared_pairs(subject: Deployed, folder: Path) -> dict[str, BitPair] | None:
     """The same by layer."""
     pair = own_pair(folder / COMPARISON)

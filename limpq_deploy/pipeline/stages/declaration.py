@@ -60,7 +60,8 @@ class If:
 class Stage:
     """A stage of a build. ``settings``: names of those whose values it depends on (a file's by its contents).
 
-    ``reads``: files of earlier stages, which must be there, or parts of them; ``writes``: files or folders. ``run`` is
+    ``reads``: files of earlier stages, which must be there, or parts of them; ``writes``: files or folders;
+    ``completes``: files of earlier stages that it puts something down in, of which it reads a part. ``run`` is
     given what the build is about, its folder and a progress report, and returns one line for people. ``when``: all of
     these must hold for the stage to be needed. Several stages of one name exclude each other.
     ``checkpoint``, ``together``: as in `Step`. Raises ValueError for a setting that there is not.
@@ -72,6 +73,7 @@ class Stage:
     facts: tuple[Fact, ...] = ()
     reads: tuple[str | Part | If, ...] = ()
     writes: tuple[str | If, ...]
+    completes: tuple[str, ...] = ()
     run: Callable[[Any, Path, Report], str]
     when: tuple[Condition, ...] = ()
     checkpoint: str | None = None
@@ -116,6 +118,7 @@ class Stage:
             inputs=self.inputs(subject),
             reads=tuple(_needed(self.reads, asked)),
             outputs=tuple(str(name) for name in _needed(self.writes, asked)),
+            completes=self.completes,
             run=run,
             checkpoint=self.checkpoint,
             together=self.together,

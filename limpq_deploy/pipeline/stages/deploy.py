@@ -1,7 +1,7 @@
 """The stage that writes the files: the mixed model and its baselines as ONNX."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -18,7 +18,7 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
-from limpq_deploy.pipeline.stages.comparison import compared_pairs
+from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
     CLASSES,
@@ -35,6 +35,7 @@ from limpq_deploy.pipeline.stages.facts import (
     PREPROCESS,
     RUNTIME,
     STORES,
+    STORES_UNIFORM,
     TARGET,
 )
 from limpq_deploy.pipeline.stages.given import compare_exported
@@ -50,6 +51,7 @@ from limpq_deploy.workspace.file_names import (
     FLOAT_MODEL,
     FLOAT_WEIGHTS,
     GIVEN_EXPORTED,
+    INT8,
     LINT,
     MODEL,
     PIXELS,
@@ -58,6 +60,7 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM,
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
+    UNIFORM_STORED,
 )
 
 
@@ -89,6 +92,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
     checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus)
     write_record(checked, folder / LINT)
+    _store_uniform(subject, folder, exported)
     record = _record(subject, folder, exported[MODEL])
     write_record(record, folder / EXPORT)
     return f"{MODEL}, {sizes_line(record)}; {_lint_line(checked)}"
@@ -99,10 +103,11 @@ EXPORTED_MODELS = Stage(
     title="export",
     settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
     facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, COMPILER, MODEL_FACT, *RUNTIME),
-    reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, If(OWN_UNIFORM, UNIFORM)),
+    reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, INT8, If(OWN_UNIFORM, UNIFORM)),
     writes=(
         *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
-        *(If(OWN_UNIFORM, UNIFORM_MODEL), If(STORES, STORED), If(PIXEL_INPUT, PIXELS)),
+        *(If(OWN_UNIFORM, UNIFORM_MODEL), If(STORES, STORED), If(STORES_UNIFORM, UNIFORM_STORED)),
+        If(PIXEL_INPUT, PIXELS),
     ),
     run=_run_export,
     when=(EXPORTS,),
@@ -141,6 +146,14 @@ def _record(subject: Subject, folder: Path, model: onnx.ModelProto) -> ExportRec
     )
 
 
+def _store_uniform(subject: Subject, folder: Path, exported: Mapping[str, onnx.ModelProto]) -> None:
+    """The stored twin of the uniform model, where there is one and such are asked for."""
+    pairs = compared_pairs(subject, folder)
+    if subject.config.storage is not None and pairs is not None:
+        bits = {layer.name: layer.pinned_bits or pairs[layer.name][0] for layer in subject.placement.layers}
+        _save(pack_weights(exported[UNIFORM_MODEL], bits, subject.config.storage), folder / UNIFORM_STORED)
+
+
 def _quantized_models(
     subject: Subject, traced: TracedModel, folder: Path
 ) -> Iterator[tuple[str, QuantizedModel, dict[str, BitPair]]]:
@@ -149,8 +162,8 @@ def _quantized_models(
     pairs = compared_pairs(subject, folder)
     if pairs is not None:
         yield UNIFORM_MODEL, load_finetuned(subject, traced, pairs, folder / UNIFORM), pairs
-    eight = {layer.name: (8, 8) for layer in subject.placement.searched}
-    yield UNIFORM8_MODEL, subject.quantized(traced, eight), eight
+    eight = eight_bits(subject)
+    yield UNIFORM8_MODEL, load_finetuned(subject, traced, eight, folder / INT8), eight
 
 
 def _lint_line(report: LintReport) -> str:

@@ -16,6 +16,7 @@ from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.budgets import LIMITING
+from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.train.settings import (
     FinetuneSettings,
@@ -26,7 +27,7 @@ from limpq_deploy.train.settings import (
     float_settings,
     joint_settings,
 )
-from limpq_deploy.workspace.file_names import COMPARISON, POLICY
+from limpq_deploy.workspace.file_names import COMPARISON, INDICATORS, POLICY
 from limpq_deploy.workspace.step import Part
 
 if TYPE_CHECKING:
@@ -187,6 +188,14 @@ def _pairs(path: Path) -> dict[str, BitPair]:
 PAIRS = Part(POLICY, "pairs", _pairs)
 """Bits by layer: whoever trains or exports them does not depend on how long the solver took."""
 
+
+def _importance(path: Path) -> Any:
+    return to_dict(replace(load_record(Indicators, path), found=None))
+
+
+IMPORTANCE = Part(INDICATORS, "importance", _importance)
+"""All but what the search puts down in it."""
+
 UNIFORM_PAIR = Part(COMPARISON, "pair", own_pair)
 
 
@@ -238,6 +247,18 @@ LOOKED_INTO = condition(
     "integers are audited",
     (*OF_PLACEMENT, "engine"),
     lambda subject: subject.builds_engine and not subject.placement.weights_only,
+)
+STORES_UNIFORM = Condition(
+    "weights are stored at their bits, of a uniform policy of its own too",
+    ("storage",),
+    lambda subject, folder: subject.config.storage is not None and own_pair(folder / COMPARISON) is not None,
+    (COMPARISON,),
+)
+KEEPS_STORED_UNIFORM = Condition(
+    "weights of a uniform policy of its own are stored at their bits, here",
+    STORES_UNIFORM.settings,
+    lambda subject, folder: not subject.handed_over and STORES_UNIFORM.holds(subject, folder),
+    STORES_UNIFORM.reads,
 )
 OWN_UNIFORM = Condition(
     "a uniform policy, not the policy itself, keeps the same limits",

@@ -19,6 +19,7 @@ from limpq_deploy.pipeline.handed_over import HandedOver
 from limpq_deploy.pipeline.outcome import Outcome
 from limpq_deploy.pipeline.stages.audit import AUDIT_OF_ENGINE
 from limpq_deploy.pipeline.stages.bundle import SHIPPED
+from limpq_deploy.pipeline.stages.candidates import CANDIDATES_OF_BUILD
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.engine import ENGINE_RECORD
 from limpq_deploy.pipeline.stages.handover import FOLDER
@@ -33,7 +34,7 @@ from limpq_deploy.workspace.step import Step
 from limpq_deploy.workspace.workspace import Passed, Workspace, read_state
 
 STAGES: tuple[Stage, ...] = (
-    *(ENGINE_RECORD, PARITY_OF_CODES, LATENCY_OF_FILES, AUDIT_OF_ENGINE),
+    *(ENGINE_RECORD, PARITY_OF_CODES, LATENCY_OF_FILES, CANDIDATES_OF_BUILD, AUDIT_OF_ENGINE),
     *(VERDICT_OF_BUILD, REPORT_PAGE, SHIPPED),
 )
 

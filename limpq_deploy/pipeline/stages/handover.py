@@ -11,6 +11,7 @@ from limpq_deploy.calibration.records import to_json
 from limpq_deploy.pipeline.config import FORMAT
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.handed_over import Handover
+from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES
 from limpq_deploy.pipeline.stages.page import built_facts
 from limpq_deploy.workspace.file_names import (
@@ -30,6 +31,7 @@ from limpq_deploy.workspace.file_names import (
     PLACEMENT,
     POLICY,
     UNIFORM8_MODEL,
+    UNIFORM_MODEL,
 )
 
 FOLDER = "build"
@@ -46,6 +48,8 @@ CARRIED = {
 def carried_files(subject: Deployed, folder: Path) -> dict[str, Path | bytes]:
     """Name in the bundle -> file, or its bytes."""
     files: dict[str, Path | bytes] = {name: folder / file for name, file in CARRIED.items()}
+    if own_pair(folder / COMPARISON) is not None:
+        files[UNIFORM_MODEL] = folder / UNIFORM_MODEL
     if subject.config.input == "uint8":  # the bundle's own model is that which takes pixels
         files[MODEL] = folder / MODEL
     settings = {"format": FORMAT, **asdict(subject.config)}

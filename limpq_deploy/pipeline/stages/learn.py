@@ -9,10 +9,11 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.comparison import compared_pairs
+from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import (
     DATA,
+    EXPORTS,
     FINETUNE_TRAINING,
     FLOAT_TRAINING,
     JOINT_TRAINING,
@@ -43,6 +44,8 @@ from limpq_deploy.workspace.file_names import (
     FLOAT_RECORD,
     FLOAT_WEIGHTS,
     INDICATORS,
+    INT8,
+    INT8_RECORD,
     JOINT,
     PLACEMENT,
     POLICY,
@@ -163,9 +166,15 @@ def _run_uniform(subject: Subject, folder: Path, report: Report) -> str:
     return _finetune(subject, folder, FINETUNED_UNIFORM, compared_pairs(subject, folder), report)
 
 
+def _run_int8(subject: Subject, folder: Path, report: Report) -> str:
+    return _finetune(subject, folder, FINETUNED_INT8, eight_bits(subject), report)
+
+
 def _finetune(subject: Subject, folder: Path, stage: Stage, pairs: dict[str, BitPair] | None, report: Report) -> str:
     assert pairs is not None  # the stage is not needed otherwise
     config, settings = subject.config, finetune_training(subject)
+    if stage.name == "int8":  # the joint network may not know 8 bits
+        settings = replace(settings, start="float")
     execution, resumed = prepare(subject, folder, stage)
     traced = subject.traced(folder / FLOAT_WEIGHTS)
     if settings.start == "joint":
@@ -222,3 +231,17 @@ FINETUNED_UNIFORM = replace(
     checkpoint=checkpoint_of("uniform"),
 )
 """The uniform policy within the same budgets, by the same recipe: what mixed bits have to beat."""
+
+FINETUNED_INT8 = replace(
+    FINETUNED_MODEL,
+    name="int8",
+    title="int8 baseline",
+    settings=("ptq", "scales"),
+    facts=(*FINETUNED_MODEL.facts, PLACED),
+    reads=(FLOAT_WEIGHTS, FLOAT_RECORD),
+    writes=(INT8, INT8_RECORD),
+    run=_run_int8,
+    when=(TRAINS, EXPORTS),
+    checkpoint=checkpoint_of("int8"),
+)
+"""8 bits everywhere, by the same recipe; no policy is in it, so that another one leaves it as it is."""

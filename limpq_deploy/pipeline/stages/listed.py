@@ -5,15 +5,22 @@ from collections.abc import Iterator
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.audit import AUDIT_OF_ENGINE
 from limpq_deploy.pipeline.stages.bundle import SHIPPED
+from limpq_deploy.pipeline.stages.candidates import CANDIDATES_OF_BUILD
 from limpq_deploy.pipeline.stages.choose import GIVEN_POLICY, SEARCHED_POLICY
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.deploy import EXPORTED_MODELS
 from limpq_deploy.pipeline.stages.engine import COMPILED_ENGINE, ENGINE_RECORD
 from limpq_deploy.pipeline.stages.given import GIVEN_MODEL
-from limpq_deploy.pipeline.stages.learn import FINETUNED_MODEL, FINETUNED_UNIFORM, FLOAT_MODEL, JOINTLY_TRAINED
+from limpq_deploy.pipeline.stages.learn import (
+    FINETUNED_INT8,
+    FINETUNED_MODEL,
+    FINETUNED_UNIFORM,
+    FLOAT_MODEL,
+    JOINTLY_TRAINED,
+)
 from limpq_deploy.pipeline.stages.measure import ACCURACY_OF_FILES, LATENCY_OF_FILES, PARITY_OF_CODES
 from limpq_deploy.pipeline.stages.page import REPORT_PAGE
-from limpq_deploy.pipeline.stages.ptq import CALIBRATED_MODEL, CALIBRATED_UNIFORM, RANGES_ALONE
+from limpq_deploy.pipeline.stages.ptq import CALIBRATED_INT8, CALIBRATED_MODEL, CALIBRATED_UNIFORM, RANGES_ALONE
 from limpq_deploy.pipeline.stages.rounds import PROFILE, STUDY_OF_LATENCY
 from limpq_deploy.pipeline.stages.verdict import VERDICT_OF_BUILD
 
@@ -21,9 +28,9 @@ STAGES: tuple[Stage, ...] = (
     *(GIVEN_MODEL, FLOAT_MODEL),
     *(JOINTLY_TRAINED, RANGES_ALONE),
     *(PROFILE, SEARCHED_POLICY, GIVEN_POLICY),
-    *(FINETUNED_MODEL, CALIBRATED_MODEL, FINETUNED_UNIFORM, CALIBRATED_UNIFORM),
+    *(FINETUNED_MODEL, CALIBRATED_MODEL, FINETUNED_UNIFORM, CALIBRATED_UNIFORM, FINETUNED_INT8, CALIBRATED_INT8),
     *(EXPORTED_MODELS, ENGINE_RECORD, COMPILED_ENGINE, PARITY_OF_CODES, ACCURACY_OF_FILES, LATENCY_OF_FILES),
-    *(AUDIT_OF_ENGINE, STUDY_OF_LATENCY, VERDICT_OF_BUILD, REPORT_PAGE, SHIPPED),
+    *(CANDIDATES_OF_BUILD, AUDIT_OF_ENGINE, STUDY_OF_LATENCY, VERDICT_OF_BUILD, REPORT_PAGE, SHIPPED),
 )
 
 

@@ -1,6 +1,7 @@
 """Stages that measure the engine: parity, accuracy, latency."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,6 +36,7 @@ from limpq_deploy.progress import Report
 from limpq_deploy.tasks.score import TOP1, Scored
 from limpq_deploy.train.evaluate import Evaluation
 from limpq_deploy.train.judged import compare, judged
+from limpq_deploy.verdict.candidates import SERIES, AccuracyPair, CandidateName
 from limpq_deploy.verdict.record import AccuracyResult, float_baseline
 from limpq_deploy.workspace.file_names import (
     ACCURACY,
@@ -61,9 +63,10 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Accuracy of the exported files on the runtime; see `AccuracyResult`."""
+    """Accuracy of the exported files on the runtime; see `AccuracyResult`. ``pairs``: every two of the candidates."""
 
     accuracy: AccuracyResult
+    pairs: tuple[AccuracyPair, ...] = ()
     format: Literal["limpq.accuracy/1"] = field(default="limpq.accuracy/1")
 
 
@@ -167,13 +170,24 @@ def _run_accuracy(subject: "Subject", folder: Path, report: Report) -> str:
         against_float=compare(found["mixed"], found["float"]),
         of=f"the exported files on {runtime.name}, {len(split):,} images of test",
     )
-    write_record(Measured(accuracy=result), folder / ACCURACY)
+    named = {SERIES[name]: one for name, one in found.items()}
+    write_record(Measured(accuracy=result, pairs=tuple(_pairs(named))), folder / ACCURACY)
     said = f"mixed {result.mixed.shown}, float {result.float.shown}"
     if result.uniform is not None:
         said += f", {result.uniform_bits} {result.uniform.shown}"
     if task.measure != TOP1:
         said = f"{task.measure.name}: {said}"
     return f"{said} ({result.mixed.images} test images, on {runtime.name})"
+
+
+def _pairs(found: Mapping[CandidateName, Evaluation | Scored]) -> Iterator[AccuracyPair]:
+    """Every two candidates, in both orders, on the same images."""
+    for first, second in itertools.permutations(found, 2):
+        pair = compare(found[first], found[second])
+        low, high = pair.interval
+        yield AccuracyPair(
+            first=first, second=second, points=pair.points, low=low, high=high, p_first_worse=pair.p_first_worse
+        )
 
 
 ACCURACY_OF_FILES = Stage(
@@ -193,7 +207,7 @@ def _run_latency(subject: Deployed, folder: Path, report: Report) -> str:
     runs_on = subject.target.runs_on
     assert runs_on is not None
     seconds = subject.config.latency_seconds
-    files = {"mixed": folder / MODEL, "float": folder / FLOAT_MODEL, "uniform8": folder / UNIFORM8_MODEL}
+    files = {name: folder / file for name, file in exported_files(folder).items()}
     runtime = subject.runtime()
     models, runtimes = with_fp32(files, runtime)
     batch = least_batch(runtime)
@@ -221,12 +235,12 @@ LATENCY_OF_FILES = Stage(
     title="latency",
     settings=("latency_seconds", *ENGINE_OPTIONS),
     facts=RUNTIME,
-    reads=(MODEL, FLOAT_MODEL, UNIFORM8_MODEL),
+    reads=(COMPARISON, MODEL, FLOAT_MODEL, UNIFORM8_MODEL, If(OWN_UNIFORM, UNIFORM_MODEL)),
     writes=(LATENCY,),
     run=_run_latency,
     when=(BUILDS,),
 )
-"""Mixed, float (where it is FP16, FP32 too) and uniform 8 bits, interleaved in one run: on a CPU one thread, then the
+"""Mixed, float (where it is FP16, FP32 too), uniform and int8, interleaved in one run: on a CPU one thread, then the
 runtime's own choice."""
 
 

@@ -36,24 +36,28 @@ class Previewer:
         self._judge = subject.judge.beside(traced.graph_module.eval())
         self._data = subject.joint_data
         self._seed = subject.config.seed
+        self._seen: dict[tuple[tuple[str, BitPair], ...], Preview] = {}
 
     def __call__(self, policy: Mapping[str, BitPair], *, origin: str = "the policy") -> Preview:
         """Raises ModelError where the policy is not of these layers, or at widths that were not trained.
 
         Layers that it keeps in float are float here too; 8-bit codes between them and others are left away where 8
-        bits were not trained.
+        bits were not trained. Of equal policies there is one preview.
         """
         known = with_widths(self._indicators, {bits for pair in policy.values() for bits in pair if in_float(bits)})
         check_covers(known, policy, origin)
         check_ties(known, policy, origin)
-        return preview(
-            self._joint,
-            policy,
-            train=self._data.split("train"),
-            held=self._data.split("val"),
-            seed=self._seed,
-            judge=self._judge,
-        )
+        key = tuple(sorted(policy.items()))
+        if key not in self._seen:
+            self._seen[key] = preview(
+                self._joint,
+                policy,
+                train=self._data.split("train"),
+                held=self._data.split("val"),
+                seed=self._seed,
+                judge=self._judge,
+            )
+        return self._seen[key]
 
 
 def open_previewer(folder: Path, indicators: Indicators | None = None, *, trusted: bool = False) -> Previewer:
@@ -82,17 +86,12 @@ def open_previewer(folder: Path, indicators: Indicators | None = None, *, truste
 
 
 def with_previews(front: Front, look: Previewer, report: Report = silent) -> Front:
-    """A front whose points carry their previews; previews of equal policies are made once."""
-    seen: dict[tuple[tuple[str, BitPair], ...], PointPreview] = {}
+    """A front whose points carry their previews."""
     points = []
     for number, point in enumerate(front.points):
         report(number, len(front.points), f"{point.gbitops_limit:g} G BitOps")
-        pairs = point.policy.pairs()
-        key = tuple(pairs.items())
-        if key not in seen:
-            found = look(pairs)
-            seen[key] = PointPreview(top1=found.top1, loss=found.loss)
-        points.append(replace(point, preview=seen[key]))
+        found = look(point.policy.pairs())
+        points.append(replace(point, preview=PointPreview(top1=found.top1, loss=found.loss)))
     return replace(front, points=tuple(points))
 
 

@@ -9,12 +9,13 @@ from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.edges import with_edges
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.comparison import compared_pairs
+from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import (
     CALIBRATES,
     CALIBRATION,
     DATA,
+    EXPORTS,
     MEASURES_IMPORTANCE,
     MODEL_FACT,
     OWN_UNIFORM,
@@ -40,6 +41,8 @@ from limpq_deploy.workspace.file_names import (
     FLOAT_RECORD,
     FLOAT_WEIGHTS,
     INDICATORS,
+    INT8,
+    INT8_RECORD,
     JOINT,
     PLACEMENT,
     POLICY,
@@ -96,6 +99,10 @@ def _run_uniform(subject: Subject, folder: Path, report: Report) -> str:
     return _calibrate(subject, folder, "uniform", compared_pairs(subject, folder), report)
 
 
+def _run_int8(subject: Subject, folder: Path, report: Report) -> str:
+    return _calibrate(subject, folder, "int8", eight_bits(subject), report)
+
+
 def _calibrate(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitPair] | None, report: Report) -> str:
     """A policy's model with ranges and the correction that measures best; nothing is trained."""
     assert pairs is not None  # the stage is not needed otherwise
@@ -142,6 +149,18 @@ CALIBRATED_UNIFORM = replace(
     when=(CALIBRATES, OWN_UNIFORM),
 )
 """The uniform policy within the same budgets, calibrated the same way."""
+
+CALIBRATED_INT8 = replace(
+    CALIBRATED_MODEL,
+    name="int8",
+    title="int8 baseline",
+    facts=(*CALIBRATED_MODEL.facts, PLACED),
+    reads=(FLOAT_WEIGHTS, FLOAT_RECORD),
+    writes=(INT8, INT8_RECORD),
+    run=_run_int8,
+    when=(CALIBRATES, EXPORTS),
+)
+"""8 bits everywhere, calibrated the same way."""
 
 
 def _unlearned(indicators: Indicators) -> Indicators:

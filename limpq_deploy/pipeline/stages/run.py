@@ -134,7 +134,7 @@ def repeat_parity(folder: Path, *, say: Callable[[Passed], None], trusted: bool 
         return load_record(ParityReport, folder / PARITY)
 
 
-OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "latency_seconds", *ENGINE_SETTINGS)
+OF_ENGINES = ("max_latency_ms", "min_speedup", "max_accuracy_drop", "objective", "latency_seconds", *ENGINE_SETTINGS)
 """Settings of what is built, measured and judged behind the export."""
 
 

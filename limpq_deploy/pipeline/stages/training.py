@@ -17,10 +17,17 @@ from limpq_deploy.train.execution import EVERY_MINUTES, Checkpoint, Execution
 from limpq_deploy.train.finetuned import FineTuned
 from limpq_deploy.train.processes import agree, leads
 from limpq_deploy.train.resume import examine
-from limpq_deploy.workspace.file_names import FINETUNED, FINETUNED_RECORD, UNIFORM, UNIFORM_RECORD
+from limpq_deploy.workspace.file_names import FINETUNED, FINETUNED_RECORD, INT8, INT8_RECORD, UNIFORM, UNIFORM_RECORD
 from limpq_deploy.workspace.sources import code_of
 
 FOLDER = "training"
+
+SAVED = {
+    "finetune": (FINETUNED, FINETUNED_RECORD),
+    "uniform": (UNIFORM, UNIFORM_RECORD),
+    "int8": (INT8, INT8_RECORD),
+}
+"""Checkpoint and record of the stages that make a model of some bits."""
 
 
 def finetuned_info(subject: Subject, pairs: Mapping[str, BitPair]) -> CheckpointInfo:
@@ -38,7 +45,7 @@ def save_model(
     subject: Subject, folder: Path, stage: str, model: nn.Module, pairs: Mapping[str, BitPair], found: FineTuned
 ) -> None:
     """Write the model of a stage that makes one of these bits, and its record."""
-    checkpoint, record = (FINETUNED, FINETUNED_RECORD) if stage == "finetune" else (UNIFORM, UNIFORM_RECORD)
+    checkpoint, record = SAVED[stage]
     save_module(folder / checkpoint, model, finetuned_info(subject, pairs))
     write_record(found, folder / record)
 

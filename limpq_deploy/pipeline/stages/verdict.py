@@ -1,5 +1,6 @@
 """The stage that holds every promise against its measurement."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.calibration.records import load_record, write_record
@@ -11,6 +12,7 @@ from limpq_deploy.export.runtimes.base import INTEGER, Engine
 from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.pipeline.deployed import Deployed
+from limpq_deploy.pipeline.stages.candidate_table import candidate_table
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import BUILDS, MEASURES, TARGET
@@ -20,6 +22,7 @@ from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.realised_bits import executed_bits, layers_of_unknown_precision
+from limpq_deploy.verdict.recommendation import recommend, sentence
 from limpq_deploy.verdict.record import (
     NO_GPU,
     BitOpsCount,
@@ -32,6 +35,7 @@ from limpq_deploy.verdict.record import (
 )
 from limpq_deploy.workspace.file_names import (
     ACCURACY,
+    CANDIDATES,
     COMPARISON,
     ENGINE,
     EXPORT,
@@ -114,8 +118,18 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
         },
         notes=verdict_notes(subject, folder),
     )
+    compared = candidate_table(subject, folder, verdict)
+    verdict = replace(
+        verdict,
+        candidates=tuple(compared.candidates),
+        recommendation=recommend(
+            compared, own_file=MODEL, objective=subject.config.objective, max_drop=subject.config.max_accuracy_drop
+        ),
+    )
     write_record(verdict, folder / VERDICT)
-    return verdict_line(verdict, engine_left=subject.hands_over)
+    assert verdict.recommendation is not None
+    shipped = sentence(verdict.recommendation, verdict.outcome)
+    return f"{verdict_line(verdict, engine_left=subject.hands_over)}; {shipped}"
 
 
 def verdict_line(verdict: Verdict, *, engine_left: bool) -> str:
@@ -134,17 +148,20 @@ def verdict_line(verdict: Verdict, *, engine_left: bool) -> str:
 VERDICT_OF_BUILD = Stage(
     name="verdict",
     title="verdict",
-    settings=("max_accuracy_drop", "max_float_share", "max_latency_ms", "min_speedup", "float_type"),
+    settings=(
+        *("max_accuracy_drop", "max_float_share", "max_latency_ms", "min_speedup"),
+        *("float_type", "objective", "ptq"),
+    ),
     facts=(TARGET,),
     reads=(
         *(POLICY, COMPARISON, PLACEMENT, INDICATORS, FINETUNED_RECORD),
-        *(EXPORT, PARITY, ACCURACY, LINT, If(BUILDS, ENGINE), If(BUILDS, LATENCY), *STUDIES),
+        *(CANDIDATES, EXPORT, PARITY, ACCURACY, LINT, If(BUILDS, ENGINE), If(BUILDS, LATENCY), *STUDIES),
     ),
     writes=(VERDICT,),
     run=_run,
     when=(MEASURES,),
 )
-"""Every promise against its measurement."""
+"""Every promise against its measurement, and which file to ship."""
 
 
 def _reasons(engine: Engine | None, *, weights_only: bool) -> dict[str, str]:

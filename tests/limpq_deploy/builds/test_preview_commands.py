@@ -18,7 +18,11 @@ def test_a_build_records_every_candidate_and_measures_all_importances(finished: 
     policy = load_record(Policy, finished / "policy.json")
     assert policy.tournament is not None
     names = [candidate.name for candidate in policy.tournament.candidates]
-    assert policy.tournament.chosen == names[0]
+    assert policy.tournament.chosen in names
+    assert [one.loss for one in policy.tournament.candidates] == sorted(
+        one.loss for one in policy.tournament.candidates
+    )
+    assert policy.tournament.candidates[0].behind == 0.0
     assert "uniform w5a5" in names
     assert carried(load_record(Indicators, finished / "indicators.json")) == tuple(MEASURES)
     page = (finished / "report.html").read_text()
@@ -30,7 +34,7 @@ def test_a_preview_of_the_builds_policy_is_the_one_it_won_with(finished: Path) -
     assert tournament is not None
     result = limpq_deploy("preview", finished / "policy.json", "--build", finished, "--json")
     (found,) = json.loads(result.stdout).values()
-    best = tournament.candidates[0]
+    best = next(one for one in tournament.candidates if one.name == tournament.chosen)
     assert (found["top1"], found["loss"]) == (best.top1, best.loss)
 
 

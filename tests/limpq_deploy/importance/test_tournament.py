@@ -9,10 +9,10 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.preview import Preview
 from limpq_deploy.importance.tournament import hold_tournament
 from limpq_deploy.policy.budgets import like_budget
-from limpq_deploy.policy.candidates import Recipe, one_recipe, recipes
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
 from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.recipes import Recipe, one_recipe, recipes
 
 BITS = (2, 3, 4)
 
@@ -120,3 +120,35 @@ def test_recipes_vary_what_was_not_asked_for() -> None:
         hold_tournament(
             INDICATORS, budgets(), recipes(INDICATORS, importance="fisher"), last_layer_matters, uniform=None
         )
+
+
+def noisy(pairs: Mapping[str, BitPair]) -> Preview:
+    """Losses of eight images: the last layer's bits help on average, and other bits shake every image by as much."""
+    better = pairs["c"][0] / 100
+    shaken = [(-1) ** image * (pairs["a"][0] + pairs["b"][1]) for image in range(8)]
+    losses = tuple(10.0 - better + shake for shake in shaken)
+    return Preview(top1=50.0, loss=sum(losses) / 8, images=8, batchnorm_images=8, losses=losses)
+
+
+def test_what_the_images_do_not_tell_apart_goes_to_uniform_bits_then_to_the_simpler_policy() -> None:
+    policy = hold_tournament(INDICATORS, budgets(), RECIPES, noisy, uniform=(3, 3))
+    tournament = policy.tournament
+    assert tournament is not None
+    assert tournament.chosen == "uniform w3a3" != tournament.candidates[0].name
+    assert "8 images do not tell from the least of" in tournament.why
+    chosen = next(one for one in tournament.candidates if one.name == tournament.chosen)
+    assert chosen.behind is not None
+    assert chosen.behind_low is not None
+    assert chosen.behind_low < 0 < chosen.behind
+    alone = hold_tournament(INDICATORS, budgets(), RECIPES, noisy, uniform=None)
+    assert alone.tournament is not None
+    ties = [one for one in alone.tournament.candidates if (one.behind_low or 0) <= 0]
+    assert len(set(alone.pairs().values())) == min(len(set(map(str, one.bits.values()))) for one in ties)
+
+
+def test_a_policy_that_every_image_calls_worse_is_no_tie() -> None:
+    def steady(pairs: Mapping[str, BitPair]) -> Preview:
+        losses = tuple(image + last_layer_matters(pairs).loss for image in range(8))
+        return dataclasses.replace(last_layer_matters(pairs), losses=losses)
+
+    assert hold_tournament(INDICATORS, budgets(), RECIPES, steady, uniform=(3, 3)).importance == "kl"

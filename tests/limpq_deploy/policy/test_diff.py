@@ -13,7 +13,7 @@ from limpq_deploy.cli.output.search import diff_table
 from limpq_deploy.policy.budgets import budgets_from_options
 from limpq_deploy.policy.costs import BitOps, WeightSize, total_cost
 from limpq_deploy.policy.diff import PolicyDiff, diff_policies
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.indicators import Found, Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.policy.search import search_policy
 
@@ -80,11 +80,14 @@ def test_without_indicators_recorded_objectives_are_compared_and_said_to_be() ->
     assert diff.layers[0].bitops is None
 
 
-def test_objectives_of_different_alpha_are_not_compared_unless_one_is_given() -> None:
+def test_policies_of_different_alpha_are_priced_by_that_of_a_search_and_a_note_says_so() -> None:
     first, second = policy((4, 2), (2, 2), alpha=1.0), policy((2, 2), (2, 2), alpha=2.0)
+    assert diff_policies(first, second).totals == ()
     diff = diff_policies(first, second, indicators=SMALL)
-    assert [total.name for total in diff.totals] == ["bitops", "size"]
-    assert "first has alpha 1, second 2" in diff.notes[0]
+    assert "first has alpha 1, second 2: both are priced with the alpha 2 of a search" in diff.notes[0]
+    assert (diff.importance, diff.alpha) == ("scale", 2.0)
+    found = replace(SMALL, found=Found(importance="scale", alpha=1.0, outliers="keep"))
+    assert diff_policies(first, second, indicators=found).alpha == 1.0
     given_one = diff_policies(first, second, indicators=SMALL, alpha=1.0)
     assert (given_one.totals[2].before, given_one.totals[2].after) == (16.0, 17.0)
 

@@ -19,7 +19,11 @@ KL = {"kl": Measure(weight=(9.0, 0.0), act=(7.0, 0.0))}
 
 def test_the_papers_measure_is_the_indicators_themselves() -> None:
     indicators = two_layers(KL)
-    assert read_by(indicators, "scale") is indicators
+    read = read_by(indicators, "scale")
+    assert [(layer.weight, layer.act) for layer in read.layers] == [
+        (layer.weight, layer.act) for layer in indicators.layers
+    ]
+    assert carried(read) == ("scale",)
 
 
 def test_another_measure_takes_the_place_of_the_scales_and_is_named_in_the_source() -> None:

@@ -1,0 +1,133 @@
+"""The table of what could be shipped, gathered from the records of the stages before. No torch here."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.timing.report import LatencyReport
+from limpq_deploy.pipeline.deployed import Deployed
+from limpq_deploy.pipeline.stages.candidates import CandidateFiles
+from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.measure import Measured
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.report.accuracy import interval_of
+from limpq_deploy.verdict.candidates import SERIES, AccuracyPair, Candidate, CandidateName, Compared, SpeedPair
+from limpq_deploy.verdict.record import Verdict
+from limpq_deploy.workspace.file_names import ACCURACY, CANDIDATES, COMPARISON, LATENCY, POLICY
+
+
+def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compared:
+    """Every candidate of a build with its comparisons; ``verdict`` has the figures of accuracy, BitOps and latency."""
+    assert verdict.accuracy is not None
+    facts = load_record(CandidateFiles, folder / CANDIDATES).files
+    comparison = load_record(Comparison, folder / COMPARISON)
+    policy = load_record(Policy, folder / POLICY)
+    accuracies = {
+        "float": verdict.accuracy.float,
+        "int8": verdict.accuracy.uniform8,
+        "uniform": verdict.accuracy.uniform,
+        "mixed": verdict.accuracy.mixed,
+    }
+    bitops = {_bitops_of(entry.name): entry for entry in verdict.bitops}
+    bits = {"float": _float_bits(subject), "int8": "w8a8", "uniform": comparison.bits or "", "mixed": _bits(policy)}
+    latency = load_record(LatencyReport, folder / LATENCY) if subject.builds_engine else None
+    times = _times(latency, same=comparison.same)
+    candidates = []
+    for name in SERIES.values():
+        accuracy, found = accuracies.get(name), facts.get(name)
+        if accuracy is None or found is None:
+            continue
+        low, high = interval_of(accuracy)
+        candidates.append(
+            Candidate(
+                name=name,
+                file=found.file,
+                accuracy=accuracy.value,
+                accuracy_low=low,
+                accuracy_high=high,
+                bytes=found.bytes,
+                bitops_nominal=bitops[name].nominal_all,
+                bitops_realised=bitops["mixed" if name == "uniform" and comparison.same else name].realised_all,
+                latency_ms=times.get(name),
+                moved_bytes=found.moved_bytes,
+                kernels=found.kernels,
+                stored_file=found.stored_file,
+                stored_bytes=found.stored_bytes,
+                bits=bits[name],
+                how=_how(subject, name),
+                parity=found.parity,
+            )
+        )
+    return Compared(
+        candidates=tuple(candidates),
+        accuracies=tuple(_accuracies(load_record(Measured, folder / ACCURACY).pairs, same=comparison.same)),
+        speeds=tuple(_speeds(latency, same=comparison.same)) if latency is not None else (),
+        points=verdict.accuracy.mixed.measure.points,
+    )
+
+
+def _how(subject: Deployed, name: CandidateName) -> str:
+    if name == "float":
+        return subject.start.source
+    return "calibrated" if subject.config.ptq else "trained"
+
+
+def _float_bits(subject: Deployed) -> str:
+    return "FP16" if (subject.config.float_type or subject.target.float_baseline) == "float16" else "FP32"
+
+
+def _bits(policy: Policy) -> str:
+    pairs = set(policy.pairs().values())
+    if len(pairs) == 1:
+        weight, act = pairs.pop()
+        return f"w{weight}a{act}"
+    widths = [bits.weight for bits in policy.bits.values()]
+    return f"weights of {min(widths)} to {max(widths)} bits"
+
+
+def _bitops_of(name: str) -> CandidateName:
+    """Name of a candidate by that of its BitOps, such as "uniform w4a4"."""
+    return SERIES[name.partition(" ")[0]]
+
+
+def _aliases(*, same: bool) -> Mapping[CandidateName, tuple[CandidateName, ...]]:
+    """Candidates whose figures are those of one that was measured: uniform bits, where the policy is those."""
+    return {"mixed": ("mixed", "uniform")} if same else {}
+
+
+def _accuracies(pairs: tuple[AccuracyPair, ...], *, same: bool) -> Iterator[AccuracyPair]:
+    known = _aliases(same=same)
+    for pair in pairs:
+        for first, second in itertools.product(
+            known.get(pair.first, (pair.first,)), known.get(pair.second, (pair.second,))
+        ):
+            yield AccuracyPair(
+                first=first,
+                second=second,
+                points=pair.points,
+                low=pair.low,
+                high=pair.high,
+                p_first_worse=pair.p_first_worse,
+            )
+
+
+def _times(latency: LatencyReport | None, *, same: bool) -> dict[CandidateName, float]:
+    """p50 in ms with default threads, at the smallest batch."""
+    if latency is None:
+        return {}
+    batch = min(series.batch for series in latency.series)
+    deployed = [one for one in latency.series if (one.threads, one.batch, one.streams) == ("default", batch, 1)]
+    found = {SERIES[one.name]: one.stats.p50_ms for one in deployed if one.name in SERIES}
+    return {alias: ms for name, ms in found.items() for alias in _aliases(same=same).get(name, (name,))}
+
+
+def _speeds(latency: LatencyReport, *, same: bool) -> Iterator[SpeedPair]:
+    batch = min(series.batch for series in latency.series)
+    timed = {one.name for one in latency.series if (one.threads, one.batch, one.streams) == ("default", batch, 1)}
+    known = _aliases(same=same)
+    for one, other in itertools.permutations([name for name in SERIES if name in timed], 2):
+        gain = latency.speedup(one, other, threads="default", batch=batch)
+        names = (known.get(SERIES[name], (SERIES[name],)) for name in (one, other))
+        for first, second in itertools.product(*names):
+            yield SpeedPair(first=first, second=second, ratio=gain.ratio, low=gain.low, high=gain.high)

@@ -1,0 +1,143 @@
+"""The files that a build could ship, with everything that is known of each, and how they compare in pairs. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+CandidateName = Literal["mixed", "uniform", "int8", "fp8", "float"]
+
+SIMPLEST: tuple[CandidateName, ...] = ("float", "fp8", "int8", "uniform", "mixed")
+"""From the simplest kind of file on: nothing is quantized, one format everywhere, one pair of bits, a pair a layer."""
+
+SERIES: dict[str, CandidateName] = {
+    "mixed": "mixed",
+    "uniform": "uniform",
+    "uniform8": "int8",
+    "float": "float",
+}
+"""Candidates by what records of accuracy, latency and BitOps call them."""
+
+SAME_SIZE = 0.01
+"""Share of a size within which two are one."""
+
+SIGNIFICANCE = 0.025
+"""A candidate is worse where chance alone would make it look so with a smaller probability than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateParity:
+    """The integer reference against the runtime on ``images`` images: ``mismatches`` of ``codes`` integers."""
+
+    images: int
+    codes: int
+    mismatches: int
+    logits_equal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A file that could be shipped. ``file`` relative to the build's folder; ``bits``: such as "w8a8"; ``how``: how it
+    came to its scales.
+
+    ``accuracy``: the task's figure with the ends of its 95 % interval. ``bytes`` on disk; BitOps of all layers, nominal
+    and executed. ``latency_ms``: p50 at the smallest batch with default threads, None where none can be measured here;
+    ``moved_bytes``, ``kernels``: of a batch of 1, from the compiler's record. ``stored_file``, ``stored_bytes``: a twin
+    with true low-bit weights, where there is one. ``parity``: None where it was not shown.
+    """
+
+    name: CandidateName
+    file: str
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    bytes: int
+    bitops_nominal: int
+    bitops_realised: int
+    latency_ms: float | None
+    moved_bytes: int | None
+    kernels: int | None = None
+    stored_file: str | None = None
+    stored_bytes: int | None = None
+    bits: str = ""
+    how: str = ""
+    parity: CandidateParity | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it competes with: stored ones where there is a file of those."""
+        return self.bytes if self.stored_bytes is None else self.stored_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyPair:
+    """Two candidates on the same images. ``points``: how much better the first is, with the ends of its 95 % interval;
+    ``p_first_worse``: probability that chance alone makes it look so much worse."""
+
+    first: CandidateName
+    second: CandidateName
+    points: float
+    low: float
+    high: float
+    p_first_worse: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedPair:
+    """``ratio``: how many times as fast the first is as the second, with the ends of its 95 % interval."""
+
+    first: CandidateName
+    second: CandidateName
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Candidates with their comparisons; both orders of every pair."""
+
+    candidates: Sequence[Candidate]
+    accuracies: Sequence[AccuracyPair]
+    speeds: Sequence[SpeedPair] = ()
+    points: str = "points"
+
+    def named(self, name: str) -> Candidate:
+        return next(one for one in self.candidates if one.name == name)
+
+    def accuracy(self, first: Candidate, second: Candidate) -> AccuracyPair:
+        for pair in self.accuracies:
+            if (pair.first, pair.second) == (first.name, second.name):
+                return pair
+        return AccuracyPair(first=first.name, second=second.name, points=0, low=0, high=0, p_first_worse=1.0)
+
+    def speed(self, first: Candidate, second: Candidate) -> SpeedPair | None:
+        """Measured, or, where nothing can be, the ratio of the bytes that they move; None where neither is known."""
+        for pair in self.speeds:
+            if (pair.first, pair.second) == (first.name, second.name):
+                return pair
+        if first.file == second.file:
+            return SpeedPair(first=first.name, second=second.name, ratio=1.0, low=1.0, high=1.0)
+        if first.latency_ms is not None or not first.moved_bytes or not second.moved_bytes:
+            return None
+        ratio = second.moved_bytes / first.moved_bytes
+        same = abs(ratio - 1) <= SAME_SIZE
+        return SpeedPair(
+            first=first.name,
+            second=second.name,
+            ratio=ratio,
+            low=1.0 if same else ratio,
+            high=1.0 if same else ratio,
+        )
+
+    def worse(self, first: Candidate, second: Candidate) -> bool:
+        """Whether the first is less accurate beyond noise."""
+        pair = self.accuracy(first, second)
+        return pair.points < 0 and pair.p_first_worse < SIGNIFICANCE
+
+    def larger(self, first: Candidate, second: Candidate) -> bool:
+        return first.size > second.size * (1 + SAME_SIZE)
+
+    def slower(self, first: Candidate, second: Candidate) -> bool:
+        """Whether the first is slower beyond noise."""
+        pair = self.speed(first, second)
+        return pair is not None and pair.high < 1

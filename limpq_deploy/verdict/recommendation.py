@@ -1,0 +1,211 @@
+"""Which of a build's files to ship, and why. Pure; the rules stand in docs/recommendation.md."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from limpq_deploy.verdict.candidates import SIMPLEST, Candidate, CandidateName, Compared
+
+Objective = Literal["accuracy", "size", "latency", "balanced"]
+
+POINT = 1.0
+"""Points of accuracy that weigh as much as half the time of a call, where no drop is allowed that could say so."""
+
+SIZE_WEIGHT = 0.5
+"""Weight of a halving of bytes beside that of a halving of time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dominated:
+    """A candidate that another one is at least as good as in everything, and better in something, or simpler."""
+
+    candidate: CandidateName
+    by: CandidateName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """The file to ship. ``why``: a sentence; ``own``: the candidate whose file is the policy's own; ``own_on_front``:
+    whether nothing dominates it; ``objective``: what was weighed; ``note``: what else to know, empty for nothing."""
+
+    candidate: CandidateName
+    file: str
+    why: str
+    dominated: tuple[Dominated, ...]
+    objective: Objective
+    own: CandidateName
+    own_on_front: bool
+    note: str = ""
+
+    @property
+    def ships_own(self) -> bool:
+        return self.candidate == self.own
+
+
+def recommend(
+    compared: Compared,
+    *,
+    own_file: str,
+    objective: Objective = "balanced",
+    max_drop: float = POINT,
+) -> Recommendation:
+    """The best candidate that nothing dominates. ``own_file``: the policy's; ``max_drop``: points that may be lost
+    against float, beyond which no candidate is taken."""
+    dominated = _dominated(compared)
+    names = {one.candidate for one in dominated}
+    front = [one for one in compared.candidates if one.name not in names] or list(compared.candidates)
+    kept = [one for one in front if not _loses_more(compared, one, max_drop)] or front
+    best = _best(compared, kept, objective, max_drop)
+    own = min(
+        (one for one in compared.candidates if one.file == own_file),
+        key=lambda one: (one.name in names, SIMPLEST.index(one.name)),
+    )
+    return Recommendation(
+        candidate=best.name,
+        file=best.file,
+        why=_why(compared, best, own),
+        dominated=dominated,
+        objective=objective,
+        own=own.name,
+        own_on_front=own.name not in names,
+        note=_note(compared, best, own),
+    )
+
+
+def _dominated(compared: Compared) -> tuple[Dominated, ...]:
+    found = []
+    for one in compared.candidates:
+        rivals = [other for other in compared.candidates if other is not one and _dominates(compared, other, one)]
+        undominated = [
+            other for other in rivals if not any(_dominates(compared, third, other) for third in compared.candidates)
+        ]
+        if rivals:
+            by = min(undominated or rivals, key=lambda other: (-other.accuracy, other.size))
+            found.append(Dominated(candidate=one.name, by=by.name, reason=against(compared, by, one)))
+    return tuple(found)
+
+
+def _dominates(compared: Compared, first: Candidate, second: Candidate) -> bool:
+    """At least as good in everything as far as the figures tell, and better in something, or else simpler."""
+    if first is second:
+        return False
+    tests: Sequence[Callable[[Candidate, Candidate], bool]] = (compared.worse, compared.larger, compared.slower)
+    if any(loses(first, second) for loses in tests):
+        return False
+    wins = any(loses(second, first) for loses in tests)
+    return wins or SIMPLEST.index(first.name) < SIMPLEST.index(second.name)
+
+
+def _loses_more(compared: Compared, one: Candidate, most: float) -> bool:
+    """Whether a candidate certainly loses more points against float than are allowed."""
+    plain = next((other for other in compared.candidates if other.name == "float"), None)
+    return plain is not None and compared.accuracy(one, plain).high < -most
+
+
+def _best(compared: Compared, kept: Sequence[Candidate], objective: Objective, max_drop: float) -> Candidate:
+    def score(one: Candidate) -> float:
+        return balanced(compared, one, max_drop)
+
+    if objective == "accuracy":
+        top = max(kept, key=lambda one: one.accuracy)
+        return min((one for one in kept if not compared.worse(one, top)), key=score)
+    if objective == "size":
+        least = min(kept, key=lambda one: one.size)
+        return min((one for one in kept if not compared.larger(one, least)), key=score)
+    if objective == "latency":
+        fastest = [one for one in kept if not any(compared.slower(one, other) for other in kept)]
+        return min(fastest or kept, key=score)
+    return min(kept, key=score)
+
+
+def balanced(compared: Compared, one: Candidate, max_drop: float) -> float:
+    """Points behind the most accurate candidate (0 inside noise) per allowed drop, log2 of the time over the least, and
+    half of log2 of the bytes over the least: all lower is better, and one allowed drop is worth half the time."""
+    others = compared.candidates
+    top = max(others, key=lambda other: other.accuracy)
+    behind = -compared.accuracy(one, top).points if compared.worse(one, top) else 0.0
+    times = [_time(other) for other in others]
+    known = [time for time in times if time is not None]
+    own = _time(one)
+    time = math.log2(own / min(known)) if own is not None and len(known) == len(times) else 0.0
+    size = math.log2(one.size / min(other.size for other in others))
+    return behind / (max_drop if max_drop > 0 else POINT) + time + SIZE_WEIGHT * size
+
+
+def _time(one: Candidate) -> float | None:
+    return one.latency_ms if one.latency_ms is not None else one.moved_bytes
+
+
+def against(compared: Compared, first: Candidate, second: Candidate) -> str:
+    """How the first compares with the second: ``1.60 points better, 2 % smaller, 1.24 times as fast``."""
+    if first.file == second.file:
+        return "the same file: the policy is these uniform bits"
+    pair, parts = compared.accuracy(first, second), []
+    if compared.worse(second, first) or compared.worse(first, second):
+        word = "better" if pair.points > 0 else "worse"
+        parts.append(f"{abs(pair.points):.2f} {compared.points} {word} (95 % {pair.low:+.2f} to {pair.high:+.2f})")
+    else:
+        parts.append(
+            f"as accurate within noise ({pair.points:+.2f} {compared.points}, 95 % {pair.low:+.2f} to {pair.high:+.2f})"
+        )
+    parts.append(_size_words(first.size, second.size))
+    speed = compared.speed(first, second)
+    if speed is not None and first.latency_ms is None:
+        parts.append(f"moves {first.moved_bytes:,} bytes against {second.moved_bytes:,}")
+    elif speed is not None:
+        noise = "" if speed.low > 1 or speed.high < 1 else " (within noise)"
+        parts.append(f"{speed.ratio:.2f} times as fast here{noise}")
+    return ", ".join(parts)
+
+
+def _size_words(first: int, second: int) -> str:
+    if abs(first - second) <= SAME_BYTES * second:
+        return "as large"
+    smaller, larger = min(first, second), max(first, second)
+    word = "smaller" if first < second else "larger"
+    if larger >= 2 * smaller:
+        return f"{larger / smaller:.1f} times {word}"
+    return f"{100 * abs(first - second) / second:.0f} % {word}"
+
+
+SAME_BYTES = 0.005
+"""Share of a size that is not worth a word."""
+
+
+def _why(compared: Compared, best: Candidate, own: Candidate) -> str:
+    if best.name != own.name:
+        return f"beside the policy's own file ({own.name}, {own.bits}) {against(compared, best, own)}"
+    plain = next((one for one in compared.candidates if one.name == "float" and one is not best), None)
+    if plain is None:
+        return "nothing else that was built is better in anything that counts"
+    return f"beside float {against(compared, best, plain)}"
+
+
+def _note(compared: Compared, best: Candidate, own: Candidate) -> str:
+    """What bits below 8 are good for on this target, and what unpacks a stored file."""
+    eight = next((one for one in compared.candidates if one.name == "int8"), None)
+    if best.stored_file is not None:
+        return (
+            f"its stored form is {best.stored_file} ({best.stored_bytes:,} bytes); `limpq-deploy unpack` gives "
+            f"{best.file} back"
+        )
+    if eight is None or best is own or own.name == "int8" or own.bitops_realised != eight.bitops_realised:
+        return ""
+    if own.stored_bytes is not None:
+        return (
+            "bits below 8 win stored bytes alone on this target: it executes them as 8-bit integers; "
+            f"{own.stored_file} has {own.stored_bytes:,} bytes"
+        )
+    return (
+        "bits below 8 win stored bytes alone on this target, which executes them as 8-bit integers, and this build "
+        "stores none: --storage int4 packs them"
+    )
+
+
+def sentence(found: Recommendation, outcome: str) -> str:
+    """In one line: which file, and why."""
+    kept = "kept its promises, but ship" if outcome == "passed" and not found.ships_own else "ship"
+    note = f"; {found.note}" if found.note else ""
+    return f"{kept} {found.candidate} ({found.file}): {found.why}{note}"

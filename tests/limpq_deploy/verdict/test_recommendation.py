@@ -1,0 +1,178 @@
+"""Which file to ship: cases in figures that were measured, and rules that hold for any."""
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limpq_deploy.verdict.candidates import SIMPLEST, AccuracyPair, Candidate, CandidateName, Compared, SpeedPair
+from limpq_deploy.verdict.recommendation import Objective, Recommendation, recommend, sentence
+
+FILES: dict[CandidateName, str] = {
+    "float": "baselines/float.onnx",
+    "int8": "baselines/uniform8.qdq.onnx",
+    "uniform": "baselines/uniform.qdq.onnx",
+    "mixed": "model.qdq.onnx",
+}
+
+
+def candidate(name: CandidateName, accuracy: float, size: int, ms: float | None, **more: Any) -> Candidate:
+    fields = {
+        "file": FILES[name],
+        "accuracy_low": accuracy - 1,
+        "accuracy_high": accuracy + 1,
+        "bitops_nominal": 10,
+        "bitops_realised": 1024 if name == "float" else 64,
+        "moved_bytes": None,
+        "bits": "w6a6",
+    }
+    return Candidate(name=name, accuracy=accuracy, bytes=size, latency_ms=ms, **{**fields, **more})
+
+
+def compared(*candidates: Candidate, noise: float = 0.5, jitter: float = 0.01) -> Compared:
+    """Differences of accuracy beyond ``noise`` points are told apart, ratios of speed beyond ``jitter``."""
+    accuracies, speeds = [], []
+    for first, second in itertools.permutations(candidates, 2):
+        points = first.accuracy - second.accuracy
+        p_worse = 0.001 if points < -noise else 0.4
+        accuracies.append(
+            AccuracyPair(
+                first=first.name,
+                second=second.name,
+                points=points,
+                low=points - noise,
+                high=points + noise,
+                p_first_worse=p_worse,
+            )
+        )
+        if first.latency_ms is not None and second.latency_ms is not None:
+            ratio = second.latency_ms / first.latency_ms
+            speeds.append(
+                SpeedPair(
+                    first=first.name,
+                    second=second.name,
+                    ratio=ratio,
+                    low=ratio * (1 - jitter),
+                    high=ratio * (1 + jitter),
+                )
+            )
+    return Compared(candidates=candidates, accuracies=accuracies, speeds=speeds)
+
+
+def shipped(found: Compared, objective: Objective = "balanced") -> Recommendation:
+    return recommend(found, own_file=FILES["mixed"], objective=objective)
+
+
+RESNET20 = (
+    candidate("float", 91.8, 1_100_000, 1.1),
+    candidate("int8", 91.6, 308_832, 0.746),
+    candidate("uniform", 90.6, 315_161, 0.90),
+    candidate("mixed", 90.0, 315_161, 0.928),
+)
+
+
+def test_a_policy_that_int8_beats_in_everything_is_amber_and_int8_is_shipped() -> None:
+    found = shipped(compared(*RESNET20))
+    assert (found.candidate, found.file) == ("int8", FILES["int8"])
+    assert not found.own_on_front
+    assert {one.candidate: one.by for one in found.dominated} == {"float": "int8", "uniform": "int8", "mixed": "int8"}
+    said = sentence(found, "passed")
+    assert said.startswith(
+        "kept its promises, but ship int8 (baselines/uniform8.qdq.onnx): beside the policy's own file"
+    )
+    assert "1.60 points better" in said
+    assert "2 % smaller, 1.24 times as fast here" in said
+    assert "bits below 8 win stored bytes alone on this target" in said
+    assert "--storage int4 packs them" in said
+
+
+def test_a_net_that_lost_everything_and_is_slower_ships_float_or_int8() -> None:
+    bad = compared(
+        candidate("float", 85.0, 1_000_000, 1.0),
+        candidate("int8", 60.0, 300_000, 1.2),
+        candidate("mixed", 15.0, 310_000, 1.0 / 0.69),
+    )
+    found = recommend(bad, own_file=FILES["mixed"], max_drop=1.0)
+    assert found.candidate == "float"
+    assert not found.own_on_front
+    assert "70.00 points better" in found.why
+
+
+def test_stored_bytes_bring_a_policy_to_the_front_and_what_unpacks_them_is_said() -> None:
+    stored = candidate("mixed", 91.4, 315_161, 0.928, stored_file="model.stored.onnx", stored_bytes=150_000)
+    found = shipped(compared(*RESNET20[:3], stored), "size")
+    assert found.candidate == found.own == "mixed"
+    assert found.own_on_front
+    assert "`limpq-deploy unpack` gives model.qdq.onnx back" in found.note
+    assert sentence(found, "passed").startswith("ship mixed (model.qdq.onnx)")
+
+
+def test_inside_noise_the_cheaper_wins_and_at_one_cost_the_simpler() -> None:
+    alike = compared(
+        candidate("int8", 90.0, 300_000, 1.0),
+        candidate("uniform", 90.1, 300_000, 1.0),
+        candidate("mixed", 90.2, 300_000, 1.0),
+    )
+    found = shipped(alike)
+    assert found.candidate == "int8"
+    assert {one.candidate for one in found.dominated} == {"uniform", "mixed"}
+    cheaper = compared(
+        candidate("float", 90.2, 900_000, 1.0),
+        candidate("int8", 90.0, 300_000, 0.5),
+        candidate("mixed", 90.2, 200_000, 0.5),
+    )
+    assert shipped(cheaper).candidate == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"), [("accuracy", "float"), ("size", "mixed"), ("latency", "int8"), ("balanced", "int8")]
+)
+def test_the_objective_decides_among_files_of_which_none_dominates(objective: Objective, expected: str) -> None:
+    front = compared(
+        candidate("float", 92.0, 1_000_000, 1.0),
+        candidate("int8", 91.3, 300_000, 0.5),
+        candidate("mixed", 91.2, 200_000, 0.9),
+    )
+    found = shipped(front, objective)
+    assert found.candidate == expected
+    assert found.dominated == ()
+    assert found.own_on_front
+
+
+def test_moved_bytes_stand_for_time_where_nothing_can_be_timed() -> None:
+    found = shipped(
+        compared(
+            candidate("float", 90.0, 900_000, None, moved_bytes=8_000_000, kernels=30),
+            candidate("int8", 90.0, 300_000, None, moved_bytes=4_000_000, kernels=30),
+            candidate("mixed", 90.0, 300_000, None, moved_bytes=6_000_000, kernels=40),
+        )
+    )
+    assert found.candidate == "int8"
+    assert "moves 4,000,000 bytes against 6,000,000" in found.why
+
+
+def test_a_policy_of_uniform_bits_is_its_own_file_by_either_name() -> None:
+    uniform = candidate("uniform", 91.0, 200_000, 0.5, file=FILES["mixed"])
+    found = shipped(compared(candidate("float", 90.0, 900_000, 1.0), uniform, candidate("mixed", 91.0, 200_000, 0.5)))
+    assert (found.candidate, found.own, found.own_on_front) == ("uniform", "uniform", True)
+    assert [(one.candidate, one.by) for one in found.dominated if one.candidate == "mixed"] == [("mixed", "uniform")]
+
+
+figures = st.tuples(st.floats(10, 99), st.integers(10_000, 1_000_000), st.floats(0.1, 10))
+
+
+@given(st.lists(figures, min_size=4, max_size=4), st.sampled_from(["accuracy", "size", "latency", "balanced"]))
+def test_what_is_shipped_is_never_dominated_and_its_losses_are_within_the_promise(
+    rows: list[tuple[float, int, float]], objective: Objective
+) -> None:
+    candidates = [candidate(name, *row) for name, row in zip(("float", "int8", "uniform", "mixed"), rows, strict=True)]
+    found = compared(*candidates)
+    chosen = recommend(found, own_file=FILES["mixed"], objective=objective)
+    assert chosen.candidate not in {one.candidate for one in chosen.dominated}
+    assert {one.candidate for one in chosen.dominated} < set(SIMPLEST)
+    assert chosen.own_on_front == ("mixed" not in {one.candidate for one in chosen.dominated})
+    best, plain = found.named(chosen.candidate), found.named("float")
+    dominated_float = "float" in {one.candidate for one in chosen.dominated}
+    assert dominated_float or found.accuracy(best, plain).high >= -1.0
