@@ -26,39 +26,43 @@ from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part
 from limpq_deploy.workspace.workspace import whole
 
-FLOAT, JOINT, TUNED = "float", "indicators", "finetune uniform"
+FLOAT, JOINT, TUNED = "float", "indicators", "finetune int8"
 MODELS = f"{FLOAT} {JOINT} {TUNED}"
-RUN = "engine parity accuracy latency study"
+RUN = "engine parity accuracy latency candidates study"
 """Stages that start the runtime, beside bundle."""
 
 ON_CPU: dict[str, tuple[Any, str]] = {
-    "model": ("resnet20", f"given {MODELS} export parity accuracy bundle"),  # it takes images of another size
+    "model": (
+        "resnet20",
+        f"given {MODELS} export parity accuracy candidates bundle",
+    ),  # it takes images of another size
     "weights": ("float.safetensors", f"given {MODELS} export"),
-    "bits": ((2, 3, 4, 5, 6, 7), f"{JOINT} {TUNED}"),
+    "bits": ((2, 3, 4, 5, 6, 7), f"{JOINT} finetune"),
     "like": ("w4a4", "search"),
     **{name: (5.0, "search") for name in BUDGETS if TYPES[name] is float},
     "max_latency_ms": (5.0, "verdict"),
     "min_speedup": (1.0, "verdict"),
     "max_accuracy_drop": (2.0, "verdict"),
     "max_float_share": (0.5, "verdict"),
-    "task": ("none", f"given {MODELS} export parity accuracy bundle"),
-    "calibration": ("images", f"given {MODELS} export parity accuracy bundle"),
+    "task": ("none", f"given {MODELS} export parity accuracy candidates bundle"),
+    "calibration": ("images", f"given {MODELS} export parity accuracy candidates bundle"),
+    "objective": ("size", "verdict"),
     "space": ("w*a5", "search"),
     "min_bits": (("layer1.*=4",), "search"),
     "pin": (("layer2.conv1=w6a6",), "search"),
     "tie": (("layer1.*",), "search"),
-    "pinned_bits": (7, f"given {JOINT} export"),  # and by placement.json all that trains
-    "act_bits": (5, f"given {JOINT} export"),
+    "pinned_bits": (7, f"given {JOINT} int8 export"),  # and by placement.json all that trains
+    "act_bits": (5, f"given {JOINT} int8 export"),
     **{name: (value, "search") for name, value in (("importance", "kl"), ("alpha", 1.0), ("outliers", "forbid"))},
     "solver": ("own", "search"),
     "policy": ("policy.json", "search"),
-    "ptq": (True, f"{JOINT} {TUNED}"),
+    "ptq": (True, f"{JOINT} {TUNED} verdict"),
     "scales": ("pow2", f"{TUNED} export"),
-    "storage": ("int4", "export"),
+    "storage": ("int4", "export candidates"),
     "input": ("uint8", "export bundle"),
     "latency_seconds": (0.2, "latency study"),
     "seed": (1, f"given {MODELS} export"),
-    "target": ("tensorrt", f"given {JOINT} export {RUN} audit verdict bundle"),
+    "target": ("tensorrt", f"given {JOINT} int8 export {RUN} audit verdict bundle"),
     "engine": (False, f"{RUN} verdict bundle"),  # those are left away
     "out": (Path("elsewhere"), ""),
 }
@@ -70,7 +74,7 @@ WITH_PTQ: dict[str, tuple[Any, str]] = {
     "bits": ((2, 3, 4, 5, 6, 7), JOINT),
     "seed": (1, f"given {MODELS} export"),
 }
-BUILDER = "profile export engine parity accuracy latency audit study bundle"
+BUILDER = "profile export engine parity accuracy latency audit candidates study bundle"
 ON_TENSORRT: dict[str, tuple[Any, str]] = {
     "tensorrt": ("11", "given profile export"),
     "batch": ("1:2:4", BUILDER),
@@ -232,7 +236,7 @@ def test_other_images_and_another_order_of_the_classes_repeat_all_that_sees_imag
             for number in range(2):
                 pixels = random.integers(0, 255, (16, 16), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
-    sees = {"given", *MODELS.split(), "export", "parity", "accuracy", "bundle", "report"}
+    sees = {"given", *MODELS.split(), "export", "parity", "accuracy", "candidates", "bundle", "report"}
     images = replace(base, data=f"imagefolder:{tmp_path}")
     before = digests(images, finished)
     assert changed(digests(base, finished), before) == sees
