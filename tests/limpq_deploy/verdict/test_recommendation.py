@@ -167,7 +167,7 @@ figures = st.tuples(st.floats(10, 99), st.integers(10_000, 1_000_000), st.floats
 def test_what_is_shipped_is_never_dominated_and_its_losses_are_within_the_promise(
     rows: list[tuple[float, int, float]], objective: Objective
 ) -> None:
-    candidates = [candidate(name, *row) for name, row in zip(("float", "int8", "uniform", "mixed"), rows, strict=True)]
+    candidates = [candidate(name, *row) for name, row in zip(FILES, rows, strict=True)]
     found = compared(*candidates)
     chosen = recommend(found, own_file=FILES["mixed"], objective=objective)
     assert chosen.candidate not in {one.candidate for one in chosen.dominated}
