@@ -58,11 +58,11 @@ QUICK = ("resnet20", "resnet18")
 MODELOPT = """
 import sys, numpy, onnx
 from modelopt.onnx.quantization import quantize
-source, made = sys.argv[1:]
+source, made, mode = sys.argv[1:]
 [image] = onnx.load(source).graph.input
 shape = [size.dim_value for size in image.type.tensor_type.shape.dim][1:]
 images = numpy.random.default_rng(0).standard_normal((8, *shape)).astype("float32")
-quantize(onnx_path=source, output_path=made, quantize_mode="int8", calibration_data={image.name: images},
+quantize(onnx_path=source, output_path=made, quantize_mode=mode, calibration_data={image.name: images},
          calibration_method="max", calibration_eps=["cpu"], high_precision_dtype="fp32")
 """
 
@@ -185,13 +185,13 @@ def without_leaky_relu(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def by_modelopt(model: onnx.ModelProto, packages: Path) -> onnx.ModelProto:
-    """Its int8 file with its own defaults; scales from 8 random images. It brings an ONNX of its own."""
+def by_modelopt(model: onnx.ModelProto, packages: Path, mode: str = "int8") -> onnx.ModelProto:
+    """Its file of int8 or fp8 with its own defaults; scales from 8 random images. It brings an ONNX of its own."""
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         environment = {**os.environ, "PYTHONPATH": os.fspath(packages.resolve())}
-        command = [sys.executable, "-c", MODELOPT, str(source), str(made)]
+        command = [sys.executable, "-c", MODELOPT, str(source), str(made), mode]
         subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
         return onnx.load(made)
 

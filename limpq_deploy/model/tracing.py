@@ -1,9 +1,11 @@
 """torch.fx for networks as people write them: shapes are known (`tracer`), calls remember the user's line that made
 them, and one graph stands for any number of images (`any_batch`)."""
 
+import contextlib
+import copy
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +25,10 @@ from limpq_deploy.model.tracer import ShapeTracer
 
 __all__ = ["symbolic_trace", "written_at"]
 
+CONSTANT = "_tensor_constant"
+KEPT = (dict, list)
+"""Containers whose content is kept."""
+OWN = ("_parameters", "_buffers", "_modules")
 BATCHES = (1, 3)
 """Numbers of images that a forward is traced for."""
 
@@ -61,7 +67,8 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
 def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ShapeTracer:
     tracer = ShapeTracer((batch, *input_shape), model)
     try:
-        tracer.trace(model)
+        with _attributes_kept(model):
+            tracer.trace(model)
     except ModelError:
         raise
     except Exception as error:
@@ -69,6 +76,31 @@ def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Shape
             raise does_not_run(error, batch, input_shape) from error
         raise ModelError(f"the model cannot be traced: {cause(error)}{line_of(error)}; {_remedy(error)}") from error
     return tracer
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Behind it modules have the attributes that they had, and dicts and lists among them what they held: what a
+    forward remembers of one call (a table of biases for each device) is not there in the next. Parameters and
+    buffers are left as they are: a new one is found by its version."""
+    held = [
+        (
+            vars(module),
+            dict(vars(module)),
+            [(one, copy.copy(one)) for name, one in vars(module).items() if type(one) in KEPT and name not in OWN],
+        )
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for now, before, containers in held:
+            constants = {name: value for name, value in now.items() if name.startswith(CONSTANT)}  # torch.fx's own
+            now.clear()
+            now.update(before | constants)
+            for one, content in containers:
+                one.clear()
+                one.extend(content) if isinstance(one, list) else one.update(content)
 
 
 def _remedy(error: Exception) -> str:

@@ -120,9 +120,9 @@ class OrtSession:
         return logits
 
     def run_all(self, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        return tuple(self._run(None, images_NCHW))
+        return tuple(self._run(self._results, images_NCHW))
 
-    def _run(self, names: list[str] | None, images_NCHW: NDArray[np.float32]) -> list[Any]:
+    def _run(self, names: list[str], images_NCHW: NDArray[np.float32]) -> list[Any]:
         given = as_pixels(images_NCHW) if self.takes_pixels else images_NCHW
         try:
             found: list[Any] = self._session.run(names, {self._input.name: given})

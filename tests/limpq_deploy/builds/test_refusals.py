@@ -36,9 +36,6 @@ class Net(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def gelu(): return Net(nn.GELU())
-def transposed(): return Net(nn.ConvTranspose2d(4, 4, 3))
-def norm_first(): return Net(nn.ReLU(), first=nn.BatchNorm2d(1))
 def branching(): return Net(nn.ReLU(), branches=True)
 def hundred_classes(): return Net(nn.ReLU(), classes=100)
 def no_model(): return 3
@@ -127,9 +124,6 @@ def test_files_that_hold_no_weights(refused: Refused, here: Path, name: str, wor
 @pytest.mark.parametrize(
     ("factory", "words"),
     [
-        ("gelu", ("layer odd (GELU) has no integer form", "Conv2d, Linear")),
-        ("transposed", ("layer odd (ConvTranspose2d) has no integer form",)),
-        ("norm_first", ("layer first (BatchNorm2d)", "does not follow a convolution")),
         ("branching", ("cannot be traced", "must not branch on tensor values")),
         ("hundred_classes", ("has 10 classes, the model has 100",)),
         ("no_model", ("returned a int; expected a torch.nn.Module",)),

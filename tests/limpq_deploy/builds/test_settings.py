@@ -41,6 +41,8 @@ ON_CPU: dict[str, tuple[Any, str]] = {
     "min_speedup": (1.0, "verdict"),
     "max_accuracy_drop": (2.0, "verdict"),
     "max_float_share": (0.5, "verdict"),
+    "task": ("none", f"given {MODELS} export parity accuracy bundle"),
+    "calibration": ("images", f"given {MODELS} export parity accuracy bundle"),
     "space": ("w*a5", "search"),
     "min_bits": (("layer1.*=4",), "search"),
     "pin": (("layer2.conv1=w6a6",), "search"),
@@ -140,7 +142,9 @@ def base(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 def expect(base: Config, folder: Path, table: dict[str, tuple[Any, str]], *, report: bool = True) -> None:
     before = digests(base, folder)
-    files = ("weights", "policy", "latency_table")
+    (folder / "images").mkdir(exist_ok=True)
+    Image.new("L", (16, 16)).save(folder / "images/one.png")
+    files = ("weights", "policy", "latency_table", "calibration")
     for name, (value, stages) in table.items():
         given = folder / value if name in files else value
         config = replace(base, **{name: given})

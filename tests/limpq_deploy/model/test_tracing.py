@@ -329,3 +329,27 @@ def test_a_compiled_forward_is_told() -> None:
     Fast.forward = torch.compile(Bodied.forward)  # type: ignore[method-assign]
     with pytest.raises(ModelError, match=r"dynamo-optimized function.*; take torch.compile off its forward"):
         trace(Fast(lambda m, x: x).eval(), (3, 4, 4))
+
+
+def test_what_a_forward_remembers_of_one_call_is_not_there_in_the_next() -> None:
+    class Remembering(Bodied):
+        def __init__(self) -> None:
+            super().__init__(lambda m, x: x)
+            self.tables: dict[str, Tensor] = {}
+            self.bias = nn.Parameter(torch.randn(4))
+            self.places = torch.zeros(0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            if "cpu" not in self.tables:
+                self.tables["cpu"] = self.bias[torch.tensor([3, 2, 1, 0])]
+            if len(self.places) != x.shape[2]:
+                self.places = torch.arange(x.shape[2]) * 0.1
+            return (x + self.places + self.tables["cpu"][:, None, None]).mean((2, 3))
+
+    model = Remembering().eval()
+    traced = trace(model, (3, 4, 4))
+    assert model.tables == {}
+    assert len(model.places) == 0
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(traced.graph_module(images), model(images))
