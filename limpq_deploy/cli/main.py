@@ -30,8 +30,9 @@ from limpq_deploy.cli.options.shared import (
     trust_option,
 )
 from limpq_deploy.cli.output import answers
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
+from limpq_deploy.progress import speak
 from limpq_deploy.tasks.names import DEFAULT_TASK
 from limpq_deploy.tasks.names import FORMS as TASK_FORMS
 from limpq_deploy.termination import Terminated, listen
@@ -55,6 +56,8 @@ MACHINE_ERRORS = frozenset(
 
 
 DEBUG = "--debug"
+ANYWHERE = (DEBUG, "-v", "--verbose", "-q", "--quiet")
+"""Options of every command, wherever they stand in it."""
 
 
 class _Group(click.Group):
@@ -63,9 +66,10 @@ class _Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
-        if DEBUG in options:
-            args = [DEBUG, *(word for word in options if word != DEBUG), *args[len(options) :]]
-        return super().parse_args(ctx, args)
+        first = [word for word in options if word in ANYWHERE]
+        return super().parse_args(
+            ctx, [*first, *(word for word in options if word not in ANYWHERE), *args[len(options) :]]
+        )
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         if settings.get("standalone_mode", True) and sys.stdout is sys.__stdout__:
@@ -125,8 +129,12 @@ def _show_traceback(ctx: click.Context) -> None:
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="limpq-deploy")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Of any command: progress every 5 s, why stages run, what they cost."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Of any command: nothing but the answer and errors.")
 @click.option(DEBUG, is_flag=True, help="Of any command: show the traceback of an error.")
-def main(debug: bool) -> None:
+def main(verbose: bool, quiet: bool, debug: bool) -> None:
     """From a trained PyTorch CNN to a mixed-precision engine, checked integer by integer.
 
     \b
@@ -136,6 +144,9 @@ def main(debug: bool) -> None:
                          --weights FILE.safetensors --data imagefolder:PATH
     What works here: limpq-deploy doctor
     """
+    if verbose and quiet:
+        raise click.UsageError("-v tells more and -q nothing; give one of them")
+    speak("quiet" if quiet else "verbose" if verbose else "usual")
 
 
 def _build(until: str | None, options: dict[str, Any]) -> None:
@@ -180,13 +191,13 @@ def _plan(config: "Config", *, fresh: bool, as_json: bool) -> None:
 
 
 def _note(sentence: str) -> None:
-    click.echo(f"note: {plain(sentence, LONGEST_ERROR)}", err=True)
+    aside(f"note: {plain(sentence, LONGEST_ERROR)}")
 
 
 def _say(passed: "Passed") -> None:
     from limpq_deploy.cli.output.tables import stage_line
 
-    click.echo(visible(stage_line(plain_record(passed, LONGEST_ERROR))), err=True)
+    aside(visible(stage_line(plain_record(passed, LONGEST_ERROR))))
 
 
 @main.command(short_help="All stages, from images to a measured bundle.")

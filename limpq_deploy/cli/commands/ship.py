@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from limpq_deploy.cli.options.shared import FILE, json_option
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.export.ship.triton.config import BACKENDS
 
 FAILED = 3
@@ -221,6 +221,6 @@ def _tell(done: Any, as_json: bool) -> None:
     signed = ", signed" if done.signed else ""
     answer(f"{done.folder}: version {done.version} is served by {done.backend}{signed}; versions there: {kept}")
     if len(done.kept) > 1:
-        click.echo("note: a running server goes on with what it has loaded until it loads the model again", err=True)
+        aside("note: a running server goes on with what it has loaded until it loads the model again")
     for note in done.notes:
-        click.echo(f"note: {note}", err=True)
+        aside(f"note: {note}")
