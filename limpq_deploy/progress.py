@@ -141,14 +141,15 @@ def tell_part(done: int, total: int, note: str = "") -> None:
 
 
 @contextlib.contextmanager
-def progress(title: str, *, why: str = "") -> Iterator[Report]:
+def progress(title: str, *, why: str = "", brief: bool = False) -> Iterator[Report]:
     """A `Report` that draws a bar with time left on stderr; where that is no terminal, it writes a line now (with
-    -v: ``why``), and every 30 s what is done and left, however long a step takes."""
+    -v: ``why``), and every 30 s what is done and left, however long a step takes. ``brief``: it takes a second or two,
+    and is not announced."""
     seconds = SECONDS[_level["now"]]
     if seconds is None or int(os.environ.get("RANK", "0")):  # torchrun's others are silent
         yield silent
         return
-    manner = _bar(title) if sys.stderr.isatty() else _lines(title, why, seconds)
+    manner = _bar(title) if sys.stderr.isatty() else _lines(title, why, seconds, announced=not brief or is_verbose())
     with manner as course:
         _under_way.append(course.part)
         try:
@@ -158,7 +159,7 @@ def progress(title: str, *, why: str = "") -> Iterator[Report]:
 
 
 @contextlib.contextmanager
-def _lines(title: str, why: str, seconds: float) -> Iterator[Course]:
+def _lines(title: str, why: str, seconds: float, *, announced: bool) -> Iterator[Course]:
     stream, course, ended = sys.stderr, Course(title), threading.Event()
 
     def write(line: str) -> None:
@@ -169,7 +170,8 @@ def _lines(title: str, why: str, seconds: float) -> Iterator[Course]:
         while not ended.wait(seconds):
             write(f"  {course.line()}")
 
-    write(f"> {title}{f': {why}' if why and is_verbose() else ''}")
+    if announced:
+        write(f"> {title}{f': {why}' if why and is_verbose() else ''}")
     used = resource.getrusage(resource.RUSAGE_SELF)
     teller = threading.Thread(target=tell, name="progress", daemon=True)
     teller.start()

@@ -97,6 +97,13 @@ def test_a_log_gets_a_line_at_the_start_and_others_while_a_single_step_lasts(log
     assert 2 <= len(lines) <= 3
 
 
+def test_what_takes_a_second_is_not_announced_but_told_when_it_lasts(log: Callable[[], str]) -> None:
+    with progress("checking inputs", brief=True):
+        assert log() == ""
+        time.sleep(0.15)
+    assert log().startswith("  checking inputs: ")
+
+
 def test_what_is_done_deep_within_is_told_without_handing_a_report_down(log: Callable[[], str]) -> None:
     with progress("accuracy") as report:
         report(0, 2, "float")

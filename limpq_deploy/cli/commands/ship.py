@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.export.ship.triton.config import BACKENDS
@@ -49,7 +50,7 @@ def keygen(key: Path, as_json: bool) -> None:
 @click.argument("repository", metavar="REPOSITORY", type=FILE)
 @click.option(
     "--backend",
-    type=click.Choice(tuple(BACKENDS)),
+    type=OneOf(tuple(BACKENDS)),
     default="onnxruntime",
     show_default=True,
     help="Triton backend that runs the model; python is the model on the CPU.",
@@ -85,7 +86,7 @@ def keygen(key: Path, as_json: bool) -> None:
 )
 @click.option(
     "--candidate",
-    type=click.Choice(["mixed", "uniform", "int8", "fp8", "float"]),
+    type=OneOf(["mixed", "uniform", "int8", "fp8", "float"]),
     help="Ship this file of the build.  [default: the policy's own]",
 )
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions to keep.")

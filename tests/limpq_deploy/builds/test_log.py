@@ -65,9 +65,7 @@ def test_a_stage_that_runs_says_so_first_and_one_that_stands_is_not_announced(
 ) -> None:
     result = run("build", "--config", settings, "--out", copy, "--max-accuracy-drop", 40)
     titles = re.findall(r"^> (.*)$", result.stderr, re.MULTILINE)
-    assert titles[:2] == ["loading torch", "checking inputs"]
-    assert "verdict" in titles
-    assert "float model" not in titles
+    assert titles == ["verdict", "report", "bundle"]
 
 
 def test_quiet_gives_the_answer_alone(copy: Path, settings: Path, run: Command) -> None:

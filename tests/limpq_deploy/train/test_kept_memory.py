@@ -45,7 +45,7 @@ from limpq_deploy.calibration.datasets.digits import PREPROCESS
 from limpq_deploy.train.accuracy import figure
 from limpq_deploy.train.device import on_device
 
-wide = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+wide = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 split = open_dataset("digits", PREPROCESS).split("test")
 
 def faults():
