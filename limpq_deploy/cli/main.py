@@ -203,7 +203,7 @@ def _say(passed: "Passed") -> None:
 
 
 @main.command(cls=GroupedCommand, short_help="All stages, from images to a measured bundle.")
-@click.option("--plan", is_flag=True, help="Say which stages would run now, and why; do nothing.")
+@click.option("--plan", is_flag=True, help="Say which stages would run now, why, and for about how long; do nothing.")
 @build_options
 def build(**options: Any) -> None:
     """All stages: float model, indicators, policy, fine-tuning, export, engine, parity, accuracy, latency, verdict,

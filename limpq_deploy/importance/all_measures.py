@@ -14,6 +14,9 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.judge import CLASSES, Judge
 
+IMAGES = 512
+"""Images that importance is measured on, unless told otherwise."""
+
 BATCH = 128
 """Images at once: BatchNorm takes its statistics from them."""
 
@@ -23,7 +26,7 @@ def measured(
     model: QuantizedModel,
     split: Split,
     *,
-    images: int = 512,
+    images: int = IMAGES,
     seed: int = 0,
     report: Report = silent,
     judge: Judge = CLASSES,

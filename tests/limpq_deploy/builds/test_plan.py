@@ -54,7 +54,7 @@ def test_of_a_finished_build_nothing_runs_and_every_stage_says_what_it_depends_o
     result = run("build", "--config", settings, "--out", "out", "--plan", "--json")
     assert contents(copy) == before
     stages = {one.pop("name"): one for one in json.loads(result.stdout)["stages"]}
-    assert stages["finetune"].keys() == {"title", "settings", "facts", "reads", "writes", "runs", "why"}
+    assert stages["finetune"].keys() == {"title", "settings", "facts", "reads", "writes", "runs", "why", "seconds"}
     assert stages["finetune"]["writes"] == ["finetuned.safetensors", "finetuned.json"]
     assert stages["finetune"]["reads"][0] == "policy.json (pairs)"
     assert {"scales", "seed", "training.finetune_steps"} <= {*stages["finetune"]["settings"]}
