@@ -50,11 +50,10 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
     shape = (images, *subject.preprocess.shape)
     one = try_out(traced, subject.placement, subject.config.bits, torch.zeros(shape).normal_(generator=_generator()))
     export = EXPORT_SECONDS + NODE_SECONDS * len(traced.graph_module.graph.nodes)
-    return {
+    found = {
         "given": export + 30 * one.float_forward,
         "float": _float(subject, one),
-        "indicators": _importance(subject, one)
-        + (_ranges(subject, one) if subject.config.ptq else _joint(subject, one)),
+        "indicators": (_ranges if subject.config.ptq else _joint)(subject, one) + _importance(subject, one),
         "search": _previews(subject, one),
         **dict.fromkeys(("finetune", "uniform", "int8"), _of_policy(subject, one)),
         "export": export + 30 * one.float_forward,
@@ -67,6 +66,7 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
         "report": 0.5,
         "bundle": 0.2,
     }
+    return {name: round(seconds, 1) for name, seconds in found.items()}
 
 
 def _float(subject: Subject, one: ImageSeconds) -> float:
