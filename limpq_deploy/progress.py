@@ -17,6 +17,9 @@ SECONDS: dict[Level, float | None] = {"quiet": None, "usual": 30.0, "verbose": 5
 
 _level: dict[str, Level] = {"now": "usual"}
 
+LEAST_SHARE, LEAST_STEPS = 0.02, 5
+"""What must be done of a phase, in share or in steps, before the rest is estimated: its first step is often slow."""
+
 T = TypeVar("T")
 
 
@@ -83,7 +86,8 @@ class Course:
     def left(self) -> float | None:
         """Seconds that the phase still takes, as fast as it went so far; None where that cannot be said."""
         share, gone = self._share(), self._clock() - self._since
-        if share <= self._first or gone <= 0:
+        steps = (share - self._first) * max(self._steps.total, self._part.total)
+        if gone <= 0 or (share - self._first < LEAST_SHARE and steps < LEAST_STEPS):
             return None
         return gone * (1 - share) / (share - self._first)
 

@@ -41,7 +41,8 @@ def add_divergence(
         before = task.loss_sum(reference, labels).item() if labels is not None else 0.0
         for number, tensor in enumerate(tensors):
             for place, width in enumerate(bits):
-                tell_part(number * len(bits) + place, len(tensors) * len(bits), f"{tensor.name}, {width} bits")
+                done = len(tensors) + number * len(bits) + place  # fisher came before, a unit a tensor
+                tell_part(done, len(tensors) * (len(bits) + 1), f"{tensor.name}, {width} bits")
                 changed = _double(variants.outputs_with(tensor, width))
                 away = task.divergence(changed, reference).item()
                 kl[tensor, width] = kl.get((tensor, width), 0.0) + max(away, 0.0)

@@ -43,6 +43,17 @@ def test_what_is_left_is_estimated_from_what_was_done() -> None:
     assert course.line() == "indicators: 25 of 100 (loss 0.3), 60 s so far, about 3 min left"
 
 
+def test_a_first_step_alone_says_nothing_of_thousands() -> None:
+    clock = Clock()
+    course = Course("importance", clock)
+    course.report(0, 1000)
+    clock.now += 60
+    course.report(1, 1000)
+    assert course.left() is None
+    course.report(6, 1000)
+    assert course.left() is not None
+
+
 def test_a_training_that_went_on_from_a_checkpoint_is_not_credited_with_what_it_found() -> None:
     clock = Clock()
     course = Course("fine-tuning", clock)

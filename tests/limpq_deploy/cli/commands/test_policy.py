@@ -149,7 +149,7 @@ def test_a_budget_that_limits_nothing_is_told(tmp_path: Path) -> None:
     ]
     file = tmp_path / "indicators.json"
     write_record(Indicators(model="two", bits=(2, 4, 6), layers=tuple(layers)), file)
-    assert "The budget limits nothing" in run("search", file, "--max-mib", 1, "-o", tmp_path / "p.json").output
+    assert "The budget limits nothing" in run("search", file, "--max-mib", "1", "-o", tmp_path / "p.json").output
     assert "The budget limits nothing" not in run("search", file, "--like", "w4a4", "-o", tmp_path / "p.json").output
 
 
