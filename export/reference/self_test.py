@@ -212,12 +212,12 @@ def _expected(model: onnx.ModelProto, cuts: tuple[Cut, ...], images: NDArray[np.
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     shown.opset_import[0].version = 21
-    shown.graph.output.extend(helper.make_tensor_value_info(cut.value, TensorProto.FLOAT, None) for cut in cuts)
-    logits, *reals = ReferenceEvaluator(shown).run(None, {"images": images})
-    values: Feeds = {cut.value: np.asarray(real, np.float32) for cut, real in zip(cuts, reals, strict=True)}
+    shown.graph.output.extend(helper.make_empty_tensor_value_info(cut.tensor) for cut in cuts)
+    logits, *codes = ReferenceEvaluator(shown).run(None, {"images": images})
+    reals = [cut.reals(np.asarray(one)) for cut, one in zip(cuts, codes, strict=True)]
     return Reference(
-        feeds={"images": images, **{cut.start: values[cut.value] for cut in cuts}},
-        ends={"logits": np.asarray(logits, np.float32), **{cut.end: values[cut.value] for cut in cuts}},
+        feeds={"images": images, **{cut.start: one for cut, one in zip(cuts, reals, strict=True)}},
+        ends={"logits": np.asarray(logits, np.float32), **{cut.end: one for cut, one in zip(cuts, reals, strict=True)}},
     )
 
 
