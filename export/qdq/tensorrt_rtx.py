@@ -12,6 +12,9 @@ overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT
 the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as there: quantizers, sums of streams, ReLUs
 and their bounds are in FP32, with the very numbers that were trained.
 
+Around layers of 16 bits tensors stay in FP16: a residual stream that such layers alone read is no codes but FP16, one
+tensor for them and for the sum (in FP32 for the sum, the compiler writes it twice); a sum of tensors in FP16 is in FP16.
+
 A MaxPool behind a layer and its ReLU is written straight behind the layer: factors are positive, so that what follows
 keeps order, and the pool reads FP16 and leaves less to read.
 """
@@ -28,11 +31,15 @@ from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.qdq.base import LAYER_OPS
 from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
+from limpq_deploy.export.records.placement import ActQuantizer
 
 LARGEST_SUM = 2.0**15
 """Largest result of a layer's product; FP16 holds 65,504."""
 
 LARGEST_CODE = 128
+
+JOINS = ("Add", "Concat")
+"""Operators that stay in FP16 where all that they read is in FP16."""
 
 
 class TensorRtRtxDialect(TensorRtDialect):
@@ -49,6 +56,13 @@ class TensorRtRtxDialect(TensorRtDialect):
     def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
         super().quantize(source, result, name, suffix, params)
         self.codes[self.dequantized[result]] = (f"{name}_codes{suffix}", f"{name}_zero_point")
+
+    def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
+        deciding = [self.layers.get(name) for name in self.placement.deciding(quantizer)]
+        if source in self.params or source in self.half or not all(one and self._in_half(one) for one in deciding):
+            super().pass_on(source, result, quantizer)
+        else:
+            self.half[result] = self._cast(self.real(source), TensorProto.FLOAT16)
 
     def move(self, node: onnx.NodeProto) -> None:
         super().move(node)
@@ -125,6 +139,9 @@ class TensorRtRtxDialect(TensorRtDialect):
     def other(self, node: onnx.NodeProto) -> None:
         if node.output[0] in self.pooled:
             self.dequantized[node.output[0]] = self.real(node.input[0])
+        elif node.op_type in JOINS and all(name in self.half for name in node.input):
+            self.copy(node, [self.half[name] for name in node.input])
+            self.half[node.output[0]] = node.output[0]
         else:
             super().other(node)
 
