@@ -5,9 +5,10 @@ Where the file has ``real -> (Clip) -> Q -> DQ -> value``, the cut file has
     real -> (Clip) -> Q -> DQ -> "codes.end"          a result of the graph
     "codes.start" -> Q -> DQ -> value                 an input of the graph
 
-both reals, of Q's scale, in float32. Where several DQ read the codes, each by a scale of its own, all read those of the
-start. So each layer keeps the pairs round it by which a runtime makes it an integer kernel. Two runtimes that are fed the
-same codes at every start differ at the ends by what the stretch itself computes differently, and by nothing else.
+both reals, of Q's scale, in float32. Where several DQ read the codes, each by a scale of its own, all read those of
+the start. So each layer keeps the pairs round it by which a runtime makes it an integer kernel. Two runtimes that are
+fed the same codes at every start differ at the ends by what the stretch itself computes differently, and by nothing
+else.
 """
 
 from dataclasses import dataclass

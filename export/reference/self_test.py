@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
-from limpq_deploy.export.reference.engine_parity import Feeds, Reference, check_clips, compare_engine
+from limpq_deploy.export.reference.engine_parity import Reference, check_clips, compare_engine
 from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
 
 CHANNELS, SIZE, CLASSES = 32, 16, 10
