@@ -42,7 +42,7 @@ def test_the_engine_is_built_for_gpus_that_are_not_here_and_the_build_goes_as_fa
     assert found["verdict"]["outcome"] == "incomplete"
     assert found["next"].startswith("limpq-deploy finish out/bundle")
     refused("finish", "out/bundle", words=("TensorRT-RTX runs no engine here", "the bundle itself is whole"))
-    refused("ship", "out", "models", "--backend", "tensorrt", words=("tensorrt_rtx",))
+    refused("ship", "out", "models", "--backend", "tensorrt", words=("found no TensorRT plan",))
 
 
 def test_gpus_that_make_no_sense_are_refused(here: Path, refused: Callable[..., str]) -> None:
