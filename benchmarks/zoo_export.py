@@ -96,9 +96,7 @@ def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     return found
 
 
-def export(
-    name: str, target: TargetSpec, given: Given, raw: TracedModel, traced: TracedModel, split: Split
-) -> Checked:
+def export(name: str, target: TargetSpec, given: Given, raw: TracedModel, traced: TracedModel, split: Split) -> Checked:
     placement = place(raw, target, model=name)
     apart = [compare_placed(given, traced, raw, placement)]
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))

@@ -17,7 +17,6 @@ from limpq_deploy.model.operations import AUGMENTED
 from limpq_deploy.model.writes import Write, find_writes
 from limpq_deploy.model.written_parts import put_back
 
-
 FILLS = {"zero_": torch.zeros_like, "fill_": torch.full_like}
 """Methods that write a number over a tensor, whatever is there, and what makes the result."""
 

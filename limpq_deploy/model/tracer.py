@@ -85,7 +85,8 @@ class TracedTensor(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """A write through a view, as torch has it: `writes` finds it and writes it out of place."""
-        if any(not isinstance(one, int | slice | EllipsisType) for one in (index if type(index) is tuple else (index,))):
+        places = index if type(index) is tuple else (index,)
+        if any(not isinstance(one, int | slice | EllipsisType) for one in places):
             raise TypeError("'TracedTensor' object does not support item assignment but by numbers and slices")
         part = self[index]
         if not isinstance(value, Tensor | TracedTensor):

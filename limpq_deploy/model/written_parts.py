@@ -1,6 +1,6 @@
 """A tensor of which a part is written over, as a result: what stands before the part, the part, what stands behind it.
 
-    x[:, 2:4].relu_()   is   cat([x[:, :2], relu(x[:, 2:4]), x[:, 4:]], 1)
+x[:, 2:4].relu_()   is   cat([x[:, :2], relu(x[:, 2:4]), x[:, 4:]], 1)
 """
 
 import operator
