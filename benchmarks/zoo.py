@@ -8,8 +8,9 @@ that are no classifiers (``others``, named by `zoo_others.py`). ``--list FILE.tx
 ``--resume FILE.jsonl`` writes a line for each network as it is done, and takes the lines that are there for done.
 
 Keys: ``torchvision``, ``timm``, ``others``: {``models``, ``accepted`` (for both targets), ``by_target`` {target:
-accepted}, ``exported`` (for both targets, of those of at most --largest parameters; null without --export),
-``refused`` {name: sentence}, ``not_exported`` {name: sentence}, ``files`` {name: {target: `zoo_export.Checked`}},
+accepted}, ``tried`` (exports, of networks of at most --largest parameters), ``exported`` (of them, for both targets;
+null where none was tried), ``refused`` {name: sentence}, ``not_exported`` {name: sentence}, ``files`` {name: {target:
+`zoo_export.Checked`}},
 ``slowest`` [name, seconds of one inspection]}; ``targets``, ``environment``.
 
     python benchmarks/zoo.py --export --resume zoo.jsonl --json > zoo.json
@@ -88,7 +89,7 @@ def main() -> None:
                 if options.resume is not None:
                     with options.resume.open("a", encoding="utf-8") as file:
                         print(json.dumps(asdict(found)), file=file, flush=True)
-        result[kind] = summary([known[name] for name in chosen], exported=options.export)
+        result[kind] = summary([known[name] for name in chosen])
     result |= {"targets": list(TARGETS), "environment": to_dict(read_environment())}
     print(json.dumps(result) if options.json else page(result))
 
@@ -173,17 +174,18 @@ def _faults(files: dict[str, Any]) -> Iterable[str]:
     return (f"{target}: {fault}" for target, checked in files.items() for fault in checked["faults"])
 
 
-def summary(found: list[Found], *, exported: bool) -> dict[str, Any]:
+def summary(found: list[Found]) -> dict[str, Any]:
     slowest = max(found, key=lambda one: one.seconds, default=None)
     refused = {one.name: _told(one) for one in found if any(one.why.values())}
+    tried = [one.exported for one in found if one.exported is not None]
     return {
         "models": len(found),
         "accepted": len(found) - len(refused),
         "by_target": {target: sum(not one.why.get(target) for one in found) for target in TARGETS},
-        "exported": sum(one.exported is True for one in found) if exported else None,
+        "tried": len(tried),
+        "exported": sum(tried) if tried else None,
         "refused": refused,
         "not_exported": {one.name: one.export_error for one in found if one.exported is False},
-        "too_large": [one.name for one in found if one.exported is None and one.name not in refused and exported],
         "files": {one.name: one.files for one in found if one.files},
         "slowest": [slowest.name, round(slowest.seconds, 2)] if slowest else None,
     }

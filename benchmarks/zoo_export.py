@@ -35,7 +35,7 @@ from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.given_model import in_float32, plain
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers
-from limpq_deploy.model.zoo import create_model
+from limpq_deploy.model.zoo import IMAGENET_PREPROCESS, create_model
 from limpq_deploy.pipeline.stages.compared import against_reference, as_written
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.given_parity import Given, compare_placed, compare_template, run_given
@@ -43,7 +43,7 @@ from limpq_deploy.quant.quantized_model import model_of_policy
 from limpq_deploy.quant.torch_parity import compare_trained
 from limpq_deploy.train.ptq import set_ranges
 
-CALIBRATED, COMPARED = 8, 2
+CALIBRATED, COMPARED = 4, 2
 """Images for ranges, and for comparisons."""
 SIDES = (96, 128)
 BITS: BitPair = (8, 8)
@@ -81,7 +81,7 @@ def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     in_float32(module)
     made = plain(module)
     vary(made.model)
-    preprocess = _smaller(made.model, info.preprocess or Preprocess(height=224, width=224, resize=224))
+    preprocess = _smaller(made.model, info.preprocess or IMAGENET_PREPROCESS)
     split = noise(preprocess)
     images, _ = split.load(np.arange(CALIBRATED))
     reestimate_batchnorm(made.model, [torch.from_numpy(images)])
