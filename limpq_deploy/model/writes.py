@@ -113,7 +113,7 @@ class _Watched(NodeByNode):
         if written is None or written not in inputs or storages != {result.untyped_storage()._cdata}:
             raise self._refused(node, "in a way that has no form out of place")
         if node.target == "copy_" and not _alike(self.env[node.args[0]], self.env[node.args[1]]):
-            raise self._refused(node, "values of another shape or type")
+            raise self._refused(node, "with values of another shape or type")
         touched = []
         for other, value in self.env.items():
             if not any(_overlap(tensor, result) for tensor in _tensors(value)):
