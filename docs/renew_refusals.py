@@ -56,7 +56,8 @@ def integers() -> list[str]:
     named["products with a gate"] = {_name(one) for one in GATES}
     named["tables of 256 entries"] = {_name(one) for one in FUNCTIONS}
     rows = [
-        f"| {kind} | {', '.join(f'`{one}`' for one in sorted(names, key=str.lower))} |" for kind, names in named.items()
+        f"| {kind} | {', '.join(f'`{one}`' for one in sorted(names, key=lambda one: (one.lower(), one)))} |"
+        for kind, names in named.items()
     ]
     return ["| as | operators |", "|---|---|", *rows]
 
