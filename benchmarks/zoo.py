@@ -1,10 +1,11 @@
 """Which networks of the world are taken: each is looked at (`limpq-deploy inspect`) for both targets, in a process of
-its own with bounds of time and memory, and, with --export, quantized to 8 bits without training, exported, checked and
-run (`zoo_export.py` says what is checked).
+its own with bounds of time and memory, and, if it is not too large, quantized to 8 bits without training, exported,
+checked and run (`zoo_export.py` says what is checked).
 
 Lists: all classifiers of torchvision; one small model of each file of timm (`zoo_timm.txt`); torchvision's networks
 that are no classifiers (``others``, named by `zoo_others.py`). ``--list FILE.txt``: one ``torchvision/NAME``,
-``timm/NAME`` or ``module:factory`` a line instead. --quick: every eighth of each list; --smoke: one of each.
+``timm/NAME`` or ``module:factory`` a line instead. --quick: every eighth of each list, and exports of the
+smallest; --smoke: one of each; --no-export: inspection alone.
 ``--resume FILE.jsonl`` writes a line for each network as it is done, and takes the lines that are there for done.
 
 Keys: ``torchvision``, ``timm``, ``others``: {``models``, ``accepted`` (for both targets), ``by_target`` {target:
@@ -13,7 +14,7 @@ null where none was tried), ``refused`` {name: sentence}, ``not_exported`` {name
 `zoo_export.Checked`}},
 ``slowest`` [name, seconds of one inspection]}; ``targets``, ``environment``.
 
-    python benchmarks/zoo.py --export --resume zoo.jsonl --json > zoo.json
+    python benchmarks/zoo.py --resume zoo.jsonl --json > zoo.json
     python benchmarks/zoo.py --quick --json
 """
 
@@ -23,7 +24,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ SECONDS = 600
 """That one network may take."""
 GIB = 12
 """Address space of the process of one network."""
-LARGEST = 30.0
+LARGEST, LARGEST_QUICK = 30.0, 5.0
 """Millions of parameters of a network that is exported, too."""
 
 
@@ -67,16 +68,18 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one network of each list")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--list", type=Path, metavar="FILE.txt", help="networks, one a line")
-    parser.add_argument("--export", action="store_true", help="export small networks, too")
-    parser.add_argument("--largest", type=float, default=LARGEST, metavar="MILLIONS", help="parameters of an export")
+    parser.add_argument("--export", action=argparse.BooleanOptionalAction, default=True, help="export, too")
+    parser.add_argument("--largest", type=float, metavar="MILLIONS", help="parameters of a network that is exported")
     parser.add_argument("--resume", type=Path, metavar="FILE.jsonl", help="a line per network; go on where it ends")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes at once")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    largest = options.largest if options.export else None
+    largest = options.largest or (LARGEST_QUICK if options.quick else LARGEST)
+    largest = largest if options.export else 0.0
     if options.one:
         resource.setrlimit(resource.RLIMIT_AS, (GIB << 30, GIB << 30))
-        print(json.dumps(asdict(look_at(options.one, largest))))
+        for found in look_at(options.one, largest):
+            print(json.dumps(asdict(found)), flush=True)
         return
     known = done_before(options.resume, export=options.export)
     result: dict[str, Any] = {}
@@ -120,30 +123,31 @@ def done_before(file: Path | None, *, export: bool) -> dict[str, Found]:
     return {one.name: one for one in lines if one.for_export or not export}
 
 
-def in_a_process(name: str, largest: float | None) -> Found:
-    asked = [] if largest is None else ["--export", "--largest", str(largest)]
+def in_a_process(name: str, largest: float) -> Found:
+    command = [sys.executable, str(HERE / "zoo.py"), "--one", name]
+    command += ["--largest", str(largest)] if largest else ["--no-export"]
     start = time.monotonic()
-    try:
-        command = [sys.executable, str(HERE / "zoo.py"), "--one", name, *asked]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        found = Found(name, dict.fromkeys(TARGETS, (f"it was not done after {SECONDS} seconds",)))
-    else:
-        lines = done.stdout.splitlines()
-        if done.returncode or not lines:
-            last = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
-            found = Found(name, dict.fromkeys(TARGETS, (last,)))
-        else:
-            found = Found(**json.loads(lines[-1]))
-    found.for_export = largest is not None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            printed, said = child.communicate(timeout=SECONDS)
+            stopped = (said.strip().splitlines() or [f"ended with code {child.returncode}"])[-1]
+        except subprocess.TimeoutExpired:
+            child.kill()
+            printed, stopped = child.communicate()[0], f"it was not done after {SECONDS} seconds"
+    lines = printed.splitlines()
+    found = Found(**json.loads(lines[-1])) if lines else Found(name, dict.fromkeys(TARGETS, (stopped,)))
+    if lines and child.returncode:  # the inspection was done, its export was not
+        found.exported, found.export_error = False, stopped
+    found.for_export = largest > 0
     told = "; ".join(f"{target}: {len(why)} reasons" for target, why in found.why.items() if why) or "accepted"
     exported = {None: "", True: ", exported", False: f", not exported: {found.export_error}"}[found.exported]
     print(f"{name}: {told}{exported} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
     return found
 
 
-def look_at(name: str, largest: float | None) -> Found:
-    """Of one network, in this process. ``largest``: millions of parameters of one that is exported; None: none."""
+def look_at(name: str, largest: float) -> Iterator[Found]:
+    """Of one network, in this process: first without its export, then with it. ``largest``: millions of parameters of
+    one that is exported."""
     from limpq_deploy.calibration.errors import LimpqError
     from limpq_deploy.pipeline.inspection import judged, looked_at
 
@@ -158,7 +162,8 @@ def look_at(name: str, largest: float | None) -> Found:
             found.integer_macs_share = one.integer_macs_share
     except LimpqError as error:
         found.why = dict.fromkeys(TARGETS, (str(error),))
-    if largest is not None and not any(found.why.values()) and found.millions <= largest:
+    yield found
+    if not any(found.why.values()) and found.millions <= largest:
         from zoo_export import export_all
 
         try:
@@ -167,7 +172,7 @@ def look_at(name: str, largest: float | None) -> Found:
             found.exported = not found.export_error
         except Exception as error:  # what stops one network is told, and the others go on
             found.exported, found.export_error = False, f"{type(error).__name__}: {error}"
-    return found
+        yield found
 
 
 def _faults(files: dict[str, Any]) -> Iterable[str]:
