@@ -20,7 +20,10 @@ def _counts(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _files(result: dict[str, Any]) -> Iterator[str]:
-    yield "| network | target | px | float forms apart | codes, differing | layer by layer, steps | correlation | compiler |"
+    yield (
+        "| network | target | px | float forms apart | codes, differing | layer by layer, steps | correlation "
+        "| compiler |"
+    )
     yield "|" + "---|" * 8
     for kind in KINDS:
         for name, files in result[kind]["files"].items():

@@ -112,7 +112,7 @@ class _Watched(NodeByNode):
         storages = {tensor.untyped_storage()._cdata for tensor in changed}
         if written is None or written not in inputs or storages != {result.untyped_storage()._cdata}:
             raise self._refused(node, "in a way that has no form out of place")
-        if node.target == "copy_" and not _alike(self.env[node.args[0]], self.env[node.args[1]]):
+        if node.target == "copy_" and not _alike(*(self.env[one] for one in node.all_input_nodes)):
             raise self._refused(node, "with values of another shape or type")
         touched = []
         for other, value in self.env.items():
@@ -206,9 +206,9 @@ def _each(value: Any) -> Iterator[torch.Tensor]:
             yield from _each(one)
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two tensors have one shape and type."""
-    return isinstance(other, torch.Tensor) and one.shape == other.shape and one.dtype == other.dtype
+def _alike(*values: Any) -> bool:
+    """Whether all are tensors of one shape and type."""
+    return len({(one.shape, one.dtype) for one in values}) == 1
 
 
 def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
