@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import in_float
-from limpq_deploy.importance.preview import Preview, preview
+from limpq_deploy.importance.preview import BATCHNORM_IMAGES, Preview, preview
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.config import trusted_config
 from limpq_deploy.pipeline.context import Subject
@@ -29,12 +31,17 @@ class Previewer:
     Raises RecordError where the folder's networks are missing or of another configuration.
     """
 
-    def __init__(self, subject: Subject, folder: Path) -> None:
+    def __init__(self, subject: Subject, folder: Path, *, images: int | None = None) -> None:
+        """``images``: at most so many give the figure, with its interval, and so many BatchNorm's statistics."""
         self._indicators = load_record(Indicators, folder / INDICATORS)
         traced = subject.traced(folder / FLOAT_WEIGHTS)
         self._joint = load_joint(subject, traced, folder)
         self._judge = subject.judge.beside(traced.graph_module.eval())
-        self._data = subject.joint_data
+        self._train, self._held = (subject.joint_data.split(name) for name in ("train", "val"))
+        self._interval = images is not None
+        self._batchnorm_images = BATCHNORM_IMAGES if images is None else min(images, BATCHNORM_IMAGES)
+        if images is not None and images < len(self._held):
+            self._held = self._held.subset(np.linspace(0, len(self._held) - 1, images).astype(np.int64))
         self._seed = subject.config.seed
         self._seen: dict[tuple[tuple[str, BitPair], ...], Preview] = {}
 
@@ -52,10 +59,12 @@ class Previewer:
             self._seen[key] = preview(
                 self._joint,
                 policy,
-                train=self._data.split("train"),
-                held=self._data.split("val"),
+                train=self._train,
+                held=self._held,
+                batchnorm_images=self._batchnorm_images,
                 seed=self._seed,
                 judge=self._judge,
+                interval=self._interval,
             )
         return self._seen[key]
 
