@@ -8,7 +8,7 @@ from typing import Literal
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.candidates import Admit, uniform_candidate
-from limpq_deploy.policy.costs import BitOps, Budget, Pairs, total_cost, uniform_pairs
+from limpq_deploy.policy.costs import BitOps, Budget, G, Pairs, total_cost, uniform_pairs
 from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import check_ties, objective_of
@@ -25,10 +25,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointPreview:
-    """Accuracy without fine-tuning: ``top1`` in percent and mean cross-entropy ``loss`` on held-out training images."""
+    """Accuracy without fine-tuning: ``top1`` in percent (or the front's ``figure``) with the ends of its 95 % interval
+    (None in older files), and mean cross-entropy ``loss`` on held-out training images."""
 
     top1: float
     loss: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,8 @@ class Front:
     bits stand at its own budget, whatever their objective. ``importance``: the measure, None in older files.
 
     Every budget asked for is among ``points``, ``dominated`` or ``infeasible``. ``others``: budgets that held besides,
-    in the user's words; ``solver`` seconds are those of each point's own search.
+    in the user's words; ``solver`` seconds are those of each point's own search. ``figure`` with its ``unit``: what
+    previews give.
     """
 
     model: str
@@ -84,6 +88,8 @@ class Front:
     dominated: tuple[DominatedBudget, ...] = ()
     others: tuple[str, ...] = ()
     importance: str | None = None
+    figure: str = "top-1"
+    unit: str = "%"
     format: Literal["limpq.front/1"] = field(default="limpq.front/1")
 
     @property
@@ -101,6 +107,7 @@ class UniformPoint:
     act_bits: int
     bitops: int
     objective: float
+    preview: PointPreview | None = None
 
 
 COST = BitOps(pinned=True)
@@ -249,6 +256,14 @@ def uniform_points(
                     UniformPoint(weight_bits=weight_bits, act_bits=act_bits, bitops=bitops, objective=objective)
                 )
     return tuple(sorted(points, key=lambda point: (point.bitops, point.objective)))
+
+
+def beside_uniform(limits: Sequence[float], uniform: Sequence[UniformPoint]) -> tuple[float, ...]:
+    """Limits in G BitOps, and those of the uniform policies between the first and the last of them: so each is set
+    beside the best policy within its own BitOps. One BitOp more than it takes: at exactly these a build's own uniform
+    bits would stand instead."""
+    within = (round((one.bitops + 1) / G, 9) for one in uniform)
+    return tuple(sorted({*limits, *(limit for limit in within if min(limits) <= limit <= max(limits))}))
 
 
 def _share_answers(

@@ -1,20 +1,22 @@
 """Bits per layer that follow the slider: drawn for one policy, each bar with the bits of all the others, by which the
 page's script redraws it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
-from limpq_deploy.report.inputs import ReportInputs, pair_of
+from limpq_deploy.report.inputs import pair_of
 from limpq_deploy.report.layers import BIT_PX, GAP, SIDE, TOP, drawn_bits
 
 
-def bits_chart(inputs: ReportInputs, shown: Sequence[BitPair], choices: Sequence[Sequence[BitPair]]) -> ColumnChart:
+def bits_chart(
+    layers: Sequence[LayerPlacement], shown: Sequence[BitPair], choices: Sequence[Sequence[BitPair]] = ()
+) -> ColumnChart:
     """``shown``: pairs of all layers in the placement's order; ``choices``: the same for every stop of the slider."""
-    layers = inputs.placement.layers
     top_bits = max(drawn_bits(bits) for one in (shown, *choices) for pair in one for bits in pair)
     floor = TOP + BIT_PX * top_bits
     ceiling = floor + GAP
@@ -39,33 +41,32 @@ def bits_chart(inputs: ReportInputs, shown: Sequence[BitPair], choices: Sequence
             ),
         )
 
-    label = "Weight and activation bits of each layer at the chosen point; the table of all points holds the numbers."
+    label = "Weight and activation bits of each layer; the table below holds the numbers."
     columns = [column(place, layer.name, layer.pinned_bits is not None) for place, layer in enumerate(layers)]
     return column_chart(label, columns, ceiling + BIT_PX * top_bits, axis=axis, behind=svg.group(*lines))
 
 
-def pairs_of_all(inputs: ReportInputs, pairs: dict[str, BitPair]) -> tuple[BitPair, ...]:
-    """Pairs of all layers, pinned ones included, in the placement's order."""
-    return tuple(
-        pairs.get(layer.name) or pair_of(inputs.placement, inputs.policy, layer.name)
-        for layer in inputs.placement.layers
-    )
+def pairs_of_all(placement: Placement, policy: Policy, pairs: Mapping[str, BitPair]) -> tuple[BitPair, ...]:
+    """Pairs of all layers in the placement's order; those that ``pairs`` does not list are the policy's, or pinned."""
+    return tuple(pairs.get(layer.name) or pair_of(placement, policy, layer.name) for layer in placement.layers)
 
 
 def _bar(tensor: str, bits: int, choices: Sequence[int], base: float, kind: str, text: str) -> tuple[Markup, Markup]:
     """A bar and its number; the script knows them by ``data-base`` (where bars begin) and ``data-bits``."""
     height = BIT_PX * drawn_bits(bits)
     up = tensor == "w"
-    drawn = ",".join(str(drawn_bits(one)) for one in choices)
+    more: dict[str, svg.Attribute] = {}
+    if choices:
+        follows = ",".join(str(drawn_bits(one)) for one in choices)
+        kind, text = f"{kind} follows", f"{text} follows"
+        more = {"data_base": base, "data_up": "1" if up else "0", "data_bits": follows}
     bar = svg.box(
         SIDE,
         base - height if up else base,
         1 - 2 * SIDE,
         height,
-        f"bar-{tensor}{kind} follows",
-        data_base=base,
-        data_up="1" if up else "0",
-        data_bits=drawn,
+        f"bar-{tensor}{kind}",
+        **more,
     )
     at = base - height + 11 if up else base + height - 3
     number = svg.tag(
@@ -73,11 +74,9 @@ def _bar(tensor: str, bits: int, choices: Sequence[int], base: float, kind: str,
         str(bits),
         x="50%",
         y=at,
-        class_=f"in-bar{text} follows",
+        class_=f"in-bar{text}",
         text_anchor="middle",
-        data_base=base,
-        data_up="1" if up else "0",
-        data_bits=drawn,
-        data_said=",".join(map(str, choices)),
+        **more,
+        **({"data_said": ",".join(map(str, choices))} if choices else {}),
     )
     return bar, number

@@ -89,9 +89,9 @@ def what_if_section(inputs: ReportInputs) -> WhatIfSection | None:
         bit_px=BIT_PX,
         pictures=tuple(_pictures(inputs, found)),
         chart=bits_chart(
-            inputs,
-            pairs_of_all(inputs, found.points[start].pairs()),
-            [pairs_of_all(inputs, point.pairs()) for point in found.points],
+            inputs.placement.layers,
+            pairs_of_all(inputs.placement, inputs.policy, found.points[start].pairs()),
+            [pairs_of_all(inputs.placement, inputs.policy, point.pairs()) for point in found.points],
         ),
         figure=measure.title,
         images=found.images,

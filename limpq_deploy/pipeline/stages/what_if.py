@@ -90,7 +90,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
         replace(one, command=command_of(subject.config, swept, one.settings[swept.name], recipe)) for one in points
     )
     uniform = tuple(replace(one, command=uniform_command(subject.config, one.name)) for one in uniform)
-    look = Previewer(subject, folder, images=images)
+    look = Previewer(subject, folder, images=images, interval=True)
     shown = _previewed((*points, *uniform), look, report)
     first = look(policy.pairs())
     found = WhatIf(
