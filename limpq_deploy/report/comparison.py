@@ -16,7 +16,7 @@ from limpq_deploy.report.costs import amount, budget_name
 from limpq_deploy.report.figures import binary_size, count, giga, milliseconds
 from limpq_deploy.report.page import environment, security_policy, whole_style
 from limpq_deploy.report.scatter import Kind, Mark, scatter
-from limpq_deploy.verdict.candidates import Candidate, CandidateName
+from limpq_deploy.verdict.candidates import SIMPLEST, Candidate
 from limpq_deploy.verdict.recommendation import sentence
 from limpq_deploy.verdict.record import Verdict
 
@@ -140,12 +140,9 @@ class CandidateRow:
 
 def _candidates(builds: Sequence[ComparedBuild]) -> tuple[CandidateRow, ...]:
     """All files, kind by kind, so that the same kind of two builds stands together."""
-    order: dict[CandidateName, None] = {}
-    for build in builds:
-        order.update(dict.fromkeys(one.name for one in build.verdict.candidates))
     return tuple(
         _candidate(number, build, one)
-        for name in order
+        for name in SIMPLEST
         for number, build in enumerate(builds)
         for one in build.verdict.candidates
         if one.name == name

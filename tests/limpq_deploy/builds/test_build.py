@@ -17,7 +17,7 @@ from limpq_deploy.verdict.record import Verdict
 Command = Callable[..., Result]
 
 STAGES = ["given", "float", "indicators", "search", "finetune", "uniform", "export", "engine", "parity", "accuracy"]
-STAGES += ["latency", "study", "verdict", "report", "bundle"]
+STAGES += ["latency", "study", "verdict", "what-if", "report", "bundle"]
 TRAINED = ["given", "float", "indicators", "search", "finetune", "uniform"]
 
 

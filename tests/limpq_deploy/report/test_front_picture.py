@@ -98,7 +98,9 @@ def test_objectives_over_a_wide_span_stand_on_a_logarithmic_axis() -> None:
     layer = LayerIndicators(name="a", macs=10**9, num_weights=1, weight=(1e3, 10.0, 0.1), act=(1.0, 0.5, 0.1))
     steep = Indicators(model="steep", bits=(2, 3, 4), layers=(layer,))
     drawing = front_picture(sweep(steep, (4.0, 6.0, 16.0)))
-    assert any(isinstance(shape, Text) and shape.content == "importance by scale, logarithmic" for shape in drawing.shapes)
+    assert any(
+        isinstance(shape, Text) and shape.content == "importance by scale, logarithmic" for shape in drawing.shapes
+    )
 
 
 def test_the_svg_is_one_file_that_asks_for_nothing(front: Front, indicators: Indicators) -> None:
