@@ -19,7 +19,6 @@ class BudgetRow:
     used: str
     left: str
     state: str
-    more: str
     less: str
     without: str
     worth: str
@@ -83,7 +82,6 @@ def _budget(one: BudgetPrice, found: Explanation) -> BudgetRow:
         used=percent(one.used / one.limit) if one.limit else "",
         left=amount(one.slack, one.unit),
         state="binding" if one.binding else "not binding",
-        more=_change(one.relaxed - found.best),
         less="nothing fits" if one.tightened is None else _change(one.tightened - found.best),
         without=_change(one.without - found.best),
         worth=worth,

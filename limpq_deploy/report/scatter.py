@@ -103,7 +103,7 @@ def _reference(reference: Reference, y_axis: Axis) -> list[Markup]:
     y = y_axis(reference.y)
     return [
         svg.tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="reference"),
-        svg.tag("text", reference.label, x=WIDTH - RIGHT, y=y - 4, text_anchor="end", class_="mark-label"),
+        svg.tag("text", reference.label, x=LEFT + 4, y=y - 5, class_="mark-label"),
     ]
 
 
@@ -142,7 +142,7 @@ def _labels(marks: Sequence[Mark], x_axis: Axis, y_axis: Axis) -> list[Markup]:
     placed: list[tuple[float, float]] = []
     found = []
     for mark in sorted((one for one in marks if one.label), key=lambda one: (y_axis(one.y), one.x)):
-        x, y = x_axis(mark.x), y_axis(mark.y) - 8
+        x, y = x_axis(mark.x), y_axis(mark.y) - 11
         if y < TOP - 3:
             y += 24
         while any(abs(x - other) < NEAR_PX and abs(y - height) < APART_PX for other, height in placed):
