@@ -8,7 +8,7 @@ from typing import Literal
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.candidates import Admit, uniform_candidate
-from limpq_deploy.policy.costs import BitOps, Budget, G, Pairs, total_cost, uniform_pairs
+from limpq_deploy.policy.costs import BitOps, Budget, Pairs, total_cost, uniform_pairs
 from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import check_ties, objective_of
@@ -256,14 +256,6 @@ def uniform_points(
                     UniformPoint(weight_bits=weight_bits, act_bits=act_bits, bitops=bitops, objective=objective)
                 )
     return tuple(sorted(points, key=lambda point: (point.bitops, point.objective)))
-
-
-def beside_uniform(limits: Sequence[float], uniform: Sequence[UniformPoint]) -> tuple[float, ...]:
-    """Limits in G BitOps, and those of the uniform policies between the first and the last of them: so each is set
-    beside the best policy within its own BitOps. One BitOp more than it takes: at exactly these a build's own uniform
-    bits would stand instead."""
-    within = (round((one.bitops + 1) / G, 9) for one in uniform)
-    return tuple(sorted({*limits, *(limit for limit in within if min(limits) <= limit <= max(limits))}))
 
 
 def _share_answers(

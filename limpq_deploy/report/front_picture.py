@@ -5,13 +5,12 @@ is known of the best policy, so thin straight lines join the points and no stair
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.files import write_bytes
-from limpq_deploy.policy.front import Front, FrontPoint, PointPreview, UniformPoint
-from limpq_deploy.report.across import BITOPS, Across
+from limpq_deploy.policy.front import Front, PointPreview, UniformPoint
+from limpq_deploy.report.across import Across
 from limpq_deploy.report.axes import Axis, linear, logarithmic
 from limpq_deploy.report.drawing import (
     BAD,
@@ -31,10 +30,10 @@ from limpq_deploy.report.drawing import (
     to_svg,
 )
 from limpq_deploy.report.figures import digits, plural
+from limpq_deploy.report.front_view import GIGA, Place, View
 
 WIDTH, HEIGHT = 920, 540
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 106, 62
-GIGA = 1e9
 
 LETTER = 6.3
 """Pixels that a letter of the key takes, about."""
@@ -47,16 +46,6 @@ OWN_UNIFORM = "none"
 
 LOG_FROM = 8.0
 """Objectives that span more than this ratio stand on a logarithmic axis."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """A policy in the picture; ``low`` and ``high``: ends of its interval."""
-
-    x: float
-    y: float
-    low: float
-    high: float
 
 
 def write_front_picture(
@@ -84,7 +73,7 @@ def front_picture(front: Front, *, uniform: Sequence[UniformPoint] = (), x: Acro
             if front.infeasible
             else "the front has no point: there is nothing to draw; sweep at least one budget"
         )
-    view = _View(front=front, x=x)
+    view = View(front=front, x=x)
     places = [view.of_point(point) for point in front.points]
     rings = [(one, place) for one in uniform if (place := view.of_uniform(one)) is not None]
     x_axis, y_axis = _axes(view, places, [place for _, place in rings])
@@ -109,62 +98,7 @@ def front_picture(front: Front, *, uniform: Sequence[UniformPoint] = (), x: Acro
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """What stands across and upwards."""
-
-    front: Front
-    x: Across | None
-
-    @property
-    def previewed(self) -> bool:
-        return all(point.preview is not None for point in self.front.points)
-
-    @property
-    def by_bitops(self) -> bool:
-        return self.x is None or self.x.name == BITOPS
-
-    @property
-    def proves(self) -> bool:
-        """Whether proven bounds can be drawn: they are of objectives within BitOps."""
-        return self.by_bitops and not self.previewed
-
-    @property
-    def y_name(self) -> str:
-        if self.previewed:
-            unit = f", {self.front.unit}" if self.front.unit else ""
-            return f"{self.front.figure} by preview{unit}"
-        return f"importance by {self.front.importance or 'scale'}"
-
-    @property
-    def x_title(self) -> str:
-        return self.x.title if self.x is not None else "G BitOps, pinned layers included"
-
-    @property
-    def x_unit(self) -> str:
-        return self.x.unit if self.x is not None else "G BitOps"
-
-    def of_point(self, point: FrontPoint) -> _Place:
-        across = point.bitops / GIGA if self.x is None else self.x.of(point.policy.pairs())
-        return self._place(across, point.policy.objective, point.preview)
-
-    def of_uniform(self, one: UniformPoint) -> _Place | None:
-        """None where it has no preview and the points have."""
-        if self.previewed and one.preview is None:
-            return None
-        across = one.bitops / GIGA
-        if self.x is not None:
-            across = self.x.of(dict.fromkeys(self.front.points[0].policy.bits, (one.weight_bits, one.act_bits)))
-        return self._place(across, one.objective, one.preview)
-
-    def _place(self, across: float, objective: float, preview: PointPreview | None) -> _Place:
-        if not self.previewed or preview is None:
-            return _Place(x=across, y=objective, low=objective, high=objective)
-        low, high = (preview.top1 if end is None else end for end in (preview.low, preview.high))
-        return _Place(x=across, y=preview.top1, low=low, high=high)
-
-
-def _axes(view: _View, places: Sequence[_Place], rings: Sequence[_Place]) -> tuple[Axis, Axis]:
+def _axes(view: View, places: Sequence[Place], rings: Sequence[Place]) -> tuple[Axis, Axis]:
     """Axes that hold every point, bound and infeasible budget, and the uniform policies near them. The last limit may
     lie beyond: a budget that buys nothing more should not squeeze the rest."""
     front = view.front
@@ -185,7 +119,7 @@ def _axes(view: _View, places: Sequence[_Place], rings: Sequence[_Place]) -> tup
     return x_axis, linear(low, high, HEIGHT - BOTTOM, TOP, steps=6)
 
 
-def _frame(view: _View, x_axis: Axis, y_axis: Axis) -> list[Shape]:
+def _frame(view: View, x_axis: Axis, y_axis: Axis) -> list[Shape]:
     floor, edge = HEIGHT - BOTTOM, WIDTH - RIGHT
     shapes: list[Shape] = []
     for tick, text in y_axis.ticks:
@@ -219,13 +153,13 @@ def _proved(front: Front, x_axis: Axis, y_axis: Axis) -> list[Shape]:
     return [Area(points=((stairs[0][0], floor), *stairs, (stairs[-1][0], floor)), ink=SOFT)]
 
 
-def _joined(places: Sequence[_Place], x_axis: Axis, y_axis: Axis) -> Line:
+def _joined(places: Sequence[Place], x_axis: Axis, y_axis: Axis) -> Line:
     """A thin line from point to point, which leads the eye."""
     points = sorted((x_axis(place.x), y_axis(place.y)) for place in places)
     return Line(points=tuple(points), ink=MAIN, width=0.8)
 
 
-def _intervals(places: Sequence[_Place], x_axis: Axis, y_axis: Axis) -> list[Shape]:
+def _intervals(places: Sequence[Place], x_axis: Axis, y_axis: Axis) -> list[Shape]:
     return [
         Line(points=((x_axis(one.x), y_axis(one.low)), (x_axis(one.x), y_axis(one.high))), ink=OTHER, width=1.2)
         for one in places
@@ -233,7 +167,7 @@ def _intervals(places: Sequence[_Place], x_axis: Axis, y_axis: Axis) -> list[Sha
     ]
 
 
-def _points(view: _View, places: Sequence[_Place], x_axis: Axis, y_axis: Axis) -> list[Shape]:
+def _points(view: View, places: Sequence[Place], x_axis: Axis, y_axis: Axis) -> list[Shape]:
     radius = 4.2 if len(places) <= 80 else 2.6
     return [
         Dot(
@@ -248,14 +182,14 @@ def _points(view: _View, places: Sequence[_Place], x_axis: Axis, y_axis: Axis) -
     ]
 
 
-def _said(view: _View, preview: PointPreview | None) -> str:
+def _said(view: View, preview: PointPreview | None) -> str:
     if preview is None:
         return ""
     interval = f" ({preview.low:.2f} to {preview.high:.2f})" if preview.low is not None else ""
     return f", {view.front.figure} by preview {preview.top1:.2f} {view.front.unit}{interval}"
 
 
-def _uniform(view: _View, uniform: Sequence[tuple[UniformPoint, _Place]], x_axis: Axis, y_axis: Axis) -> list[Shape]:
+def _uniform(view: View, uniform: Sequence[tuple[UniformPoint, Place]], x_axis: Axis, y_axis: Axis) -> list[Shape]:
     """Rings; those with equal bits are named."""
     shapes: list[Shape] = []
     for one, place in sorted(uniform, key=lambda both: both[0].weight_bits == both[0].act_bits):
@@ -284,7 +218,7 @@ def _cross(at: Point) -> list[Shape]:
     return [Line(points=((x - 4, y - 4 * side), (x + 4, y + 4 * side)), ink=BAD, width=1.8) for side in (1, -1)]
 
 
-def _heading(view: _View, uniform: bool) -> list[Shape]:
+def _heading(view: View, uniform: bool) -> list[Shape]:
     """Title, how sure the points are, and the key."""
     front = view.front
     proof = "every point proved optimal"
@@ -313,7 +247,7 @@ def _heading(view: _View, uniform: bool) -> list[Shape]:
     return shapes
 
 
-def _key(view: _View, uniform: bool) -> list[tuple[str, Callable[[Point], list[Shape]]]]:
+def _key(view: View, uniform: bool) -> list[tuple[str, Callable[[Point], list[Shape]]]]:
     key: list[tuple[str, Callable[[Point], list[Shape]]]] = [
         ("best policy", lambda at: [Dot(at=at, radius=4.2, ink=MAIN)]),
     ]

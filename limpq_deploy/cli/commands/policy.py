@@ -40,7 +40,7 @@ from limpq_deploy.cli.output.answers import answer
     "--picture",
     type=FILE,
     metavar="FILE",
-    help="Draw the front, as .svg or .png; the budgets of uniform bits between LO and HI are searched too.",
+    help="Draw the front, as .svg or .png, with the best policy within the BitOps of each uniform one besides.",
 )
 @click.option(
     "--x",
@@ -89,7 +89,7 @@ def sweep(
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.export.timing.table import LatencyTable
     from limpq_deploy.policy.budgets import BITOPS, budgets_from_options, of_kind, option_of
-    from limpq_deploy.policy.front import beside_uniform, parse_range, uniform_points
+    from limpq_deploy.policy.front import parse_range, uniform_points
     from limpq_deploy.policy.front import sweep as front_of
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.recipes import read_as
@@ -125,26 +125,32 @@ def sweep(
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
     budgets = budgets_from_options(found, **options) if limited else ()
     drawn = across_of(across, found, table) if picture is not None else None
-    uniform = uniform_points(carried, budgets=budgets, **settings) if picture is not None else ()
+    solve = PolicySearch(solver=solver or "auto", gap=gap)
     if gbitops is None:
         front = supported_front(carried, **settings)
     else:
         with progress("budgets") as report:
-            solve = PolicySearch(solver=solver or "auto", gap=gap)
-            limits = beside_uniform(parse_range(gbitops), uniform)
-            front = front_of(carried, limits, budgets=budgets, solve=solve, progress=report, **settings)
+            front = front_of(carried, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
     if build is not None:
-        from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
+        from limpq_deploy.pipeline.stages.previewer import open_previewer, uniform_previews, with_previews
 
         look = open_previewer(build, carried, trusted=trusted, interval=True)
         with progress("previews") as report:
-            front, uniform = with_previews(front, uniform, look, report)
+            front = with_previews(front, look, report)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
+        from limpq_deploy.policy.uniform_optima import joined, limits_of_uniform
         from limpq_deploy.report.front_picture import write_front_picture
 
-        write_front_picture(front, picture, uniform=uniform, x=drawn)
+        uniform, shown = uniform_points(carried, budgets=budgets, **settings), front
+        if gbitops is not None and front.points:
+            beside = limits_of_uniform(uniform, parse_range(gbitops))
+            shown = joined(front, front_of(carried, beside, budgets=budgets, solve=solve, **settings))
+        if build is not None:
+            with progress("previews of the picture") as report:
+                shown, uniform = with_previews(shown, look, report), uniform_previews(shown, uniform, look)
+        write_front_picture(shown, picture, uniform=uniform, x=drawn)
     if as_json:
         answer(json.dumps(to_dict(front)))
         return

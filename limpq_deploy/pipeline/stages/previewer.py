@@ -97,24 +97,26 @@ def open_previewer(
     return Previewer(subject, folder, interval=interval)
 
 
-def with_previews(
-    front: Front, uniform: Sequence[UniformPoint], look: Previewer, report: Report = silent
-) -> tuple[Front, tuple[UniformPoint, ...]]:
-    """A front whose points carry their previews, and uniform policies of which those of equal bits do."""
-    points, total = [], len(front.points) + len(uniform)
+def with_previews(front: Front, look: Previewer, report: Report = silent) -> Front:
+    """A front whose points carry their previews."""
+    points = []
     for number, point in enumerate(front.points):
-        report(number, total, f"{point.gbitops_limit:g} G BitOps")
+        report(number, len(front.points), f"{point.gbitops_limit:g} G BitOps")
         found = look(point.policy.pairs())
         points.append(replace(point, preview=_seen(found)))
         front = replace(front, figure=found.measure.name, unit=found.measure.unit)
-    rings = []
-    for number, one in enumerate(uniform):
-        report(len(points) + number, total, f"w{one.weight_bits}a{one.act_bits}")
-        if one.weight_bits == one.act_bits and points:
-            pairs = dict.fromkeys(points[0].policy.bits, (one.weight_bits, one.act_bits))
-            one = replace(one, preview=_seen(look(pairs)))
-        rings.append(one)
-    return replace(front, points=tuple(points)), tuple(rings)
+    return replace(front, points=tuple(points))
+
+
+def uniform_previews(front: Front, uniform: Sequence[UniformPoint], look: Previewer) -> tuple[UniformPoint, ...]:
+    """Uniform policies beside a front, of which those of equal bits carry their previews."""
+    layers = front.points[0].policy.bits if front.points else {}
+    return tuple(
+        replace(one, preview=_seen(look(dict.fromkeys(layers, (one.weight_bits, one.act_bits)))))
+        if layers and one.weight_bits == one.act_bits
+        else one
+        for one in uniform
+    )
 
 
 def _seen(found: Preview) -> PointPreview:
