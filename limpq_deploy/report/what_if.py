@@ -80,7 +80,7 @@ def what_if_section(inputs: ReportInputs) -> WhatIfSection | None:
     measure = _measure(found)
 
     def row(point: WhatIfPoint) -> FrontRow:
-        return _row(point, names, base, measure, own)
+        return _row(point, names, base, measure, own, inputs.commands.get(point.name, ""))
 
     return WhatIfSection(
         rows=tuple(row(point) for point in found.points),
@@ -145,7 +145,7 @@ def _row(point: WhatIfPoint, names: Sequence[str], base: float, measure: Measure
         loss=f"{seen.loss:.4f}" if seen is not None else "",
         mean_bits=f"{weights:.2f} weight, {acts:.2f} activation",
         proof=proof,
-        command=point.command,
+        command=command,
         bits=tuple(pairs[name] for name in names),
         own=pairs == own,
     )

@@ -28,6 +28,7 @@ from limpq_deploy.pipeline.stages.facts import (
 )
 from limpq_deploy.pipeline.stages.notes import STUDIES, studied_files
 from limpq_deploy.pipeline.stages.versions import versions
+from limpq_deploy.pipeline.stages.what_if_commands import commands_of
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.policy.what_if import WhatIf
@@ -66,6 +67,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
     studied = studied_files(subject)
     comparison = load_record(Comparison, folder / COMPARISON)
     engine = load_record(Engine, folder / ENGINE) if subject.builds_engine else None
+    what_if = load_record(WhatIf, folder / WHAT_IF) if ASKS_WHAT_IF.holds(subject, folder) else None
     write_report(
         folder / REPORT,
         ReportInputs(
@@ -88,7 +90,8 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             parity=load_record(ParityReport, folder / PARITY),
             study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
             rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
-            what_if=load_record(WhatIf, folder / WHAT_IF) if ASKS_WHAT_IF.holds(subject, folder) else None,
+            what_if=what_if,
+            commands=commands_of(what_if, subject.config) if what_if is not None else {},
             answers=load_record(Answers, folder / ANSWERS) if not subject.handed_over else None,
             curves=tuple(_curves(folder)),
         ),

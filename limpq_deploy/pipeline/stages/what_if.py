@@ -2,16 +2,15 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.latency.rounds import Rounds
-from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import If, Stage
-from limpq_deploy.pipeline.stages.facts import ASKS_WHAT_IF, COMMAND, LIMITS, MEASURES, ROUNDS_MADE
+from limpq_deploy.pipeline.stages.facts import ASKS_WHAT_IF, LIMITS, MEASURES, ROUNDS_MADE
 from limpq_deploy.pipeline.stages.previewer import Previewer
 from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, budgets_from_options, latency_budget
 from limpq_deploy.policy.costs import Budget, Cost
@@ -20,12 +19,11 @@ from limpq_deploy.policy.importance_names import SCALE, read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.latency_cost import latency_cost
 from limpq_deploy.policy.policy import Policy, Tournament
-from limpq_deploy.policy.recipes import Recipe, one_recipe
+from limpq_deploy.policy.recipes import one_recipe
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.policy.solver.deadline import Deadline
 from limpq_deploy.policy.what_if import (
     PreviewFigure,
-    Swept,
     WhatIf,
     WhatIfPoint,
     figure_of,
@@ -86,10 +84,6 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
         admit=subject.restricted,
         latency=latency,
     )
-    points = tuple(
-        replace(one, command=command_of(subject.config, swept, one.settings[swept.name], recipe)) for one in points
-    )
-    uniform = tuple(replace(one, command=uniform_command(subject.config, one.name)) for one in uniform)
     look = Previewer(subject, folder, images=images, interval=True)
     shown = _previewed((*points, *uniform), look, report)
     first = look(policy.pairs())
@@ -123,7 +117,7 @@ WHAT_IF_STAGE = Stage(
     name="what-if",
     title="what if",
     settings=("like", *BUDGETS, *COST_FILES, "space", "min_bits", "pin", "tie", "solver"),
-    facts=(*LIMITS, COMMAND),
+    facts=LIMITS,
     reads=(POLICY, INDICATORS, PLACEMENT, FLOAT_WEIGHTS, JOINT, If(ROUNDS_MADE, ROUNDS)),
     writes=(WHAT_IF,),
     run=_run,
@@ -162,32 +156,6 @@ def _budgets(restricted: Indicators, asked: Mapping[str, Any], sources: Mapping[
     if measured and limit is not None:
         found = (*found, latency_budget(restricted, sources["latency_table"], limit))
     return found
-
-
-def command_of(config: Config, swept: Swept, limit: str, recipe: Recipe) -> str:
-    """The command that builds the policy of a limit: this build's, with that limit and the measure that won."""
-    changed: dict[str, Any] = dict.fromkeys(swept.replaced)
-    typed = {field.name: field for field in fields(Config)}[swept.name]
-    changed[swept.name] = limit if typed.type == "str | None" else float(limit)
-    return replace(
-        config,
-        **changed,
-        importance=recipe.importance,
-        alpha=recipe.alpha,
-        outliers=recipe.outliers,
-        out=_beside(config.out, limit),
-    ).command_line()
-
-
-def uniform_command(config: Config, name: str) -> str:
-    """The command that builds uniform bits: no layer may have fewer, and all may have no more BitOps."""
-    alone = {**dict.fromkeys(BUDGETS), **dict.fromkeys(COST_FILES), "like": name}
-    bits = name.partition("a")[2]
-    return replace(config, **alone, min_bits=(f"*={bits}",), out=_beside(config.out, name)).command_line()
-
-
-def _beside(out: Path, name: str) -> Path:
-    return out.with_name(f"{out.name}-{name}")
 
 
 def _previewed(points: Sequence[WhatIfPoint], look: Previewer, report: Report) -> tuple[WhatIfPoint, ...]:

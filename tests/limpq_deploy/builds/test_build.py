@@ -203,7 +203,7 @@ def test_a_build_for_tensorrt_goes_as_far_as_a_cpu_can_where_there_is_no_tensorr
 ) -> None:
     result = run("build", "--config", settings, "--out", "out", "--target", "tensorrt", "--no-engine", "--json")
     assert result.exit_code == 0, result.output
-    judged = ["export", "parity", "accuracy", "candidates", "verdict", "report", "bundle"]
+    judged = ["export", "parity", "accuracy", "candidates", "verdict", "what-if", "report", "bundle"]
     assert passed(result) == all_of([*TRAINED, *judged], copy)
     outcome = json.loads(result.stdout)
     assert (outcome["why"], outcome["verdict"]["outcome"]) == (None, "incomplete")

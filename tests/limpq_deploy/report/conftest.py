@@ -317,13 +317,12 @@ def small_what_if(indicators: Indicators, policy: Policy) -> WhatIf:
     budgets = (like_budget(indicators, 4, 4),)
     limits = limits_of(swept, (), 6)
     points = front_points(indicators, recipe, swept, limits, (), solve=PolicySearch(), admit=lambda one: one)
-    own = replace(point_of("kl, alpha 1, repair", policy.pairs(), indicators, None), command="")
+    own = point_of("kl, alpha 1, repair", policy.pairs(), indicators, None)
     every = [*points, *uniform_points(indicators, None), own]
     seen = [
         replace(
             point,
             preview=PreviewFigure(value=90.0 + at, low=88.0 + at, high=91.5 + at, loss=0.5 - at / 100),
-            command=f"limpq-deploy build --max-gbitops {point.name.split()[0]}",
         )
         for at, point in enumerate(every)
     ]
@@ -369,9 +368,11 @@ def whole_inputs(names: Callable[[str], str] = str) -> ReportInputs:
     inputs = small_inputs(names)
     assert inputs.indicators is not None
     losses = {"2": [(step, 2.0 / step) for step in range(1, 300)], "6": [(step, 1.0 / step) for step in range(1, 300)]}
+    what_if = small_what_if(inputs.indicators, inputs.policy)
     return replace(
         inputs,
-        what_if=small_what_if(inputs.indicators, inputs.policy),
+        what_if=what_if,
+        commands={one.name: f"limpq-deploy build --max-gbitops {one.name}" for one in what_if.points},
         answers=small_answers(),
         curves=(Curve(title="All bit-widths together", losses=losses),),
     )

@@ -83,7 +83,7 @@ def test_the_slider_shows_each_point_with_its_bits_and_command(
         view.locator("#budget").fill(str(at))
         shown = view.locator("#what-if details.point:visible")
         assert shown.count() == 1
-        assert points[at].command in shown.inner_text()
+        assert whole.commands[points[at].name] in shown.inner_text()
         preview = points[at].preview
         assert preview is not None
         assert f"{preview.value:.2f} %" in shown.inner_text()
@@ -94,7 +94,7 @@ def test_the_slider_shows_each_point_with_its_bits_and_command(
             heights = [float(bars.nth(place).get_attribute("height")) for place in range(bars.count())]
             assert heights == [11.0 * getattr(points[at].bits[name], part) for name in searched]
     view.locator('#what-if .mark[data-at="1"] .shape').first.click()
-    assert points[1].command in view.locator("#what-if details.point:visible").inner_text()
+    assert whole.commands[points[1].name] in view.locator("#what-if details.point:visible").inner_text()
 
 
 def test_the_arrow_keys_move_the_slider(opened: Open, whole: ReportInputs, page: str) -> None:
@@ -103,7 +103,7 @@ def test_the_arrow_keys_move_the_slider(opened: Open, whole: ReportInputs, page:
     view.locator("#budget").fill("0")
     view.locator("#budget").focus()
     view.keyboard.press("ArrowRight")
-    assert whole.what_if.points[1].command in view.locator("#what-if details.point:visible").inner_text()
+    assert whole.commands[whole.what_if.points[1].name] in view.locator("#what-if details.point:visible").inner_text()
 
 
 def test_without_a_script_every_point_can_be_opened_and_no_slider_stands_there(

@@ -53,7 +53,12 @@ def test_every_point_stands_on_the_page_with_bits_costs_figure_and_command(whole
     reader = Reader(page)
     for point in whole.what_if.points:
         assert point.preview is not None
-        for said in (point.name, point.command, f"{point.preview.value:.2f} %", f"{point.preview.loss:.4f}"):
+        for said in (
+            point.name,
+            whole.commands[point.name],
+            f"{point.preview.value:.2f} %",
+            f"{point.preview.loss:.4f}",
+        ):
             assert said in reader.words
         for bits in point.bits.values():
             assert f"w{bits.weight} a{bits.act}" in reader.words
@@ -204,12 +209,13 @@ def test_hostile_texts_stay_text_everywhere(
     hostile = "</style><script>alert('x')</script>\"&"
     inputs = whole_build(lambda name: f"{hostile}{name}")
     assert inputs.what_if is not None
-    points = tuple(replace(one, name=hostile, command=hostile) for one in inputs.what_if.points)
+    points = tuple(replace(one, name=hostile) for one in inputs.what_if.points)
     uniform = tuple(replace(one, name=hostile) for one in inputs.what_if.uniform)
     page = render_report(
         replace(
             inputs,
             class_names=(hostile,) * 10,
+            commands={hostile: hostile},
             curves=(Curve(title=hostile, losses={hostile: [(1, 1.0), (2, 0.5)]}),),
             what_if=replace(inputs.what_if, points=points, uniform=uniform, importance=hostile, figure=hostile),
         )
