@@ -57,8 +57,8 @@ class PreviewFigure:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIfPoint:
     """A policy and what it costs: ``bitops`` of all layers, ``size_bits`` of all weights, ``latency_ns`` as predicted
-    from a table (None without one). ``settings``: what asks for it, by the names of settings. ``objective`` and ``solver`` are None for bits that nothing was minimised for, such as uniform ones.
-    """
+    from a table (None without one). ``settings``: what asks for it, by the names of settings. ``objective`` and
+    ``solver`` are None for bits that nothing was minimised for, such as uniform ones."""
 
     name: str
     bits: dict[str, LayerBits]

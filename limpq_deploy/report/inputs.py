@@ -27,8 +27,8 @@ class ReportInputs:
     about data and training, such as {"Data set": "digits, 1,797 images"}. ``versions``: of programs and libraries.
     ``files``: bytes on disk by file name. ``class_names``: in index order. ``trained``: False where scales are ranges
     and nothing was learned. ``given``: the user's file where the policy was not searched. ``what_if``: what other
-    budgets would give, with ``commands`` that build it by the names of points; ``answers``: classes of every test image; ``curves``: losses of the trainings. A part that is
-    None was not measured, and is said so.
+    budgets would give, with ``commands`` that build it by the names of points; ``answers``: classes of every test
+    image; ``curves``: losses of the trainings. A part that is None was not measured, and is said so.
 
     Raises RecordError when policies, indicators and placement are not of one model.
     """

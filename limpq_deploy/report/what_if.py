@@ -119,7 +119,9 @@ def _start(found: WhatIf, own: dict[str, BitPair]) -> int:
     return max((place for cost, place in costs.items() if cost <= limit), default=0)
 
 
-def _row(point: WhatIfPoint, names: Sequence[str], base: float, measure: Measure, own: dict[str, BitPair]) -> FrontRow:
+def _row(
+    point: WhatIfPoint, names: Sequence[str], base: float, measure: Measure, own: dict[str, BitPair], command: str
+) -> FrontRow:
     seen = point.preview
     pairs = point.pairs()
     weights, acts = (fmean(pairs[name][part] for name in names) for part in (0, 1))
