@@ -19,6 +19,7 @@ from limpq_deploy.cli.commands.finish import add_finish_commands
 from limpq_deploy.cli.commands.inspect import inspect
 from limpq_deploy.cli.commands.policy import add_policy_commands
 from limpq_deploy.cli.commands.profile import profile
+from limpq_deploy.cli.commands.report import report
 from limpq_deploy.cli.commands.search import preview, search
 from limpq_deploy.cli.commands.ship import add_ship_commands, key_option
 from limpq_deploy.cli.commands.storage import unpack
@@ -262,6 +263,7 @@ add_policy_commands(main)
 add_finish_commands(main)
 add_ship_commands(main)
 main.add_command(unpack)
+main.add_command(report)
 
 
 @main.command(short_help="Accuracy of an exported model on a data set.")

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from limpq_deploy.policy.policy import LayerBits
 from limpq_deploy.report import ReportInputs, figures, svg
-from limpq_deploy.report.accuracy import wilson_interval
 from limpq_deploy.report.columns import Column, column_chart, short_name
 from limpq_deploy.report.costs import costs_section, weight_sizes
 from limpq_deploy.report.latency import BINS, histogram, latency_scale, latency_section
@@ -19,6 +18,7 @@ from limpq_deploy.report.layers import layer_rows, layers_section
 from limpq_deploy.report.parity import parity_section
 from limpq_deploy.report.rows import round_scale, tick_text
 from limpq_deploy.report.scales import scales_section
+from limpq_deploy.train.evaluate import wilson_interval
 
 
 @pytest.mark.parametrize(
