@@ -8,13 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import artefacts, onnx_files, readers
+from . import artefacts, kills, onnx_files, readers
 from .a_build import make_build
 
 CAMPAIGNS = {
     "readers": (readers.campaign, 20_000),
     "onnx": (onnx_files.campaign, 100),
     "artefacts": (artefacts.campaign, 800),
+    "kills": (kills.campaign, 100),
 }
 """By name: what runs it, and how many cases are tried where no number is given."""
 
