@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol
 
+from limpq_deploy.calibration.plain_text import plain
+
 
 class Report(Protocol):
     """Called while work goes on: steps done, steps in all, and a short text such as ``loss 0.31``."""
@@ -23,6 +25,7 @@ def progress(title: str) -> Iterator[Report]:
         yield silent
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
@@ -37,6 +40,6 @@ def progress(title: str) -> Iterator[Report]:
         task = bars.add_task(title, total=None, note="")
 
         def report(done: int, total: int, note: str = "") -> None:
-            bars.update(task, completed=done, total=total, note=note)
+            bars.update(task, completed=done, total=total, note=escape(plain(note)))
 
         yield report

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limpq_deploy.calibration.errors import LimpqError, SettingError
-from limpq_deploy.calibration.plain_text import plain, plain_record, visible
+from limpq_deploy.calibration.plain_text import plain, plain_record
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
 from limpq_deploy.cli.commands.finish import add_finish_commands
@@ -30,7 +30,7 @@ from limpq_deploy.cli.options.shared import (
     trust_option,
 )
 from limpq_deploy.cli.output import answers
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, tell
 from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
 from limpq_deploy.tasks.names import DEFAULT_TASK
 from limpq_deploy.tasks.names import FORMS as TASK_FORMS
@@ -104,10 +104,10 @@ class _Group(click.Group):
                 "another folder, and give the same command again"
             ) from error
         except KeyboardInterrupt:
-            click.echo("\nStopped.", err=True)
+            tell("\nStopped.")
             ctx.exit(INTERRUPTED)
         except Terminated:
-            click.echo("\nStopped by SIGTERM.", err=True)
+            tell("\nStopped by SIGTERM.")
             ctx.exit(TERMINATED)
         except SystemExit as end:
             if answers.given() or end.code in (INTERRUPTED, TERMINATED):
@@ -120,7 +120,7 @@ class _Group(click.Group):
 
 def _show_traceback(ctx: click.Context) -> None:
     if ctx.params.get("debug"):
-        click.echo(traceback.format_exc(), err=True)
+        tell(traceback.format_exc())
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -164,7 +164,7 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
         code = end.code if isinstance(end, SystemExit) else TERMINATED if isinstance(end, Terminated) else INTERRUPTED
         if code in (INTERRUPTED, TERMINATED):
             by = "" if code == INTERRUPTED else " by SIGTERM"
-            click.echo(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.", err=True)
+            tell(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.")
         sys.exit(code)
     answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
@@ -180,13 +180,13 @@ def _plan(config: "Config", *, fresh: bool, as_json: bool) -> None:
 
 
 def _note(sentence: str) -> None:
-    click.echo(f"note: {plain(sentence, LONGEST_ERROR)}", err=True)
+    tell(f"note: {plain(sentence, LONGEST_ERROR)}")
 
 
 def _say(passed: "Passed") -> None:
     from limpq_deploy.cli.output.tables import stage_line
 
-    click.echo(visible(stage_line(plain_record(passed, LONGEST_ERROR))), err=True)
+    tell(stage_line(plain_record(passed, LONGEST_ERROR)))
 
 
 @main.command(short_help="All stages, from images to a measured bundle.")

@@ -1,5 +1,6 @@
 """What a build is asked to do: typed settings, from the command line over a TOML file over defaults. No torch here."""
 
+import difflib
 import json
 import shlex
 import tomllib
@@ -440,7 +441,11 @@ def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
     known = [field.name for field in fields(cls)]
     for key in settings:
         if key not in known:
-            raise RecordError(f"{origin}: unknown key {plain(key, 60)!r}; known keys: {', '.join(known)}")
+            near = difflib.get_close_matches(key[:60], known, n=6, cutoff=0.0)
+            raise RecordError(
+                f"{origin}: unknown key {plain(key, 60)!r}; known keys most like it: {', '.join(near)} (limpq-deploy "
+                "build --help has all)"
+            )
 
 
 def _validated(settings: dict[str, Any]) -> Config:

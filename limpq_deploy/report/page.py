@@ -20,6 +20,7 @@ from limpq_deploy.report.parity import parity_section
 from limpq_deploy.report.scales import scales_section
 from limpq_deploy.report.shipping import shipping_section
 from limpq_deploy.report.study_picture import study_section
+from limpq_deploy.report.svg import shown
 from limpq_deploy.report.verdict_view import verdict_section
 
 TEMPLATE = "report.html.j2"
@@ -71,6 +72,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
+        finalize=shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

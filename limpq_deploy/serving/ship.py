@@ -143,7 +143,7 @@ def ship(
             engine=manifest.engine,
             answered_by=manifest.answered_by,
             config=text,
-            labels=labels.decode(),
+            labels=labels.decode(errors="backslashreplace"),
             forced=forced,
             gpus=tuple(plan.machine for plan in shipped_plans if plan.machine is not None),
         )

@@ -30,6 +30,11 @@ def answer(text: str) -> None:
     click.echo(visible(text), file=_streams[-1] if _streams else None)
 
 
+def tell(text: str) -> None:
+    """Write lines to standard error, where nothing stands that a terminal obeys."""
+    click.echo(visible(text), err=True)
+
+
 def expect(*, as_json: bool) -> None:
     """A new command line: whether it asks for JSON."""
     _state.update(json=as_json, given=False)
