@@ -9,13 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import artefacts, kills, onnx_files, readers, signed
+from . import artefacts, folders, kills, machines, onnx_files, readers, signed
 from .a_build import make_build
 
 CAMPAIGNS = {
     "readers": (readers.campaign, 20_000),
     "onnx": (onnx_files.campaign, 100),
     "artefacts": (artefacts.campaign, 800),
+    "folders": (folders.campaign, 20),
+    "machines": (machines.campaign, 15),
     "signed": (signed.campaign, 280),
     "kills": (kills.campaign, 100),
 }
