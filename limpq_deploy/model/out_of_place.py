@@ -34,7 +34,7 @@ def write_out_of_place(graph_module: fx.GraphModule, image_shape: tuple[int, ...
         elif node.op == "call_method" and node.target in FILLS:
             node.op, node.target = "call_function", FILLS[node.target]
         elif node.op == "call_method" and node.target == "copy_":
-            node.replace_all_uses_with(node.args[1])
+            node.replace_all_uses_with(node.all_input_nodes[-1])
             graph_module.graph.erase_node(node)
         elif node.op == "call_method":
             plain = str(node.target).removesuffix("_")

@@ -88,7 +88,7 @@ class TracedTensor(fx.Proxy):
         places = index if type(index) is tuple else (index,)
         if any(not isinstance(one, int | slice | EllipsisType) for one in places):
             raise TypeError("'TracedTensor' object does not support item assignment but by numbers and slices")
-        part = operator.getitem(self, index)  # type: ignore[call-overload]
+        part = operator.getitem(self, index)
         if not isinstance(value, Tensor | TracedTensor):
             part.fill_(value)
         else:
