@@ -9,6 +9,7 @@ import click
 
 from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import (
+    ACROSS,
     FILE,
     MEASURES,
     NEW_FILE,
@@ -36,7 +37,20 @@ from limpq_deploy.cli.output.answers import answer
 )
 @click.option("--solver", type=OneOf(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: front.json]")
-@click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
+@click.option(
+    "--picture",
+    type=FILE,
+    metavar="FILE",
+    help="Draw the front, as .svg or .png, with the best policy within the BitOps of each uniform one besides.",
+)
+@click.option(
+    "--x",
+    "across",
+    type=click.Choice(ACROSS),
+    default="bitops",
+    show_default=True,
+    help="Of the picture: cost across; upwards stands the previewed accuracy, or else the importance.",
+)
 @click.option(
     "--preview",
     "build",
@@ -55,6 +69,7 @@ def sweep(
     solver: Any,
     output: Path | None,
     picture: Path | None,
+    across: str,
     build: Path | None,
     trusted: bool,
     as_json: bool,
@@ -69,11 +84,13 @@ def sweep(
     limpq-deploy sweep indicators.json --gbitops 20:120:50
     limpq-deploy sweep indicators.json --gbitops 20:120:50 --max-mib 8 --picture front.svg
     limpq-deploy sweep indicators.json --all
+    limpq-deploy sweep DIR/indicators.json --gbitops 0.02:0.1:9 --preview DIR --picture front.png --x size
     """
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.export.timing.table import LatencyTable
     from limpq_deploy.policy.budgets import BITOPS, budgets_from_options, of_kind, option_of
-    from limpq_deploy.policy.front import parse_range
+    from limpq_deploy.policy.front import parse_range, uniform_points
     from limpq_deploy.policy.front import sweep as front_of
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.recipes import read_as
@@ -81,6 +98,7 @@ def sweep(
     from limpq_deploy.policy.search import PolicySearch
     from limpq_deploy.policy.supported import supported_front
     from limpq_deploy.progress import progress
+    from limpq_deploy.report.across import across as across_of
 
     swept = of_kind(BITOPS)
     if any(options[name] is not None for name in swept):
@@ -93,6 +111,12 @@ def sweep(
 
     found = admit(read_as(carried, **settings)[0])
     settings["admit"] = admit
+    table = None
+    if picture is not None and across == "latency" and options["max_latency_ms"] is None:
+        file_of_times = options.pop("latency_table")  # for the picture alone
+        table = load_record(LatencyTable, file_of_times) if file_of_times is not None else None
+    elif options["latency_table"] is not None and options["max_latency_ms"] is not None:
+        table = load_record(LatencyTable, options["latency_table"])
     limited = any(value is not None for value in options.values())
     if supported and (gbitops is not None or limited):
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
@@ -101,32 +125,40 @@ def sweep(
     if gbitops is None and not supported:
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
     budgets = budgets_from_options(found, **options) if limited else ()
+    drawn = across_of(across, found, table) if picture is not None else None
+    solve = PolicySearch(solver=solver or "auto", gap=gap)
     if gbitops is None:
         front = supported_front(carried, **settings)
     else:
         with progress("budgets") as report:
-            solve = PolicySearch(solver=solver or "auto", gap=gap)
-            limits = parse_range(gbitops)
-            front = front_of(carried, limits, budgets=budgets, solve=solve, progress=report, **settings)
+            front = front_of(carried, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
     if build is not None:
-        from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
+        from limpq_deploy.pipeline.stages.previewer import open_previewer, uniform_previews, with_previews
 
+        look = open_previewer(build, carried, trusted=trusted, interval=True)
         with progress("previews") as report:
-            front = with_previews(front, open_previewer(build, carried, trusted=trusted), report)
+            front = with_previews(front, look, report)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
-        from limpq_deploy.policy.front import uniform_points
+        from limpq_deploy.policy.uniform_optima import joined, limits_of_uniform
         from limpq_deploy.report.front_picture import write_front_picture
 
-        write_front_picture(front, picture, uniform=uniform_points(carried, budgets=budgets, **settings))
+        uniform, shown = uniform_points(carried, budgets=budgets, **settings), front
+        if gbitops is not None and front.points:
+            beside = limits_of_uniform(uniform, parse_range(gbitops))
+            shown = joined(front, front_of(carried, beside, budgets=budgets, solve=solve, **settings))
+        if build is not None:
+            with progress("previews of the picture") as report:
+                shown, uniform = with_previews(shown, look, report), uniform_previews(shown, uniform, look)
+        write_front_picture(shown, picture, uniform=uniform, x=drawn)
     if as_json:
         answer(json.dumps(to_dict(front)))
         return
     from limpq_deploy.cli.output.search import front_table
 
-    drawn = f"\ndrawn in {picture}" if picture is not None else ""
-    answer(f"{front_table(front)}\nwritten to {file}{drawn}")
+    where = f"\ndrawn in {picture}" if picture is not None else ""
+    answer(f"{front_table(front)}\nwritten to {file}{where}")
 
 
 @click.command(short_help="Compare two policies, layer by layer.")

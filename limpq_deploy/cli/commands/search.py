@@ -18,7 +18,7 @@ from limpq_deploy.cli.options.shared import (
     take_restrictions,
     trust_option,
 )
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 
 
 @click.command(short_help="The best policy within budgets, from an indicators file.")
@@ -123,7 +123,7 @@ def search(
                 solve=PolicySearch(solver=solver, deadline=deadline),
                 deadline=deadline,
             )
-            click.echo(conflict_table(conflict) if conflict else "", err=True)
+            aside(conflict_table(conflict) if conflict else "")
         raise
     file = output or Path("policy.json")
     write_record(policy, file)
