@@ -63,6 +63,7 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
         "candidates": FILES * 16 * macs * REFERENCE_SECONDS + 0.1,
         **_timed(subject, traced),
         "verdict": 0.5,
+        "what-if": _previews(subject, one),  # of about as many points of the front
         "report": 0.5,
         "bundle": 0.2,
     }
