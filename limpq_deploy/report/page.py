@@ -31,6 +31,7 @@ from limpq_deploy.report.prices import prices_section
 from limpq_deploy.report.scales import scales_section
 from limpq_deploy.report.shipping import shipping_section
 from limpq_deploy.report.study_picture import study_section
+from limpq_deploy.report.svg import shown
 from limpq_deploy.report.verdict_view import verdict_section
 from limpq_deploy.report.what_if import what_if_section
 
@@ -115,6 +116,7 @@ def environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(resource),
         autoescape=True,
+        finalize=shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
