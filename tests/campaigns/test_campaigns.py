@@ -24,8 +24,6 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("onnx", 30),
         ("artefacts", 400),
         ("signed", 56),
-        ("folders", 20),
-        ("machines", 15),
         ("kills", 5),
     ],
 )
