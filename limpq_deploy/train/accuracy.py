@@ -1,7 +1,7 @@
 """A task's figure of a torch model and statistics of its BatchNorms, alone or with the processes that train
 together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import fsum
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch import nn
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Augment, Split
-from limpq_deploy.model.results import tensors_of
-from limpq_deploy.tasks.base import Arrays
-from limpq_deploy.tasks.score import TOP1
+from limpq_deploy.model.results import Outputs, tensors_of
+from limpq_deploy.tasks.base import Arrays, Task
+from limpq_deploy.tasks.score import TOP1, Scored
 from limpq_deploy.train.device import device_of
-from limpq_deploy.train.evaluate import evaluate
+from limpq_deploy.train.evaluate import Evaluation, evaluate
 from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.judged import Predict, judged, value_of
 from limpq_deploy.train.processes import add_up, count, rank
@@ -42,29 +42,47 @@ def figure(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
     return value_of(judged(predictor(model), split.batches(250), judge.of(split), reference=reference, interval=False))
 
 
-def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, float]:
-    """The judge's figure, and the mean of `figure_and_losses` over the images."""
-    found, losses = figure_and_losses(model, split, judge)
-    return found, fsum(losses) / len(losses)
-
-
 def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, tuple[float, ...]]:
     """The judge's figure, and of each image what its labels teach; without labels, or where those teach nothing, the
     distance to the float model's outputs. Losses tell near models apart sooner than counting."""
+    losses = _distances if not judge.of(split).labels_teach else _losses
+    found, each = _evaluated(model, split, judge, losses)
+    return value_of(found), each
+
+
+def evaluation_and_distance(model: nn.Module, split: Split, judge: Judge) -> tuple[Evaluation | Scored, float]:
+    """The judge's evaluation (its interval only where images are right or wrong), and the mean distance to the outputs
+    of the judge's float model."""
+    found, each = _evaluated(model, split, judge, _distances)
+    return found, fsum(each) / len(each)
+
+
+PerImage = Callable[[Judge, Task, Outputs, torch.Tensor, Any], list[float]]
+"""Of the images of one batch: the judge, the split's task, outputs, images NCHW and targets -> a number for each."""
+
+
+def _losses(judge: Judge, task: Task, outputs: Outputs, images_NCHW: torch.Tensor, targets: Any) -> list[float]:
+    known = torch.as_tensor(targets).to(images_NCHW.device)
+    each = [slice(at, at + 1) for at in range(len(images_NCHW))]
+    return torch.stack([task.loss_sum(tuple(one[at] for one in outputs), known[at]) for at in each]).tolist()
+
+
+def _distances(judge: Judge, task: Task, outputs: Outputs, images_NCHW: torch.Tensor, targets: Any) -> list[float]:
+    found: list[float] = task.distances(outputs, judge.by_float(images_NCHW)).tolist()
+    return found
+
+
+def _evaluated(
+    model: nn.Module, split: Split, judge: Judge, per_image: PerImage
+) -> tuple[Evaluation | Scored, tuple[float, ...]]:
     task = judge.of(split)
-    losses: list[float] = []
+    numbers: list[float] = []
 
     def predict(images_NCHW: NDArray[np.float32]) -> Arrays:
         tensor = torch.from_numpy(images_NCHW).to(device_of(model))
         with torch.no_grad():
             outputs = tuple(output.double() for output in tensors_of(model(tensor)))
-            if task.labels_teach:
-                targets = torch.as_tensor(given[-1]).to(tensor.device)
-                each = [slice(at, at + 1) for at in range(len(tensor))]
-                found = [task.loss_sum(tuple(one[at] for one in outputs), targets[at]) for at in each]
-                losses.extend(torch.stack(found).tolist())
-            else:
-                losses.extend(task.distances(outputs, judge.by_float(tensor)).tolist())
+            numbers.extend(per_image(judge, task, outputs, tensor, given[-1]))
         return tuple(output.cpu().numpy() for output in outputs)
 
     model.eval()
@@ -76,8 +94,8 @@ def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) ->
             yield images_NCHW, targets
 
     reference = None if judge.reference is None else predictor(judge.reference.to(device_of(model)))
-    found = value_of(judged(predict, batches(), task, reference=reference, interval=False))
-    return found, tuple(losses)
+    found = judged(predict, batches(), task, reference=reference, interval=False)
+    return found, tuple(numbers)
 
 
 def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
