@@ -122,20 +122,20 @@ def calibrate(
         count = set_ranges(model, train, ranges=ranges, images=images, seed=seed)
         model.set_bits(policy)
         batches = Calibration(train, images=images, seed=seed, device=device)
-        plain = _copied(model)
+        plain = _corrected(model)
         names = [name for name in CORRECTIONS if name != "batchnorm" or batchnorms(model)]
         for number, name in enumerate(names):
             report(number, len(names), CORRECTIONS[name])
-            model.load_state_dict(plain)
+            model.load_state_dict(plain, strict=False)
             left = correct(name, model, policy, batches)
             uncorrected = left if name == "bias" else uncorrected
             with as_recorded(model, policy):
                 found, distance = evaluation_and_distance(model, held, judge)
             evaluations.append(found)
             tried.append(Correction(name=name, top1=value_of(found), loss=distance))
-            tensors.append(_copied(model))
+            tensors.append(_corrected(model))
         best = _best(tried, evaluations, measure)
-        model.load_state_dict(tensors[best])
+        model.load_state_dict(tensors[best], strict=False)
         model.eval()
         with as_recorded(model, policy):
             test = figure(model, dataset.split("test"), judge)
@@ -188,5 +188,7 @@ def _some(split: Split, seed: int) -> Split:
     return split.subset(np.sort(order[:HELD_IMAGES]))
 
 
-def _copied(model: QuantizedModel) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+def _corrected(model: QuantizedModel) -> dict[str, torch.Tensor]:
+    """Copies of what a correction may change: all but the weights of layers, which would be the model again."""
+    kept = {f"graph.{layer.name}.weight" for layer in model.placement.layers}
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in kept}

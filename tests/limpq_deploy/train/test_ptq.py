@@ -15,9 +15,10 @@ from limpq_deploy.quant.quantized_model import model_of_policy
 from limpq_deploy.tasks.score import TOP1
 from limpq_deploy.train.evaluate import Accuracy, Evaluation
 from limpq_deploy.train.finetuned import Correction, FineTuned, Top1
-from limpq_deploy.train.ptq import CORRECTIONS, Calibration, _best, _why, calibrate, set_ranges
+from limpq_deploy.train.ptq import CORRECTIONS, Calibration, _best, _corrected, _why, calibrate, correct, set_ranges
 
 Tiny = tuple[TracedModel, Placement]
+DEVICE = torch.device("cpu")
 
 
 @pytest.mark.parametrize("ranges", RANGES)
@@ -67,7 +68,7 @@ def test_batches_are_of_nearly_one_size_and_the_same_again(few_digits: DataSet) 
 
 
 def test_a_correction_that_makes_another_network_does_not_win_by_a_few_images(tiny: Tiny, few_digits: DataSet) -> None:
-    """Fresh weights and statistics: all figures are chance, and BatchNorm estimated anew is far from the float model."""
+    """Fresh weights and statistics: all figures are chance, and BatchNorm estimated anew is far from float."""
     traced, placement = tiny
     with torch.no_grad():
         for name, buffer in traced.graph_module.named_buffers():
@@ -98,3 +99,17 @@ def test_the_nearest_to_float_is_kept_until_another_is_better_beyond_chance(righ
     best = _best(tried, [evaluation(hits) for hits in counts.values()], TOP1)
     assert tried[best].name == chosen
     assert ("within chance" in _why(tried, best, 100, TOP1)) == (chosen == "none")
+
+
+def test_corrections_are_undone_without_a_copy_of_the_weights(tiny: Tiny, few_digits: DataSet) -> None:
+    traced, placement = tiny
+    policy = {layer.name: (8, 8) for layer in placement.searched}
+    model = model_of_policy(traced, placement, policy)
+    set_ranges(model, few_digits.split("train"), ranges="mse", images=64, seed=0)
+    model.set_bits(policy)
+    before, kept = {name: value.clone() for name, value in model.state_dict().items()}, _corrected(model)
+    assert not {f"graph.{layer.name}.weight" for layer in placement.layers} & set(kept)
+    for name in CORRECTIONS:
+        correct(name, model, policy, Calibration(few_digits.split("train"), images=64, seed=0, device=DEVICE))
+        model.load_state_dict(kept, strict=False)
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
