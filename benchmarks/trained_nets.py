@@ -1,13 +1,13 @@
 """Networks trained here on CIFAR-10 for some minutes, at w8a8 without training: what the files lose against float.
 
-`trained_nets_made.py` has the networks: narrow ones of the libraries' own blocks. Each is trained once, kept in ``--out``
-and taken up again by the next run, as are its builds (``--ptq``, 512 calibration images, for each target). The exported
+`trained_nets_made.py` has the networks: narrow ones of the libraries' own blocks. Each is trained once, kept in
+``--out`` and taken up again by the next run, as are its builds (``--ptq``, 512 calibration images, for each target). The exported
 files are executed by ONNX Runtime (TensorRT's as it is written, nothing fused) on the test images. Beside them stands
 ``plain``: ONNX Runtime's own `quantize_static` of the float file, min/max ranges of the same number of images, weights
 per channel, u8 activations with zero-points.
 
 Keys: `nets` {name: {`parameters`, `float_top1`, `plain`, `onnxruntime`, `tensorrt`}}, the last three each with `top1`,
-`points_lost`, `agreement` (top-1 with float, percent), `sqnr_db` (of the logits); ours with `correction`, too; `images`.
+`points_lost`, `agreement` (top-1 with float, percent), `sqnr_db` (of the logits), ours with `correction`; `images`.
 
     python benchmarks/trained_nets.py --out DIR --json
     python benchmarks/trained_nets.py --smoke --json      a few images and steps: that it runs to its end
@@ -103,8 +103,17 @@ def measure(name: str, dataset: DataSet, data: Path, out: Path, epochs: int) -> 
 
 def build(name: str, weights: Path, data: Path, target: str, out: Path) -> None:
     """The first stages of a PTQ build, to the exported file; finished ones are not run again."""
-    command = [sys.executable, "-m", "limpq_deploy", "export", "--ptq", "--like", "w8a8", "--bits", "4,8", "--seed", "0"]
-    command += ["--model", f"trained_nets_made:{name}", "--weights", str(weights), "--data", f"imagefolder:{data}"]
+    command = [sys.executable, "-m", "limpq_deploy", "export", "--ptq", "--like", "w8a8", "--bits", "4,8"]
+    command += [
+        "--seed",
+        "0",
+        "--model",
+        f"trained_nets_made:{name}",
+        "--weights",
+        str(weights),
+        "--data",
+        f"imagefolder:{data}",
+    ]
     command += ["--target", target, "--calibration-images", str(CALIBRATION), "--out", str(out)]
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -88,7 +88,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], float, int]] = {
 
 
 def trained(name: str, train: Split, *, seed: int, epochs: int) -> nn.Module:
-    """A net of `NETS` after a plain loop (AdamW, one cycle; mirrored, moved by at most 4 pixels), in evaluation mode."""
+    """A net of `NETS` after a plain loop (AdamW, one cycle; mirrored, moved by at most 4 pixels), evaluating."""
     make, lr, _ = NETS[name]
     torch.manual_seed(seed)
     net = make()
