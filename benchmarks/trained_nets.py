@@ -1,8 +1,8 @@
 """Networks trained here on CIFAR-10 for some minutes, at w8a8 without training: what the files lose against float.
 
 `trained_nets_made.py` has the networks: narrow ones of the libraries' own blocks. Each is trained once, kept in
-``--out`` and taken up again by the next run, as are its builds (``--ptq``, 512 calibration images, for each target). The exported
-files are executed by ONNX Runtime (TensorRT's as it is written, nothing fused) on the test images. Beside them stands
+``--out`` and taken up again by the next run, as are its builds (``--ptq``, 512 calibration images, for each target). The
+exported files are executed by ONNX Runtime (TensorRT's as it is written, nothing fused) on the test images. Beside them stands
 ``plain``: ONNX Runtime's own `quantize_static` of the float file, min/max ranges of the same number of images, weights
 per channel, u8 activations with zero-points.
 
