@@ -1,10 +1,10 @@
 """Networks trained here on CIFAR-10 for some minutes, at w8a8 without training: what the files lose against float.
 
 `trained_nets_made.py` has the networks: narrow ones of the libraries' own blocks. Each is trained once, kept in
-``--out`` and taken up again by the next run, as are its builds (``--ptq``, 512 calibration images, for each target). The
-exported files are executed by ONNX Runtime (TensorRT's as it is written, nothing fused) on the test images. Beside them stands
-``plain``: ONNX Runtime's own `quantize_static` of the float file, min/max ranges of the same number of images, weights
-per channel, u8 activations with zero-points.
+``--out`` and taken up again by the next run, as are its builds (``--ptq``, 512 calibration images, for each target).
+The exported files are executed by ONNX Runtime (TensorRT's as it is written, nothing fused) on the test images. Beside
+them stands ``plain``: ONNX Runtime's own `quantize_static` of the float file, min/max ranges of the same number of
+images, weights per channel, u8 activations with zero-points.
 
 Keys: `nets` {name: {`parameters`, `float_top1`, `plain`, `onnxruntime`, `tensorrt`}}, the last three each with `top1`,
 `points_lost`, `agreement` (top-1 with float, percent), `sqnr_db` (of the logits), ours with `correction`; `images`.
