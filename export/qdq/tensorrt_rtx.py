@@ -13,7 +13,8 @@ the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as the
 and their bounds are in FP32, with the very numbers that were trained.
 
 Around layers of 16 bits tensors stay in FP16: a residual stream that such layers alone read is no codes but FP16, one
-tensor for them and for the sum: read in FP32 by the sum, it would be written twice. So a sum of anything in FP16 is in FP16.
+tensor for them and for the sum: read in FP32 by the sum, it would be written twice. So a sum of anything in FP16 is in
+FP16.
 
 A MaxPool behind a layer and its ReLU is written straight behind the layer: factors are positive, so that what follows
 keeps order, and the pool reads FP16 and leaves less to read.

@@ -70,7 +70,8 @@ class Check:
 class CostTable:
     """Of one model, for one call of ``batch`` images. ``compiler``: product and version; ``capabilities``: GPUs that
     its engines are for; ``target``: whose files it built; ``network``: `network_digest`; ``model_sha256``: of the float
-    model's file. ``units``: by layer, the first of the layers whose precision is decided with its own.
+    model's file. ``units``: by layer, the first of the layers whose precision is decided with its own;
+    ``macs``: of each, for one image.
 
     Raises ValueError where a price is no number, a layer is priced twice at one precision, or a name is unknown.
     """
@@ -83,12 +84,15 @@ class CostTable:
     network: str
     model_sha256: str
     units: dict[str, str]
+    macs: dict[str, int]
     parts: tuple[PartCost, ...]
     neighbours: tuple[NeighbourCost, ...] = ()
     checks: tuple[Check, ...] = ()
     format: Literal["limpq.cost-table/1"] = field(default="limpq.cost-table/1")
 
     def __post_init__(self) -> None:
+        if self.macs.keys() != self.units.keys():
+            raise ValueError("units and macs name different layers; expected all layers in both")
         seen = set()
         for part in self.parts:
             key = part.layer, part.weight_bits, part.act_bits

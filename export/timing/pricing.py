@@ -210,6 +210,7 @@ def _table(
         network=network_digest(layers),
         model_sha256=model_sha256,
         units=dict(prices.units),
+        macs={layer.name: layer.macs for layer in placement.layers},
         parts=tuple(
             PartCost(layer=layer, weight_bits=pair[0], act_bits=pair[1], moved=moved)
             for (layer, pair), moved in prices.own.items()

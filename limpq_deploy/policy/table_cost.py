@@ -111,6 +111,6 @@ def _require(indicators: Indicators, table: CostTable, own: Mapping[str, Mapping
         pairs = sorted(admitted.get(layer.name, everything))
         if all(runs_at(prices, pair)[0] is None for pair in pairs):
             raise ModelError(
-                f"the cost table of {table.model!r} prices nothing for layer {layer.name!r} at the bits that it may take, "
-                f"w{pairs[0][0]}a{pairs[0][1]} and above; restrict the bits, or profile a build that searches them"
+                f"the cost table of {table.model!r} prices nothing for layer {layer.name!r} at the bits that it may "
+                f"take, w{pairs[0][0]}a{pairs[0][1]} and above; restrict the bits, or profile a build of those"
             )

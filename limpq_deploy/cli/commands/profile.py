@@ -50,8 +50,8 @@ def profile(
     The timed graphs have the build's structure and made-up scales: the numbers in a graph do not change how long it
     takes.
 
-    With --runtime tensorrt_rtx nothing is timed and no GPU is needed: NVIDIA's compiler builds engines, and its own list
-    of their kernels says what each layer moves for a call of --batch images and how many kernels it takes, at each
+    With --runtime tensorrt_rtx nothing is timed and no GPU is needed: NVIDIA's compiler builds engines, and its own
+    list of their kernels says what each layer moves for a call of --batch images and how many kernels it takes, at each
     precision and beside neighbours of other ones: a table for --cost-table. Engines are kept, so that a run that was
     stopped goes on where it was.
 

@@ -1,6 +1,7 @@
 """Prices fitted to what engines moved, told apart by layer."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -8,7 +9,7 @@ from limpq_deploy.export.timing.cost_table import Moved
 from limpq_deploy.export.timing.price_fit import Built, Surroundings, fit
 
 NAMES = tuple("abcdef")
-CHAIN = Surroundings(units={name: name for name in NAMES}, edges=tuple(zip(NAMES, NAMES[1:], strict=False)))
+CHAIN = Surroundings(units={name: name for name in NAMES}, edges=tuple(pairwise(NAMES)))
 INTEGER, HALF = (8, 8), (16, 16)
 
 

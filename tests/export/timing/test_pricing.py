@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra limpq-deploy[rtx]")
 
-from dataclasses import replace  # noqa: E402
+from dataclasses import replace
 
-from limpq_deploy.calibration.records import load_record, write_record  # noqa: E402
-from limpq_deploy.export.timing import pricing  # noqa: E402
-from limpq_deploy.export.timing.cost_table import CostTable  # noqa: E402
-from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, predicted, price  # noqa: E402
+from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.export.timing import pricing
+from limpq_deploy.export.timing.cost_table import CostTable
+from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, predicted, price
 
 EDGES = (("stem", "block1.conv1"), ("block1.conv1", "block1.conv2"), ("stem", "block1.conv2"))
 
