@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.reference.parity import ParityReport
+from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
@@ -48,6 +49,7 @@ class ReportInputs:
     rounds: Rounds | None = None
     trained: bool = True
     given: str | None = None
+    prices: CostTable | None = None
 
     def __post_init__(self) -> None:
         searched = {layer.name for layer in self.placement.searched}

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.report import figures
 from limpq_deploy.report.accuracy import accuracy_section
+from limpq_deploy.report.bounds import bounds_section
 from limpq_deploy.report.candidates import candidates_section
 from limpq_deploy.report.costs import costs_section, model_name, ratio_text
 from limpq_deploy.report.inputs import ReportInputs
@@ -47,6 +48,7 @@ def render_report(inputs: ReportInputs) -> str:
             scales=scales_section(inputs),
             latency=latency_section(inputs),
             study=study_section(inputs.study, inputs.rounds),
+            bounds=bounds_section(inputs),
             parity=parity_section(inputs),
             reasons={missing.name: missing.reason for missing in inputs.verdict.not_measured},
             facts=_facts(inputs),

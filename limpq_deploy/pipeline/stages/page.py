@@ -8,6 +8,7 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
@@ -70,6 +71,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             latency=load_record(LatencyReport, folder / LATENCY) if subject.builds_engine else None,
             parity=load_record(ParityReport, folder / PARITY),
             study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
+            prices=load_record(CostTable, subject.config.cost_table) if subject.config.cost_table is not None else None,
             rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
         ),
     )
@@ -79,6 +81,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
 REPORT_PAGE = Stage(
     name="report",
     title="report",
+    settings=("cost_table",),
     facts=(COMMAND, VERSIONS, CLASSES),
     reads=(
         *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, PARITY, If(BUILDS, ENGINE), If(BUILDS, LATENCY)),
