@@ -7,10 +7,11 @@ integers, codes q_x and q_w[c], is written
     sum[c]    = f16(2^-p * (q_x . q_w[c]))       a Conv or Gemm without bias: DequantizeLinear by 1 and by 2^-p, in FP16
     result[c] = f32(sum[c]) * factor[c] + bias[c]         Cast, Mul, Add in FP32; factor = f32(s_x * s_w[c]) * 2^p
 
-Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass `LARGEST_SUM`: nothing
-overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the sum to
-the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as there: quantizers, sums of streams, ReLUs
-and their bounds are in FP32, with the very numbers that were trained.
+Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass 2^15 (`half_step`):
+nothing overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the
+sum to the 11 bits of FP16; a sum of 11 bits or less stays as it is, and the trained model rounds like that where it
+stands for the file (`quant.half_sums`). All else is as there: quantizers, sums of streams, ReLUs and their bounds are
+in FP32, with the very numbers that were trained.
 
 Around layers of 16 bits tensors stay in FP16: a residual stream that such layers alone read is no codes but FP16, one
 tensor for them and for the sum: read in FP32 by the sum, it would be written twice. So a sum of anything in FP16 is in
@@ -24,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from limpq_deploy.calibration.numbers.params import QuantParams
@@ -33,11 +33,6 @@ from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.qdq.base import LAYER_OPS
 from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
 from limpq_deploy.export.records.placement import ActQuantizer
-
-LARGEST_SUM = 2.0**15
-"""Largest result of a layer's product; FP16 holds 65,504."""
-
-LARGEST_CODE = 128
 
 JOINS = ("Add", "Concat")
 """Operators that are in FP16 where anything that they read is."""
@@ -94,7 +89,7 @@ class TensorRtRtxDialect(TensorRtDialect):
         return name
 
     def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
-        name, step = f"{layer.name}.weight", _step(layer.codes)
+        name, step = f"{layer.name}.weight", layer.half_step
         grid = [
             self.constant(f"{name}_scale", np.array(step, np.float16)),
             self.constant(f"{name}_zero_point", np.array(0, np.int8)),
@@ -114,7 +109,7 @@ class TensorRtRtxDialect(TensorRtDialect):
         product.output[0] = f"{result}.sum"
         super().copy(product, inputs[:2], name)
         column = (1, -1) + (1,) * (layer.codes.ndim - 2)
-        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(_step(layer.codes))).reshape(column))
+        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(layer.half_step)).reshape(column))
         bias = self.constant(f"{name}.bias", layer.float_bias.reshape(column))
         total = self.add("Cast", [self._early_pool(node, product.output[0])], f"{result}.float", to=TensorProto.FLOAT)
         scaled = self.add("Mul", [total, factor], f"{result}.scaled")
@@ -156,12 +151,6 @@ class TensorRtRtxDialect(TensorRtDialect):
                 read.update(node.input)
                 kept.append(node)
         self.nodes = kept[::-1]
-
-
-def _step(codes: NDArray[np.int8]) -> float:
-    """2^-p: the largest power of two by which no sum of products with int8 codes passes `LARGEST_SUM`."""
-    sums = np.abs(codes.astype(np.int64)).reshape(len(codes), -1).sum(1) * LARGEST_CODE
-    return float(2.0 ** min(np.floor(np.log2(LARGEST_SUM / max(int(sums.max(initial=1)), 1))), 0.0))
 
 
 DIALECT = TensorRtRtxDialect

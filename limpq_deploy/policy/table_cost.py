@@ -92,7 +92,7 @@ def _planned(indicators: Indicators, table: CostTable, name: str, unit: str, fig
 def _require(indicators: Indicators, table: CostTable, own: Mapping[str, Mapping[BitPair, int]]) -> None:
     """Raises ModelError for a table of another network, and for one that prices nothing that a layer may take. What is
     not priced is beyond every budget."""
-    layers = (*indicators.layers, *indicators.pinned)
+    layers: list[LayerShape] = [*indicators.layers, *indicators.pinned]
     if network_digest((one.name, one.macs, one.num_weights) for one in layers) != table.network:
         names = {one.name for one in layers}
         other = sorted(names.symmetric_difference(table.units))

@@ -32,7 +32,7 @@ class BoundsSection:
 
 def bounds_section(inputs: ReportInputs) -> BoundsSection | None:
     """None without a table of what a compiler's kernels move."""
-    prices = inputs.prices
+    prices = inputs.cost_table
     if prices is None:
         return None
     rows = []

@@ -83,7 +83,8 @@ class TargetSpec:
     ``float_streams``: those that only layers in float read travel in float.
     ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor's
     quantizer stands behind it, for all its readers; else on edges, where it is read. ``bias``: type in which a layer's
-    bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight, activation) bits that
+    bias is executed: rounded to the accumulator's grid, or as it is. ``half_sums``: sums of a layer in integers are
+    rounded once to float16, times a power of two (`half_step`). ``native_pairs``: (weight, activation) bits that
     the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs
     that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
 
@@ -109,6 +110,7 @@ class TargetSpec:
     bias: Literal["int32", "float32"]
     native_pairs: tuple[tuple[int, int], ...]
     linear_pairs: tuple[tuple[int, int], ...] = ()
+    half_sums: bool = False
     float_streams: bool = False
     float_baseline: Literal["float16", "float32"] = "float32"
     forms: tuple[FileForm, ...] = ()

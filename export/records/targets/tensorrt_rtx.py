@@ -32,6 +32,7 @@ TENSORRT_RTX = TargetSpec(
     shared_inputs=True,
     single_q=False,
     bias="float32",
+    half_sums=True,
     native_pairs=((8, 8), (16, 16), (32, 32)),
     float_baseline="float16",
     forms=(FileForm(version="1", opset=21, weights="int8", typed=True, parser="11"),),

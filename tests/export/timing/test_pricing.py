@@ -47,7 +47,12 @@ def test_engines_are_predicted_and_kept_and_a_run_that_was_stopped_goes_on(
     kept = set((tmp_path / "cache" / "priced").iterdir())
     assert len(kept) >= 2
     compile_model, asked = pricing.compile_model, []
-    monkeypatch.setattr(pricing, "compile_model", lambda *a, **k: (asked.append(1), compile_model(*a, **k))[1])
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        asked.append(arguments)
+        return compile_model(*arguments, **named)
+
+    monkeypatch.setattr(pricing, "compile_model", counted)
     table = price(template, placement, edges, pairs, settings, model_sha256="", report=lambda *a: None)
     assert len(asked) == len(set((tmp_path / "cache" / "priced").iterdir())) - len(kept)
     write_record(table, tmp_path / "table.json")

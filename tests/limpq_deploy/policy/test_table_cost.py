@@ -8,7 +8,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.timing.cost_table import CostTable, Moved, NeighbourCost, PartCost, network_digest
 from limpq_deploy.export.timing.pricing import predicted
 from limpq_deploy.policy.budgets import budgets_of
-from limpq_deploy.policy.costs import total_cost
+from limpq_deploy.policy.costs import LayerShape, total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.policy.table_cost import kernel_cost, moved_cost
@@ -40,13 +40,15 @@ def beside(first: str, second: str, before: tuple[int, int], after: tuple[int, i
     return NeighbourCost(first=first, second=second, before=before, after=after, moved=moved)
 
 
+LAYERS: list[LayerShape] = [*INDICATORS.layers, *INDICATORS.pinned]
+
 TABLE = CostTable(
     model="net",
     target="tensorrt_rtx",
     compiler="TensorRT-RTX 1.7",
     capabilities=("sm89",),
     batch=8,
-    network=network_digest((one.name, one.macs, one.num_weights) for one in (*INDICATORS.layers, *INDICATORS.pinned)),
+    network=network_digest((one.name, one.macs, one.num_weights) for one in LAYERS),
     model_sha256="",
     macs={"stem": 5} | dict.fromkeys("abcd", 100),
     units={"stem": "stem", "a": "a", "b": "b", "c": "c", "d": "c"},

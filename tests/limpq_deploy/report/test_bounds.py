@@ -33,7 +33,7 @@ def prices(inputs: ReportInputs) -> CostTable:
 def test_the_page_says_on_which_gpus_int8_is_not_expected_to_pay(small: ReportInputs) -> None:
     assert bounds_section(small) is None
     assert "Bounds on named GPUs" not in render_report(small)
-    priced = replace(small, prices=prices(small), latency=None)
+    priced = replace(small, cost_table=prices(small), latency=None)
     section = bounds_section(priced)
     assert section is not None
     assert [row.gpu for row in section.rows] == list(GPUS)
