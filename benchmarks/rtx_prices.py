@@ -3,7 +3,7 @@
 Each network is priced (`export.timing.pricing`, 32 engines that mix 8 and 16 bits), then 20 other policies are
 predicted and built. Weights are fresh and scales nobody's; nothing is run. Batch 8, sm89.
 
-Keys, by network: `engines` that prices come from, `bytes` and `kernels` {`mean_error`, `worst_error`} (relative, of the 20),
+Keys, by network: `engines` that prices come from, `bytes` and `kernels` {`mean_error`, `worst_error`} (relative),
 `policies` [{`built_mb`, `predicted_mb`, `built_kernels`, `predicted_kernels`}], `seconds`.
 
     python benchmarks/rtx_prices.py --json

@@ -66,6 +66,7 @@ from limpq_deploy.workspace.file_names import (
 
 def _run(subject: Deployed, folder: Path, report: Report) -> str:
     studied = studied_files(subject)
+    priced = subject.config.cost_table
     comparison = load_record(Comparison, folder / COMPARISON)
     engine = load_record(Engine, folder / ENGINE) if subject.builds_engine else None
     what_if = load_record(WhatIf, folder / WHAT_IF) if ASKS_WHAT_IF.holds(subject, folder) else None
@@ -90,9 +91,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             latency=load_record(LatencyReport, folder / LATENCY) if subject.builds_engine else None,
             parity=load_record(ParityReport, folder / PARITY),
             study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
-            cost_table=load_record(CostTable, subject.config.cost_table)
-            if subject.config.cost_table is not None
-            else None,
+            cost_table=load_record(CostTable, priced) if priced is not None else None,
             rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
             what_if=what_if,
             commands=commands_of(what_if, subject.config) if what_if is not None else {},
