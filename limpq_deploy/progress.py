@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol
 
+from limpq_deploy.callbacks import heard
+
 
 class Report(Protocol):
     """Called while work goes on: steps done, steps in all, and a short text such as ``loss 0.31``."""
@@ -18,7 +20,18 @@ def silent(done: int, total: int, note: str = "") -> None:
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Report]:
-    """A `Report` that draws a bar with time left on stderr; nothing where stderr is no terminal."""
+    """A `Report` that draws a bar with time left on stderr, none where that is no terminal, and tells all listeners."""
+    with heard(title) as tell, _bar(title) as draw:
+
+        def report(done: int, total: int, note: str = "") -> None:
+            draw(done, total, note)
+            tell(done, total, note)
+
+        yield report
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield silent
         return

@@ -36,7 +36,7 @@ ROOMS = (
     *("limpq_deploy/model", "limpq_deploy/model/zoo", "limpq_deploy/quant"),
     *("limpq_deploy/tasks", "limpq_deploy/train"),
     *("limpq_deploy/importance", "limpq_deploy/verdict", "limpq_deploy/latency", "limpq_deploy/report"),
-    *("limpq_deploy/pipeline", "limpq_deploy/pipeline/stages", "limpq_deploy/serving"),
+    *("limpq_deploy/pipeline", "limpq_deploy/pipeline/stages", "limpq_deploy/serving", "limpq_deploy/api"),
     *("limpq_deploy/cli/output", "limpq_deploy/cli/options", "limpq_deploy/cli/commands", "limpq_deploy/cli"),
 )
 """Every folder that holds code, from the ground up; a file imports from its own room and from those before it, inside

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import limpq_deploy
 from limpq_deploy.cli.options.shared import (
     FILE,
     MEASURES,
@@ -14,8 +15,6 @@ from limpq_deploy.cli.options.shared import (
     SOLVERS,
     budget_options,
     json_option,
-    take_recipe,
-    take_restrictions,
     trust_option,
 )
 from limpq_deploy.cli.output.answers import answer
@@ -69,56 +68,23 @@ def sweep(
     limpq-deploy sweep indicators.json --gbitops 20:120:50 --max-mib 8 --picture front.svg
     limpq-deploy sweep indicators.json --all
     """
+    from limpq_deploy.api.policies import uniform_front
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.policy.budgets import BITOPS, budgets_from_options, of_kind, option_of
-    from limpq_deploy.policy.front import parse_range
-    from limpq_deploy.policy.front import sweep as front_of
     from limpq_deploy.policy.indicators import Indicators
-    from limpq_deploy.policy.recipes import read_as
-    from limpq_deploy.policy.restrictions import restrict
-    from limpq_deploy.policy.search import PolicySearch
-    from limpq_deploy.policy.supported import supported_front
-    from limpq_deploy.progress import progress
 
-    swept = of_kind(BITOPS)
-    if any(options[name] is not None for name in swept):
-        raise SettingError(f"--gbitops already limits BitOps; leave {' and '.join(map(option_of, swept))} away")
-    carried = load_record(Indicators, indicators_file)
-    settings, restrictions = take_recipe(options), take_restrictions(options)
-
-    def admit(indicators: Indicators) -> Indicators:
-        return restrict(indicators, **restrictions)
-
-    found = admit(read_as(carried, **settings)[0])
-    settings["admit"] = admit
-    limited = any(value is not None for value in options.values())
-    if supported and (gbitops is not None or limited):
+    if supported and gbitops is not None:
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
-    if supported and solver is not None:
-        raise SettingError("--all reads its points off the layers' own hulls and asks no solver; leave --solver away")
     if gbitops is None and not supported:
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
-    budgets = budgets_from_options(found, **options) if limited else ()
-    if gbitops is None:
-        front = supported_front(carried, **settings)
-    else:
-        with progress("budgets") as report:
-            solve = PolicySearch(solver=solver or "auto", gap=gap)
-            limits = parse_range(gbitops)
-            front = front_of(carried, limits, budgets=budgets, solve=solve, progress=report, **settings)
-    if build is not None:
-        from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
-
-        with progress("previews") as report:
-            front = with_previews(front, open_previewer(build, carried, trusted=trusted), report)
+    indicators = load_record(Indicators, indicators_file)
+    front = limpq_deploy.sweep(indicators, gbitops, gap=gap, solver=solver, preview=build, trusted=trusted, **options)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
-        from limpq_deploy.policy.front import uniform_points
         from limpq_deploy.report.front_picture import write_front_picture
 
-        write_front_picture(front, picture, uniform=uniform_points(carried, budgets=budgets, **settings))
+        write_front_picture(front, picture, uniform=uniform_front(indicators, **options))
     if as_json:
         answer(json.dumps(to_dict(front)))
         return
