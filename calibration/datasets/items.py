@@ -287,7 +287,11 @@ def _seeded(seed: Sequence[int]) -> Iterator[None]:
     as they were."""
     number = int(np.random.SeedSequence([abs(int(one)) for one in seed]).generate_state(1)[0])
     torch = sys.modules.get("torch")
-    states = random.getstate(), np.random.get_state(), None if torch is None else torch.get_rng_state()
+    states: tuple[Any, ...] = (
+        random.getstate(),
+        np.random.get_state(),
+        None if torch is None else torch.get_rng_state(),
+    )
     try:
         random.seed(number)
         np.random.seed(number)

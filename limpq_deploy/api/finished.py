@@ -1,22 +1,24 @@
-"""A finished build, read from its folder. No torch here."""
+"""A finished build, read from its folder. Light, as `search` reads it: what is heavy is imported where it is read."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.calibration.shown import Shown
-from limpq_deploy.export.reference.parity import ParityReport
-from limpq_deploy.export.timing.report import LatencyReport
-from limpq_deploy.pipeline.outcome import Outcome
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.verdict.recommendation import Recommendation
-from limpq_deploy.verdict.record import Verdict
 from limpq_deploy.workspace.file_names import BUNDLE, INDICATORS, LATENCY, MODEL, PARITY, POLICY, REPORT, VERDICT
 from limpq_deploy.workspace.finished import BuildFiles
+
+if TYPE_CHECKING:
+    from limpq_deploy.export.reference.parity import ParityReport
+    from limpq_deploy.export.timing.report import LatencyReport
+    from limpq_deploy.pipeline.outcome import Outcome
+    from limpq_deploy.verdict.recommendation import Recommendation
+    from limpq_deploy.verdict.record import Verdict
 
 RECORDS = (INDICATORS, POLICY, VERDICT, MODEL, LATENCY, PARITY)
 """What a folder has at least one of, if it is a build's."""
@@ -30,7 +32,7 @@ class Report(Shown):
     recorded; None where the build did not come so far. ``outcome``: of the run that made it, None after `load`."""
 
     folder: Path
-    outcome: Outcome | None = None
+    outcome: "Outcome | None" = None
 
     @cached_property
     def indicators(self) -> Indicators | None:
@@ -43,22 +45,28 @@ class Report(Shown):
         return self._record(Policy, POLICY)
 
     @cached_property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> "Verdict | None":
         """What was promised, measured and checked."""
+        from limpq_deploy.verdict.record import Verdict
+
         return self._record(Verdict, VERDICT)
 
     @cached_property
-    def latency(self) -> LatencyReport | None:
+    def latency(self) -> "LatencyReport | None":
         """Raw samples in ms, with machine and warm-up."""
+        from limpq_deploy.export.timing.report import LatencyReport
+
         return self._record(LatencyReport, LATENCY)
 
     @cached_property
-    def parity(self) -> ParityReport | None:
+    def parity(self) -> "ParityReport | None":
         """Integers of the reference, the runtime and the trained model, tensor by tensor."""
+        from limpq_deploy.export.reference.parity import ParityReport
+
         return self._record(ParityReport, PARITY)
 
     @property
-    def recommendation(self) -> Recommendation | None:
+    def recommendation(self) -> "Recommendation | None":
         """Which file to ship, and why."""
         return None if self.verdict is None else self.verdict.recommendation
 

@@ -27,7 +27,10 @@ def _drawing(record: Any) -> Drawing:
     if isinstance(record, Front):
         return front_picture(record)
     if isinstance(record, Policy):
-        pairs = [(name, (("weights", MAIN, w), ("activations", OTHER, a))) for name, (w, a) in record.bits.items()]
+        pairs = [
+            (name, (("weights", MAIN, float(w)), ("activations", OTHER, float(a))))
+            for name, (w, a) in record.bits.items()
+        ]
         return _bars("Bits of each layer", pairs, unit="bits")
     if isinstance(record, Indicators):
         title = f"Learned scale at {record.bits[0]} bits"

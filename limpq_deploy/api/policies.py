@@ -249,7 +249,8 @@ def question(indicators: Readable, options: Mapping[str, Any]) -> Question:
     restrictions = {name: options[name] for name in RESTRICTIONS if options.get(name) is not None}
     budgets = {name: options.get(name) for name in BUDGET_NAMES}
     for name in COST_FILES:
-        budgets[name] = None if budgets[name] is None else Path(budgets[name])
+        if (file := budgets[name]) is not None:
+            budgets[name] = Path(file)
     return Question(carried, one_recipe(carried, **given), given, restrictions, budgets)
 
 

@@ -15,7 +15,7 @@ FLOATS = np.random.default_rng(0).normal(size=(40, 3, 8, 6)).astype(np.float32)
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 8, 6, 3), np.uint8)
 
 
-class Jittered(torch.utils.data.Dataset):  # type: ignore[type-arg]
+class Jittered:
     """Its transform draws: every reading is another one."""
 
     classes = ("a", "b", "c", "d")
@@ -23,7 +23,7 @@ class Jittered(torch.utils.data.Dataset):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return 40
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         return torch.from_numpy(FLOATS[index]) + torch.rand(1), int(LABELS[index])
 
 
@@ -81,7 +81,7 @@ def test_images_alone_have_no_labels_and_masks_are_targets() -> None:
 
 
 def test_a_loader_that_makes_batches_in_its_own_way_is_gathered() -> None:
-    def together(items: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def together(items: list[Any]) -> tuple[Any, Any]:
         return torch.stack([image for image, _ in items]) * 2, torch.tensor([label for _, label in items])
 
     part = torch.utils.data.TensorDataset(torch.from_numpy(FLOATS), torch.from_numpy(LABELS))

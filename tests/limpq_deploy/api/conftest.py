@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import limpq_deploy
-
-torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
-nn = torch.nn
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 BRIEF = {"float_steps": 2, "joint_steps": 2, "finetune_steps": 2, "batch_size": 16}
@@ -26,7 +26,8 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
-        return self.fc(x.mean((2, 3)))
+        found: torch.Tensor = self.fc(x.mean((2, 3)))
+        return found
 
 
 def pictures(count: int = 96, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -43,11 +44,9 @@ def net() -> nn.Module:
 
 
 @pytest.fixture
-def loader() -> "torch.utils.data.DataLoader[tuple[torch.Tensor, ...]]":
+def loader() -> DataLoader[tuple[torch.Tensor, ...]]:
     images, labels = pictures()
-    return torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(torch.from_numpy(images), torch.from_numpy(labels)), batch_size=16
-    )
+    return DataLoader(TensorDataset(torch.from_numpy(images), torch.from_numpy(labels)), batch_size=16)
 
 
 @pytest.fixture(scope="session")

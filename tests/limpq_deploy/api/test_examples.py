@@ -10,8 +10,20 @@ import limpq_deploy
 from limpq_deploy.api import builds, checks, delivery, finished, policies
 from limpq_deploy.pipeline import inspection
 
-CALLS = ("build", "calibrate", "indicators", "inspect", "search", "sweep", "preview", "lint", "parity", "bench", "load")
-CALLS = (*CALLS, "bundle", "verify", "ship")
+BUILDING = (
+    "build",
+    "calibrate",
+    "indicators",
+    "inspect",
+    "search",
+    "sweep",
+    "preview",
+    "lint",
+    "parity",
+    "bench",
+    "load",
+)
+CALLS = (*BUILDING, "bundle", "verify", "ship")
 
 
 def example_of(call: Any, name: str, **names: Any) -> doctest.DocTest:

@@ -14,7 +14,7 @@ from .conftest import BRIEF, Net, pictures
 
 torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
-PTQ = {"ptq": True, "bits": [8], "like": "w8a8", "engine": False, "calibration_images": 16}
+PTQ: dict[str, Any] = {"ptq": True, "bits": [8], "like": "w8a8", "engine": False, "calibration_images": 16}
 
 
 class Heard(limpq_deploy.Callback):
