@@ -7,6 +7,7 @@ from typing import Any
 
 from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.calibration.files import write_text
+from limpq_deploy.calibration.records import write_record
 
 ROWS = 200
 """Rows of a table in a notebook, at most; `Shown.rows` gives all."""
@@ -62,6 +63,17 @@ class Shown:
 
     def _title(self) -> str:
         return type(self).__name__
+
+
+class Saved(Shown):
+    """A table that is a file of its own, JSON with a ``format``."""
+
+    __slots__ = ()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record; commands read that file."""
+        write_record(self, Path(path))
+        return Path(path)
 
 
 def _text(value: Any) -> str:

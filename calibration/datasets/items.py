@@ -254,7 +254,7 @@ def _known_targets(dataset: Any) -> NDArray[Any] | None:
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
         inner = _known_targets(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices)]
-    tensors = getattr(dataset, "tensors", ())
+    tensors: Any = getattr(dataset, "tensors", ())
     known = tensors[1] if len(tensors) == 2 else getattr(dataset, "targets", None)
     if known is None or getattr(dataset, "target_transform", None) is not None:
         return None

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
-from limpq_deploy.calibration.shown import Shown
+from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.candidates import Admit, uniform_candidate
 from limpq_deploy.policy.costs import BitOps, Budget, Pairs, total_cost, uniform_pairs
@@ -69,7 +69,7 @@ class DominatedBudget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Front(Shown):
+class Front(Saved):
     """Policies by ascending BitOps and descending objective; none dominates another, but that a build's own uniform
     bits stand at its own budget, whatever their objective. ``importance``: the measure, None in older files.
 

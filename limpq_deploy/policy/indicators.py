@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from limpq_deploy.calibration.shown import Shown
+from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.export.records.placement import BitPair
 
 
@@ -98,7 +98,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Indicators(Shown):
+class Indicators(Saved):
     """Importance indicators of a model. ``bits`` ascending; ``source`` says how they were made; ``moments``: what is in
     memory at every step; ``edges``: which layer's tensor each layer reads; None where these were not recorded.
     ``found``: what a build's tournament found best; None before it.

@@ -1,12 +1,12 @@
 """Policy: bit-widths for every searched layer, with what they cost and how they were found. No torch here."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.plain_text import plain
-from limpq_deploy.calibration.shown import Shown
+from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.export.records.targets import WIDEST_GRID
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
@@ -111,7 +111,7 @@ class Tournament:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy(Shown):
+class Policy(Saved):
     """Bit-widths of the searched layers, by qualified module name; ``objective`` as in the program, with ``alpha``, on
     the indicators as used; ``importance``: the measure that they are (None: an older file's learned scales);
     ``outliers``: what was done to them before; ``tournament``: the policies that it was chosen from, if it was."""
@@ -136,6 +136,14 @@ class Policy(Shown):
         spent = "".join(f", {use.name} {use.used:,} of {use.limit:,} {use.unit}" for use in self.costs)
         proved = f", {self.solver.status}" if self.solver is not None else ""
         return f"Policy of {self.model or 'a model'}: {len(self.bits)} layers{spent}{proved}"
+
+    def changed(self, bits: Mapping[str, tuple[int, int]]) -> "Policy":
+        """The same policy with other (weight, activation) bits in some layers, made by hand: its costs and proof are
+        gone. Raises ModelError for a layer that it does not have."""
+        if unknown := sorted(set(bits) - set(self.bits)):
+            raise ModelError(f"the policy has no layer {unknown[0]!r}; expected one of {', '.join(self.bits)}")
+        found = {name: LayerBits(weight=w, act=a) for name, (w, a) in bits.items()}
+        return replace(self, bits={**self.bits, **found}, costs=(), solver=None, tournament=None)
 
     def is_everywhere(self, bits: int) -> bool:
         """Whether every weight and activation has this width: at the widest candidate, no budget limits anything."""

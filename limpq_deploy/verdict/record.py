@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from limpq_deploy.calibration.shown import Shown
+from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.timing.report import FLOAT_SERIES, Speedup, Threads
 from limpq_deploy.policy.policy import BudgetUse
@@ -178,7 +178,7 @@ class NotMeasured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict(Shown):
+class Verdict(Saved):
     """All checks of one build.
 
     ``outcome``: "failed" when a check failed; "undecided" when none did but the measurements leave one open;
