@@ -42,7 +42,8 @@ def _led(found: re.Match[str], home: str, origin: str, files: Files) -> str:
     text, target, anchor = found[1], found[2], found[3] or ""
     place = posixpath.normpath(posixpath.join(posixpath.dirname(home), target))
     page = OUTSIDE.get(place, place.removeprefix("docs/"))
-    if files.get_file_from_path(page) is None:
+    found_file = files.get_file_from_path(page)
+    if found_file is None or found_file.inclusion.is_excluded():
         return text
     return f"[{text}]({posixpath.relpath(page, posixpath.dirname(origin) or '.')}{anchor})"
 
@@ -108,7 +109,9 @@ def _table(found: dict[str, Any]) -> str:
     if not rows or not keys:
         return "Kept as JSON in the repository."
     lines = [f"| | | {' | '.join(keys)} |", f"|---|---|{'---|' * len(keys)}"]
-    lines += [f"| {one} | {kind} | {' | '.join(str(figures.get(key, '')) for key in keys)} |" for one, kind, figures in rows]
+    lines += [
+        f"| {one} | {kind} | {' | '.join(str(figures.get(key, '')) for key in keys)} |" for one, kind, figures in rows
+    ]
     return "\n".join(lines)
 
 

@@ -57,9 +57,10 @@ def build(
     A failed check does not raise: read ``report.verdict.outcome``. Raises LimpqError, in one sentence, for what a user
     can mend; finished stages stay, and the same call goes on from there.
 
-    >>> report = limpq_deploy.build(net, loader, ptq=True, like="w8a8", bits=[8], out="mine", engine=False)
-    >>> report.model.name
-    'model.qdq.onnx'
+    Examples:
+        >>> report = limpq_deploy.build(net, loader, ptq=True, like="w8a8", bits=[8], out="mine", engine=False)
+        >>> report.model.name
+        'model.qdq.onnx'
     """
     given = {"like": like, "max_mib": max_mib, "target": target, "out": None if out is None else Path(out), **settings}
     given |= {"bits": None if bits is None else tuple(bits), "ptq": True if ptq else None}
@@ -92,8 +93,9 @@ def calibrate(model: Any = None, data: Any = None, **settings: Any) -> Report:
 
     ``settings``: as in `build`; ``ranges`` is mse, minmax, percentile or entropy, ``calibration_images`` their number.
 
-    >>> limpq_deploy.calibrate(net, loader, like="w8a8", bits=[8], out="mine", engine=False).policy.bits["conv2"]
-    LayerBits(weight=8, act=8)
+    Examples:
+        >>> limpq_deploy.calibrate(net, loader, like="w8a8", bits=[8], out="mine", engine=False).policy.bits["conv2"]
+        LayerBits(weight=8, act=8)
     """
     return build(model, data, ptq=True, **settings)
 
@@ -108,9 +110,10 @@ def indicators(model: Any = None, data: Any = None, **settings: Any) -> Indicato
     Arguments as in `build`, which stops after that stage; `search` asks any budget of the result. ``macs`` are of one
     image, scales have the unit of the weights and activations that they divide. Source: as `search`.
 
-    >>> found = limpq_deploy.indicators(net, loader, bits=[4, 8], out="learned", training={"joint_steps": 2})
-    >>> found.bits, [layer.name for layer in found.layers]
-    ((4, 8), ['conv2'])
+    Examples:
+        >>> found = limpq_deploy.indicators(net, loader, bits=[4, 8], out="learned", training={"joint_steps": 2})
+        >>> found.bits, [layer.name for layer in found.layers]
+        ((4, 8), ['conv2'])
     """
     found = build(model, data, until="indicators", **settings).indicators
     assert found is not None
@@ -120,8 +123,9 @@ def indicators(model: Any = None, data: Any = None, **settings: Any) -> Indicato
 def export(model: Any = None, data: Any = None, **settings: Any) -> Report:
     """`build` up to the Q/DQ ONNX file, which needs no runtime; ``report.model`` is its path.
 
-    >>> limpq_deploy.export(net, loader, ptq=True, like="w8a8", bits=[8], out="mine").model.suffix
-    '.onnx'
+    Examples:
+        >>> limpq_deploy.export(net, loader, ptq=True, like="w8a8", bits=[8], out="mine").model.suffix
+        '.onnx'
     """
     return build(model, data, until="export", **settings)
 

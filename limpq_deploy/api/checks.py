@@ -36,8 +36,9 @@ def lint(
 
     Raises NoTarget where no target is known, ModelError for a file that cannot be read.
 
-    >>> limpq_deploy.lint("limpq-build/model.qdq.onnx").passed
-    True
+    Examples:
+        >>> limpq_deploy.lint("limpq-build/model.qdq.onnx").passed
+        True
     """
     loaded = load_model(Path(model)) if isinstance(model, str | Path) else model
     said = target_of(loaded) or (TENSORRT if tensorrt is not None else None)
@@ -70,8 +71,9 @@ def parity(
     ``.exact`` says whether all codes are equal. Raises RecordError for a folder that is no build, ModelError for a
     graph outside of what the reference computes.
 
-    >>> limpq_deploy.parity("limpq-build/model.qdq.onnx", images=4).exact
-    True
+    Examples:
+        >>> limpq_deploy.parity("limpq-build/model.qdq.onnx", images=4).exact
+        True
     """
     path = subject.folder if isinstance(subject, Report) else Path(subject)
     with listening(progress) as listener:
@@ -93,7 +95,8 @@ def verify(bundle: str | Path, *, replay: bool = True, key: str | Path | None = 
     ``bundle``: a bundle, or a model's folder in a repository. ``replay`` False: files only. ``key``: the public key of
     those who may sign. Raises BundleRefused for a file that is missing, changed or not signed.
 
-    >>> limpq_deploy.verify("limpq-build/bundle", replay=False).files > 0
-    True
+    Examples:
+        >>> limpq_deploy.verify("limpq-build/bundle", replay=False).files > 0
+        True
     """
     return verify_and_replay(Path(bundle), replay=replay, public_key=None if key is None else Path(key))

@@ -38,9 +38,10 @@ def bench(
 
     Raises RuntimeUnavailable where the runtime cannot run here, ModelError for a folder that is no build.
 
-    >>> report = limpq_deploy.bench("limpq-build", seconds=0.1, threads=1)
-    >>> sorted({series.name for series in report.series})
-    ['float', 'mixed', 'uniform8']
+    Examples:
+        >>> report = limpq_deploy.bench("limpq-build", seconds=0.1, threads=1)
+        >>> sorted({series.name for series in report.series})
+        ['float', 'mixed', 'uniform8']
     """
     several = [models] if isinstance(models, str | Path | Report) else list(models)
     paths = [one.folder if isinstance(one, Report) else Path(one) for one in several]
@@ -62,8 +63,9 @@ def bundle(build: Report | str | Path, out: str | Path | None = None) -> Path:
     A bundle holds the model, its preprocessing, canaries and a manifest with the SHA-256 and size of every file.
     Raises RecordError for a build without a bundle, BundleRefused for a changed file, OutputError where ``out`` exists.
 
-    >>> limpq_deploy.bundle("limpq-build", "to-ship").name
-    'to-ship'
+    Examples:
+        >>> limpq_deploy.bundle("limpq-build", "to-ship").name
+        'to-ship'
     """
     folder = build.folder if isinstance(build, Report) else Path(build)
     found = folder / BUNDLE
@@ -106,9 +108,10 @@ def ship(
 
     Raises ShipRefused for a failed verdict without ``force``, ConfigRefused for a configuration that does not fit.
 
-    >>> shipped = limpq_deploy.ship("limpq-build", "models", name="digits", force=True)
-    >>> shipped.version
-    1
+    Examples:
+        >>> shipped = limpq_deploy.ship("limpq-build", "models", name="digits", force=True)
+        >>> shipped.version
+        1
     """
     options = ServingOptions(
         backend=backend, max_batch=max_batch, instances=instances, threads=threads, queue_delay_us=queue_delay_us

@@ -132,9 +132,10 @@ def load(folder: str | Path) -> Report:
     Raises RecordError where the folder holds nothing of a build, and FileChanged from a record that is no longer what
     its stage wrote.
 
-    >>> report = limpq_deploy.load("limpq-build")
-    >>> report.verdict.model, len(report.policy.bits)
-    ('resnet8', 8)
+    Examples:
+        >>> report = limpq_deploy.load("limpq-build")
+        >>> report.verdict.model, len(report.policy.bits)
+        ('resnet8', 8)
     """
     path = Path(folder)
     if not any((path / name).exists() for name in RECORDS):

@@ -98,10 +98,11 @@ def search(
     damaged file. Source: Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise Importance,
     ECCV 2022 (https://arxiv.org/abs/2203.08368).
 
-    >>> policy = limpq_deploy.search("indicators.json", like="w4a4", max_mib=12)
-    >>> weight_bits, act_bits = policy.bits["layer1.0.conv2"]
-    >>> policy.solver.status
-    'optimal'
+    Examples:
+        >>> policy = limpq_deploy.search("indicators.json", like="w4a4", max_mib=12)
+        >>> weight_bits, act_bits = policy.bits["layer1.0.conv2"]
+        >>> policy.solver.status
+        'optimal'
     """
     budgets = {**more, "like": like, "max_gbitops": max_gbitops, "max_mib": max_mib}
     budgets["compression_ratio"] = compression_ratio
@@ -163,9 +164,10 @@ def sweep(
     Raises SettingError for budgets that make no sense together; a budget that nothing meets is listed in
     ``infeasible``.
 
-    >>> front = limpq_deploy.sweep("indicators.json", "30:60:3")
-    >>> [round(point.gbitops_limit) for point in front.points]
-    [30, 45, 60]
+    Examples:
+        >>> front = limpq_deploy.sweep("indicators.json", "30:60:3")
+        >>> [round(point.gbitops_limit) for point in front.points]
+        [30, 45, 60]
     """
     swept = of_kind(BITOPS)
     if any(more.get(name) is not None for name in swept):
@@ -218,9 +220,10 @@ def preview(
     in another process. Raises RecordError for a folder without a joint network, ModelError for a policy of other
     layers or widths.
 
-    >>> policy = limpq_deploy.load("limpq-build").policy
-    >>> 0 <= limpq_deploy.preview(policy, "limpq-build").top1 <= 100
-    True
+    Examples:
+        >>> policy = limpq_deploy.load("limpq-build").policy
+        >>> 0 <= limpq_deploy.preview(policy, "limpq-build").top1 <= 100
+        True
     """
     several = dict(policies) if isinstance(policies, Mapping) else {"the policy": policies}
     read = {name: one if isinstance(one, Policy) else load_record(Policy, Path(one)) for name, one in several.items()}

@@ -89,9 +89,10 @@ def inspect(
     ``input_shape``: (C, H, W) of an image; None: as its name or its ``preprocess`` says. What stops the network is in
     the answer. Raises LimpqError where there is no network to look at: an unknown name, weights that do not fit.
 
-    >>> found = limpq_deploy.inspect(net, input_shape=(1, 16, 16))
-    >>> found.accepted, [layer.name for layer in found.layers]
-    (True, ['conv1', 'conv2', 'fc'])
+    Examples:
+        >>> found = limpq_deploy.inspect(net, input_shape=(1, 16, 16))
+        >>> found.accepted, [layer.name for layer in found.layers]
+        (True, ['conv1', 'conv2', 'fc'])
     """
     return judged(looked_at(model, weights=weights, input_shape=input_shape), target)
 
