@@ -14,7 +14,6 @@ import click
 import limpq_deploy
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.calibration.plain_text import plain, plain_record, visible
-from limpq_deploy.calibration.version import __version__
 from limpq_deploy.callbacks import Callback
 from limpq_deploy.cli.commands.bench import bench
 from limpq_deploy.cli.commands.finish import add_finish_commands
@@ -121,8 +120,23 @@ def _show_traceback(ctx: click.Context) -> None:
         click.echo(traceback.format_exc(), err=True)
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from limpq_deploy.cli.output.version import version_lines
+
+        click.echo(version_lines())
+        ctx.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="limpq-deploy")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show it, with libraries.",
+)
 @click.option(DEBUG, is_flag=True, help="Of any command: show the traceback of an error.")
 def main(debug: bool) -> None:
     """From a trained PyTorch CNN to a mixed-precision engine, checked integer by integer.

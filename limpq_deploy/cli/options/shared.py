@@ -153,8 +153,8 @@ def budget_options(command: Command) -> Command:
         click.option(
             "--outliers",
             type=click.Choice(["forbid", "repair", "keep"]),
-            help="What to do where an indicator grows with the bits. forbid: no layer may take those bits; repair: take "
-            "the closest values that do not grow; keep: take them as they are.  [default: forbid for scale, else repair]",
+            help="Where an indicator grows with the bits. forbid: no layer may take those bits; repair: take the "
+            "closest values that do not grow; keep: take them as they are.  [default: forbid for scale, else repair]",
         ),
     )
     return with_options(options, command)
