@@ -43,13 +43,22 @@ def test_pins_admit_the_releases_that_are_out() -> None:
 
 @pytest.mark.slow
 def test_a_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", minversion="77", reason="needs the extra limpq-deploy[package]")
     pytest.importorskip("pip")
     source = tmp_path / "source"
     left_out = shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".*_cache", "tests", "limpq-build*")
     shutil.copytree(ROOT, source, symlinks=True, ignore=left_out)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path / "dist", source]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build: list[str | Path] = [
+        *pip,
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        tmp_path / "dist",
+        source,
+    ]
     subprocess.run(build, check=True, capture_output=True, text=True)
     (wheel,) = (tmp_path / "dist").glob("limpq_deploy-*.whl")
     place = tmp_path / "installed"

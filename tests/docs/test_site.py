@@ -31,7 +31,7 @@ def test_pictures_are_those_that_the_script_draws() -> None:
 def test_the_site_builds_strictly_and_loads_nothing_from_outside(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="needs the extra limpq-deploy[docs]")
     pytest.importorskip("mkdocstrings", reason="needs the extra limpq-deploy[docs]")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    command: list[str | Path] = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     )
