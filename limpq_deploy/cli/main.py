@@ -124,7 +124,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> No
     if asked and not ctx.resilient_parsing:
         from limpq_deploy.cli.output.version import version_lines
 
-        click.echo(version_lines())
+        answer(version_lines())
         ctx.exit()
 
 
