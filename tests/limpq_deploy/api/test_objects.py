@@ -104,3 +104,9 @@ def test_what_makes_no_sense_is_said_in_a_sentence(tmp_path: Path, net: Any, loa
         limpq_deploy.build(3, loader, out=tmp_path / "out")
     with pytest.raises(LimpqError, match="holds no file of a build"):
         limpq_deploy.load(tmp_path)
+
+
+def test_a_factory_is_looked_at_as_its_module_is() -> None:
+    made, module = (limpq_deploy.inspect(one, input_shape=(1, 16, 16)) for one in (Net, Net()))
+    assert made.accepted
+    assert made.layers == module.layers
