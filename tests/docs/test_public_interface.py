@@ -67,7 +67,7 @@ def test_the_adapters_pass_metrics_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in (("ToWandb", "wandb"), ("ToMlflow", "mlflow")):
         block = next(one for one in page.split("```python\n") if f"class {name}" in one).split("```")[0]
         only_class = block[: block.index("\n\n\nwandb.init" if module == "wandb" else "\n\n\nwith mlflow")]
-        monkeypatch.setitem(sys.modules, module, Recording())  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, module, Recording())
         names: dict[str, Any] = {"limpq_deploy": limpq_deploy}
         exec(only_class, names)
         names[name]().on_metric("fine-tuning/loss/w4a4", 0.5, 3)
