@@ -90,8 +90,9 @@ def inspect(
 
     ``input_shape``: (C, H, W) of an image; None: as its name or its ``preprocess`` says. ``target``: what is to run it.
     The answer has ``accepted``, ``why`` not, ``layers`` with MACs of one image, ``float_operators`` and
-    ``integer_macs_share`` (0 to 1). What stops the network is in the answer. Raises LimpqError where there is no network
-    to look at: an unknown name, weights that do not fit.
+    ``integer_macs_share`` (0 to 1). What stops the network is in the answer.
+
+    Raises LimpqError where there is no network to look at: an unknown name, weights that do not fit.
 
     Examples:
         >>> found = limpq_deploy.inspect(net, input_shape=(1, 16, 16))
