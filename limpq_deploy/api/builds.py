@@ -67,7 +67,7 @@ def build(
     _require_known(given)
     require_modules(("torch",), "training")
     with listening(progress) as listener:
-        with reporting("loading torch"):
+        with reporting("loading torch", brief=True):
             from limpq_deploy.api.objects import data_name, model_name
             from limpq_deploy.pipeline.stages.run import help_build, run_build
             from limpq_deploy.train.processes import follows

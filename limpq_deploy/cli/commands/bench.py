@@ -10,7 +10,7 @@ import limpq_deploy
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.cli.options.builder import builder_options, engine_batch_option, take_builder
 from limpq_deploy.cli.options.shared import FILE, NEW_FILE, IntList, json_option, seconds_option, threads_option
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 
 TIME = "time"
 
@@ -143,7 +143,7 @@ def time_models(
     )
     if output is not None:
         write_record(report, output)
-        click.echo(f"written to {output}", err=True)
+        aside(f"written to {output}")
     if as_json:
         answer(json.dumps(to_dict(report)))
         return
@@ -187,5 +187,5 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
     reports = load_record(LatencyReport, before), load_record(LatencyReport, after)
     changes = compared(*reports)
     for sentence in unmatched(*reports):
-        click.echo(wrapped(sentence), err=True)
+        aside(wrapped(sentence))
     answer(json.dumps({"changes": [to_dict(change) for change in changes]}) if as_json else change_table(changes))

@@ -8,7 +8,7 @@ import click
 
 from limpq_deploy.cli.commands.ship import key_option, sign_option
 from limpq_deploy.cli.options.shared import FILE, json_option
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.termination import Terminated
 
 FAILED = 3
@@ -43,8 +43,8 @@ def finish(bundle: Path, out: Path, fresh: bool, sign: Path | None, key: Path | 
             public_key=key,
             private_key=sign,
             fresh=fresh,
-            say=lambda passed: click.echo(stage_line(passed), err=True),
-            note=lambda sentence: click.echo(f"note: {sentence}", err=True),
+            say=lambda passed: aside(stage_line(passed)),
+            note=lambda sentence: aside(f"note: {sentence}"),
         )
     except (KeyboardInterrupt, Terminated) as end:
         by, code = (" by SIGTERM", 143) if isinstance(end, Terminated) else ("", 130)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 import limpq_deploy
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS
@@ -32,9 +33,7 @@ class _Shape(click.ParamType):
 
 @click.command(short_help="What would become of a network: layers, integers, costs.")
 @click.argument("model", metavar="MODEL")
-@click.option(
-    "--target", type=click.Choice(tuple(TARGETS)), default=DEFAULT.name, show_default=True, help="What runs it."
-)
+@click.option("--target", type=OneOf(tuple(TARGETS)), default=DEFAULT.name, show_default=True, help="What runs it.")
 @click.option("--weights", type=FILE, metavar="FILE", help="Whether these fit, too.")
 @click.option(
     "--input-shape", type=_Shape(), metavar="C,H,W", help="Of an image.  [default: as the model's name or module says]"
@@ -57,7 +56,7 @@ def inspect(model: str, target: str, weights: Path | None, input_shape: tuple[in
     from limpq_deploy.progress import progress
 
     require_modules(("torch",), "looking at a network")
-    with progress("loading torch"):
+    with progress("loading torch", brief=True):
         from limpq_deploy.cli.output.inspection import inspection_lines
 
         look = limpq_deploy.inspect

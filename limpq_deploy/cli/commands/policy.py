@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import limpq_deploy
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import (
     FILE,
     MEASURES,
@@ -32,7 +33,7 @@ from limpq_deploy.cli.output.answers import answer
     default=0.0,
     help="Accept policies proved to be within this share of the best.",
 )
-@click.option("--solver", type=click.Choice(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
+@click.option("--solver", type=OneOf(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: front.json]")
 @click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
 @click.option(
@@ -102,7 +103,7 @@ def sweep(
 )
 @click.option(
     "--importance",
-    type=click.Choice(MEASURES),
+    type=OneOf(MEASURES),
     help="Measure of the objective.  [default: the policies' own, else as search]",
 )
 @click.option(
@@ -146,33 +147,37 @@ def diff(
 @click.command(short_help="Convert a policy to a table, or a table to a policy.")
 @click.argument("source", metavar="FILE", type=FILE)
 @click.option(
-    "--indicators", "indicators_file", type=FILE, required=True, metavar="FILE", help="Where layers and costs are read."
+    "--indicators",
+    "indicators_file",
+    type=FILE,
+    metavar="FILE",
+    help="Where layers and costs are read; a policy alone is shown without.",
 )
-@click.option(
-    "-o", "--output", type=NEW_FILE, required=True, metavar="FILE", help="Table (.csv, .json) or policy (.json)."
-)
-@click.option("--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: as search]")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="Table (.csv, .json) or policy (.json) to write.")
+@click.option("--importance", type=OneOf(MEASURES), help="Measure of the objective.  [default: as search]")
 @click.option("--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: as search]")
 @json_option
 def table(
     source: Path,
-    indicators_file: Path,
-    output: Path,
+    indicators_file: Path | None,
+    output: Path | None,
     importance: str | None,
     alpha: float | None,
     as_json: bool,
 ) -> None:
-    """Write a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
+    """Show a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
 
     A table is checked against the indicators: every searched layer once; its costs are counted again. Bits need not be
     candidates; where no importance was learned, an extrapolated one is taken, and the output says so.
 
     \b
+    limpq-deploy table policy.json
     limpq-deploy table policy.json --indicators indicators.json -o policy.csv
     limpq-deploy table policy.csv --indicators indicators.json -o policy.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.cli.output.tables import recipe_line
+    from limpq_deploy.cli.output.search import layer_table_lines
+    from limpq_deploy.cli.output.tables import policy_table, recipe_line
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.interchange.layer_table import (
         layer_table,
@@ -182,22 +187,26 @@ def table(
     )
     from limpq_deploy.policy.policy import Policy
     from limpq_deploy.policy.recipes import read_as
-    from limpq_deploy.policy.widths import source_notes
 
-    indicators = load_record(Indicators, indicators_file)
+    indicators = load_record(Indicators, indicators_file) if indicators_file is not None else None
     written: Any
     if source.suffix.lower() == ".csv" or _format_of(source) != "limpq.policy/1":
+        if indicators is None:
+            raise click.UsageError("a table is checked against the layers of a network; give --indicators FILE")
         read, recipe = read_as(indicators, importance=importance, alpha=alpha)
         written = policy_from_table(load_layer_table(source), read, alpha=recipe.alpha, origin=str(source))
         written = replace(written, importance=recipe.importance)
-        write_record(written, output)
-        notes, said = source_notes(written.source), [recipe_line(written)]
+        if output is not None:
+            write_record(written, output)
+        said = [policy_table(written, indicators)]
     else:
         policy = load_record(Policy, source)
         written = layer_table(policy, indicators)
-        write_layer_table(written, output)
-        notes, said = [], [recipe_line(policy)]
-    answer(json.dumps(to_dict(written)) if as_json else "\n".join([*said, *notes, f"written to {output}"]))
+        if output is not None:
+            write_layer_table(written, output)
+        said = [layer_table_lines(written), recipe_line(policy)]
+    where = [f"written to {output}"] if output is not None else []
+    answer(json.dumps(to_dict(written)) if as_json else "\n".join([*said, *where]))
 
 
 @click.command(name="import", short_help="Convert the LIMPQ authors' indicators to indicators.json.")

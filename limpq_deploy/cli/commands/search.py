@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import limpq_deploy
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import (
     FILE,
     NEW_FILE,
@@ -24,7 +25,7 @@ from limpq_deploy.cli.output.answers import answer
 @budget_options
 @click.option(
     "--solver",
-    type=click.Choice(SOLVERS),
+    type=OneOf(SOLVERS),
     default="auto",
     show_default=True,
     help="Who finds the policy; it is proved by our own search, or by a library.",

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 import limpq_deploy
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import FILE, json_option
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.export.ship.triton.config import BACKENDS
 
 FAILED = 3
@@ -50,7 +51,7 @@ def keygen(key: Path, as_json: bool) -> None:
 @click.argument("repository", metavar="REPOSITORY", type=FILE)
 @click.option(
     "--backend",
-    type=click.Choice(tuple(BACKENDS)),
+    type=OneOf(tuple(BACKENDS)),
     default="onnxruntime",
     show_default=True,
     help="Triton backend that runs the model; python is the model on the CPU.",
@@ -86,7 +87,7 @@ def keygen(key: Path, as_json: bool) -> None:
 )
 @click.option(
     "--candidate",
-    type=click.Choice(["mixed", "uniform", "int8", "fp8", "float"]),
+    type=OneOf(["mixed", "uniform", "int8", "fp8", "float"]),
     help="Ship this file of the build.  [default: the policy's own]",
 )
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions to keep.")
@@ -220,6 +221,6 @@ def _tell(done: Any, as_json: bool) -> None:
     signed = ", signed" if done.signed else ""
     answer(f"{done.folder}: version {done.version} is served by {done.backend}{signed}; versions there: {kept}")
     if len(done.kept) > 1:
-        click.echo("note: a running server goes on with what it has loaded until it loads the model again", err=True)
+        aside("note: a running server goes on with what it has loaded until it loads the model again")
     for note in done.notes:
-        click.echo(f"note: {note}", err=True)
+        aside(f"note: {note}")

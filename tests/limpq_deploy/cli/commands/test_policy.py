@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,28 @@ def test_a_policy_goes_to_a_table_and_comes_back_the_same(policy: Path, tmp_path
     assert second["objective"] == pytest.approx(first["objective"], rel=1e-12)
 
 
+def test_a_policy_is_shown_as_a_table_without_a_file_and_without_indicators(policy: Path) -> None:
+    bare = run("table", policy)
+    assert bare.exit_code == 0, bare.output
+    assert re.search(r"^layer1\.0\.conv1 +w\da\d", bare.stdout, re.MULTILINE)
+    full = run("table", policy, "--indicators", INDICATORS)
+    assert re.search(r"^layer1\.0\.conv1 +w\da\d +[\d,]+ +[\d,]+ +[\d.]+ %", full.stdout, re.MULTILINE)
+    assert "conv1*" in full.stdout
+    assert len(json.loads(run("table", policy, "--json").stdout)["layers"]) == len(
+        json.loads(policy.read_text())["bits"]
+    )
+
+
+def test_a_table_needs_the_layers_that_it_is_checked_against(policy: Path, tmp_path: Path) -> None:
+    csv = tmp_path / "policy.csv"
+    run("table", policy, "--indicators", INDICATORS, "-o", csv)
+    refused = run("table", csv)
+    assert refused.exit_code == 2
+    assert "give --indicators" in refused.output
+    shown = run("table", csv, "--indicators", INDICATORS)
+    assert "share of BitOps" in shown.stdout
+
+
 def test_a_difference_names_the_layers(policy: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     assert run("search", INDICATORS, "--like", "w3a3", "-o", other).exit_code == 0
@@ -126,8 +149,21 @@ def test_a_budget_that_limits_nothing_is_told(tmp_path: Path) -> None:
     ]
     file = tmp_path / "indicators.json"
     write_record(Indicators(model="two", bits=(2, 4, 6), layers=tuple(layers)), file)
-    assert "The budget limits nothing" in run("search", file, "--like", "w8a8", "-o", tmp_path / "p.json").output
+    assert "The budget limits nothing" in run("search", file, "--max-mib", "1", "-o", tmp_path / "p.json").output
     assert "The budget limits nothing" not in run("search", file, "--like", "w4a4", "-o", tmp_path / "p.json").output
+
+
+def test_bits_that_no_layer_can_have_are_refused_where_they_would_limit_nothing(tmp_path: Path) -> None:
+    layers = [LayerIndicators(name="a", macs=100, num_weights=10, weight=(0.4, 0.2, 0.1), act=(0.8, 0.4, 0.2))]
+    file = tmp_path / "indicators.json"
+    write_record(Indicators(model="one", bits=(2, 4, 6), layers=tuple(layers)), file)
+    for like in ("w9a9", "w8a8", "w6a8"):
+        found = run("search", file, "--like", like, "-o", tmp_path / "p.json")
+        assert found.exit_code == 1
+        assert f"--like {like} asks for the BitOps of bits that no layer can have" in found.output
+        assert "the candidates here are 2, 4, 6; ask for w6a6 or less" in found.output
+    for like in ("w6a6", "w8a4", "w3a3"):  # what they limit can be reached, or has these bits
+        assert run("search", file, "--like", like, "-o", tmp_path / "p.json").exit_code == 0
 
 
 def test_every_solver_gives_the_published_objective(tmp_path: Path) -> None:
