@@ -31,6 +31,7 @@ format:
 docs:
     python docs/renew_cli.py
     python docs/renew_budgets.py
+    python docs/renew_refusals.py
     python docs/draw_pictures.py
     python docs/check_prose.py
     mkdocs build --strict

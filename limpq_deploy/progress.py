@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+from limpq_deploy.calibration.plain_text import plain, visible
 from limpq_deploy.callbacks import heard
 
 Level = Literal["quiet", "usual", "verbose"]
@@ -118,7 +119,7 @@ class Course:
 
 def _shown(count: _Count) -> str:
     text = f"{count.done:,} of {count.total:,}" if count.total > 1 else ""
-    note = " ".join(count.note.split())
+    note = " ".join(plain(count.note).split())
     return f"{text} ({note})" if text and note else text or note
 
 
@@ -181,7 +182,7 @@ def _lines(title: str, why: str, seconds: float, *, announced: bool) -> Iterator
 
     def write(line: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # who reads has gone away
-            print(line, file=stream, flush=True)
+            print(visible(line), file=stream, flush=True)
 
     def tell() -> None:
         while not ended.wait(seconds):
@@ -210,6 +211,7 @@ def _cost(before: resource.struct_rusage) -> str:
 @contextlib.contextmanager
 def _bar(title: str) -> Iterator[Course]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
@@ -226,11 +228,11 @@ def _bar(title: str) -> Iterator[Course]:
         class Drawn(Course):
             def report(self, done: int, total: int, note: str = "") -> None:
                 super().report(done, total, note)
-                bars.update(task, completed=done, total=total, note=note)
+                bars.update(task, completed=done, total=total, note=escape(plain(note)))
 
             def part(self, done: int, total: int, note: str = "") -> None:
                 super().part(done, total, note)
                 if self._steps.total == 0:
-                    bars.update(task, completed=done, total=total, note=note)
+                    bars.update(task, completed=done, total=total, note=escape(plain(note)))
 
         yield Drawn(title)

@@ -7,10 +7,14 @@ integers, codes q_x and q_w[c], is written
     sum[c]    = f16(2^-p * (q_x . q_w[c]))       a Conv or Gemm without bias: DequantizeLinear by 1 and by 2^-p, in FP16
     result[c] = f32(sum[c]) * factor[c] + bias[c]         Cast, Mul, Add in FP32; factor = f32(s_x * s_w[c]) * 2^p
 
-Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass `LARGEST_SUM`: nothing
-overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the sum to
-the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as there: quantizers, sums of streams, ReLUs
-and their bounds are in FP32, with the very numbers that were trained.
+Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass 2^15 (`half_step`):
+nothing overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the
+sum to the 11 bits of FP16; a sum of 11 bits or less stays as it is, and the trained model rounds like that where it
+stands for the file (`quant.half_sums`). All else is as there: quantizers, sums of streams, ReLUs and their bounds are
+in FP32, with the very numbers that were trained.
+
+Around layers of 16 bits tensors stay in FP16: a residual stream that such layers alone read is no codes but FP16, one
+tensor for them and for the sum (in FP32 for the sum, the compiler writes it twice); a sum of FP16 tensors is FP16.
 
 A MaxPool behind a layer and its ReLU is written straight behind the layer: factors are positive, so that what follows
 keeps order, and the pool reads FP16 and leaves less to read.
@@ -20,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from limpq_deploy.calibration.numbers.params import QuantParams
@@ -28,11 +31,10 @@ from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.qdq.base import LAYER_OPS
 from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
+from limpq_deploy.export.records.placement import ActQuantizer
 
-LARGEST_SUM = 2.0**15
-"""Largest result of a layer's product; FP16 holds 65,504."""
-
-LARGEST_CODE = 128
+JOINS = ("Add", "Concat")
+"""Operators that stay in FP16 where all that they read is in FP16."""
 
 
 class TensorRtRtxDialect(TensorRtDialect):
@@ -49,6 +51,13 @@ class TensorRtRtxDialect(TensorRtDialect):
     def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
         super().quantize(source, result, name, suffix, params)
         self.codes[self.dequantized[result]] = (f"{name}_codes{suffix}", f"{name}_zero_point")
+
+    def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
+        deciding = [self.layers.get(name) for name in self.placement.deciding(quantizer)]
+        if source in self.params or source in self.half or not all(one and self._in_half(one) for one in deciding):
+            super().pass_on(source, result, quantizer)
+        else:
+            self.half[result] = self._cast(self.real(source), TensorProto.FLOAT16)
 
     def move(self, node: onnx.NodeProto) -> None:
         super().move(node)
@@ -79,7 +88,7 @@ class TensorRtRtxDialect(TensorRtDialect):
         return name
 
     def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
-        name, step = f"{layer.name}.weight", _step(layer.codes)
+        name, step = f"{layer.name}.weight", layer.half_step
         grid = [
             self.constant(f"{name}_scale", np.array(step, np.float16)),
             self.constant(f"{name}_zero_point", np.array(0, np.int8)),
@@ -99,7 +108,7 @@ class TensorRtRtxDialect(TensorRtDialect):
         product.output[0] = f"{result}.sum"
         super().copy(product, inputs[:2], name)
         column = (1, -1) + (1,) * (layer.codes.ndim - 2)
-        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(_step(layer.codes))).reshape(column))
+        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(layer.half_step)).reshape(column))
         bias = self.constant(f"{name}.bias", layer.float_bias.reshape(column))
         total = self.add("Cast", [self._early_pool(node, product.output[0])], f"{result}.float", to=TensorProto.FLOAT)
         scaled = self.add("Mul", [total, factor], f"{result}.scaled")
@@ -125,6 +134,9 @@ class TensorRtRtxDialect(TensorRtDialect):
     def other(self, node: onnx.NodeProto) -> None:
         if node.output[0] in self.pooled:
             self.dequantized[node.output[0]] = self.real(node.input[0])
+        elif node.op_type in JOINS and all(name in self.half for name in node.input):
+            self.copy(node, [self.half[name] for name in node.input])
+            self.half[node.output[0]] = node.output[0]
         else:
             super().other(node)
 
@@ -136,12 +148,6 @@ class TensorRtRtxDialect(TensorRtDialect):
                 read.update(node.input)
                 kept.append(node)
         self.nodes = kept[::-1]
-
-
-def _step(codes: NDArray[np.int8]) -> float:
-    """2^-p: the largest power of two by which no sum of products with int8 codes passes `LARGEST_SUM`."""
-    sums = np.abs(codes.astype(np.int64)).reshape(len(codes), -1).sum(1) * LARGEST_CODE
-    return float(2.0 ** min(np.floor(np.log2(LARGEST_SUM / max(int(sums.max(initial=1)), 1))), 0.0))
 
 
 DIALECT = TensorRtRtxDialect

@@ -50,13 +50,14 @@ def references(path: Path, batches: Iterable[NDArray[np.float32]]) -> Iterator[R
 
     model = load_model(path)
     _, cuts = cut_model(model)
-    session = open_as_written(model, [cut.value for cut in cuts])
+    session = open_as_written(model, [cut.tensor for cut in cuts])
     image, logits = model.graph.input[0].name, model.graph.output[0].name
     for images in batches:
         values = session.run_feeds({image: images})
+        reals = [cut.reals(values[cut.tensor]) for cut in cuts]
         yield Reference(
-            feeds={image: images, **{cut.start: values[cut.value] for cut in cuts}},
-            ends={logits: values[logits], **{cut.end: values[cut.value] for cut in cuts}},
+            feeds={image: images, **{cut.start: one for cut, one in zip(cuts, reals, strict=True)}},
+            ends={logits: values[logits], **{cut.end: one for cut, one in zip(cuts, reals, strict=True)}},
         )
 
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
-from limpq_deploy.export.reference.engine_parity import Feeds, Reference, check_clips, compare_engine
+from limpq_deploy.export.reference.engine_parity import Reference, check_clips, compare_engine
 from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
 
 CHANNELS, SIZE, CLASSES = 32, 16, 10
@@ -212,12 +212,12 @@ def _expected(model: onnx.ModelProto, cuts: tuple[Cut, ...], images: NDArray[np.
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     shown.opset_import[0].version = 21
-    shown.graph.output.extend(helper.make_tensor_value_info(cut.value, TensorProto.FLOAT, None) for cut in cuts)
-    logits, *reals = ReferenceEvaluator(shown).run(None, {"images": images})
-    values: Feeds = {cut.value: np.asarray(real, np.float32) for cut, real in zip(cuts, reals, strict=True)}
+    shown.graph.output.extend(helper.make_empty_tensor_value_info(cut.tensor) for cut in cuts)
+    logits, *codes = ReferenceEvaluator(shown).run(None, {"images": images})
+    reals = [cut.reals(np.asarray(one)) for cut, one in zip(cuts, codes, strict=True)]
     return Reference(
-        feeds={"images": images, **{cut.start: values[cut.value] for cut in cuts}},
-        ends={"logits": np.asarray(logits, np.float32), **{cut.end: values[cut.value] for cut in cuts}},
+        feeds={"images": images, **{cut.start: one for cut, one in zip(cuts, reals, strict=True)}},
+        ends={"logits": np.asarray(logits, np.float32), **{cut.end: one for cut, one in zip(cuts, reals, strict=True)}},
     )
 
 

@@ -23,7 +23,7 @@ from limpq_deploy.policy.candidates import find, find_own
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.explain import Explanation
 from limpq_deploy.policy.explain import explain as explanation_of
-from limpq_deploy.policy.front import Front, UniformPoint, parse_range, uniform_points
+from limpq_deploy.policy.front import Front, parse_range
 from limpq_deploy.policy.front import sweep as front_of
 from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators
@@ -192,16 +192,9 @@ def sweep(
             from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
 
             with reporting("previews") as report:
-                look = open_previewer(_folder(preview), asked.carried, trusted=trusted)
+                look = open_previewer(_folder(preview), asked.carried, trusted=trusted, interval=True)
                 front = with_previews(front, look, report)
     return front
-
-
-def uniform_front(indicators: Readable, **same: Any) -> tuple[UniformPoint, ...]:
-    """What a front is compared with: uniform bits within the size budgets; ``same``: as in `sweep`."""
-    asked = question(indicators, same)
-    limits = asked.limits if any(value is not None for value in asked.budgets.values()) else ()
-    return tuple(uniform_points(asked.carried, budgets=limits, admit=asked.admit, **asked.asked))
 
 
 def preview(

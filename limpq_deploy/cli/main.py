@@ -13,13 +13,14 @@ import click
 
 import limpq_deploy
 from limpq_deploy.calibration.errors import LimpqError, SettingError
-from limpq_deploy.calibration.plain_text import plain, plain_record, visible
+from limpq_deploy.calibration.plain_text import plain, plain_record
 from limpq_deploy.callbacks import Callback
 from limpq_deploy.cli.commands.bench import bench
 from limpq_deploy.cli.commands.finish import add_finish_commands
 from limpq_deploy.cli.commands.inspect import inspect
 from limpq_deploy.cli.commands.policy import add_policy_commands
 from limpq_deploy.cli.commands.profile import profile
+from limpq_deploy.cli.commands.report import report
 from limpq_deploy.cli.commands.search import preview, search
 from limpq_deploy.cli.commands.ship import add_ship_commands, key_option
 from limpq_deploy.cli.commands.storage import unpack
@@ -107,10 +108,10 @@ class _Group(click.Group):
                 "another folder, and give the same command again"
             ) from error
         except KeyboardInterrupt:
-            click.echo("\nStopped.", err=True)
+            aside("\nStopped.")
             ctx.exit(INTERRUPTED)
         except Terminated:
-            click.echo("\nStopped by SIGTERM.", err=True)
+            aside("\nStopped by SIGTERM.")
             ctx.exit(TERMINATED)
         except SystemExit as end:
             if answers.given() or end.code in (INTERRUPTED, TERMINATED):
@@ -123,7 +124,7 @@ class _Group(click.Group):
 
 def _show_traceback(ctx: click.Context) -> None:
     if ctx.params.get("debug"):
-        click.echo(traceback.format_exc(), err=True)
+        aside(traceback.format_exc())
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
@@ -176,7 +177,7 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
         code = end.code if isinstance(end, SystemExit) else TERMINATED if isinstance(end, Terminated) else INTERRUPTED
         if code in (INTERRUPTED, TERMINATED):
             by = "" if code == INTERRUPTED else " by SIGTERM"
-            click.echo(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.", err=True)
+            aside(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.")
         sys.exit(code)
     if outcome is None:  # a process beside the one that builds, which answers
         return
@@ -205,7 +206,7 @@ class _Told(Callback):
     def on_stage(self, stage: Any) -> None:
         from limpq_deploy.cli.output.tables import stage_line
 
-        aside(visible(stage_line(plain_record(stage, LONGEST_ERROR))))
+        aside(stage_line(plain_record(stage, LONGEST_ERROR)))
 
 
 @main.command(cls=GroupedCommand, short_help="All stages, from images to a measured bundle.")
@@ -268,6 +269,7 @@ add_policy_commands(main)
 add_finish_commands(main)
 add_ship_commands(main)
 main.add_command(unpack)
+main.add_command(report)
 
 
 @main.command(short_help="Accuracy of an exported model on a data set.")

@@ -1,5 +1,6 @@
 """What a build is asked to do: typed settings, from the command line over a TOML file over defaults. No torch here."""
 
+import difflib
 import json
 import shlex
 import tomllib
@@ -441,7 +442,7 @@ def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
     known = [field.name for field in fields(cls)]
     for key in settings:
         if key not in known:
-            near = _elsewhere(key, cls) or did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
+            near = _elsewhere(key, cls) or did_you_mean(key, known) or _likest(key, known)
             raise RecordError(f"{origin}: unknown key {plain(key, 60)!r}{near}")
 
 
@@ -452,6 +453,12 @@ def _elsewhere(key: str, cls: type) -> str:
     if cls is Training and key in {field.name for field in fields(Config)}:
         return "; it is a key of the file's beginning, before the section [training]"
     return ""
+
+
+def _likest(key: str, known: list[str]) -> str:
+    """Known keys, the most alike first."""
+    near = difflib.get_close_matches(key[:60], known, n=6, cutoff=0.0)
+    return f"; known keys most like it: {', '.join(near)} (limpq-deploy build --help-all has all)"
 
 
 def _validated(settings: dict[str, Any]) -> Config:

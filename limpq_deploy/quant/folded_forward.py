@@ -13,6 +13,7 @@ from limpq_deploy.export.qdq.base import Layers
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import TargetSpec
 from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.quant.half_sums import half_sums
 from limpq_deploy.quant.quantized_model import QuantizedModel
 
 
@@ -29,13 +30,14 @@ def folded_forward(model: QuantizedModel, layers: Layers) -> Iterator[None]:
         module.exported = tuple(  # type: ignore[assignment]
             torch.from_numpy(values).to(module.weight.device) for values in real_values(layer, model.placement.spec)
         )
+        module.half_sums = half_sums(layer, module, model.placement.spec)
     for norm in norms:
         norm.folded = True
     try:
         yield
     finally:
         for name in layers:
-            model.quant_layer(name).exported = None
+            model.quant_layer(name).exported = model.quant_layer(name).half_sums = None
         for norm in norms:
             norm.folded = False
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.export.records.placement import ActQuantizer
 from limpq_deploy.quant.fake_quant import LearnedScales, fake_quantize, quantize
+from limpq_deploy.quant.half_sums import HalfSums
 
 OCTAVES = (0, -1, 1, -2, 2)
 """Of a channel's power of two from its layer's; of equal errors the first wins."""
@@ -63,7 +64,7 @@ class QuantLayer(nn.Module):
     ``2^k / f``, with f = ``fold_factor``()[c] = |gamma| / sqrt(var + eps) and 2^k the power next to the learned scale
     times f, times 2^``octaves``[c]: the layer's own function stays, only the grid of each channel moves. ``octaves``
     [len(grids), O] are whole numbers, see `choose_octaves`. ``exported``: weight and bias that are used instead (see
-    `folded_forward`).
+    `folded_forward`), with ``half_sums`` of the target where it has such.
     """
 
     octaves: torch.Tensor
@@ -85,6 +86,7 @@ class QuantLayer(nn.Module):
         self.active: int | None = None
         self.gathers_gradients = False
         self.exported: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.half_sums: HalfSums | None = None
         self.fold_factor = fold_factor
         if pow2:
             self.register_buffer("octaves", torch.zeros(len(grids), len(layer.weight)))
@@ -92,7 +94,10 @@ class QuantLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.exported is not None:
-            return self.apply_weight(x, *self.exported)
+            weight, bias = self.exported
+            if self.half_sums is not None:
+                return self.half_sums(self.apply_weight(x, weight, None))
+            return self.apply_weight(x, weight, bias)
         if self.active is None:
             return self.apply_weight(x, self.weight, self.bias)
         index = self.bits.index(self.active)

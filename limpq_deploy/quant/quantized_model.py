@@ -118,7 +118,8 @@ class QuantizedModel(nn.Module):
         for quantizer in self.placement.quantizers:
             chosen = quantizer.bits if quantizer.bits is not None else policy[quantizer.layers[0]][1]
             module = self.act_quantizer(quantizer.name)
-            if not in_float(chosen):
+            left_out = floats and quantizer.parent is None and quantizer.name not in widths
+            if not in_float(chosen) and not left_out:
                 module.active = chosen
             else:
                 kept = widths.get(quantizer.name)

@@ -27,6 +27,7 @@ from limpq_deploy.model.place import QUANTIZERS, with_quantizers
 from limpq_deploy.model.results import tensors_of
 from limpq_deploy.quant.fake_quant import quantize
 from limpq_deploy.quant.folded_forward import folded_forward, real_values
+from limpq_deploy.quant.half_sums import half_sums
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
 
@@ -187,6 +188,9 @@ def _folded(
         weight, bias = real_values(layers[placed.name], placement.spec)
         layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
         layer.bias = nn.Parameter(torch.from_numpy(bias), requires_grad=False)
+        if (rounded := half_sums(layers[placed.name], layer, placement.spec)) is not None:
+            layer.bias = None
+            layer.register_forward_hook(lambda module, given, product, rounded=rounded: rounded(product))
         if placed.batchnorm is not None:
             graph.set_submodule(placed.batchnorm, nn.Identity())
     return graph.eval(), list(feeds.values())

@@ -15,9 +15,9 @@ from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.model.results import tensors_of
 from limpq_deploy.progress import counted
 from limpq_deploy.tasks.base import Arrays
-from limpq_deploy.tasks.score import TOP1
+from limpq_deploy.tasks.score import TOP1, Scored
 from limpq_deploy.train.device import device_of
-from limpq_deploy.train.evaluate import evaluate
+from limpq_deploy.train.evaluate import Evaluation, evaluate
 from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.judged import Predict, judged, value_of
 from limpq_deploy.train.processes import add_up, count, rank
@@ -65,7 +65,15 @@ def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> t
 
 
 def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, tuple[float, ...]]:
-    """The judge's figure, and of each image what its labels teach; without labels, or where those teach nothing, the
+    """The judge's figure and the losses of `judged_with_losses`."""
+    found, losses = judged_with_losses(model, split, judge, interval=False)
+    return value_of(found), losses
+
+
+def judged_with_losses(
+    model: nn.Module, split: Split, judge: Judge = CLASSES, *, interval: bool
+) -> tuple[Evaluation | Scored, tuple[float, ...]]:
+    """What the judge finds, and of each image what its labels teach; without labels, or where those teach nothing, the
     distance to the float model's outputs. Losses tell near models apart sooner than counting."""
     task = judge.of(split)
     losses: list[float] = []
@@ -92,8 +100,7 @@ def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) ->
             yield images_NCHW, targets
 
     reference = None if judge.reference is None else predictor(judge.reference.to(device_of(model)))
-    found = value_of(judged(predict, batches(), task, reference=reference, interval=False))
-    return found, tuple(losses)
+    return judged(predict, batches(), task, reference=reference, interval=interval), tuple(losses)
 
 
 def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:

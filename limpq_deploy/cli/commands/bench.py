@@ -8,6 +8,7 @@ import click
 
 import limpq_deploy
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.cli.options.builder import builder_options, engine_batch_option, take_builder
 from limpq_deploy.cli.options.shared import FILE, NEW_FILE, IntList, json_option, seconds_option, threads_option
 from limpq_deploy.cli.output.answers import answer, aside
@@ -187,5 +188,5 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
     reports = load_record(LatencyReport, before), load_record(LatencyReport, after)
     changes = compared(*reports)
     for sentence in unmatched(*reports):
-        aside(wrapped(sentence))
+        aside(wrapped(plain(sentence, 2000)))
     answer(json.dumps({"changes": [to_dict(change) for change in changes]}) if as_json else change_table(changes))

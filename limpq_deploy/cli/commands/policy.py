@@ -10,6 +10,7 @@ import click
 import limpq_deploy
 from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import (
+    ACROSS,
     FILE,
     MEASURES,
     NEW_FILE,
@@ -35,7 +36,20 @@ from limpq_deploy.cli.output.answers import answer
 )
 @click.option("--solver", type=OneOf(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: front.json]")
-@click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
+@click.option(
+    "--picture",
+    type=FILE,
+    metavar="FILE",
+    help="Draw the front, as .svg or .png, with the best policy within the BitOps of each uniform one besides.",
+)
+@click.option(
+    "--x",
+    "across",
+    type=click.Choice(ACROSS),
+    default="bitops",
+    show_default=True,
+    help="Of the picture: cost across; upwards stands the previewed accuracy, or else the importance.",
+)
 @click.option(
     "--preview",
     "build",
@@ -54,6 +68,7 @@ def sweep(
     solver: Any,
     output: Path | None,
     picture: Path | None,
+    across: str,
     build: Path | None,
     trusted: bool,
     as_json: bool,
@@ -68,8 +83,8 @@ def sweep(
     limpq-deploy sweep indicators.json --gbitops 20:120:50
     limpq-deploy sweep indicators.json --gbitops 20:120:50 --max-mib 8 --picture front.svg
     limpq-deploy sweep indicators.json --all
+    limpq-deploy sweep DIR/indicators.json --gbitops 0.02:0.1:9 --preview DIR --picture front.png --x size
     """
-    from limpq_deploy.api.policies import uniform_front
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.policy.indicators import Indicators
@@ -79,20 +94,36 @@ def sweep(
     if gbitops is None and not supported:
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
     indicators = load_record(Indicators, indicators_file)
+    drawn, times = None, options["latency_table"]
+    if picture is not None:
+        from limpq_deploy.api.front_file import axis_of, draw_front
+
+        if across == "latency" and options["max_latency_ms"] is None:
+            options["latency_table"] = None  # it is for the picture alone
+        drawn = axis_of(indicators, across, times, **options)
     front = limpq_deploy.sweep(indicators, gbitops, gap=gap, solver=solver, preview=build, trusted=trusted, **options)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
-        from limpq_deploy.report.front_picture import write_front_picture
-
-        write_front_picture(front, picture, uniform=uniform_front(indicators, **options))
+        draw_front(
+            front,
+            picture,
+            indicators,
+            gbitops=gbitops,
+            axis=drawn,
+            gap=gap,
+            solver=solver,
+            preview=build,
+            trusted=trusted,
+            **options,
+        )
     if as_json:
         answer(json.dumps(to_dict(front)))
         return
     from limpq_deploy.cli.output.search import front_table
 
-    drawn = f"\ndrawn in {picture}" if picture is not None else ""
-    answer(f"{front_table(front)}\nwritten to {file}{drawn}")
+    where = f"\ndrawn in {picture}" if picture is not None else ""
+    answer(f"{front_table(front)}\nwritten to {file}{where}")
 
 
 @click.command(short_help="Compare two policies, layer by layer.")

@@ -17,7 +17,7 @@ from limpq_deploy.cli.options.shared import (
     json_option,
     trust_option,
 )
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 
 
 @click.command(short_help="The best policy within budgets, from an indicators file.")
@@ -77,7 +77,7 @@ def search(
             from limpq_deploy.cli.output.search import conflict_table
 
             conflict = explain_refusal(indicators, solver=solver, **options)
-            click.echo(conflict_table(conflict) if conflict else "", err=True)
+            aside(conflict_table(conflict) if conflict else "")
         raise
     file = output or Path("policy.json")
     write_record(policy, file)

@@ -8,12 +8,16 @@ from typing import Any
 import click
 
 import limpq_deploy
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.export.ship.triton.config import BACKENDS
 
 FAILED = 3
+
+LONGEST_NOTE = 2000
+"""Characters of a note, some of which cite a bundle."""
 
 
 def key_option(command: Any) -> Any:
@@ -191,10 +195,7 @@ def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_j
         wrong = f"{found.differing} of {found.logits} logits differ" if found.differing else "every logit is equal"
         answer(f"{found.address}: {found.images} canaries in {found.seconds:.2f} s: {wrong}")
     if found.behind:
-        click.echo(
-            f"note: version {found.version} answers; {bundle} is to serve version {found.active}: load the model",
-            err=True,
-        )
+        aside(f"note: version {found.version} answers; {bundle} is to serve version {found.active}: load the model")
     if not found.passed:
         sys.exit(FAILED)
 
@@ -223,4 +224,4 @@ def _tell(done: Any, as_json: bool) -> None:
     if len(done.kept) > 1:
         aside("note: a running server goes on with what it has loaded until it loads the model again")
     for note in done.notes:
-        aside(f"note: {note}")
+        aside(f"note: {plain(note, LONGEST_NOTE)}")

@@ -35,6 +35,7 @@ NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 """One to write: a folder of that name is told before anything is done."""
 
 MEASURES = ("scale", "kl", "loss", "fisher")
+ACROSS = ("bitops", "size", "bytes", "latency")
 RANGES = ("mse", "minmax", "percentile", "entropy")
 SCALES = ("free", "pow2")
 SOLVERS = ("auto", "own", "cbc", "highs")

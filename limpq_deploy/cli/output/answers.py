@@ -32,9 +32,9 @@ def answer(text: str) -> None:
 
 
 def aside(text: str) -> None:
-    """Write a line beside the answer, to stderr; nothing with -q."""
+    """Write lines beside the answer, to standard error, where nothing stands that a terminal obeys; none with -q."""
     if not is_quiet():
-        click.echo(text, err=True)
+        click.echo(visible(text), err=True)
 
 
 def expect(*, as_json: bool) -> None:

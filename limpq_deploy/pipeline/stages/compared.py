@@ -100,7 +100,7 @@ def as_written(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityRe
         logits_equal=False,
         logits_max_difference=0.0,
         notes=(
-            "No engine was built here: the trained model was compared with the file as written (ONNX Runtime, every "
+            "No engine ran here: the trained model was compared with the file as written (ONNX Runtime, every "
             "optimisation off), in its own arithmetic.",
         ),
     )

@@ -17,8 +17,8 @@ from limpq_deploy.verdict.record import Verdict
 Command = Callable[..., Result]
 
 TRAINED = ["given", "float", "indicators", "search", "finetune", "uniform", "int8"]
-STAGES = [*TRAINED, "export", "engine", "parity", "accuracy", "latency", "candidates", "study", "verdict", "report"]
-STAGES += ["bundle"]
+STAGES = [*TRAINED, "export", "engine", "parity", "accuracy", "latency", "candidates", "study", "verdict"]
+STAGES += ["what-if", "report", "bundle"]
 
 
 def ran(result: Result) -> list[str]:
@@ -207,7 +207,7 @@ def test_a_build_for_tensorrt_goes_as_far_as_a_cpu_can_where_there_is_no_tensorr
 ) -> None:
     result = run("build", "--config", settings, "--out", "out", "--target", "tensorrt", "--no-engine", "--json")
     assert result.exit_code == 0, result.output
-    judged = ["export", "parity", "accuracy", "candidates", "verdict", "report", "bundle"]
+    judged = ["export", "parity", "accuracy", "candidates", "verdict", "what-if", "report", "bundle"]
     assert passed(result) == all_of([*TRAINED, *judged], copy)
     outcome = json.loads(result.stdout)
     assert (outcome["why"], outcome["verdict"]["outcome"]) == (None, "incomplete")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from limpq_deploy.calibration.records import write_record
+from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.cli.main import main
+from limpq_deploy.policy.front import uniform_points
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -41,6 +42,29 @@ def test_a_sweep_writes_every_budget_with_its_bound_and_draws_it(tmp_path: Path)
         assert point["solver"]["status"] == "optimal"
         assert point["solver"]["bound"] <= point["policy"]["objective"]
     assert picture.read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(("across", "title"), [("bitops", "G BitOps"), ("size", "MiB of weights")])
+def test_a_picture_has_the_cost_asked_for_across(tmp_path: Path, across: str, title: str) -> None:
+    picture = tmp_path / "front.svg"
+    found = run(
+        *("sweep", INDICATORS, "--gbitops", "40:80:3", "--x", across, "--picture", picture),
+        *("-o", tmp_path / "front.json"),
+    )
+    assert found.exit_code == 0, found.output
+    assert title in picture.read_text()
+    dots = picture.read_text().count("no policy below")
+    uniform = [one for one in uniform_points(load_record(Indicators, Path(INDICATORS))) if 40e9 <= one.bitops <= 80e9]
+    limits = {one.bitops for one in uniform} | {40 * 10**9, 60 * 10**9, 80 * 10**9}
+    assert dots == len(limits)  # three budgets, and the best policy beside each uniform one
+
+
+def test_costs_that_are_not_known_are_refused_with_what_would_tell_them(tmp_path: Path) -> None:
+    common = ("sweep", INDICATORS, "--gbitops", "40:80:3", "--picture", tmp_path / "p.svg", "-o", tmp_path / "f.json")
+    for across, words in (("latency", "--latency-table"), ("bytes", "learn them again")):
+        refused = run(*common, "--x", across)
+        assert refused.exit_code == 1
+        assert words in refused.output
 
 
 def test_all_supported_points_need_no_budgets_and_admit_none(tmp_path: Path) -> None:
