@@ -14,7 +14,8 @@ stands for the file (`quant.half_sums`). All else is as there: quantizers, sums 
 in FP32, with the very numbers that were trained.
 
 Around layers of 16 bits tensors stay in FP16: a residual stream that such layers alone read is no codes but FP16, one
-tensor for them and for the sum (in FP32 for the sum, the compiler writes it twice); a sum of FP16 tensors is FP16.
+tensor for them and for the sum: read in FP32 by the sum, it would be written twice. So a sum of anything in FP16 is in
+FP16.
 
 A MaxPool behind a layer and its ReLU is written straight behind the layer: factors are positive, so that what follows
 keeps order, and the pool reads FP16 and leaves less to read.
@@ -34,7 +35,7 @@ from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
 from limpq_deploy.export.records.placement import ActQuantizer
 
 JOINS = ("Add", "Concat")
-"""Operators that stay in FP16 where all that they read is in FP16."""
+"""Operators that are in FP16 where anything that they read is."""
 
 
 class TensorRtRtxDialect(TensorRtDialect):
@@ -134,8 +135,10 @@ class TensorRtRtxDialect(TensorRtDialect):
     def other(self, node: onnx.NodeProto) -> None:
         if node.output[0] in self.pooled:
             self.dequantized[node.output[0]] = self.real(node.input[0])
-        elif node.op_type in JOINS and all(name in self.half for name in node.input):
-            self.copy(node, [self.half[name] for name in node.input])
+        elif node.op_type in JOINS and any(name in self.half for name in node.input):
+            self.copy(
+                node, [self.half.get(one) or self._cast(self.real(one), TensorProto.FLOAT16) for one in node.input]
+            )
             self.half[node.output[0]] = node.output[0]
         else:
             super().other(node)

@@ -14,7 +14,7 @@ from limpq_deploy.export.timing.profile import profile as measure
 from limpq_deploy.export.timing.report import Threads
 from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.latency.bench import available, progress_of, require_batches, require_threads
-from limpq_deploy.policy.indicators import Indicators
+from limpq_deploy.policy.indicators import Indicators, LayerEdge
 from limpq_deploy.progress import progress
 from limpq_deploy.workspace.file_names import FLOAT_MODEL, INDICATORS, PLACEMENT
 from limpq_deploy.workspace.finished import BuildFiles
@@ -38,14 +38,7 @@ def profile_build(
     for a target that the runtime does not execute; SettingError for a batch that the engines would not take, and for
     threads of a runtime that computes on a device.
     """
-    for name in (FLOAT_MODEL, PLACEMENT, INDICATORS):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder} has no {name}; name the --out directory of a build that came to its export")
-    files = BuildFiles(folder)
-    placement = load_record(Placement, files.path(PLACEMENT))
-    edges = load_record(Indicators, files.path(INDICATORS)).edges
-    if edges is None:
-        raise ModelError(f"the indicators of {folder} know no edges; renew them with `limpq-deploy indicators --fresh`")
+    files, placement, _, edges = profiled_files(folder)
     chosen = runtime or placement.spec.runtime
     if chosen is None:
         raise ModelError(f"the target {placement.spec.name} is never executed; build for another with --target")
@@ -69,3 +62,16 @@ def profile_build(
             ProfileSettings(threads=threads, batch=batch, seconds=seconds, mixed=graphs, seed=seed),
             report=progress_of(report),
         )
+
+
+def profiled_files(folder: Path) -> tuple[BuildFiles, Placement, Indicators, tuple[LayerEdge, ...]]:
+    """A build's files with its placement, indicators and edges. Raises ModelError where one is not there."""
+    for name in (FLOAT_MODEL, PLACEMENT, INDICATORS):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} has no {name}; name the --out directory of a build that came to its export")
+    files = BuildFiles(folder)
+    placement = load_record(Placement, files.path(PLACEMENT))
+    indicators = load_record(Indicators, files.path(INDICATORS))
+    if indicators.edges is None:
+        raise ModelError(f"the indicators of {folder} know no edges; renew them with `limpq-deploy indicators --fresh`")
+    return files, placement, indicators, indicators.edges

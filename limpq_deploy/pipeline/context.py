@@ -44,7 +44,7 @@ from limpq_deploy.optional_packages import require_modules
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.deployed import Start
 from limpq_deploy.pipeline.start import take_weights
-from limpq_deploy.policy.budgets import budgets_from_options
+from limpq_deploy.policy.budgets import COST_FILES, budgets_from_options
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import load_given
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
@@ -83,7 +83,7 @@ class Subject:
         Raises the error that the stage would raise.
         """
         require_modules(("safetensors",), "training")
-        for given in (self.config.weights, self.config.policy, self.config.latency_table):
+        for given in (self.config.weights, self.config.policy, *(getattr(self.config, name) for name in COST_FILES)):
             if given is not None:
                 checked(given)
         if self.target.exportable:

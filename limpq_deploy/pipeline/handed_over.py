@@ -53,7 +53,10 @@ class HandedOver:
     def __init__(self, folder: Path) -> None:
         """Raises RecordError for damaged records."""
         self._folder = folder
-        self.config: Config = replace(load_config(folder / CONFIG), out=folder)
+        config = load_config(folder / CONFIG)
+        prices = config.cost_table  # a file of the machine that trained; the page goes without where it is not here
+        found = prices if prices is not None and prices.is_file() else None
+        self.config: Config = replace(config, out=folder, cost_table=found)
         self.handover = load_record(Handover, folder / HANDOVER)
         self.placement = load_record(Placement, folder / PLACEMENT)
 

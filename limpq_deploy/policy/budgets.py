@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.policy.act_costs import act_bits_budget, act_memory_budgets, weight_bits_budget
 from limpq_deploy.policy.admitted import admitted_pairs
@@ -31,6 +32,7 @@ from limpq_deploy.policy.costs import (
 )
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.latency_cost import NS, latency_cost
+from limpq_deploy.policy.table_cost import SCALE, kernel_cost, moved_cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +167,32 @@ class BudgetSettings:
             make=lambda asked: asked.at_most(latency_cost(asked.indicators, asked.source), "ms", NS),
             source="latency_table",
             measured=True,
+        )
+    )
+    cost_table: Path | None = _setting(  # noqa: RUF009 - a Field, as the others
+        CostFile(
+            metavar="FILE.json",
+            help="What a compiler's kernels move, by layer, for --max-moved-mib and --max-kernels.",
+            holds="what this model's layers move",
+            load=lambda path: load_record(CostTable, path),
+        )
+    )
+    max_moved_mib: float | None = _setting(
+        BudgetRow(
+            metavar="M",
+            help="What the engine's kernels read and write for a call of the table's batch, weights too, in MiB.",
+            counts="moved",
+            make=lambda asked: asked.at_most(moved_cost(asked.indicators, asked.source), "MiB moved", 2**20),
+            source="cost_table",
+        )
+    )
+    max_kernels: float | None = _setting(
+        BudgetRow(
+            metavar="N",
+            help="Kernels of the engine.",
+            counts="kernels",
+            make=lambda asked: asked.at_most(kernel_cost(asked.indicators, asked.source), "kernels", SCALE),
+            source="cost_table",
         )
     )
 

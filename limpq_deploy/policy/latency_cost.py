@@ -41,7 +41,7 @@ class Converted:
 
     def precision(self, layer: str, pair: BitPair) -> BitPair | None:
         """The measured precision at which one of the two runs."""
-        return _runs_at(self.before_times if layer == self.before else self.after_times, pair)[0]
+        return runs_at(self.before_times if layer == self.before else self.after_times, pair)[0]
 
     def between(self, before: BitPair, after: BitPair) -> int:
         first, last = self.precision(self.before, before), self.precision(self.after, after)
@@ -78,7 +78,7 @@ class Latency:
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
         if layer.name not in self.times:
             return 0
-        precision, ns = _runs_at(self.times[layer.name], (weight_bits, act_bits))
+        precision, ns = runs_at(self.times[layer.name], (weight_bits, act_bits))
         if precision is None or layer.name not in self.beside:
             return ns
         return ns + self.beside[layer.name].get(precision, 0)
@@ -119,7 +119,7 @@ def _times(indicators: Indicators, table: LatencyTable) -> tuple[dict[str, str],
         stands_at.update(dict.fromkeys(layers, first))
         times[first] = tuple(sorted(measured, key=lambda time: (time[0][0] * time[0][1], time[0])))
         for pair in sorted(pairs):
-            if _runs_at(times[first], pair)[0] is None:
+            if runs_at(times[first], pair)[0] is None:
                 raise ModelError(
                     f"the latency table of {table.model!r} has no time for layer {first!r} at w{pair[0]}a{pair[1]} or "
                     "wider; measure it, or restrict the bits"
@@ -146,7 +146,7 @@ def _latency(
     indicators: Indicators, table: LatencyTable, stands_at: Mapping[str, str], times: Mapping[str, Times]
 ) -> Latency:
     fixed = {
-        layer.name: _runs_at(times[layer.name], (layer.weight_bits, layer.act_bits))[0]
+        layer.name: runs_at(times[layer.name], (layer.weight_bits, layer.act_bits))[0]
         for layer in indicators.pinned
         if stands_at[layer.name] == layer.name
     }
@@ -212,7 +212,7 @@ def _add(sums: dict[Key, int], key: Key, ns: int) -> None:
         sums[key] = sums.get(key, 0) + ns
 
 
-def _runs_at(times: Times, pair: BitPair) -> tuple[BitPair | None, int]:
+def runs_at(times: Times, pair: BitPair) -> tuple[BitPair | None, int]:
     """The first measured precision that holds these bits, with its time; (None, UNMEASURED) where none does."""
     for precision, ns in times:
         if precision[0] >= pair[0] and precision[1] >= pair[1]:

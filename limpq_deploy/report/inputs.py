@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.reference.parity import ParityReport
+from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
@@ -56,6 +57,7 @@ class ReportInputs:
     commands: Mapping[str, str] = field(default_factory=dict)
     answers: Answers | None = None
     curves: tuple[Curve, ...] = ()
+    cost_table: CostTable | None = None
 
     def __post_init__(self) -> None:
         searched = {layer.name for layer in self.placement.searched}

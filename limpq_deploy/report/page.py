@@ -19,6 +19,7 @@ from limpq_deploy.calibration.files import write_text
 from limpq_deploy.report import figures
 from limpq_deploy.report.accuracy import accuracy_section
 from limpq_deploy.report.answers_view import answers_section
+from limpq_deploy.report.bounds import bounds_section
 from limpq_deploy.report.candidates import candidates_section
 from limpq_deploy.report.columns import ColumnChart
 from limpq_deploy.report.costs import costs_section, model_name, ratio_text
@@ -70,6 +71,7 @@ def render_report(inputs: ReportInputs) -> str:
             scales=scales,
             latency=latency_section(inputs),
             study=study_section(inputs.study, inputs.rounds),
+            bounds=bounds_section(inputs),
             parity=parity,
             reasons={missing.name: missing.reason for missing in inputs.verdict.not_measured},
             facts=_facts(inputs),

@@ -62,6 +62,11 @@ class RuntimeSpec:
         """The module of `export.qdq` that writes its files."""
         return self.writer or self.dialect
 
+    @property
+    def prices(self) -> bool:
+        """Whether its own compiler builds on any machine, and so says without a device what kernels move."""
+        return self.compiled_by == self.name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSpec:

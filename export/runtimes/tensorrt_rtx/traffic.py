@@ -35,11 +35,12 @@ def moved_bytes(entries: Sequence[Entry], batch: int) -> dict[str, int]:
             continue
         for tensors in (entry["Inputs"], entry["Outputs"]):
             for tensor, name in zip(tensors, tensor_types(tensors), strict=True):
-                found[name] = found.get(name, 0) + _bytes(tensor, batch)
+                found[name] = found.get(name, 0) + tensor_bytes(tensor, batch)
     return found
 
 
-def _bytes(tensor: Entry, batch: int) -> int:
+def tensor_bytes(tensor: Entry, batch: int) -> int:
+    """Bytes of one tensor; a batch stands where a size is free. Raises RecordError for a type of unknown size."""
     bits = _BITS.get(tensor["Datatype"])
     if bits is None:
         raise RecordError(

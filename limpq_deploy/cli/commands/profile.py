@@ -19,10 +19,10 @@ from limpq_deploy.cli.output.answers import answer
 @click.option(
     "--graphs",
     type=click.IntRange(min=0),
-    default=8,
-    show_default=True,
+    default=None,
     metavar="N",
-    help="Mixed-precision graphs to time beside the uniform ones; each also checks a table made without it.",
+    help="Mixed-precision graphs beside the uniform ones; each also checks a table made without it.  [default: 8 to "
+    "time, 32 to price each precision after the first]",
 )
 @click.option(
     "--runtime", metavar="NAME", help="Runtime that executes the graphs.  [default: that of the build's target]"
@@ -30,14 +30,14 @@ from limpq_deploy.cli.output.answers import answer
 @engine_batch_option
 @builder_options
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Random seed of the mixed graphs.")
-@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: latency-table.json]")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: latency-table.json, cost-table.json]")
 @json_option
 def profile(
     build: Path,
     threads: int | None,
     batch: int,
     seconds: float,
-    graphs: int,
+    graphs: int | None,
     runtime: str | None,
     seed: int,
     output: Path | None,
@@ -50,22 +50,35 @@ def profile(
     The timed graphs have the build's structure and made-up scales: the numbers in a graph do not change how long it
     takes.
 
+    With --runtime tensorrt_rtx nothing is timed and no GPU is needed: NVIDIA's compiler builds engines, and its own
+    list of their kernels says what each layer moves for a call of --batch images and how many kernels it takes, at each
+    precision and beside neighbours of other ones: a table for --cost-table. Engines are kept, so that a run that was
+    stopped goes on where it was.
+
     \b
     limpq-deploy profile limpq-build -o here.json
     limpq-deploy search limpq-build/indicators.json --latency-table here.json --max-latency-ms 2
+    limpq-deploy profile limpq-build --runtime tensorrt_rtx --batch 8 -o moved.json
+    limpq-deploy search limpq-build/indicators.json --space native:tensorrt_rtx --cost-table moved.json \\
+      --max-moved-mib 120
     """
     from limpq_deploy.calibration.records import to_dict, write_record
+    from limpq_deploy.export.records.targets import runtime_record
     from limpq_deploy.latency.profiling import profile_build
 
+    options = take_builder(builder)
+    if runtime is not None and runtime_record(runtime).prices:
+        _price(build, runtime, batch, graphs, seed, options, output, as_json)
+        return
     table = profile_build(
         build,
         threads=threads or "default",
         batch=batch,
         seconds=seconds,
-        graphs=graphs,
+        graphs=8 if graphs is None else graphs,
         runtime=runtime,
         seed=seed,
-        options=take_builder(builder),
+        options=options,
     )
     file = output or Path("latency-table.json")
     write_record(table, file)
@@ -75,3 +88,29 @@ def profile(
     from limpq_deploy.cli.output.latency import profile_table
 
     answer(f"{profile_table(table)}\nwritten to {file}")
+
+
+def _price(
+    build: Path,
+    runtime: str,
+    batch: int,
+    graphs: int | None,
+    seed: int,
+    options: Any,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from limpq_deploy.calibration.records import to_dict, write_record
+    from limpq_deploy.export.timing.pricing import PricingSettings
+    from limpq_deploy.latency.pricing import price_build
+
+    gpus = options.gpus if options is not None and options.gpus else PricingSettings().gpus
+    table = price_build(build, PricingSettings(batch=batch, gpus=tuple(gpus), graphs=graphs, seed=seed))
+    file = output or Path("cost-table.json")
+    write_record(table, file)
+    if as_json:
+        answer(json.dumps(to_dict(table)))
+        return
+    from limpq_deploy.cli.output.prices import price_table
+
+    answer(f"{price_table(table)}\nwritten to {file}")

@@ -8,6 +8,7 @@ from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
@@ -65,6 +66,7 @@ from limpq_deploy.workspace.file_names import (
 
 def _run(subject: Deployed, folder: Path, report: Report) -> str:
     studied = studied_files(subject)
+    priced = subject.config.cost_table
     comparison = load_record(Comparison, folder / COMPARISON)
     engine = load_record(Engine, folder / ENGINE) if subject.builds_engine else None
     what_if = load_record(WhatIf, folder / WHAT_IF) if ASKS_WHAT_IF.holds(subject, folder) else None
@@ -89,6 +91,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             latency=load_record(LatencyReport, folder / LATENCY) if subject.builds_engine else None,
             parity=load_record(ParityReport, folder / PARITY),
             study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
+            cost_table=load_record(CostTable, priced) if priced is not None else None,
             rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
             what_if=what_if,
             commands=commands_of(what_if, subject.config) if what_if is not None else {},
@@ -102,6 +105,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
 REPORT_PAGE = Stage(
     name="report",
     title="report",
+    settings=("cost_table",),
     facts=(COMMAND, VERSIONS, CLASSES),
     reads=(
         *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, PARITY, If(BUILDS, ENGINE), If(BUILDS, LATENCY)),

@@ -1,0 +1,110 @@
+"""Predicted against rebuilt: what NVIDIA's compiler says that engines move, and what the price table said before.
+
+Each network is priced (`export.timing.pricing`, 32 engines that mix 8 and 16 bits), then 20 other policies are
+predicted and built. Weights are fresh and scales nobody's; nothing is run. Batch 8, sm89.
+
+Keys, by network: `engines` that prices come from, `bytes` and `kernels` {`mean_error`, `worst_error`} (relative),
+`policies` [{`built_mb`, `predicted_mb`, `built_kernels`, `predicted_kernels`}], `seconds`.
+
+    python benchmarks/rtx_prices.py --json
+    python benchmarks/rtx_prices.py --quick --json      ResNet-20 alone
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import torch
+from compiler_forms import template_of
+
+from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.targets import TENSORRT_RTX
+from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import compiler_name
+from limpq_deploy.export.timing.cost_table import Moved
+from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, predicted, price
+from limpq_deploy.model.edges import layer_edges
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.zoo import create_model
+
+NETWORKS = {
+    "resnet20": "resnet20",
+    "mobilenet_v2": "torchvision/mobilenet_v2",
+    "resnet18": "torchvision/resnet18",
+    "resnet50": "torchvision/resnet50",
+}
+PAIRS = ((8, 8), (16, 16))
+POLICIES = 20
+
+
+def measure(model: str, settings: PricingSettings) -> dict[str, Any]:
+    """The table of a network against policies that it does not know."""
+    started = time.perf_counter()
+    template, placement = template_of(model)
+    placement = replace(placement, target=TENSORRT_RTX.name)
+    torch.manual_seed(0)
+    module, _ = create_model(model)
+    edges = [(edge.producer, edge.consumer) for edge in layer_edges(trace(module.eval(), placement.input_shape))]
+
+    def report(done: int, total: int, note: str) -> None:
+        print(f"{model}: {done} of {total}, {note}", file=sys.stderr, flush=True)
+
+    table = price(template, placement, edges, PAIRS, settings, model_sha256="", report=report)
+    rows = []
+    for policy in others(placement):
+        built = sum(built_moved(template, placement, policy, settings).values(), Moved())
+        guess = predicted(table, policy)
+        rows.append(
+            {
+                "built_mb": round(built.bytes / 1e6, 3),
+                "predicted_mb": round(guess.bytes / 1e6, 3),
+                "built_kernels": built.kernels,
+                "predicted_kernels": round(guess.kernels, 2),
+            }
+        )
+        print(model, json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return {
+        "engines": 2 + len(table.checks),
+        "bytes": errors([row["predicted_mb"] / row["built_mb"] - 1 for row in rows]),
+        "kernels": errors([row["predicted_kernels"] / row["built_kernels"] - 1 for row in rows]),
+        "policies": rows,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def others(placement: Placement) -> list[dict[str, tuple[int, int]]]:
+    """Policies of shares of 8 bits from few to nearly all; layers that read one tensor have one pair."""
+    generator, found = random.Random(2026), []
+    for number in range(POLICIES):
+        share, by_input = (number + 0.5) / POLICIES, dict[str, tuple[int, int]]()
+        for layer in placement.searched:
+            by_input.setdefault(layer.input, PAIRS[generator.random() > share])
+        found.append({layer.name: by_input[layer.input] for layer in placement.searched})
+    return found
+
+
+def errors(values: list[float]) -> dict[str, float]:
+    sizes = [abs(value) for value in values]
+    return {"mean_error": round(fmean(sizes), 4), "worst_error": round(max(sizes), 4)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="ResNet-20 alone")
+    parser.add_argument("--smoke", action="store_true", help="resnet8 with few engines, that it runs to its end")
+    parser.add_argument("--networks", help="some of them, such as resnet20,resnet50")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.parse_args()
+    names = options.networks.split(",") if options.networks else ["resnet20"] if options.quick else list(NETWORKS)
+    models = {"resnet8": "resnet8"} if options.smoke else {name: NETWORKS[name] for name in names}
+    settings = PricingSettings(batch=8, graphs=4 if options.smoke else None)
+    found: dict[str, Any] = {name: measure(model, settings) for name, model in models.items()}
+    print(json.dumps({"compiler": compiler_name(), "batch": settings.batch, **found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Prices of layers and of neighbours together, fitted to what engines of whole policies moved, layer by layer.
+
+    moved(policy) = sum over layers of price[layer, pair] + sum over neighbours of together[a, b, pair of a, pair of b]
+
+A layer's own price is what its kernels move where all layers have its pair. What they move besides, where neighbours
+have other pairs, is the least squares over all engines; layers that stand alike in the network are first fitted
+together, in shares of their own price, and then each by itself, drawn towards that (`RIDGE`).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.timing.cost_table import QUANTITIES, Moved
+
+RIDGE = 0.1
+"""Weight of the common fit against one engine, for each layer."""
+
+SURE = 100.0
+"""Weight of an engine wholly at one pair, which prices have to give again."""
+
+Pairs = Mapping[str, BitPair]
+"""The priced pair of every unit: of layers that are decided together, named by the first."""
+
+Change = tuple[str, str, BitPair, BitPair]
+"""Two units, the earlier one first, and their pairs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """One engine: the priced pair of every unit, and what each layer's kernels move."""
+
+    pairs: Pairs
+    moved: Mapping[str, Moved]
+
+    @property
+    def total(self) -> Moved:
+        return sum(self.moved.values(), Moved())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """``units``: the unit of every layer, in execution order; ``edges``: (producer, consumer), layers' names."""
+
+    units: Mapping[str, str]
+    edges: tuple[tuple[str, str], ...]
+
+    def of(self, layer: str) -> tuple[str, ...]:
+        """Units whose pairs a layer's kernels see, in order: its own, those that it reads and is read by, and
+        those that read the same tensor or hand to the same layer."""
+        readers, makers = defaultdict(set), defaultdict(set)
+        for producer, consumer in self.edges:
+            readers[producer].add(self.units[consumer])
+            makers[consumer].add(self.units[producer])
+        own = self.units[layer]
+        seen = {own}
+        for producer, consumer in self.edges:
+            ends = {self.units[producer], self.units[consumer]}
+            if own in ends or layer in (producer, consumer):
+                seen |= ends
+        for together in (*readers.values(), *makers.values()):
+            if own in together:
+                seen |= together
+        place = {unit: at for at, unit in enumerate(dict.fromkeys(self.units.values()))}
+        return tuple(sorted(seen, key=place.__getitem__))
+
+    def like(self, layer: str) -> tuple[object, ...]:
+        """What layers that stand alike have in common."""
+        seen = self.of(layer)
+        number = {unit: at for at, unit in enumerate(seen)}
+        ends = ((self.units[one], self.units[other]) for one, other in self.edges)
+        inside = {(number[one], number[other]) for one, other in ends if one in number and other in number}
+        return len(seen), number[self.units[layer]], tuple(sorted(inside))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """``own`` by layer and pair; ``together`` by what changes."""
+
+    own: Mapping[tuple[str, BitPair], Moved]
+    together: Mapping[Change, Moved]
+    units: Mapping[str, str]
+
+    def of(self, pairs: Pairs) -> Moved:
+        """What an engine of these pairs is expected to move."""
+        alone = [self.own[layer, pairs[unit]] for layer, unit in self.units.items()]
+        return sum([*alone, *(one for change, one in self.together.items() if _holds(change, pairs))], Moved())
+
+
+def fit(around: Surroundings, uniform: Mapping[BitPair, Built], mixed: Sequence[Built]) -> Prices:
+    """Prices from one engine for each pair in which all searched layers have it, and from some that mix pairs."""
+    engines = [*uniform.values(), *mixed]
+    first = engines[0]
+    own: dict[tuple[str, BitPair], Moved] = {}
+    for layer, unit in around.units.items():
+        if all(one.pairs[unit] == first.pairs[unit] for one in engines):  # its pair is given
+            own[layer, first.pairs[unit]] = uniform.get(first.pairs[unit], first).moved.get(layer, Moved())
+        else:
+            own |= {(layer, pair): one.moved.get(layer, Moved()) for pair, one in uniform.items()}
+    alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for layer in around.units:
+        alike[around.like(layer)].append(layer)
+    together: dict[Change, dict[str, float]] = defaultdict(lambda: dict.fromkeys(QUANTITIES, 0.0))
+    for layers in alike.values():
+        for quantity in QUANTITIES:
+            for change, value in _beside(around, layers, engines, own, quantity, len(uniform)):
+                together[change][quantity] += value
+    found = {change: Moved(**values) for change, values in together.items() if any(map(abs, values.values()))}
+    return Prices(own=own, together=found, units=around.units)
+
+
+def _beside(
+    around: Surroundings,
+    layers: Sequence[str],
+    engines: Sequence[Built],
+    own: Mapping[tuple[str, BitPair], Moved],
+    quantity: str,
+    certain: int,
+) -> list[tuple[Change, float]]:
+    """What layers that stand alike move of one quantity besides their own price. The first engines are ``certain``."""
+    keys: dict[tuple[object, ...], int] = {}
+    changes: dict[str, dict[Change, int]] = {}
+    rows: dict[str, list[list[int]]] = {}
+    rest: dict[str, NDArray[np.float64]] = {}
+    size: dict[str, float] = {}
+    for layer in layers:
+        seen, unit = around.of(layer), around.units[layer]
+        size[layer] = max(getattr(one, quantity) for (name, _), one in own.items() if name == layer) or 1.0
+        changes[layer], rows[layer] = {}, []
+        for engine in engines:
+            now = [
+                ((at, to, engine.pairs[one], engine.pairs[other]), (one, other, engine.pairs[one], engine.pairs[other]))
+                for (at, one), (to, other) in combinations(enumerate(seen), 2)
+                if engine.pairs[one] != engine.pairs[other]
+            ]
+            for key, change in now:
+                changes[layer][change] = keys.setdefault(key, len(keys))
+            rows[layer].append([keys[key] for key, _ in now])
+        rest[layer] = np.array(
+            [
+                getattr(engine.moved.get(layer, Moved()), quantity) - getattr(own[layer, engine.pairs[unit]], quantity)
+                for engine in engines
+            ]
+        )
+    if not keys or not any(values.any() for values in rest.values()):
+        return []
+    scaled = np.concatenate([rest[layer] / size[layer] for layer in layers])
+    sure = np.array([SURE] * certain + [1.0] * (len(engines) - certain))
+    every = [row for layer in layers for row in rows[layer]]
+    common = _ridge(every, scaled, np.tile(sure, len(layers)), len(keys), 0.01, np.zeros(len(keys)))
+    found: list[tuple[Change, float]] = []
+    for layer in layers:
+        alone = _ridge(rows[layer], rest[layer] / size[layer], sure, len(keys), RIDGE, common)
+        found += [(change, size[layer] * float(alone[at])) for change, at in changes[layer].items()]
+    return found
+
+
+def _ridge(
+    rows: Sequence[Sequence[int]],
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    count: int,
+    ridge: float,
+    towards: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Weighted least squares of sums of figures, each of which is drawn towards one."""
+    matrix = np.zeros((len(rows) + count, count))
+    for number, row in enumerate(rows):
+        matrix[number, list(row)] = 1
+    right = np.concatenate([(values - matrix[: len(rows)] @ towards) * weights, np.zeros(count)])
+    matrix[: len(rows)] *= weights[:, None]
+    matrix[len(rows) :] = np.eye(count) * ridge
+    solved: NDArray[np.float64] = towards + np.linalg.lstsq(matrix, right, rcond=None)[0]
+    return solved
+
+
+def _holds(change: Change, pairs: Pairs) -> bool:
+    one, other, before, after = change
+    return pairs[one] == before and pairs[other] == after

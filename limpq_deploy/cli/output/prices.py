@@ -1,0 +1,52 @@
+"""What a compiler's kernels move, as text."""
+
+from statistics import fmean
+
+from limpq_deploy.cli.output.tables import table
+from limpq_deploy.export.timing.cost_table import CostTable, Moved
+from limpq_deploy.export.timing.gpu_peaks import GPUS
+from limpq_deploy.export.timing.roofline import Floor, expectations, floors
+
+MIB = 2**20
+
+FORMATS = ("fp16", "int8", "fp8")
+
+
+def price_table(priced: CostTable) -> str:
+    """A row for each layer: MiB moved at each precision, activations and weights, and kernels; then the checks."""
+    known = {(one.weight_bits, one.act_bits) for one in priced.parts}
+    pairs = sorted(known, key=lambda pair: (pair[0] * pair[1], pair))
+    found: dict[str, dict[tuple[int, int], Moved]] = {}
+    for part in priced.parts:
+        found.setdefault(part.layer, {})[part.weight_bits, part.act_bits] = part.moved
+    rows = [[layer, *(_shown(prices.get(pair)) for pair in pairs)] for layer, prices in found.items()]
+    lines = [
+        table(["layer: MiB (kernels) at", *(f"w{weight}a{act}" for weight, act in pairs)], rows),
+        f"{priced.compiler} for {', '.join(priced.capabilities)}, batch {priced.batch}; planned, not run",
+    ]
+    if priced.checks:
+        errors = [abs(one.error) for one in priced.checks]
+        lines.append(
+            f"{len(errors)} engines that mix precisions, each predicted by a table made without it: off by "
+            f"{100 * fmean(errors):.1f} % on average, {100 * max(errors):.1f} % at most"
+        )
+    return "\n".join([*lines, "", *floor_lines(priced)])
+
+
+def floor_lines(priced: CostTable) -> list[str]:
+    """The bound of each GPU at each format, and what may pay there."""
+    rows, words = [], []
+    for gpu in GPUS.values():
+        known = floors(priced, gpu)
+        rows.append([gpu.name, *(_bound(known.get(name)) for name in FORMATS)])
+        words += [one.why for one in expectations(priced, gpu)]
+    head = table(["bound in ms, no latency", *FORMATS], rows)
+    return [head, *words, "Published peaks; what the L2 cache holds back between kernels does not pass through memory."]
+
+
+def _bound(floor: Floor | None) -> str:
+    return "" if floor is None or floor.missing else f"{floor.floor_ms:.4f}"
+
+
+def _shown(moved: Moved | None) -> str:
+    return "" if moved is None else f"{moved.bytes / MIB:.3f} ({moved.kernels:.0f})"

@@ -1,0 +1,57 @@
+"""Prices fitted to what engines moved, told apart by layer."""
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from limpq_deploy.export.timing.cost_table import Moved
+from limpq_deploy.export.timing.price_fit import Built, Surroundings, fit
+
+NAMES = tuple("abcdef")
+CHAIN = Surroundings(units={name: name for name in NAMES}, edges=tuple(pairwise(NAMES)))
+INTEGER, HALF = (8, 8), (16, 16)
+
+
+def engine(pairs: dict[str, tuple[int, int]]) -> Built:
+    """A chain in which a layer moves 10 bytes for each bit, and whoever hands integers to a half writes both."""
+    moved = {name: Moved(activations=10.0 * pairs[name][0], kernels=1) for name in NAMES}
+    for one, other in CHAIN.edges:
+        if (pairs[one], pairs[other]) == (INTEGER, HALF):
+            moved[one] += Moved(activations=35, kernels=1)
+    return Built(pairs=pairs, moved=moved)
+
+
+def some(count: int, seed: int) -> list[Built]:
+    generator = random.Random(seed)
+    return [engine({name: generator.choice((INTEGER, HALF)) for name in NAMES}) for _ in range(count)]
+
+
+def test_an_engine_that_no_price_comes_from_is_predicted() -> None:
+    uniform = {pair: engine(dict.fromkeys(NAMES, pair)) for pair in (INTEGER, HALF)}
+    prices = fit(CHAIN, uniform, some(24, 0))
+    for one in (*uniform.values(), *some(20, 1)):
+        found = prices.of(one.pairs)
+        assert found.activations == pytest.approx(one.total.activations, rel=0.01)  # drawn a little towards nothing
+        assert found.kernels == pytest.approx(one.total.kernels, rel=0.01)
+
+
+def test_a_layer_whose_pair_is_given_has_one_price_and_pays_for_its_neighbours() -> None:
+    def given(one: Built) -> Built:
+        return engine({**one.pairs, "a": INTEGER})
+
+    uniform = {pair: given(engine(dict.fromkeys(NAMES, pair))) for pair in (INTEGER, HALF)}
+    prices = fit(CHAIN, uniform, [given(one) for one in some(24, 0)])
+    assert [pair for layer, pair in prices.own if layer == "a"] == [INTEGER]
+    for one in map(given, some(20, 1)):
+        assert prices.of(one.pairs).activations == pytest.approx(one.total.activations, rel=0.01)
+
+
+def test_layers_see_those_beside_them_and_those_that_read_the_same() -> None:
+    around = Surroundings(
+        units={name: name for name in NAMES}, edges=(("a", "b"), ("b", "c"), ("a", "c"), ("c", "d"), ("e", "f"))
+    )
+    assert around.of("b") == ("a", "b", "c")
+    assert around.of("c") == ("a", "b", "c", "d")
+    assert around.of("e") == ("e", "f")
+    assert CHAIN.like("b") == CHAIN.like("c") != CHAIN.like("a")

@@ -1,0 +1,123 @@
+"""A network priced by building: what its engines move, predicted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra limpq-deploy[rtx]")
+
+from dataclasses import replace
+
+from click.testing import CliRunner
+from onnx import helper
+
+from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.cli.main import main
+from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
+from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.timing import pricing
+from limpq_deploy.export.timing.cost_table import CostTable
+from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, predicted, price
+from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
+
+EDGES = (("stem", "block1.conv1"), ("block1.conv1", "block1.conv2"), ("stem", "block1.conv2"))
+
+
+def test_engines_are_predicted_and_kept_and_a_run_that_was_stopped_goes_on(
+    searched_net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
+    template, placement = searched_net
+    placement = replace(placement, target="tensorrt_rtx")
+    names = {layer.name for layer in placement.layers}
+    edges = [edge for edge in EDGES if names.issuperset(edge)]
+    settings = PricingSettings(batch=2, graphs=3)
+    built: list[str] = []
+
+    def report(done: int, total: int, note: str) -> None:
+        if len(built) == 3:
+            raise KeyboardInterrupt
+        built.append(note)
+
+    pairs = ((8, 8), (16, 16))
+    with pytest.raises(KeyboardInterrupt):
+        price(template, placement, edges, pairs, settings, model_sha256="", report=report)
+    kept = set((tmp_path / "cache" / "priced").iterdir())
+    assert len(kept) >= 2
+    compile_model, asked = pricing.compile_model, []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        asked.append(arguments)
+        return compile_model(*arguments, **named)
+
+    monkeypatch.setattr(pricing, "compile_model", counted)
+    table = price(template, placement, edges, pairs, settings, model_sha256="", report=lambda *a: None)
+    assert len(asked) == len(set((tmp_path / "cache" / "priced").iterdir())) - len(kept)
+    write_record(table, tmp_path / "table.json")
+    assert load_record(CostTable, tmp_path / "table.json") == table
+    for pair in pairs:  # what is wholly at one precision is known
+        policy = {layer.name: pair for layer in placement.searched}
+        moved = pricing.built_moved(template, placement, policy, settings)
+        assert predicted(table, policy).bytes == pytest.approx(sum(one.bytes for one in moved.values()), rel=1e-3)
+    assert table.compiler.startswith("TensorRT-RTX")
+    assert (table.batch, table.capabilities) == (2, ("sm89",))
+
+
+def test_what_is_priced_is_what_runs_the_bits_asked_for_and_all_native_pairs_up_to_16_bits(searched_net: Any) -> None:
+    placement = replace(searched_net[1], target="tensorrt_rtx")
+    native = {pair for pair in placement.spec.native_pairs if max(pair) <= 16}
+    assert set(pairs_of(placement, [(8, 8)])) == native
+    assert set(pairs_of(placement, [(4, 4), (8, 8)])) == native | {(8, 7)}
+    assert set(pairs_of(placement, [(8, 8), (32, 32)])) == native | {(32, 32)}
+
+
+def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(
+    searched_net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
+    template, placement = searched_net
+    placement = replace(placement, target="tensorrt_rtx")
+    float_model = strip_markers(template)
+    helper.set_model_props(float_model, {MARKERS_KEY: markers_text(template)})
+    build = tmp_path / "build"
+    (build / "baselines").mkdir(parents=True)
+    (build / "baselines/float.onnx").write_bytes(float_model.SerializeToString())
+    write_record(placement, build / "placement.json")
+    names = {layer.name for layer in placement.layers}
+    indicators = Indicators(
+        model=placement.model,
+        bits=(8, 16),
+        layers=tuple(
+            LayerIndicators(
+                name=one.name, macs=one.macs, num_weights=one.num_weights, weight=(1.0, 0.0), act=(1.0, 0.0),
+                pairs=((8, 8), (16, 16)),
+            )
+            for one in placement.searched
+        ),
+        pinned=tuple(
+            PinnedLayer(name=one.name, macs=one.macs, num_weights=one.num_weights, weight_bits=8, act_bits=8)
+            for one in placement.pinned
+        ),
+        edges=tuple(
+            LayerEdge(producer=one, consumer=other, elements=8) for one, other in EDGES if names >= {one, other}
+        ),
+    )  # fmt: skip
+    write_record(indicators, build / "indicators.json")
+    file = tmp_path / "moved.json"
+    words = ["profile", str(build), "--runtime", "tensorrt_rtx", "--batch", "2", "--graphs", "2", "-o", str(file)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "batch 2; planned, not run" in done.stdout
+    assert "bound in ms, no latency" in done.stdout
+    table = load_record(CostTable, file)
+    most = max(predicted(table, {one.name: pair for one in placement.searched}).bytes for pair in ((8, 8), (16, 16)))
+    search = ["search", str(build / "indicators.json"), "--cost-table", str(file), "-o", str(tmp_path / "policy.json")]
+    done = CliRunner().invoke(main, [*search, "--max-moved-mib", str(1.5 * most / 2**20), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["costs"][0]["name"] == "moved"
+    done = CliRunner().invoke(main, [*search, "--max-moved-mib", "0.0001"])
+    assert (done.exit_code, "the smallest reachable is" in done.output) == (1, True), done.output
+    done = CliRunner().invoke(main, [*search[:2], "--max-kernels", "3"])
+    assert (done.exit_code, "give --cost-table FILE.json" in done.output) == (1, True), done.output
