@@ -23,6 +23,7 @@ from limpq_deploy.calibration.datasets import (
 from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.in_memory import in_memory
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import FileForm, TargetSpec, in_float
 from limpq_deploy.export.records.tensorrt_versions import form_for
@@ -292,7 +293,7 @@ class Subject:
     @property
     def foreign_weights(self) -> bool:
         """Whether weights were trained elsewhere, perhaps on images that are held out here."""
-        return self.config.weights is not None or self.config.pretrained
+        return self.config.weights is not None or self.config.pretrained or in_memory(self.config.model)
 
     @property
     def start(self) -> Start:

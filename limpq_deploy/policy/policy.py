@@ -1,11 +1,12 @@
 """Policy: bit-widths for every searched layer, with what they cost and how they were found. No torch here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.export.records.targets import WIDEST_GRID
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
@@ -15,9 +16,10 @@ FLOAT_WIDTHS = frozenset((16, 32))
 """Widths at which a tensor stays in float."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerBits:
-    """Bit-widths of one layer. Raises ValueError outside 1 to 32."""
+    """Bit-widths of one layer, which unpack as ``weight, act = bits`` and equal that tuple. Raises ValueError outside 1
+    to 32."""
 
     weight: int
     act: int
@@ -26,6 +28,15 @@ class LayerBits:
         for kind, bits in (("weight", self.weight), ("act", self.act)):
             if not 1 <= bits <= 32:
                 raise ValueError(f"{kind} is {bits} bits; expected 1 to 32")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.weight, self.act))
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, LayerBits | tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.weight, self.act))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +111,7 @@ class Tournament:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Saved):
     """Bit-widths of the searched layers, by qualified module name; ``objective`` as in the program, with ``alpha``, on
     the indicators as used; ``importance``: the measure that they are (None: an older file's learned scales);
     ``outliers``: what was done to them before; ``tournament``: the policies that it was chosen from, if it was."""
@@ -116,6 +127,23 @@ class Policy:
     tournament: Tournament | None = None
     source: Any = None
     format: Literal["limpq.policy/1"] = field(default="limpq.policy/1")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each searched layer: its bits."""
+        return [{"layer": name, "weight_bits": w, "act_bits": a} for name, (w, a) in self.bits.items()]
+
+    def _title(self) -> str:
+        spent = "".join(f", {use.name} {use.used:,} of {use.limit:,} {use.unit}" for use in self.costs)
+        proved = f", {self.solver.status}" if self.solver is not None else ""
+        return f"Policy of {self.model or 'a model'}: {len(self.bits)} layers{spent}{proved}"
+
+    def changed(self, bits: Mapping[str, tuple[int, int]]) -> "Policy":
+        """The same policy with other (weight, activation) bits in some layers, made by hand: its costs and proof are
+        gone. Raises ModelError for a layer that it does not have."""
+        if unknown := sorted(set(bits) - set(self.bits)):
+            raise ModelError(f"the policy has no layer {unknown[0]!r}; expected one of {', '.join(self.bits)}")
+        found = {name: LayerBits(weight=w, act=a) for name, (w, a) in bits.items()}
+        return replace(self, bits={**self.bits, **found}, costs=(), solver=None, tournament=None)
 
     def is_everywhere(self, bits: int) -> bool:
         """Whether every weight and activation has this width: at the widest candidate, no budget limits anything."""

@@ -108,20 +108,6 @@ def several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
     return value or None
 
 
-RESTRICTIONS = ("space", "min_bits", "pin", "tie")
-
-
-def take_restrictions(options: dict[str, Any]) -> dict[str, Any]:
-    """Move what `restrict` takes out of a command's options; those not given are left out."""
-    taken = {key: options.pop(key) for key in RESTRICTIONS}
-    return {key: value for key, value in taken.items() if value is not None}
-
-
-def take_recipe(options: dict[str, Any]) -> dict[str, Any]:
-    """Move what `candidates.one_recipe` takes out of a command's options."""
-    return {key: options.pop(key) for key in ("importance", "alpha", "outliers")}
-
-
 def restriction_options(command: Command) -> Command:
     options = (
         click.option(
@@ -170,8 +156,8 @@ def budget_options(command: Command) -> Command:
         click.option(
             "--outliers",
             type=OneOf(["forbid", "repair", "keep"]),
-            help="Indicators that grow with the bits: forbid the entry, smooth it, or keep it.  [default: forbid for "
-            "scale, else repair]",
+            help="Where an indicator grows with the bits. forbid: no layer may take those bits; repair: take the "
+            "closest values that do not grow; keep: take them as they are.  [default: forbid for scale, else repair]",
         ),
     )
     return with_options(options, command)
