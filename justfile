@@ -8,7 +8,7 @@ test *args:
 slow *args:
     pytest -m slow {{args}}
 
-# Campaigns of damaged, hostile and unlucky input: readers, onnx, artefacts. Each prints cases, passed, failed.
+# Campaigns of damaged, hostile and unlucky input: readers, onnx, artefacts, folders, machines, signed, kills.
 campaigns *args:
     python -m tests.campaigns.run {{args}}
 

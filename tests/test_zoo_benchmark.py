@@ -27,7 +27,7 @@ def make():
 def run(tmp_path: Path, *options: str) -> tuple[dict[str, Any], str]:
     (tmp_path / "small_net.py").write_text(SMALL_NET)
     (tmp_path / "list.txt").write_text(f"# one network\n{NAME}\n")
-    command = [sys.executable, SCRIPT, "--list", "list.txt", "--resume", "zoo.jsonl", "--json", *options]
+    command = [sys.executable, str(SCRIPT), "--list", "list.txt", "--resume", "zoo.jsonl", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     return json.loads(done.stdout)["others"], done.stderr
 

@@ -1,7 +1,7 @@
 """A task's figure of a torch model and statistics of its BatchNorms, alone or with the processes that train
 together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import fsum
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import nn
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Augment, Split
-from limpq_deploy.model.results import tensors_of
+from limpq_deploy.model.results import Outputs, tensors_of
 from limpq_deploy.progress import counted
-from limpq_deploy.tasks.base import Arrays
+from limpq_deploy.tasks.base import Arrays, Task
 from limpq_deploy.tasks.score import TOP1, Scored
 from limpq_deploy.train.device import device_of
 from limpq_deploy.train.evaluate import Evaluation, evaluate
@@ -58,12 +58,6 @@ def figure(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
     return value_of(judged(predictor(model), evaluated(split), judge.of(split), reference=reference, interval=False))
 
 
-def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, float]:
-    """The judge's figure, and the mean of `figure_and_losses` over the images."""
-    found, losses = figure_and_losses(model, split, judge)
-    return found, fsum(losses) / len(losses)
-
-
 def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, tuple[float, ...]]:
     """The judge's figure and the losses of `judged_with_losses`."""
     found, losses = judged_with_losses(model, split, judge, interval=False)
@@ -75,20 +69,43 @@ def judged_with_losses(
 ) -> tuple[Evaluation | Scored, tuple[float, ...]]:
     """What the judge finds, and of each image what its labels teach; without labels, or where those teach nothing, the
     distance to the float model's outputs. Losses tell near models apart sooner than counting."""
+    losses = _distances if not judge.of(split).labels_teach else _losses
+    return _evaluated(model, split, judge, losses, interval=interval)
+
+
+def evaluation_and_distance(model: nn.Module, split: Split, judge: Judge) -> tuple[Evaluation | Scored, float]:
+    """The judge's evaluation (its interval only where images are right or wrong), and the mean distance to the outputs
+    of the judge's float model."""
+    found, each = _evaluated(model, split, judge, _distances, interval=False)
+    return found, fsum(each) / len(each)
+
+
+PerImage = Callable[[Judge, Task, Outputs, torch.Tensor, Any], list[float]]
+"""Of the images of one batch: the judge, the split's task, outputs, images NCHW and targets -> a number for each."""
+
+
+def _losses(judge: Judge, task: Task, outputs: Outputs, images_NCHW: torch.Tensor, targets: Any) -> list[float]:
+    known = torch.as_tensor(targets).to(images_NCHW.device)
+    each = [slice(at, at + 1) for at in range(len(images_NCHW))]
+    return torch.stack([task.loss_sum(tuple(one[at] for one in outputs), known[at]) for at in each]).tolist()
+
+
+def _distances(judge: Judge, task: Task, outputs: Outputs, images_NCHW: torch.Tensor, targets: Any) -> list[float]:
+    found: list[float] = task.distances(outputs, judge.by_float(images_NCHW)).tolist()
+    return found
+
+
+def _evaluated(
+    model: nn.Module, split: Split, judge: Judge, per_image: PerImage, *, interval: bool
+) -> tuple[Evaluation | Scored, tuple[float, ...]]:
     task = judge.of(split)
-    losses: list[float] = []
+    numbers: list[float] = []
 
     def predict(images_NCHW: NDArray[np.float32]) -> Arrays:
         tensor = torch.from_numpy(images_NCHW).to(device_of(model))
         with torch.no_grad():
             outputs = tuple(output.double() for output in tensors_of(model(tensor)))
-            if task.labels_teach:
-                targets = torch.as_tensor(given[-1]).to(tensor.device)
-                each = [slice(at, at + 1) for at in range(len(tensor))]
-                found = [task.loss_sum(tuple(one[at] for one in outputs), targets[at]) for at in each]
-                losses.extend(torch.stack(found).tolist())
-            else:
-                losses.extend(task.distances(outputs, judge.by_float(tensor)).tolist())
+            numbers.extend(per_image(judge, task, outputs, tensor, given[-1]))
         return tuple(output.cpu().numpy() for output in outputs)
 
     model.eval()
@@ -100,7 +117,7 @@ def judged_with_losses(
             yield images_NCHW, targets
 
     reference = None if judge.reference is None else predictor(judge.reference.to(device_of(model)))
-    return judged(predict, batches(), task, reference=reference, interval=interval), tuple(losses)
+    return judged(predict, batches(), task, reference=reference, interval=interval), tuple(numbers)
 
 
 def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:

@@ -55,8 +55,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """What may follow the ranges, by name ("none" among them): the figure and the mean loss, held out (cross-entropy,
-    or the distance to the float model's outputs)."""
+    """What may follow the ranges, by name ("none" among them): the figure, and as ``loss`` the mean distance to the
+    float model's outputs, held out (in files of older versions the cross-entropy, where there were labels)."""
 
     name: str
     top1: float

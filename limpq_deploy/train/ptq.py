@@ -16,12 +16,14 @@ from limpq_deploy.progress import Report, counted, silent
 from limpq_deploy.quant.bias_correction import correct_biases
 from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.tasks.score import Measure
-from limpq_deploy.train.accuracy import figure, figure_and_loss
+from limpq_deploy.tasks.score import Measure, Scored
+from limpq_deploy.train.accuracy import evaluation_and_distance, figure
 from limpq_deploy.train.device import device_of, on_device
+from limpq_deploy.train.evaluate import Evaluation
 from limpq_deploy.train.finetune import of_model
 from limpq_deploy.train.finetuned import Calibrated, Correction, FineTuned, Top1
 from limpq_deploy.train.judge import CLASSES, Judge
+from limpq_deploy.train.judged import compare, value_of
 
 IMAGES = 512
 """Training images for ranges and corrections, unless told otherwise."""
@@ -31,6 +33,9 @@ HELD_IMAGES = 2000
 
 CORRECTIONS = {"none": "no correction", "bias": "bias correction", "batchnorm": "BatchNorm estimated anew"}
 """What may follow the ranges, in words."""
+
+CHANCE = 0.05
+"""How improbable a difference has to be by chance alone before it decides."""
 
 
 class Calibration:
@@ -99,38 +104,40 @@ def calibrate(
     foreign_weights: bool = False,
     report: Report = silent,
     judge: Judge = CLASSES,
-    float_model: nn.Module | None = None,
+    float_model: nn.Module,
 ) -> FineTuned:
     """Give a `model_of_policy` its scales and its best correction, in place; it ends in evaluation mode.
 
     Tried are the ranges alone, bias correction (`correct_biases`) and, where there is BatchNorm, its statistics
-    estimated anew; the best figure on held-out images wins, the lower loss among equals. The test split is looked at
-    once, at the end. ``float_top1``, ``foreign_weights`` and ``judge``: as in `finetune`; ``float_model``: what images
-    without labels are held against.
+    estimated anew; see `_best`. The test split is looked at once, at the end. ``float_top1``, ``foreign_weights`` and
+    ``judge``: as in `finetune`; ``float_model``: what the outputs shall stay near to.
     """
     start = time.perf_counter()
     train, held = dataset.split("train"), _some(dataset.split("val"), seed)
     tried: list[Correction] = []
     tensors: list[dict[str, torch.Tensor]] = []
     uncorrected: tuple[str, ...] = ()
-    if float_model is not None:
-        judge = judge.beside(float_model.eval())
+    judge = judge.beside(float_model.eval())
     measure = judge.of(held).measure
+    evaluations: list[Evaluation | Scored] = []
     with on_device(model, float_model) as device:
         count = set_ranges(model, train, ranges=ranges, images=images, seed=seed)
         model.set_bits(policy)
         batches = Calibration(train, images=images, seed=seed, device=device)
-        plain = _copied(model)
+        plain = _corrected(model)
         names = [name for name in CORRECTIONS if name != "batchnorm" or batchnorms(model)]
         for number, name in enumerate(names):
             report(number, len(names), CORRECTIONS[name])
-            model.load_state_dict(plain)
+            model.load_state_dict(plain, strict=False)
             left = correct(name, model, policy, batches)
             uncorrected = left if name == "bias" else uncorrected
-            tried.append(_measured(name, model, policy, held, judge))
-            tensors.append(_copied(model))
-        best = max(range(len(tried)), key=lambda index: (measure.gain(tried[index].top1, 0.0), -tried[index].loss))
-        model.load_state_dict(tensors[best])
+            with as_recorded(model, policy):
+                found, distance = evaluation_and_distance(model, held, judge)
+            evaluations.append(found)
+            tried.append(Correction(name=name, top1=value_of(found), loss=distance))
+            tensors.append(_corrected(model))
+        best = _best(tried, evaluations, measure)
+        model.load_state_dict(tensors[best], strict=False)
         model.eval()
         with as_recorded(model, policy):
             test = figure(model, dataset.split("test"), judge)
@@ -158,17 +165,24 @@ def calibrate(
     )
 
 
+def _best(tried: list[Correction], evaluations: list[Evaluation | Scored], measure: Measure) -> int:
+    """Of those that are not worse than the best figure beyond chance (a one-sided test on the same images), the one
+    nearest to the float model: a few images more or less say nothing, and a correction repairs a network, it makes no
+    other one of it. Figures that do not count images are taken as they are."""
+    first = max(range(len(tried)), key=lambda index: measure.gain(tried[index].top1, 0.0))
+    even = [at for at, one in enumerate(evaluations) if compare(one, evaluations[first]).p_first_worse >= CHANCE]
+    return min(even, key=lambda index: tried[index].loss)
+
+
 def _why(tried: list[Correction], best: int, images: int, measure: Measure) -> str:
     others = ", ".join(
         f"{measure.shown(one.top1)} with {CORRECTIONS[one.name]}" for one in tried if one is not tried[best]
     )
-    return f"{CORRECTIONS[tried[best].name]}: {measure.shown(tried[best].top1)} on {images:,} held-out images, {others}"
-
-
-def _measured(name: str, model: QuantizedModel, policy: dict[str, BitPair], held: Split, judge: Judge) -> Correction:
-    with as_recorded(model, policy):
-        found, loss = figure_and_loss(model, held, judge)
-    return Correction(name=name, top1=found, loss=loss)
+    chosen = (
+        f"{CORRECTIONS[tried[best].name]}: {measure.shown(tried[best].top1)} on {images:,} held-out images, {others}"
+    )
+    lower = any(measure.gain(one.top1, tried[best].top1) > 0 for one in tried)
+    return f"{chosen}; within chance, and nearest to the float model's outputs" if lower else chosen
 
 
 def _some(split: Split, seed: int) -> Split:
@@ -176,5 +190,7 @@ def _some(split: Split, seed: int) -> Split:
     return split.subset(np.sort(order[:HELD_IMAGES]))
 
 
-def _copied(model: QuantizedModel) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+def _corrected(model: QuantizedModel) -> dict[str, torch.Tensor]:
+    """Copies of what a correction may change: all but the weights of layers, which would be the model again."""
+    kept = {f"graph.{layer.name}.weight" for layer in model.placement.layers}
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in kept}

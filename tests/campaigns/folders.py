@@ -102,6 +102,16 @@ def _escapes(out: Path, name: str) -> None:
     _fit(out, name)
 
 
+def _planted_temporaries(out: Path) -> None:
+    for name in ("stages.json", "config.json"):
+        os.mkfifo(out / f".{name}.1.tmp")
+
+
+def _escaping_records(out: Path) -> None:
+    for name in ("policy.json", "indicators.json", "config.json", "placement.json"):
+        _escapes(out, name)
+
+
 def _planted_kernel(out: Path) -> None:
     """Every file that a cache could hold, planted in it, writable by all."""
     cache = out.parent / "cache"
@@ -142,13 +152,9 @@ FORMS: dict[str, Callable[[Path], object]] = {
     "a link that leads to itself": lambda out: _replace(
         out, "bundle/manifest.json", lambda path: path.symlink_to(path)
     ),
-    "planted temporary files": lambda out: [
-        os.mkfifo(out / f".{name}.1.tmp") for name in ("stages.json", "config.json")
-    ],
+    "planted temporary files": _planted_temporaries,
     "names with escape sequences": lambda out: [(out / f"{ESCAPE}{number}").write_text("x") for number in range(3)],
-    "escape sequences in every record": lambda out: [
-        _escapes(out, name) for name in ("policy.json", "indicators.json", "config.json", "placement.json")
-    ],
+    "escape sequences in every record": _escaping_records,
     "a bundle that leads out": _escaping_bundle,
     "a state of another kind": lambda out: (out / "stages.json").write_text('{"stages": [1], "written": 5}'),
 }

@@ -85,9 +85,9 @@ def campaign(build: Path, scratch: Path, *, cases: int, seed: int) -> Tally:
 def _killed(start: Any, command: str, folder: Path, whole: Path, blow: Blow) -> tuple[str, str | None]:
     kind = blow[1]
     code, said = _run(start, command, folder, blow)
-    if code == 0:
-        outcome = f"{kind.name}, after the last stage"
-    elif (kind is signal.SIGKILL and code == -kind) or (code == EXIT_CODES.get(kind) and _is_clean(said)):
+    if code == 0 and "Stopped" not in said:
+        return f"{kind.name}, without effect", "the build went on to its end"
+    if (kind is signal.SIGKILL and code == -kind) or (code == EXIT_CODES.get(kind) and _is_clean(said)):
         outcome = kind.name
     else:
         return f"{kind.name}, wrong end", f"exit code {code}: {said[-400:]}"
@@ -120,6 +120,7 @@ def _run(start: Any, command: str, folder: Path, blow: Blow | None) -> tuple[int
 
 def _child(command: str, folder: Path, blow: Blow | None) -> None:
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
     os.dup2(said, 2)

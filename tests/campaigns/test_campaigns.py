@@ -17,8 +17,20 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "cases"), [("readers", 1000), ("onnx", 30), ("artefacts", 400)])
-def test_no_case_of_a_campaign_fails(build: Path, tmp_path: Path, name: str, cases: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [
+        ("readers", 1000),
+        ("onnx", 30),
+        ("artefacts", 400),
+        ("signed", 56),
+        ("kills", 5),
+    ],
+)
+def test_no_case_of_a_campaign_fails(
+    build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, cases: int
+) -> None:
+    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
     tally = CAMPAIGNS[name][0](build, tmp_path, cases=cases, seed=7)
     assert tally.cases == cases
     assert not tally.failures

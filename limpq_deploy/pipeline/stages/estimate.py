@@ -17,6 +17,7 @@ from limpq_deploy.pipeline.stages.facts import (
 )
 from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES
 from limpq_deploy.pipeline.stages.rounds import STUDIED_SHARE, STUDY_BITS, STUDY_BUDGETS
+from limpq_deploy.pipeline.stages.what_if import effort
 from limpq_deploy.train.device import settle_threads
 from limpq_deploy.train.ptq import CORRECTIONS, HELD_IMAGES
 from limpq_deploy.train.trial import MOST_IMAGES, ImageSeconds, try_out
@@ -63,6 +64,7 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
         "candidates": FILES * 16 * macs * REFERENCE_SECONDS + 0.1,
         **_timed(subject, traced),
         "verdict": 0.5,
+        "what-if": _front(subject, one, macs),
         "report": 0.5,
         "bundle": 0.2,
     }
@@ -104,6 +106,15 @@ def _previews(subject: Subject, one: ImageSeconds) -> float:
     data = subject.joint_data
     looked_at = min(PREVIEW_IMAGES, len(data.split("train"))) + len(data.split("val"))
     return 0.1 + PREVIEWS * looked_at * one.quantized_forward
+
+
+def _front(subject: Subject, one: ImageSeconds, macs: int) -> float:
+    if subject.config.policy is not None:
+        return 0.0
+    points, images = effort(macs)
+    data = subject.joint_data
+    looked_at = sum(min(images, len(data.split(name))) for name in ("train", "val"))
+    return 0.5 + (points + len(subject.config.bits)) * looked_at * one.quantized_forward
 
 
 def _of_policy(subject: Subject, one: ImageSeconds) -> float:

@@ -23,21 +23,15 @@ def _command(found: WhatIf, point: WhatIfPoint, config: Config) -> str:
     changed: dict[str, Any] = dict.fromkeys(of_kind(kind) if kind is not None else ())
     typed = {field.name: field for field in fields(Config)}[found.swept]
     changed[found.swept] = limit if typed.type == "str | None" else float(limit)
-    return replace(
-        config,
-        **changed,
-        importance=found.importance,
-        alpha=found.alpha,
-        outliers=found.outliers,
-        out=_beside(config.out, limit),
-    ).command_line()
+    changed |= {"importance": found.importance, "alpha": found.alpha, "outliers": found.outliers}
+    return replace(config, **changed, out=_beside(config.out, limit)).command_line()
 
 
 def _uniform(name: str, config: Config) -> str:
     """A search in which no layer may have fewer bits, and all together no more BitOps."""
-    alone = {**dict.fromkeys(BUDGETS), **dict.fromkeys(COST_FILES), "like": name}
-    bits = name.partition("a")[2]
-    return replace(config, **alone, min_bits=(f"*={bits}",), out=_beside(config.out, name)).command_line()
+    alone: dict[str, Any] = {**dict.fromkeys(BUDGETS), **dict.fromkeys(COST_FILES), "like": name}
+    alone["min_bits"] = (f"*={name.partition('a')[2]}",)
+    return replace(config, **alone, out=_beside(config.out, name)).command_line()
 
 
 def _beside(out: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,10 +12,13 @@ from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.quant.quantized_model import model_of_policy
-from limpq_deploy.train.finetuned import FineTuned, Top1
-from limpq_deploy.train.ptq import CORRECTIONS, Calibration, calibrate, set_ranges
+from limpq_deploy.tasks.score import TOP1
+from limpq_deploy.train.evaluate import Accuracy, Evaluation
+from limpq_deploy.train.finetuned import Correction, FineTuned, Top1
+from limpq_deploy.train.ptq import CORRECTIONS, Calibration, _best, _corrected, _why, calibrate, correct, set_ranges
 
 Tiny = tuple[TracedModel, Placement]
+DEVICE = torch.device("cpu")
 
 
 @pytest.mark.parametrize("ranges", RANGES)
@@ -41,12 +45,14 @@ def test_the_correction_that_measures_best_is_kept_and_told(tiny: Tiny, few_digi
     policy = {layer.name: (4, 4) for layer in placement.searched}
     model = model_of_policy(traced, placement, policy)
     before = {name: value.clone() for name, value in traced.graph_module.state_dict().items()}
-    found = calibrate(model, policy, few_digits, ranges="mse", images=128, seed=0, float_top1=Top1(val=10.0, test=10.0))
+    settings = {"ranges": "mse", "images": 128, "seed": 0, "float_top1": Top1(val=10.0, test=10.0)}
+    found = calibrate(model, policy, few_digits, float_model=traced.graph_module, **settings)
     made = found.calibrated
     assert made is not None
     assert [one.name for one in made.corrections] == list(CORRECTIONS)
-    best = max(made.corrections, key=lambda one: (one.top1, -one.loss))
-    assert (made.chosen, found.top1.val) == (best.name, best.top1)
+    best = next(one for one in made.corrections if one.name == made.chosen)
+    assert found.top1.val == best.top1
+    assert best.loss == min(one.loss for one in made.corrections if one.top1 >= best.top1)
     assert made.why.startswith(f"{CORRECTIONS[best.name]}: {best.top1:.2f} % on 60 held-out images, ")
     assert (made.how, made.images, found.epochs, found.settings) == ("ranges only, not trained", 128, 0.0, None)
     write_record(found, tmp_path / "finetuned.json")
@@ -59,3 +65,51 @@ def test_batches_are_of_nearly_one_size_and_the_same_again(few_digits: DataSet) 
     sizes = [len(batch) for batch in batches]
     assert (sum(sizes), max(sizes) - min(sizes)) == (130, 1)
     assert all(torch.equal(one, again) for one, again in zip(batches, batches, strict=True))
+
+
+def test_a_correction_that_makes_another_network_does_not_win_by_a_few_images(tiny: Tiny, few_digits: DataSet) -> None:
+    """Fresh weights and statistics: all figures are chance, and BatchNorm estimated anew is far from float."""
+    traced, placement = tiny
+    with torch.no_grad():
+        for name, buffer in traced.graph_module.named_buffers():
+            if name.endswith("running_var"):
+                buffer.mul_(9.0)
+    policy = {layer.name: (8, 8) for layer in placement.searched}
+    model = model_of_policy(traced, placement, policy)
+    settings = {"ranges": "mse", "images": 128, "seed": 0, "float_top1": Top1(val=10.0, test=10.0)}
+    found = calibrate(model, policy, few_digits, float_model=traced.graph_module, **settings)
+    assert found.calibrated is not None
+    tried = {one.name: one for one in found.calibrated.corrections}
+    assert found.calibrated.chosen != "batchnorm"
+    assert tried["batchnorm"].loss > 10 * tried[found.calibrated.chosen].loss
+
+
+@pytest.mark.parametrize(("right", "chosen"), [(6, "none"), (30, "batchnorm")])
+def test_the_nearest_to_float_is_kept_until_another_is_better_beyond_chance(right: int, chosen: str) -> None:
+    labels = np.zeros(100, np.int64)
+
+    def evaluation(hits: int) -> Evaluation:
+        found = np.where(np.arange(100) < hits, 0, 1)
+        accuracy = Accuracy(images=100, classes=2, correct=hits, top1=float(hits), correct_top5=None, top5=None)
+        return Evaluation(accuracy=accuracy, predictions=found, labels=labels)
+
+    counts = {"none": 3, "bias": 4, "batchnorm": right}
+    distances = {"none": 0.1, "bias": 0.2, "batchnorm": 0.9}
+    tried = [Correction(name=name, top1=float(hits), loss=distances[name]) for name, hits in counts.items()]
+    best = _best(tried, [evaluation(hits) for hits in counts.values()], TOP1)
+    assert tried[best].name == chosen
+    assert ("within chance" in _why(tried, best, 100, TOP1)) == (chosen == "none")
+
+
+def test_corrections_are_undone_without_a_copy_of_the_weights(tiny: Tiny, few_digits: DataSet) -> None:
+    traced, placement = tiny
+    policy = {layer.name: (8, 8) for layer in placement.searched}
+    model = model_of_policy(traced, placement, policy)
+    set_ranges(model, few_digits.split("train"), ranges="mse", images=64, seed=0)
+    model.set_bits(policy)
+    before, kept = {name: value.clone() for name, value in model.state_dict().items()}, _corrected(model)
+    assert not {f"graph.{layer.name}.weight" for layer in placement.layers} & set(kept)
+    for name in CORRECTIONS:
+        correct(name, model, policy, Calibration(few_digits.split("train"), images=64, seed=0, device=DEVICE))
+        model.load_state_dict(kept, strict=False)
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -13,7 +13,7 @@ from limpq_deploy.calibration.datasets import split_of_arrays
 from limpq_deploy.calibration.datasets.cifar10 import CLASSES
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.zoo import create_model
-from limpq_deploy.model.zoo.weights import load_weights
+from limpq_deploy.model.zoo.weights import fill, load_weights
 
 CIFAR_NAMES = ["resnet20", "resnet32", "resnet44", "resnet56"]
 
@@ -123,3 +123,24 @@ def _cifar_test(shared: Path, num_images: int) -> tuple[np.ndarray, list[int]]:
     pixels = np.concatenate([np.asarray(Image.open(sheet).convert("RGB")) for sheet in sheets])
     tiles = pixels.reshape(-1, 32, 40, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
     return tiles[:num_images], labels[:num_images]
+
+
+class Renewed(nn.Module):
+    """Its layer had another name in its first version, as those of torchvision's MNASNet had other shapes."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *others: object) -> None:
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {local_metadata.get('version')}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+
+def test_a_module_that_asks_for_its_version_is_told_that_it_is_its_own() -> None:
+    model, other = Renewed(), Renewed()
+    fill(model, {name: value.clone() for name, value in other.state_dict().items()}, "weights.safetensors")
+    assert torch.equal(model.layer.weight, other.layer.weight)

@@ -10,6 +10,7 @@ from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact, If
 from limpq_deploy.pipeline.stages.facts import (
+    ASKS_WHAT_IF,
     BEGAN_HERE,
     HANDED_OVER,
     HANDS_OVER,
@@ -34,7 +35,17 @@ IDLE = {
 """Settings that change no result."""
 
 
-ELSEWHERE = (BEGAN_HERE, HANDS_OVER, KEEPS_STORED, KEEPS_STORED_UNIFORM, OWN_UNIFORM, PIXEL_INPUT, ROUNDS_MADE, STUDIED)
+ELSEWHERE = (
+    ASKS_WHAT_IF,
+    BEGAN_HERE,
+    HANDS_OVER,
+    KEEPS_STORED,
+    KEEPS_STORED_UNIFORM,
+    OWN_UNIFORM,
+    PIXEL_INPUT,
+    ROUNDS_MADE,
+    STUDIED,
+)
 """Conditions that do not hold where a build is finished, or whose files travel under the same condition (pixels: the
 bundle's own model; a uniform model of its own)."""
 
