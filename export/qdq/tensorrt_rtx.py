@@ -12,6 +12,9 @@ overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT
 the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as there: quantizers, sums of streams, ReLUs
 and their bounds are in FP32, with the very numbers that were trained.
 
+A layer in FP8 is written the same way. Its codes are numbers of E4M3 (type float8e4m3fn) with zero-point 0, saturating
+as QuantizeLinear does by itself; so they need no Clip, and a ReLU in front of one stays.
+
 A MaxPool behind a layer and its ReLU is written straight behind the layer: factors are positive, so that what follows
 keeps order, and the pool reads FP16 and leaves less to read.
 """
@@ -21,18 +24,23 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
+from limpq_deploy.calibration.numbers.float8 import fp8_bytes
+from limpq_deploy.calibration.numbers.formats import LARGEST_FP8
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
-from limpq_deploy.export.qdq.base import LAYER_OPS
+from limpq_deploy.export.graph.fp8_layers import Fp8Layer
+from limpq_deploy.export.qdq.base import LAYER_OPS, AnyLayer
 from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
 
 LARGEST_SUM = 2.0**15
 """Largest result of a layer's product; FP16 holds 65,504."""
 
 LARGEST_CODE = 128
+
+FP8 = TensorProto.FLOAT8E4M3FN
 
 
 class TensorRtRtxDialect(TensorRtDialect):
@@ -47,14 +55,33 @@ class TensorRtRtxDialect(TensorRtDialect):
         self.reader = {name: node for node in self.template.graph.node for name in node.input}
 
     def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
-        super().quantize(source, result, name, suffix, params)
+        if params.grid.fp8:
+            self._quantize_to_fp8(source, result, name, suffix, params)
+        else:
+            super().quantize(source, result, name, suffix, params)
         self.codes[self.dequantized[result]] = (f"{name}_codes{suffix}", f"{name}_zero_point")
+
+    def _quantize_to_fp8(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
+        real = self.real(source)
+        if source in self.params:
+            real = self.add("LeakyRelu", [real], f"{name}_again{suffix}", alpha=1.0)
+        scale = self.constant(f"{name}_scale", np.array(params.scale[0], np.float32))
+        grid = [scale, self._fp8(f"{name}_zero_point", np.array(0, np.float32))]
+        codes = self.add("QuantizeLinear", [real, *grid], f"{name}_codes{suffix}")
+        self.dequantized[result] = self.add("DequantizeLinear", [codes, *grid], f"{name}_dequantized{suffix}")
+        self.params[result] = params
+
+    def _fp8(self, name: str, numbers: NDArray[np.float32]) -> str:
+        """An initializer of numbers of E4M3."""
+        raw = fp8_bytes(numbers).tobytes()
+        self.initializers.setdefault(name, helper.make_tensor(name, FP8, numbers.shape, raw, raw=True))
+        return name
 
     def move(self, node: onnx.NodeProto) -> None:
         super().move(node)
         self.moved[node.output[0]] = node
 
-    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+    def layer_input(self, node: onnx.NodeProto, layer: AnyLayer) -> str:
         if isinstance(layer, FloatLayer):
             return super().layer_input(node, layer)
         return self._integers(self.real(node.input[0]))
@@ -78,18 +105,19 @@ class TensorRtRtxDialect(TensorRtDialect):
         self.integers[real] = name
         return name
 
-    def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
-        name, step = f"{layer.name}.weight", _step(layer.codes)
+    def layer_constants(self, layer: IntegerLayer | Fp8Layer) -> tuple[str, str]:
+        name, write = f"{layer.name}.weight", self._fp8 if isinstance(layer, Fp8Layer) else self.constant
+        zero: NDArray[Any] = np.zeros((), layer.codes.dtype)
         grid = [
-            self.constant(f"{name}_scale", np.array(step, np.float16)),
-            self.constant(f"{name}_zero_point", np.array(0, np.int8)),
+            self.constant(f"{name}_scale", np.array(_step(layer), np.float16)),
+            write(f"{name}_zero_point", zero),
         ]
-        written = self.constant(f"{name}_codes", layer.codes)
+        written = write(f"{name}_codes", layer.codes)
         return self.add("DequantizeLinear", [written, *grid], f"{name}_dequantized"), ""
 
     def copy(self, node: onnx.NodeProto, inputs: list[str], name: str | None = None) -> None:
         layer = self.layers.get(name) if name is not None else None
-        if not isinstance(layer, IntegerLayer):
+        if not isinstance(layer, IntegerLayer | Fp8Layer):
             super().copy(node, inputs, name)
             return
         assert node.op_type in LAYER_OPS
@@ -99,7 +127,7 @@ class TensorRtRtxDialect(TensorRtDialect):
         product.output[0] = f"{result}.sum"
         super().copy(product, inputs[:2], name)
         column = (1, -1) + (1,) * (layer.codes.ndim - 2)
-        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(_step(layer.codes))).reshape(column))
+        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(_step(layer))).reshape(column))
         bias = self.constant(f"{name}.bias", layer.float_bias.reshape(column))
         total = self.add("Cast", [self._early_pool(node, product.output[0])], f"{result}.float", to=TensorProto.FLOAT)
         scaled = self.add("Mul", [total, factor], f"{result}.scaled")
@@ -138,9 +166,10 @@ class TensorRtRtxDialect(TensorRtDialect):
         self.nodes = kept[::-1]
 
 
-def _step(codes: NDArray[np.int8]) -> float:
-    """2^-p: the largest power of two by which no sum of products with int8 codes passes `LARGEST_SUM`."""
-    sums = np.abs(codes.astype(np.int64)).reshape(len(codes), -1).sum(1) * LARGEST_CODE
+def _step(layer: IntegerLayer | Fp8Layer) -> float:
+    """2^-p: the largest power of two by which no sum of products with codes passes `LARGEST_SUM`."""
+    largest = LARGEST_FP8 if isinstance(layer, Fp8Layer) else LARGEST_CODE
+    sums = np.abs(layer.codes.astype(np.float64)).reshape(len(layer.codes), -1).sum(1) * largest
     return float(2.0 ** min(np.floor(np.log2(LARGEST_SUM / max(int(sums.max(initial=1)), 1))), 0.0))
 
 

@@ -137,7 +137,7 @@ def _point(
     )
     policy = Policy(
         bits={
-            layer.name: LayerBits(weight=pairs[layer.name][0], act=pairs[layer.name][1]) for layer in indicators.layers
+            layer.name: LayerBits.of(pairs[layer.name]) for layer in indicators.layers
         },
         objective=objective,
         alpha=recipe.alpha,

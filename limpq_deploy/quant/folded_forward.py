@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
-from limpq_deploy.export.qdq.base import Layers
+from limpq_deploy.export.qdq.base import AnyLayer, Layers
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import TargetSpec
 from limpq_deploy.quant.fold_model import integer_model
@@ -51,11 +51,12 @@ def as_recorded(model: QuantizedModel, policy: Mapping[str, BitPair]) -> context
 
 
 def real_values(
-    layer: IntegerLayer | FloatLayer, target: TargetSpec
+    layer: AnyLayer, target: TargetSpec
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weight and bias of a layer as the target's file means them, float32."""
     if isinstance(layer, FloatLayer):
         return layer.weight, layer.float_bias
     column = (slice(None),) + (None,) * (layer.codes.ndim - 1)
     weight = layer.codes.astype(np.float32) * layer.scale[column]
-    return weight, layer.float_bias if target.bias == "float32" else layer.rounded_bias
+    rounded = isinstance(layer, IntegerLayer) and target.bias == "int32"
+    return weight, layer.rounded_bias if rounded else layer.float_bias

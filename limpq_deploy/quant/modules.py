@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from limpq_deploy.calibration.numbers.float8 import FP8_NUMBERS
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.export.records.placement import ActQuantizer
 from limpq_deploy.quant.fake_quant import LearnedScales, fake_quantize, quantize
@@ -17,7 +19,8 @@ OCTAVES = (0, -1, 1, -2, 2)
 class ActFakeQuant(nn.Module):
     """An activation quantizer. ``bits``: its candidate widths, ascending; ``active``: the one in use, None for float.
 
-    A re-quantizer at its parent's width or above passes its input through (see `Placement.act_grids`).
+    ``above``: the quantizer whose codes it reads, if it re-quantizes some. At that one's width or above it passes its
+    input through (from ``identity_from`` on, see `Placement.act_grids`); between integers and FP8 it never does.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class ActFakeQuant(nn.Module):
         self.scales = LearnedScales(grids, pow2=pow2)
         self.active: int | None = None
         self.identity_from: int | None = None
+        self.above: tuple[ActFakeQuant, ...] = ()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.passes:
@@ -43,12 +47,18 @@ class ActFakeQuant(nn.Module):
             return None
         index = self.bits.index(self.active)
         grid, scale = self.scales.grids[index], self.scales.scale(index).detach()
-        return torch.arange(grid.qmin, grid.qmax + 1, device=scale.device) * scale
+        codes = torch.from_numpy(FP8_NUMBERS) if grid.fp8 else torch.arange(grid.qmin, grid.qmax + 1)
+        return codes.to(scale.device) * scale
 
     @property
     def passes(self) -> bool:
         """Whether it hands its input on as it is."""
-        return self.active is None or (self.identity_from is not None and self.active >= self.identity_from)
+        if self.active is None:
+            return True
+        given = self.above[0].active if self.above else self.identity_from
+        if given is None or FP8 in (self.active, given):
+            return self.active == given
+        return self.identity_from is not None and self.active >= self.identity_from
 
     def active_scale(self) -> float:
         """Scale at the active width."""

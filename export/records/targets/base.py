@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 WIDEST_GRID = 8
-"""Bits of the widest integer grid; a policy that says more keeps the tensor in float."""
+"""Bits of the widest integer grid; a policy that says more, and not FP8, keeps the tensor in float."""
+
+FP8_GRID = QuantGrid(bits=8, signed=True, fp8=True)
 
 
 def in_float(bits: int) -> bool:
     """Whether a tensor of these nominal bits is kept in float."""
-    return bits > WIDEST_GRID
+    return bits > WIDEST_GRID and bits != FP8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,14 +156,24 @@ class TargetSpec:
         """Whether a layer (``linear``: or a convolution) of these bits can be deployed: both fit a grid, or the pair is
         one that the target executes with floats."""
         pair = (weight_bits, act_bits)
-        return not (in_float(max(pair)) and pair not in (*self.native_pairs, *(self.linear_pairs if linear else ())))
+        natively = pair in (*self.native_pairs, *(self.linear_pairs if linear else ()))
+        return natively or not (FP8 in pair or in_float(max(pair)))
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether its hardware, some of it, executes layers in FP8."""
+        return (FP8, FP8) in self.native_pairs
 
     def weight_grid(self, bits: int) -> QuantGrid:
         """Grid of a weight; symmetric at 8 bits, so that a negative BatchNorm gamma can flip the codes' sign."""
+        if bits == FP8:
+            return FP8_GRID
         return QuantGrid(bits=bits, signed=True, narrow=self.exportable and bits == 8)
 
     def act_grid(self, bits: int, *, signed: bool, offset: bool = False) -> QuantGrid:
         """Grid of an activation; 8 unsigned bits become 0..127 where the container has no codes above."""
+        if bits == FP8:
+            return FP8_GRID
         if not signed and bits == 8 and not self.unsigned_acts:
             return QuantGrid(bits=7, signed=False)
         return QuantGrid(bits=bits, signed=signed, offset=offset and self.offset_zero_point is not None)
@@ -172,8 +185,12 @@ class TargetSpec:
         return self.signed_zero_point if signed else 0
 
     def realised_pair(self, weight_bits: int, act_bits: int) -> tuple[int, int]:
-        """The (weight, activation) bits at which the hardware executes a layer of these nominal bits."""
+        """The (weight, activation) bits at which the hardware executes a layer of these nominal bits. FP8 is executed
+        as such or in float, never as integers, and integers never as FP8."""
+        asked = (weight_bits, act_bits)
+        if asked in self.native_pairs:
+            return asked
         for pair in self.native_pairs:
-            if weight_bits <= pair[0] and act_bits <= pair[1]:
+            if weight_bits <= pair[0] and act_bits <= pair[1] and FP8 not in pair:
                 return pair
         return self.native_pairs[-1]

@@ -21,8 +21,8 @@ def diff_table(diff: PolicyDiff) -> str:
         rows = [
             (
                 change.name,
-                f"w{change.before.weight} a{change.before.act}",
-                f"w{change.after.weight} a{change.after.act}",
+                _bits(change.before),
+                _bits(change.after),
                 *(() if change.bitops is None else (_signed_giga(change.bitops), f"{change.size or 0:+,}")),
                 *(() if change.objective is None else (f"{change.objective:+.6f}",)),
             )
