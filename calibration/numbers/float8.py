@@ -13,6 +13,9 @@ from limpq_deploy.calibration.numbers.formats import LARGEST_FP8, LEAST_EXPONENT
 
 MANTISSA = 3
 
+LAST_PLACE = 126
+"""Of the largest number, counted from 0."""
+
 
 def nearest_fp8(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """The nearest number of E4M3, ties to an even mantissa; beyond 448 it is 448, as QuantizeLinear does with
@@ -39,7 +42,7 @@ def fp8_numbers(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def fp8_places(numbers: NDArray[np.float32]) -> NDArray[np.int16]:
-    """The place of each number among all of the format, from -126 to 126: neighbours are one apart."""
+    """The place of each number among all of the format, from -`LAST_PLACE` to `LAST_PLACE`: neighbours are one apart."""
     size = fp8_bytes(np.abs(numbers)).astype(np.int16)
     return np.where(numbers < 0, -size, size).astype(np.int16)
 

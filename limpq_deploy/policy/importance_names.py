@@ -38,7 +38,7 @@ def read_by(indicators: Indicators, name: str) -> Indicators:
     """
     if name not in MEASURES:
         raise SettingError(f"--importance is {name!r}; expected {', '.join(MEASURES)}")
-    if name == SCALE and FP8 in indicators.bits:
+    if name == SCALE and FP8 in indicators.bits and carried(indicators):
         raise SettingError(
             f"--importance {SCALE} compares scales, and those of FP8 say nothing of its steps; give --importance kl"
         )

@@ -94,7 +94,7 @@ def _treat(
 ) -> tuple[float | None, ...]:
     places = [place for place, width in enumerate(bits) if width in admitted and width != FP8]
     found = tuple(learned[place] for place in places)
-    ascends = [here < after for here, after in itertools.pairwise(found)] + [False]
+    ascends = [here < after for here, after in itertools.pairwise((*found, *found[-1:]))]
     treated: tuple[float | None, ...] = found
     if mode == "forbid":
         treated = tuple(None if up else value for up, value in zip(ascends, found, strict=True))

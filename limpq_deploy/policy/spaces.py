@@ -26,6 +26,9 @@ from limpq_deploy.policy.widths import SPACE_NOTE, noted, with_widths
 
 NATIVE = "native:"
 FORMATS_SPACE = "formats:"
+REFUSED = {"nvfp4": " (NVIDIA's compiler takes FP4 with dynamic scales alone, in products, from sm120)"}
+"""Why formats that exist are none of these."""
+
 FORMS = "w*a*, w*aN, wNa* with 1 to 32 bits, native:TARGET, or formats:int8,fp8,fp16"
 
 
@@ -61,7 +64,7 @@ def formats_named(names: Sequence[str]) -> tuple[int, ...]:
     """Widths of formats by their names, ascending. Raises SettingError for others."""
     for name in names:
         if name not in FORMATS:
-            raise SettingError(f"formats names {name or 'nothing'!r}; expected some of {', '.join(FORMATS)}")
+            raise SettingError(f"formats names {name or 'nothing'!r}; expected some of {', '.join(FORMATS)}{REFUSED.get(name, '')}")
     return tuple(sorted({FORMATS[name] for name in names}))
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limpq_deploy.calibration.numbers.float8 import FP8_NUMBERS
 from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.rounding import codes_of
 from limpq_deploy.export.records.placement import ActQuantizer
 from limpq_deploy.quant.fake_quant import LearnedScales, fake_quantize, quantize
 
@@ -47,8 +47,7 @@ class ActFakeQuant(nn.Module):
             return None
         index = self.bits.index(self.active)
         grid, scale = self.scales.grids[index], self.scales.scale(index).detach()
-        codes = torch.from_numpy(FP8_NUMBERS) if grid.fp8 else torch.arange(grid.qmin, grid.qmax + 1)
-        return codes.to(scale.device) * scale
+        return codes_of(grid).to(scale.device) * scale
 
     @property
     def passes(self) -> bool:
