@@ -42,7 +42,7 @@ def fp8_numbers(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def fp8_places(numbers: NDArray[np.float32]) -> NDArray[np.int16]:
-    """The place of each number among all of the format, from -`LAST_PLACE` to `LAST_PLACE`: neighbours are one apart."""
+    """The place of each number among all of the format, up to `LAST_PLACE` both ways; neighbours are one apart."""
     size = fp8_bytes(np.abs(numbers)).astype(np.int16)
     return np.where(numbers < 0, -size, size).astype(np.int16)
 

@@ -5,9 +5,9 @@ Where the file has ``real -> (Clip) -> Q -> codes -> DQ -> value``, the cut file
     real -> (Clip) -> Q -> codes -> DQ -> "codes.end"          a result of the graph
     "codes.start" -> Q -> "codes.again" -> DQ -> value         an input of the graph
 
-so that each layer keeps the pairs round it by which a runtime makes it an integer kernel. Where several DequantizeLinear
-read the codes, as reals and as integers, all of them stand behind the start. Two runtimes that are fed the same codes at
-every start differ at the ends by what the stretch itself computes differently, and by nothing else.
+so that each layer keeps the pairs round it by which a runtime makes it an integer kernel. Where several
+DequantizeLinear read the codes, as reals and as integers, all of them stand behind the start. Two runtimes that are fed
+the same codes at every start differ at the ends by what the stretch itself computes differently, and by nothing else.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from limpq_deploy.export.graph.onnx_files import constants
 class Cut:
     """One place where the file is cut.
 
-    ``tensor``: the codes there; ``start`` and ``end``: input and result of the cut file. ``scale`` of the codes, ``low``
-    and ``high``: smallest and largest code of the grid; those of ``fp8`` are places (`fp8_places`). ``shape``: of the
-    reals of one image.
+    ``tensor``: the codes there; ``start`` and ``end``: input and result of the cut file. ``scale`` of the codes,
+    ``low`` and ``high``: smallest and largest code of the grid; those of ``fp8`` are places (`fp8_places`). ``shape``:
+    of the reals of one image.
     """
 
     tensor: str

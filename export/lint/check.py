@@ -70,7 +70,8 @@ def lint(
     """Check an ONNX file against a target's rules, and give it to the target's runtime where that is here.
 
     ``runtime``: None takes the target's own. ``version``: of TensorRT; None: what the file says, else the newest.
-    ``compiler``: ask the compiler that judges the target's files too, for these ``gpus`` (None: the usual ones); it takes some seconds.
+    ``compiler``: ask the compiler that judges the target's files too, for these ``gpus`` (None: the usual ones); it
+    takes some seconds.
     ``apart``: the target's own runtime tries the file in a process of its own, as one of a stranger deserves.
     Raises ModelError for a version that is not known.
     """

@@ -7,10 +7,10 @@ integers, codes q_x and q_w[c], is written
     sum[c]    = f16(2^-p * (q_x . q_w[c]))       a Conv or Gemm without bias: DequantizeLinear by 1 and by 2^-p, in FP16
     result[c] = f32(sum[c]) * factor[c] + bias[c]         Cast, Mul, Add in FP32; factor = f32(s_x * s_w[c]) * 2^p
 
-Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass `LARGEST_SUM`: nothing
-overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the sum to
-the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as there: quantizers, sums of streams, ReLUs
-and their bounds are in FP32, with the very numbers that were trained.
+Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass 2^15 (`graph.half_sums`):
+nothing overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the
+sum to the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as there: quantizers, sums of streams,
+ReLUs and their bounds are in FP32, with the very numbers that were trained.
 
 A layer in FP8 is written the same way. Its codes are numbers of E4M3 (type float8e4m3fn) with zero-point 0, saturating
 as QuantizeLinear does by itself; so they need no Clip, and a ReLU in front of one stays.
@@ -19,6 +19,7 @@ A MaxPool behind a layer and its ReLU is written straight behind the layer: fact
 keeps order, and the pool reads FP16 and leaves less to read.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,18 +28,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from limpq_deploy.calibration.numbers.float8 import fp8_bytes
-from limpq_deploy.calibration.numbers.formats import LARGEST_FP8
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.fp8_layers import Fp8Layer
+from limpq_deploy.export.graph.half_sums import sum_factor, sum_step
 from limpq_deploy.export.qdq.base import LAYER_OPS, AnyLayer
 from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
-
-LARGEST_SUM = 2.0**15
-"""Largest result of a layer's product; FP16 holds 65,504."""
-
-LARGEST_CODE = 128
 
 FP8 = TensorProto.FLOAT8E4M3FN
 
@@ -106,10 +102,11 @@ class TensorRtRtxDialect(TensorRtDialect):
         return name
 
     def layer_constants(self, layer: IntegerLayer | Fp8Layer) -> tuple[str, str]:
-        name, write = f"{layer.name}.weight", self._fp8 if isinstance(layer, Fp8Layer) else self.constant
+        name = f"{layer.name}.weight"
+        write: Callable[[str, Any], str] = self._fp8 if isinstance(layer, Fp8Layer) else self.constant
         zero: NDArray[Any] = np.zeros((), layer.codes.dtype)
         grid = [
-            self.constant(f"{name}_scale", np.array(_step(layer), np.float16)),
+            self.constant(f"{name}_scale", np.array(sum_step(layer), np.float16)),
             write(f"{name}_zero_point", zero),
         ]
         written = write(f"{name}_codes", layer.codes)
@@ -127,7 +124,7 @@ class TensorRtRtxDialect(TensorRtDialect):
         product.output[0] = f"{result}.sum"
         super().copy(product, inputs[:2], name)
         column = (1, -1) + (1,) * (layer.codes.ndim - 2)
-        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(_step(layer))).reshape(column))
+        factor = self.constant(f"{name}.factor", sum_factor(layer).reshape(column))
         bias = self.constant(f"{name}.bias", layer.float_bias.reshape(column))
         total = self.add("Cast", [self._early_pool(node, product.output[0])], f"{result}.float", to=TensorProto.FLOAT)
         scaled = self.add("Mul", [total, factor], f"{result}.scaled")
@@ -164,13 +161,6 @@ class TensorRtRtxDialect(TensorRtDialect):
                 read.update(node.input)
                 kept.append(node)
         self.nodes = kept[::-1]
-
-
-def _step(layer: IntegerLayer | Fp8Layer) -> float:
-    """2^-p: the largest power of two by which no sum of products with codes passes `LARGEST_SUM`."""
-    largest = LARGEST_FP8 if isinstance(layer, Fp8Layer) else LARGEST_CODE
-    sums = np.abs(layer.codes.astype(np.float64)).reshape(len(layer.codes), -1).sum(1) * largest
-    return float(2.0 ** min(np.floor(np.log2(LARGEST_SUM / max(int(sums.max(initial=1)), 1))), 0.0))
 
 
 DIALECT = TensorRtRtxDialect

@@ -228,7 +228,7 @@ def _why(node: fx.Node, target: TargetSpec) -> str:
 def _uniform(placement: Placement, bits: int) -> UniformCost:
     widths = {layer.name: layer.pinned_bits or bits for layer in placement.layers}
     acts = {layer.name: placement.quantizer(layer.input).bits or bits for layer in placement.pinned}
-    size = sum(layer.num_weights * bits_of(widths[layer.name]) for layer in placement.layers)
+    size = sum(layer.num_weights * widths[layer.name] for layer in placement.layers)
     return UniformCost(
         bits=bits,
         gbitops=sum(layer.macs * widths[layer.name] * acts.get(layer.name, bits) for layer in placement.layers) / 1e9,

@@ -49,7 +49,8 @@ def tie_classes(layers: Sequence[LayerIndicators]) -> list[list[LayerIndicators]
 def admitted_pairs(indicators: Indicators) -> dict[str, frozenset[BitPair]]:
     """(weight_bits, act_bits) that a layer may take, by name; a layer that may take all candidates is left out.
 
-    FP8 is taken for both or for neither. Layers that share bit-widths may take what all of them admit. Raises SettingError where that is nothing.
+    FP8 is taken for both or for neither. Layers that share bit-widths may take what all of them admit. Raises
+    SettingError where that is nothing.
     """
     if all(layer.pairs is None for layer in indicators.layers) and FP8 not in indicators.bits:
         return {}

@@ -58,7 +58,8 @@ def carried(indicators: Indicators) -> tuple[str, ...]:
     return tuple(
         name
         for name in MEASURES
-        if (name == SCALE and scales) or all(layer.measures is not None and name in layer.measures for layer in indicators.layers)
+        if (name == SCALE and scales)
+        or all(layer.measures is not None and name in layer.measures for layer in indicators.layers)
     )
 
 

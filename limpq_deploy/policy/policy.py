@@ -136,8 +136,8 @@ class Policy:
     format: Literal["limpq.policy/1"] = field(default="limpq.policy/1")
 
     def is_everywhere(self, bits: int) -> bool:
-        """Whether every weight and activation has this width: at the widest candidate, no budget limits anything. FP8 is
-        no wider than int8."""
+        """Whether every weight and activation has this width: at the widest candidate, no budget limits anything. FP8
+        is no wider than int8."""
         return bits != FP8 and all(layer.pair == (bits, bits) for layer in self.bits.values())
 
     def buildable_pairs(self, origin: str) -> dict[str, tuple[int, int]]:

@@ -64,7 +64,9 @@ def formats_named(names: Sequence[str]) -> tuple[int, ...]:
     """Widths of formats by their names, ascending. Raises SettingError for others."""
     for name in names:
         if name not in FORMATS:
-            raise SettingError(f"formats names {name or 'nothing'!r}; expected some of {', '.join(FORMATS)}{REFUSED.get(name, '')}")
+            raise SettingError(
+                f"formats names {name or 'nothing'!r}; expected some of {', '.join(FORMATS)}{REFUSED.get(name, '')}"
+            )
     return tuple(sorted({FORMATS[name] for name in names}))
 
 

@@ -182,7 +182,9 @@ def require_finite_gradients(model: nn.Module) -> None:
 
 
 def _suits_kernel(x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid) -> bool:
-    return not grid.fp8 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and scale.dtype == x.dtype
+    return (
+        not grid.fp8 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and scale.dtype == x.dtype
+    )
 
 
 def _along(scale: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:

@@ -9,8 +9,8 @@ from torch import nn
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer, fold_float, fold_weight_only
-from limpq_deploy.export.graph.fp8_layers import Fp8Layer, fold_fp8
 from limpq_deploy.export.graph.folding import FLOAT32_EXACT, BatchNormParams, IntegerLayer, fold
+from limpq_deploy.export.graph.fp8_layers import Fp8Layer, fold_fp8
 from limpq_deploy.export.qdq.base import Layers
 from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import in_float

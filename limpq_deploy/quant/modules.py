@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.calibration.numbers.rounding import codes_of
 from limpq_deploy.export.records.placement import ActQuantizer
 from limpq_deploy.quant.fake_quant import LearnedScales, fake_quantize, quantize
@@ -59,6 +60,11 @@ class ActFakeQuant(nn.Module):
             return self.active == given
         return self.identity_from is not None and self.active >= self.identity_from
 
+    def active_params(self) -> QuantParams:
+        """Grid and scale at the active width."""
+        assert self.active is not None
+        return QuantParams(grid=self.scales.grids[self.bits.index(self.active)], scale=(self.active_scale(),))
+
     def active_scale(self) -> float:
         """Scale at the active width."""
         assert self.active is not None
@@ -71,7 +77,7 @@ class QuantLayer(nn.Module):
     ``pow2``: the scales that are left when a BatchNorm is folded in are powers of two. The step of channel c is then
     ``2^k / f``, with f = ``fold_factor``()[c] = |gamma| / sqrt(var + eps) and 2^k the power next to the learned scale
     times f, times 2^``octaves``[c]: the layer's own function stays, only the grid of each channel moves. ``octaves``
-    [len(grids), O] are whole numbers, see `choose_octaves`. ``exported``: weight and bias that are used instead (see
+    [len(grids), O] are whole numbers, see `choose_octaves`. ``exported``: what is computed instead (see
     `folded_forward`).
     """
 
@@ -93,15 +99,15 @@ class QuantLayer(nn.Module):
         self.scales = LearnedScales(grids, pow2=pow2)
         self.active: int | None = None
         self.gathers_gradients = False
-        self.exported: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.exported: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.fold_factor = fold_factor
         if pow2:
             self.register_buffer("octaves", torch.zeros(len(grids), len(layer.weight)))
-        self.apply_weight = _application(layer)
+        self.apply_weight = application(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.exported is not None:
-            return self.apply_weight(x, *self.exported)
+            return self.exported(x)
         if self.active is None:
             return self.apply_weight(x, self.weight, self.bias)
         index = self.bits.index(self.active)
@@ -218,9 +224,10 @@ class SwitchableBatchNorm(nn.Module):
         )
 
 
-def _application(
+def application(
     layer: nn.Conv2d | nn.Linear,
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    """What a layer does, from input, weight and bias."""
     if isinstance(layer, nn.Linear):
         return F.linear
     stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups

@@ -26,9 +26,8 @@ class QuantizedModel(nn.Module):
 
     ``candidates`` gives each searched layer its (weight bits, activation bits) to learn: several for joint training,
     one each for fine-tuning, none for what stays in float. Pinned layers and carriers have their fixed width.
-    `set_bits` chooses. ``streams``: widths of quantizers whose bits the placement fixes, where FP8 may take their place.
-    ``scales``: learned freely, or as powers of two, those of weights as they are when BatchNorm is
-    folded in.
+    `set_bits` chooses. ``streams``: widths of quantizers whose bits the placement fixes, where FP8 may take their
+    place. ``scales``: learned freely, or as powers of two, those of weights as they are when BatchNorm is folded in.
     """
 
     def __init__(

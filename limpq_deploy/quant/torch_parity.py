@@ -28,7 +28,8 @@ from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS, with_quantizers
 from limpq_deploy.model.results import tensors_of
 from limpq_deploy.quant.fake_quant import quantize
-from limpq_deploy.quant.folded_forward import folded_forward, real_values
+from limpq_deploy.quant.folded_forward import exported_layer, folded_forward
+from limpq_deploy.quant.modules import application
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
 
@@ -104,8 +105,8 @@ def compare_trained(
 
 
 def codes_given(model: QuantizedModel, images_NCHW: torch.Tensor) -> tuple[Any, dict[str, NDArray[np.integer]]]:
-    """What a model gives at one policy, and the container codes of each of its quantizers (the places of FP8 numbers), by
-    their exported names."""
+    """What a model gives at one policy, and the container codes (of FP8 numbers the places) of each of its quantizers,
+    by their exported names."""
     spec = model.placement.spec
     calls: dict[str, int] = {}
     codes: dict[str, NDArray[np.integer]] = {}
@@ -195,9 +196,9 @@ def _folded(
     for placed in placement.layers:
         layer = graph.get_submodule(placed.name)
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        weight, bias = real_values(layers[placed.name], placement.spec)
-        layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
-        layer.bias = nn.Parameter(torch.from_numpy(bias), requires_grad=False)
+        read = acts.get(placed.input) or acts.get(placement.quantizer(placed.input).parent or "")
+        found = exported_layer(application(layer), layers[placed.name], placement.spec, read)
+        graph.set_submodule(placed.name, found)
         if placed.batchnorm is not None:
             graph.set_submodule(placed.batchnorm, nn.Identity())
     return graph.eval(), list(feeds.values())

@@ -84,6 +84,7 @@ class TargetSpec:
     the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs
     that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
 
+    ``half_sums``: sums of products on codes are rounded to FP16 before they are scaled.
     ``float_baseline``: type in which the float model runs unless a build asks for another. ``forms``: of its files, the
     oldest first, which all later versions read; none where it is not exported. ``form_key``: metadata of a file that
     names the version it is written for; None where files say none. ``settings``: of a build, those that have an effect
@@ -106,6 +107,7 @@ class TargetSpec:
     bias: Literal["int32", "float32"]
     native_pairs: tuple[tuple[int, int], ...]
     linear_pairs: tuple[tuple[int, int], ...] = ()
+    half_sums: bool = False
     float_baseline: Literal["float16", "float32"] = "float32"
     forms: tuple[FileForm, ...] = ()
     form_key: str | None = None

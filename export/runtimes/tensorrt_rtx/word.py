@@ -51,7 +51,8 @@ def compiler_word(
     report: Report = lambda done, total, note: None,
 ) -> CompilerWord:
     """Ask the compiler, in a process of its own; some seconds. ``of``: the compiler that the file is for, such as
-    "TensorRT 10", where it is another. ``gpus``: None for all of the usual ones that admit the file's formats. Raises SettingError for capabilities that one engine cannot be for."""
+    "TensorRT 10", where it is another. ``gpus``: None for all of the usual ones that admit the file's formats.
+    Raises SettingError for capabilities that one engine cannot be for."""
     why = cannot_build()
     if why is not None:
         return CompilerWord(accepted=None, detail=why)
@@ -76,9 +77,7 @@ def compiler_word(
         integer_layers=engine.integer_layers,
         fp8_layers=engine.fp8_layers,
         planned=len(asked),
-        as_floats=tuple(
-            layer for layer, plan in asked.items() if not keeps_plan(plan, engine.layer_precision[layer])
-        ),
+        as_floats=tuple(layer for layer, plan in asked.items() if not keeps_plan(plan, engine.layer_precision[layer])),
         moved_bytes=engine.moved_bytes,
         weight_bytes=engine.weight_bytes,
         warnings=engine.plan.warnings,

@@ -6,7 +6,7 @@ from limpq_deploy.policy.diff import PolicyDiff, TotalChange
 from limpq_deploy.policy.explain import BudgetPrice, Explanation
 from limpq_deploy.policy.front import Front
 from limpq_deploy.policy.infeasible import Conflict
-from limpq_deploy.report.figures import digits, giga, plural, signed
+from limpq_deploy.report.figures import bits, digits, giga, plural, signed
 
 STEPS_TOLD = 4
 """Steps that a sentence names; the others are counted, and stand in the table."""
@@ -21,8 +21,8 @@ def diff_table(diff: PolicyDiff) -> str:
         rows = [
             (
                 change.name,
-                _bits(change.before),
-                _bits(change.after),
+                bits(change.before.pair),
+                bits(change.after.pair),
                 *(() if change.bitops is None else (_signed_giga(change.bitops), f"{change.size or 0:+,}")),
                 *(() if change.objective is None else (f"{change.objective:+.6f}",)),
             )

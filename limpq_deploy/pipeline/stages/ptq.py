@@ -63,7 +63,9 @@ def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
         )
     model.set_bits(uniform(subject.placement, config.candidates[-1]))
     source = {"method": NOT_TRAINED, "ranges": method, "images": images, "seed": config.seed, "steps": 0}
-    found = with_edges(with_memory(read_indicators(model, config.candidates, source), traced, subject.placement), traced)
+    found = with_edges(
+        with_memory(read_indicators(model, config.candidates, source), traced, subject.placement), traced
+    )
     found = _unlearned(found)
     if searching:
         held = data.split("val")

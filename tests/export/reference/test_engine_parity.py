@@ -104,7 +104,7 @@ def test_a_quantizer_that_nothing_drives_to_its_end_is_named(built: Built) -> No
 
 
 def test_codes_of_reals_are_the_nearest_steps() -> None:
-    cut = Cut(tensor="c", value="v", start="s", end="e", scale=0.5, low=0, high=7, shape=(1,))
+    cut = Cut(tensor="c", start="s", end="e", scale=0.5, low=0, high=7, shape=(1,))
     found: NDArray[np.int16] = cut.codes(np.array([0.0, 0.5001, 3.4999], np.float32))
     assert found.tolist() == [0, 1, 7]
 
