@@ -29,6 +29,7 @@ JOINS = {"Concat": 0, "Max": 0, "Min": 0, "Where": 1}
 """Operators that take several tensors of one scale, by the first input that is one."""
 
 FP8 = TensorProto.FLOAT8E4M3FN
+LEAST_FP8_CHANNELS = 4
 EIGHT_BITS = (TensorProto.INT8, TensorProto.UINT8, FP8)
 
 
@@ -64,7 +65,7 @@ def layer_findings(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> It
         return
     yield from _weight(node, places, weight, graph, form)
     if not isinstance(source, Stop):
-        yield from _pair(node, source, weight, graph)
+        yield from _pair(node, source, weight, graph, form)
 
 
 def source_of(tensor: str, graph: LintGraph) -> Source:
@@ -147,6 +148,12 @@ def _weight(
         )
 
 
+def _channels_read(node: onnx.NodeProto, graph: LintGraph) -> int | None:
+    """Channels of a convolution's input, all groups together; None where the weight's shape is not known."""
+    shape = graph.shape(node.input[1])
+    return None if shape is None or len(shape) < 2 else shape[1] * attribute(node, "group", 1)
+
+
 def _channels(node: onnx.NodeProto, place: int) -> int:
     """Axis of a weight along which its outputs stand."""
     if node.op_type == "Conv":
@@ -184,13 +191,21 @@ def _same_axis(before: Sequence[int], after: Sequence[int], axis: int) -> int | 
     return None
 
 
-def _pair(node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
-    """Types of the codes of both inputs."""
+def _pair(
+    node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph, form: FileForm
+) -> Iterator[Finding]:
+    """Types of the codes of both inputs. Where FP8 is a format of the target it is no finding by itself."""
     kinds = [graph.types.get(one.input[0]) for one in (source, weight)]
     if None in kinds:
         return
     if node.op_type == "Conv" and (kinds[1] not in EIGHT_BITS or (kinds[0] == FP8) != (kinds[1] == FP8)):
         found = " and ".join(TensorProto.DataType.Name(kind).lower() for kind in kinds if kind is not None)
         yield finding("convolution-codes", name_of(node), f"they are {found}, and the builder refuses the model")
-    elif FP8 in kinds:
+        return
+    if FP8 not in kinds:
+        return
+    if not form.fp8:
         yield finding("fp8", name_of(node), "it runs in FP8 (E4M3), and not before compute capability 8.9")
+    channels = _channels_read(node, graph) if node.op_type == "Conv" else None
+    if channels is not None and channels < LEAST_FP8_CHANNELS:
+        yield finding("fp8-stem", name_of(node), f"it reads {channels}, and the compiler puts it in FP16")

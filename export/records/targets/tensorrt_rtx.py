@@ -35,7 +35,7 @@ TENSORRT_RTX = TargetSpec(
     native_pairs=((8, 8), (FP8, FP8), (16, 16), (32, 32)),
     half_sums=True,
     float_baseline="float16",
-    forms=(FileForm(version="1", opset=21, weights="int8", typed=True, parser="11"),),
+    forms=(FileForm(version="1", opset=21, weights="int8", typed=True, parser="11", fp8=True),),
     form_key="limpq.tensorrt_rtx",
     settings=("batch", "float_type", "gpus"),
 )
