@@ -1,6 +1,6 @@
 """FP8 (E4M3) beside int8 and FP16 on target tensorrt_rtx, without training: top-1 by format and range method.
 
-ResNet-20 on the 5,000 shared test images of CIFAR-10, and MobileNetV2 on the shared sample of ImageNet (``--imagenet``).
+ResNet-20 on the shared test images of CIFAR-10, and MobileNetV2 on the shared sample of ImageNet (``--imagenet``).
 Accuracies are of the quantized model in PyTorch that computes as its file does, sums rounded to FP16 (parity:
 `tests/limpq_deploy/builds/test_rtx_build.py` compares them code by code); `fp16` is the float file in half precision,
 executed as written. The first and last layer are in int8 throughout. ``chosen``: formats that a search on ``kl`` gives

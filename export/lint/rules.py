@@ -125,10 +125,6 @@ RULES: Mapping[str, Rule] = {
         "float", "the scales of a weight stand along its output channels",
         "write one scale for each output channel, along that axis", BUILT,
     ),
-    "fp8-stem": Rule(
-        "float", "a convolution in FP8 reads four channels or more",
-        "give it int8, as the pinned first layer has", f"{BUILT}: with three it gets FP16",
-    ),
     "fp8": Rule(
         "float", "a layer runs in integers",
         "quantize to int8 where integers are wanted", f"{BUILT}: FP8 kernels from compute capability 8.9 on",

@@ -29,7 +29,6 @@ JOINS = {"Concat": 0, "Max": 0, "Min": 0, "Where": 1}
 """Operators that take several tensors of one scale, by the first input that is one."""
 
 FP8 = TensorProto.FLOAT8E4M3FN
-LEAST_FP8_CHANNELS = 4
 EIGHT_BITS = (TensorProto.INT8, TensorProto.UINT8, FP8)
 
 
@@ -148,12 +147,6 @@ def _weight(
         )
 
 
-def _channels_read(node: onnx.NodeProto, graph: LintGraph) -> int | None:
-    """Channels of a convolution's input, all groups together; None where the weight's shape is not known."""
-    shape = graph.shape(node.input[1])
-    return None if shape is None or len(shape) < 2 else shape[1] * attribute(node, "group", 1)
-
-
 def _channels(node: onnx.NodeProto, place: int) -> int:
     """Axis of a weight along which its outputs stand."""
     if node.op_type == "Conv":
@@ -202,10 +195,5 @@ def _pair(
         found = " and ".join(TensorProto.DataType.Name(kind).lower() for kind in kinds if kind is not None)
         yield finding("convolution-codes", name_of(node), f"they are {found}, and the builder refuses the model")
         return
-    if FP8 not in kinds:
-        return
-    if not form.fp8:
+    if FP8 in kinds and not form.fp8:
         yield finding("fp8", name_of(node), "it runs in FP8 (E4M3), and not before compute capability 8.9")
-    channels = _channels_read(node, graph) if node.op_type == "Conv" else None
-    if channels is not None and channels < LEAST_FP8_CHANNELS:
-        yield finding("fp8-stem", name_of(node), f"it reads {channels}, and the compiler puts it in FP16")

@@ -1,9 +1,9 @@
 """A file of TensorRT-RTX's dialect in NumPy: exact products of int8 and FP8 codes, sums rounded once to FP16.
 
-ONNX's own reference evaluator walks the graph. Three operators are ours: Conv and Gemm in FP16 sum in float64, where
+ONNX's own reference evaluator walks the graph. Some operators are ours: Conv and Gemm in FP16 sum in float64, where
 products of E4M3 numbers (multiples of 2^-18 up to 2^18) and of int8 are exact, and round once; QuantizeLinear to FP8
-gives the nearest number of the format, saturating. What is left to the machine is float32 behind the sums, and the order
-in which pools add.
+gives the nearest number of the format, saturating. What is left to the machine is float32 behind the sums, and the
+order in which pools add.
 """
 
 from collections.abc import Collection

@@ -24,8 +24,8 @@ class FileForm:
     ``version``: of the runtime, None where all versions read one form. ``weights``: int8 initializers with a
     DequantizeLinear, or FP32 ones with a pair. ``typed``: every tensor's type is taken from the file (strong typing),
     so that layers of 16 bits are written in FP16; else the builder chooses among what its flags allow. ``parser``: the
-    version of TensorRT whose parser has the rules of the one that reads the file; None where it is another's. ``fp8``: whether layers
-    in FP8 are written in it.
+    version of TensorRT whose parser has the rules of the one that reads the file; None where it is another's.
+    ``fp8``: whether layers in FP8 are written in it.
     """
 
     version: str | None

@@ -76,7 +76,7 @@ def test_a_stream_that_layers_in_fp8_alone_read_travels_in_fp8_and_else_in_int8(
     assert grids[stream.name].fp8
     again = [one.name for one in placement.quantizers if one.parent == stream.name]
     assert not set(again) & grids.keys()
-    mixed = placement.act_grids({**fp8, **{name: (8, 8) for name in readers}})
+    mixed = placement.act_grids({**fp8, **dict.fromkeys(readers, (8, 8))})
     assert not mixed[stream.name].fp8
     assert not any(grid.fp8 for grid in placement.act_grids(int8).values())
 
@@ -93,11 +93,7 @@ def test_the_joint_network_knows_both_formats_of_every_tensor(resnet8: tuple[Tra
         alone = model_of_policy(traced, placement, policy)
         alone.initialise_scales(images)
         alone.set_bits(policy)
-        active = {
-            one.name
-            for one in placement.quantizers
-            if not joint.act_quantizer(one.name).passes
-        }
+        active = {one.name for one in placement.quantizers if not joint.act_quantizer(one.name).passes}
         assert active == placement.act_grids(policy).keys()
         assert active == {one.name for one in placement.quantizers if not alone.act_quantizer(one.name).passes}
         results.append(joint.eval()(images))
