@@ -148,7 +148,7 @@ CANDIDATE = st.builds(
     loss=REAL,
     importance=optional(NAME),
     alpha=optional(REAL),
-    outliers=optional(NAME),
+    outliers=optional(st.sampled_from(("forbid", "repair", "keep"))),
 )
 TOURNAMENT = st.builds(
     Tournament, candidates=tuples(CANDIDATE), chosen=TEXT, why=TEXT, images=COUNT, batchnorm_images=COUNT

@@ -22,7 +22,7 @@ from ...export.runtimes.tensorrt.trt_stand_in import stand_in
 
 Command = Callable[..., Any]
 
-FINISHED = ["received", "engine", "parity", "latency", "audit", "verdict", "report", "bundle"]
+FINISHED = ["received", "engine", "parity", "latency", "candidates", "audit", "verdict", "report", "bundle"]
 QUICK = ("--ptq", "--calibration-images", "64", "--bits", "4,5", "--importance", "scale", "--max-accuracy-drop", "50")
 
 

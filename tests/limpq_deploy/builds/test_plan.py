@@ -69,7 +69,7 @@ def test_the_setting_that_was_changed_is_named_and_what_reads_its_files_comes_af
     found = why("--like", "w4a4")
     assert found["search"] == found["report"] == "--like changed"
     assert found["finetune"] == "after policy, which runs"
-    assert found["uniform"].startswith("after policy, which runs; only where a uniform policy")
+    assert "only where a uniform policy" in found["uniform"]
     assert found["engine"] == "after export, which runs"
     assert not found.keys() & {"given", "float", "indicators"}
     assert why("--ema", "0.5", "--storage", "int4")["export"] == "--storage changed"

@@ -14,6 +14,8 @@ from limpq_deploy.pipeline.stages.facts import (
     HANDED_OVER,
     HANDS_OVER,
     KEEPS_STORED,
+    KEEPS_STORED_UNIFORM,
+    OWN_UNIFORM,
     PIXEL_INPUT,
     ROUNDS_MADE,
     STUDIED,
@@ -32,8 +34,9 @@ IDLE = {
 """Settings that change no result."""
 
 
-ELSEWHERE = (BEGAN_HERE, HANDS_OVER, KEEPS_STORED, PIXEL_INPUT, ROUNDS_MADE, STUDIED)
-"""Conditions that do not hold where a build is finished (pixels: the bundle's own model)."""
+ELSEWHERE = (BEGAN_HERE, HANDS_OVER, KEEPS_STORED, KEEPS_STORED_UNIFORM, OWN_UNIFORM, PIXEL_INPUT, ROUNDS_MADE, STUDIED)
+"""Conditions that do not hold where a build is finished, or whose files travel under the same condition (pixels: the
+bundle's own model; a uniform model of its own)."""
 
 
 def file_of(one: str | Part | If) -> str:
