@@ -30,8 +30,8 @@ def with_widths(indicators: Indicators, widths: Collection[int]) -> Indicators:
         return indicators
     if FP8 in new:
         raise SettingError(
-            f"the indicators of {indicators.model!r} do not know FP8, and no other width tells what it costs; build "
-            "with --formats int8,fp8"
+            f"the indicators of {indicators.model!r} do not know FP8 (the width 9), of which no other width tells "
+            "anything; build with --formats int8,fp8"
         )
     if not 1 <= new[0] <= new[-1] <= 32:
         raise SettingError(f"a width of {new[0] if new[0] < 1 else new[-1]} bits makes no sense; expected 1 to 32")
