@@ -31,6 +31,7 @@ format:
 docs:
     python docs/renew_cli.py
     python docs/renew_budgets.py
+    python docs/renew_refusals.py
 
 # All that CI does.
 ci:

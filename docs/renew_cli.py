@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from limpq_deploy.cli.main import main
+from limpq_deploy.cli.options.grouped_help import GroupedCommand
 from limpq_deploy.train.settings import Training
 
 PAGE = Path(__file__).with_name("cli.md")
@@ -18,9 +19,20 @@ INTRODUCTION = """# Command line
 Written by `python docs/renew_cli.py` from `--help`; do not edit.
 
 Every command takes `--json`: one JSON object on stdout, everything else on stderr, what a model's or data set's own
-code prints too. Of an error the object is `error` (the sentence) and `exit_code`. Where there is no terminal there
-are no progress bars; `NO_COLOR` switches colours off. No command needs a network. What `--weights` and `--data` take:
-[inputs.md](inputs.md).
+code prints too. Of an error the object is `error` (the sentence) and `exit_code`. `NO_COLOR` switches colours off. No
+command needs a network. What `--weights` and `--data` take: [inputs.md](inputs.md).
+
+Where there is no terminal, a line says when a stage starts, and one every 30 s what is done and about what is left;
+`-v` tells more and more often, `-q` nothing but the answer and errors. `build --help` shows the options that one begins
+with, `build --help-all` every one, as here.
+
+Your shell completes commands, options and their values (bash, zsh and fish):
+
+```sh
+eval "$(_LIMPQ_DEPLOY_COMPLETE=bash_source limpq-deploy)"        # in ~/.bashrc
+eval "$(_LIMPQ_DEPLOY_COMPLETE=zsh_source limpq-deploy)"         # in ~/.zshrc
+_LIMPQ_DEPLOY_COMPLETE=fish_source limpq-deploy | source         # in ~/.config/fish/config.fish
+```
 
 | exit code | meaning |
 |---|---|
@@ -46,12 +58,17 @@ def page() -> str:
     parts = [introduction, _block("limpq-deploy", main.get_help(context))]
     for name, command in sorted(main.commands.items()):
         inner = click.Context(command, info_name=name, parent=context, terminal_width=100)
-        parts.append(_block(f"limpq-deploy {name}", command.get_help(inner)))
+        parts.append(_block(f"limpq-deploy {name}", _help(command, inner)))
         for below, part in sorted(getattr(command, "commands", {}).items()):
             if not part.hidden:
                 deeper = click.Context(part, info_name=below, parent=inner, terminal_width=100)
                 parts.append(_block(f"limpq-deploy {name} {below}", part.get_help(deeper)))
     return "\n".join(parts)
+
+
+def _help(command: click.Command, context: click.Context) -> str:
+    """Of all options, where a command keeps most of them behind ``--help-all``."""
+    return command.full_help(context) if isinstance(command, GroupedCommand) else command.get_help(context)
 
 
 def _block(title: str, text: str) -> str:

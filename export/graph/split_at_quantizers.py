@@ -165,7 +165,7 @@ def _quantizes_activation(
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shape of one image's part of each float tensor whose batch is its first axis."""
+    """Shape of one image's part of each tensor whose batch is its first axis."""
     inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     found = {}
     for entry in (*inferred.graph.value_info, *inferred.graph.output):

@@ -111,12 +111,11 @@ class Dialect(ABC):
         return self.real(node.input[0])
 
     def only_floats_read(self, quantizer: ActQuantizer) -> bool:
-        """Whether all readers of a quantizer are layers that compute in float, or nothing is quantized at all."""
+        """Whether all layers that decide about a tensor compute in float, or nothing is quantized at all."""
         if self.placement.weights_only:
             return True
-        return bool(quantizer.layers) and all(
-            isinstance(self.layers.get(name), FloatLayer) for name in quantizer.layers
-        )
+        deciding = self.placement.deciding(quantizer)
+        return bool(deciding) and all(isinstance(self.layers.get(name), FloatLayer) for name in deciding)
 
     def finish(self) -> None:
         """Write what is left when all nodes are done."""

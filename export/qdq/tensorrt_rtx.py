@@ -9,11 +9,15 @@ integers, codes q_x and q_w[c], is written
 
 Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass 2^15 (`graph.half_sums`):
 nothing overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the
-sum to the 11 bits of FP16; a sum of 11 bits or less stays as it is. All else is as there: quantizers, sums of streams,
+sum to the 11 bits of FP16; a sum of 11 bits or less stays as it is, and the trained model rounds like that where it
+stands for the file (`quant.half_sums`). All else is as there: quantizers, sums of streams,
 ReLUs and their bounds are in FP32, with the very numbers that were trained.
 
 A layer in FP8 is written the same way. Its codes are numbers of E4M3 (type float8e4m3fn) with zero-point 0, saturating
 as QuantizeLinear does by itself; so they need no Clip, and a ReLU in front of one stays.
+
+Around layers of 16 bits tensors stay in FP16: a residual stream that such layers alone read is no codes but FP16, one
+tensor for them and for the sum (in FP32 for the sum, the compiler writes it twice); a sum of FP16 tensors is FP16.
 
 A MaxPool behind a layer and its ReLU is written straight behind the layer: factors are positive, so that what follows
 keeps order, and the pool reads FP16 and leaves less to read.
@@ -35,8 +39,12 @@ from limpq_deploy.export.graph.fp8_layers import Fp8Layer
 from limpq_deploy.export.graph.half_sums import sum_factor, sum_step
 from limpq_deploy.export.qdq.base import LAYER_OPS, AnyLayer
 from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
+from limpq_deploy.export.records.placement import ActQuantizer
 
 FP8 = TensorProto.FLOAT8E4M3FN
+
+JOINS = ("Add", "Concat")
+"""Operators that stay in FP16 where all that they read is in FP16."""
 
 
 class TensorRtRtxDialect(TensorRtDialect):
@@ -72,6 +80,13 @@ class TensorRtRtxDialect(TensorRtDialect):
         raw = fp8_bytes(numbers).tobytes()
         self.initializers.setdefault(name, helper.make_tensor(name, FP8, numbers.shape, raw, raw=True))
         return name
+
+    def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
+        deciding = [self.layers.get(name) for name in self.placement.deciding(quantizer)]
+        if source in self.params or source in self.half or not all(one and self._in_half(one) for one in deciding):
+            super().pass_on(source, result, quantizer)
+        else:
+            self.half[result] = self._cast(self.real(source), TensorProto.FLOAT16)
 
     def move(self, node: onnx.NodeProto) -> None:
         super().move(node)
@@ -150,6 +165,9 @@ class TensorRtRtxDialect(TensorRtDialect):
     def other(self, node: onnx.NodeProto) -> None:
         if node.output[0] in self.pooled:
             self.dequantized[node.output[0]] = self.real(node.input[0])
+        elif node.op_type in JOINS and all(name in self.half for name in node.input):
+            self.copy(node, [self.half[name] for name in node.input])
+            self.half[node.output[0]] = node.output[0]
         else:
             super().other(node)
 

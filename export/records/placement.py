@@ -151,6 +151,13 @@ class Placement:
         readers = [other.name for other in self.searched if other.input == layer.input]
         return layer.input if len(readers) > 1 else None
 
+    def deciding(self, quantizer: ActQuantizer) -> tuple[str, ...]:
+        """Layers whose types decide whether a tensor travels in float: those that read a quantizer's codes, or codes
+        that are made of these; where there is none, the one that makes the tensor."""
+        again = (one for one in self.quantizers if one.parent == quantizer.name)
+        readers = (*quantizer.layers, *(name for one in again for name in one.layers))
+        return readers or ((quantizer.producer,) if quantizer.producer is not None else ())
+
     def float_layers(self, policy: Mapping[str, BitPair]) -> tuple[str, ...]:
         """Layers that the policy keeps in float: weight, activations or both have more bits than a grid."""
         if self.weights_only:
@@ -178,11 +185,16 @@ class Placement:
         `passes` is left out, and its readers take the parent's codes; floats too, for a layer that
         is kept in float. So is a quantizer whose readers are kept in float; but where a target's layers end in codes
         (``single_q``), a tensor that is not itself made by a float layer still travels as codes, at ``carrier_bits``.
+        A tensor that sums read too travels as codes, but with ``float_streams`` in float where its layers are.
         Raises ValueError when layers that share a quantizer have different activation bits.
         """
         widths: dict[str, int] = {}
         for quantizer in self.quantizers:
             bits = self.width_of(quantizer, policy)
+            if self.spec.float_streams and quantizer.parent is None and quantizer.bits is not None:
+                deciding = self.deciding(quantizer)
+                if deciding and all(self._in_float(name, policy) for name in deciding):
+                    continue
             parent = widths.get(quantizer.parent) if quantizer.parent else None
             if parent is not None and self.passes(quantizer, bits, parent):
                 continue

@@ -26,7 +26,7 @@ from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.records.environment import Environment
 from limpq_deploy.export.ship.atomic_folder import building, locked, move_into_place, put, sync_folders, synced
 from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, BundleFile, CanaryFiles, Manifest
-from limpq_deploy.export.ship.signature import sign_bytes
+from limpq_deploy.export.ship.signature import remember_signed, sign_bytes
 from limpq_deploy.export.ship.triton.config import CONFIG, LABELS
 from limpq_deploy.export.ship.triton.model_analyzer import SWEEP, make_sweep
 from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
@@ -190,12 +190,14 @@ def _write(folder: Path, serving: Serving, new: Mapping[str, Path | bytes], keys
         with synced(temporary / MANIFEST) as target:
             target.write(text)
         if keys.private is not None:
-            signature = sign_bytes(text, keys.private)
+            signature = sign_bytes(text, keys.private, folder)
             with synced(temporary / SIGNATURE) as target:
                 target.write(signature)
         verify_bundle(temporary)
         sync_folders(temporary)
         move_into_place(temporary, folder)
+    if keys.private is not None:
+        remember_signed(folder, keys.private, signature)
 
 
 def _manifest(serving: Serving, active: ShippedVersion, files: list[BundleFile]) -> Manifest:

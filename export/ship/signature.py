@@ -1,21 +1,26 @@
 """Ed25519 signatures of manifests (RFC 8032, through ``cryptography``, the extra ``serve``).
 
-What is signed is ``CONTEXT`` followed by the bytes of manifest.json, which holds size and SHA-256 of every other file.
-``manifest.sig`` is the signature's 64 bytes and nothing else, so no bit of it can change unnoticed. Keys are files of
-their own in the PEM forms that ``openssl genpkey -algorithm ed25519`` writes too. A public key found in a bundle would
-prove nothing: it is always given from outside.
+What is signed is ``CONTEXT``, the time of signing and the bytes of manifest.json, which holds size and SHA-256 of every
+other file. ``manifest.sig`` is that time (nanoseconds since 1970, 8 bytes, most significant first) and the signature's
+64 bytes, and nothing else, so no bit of it can change unnoticed. Keys are files of their own in the PEM forms that
+``openssl genpkey -algorithm ed25519`` writes too. A public key found in a bundle would prove nothing: it is always
+given from outside. An older bundle in the place of a newer one is rightly signed, and refused by its time (`accepted`).
 """
 
+import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError, MissingExtra, OutputError
 from limpq_deploy.calibration.files import write_bytes
+from limpq_deploy.export.ship.accepted import accept, newest_accepted
 from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE
 
-CONTEXT = b"limpq.manifest/1 signed\0"
-SIGNATURE_BYTES = 64
+CONTEXT = b"limpq.manifest/2 signed\0"
+TIME_BYTES = 8
+SIGNATURE_BYTES = TIME_BYTES + 64
 MAX_KEY_BYTES = 4096
 
 
@@ -38,8 +43,23 @@ def write_key_pair(private: Path, public: Path) -> None:
     _write_new(private, secret, 0o600)
 
 
-def sign_bytes(manifest: bytes, private: Path) -> bytes:
-    """Signature of a manifest. Raises KeyRefused for a file that is no Ed25519 private key or that others can read."""
+def sign_bytes(manifest: bytes, private: Path, folder: Path) -> bytes:
+    """Signature of the manifest of a folder, newer than any that was accepted there before, whatever the clock says.
+
+    Raises KeyRefused for a file that is no Ed25519 private key or that others can read.
+    """
+    key, fingerprint = _private_key(private)
+    now = max(time.time_ns(), newest_accepted(folder, fingerprint) + 1).to_bytes(TIME_BYTES, "big")
+    return now + bytes(key.sign(CONTEXT + now + manifest))
+
+
+def remember_signed(folder: Path, private: Path, signature: bytes) -> None:
+    """Once a signature stands in a folder: what was signed before is not accepted there any more."""
+    accept(folder, _private_key(private)[1], signed_at(signature))
+
+
+def _private_key(private: Path) -> tuple[Any, str]:
+    """A key and the fingerprint of its public half."""
     serialization, ed25519 = _cryptography()
     data = _read_key(private)
     if private.stat().st_mode & 0o077:
@@ -50,20 +70,49 @@ def sign_bytes(manifest: bytes, private: Path) -> bytes:
         raise KeyRefused(f"{private} is no unencrypted PEM private key; make one with limpq-deploy keygen") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise KeyRefused(f"{private} is a key of another kind; expected Ed25519, made with limpq-deploy keygen")
-    return bytes(key.sign(CONTEXT + manifest))
+    return key, _fingerprint(serialization, key.public_key())
 
 
 def sign_bundle(folder: Path, private: Path) -> None:
     """Sign the manifest of a bundle whose files were checked against it. Raises what `sign_bytes` raises, and OSError
     where the signature cannot be written."""
     manifest = (folder / MANIFEST).read_bytes()
-    write_bytes(folder / SIGNATURE, sign_bytes(manifest, private))
+    signature = sign_bytes(manifest, private, folder)
+    write_bytes(folder / SIGNATURE, signature)
+    remember_signed(folder, private, signature)
 
 
 def is_signed_by(manifest: bytes, signature: bytes, public: Path) -> bool:
     """Whether the holder of the key signed these bytes. Raises KeyRefused for a file that is no Ed25519 public key."""
+    _cryptography()
+    from cryptography.exceptions import InvalidSignature
+
+    key = _public_key(public)
+    try:
+        key.verify(signature[TIME_BYTES:], CONTEXT + signature[:TIME_BYTES] + manifest)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def signed_at(signature: bytes) -> int:
+    """When a signature was made, in nanoseconds since 1970."""
+    return int.from_bytes(signature[:TIME_BYTES], "big")
+
+
+def fingerprint_of(public: Path) -> str:
+    """SHA-256 of a public key, in hex. Raises KeyRefused."""
+    return _fingerprint(_cryptography()[0], _public_key(public))
+
+
+def _fingerprint(serialization: Any, key: Any) -> str:
+    raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _public_key(public: Path) -> Any:
     serialization, ed25519 = _cryptography()
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
         key = serialization.load_pem_public_key(_read_key(public))
@@ -71,11 +120,7 @@ def is_signed_by(manifest: bytes, signature: bytes, public: Path) -> bool:
         raise KeyRefused(f"{public} is no PEM public key; give the .pub file that limpq-deploy keygen wrote") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise KeyRefused(f"{public} is a key of another kind; expected an Ed25519 public key")
-    try:
-        key.verify(signature, CONTEXT + manifest)
-    except InvalidSignature:
-        return False
-    return True
+    return key
 
 
 def _cryptography() -> tuple[Any, Any]:

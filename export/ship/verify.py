@@ -16,8 +16,9 @@ from limpq_deploy.calibration.errors import LimpqError, RecordError
 from limpq_deploy.calibration.records import from_json
 from limpq_deploy.export.records.environment import Environment, read_environment
 from limpq_deploy.export.runtimes.base import every_output, in_rows
+from limpq_deploy.export.ship.accepted import accept, newest_accepted, time_text
 from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, BundleFile, Manifest
-from limpq_deploy.export.ship.signature import SIGNATURE_BYTES, is_signed_by
+from limpq_deploy.export.ship.signature import SIGNATURE_BYTES, fingerprint_of, is_signed_by, signed_at
 
 MAX_MANIFEST_BYTES = 64 * 2**20
 
@@ -53,12 +54,14 @@ class CanaryReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
     """A bundle that is as its manifest says: ``files`` and ``bytes`` checked. ``signed``: whether a signature is there;
-    ``signature_checked``: whether it was checked, with a key from outside. ``canaries``: None when not replayed."""
+    ``signature_checked``: whether it was checked, with a key from outside; ``signed_at``: when it was made, then.
+    ``canaries``: None when not replayed."""
 
     files: int
     bytes: int
     signed: bool = False
     signature_checked: bool = False
+    signed_at: str | None = None
     canaries: CanaryReport | None = None
     format: Literal["limpq.verify/1"] = field(default="limpq.verify/1")
 
@@ -75,18 +78,23 @@ def load_manifest(folder: Path, public_key: Path | None = None) -> Manifest:
     Raises BundleRefused when it is missing, no plain file, too large, damaged, of another format, lists unsafe names,
     or (with a key) is not signed by that key; KeyRefused for a bad key file.
     """
+    return _load_signed(Path(folder), public_key)[0]
+
+
+def _load_signed(folder: Path, public_key: Path | None) -> tuple[Manifest, int | None]:
+    """The manifest, and when it was signed where a key is given."""
     try:
-        data = _read_plain(Path(folder) / MANIFEST, MAX_MANIFEST_BYTES)
-        if public_key is not None:
-            _require_signature(Path(folder), data, public_key)
-        return from_json(Manifest, data, MANIFEST)
+        data = _read_plain(folder / MANIFEST, MAX_MANIFEST_BYTES)
+        signed_ns = None if public_key is None else _require_signature(folder, data, public_key)
+        return from_json(Manifest, data, MANIFEST), signed_ns
     except RecordError as error:
         raise BundleRefused(folder, (str(error),)) from error
     except OSError as error:
         raise BundleRefused(folder, (f"{MANIFEST} cannot be read ({error.strerror or error})",)) from error
 
 
-def _require_signature(folder: Path, manifest: bytes, public_key: Path) -> None:
+def _require_signature(folder: Path, manifest: bytes, public_key: Path) -> int:
+    """When it was signed, in nanoseconds since 1970; refused where a newer one was accepted here."""
     try:
         signature = _read_plain(folder / SIGNATURE, SIGNATURE_BYTES)
     except FileNotFoundError as error:
@@ -99,19 +107,30 @@ def _require_signature(folder: Path, manifest: bytes, public_key: Path) -> None:
         raise BundleRefused(
             folder, (f"{MANIFEST} or {SIGNATURE} was altered, or another key than {public_key} signed",)
         )
+    signed_ns, newest = signed_at(signature), newest_accepted(folder, fingerprint_of(public_key))
+    if signed_ns < newest:
+        raise BundleRefused(
+            folder,
+            (
+                f"it was signed at {time_text(signed_ns)}, and one signed at {time_text(newest)} was accepted here "
+                "before: an older bundle was put back (sign it again where that was meant)",
+            ),
+        )
+    return signed_ns
 
 
 def verify_bundle(folder: Path, public_key: Path | None = None) -> VerifyReport:
     """Check names, presence, sizes and SHA-256 of every file; only the manifest is parsed.
 
     ``public_key``: a file from outside the bundle; the manifest must be signed by it. Without one a signature is not
-    looked at. Raises BundleRefused, naming each file that is missing, truncated, altered, not listed, or no plain file
+    looked at. With one, a bundle older than one that was accepted in this folder before is refused (`accepted`).
+    Raises BundleRefused, naming each file that is missing, truncated, altered, not listed, or no plain file
     (a link, a device). Links are never followed. A bundle altered after this check is not protected by it.
     """
     folder = Path(folder)
     if public_key is not None and Path(public_key).resolve().is_relative_to(folder.resolve()):
         raise BundleRefused(folder, (f"the key {public_key} lies in the bundle itself and proves nothing",))
-    manifest = load_manifest(folder, public_key)
+    manifest, signed_ns = _load_signed(folder, public_key)
     listed = {file.name: file for file in manifest.files}
     found = set()
     problems = []
@@ -128,11 +147,14 @@ def verify_bundle(folder: Path, public_key: Path | None = None) -> VerifyReport:
             problems.append(problem)
     if problems:
         raise BundleRefused(folder, tuple(problems))
+    if public_key is not None and signed_ns is not None:
+        accept(folder, fingerprint_of(public_key), signed_ns)
     return VerifyReport(
         files=len(listed),
         bytes=sum(file.size for file in listed.values()),
         signed=SIGNATURE in found,
         signature_checked=public_key is not None,
+        signed_at=time_text(signed_ns) if signed_ns is not None else None,
     )
 
 

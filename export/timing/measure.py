@@ -30,6 +30,9 @@ INPUTS = 4
 LONGEST_TURN_MS, LEAST_TURNS = 50.0, 12
 """Short runs have short turns, so that there are enough of them for a drift to hit all candidates equally."""
 
+LONGEST_WARM_UP_MS, WARM_UP_SHARE = 200.0, 0.2
+"""Warm-up of a candidate: this share of what is recorded of it."""
+
 CPU_TIME = "cpu"
 """Part of a call on one thread: the time in which it computed, without that in which others had the CPU."""
 
@@ -87,6 +90,7 @@ def measure_models(
             batch=setting.batch,
             streams=setting.streams,
             threads=setting.threads,
+            warm_up_ms=min(LONGEST_WARM_UP_MS, 1000 * seconds * WARM_UP_SHARE),
             min_seconds=seconds,
             turn_ms=min(LONGEST_TURN_MS, 1000 * seconds / LEAST_TURNS),
             inputs=INPUTS,

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limpq_deploy.calibration.errors import LimpqError, SettingError
-from limpq_deploy.calibration.plain_text import plain, plain_record, visible
+from limpq_deploy.calibration.plain_text import plain, plain_record
 from limpq_deploy.calibration.version import __version__
 from limpq_deploy.cli.commands.bench import bench
 from limpq_deploy.cli.commands.finish import add_finish_commands
 from limpq_deploy.cli.commands.inspect import inspect
 from limpq_deploy.cli.commands.policy import add_policy_commands
 from limpq_deploy.cli.commands.profile import profile
+from limpq_deploy.cli.commands.report import report
 from limpq_deploy.cli.commands.search import preview, search
 from limpq_deploy.cli.commands.ship import add_ship_commands, key_option
 from limpq_deploy.cli.commands.storage import unpack
+from limpq_deploy.cli.options.choice import OneOf
+from limpq_deploy.cli.options.grouped_help import GroupedCommand
 from limpq_deploy.cli.options.shared import (
     DATA_HELP,
     FILE,
@@ -30,8 +33,9 @@ from limpq_deploy.cli.options.shared import (
     trust_option,
 )
 from limpq_deploy.cli.output import answers
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
+from limpq_deploy.progress import speak
 from limpq_deploy.tasks.names import DEFAULT_TASK
 from limpq_deploy.tasks.names import FORMS as TASK_FORMS
 from limpq_deploy.termination import Terminated, listen
@@ -55,6 +59,8 @@ MACHINE_ERRORS = frozenset(
 
 
 DEBUG = "--debug"
+ANYWHERE = (DEBUG, "-v", "--verbose", "-q", "--quiet")
+"""Options of every command, wherever they stand in it."""
 
 
 class _Group(click.Group):
@@ -63,9 +69,10 @@ class _Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
-        if DEBUG in options:
-            args = [DEBUG, *(word for word in options if word != DEBUG), *args[len(options) :]]
-        return super().parse_args(ctx, args)
+        first = [word for word in options if word in ANYWHERE]
+        return super().parse_args(
+            ctx, [*first, *(word for word in options if word not in ANYWHERE), *args[len(options) :]]
+        )
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         if settings.get("standalone_mode", True) and sys.stdout is sys.__stdout__:
@@ -104,10 +111,10 @@ class _Group(click.Group):
                 "another folder, and give the same command again"
             ) from error
         except KeyboardInterrupt:
-            click.echo("\nStopped.", err=True)
+            aside("\nStopped.")
             ctx.exit(INTERRUPTED)
         except Terminated:
-            click.echo("\nStopped by SIGTERM.", err=True)
+            aside("\nStopped by SIGTERM.")
             ctx.exit(TERMINATED)
         except SystemExit as end:
             if answers.given() or end.code in (INTERRUPTED, TERMINATED):
@@ -120,13 +127,17 @@ class _Group(click.Group):
 
 def _show_traceback(ctx: click.Context) -> None:
     if ctx.params.get("debug"):
-        click.echo(traceback.format_exc(), err=True)
+        aside(traceback.format_exc())
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="limpq-deploy")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Of any command: progress every 5 s, why stages run, what they cost."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Of any command: nothing but the answer and errors.")
 @click.option(DEBUG, is_flag=True, help="Of any command: show the traceback of an error.")
-def main(debug: bool) -> None:
+def main(verbose: bool, quiet: bool, debug: bool) -> None:
     """From a trained PyTorch CNN to a mixed-precision engine, checked integer by integer.
 
     \b
@@ -136,6 +147,9 @@ def main(debug: bool) -> None:
                          --weights FILE.safetensors --data imagefolder:PATH
     What works here: limpq-deploy doctor
     """
+    if verbose and quiet:
+        raise click.UsageError("-v tells more and -q nothing; give one of them")
+    speak("quiet" if quiet else "verbose" if verbose else "usual")
 
 
 def _build(until: str | None, options: dict[str, Any]) -> None:
@@ -149,7 +163,7 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
     config = make_config(options, file)
     require_modules(("torch",), "training")
     try:
-        with progress("loading torch"):
+        with progress("loading torch", brief=True):
             from limpq_deploy.cli.output.summary import summary
             from limpq_deploy.pipeline.stages.run import help_build, run_build
             from limpq_deploy.train.processes import follows
@@ -164,7 +178,7 @@ def _build(until: str | None, options: dict[str, Any]) -> None:
         code = end.code if isinstance(end, SystemExit) else TERMINATED if isinstance(end, Terminated) else INTERRUPTED
         if code in (INTERRUPTED, TERMINATED):
             by = "" if code == INTERRUPTED else " by SIGTERM"
-            click.echo(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.", err=True)
+            aside(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.")
         sys.exit(code)
     answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
@@ -180,17 +194,17 @@ def _plan(config: "Config", *, fresh: bool, as_json: bool) -> None:
 
 
 def _note(sentence: str) -> None:
-    click.echo(f"note: {plain(sentence, LONGEST_ERROR)}", err=True)
+    aside(f"note: {plain(sentence, LONGEST_ERROR)}")
 
 
 def _say(passed: "Passed") -> None:
     from limpq_deploy.cli.output.tables import stage_line
 
-    click.echo(visible(stage_line(plain_record(passed, LONGEST_ERROR))), err=True)
+    aside(stage_line(plain_record(passed, LONGEST_ERROR)))
 
 
-@main.command(short_help="All stages, from images to a measured bundle.")
-@click.option("--plan", is_flag=True, help="Say which stages would run now, and why; do nothing.")
+@main.command(cls=GroupedCommand, short_help="All stages, from images to a measured bundle.")
+@click.option("--plan", is_flag=True, help="Say which stages would run now, why, and for about how long; do nothing.")
 @build_options
 def build(**options: Any) -> None:
     """All stages: float model, indicators, policy, fine-tuning, export, engine, parity, accuracy, latency, verdict,
@@ -210,28 +224,28 @@ def build(**options: Any) -> None:
     _build(None, options)
 
 
-@main.command(short_help="Stages up to the indicators.")
+@main.command(cls=GroupedCommand, short_help="Stages up to the indicators.")
 @build_options
 def indicators(**options: Any) -> None:
     """Train the indicators (and the float model, without --weights) and stop: DIR/indicators.json."""
     _build("indicators", options)
 
 
-@main.command(short_help="Stages up to fine-tuning.")
+@main.command(cls=GroupedCommand, short_help="Stages up to fine-tuning.")
 @build_options
 def finetune(**options: Any) -> None:
     """Stages up to fine-tuning, and stop: DIR/finetuned.safetensors and DIR/finetuned.json."""
     _build("finetune", options)
 
 
-@main.command(short_help="Stages up to the exported model.")
+@main.command(cls=GroupedCommand, short_help="Stages up to the exported model.")
 @build_options
 def export(**options: Any) -> None:
     """Stages up to export, and stop: DIR/model.qdq.onnx. Needs no runtime."""
     _build("export", options)
 
 
-@main.command(name="compile", short_help="Stages up to the engine.")
+@main.command(name="compile", cls=GroupedCommand, short_help="Stages up to the engine.")
 @build_options
 def compile_(**options: Any) -> None:
     """Stages up to the engine, and stop: DIR/engine.json, the precision in which each layer really runs."""
@@ -249,12 +263,13 @@ add_policy_commands(main)
 add_finish_commands(main)
 add_ship_commands(main)
 main.add_command(unpack)
+main.add_command(report)
 
 
 @main.command(short_help="Accuracy of an exported model on a data set.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
 @click.option("--data", required=True, metavar="SPEC", help=DATA_HELP)
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@click.option("--split", type=OneOf(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--classes", type=FILE, metavar="FILE.json", help="Folder names in the model's class order.")
 @click.option(
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, metavar="N", help="Images per call."
@@ -348,13 +363,11 @@ def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool
 
 @main.command(short_help="Check an ONNX file against a target's rules.")
 @click.argument("model", metavar="MODEL.onnx", type=FILE)
-@click.option(
-    "--target", type=click.Choice(EXPORTED), help="Whose rules to check.  [default: the target that the file names]"
-)
+@click.option("--target", type=OneOf(EXPORTED), help="Whose rules to check.  [default: the target that the file names]")
 @click.option(
     "--tensorrt",
     "version",
-    type=click.Choice(TENSORRT.versions),
+    type=OneOf(TENSORRT.versions),
     help="Check the rules of this version.  [default: that of the file, else the newest]",
 )
 @json_option
@@ -423,7 +436,7 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
 @main.command(short_help="Which runtimes and extras are usable here, and why not.")
 @click.option(
     "--self-test",
-    type=click.Choice(BUILDERS),
+    type=OneOf(BUILDERS),
     help="Try a runtime (and its GPU) on a tiny model: engine, values, saturated grids, timing.",
 )
 @json_option

@@ -15,6 +15,9 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.judge import CLASSES, Judge
 
+IMAGES = 512
+"""Images that importance is measured on, unless told otherwise."""
+
 BATCH = 128
 """Images at once: BatchNorm takes its statistics from them."""
 
@@ -24,7 +27,7 @@ def measured(
     model: QuantizedModel,
     split: Split,
     *,
-    images: int = 512,
+    images: int = IMAGES,
     seed: int = 0,
     report: Report = silent,
     judge: Judge = CLASSES,
@@ -50,6 +53,7 @@ def measured(
     count = min(images, len(split)) // size
     with on_device(model) as device:
         for number, (batch, targets) in zip(range(count), split.batches(size, shuffle=(seed, 0)), strict=False):
+            report(number, count, f"{len(tensors)} tensors x {len(below)} bit-widths")
             images_NCHW = torch.from_numpy(batch).to(device)
             labels = torch.from_numpy(targets).to(device) if task.labels_teach else None
             add_fisher(model, images_NCHW, tensors, below, generator=generator, table=tables["fisher"], task=task)
@@ -57,7 +61,6 @@ def measured(
                 add_divergence(
                     model, images_NCHW, labels, tensors, below, kl=tables["kl"], loss=tables.get("loss", {}), task=task
                 )
-            report(number + 1, count, f"{len(tensors)} tensors x {len(below)} bit-widths")
     return replace(
         indicators,
         layers=tuple(_with_measures(layer, model, tables, bits, size * count) for layer in indicators.layers),

@@ -7,6 +7,7 @@ import torch
 
 from limpq_deploy.importance.variants import TensorAt, Variants
 from limpq_deploy.model.results import Outputs, tensors_of
+from limpq_deploy.progress import tell_part
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.tasks.base import Task
 
@@ -38,8 +39,10 @@ def add_divergence(
         variants = Variants(model, images_NCHW)
         reference = _double(variants.outputs)
         before = task.loss_sum(reference, labels).item() if labels is not None else 0.0
-        for tensor in tensors:
-            for width in bits:
+        for number, tensor in enumerate(tensors):
+            for place, width in enumerate(bits):
+                done = len(tensors) + number * len(bits) + place  # fisher came before, a unit a tensor
+                tell_part(done, len(tensors) * (len(bits) + 1), f"{tensor.name}, {width} bits")
                 changed = _double(variants.outputs_with(tensor, width))
                 away = task.divergence(changed, reference).item()
                 kl[tensor, width] = kl.get((tensor, width), 0.0) + max(away, 0.0)

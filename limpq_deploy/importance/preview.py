@@ -12,9 +12,12 @@ from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.tasks.score import TOP1, Measure
-from limpq_deploy.train.accuracy import figure_and_losses, settle_batchnorm
+from limpq_deploy.train.accuracy import judged_with_losses, settle_batchnorm
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.judge import CLASSES, Judge
+
+BATCHNORM_IMAGES = 2000
+"""Training images that give BatchNorm its statistics, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +25,7 @@ class Preview:
     """Of a policy on ``images`` images: ``top1`` in percent, or the figure that ``measure`` names, and ``loss``, the
     mean cross-entropy or distance to the float model's outputs, which tells near policies apart sooner than counting
     does. ``batchnorm_images`` gave the statistics. ``losses``: of each image, in the data's order, by which previews
-    are compared in pairs."""
+    are compared in pairs. ``low`` and ``high``: ends of the figure's 95 % interval, where it was asked for."""
 
     top1: float
     loss: float
@@ -30,6 +33,8 @@ class Preview:
     batchnorm_images: int
     losses: tuple[float, ...] = field(default=(), repr=False)
     measure: Measure = TOP1
+    low: float | None = None
+    high: float | None = None
 
 
 def preview(
@@ -38,26 +43,30 @@ def preview(
     *,
     train: Split,
     held: Split,
-    batchnorm_images: int = 2000,
+    batchnorm_images: int = BATCHNORM_IMAGES,
     seed: int = 0,
     judge: Judge = CLASSES,
+    interval: bool = False,
 ) -> Preview:
     """Preview of one policy; the joint model's BatchNorm statistics and modes are put back, its widths are not.
 
     ``train`` gives the statistics, ``held`` (images that joint training has not seen) is classified. Seconds where
-    fine-tuning takes minutes or days; what fine-tuning would repair, it cannot know.
+    fine-tuning takes minutes or days; what fine-tuning would repair, it cannot know. ``interval``: of the figure too.
     """
     with on_device(joint, judge.reference), _statistics_kept(joint):
         joint.set_bits(policy)
         settled = settle_batchnorm(joint, train, images=min(batchnorm_images, len(train)), seed=seed)
-        found, losses = figure_and_losses(joint, held, judge)
+        found, losses = judged_with_losses(joint, held, judge, interval=interval)
+    low, high = found.accuracy.interval if interval else (None, None)
     return Preview(
-        top1=found,
+        top1=found.accuracy.value,
         loss=fsum(losses) / len(losses),
         images=len(held),
         batchnorm_images=settled,
         losses=losses,
         measure=judge.of(held).measure,
+        low=low,
+        high=high,
     )
 
 

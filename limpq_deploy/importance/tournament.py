@@ -15,7 +15,7 @@ from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy, PolicyCandidate, Tournament
 from limpq_deploy.policy.recipes import Recipe
 from limpq_deploy.policy.search import PolicySearch
-from limpq_deploy.progress import Report, silent
+from limpq_deploy.progress import Report, counted, silent
 from limpq_deploy.tasks.score import TOP1
 
 Look = Callable[[dict[str, BitPair]], Preview]
@@ -86,7 +86,7 @@ def _entries(
 ) -> list[_Entry]:
     found: list[_Entry] = []
     problem: InfeasiblePolicy | None = None
-    for recipe in recipes:
+    for recipe in counted(recipes, len(recipes), "programs solved"):
         try:
             found.append(_Entry(recipe.title, recipe, find(indicators, budgets, recipe, solve=solve, admit=admit)))
         except InfeasiblePolicy as error:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.progress import counted
 
 LARGEST_FACTOR = 1e9
 """Channels with ranges still farther from the usual one are brought no nearer: they are dead, or next to it."""
@@ -24,7 +25,7 @@ LARGEST_FACTOR = 1e9
 
 def equalise_channels(traced: TracedModel) -> TracedModel:
     """Equalise, in place, all layers of a float model that stand before a BatchNorm; returns the model."""
-    for layer in traced.layers:
+    for layer in counted(traced.layers, len(traced.layers), "layers equalised"):
         if layer.batchnorm is not None:
             norm = traced.graph_module.get_submodule(layer.batchnorm)
             assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)

@@ -15,6 +15,10 @@ from torch.nn import functional as F
 
 from limpq_deploy.model.operations import AUGMENTED
 from limpq_deploy.model.writes import Write, find_writes
+from limpq_deploy.model.written_parts import put_back
+
+FILLS = {"zero_": torch.zeros_like, "fill_": torch.full_like}
+"""Methods that write a number over a tensor, whatever is there, and what makes the result."""
 
 
 def write_out_of_place(graph_module: fx.GraphModule, image_shape: tuple[int, ...]) -> None:
@@ -22,11 +26,16 @@ def write_out_of_place(graph_module: fx.GraphModule, image_shape: tuple[int, ...
     order = {node: number for number, node in enumerate(graph_module.graph.nodes)}
     for write in reversed(find_writes(graph_module, image_shape)):
         _redirect(write, order)
-    for node in graph_module.graph.nodes:
+    for node in list(graph_module.graph.nodes):
         if node.op == "call_module":
             _replace_module(node, graph_module)
         elif node.op == "call_function":
             _replace_function(node)
+        elif node.op == "call_method" and node.target in FILLS:
+            node.op, node.target = "call_function", FILLS[node.target]
+        elif node.op == "call_method" and node.target == "copy_":
+            node.replace_all_uses_with(node.all_input_nodes[-1])
+            graph_module.graph.erase_node(node)
         elif node.op == "call_method":
             plain = str(node.target).removesuffix("_")
             node.target = plain if callable(getattr(torch.Tensor, plain, None)) else node.target
@@ -42,15 +51,17 @@ def _redirect(write: Write, order: dict[fx.Node, int]) -> None:
             if order.get(user, -1) > order[write.node]:
                 user.replace_input_with(old, new)
 
+    whole, made_whole = put_back(write.node, write.steps)
+    order.update(dict.fromkeys(made_whole, order[write.node]))  # they read what was written before
     for view, chain in write.views.items():
-        last, made = write.node, {write.bases[view]: write.node}
+        last, made = whole, {write.bases[view]: whole}
         for node in chain:
             with node.graph.inserting_after(last):
                 last = node.graph.node_copy(node, lambda before: made.get(before, before))  # noqa: B023
             made[node] = last
         replace(view, last)
     for name in write.names:
-        replace(name, write.node)
+        replace(name, whole)
 
 
 def _replace_module(node: fx.Node, graph_module: fx.GraphModule) -> None:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, NoReturn
 
 import torch
@@ -81,6 +82,17 @@ class TracedTensor(fx.Proxy):
         if name not in ("tracer", "node"):
             raise ModelError(f"the model's forward sets {name!r} of a tensor{_here()}; make a new tensor instead")
         super().__setattr__(name, value)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """A write through a view, as torch has it: `writes` finds it and writes it out of place."""
+        places = index if type(index) is tuple else (index,)
+        if any(not isinstance(one, int | slice | EllipsisType) for one in places):
+            raise TypeError("'TracedTensor' object does not support item assignment but by numbers and slices")
+        part = operator.getitem(self, index)
+        if not isinstance(value, Tensor | TracedTensor):
+            part.fill_(value)
+        else:
+            part.copy_(value if value.shape == part.shape else value.expand(part.shape))
 
     def __len__(self) -> int:
         return len(self._value)

@@ -37,15 +37,20 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
     """Trace a model in evaluation mode for images of ``input_shape`` (C, H, W). Raises ModelError, naming the line that
     stops it."""
     require_nothing_hidden(model)
-    before = _draws(), _versions(model)
+    draws, versions = _draws(), _versions(model)
     tracers = [_traced(model, batch, input_shape) for batch in BATCHES]
-    if _draws() != before[0]:
+    if _versions(model) != versions:  # tables made at the first call are the same ones at the next
+        for one in tracers:
+            one.forget_constants()
+        versions = _versions(model)
+        tracers = [_traced(model, batch, input_shape) for batch in BATCHES]
+    if _draws() != draws:
         again = _moved_at(model, input_shape, _draws)
         raise ModelError(
             f"the model's forward draws random numbers in evaluation mode, too{again}; expected a forward that gives "
             "one result: draw only where self.training is set"
         )
-    if _versions(model) != before[1]:
+    if _versions(model) != versions:
         again = _moved_at(model, input_shape, lambda: _versions(model))
         raise ModelError(
             f"the model's forward writes into its own parameters or buffers in evaluation mode, too{again}; expected "
@@ -82,7 +87,7 @@ def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Shape
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
     """Behind it modules have the attributes that they had, and dicts and lists among them what they held: what a
     forward remembers of one call (a table of biases for each device) is not there in the next. Parameters and
-    buffers are left as they are: a new one is found by its version."""
+    buffers are left as they are: a new one is found by `_versions`."""
     held = [
         (
             vars(module),
@@ -155,6 +160,7 @@ def _callers_line(frame: FrameType) -> str:
     return ""
 
 
-def _versions(model: nn.Module) -> list[int]:
-    """How often each parameter and buffer was written into."""
-    return [tensor._version for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_inference()]
+def _versions(model: nn.Module) -> list[tuple[int, int]]:
+    """Each parameter and buffer, and how often it was written into."""
+    tensors = (*model.parameters(), *model.buffers())
+    return [(id(tensor), tensor._version) for tensor in tensors if not tensor.is_inference()]

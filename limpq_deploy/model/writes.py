@@ -16,6 +16,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
+from limpq_deploy.model.written_parts import Step, step
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +33,22 @@ class Extent:
 class Write:
     """``node`` writes over a tensor and returns it. ``names``: nodes that show the same elements and are read later.
     ``views``: nodes that show some of them and are read later, each with the nodes that make it from one of ``names``
-    (or from a node that nothing reads any more), the earliest first and itself last; the first one reads ``bases``."""
+    (or from a node that nothing reads any more), the earliest first and itself last; the first one reads ``bases``.
+    ``steps``: from what is written over to the whole tensor that it is a part of, where that is read later; names,
+    views and bases are then of the whole."""
 
     node: fx.Node
     names: tuple[fx.Node, ...]
     views: dict[fx.Node, tuple[fx.Node, ...]]
     bases: dict[fx.Node, fx.Node]
+    steps: tuple[Step, ...] = ()
 
 
 def find_writes(graph_module: fx.GraphModule, image_shape: tuple[int, ...]) -> list[Write]:
     """All writes of a traced graph, in order, found on three images.
 
-    Raises ModelError, with its line, for a write that has no form out of place (through a view of a tensor that is
-    read later, into a parameter or buffer), and for a function that draws random numbers.
+    Raises ModelError, with its line, for a write that has no form out of place (through a transposed view of a tensor
+    that is read later, into a parameter or buffer), and for a function that draws random numbers.
     """
     run = _Watched(graph_module)
     run.run_on(3, image_shape)
@@ -108,22 +112,58 @@ class _Watched(NodeByNode):
         storages = {tensor.untyped_storage()._cdata for tensor in changed}
         if written is None or written not in inputs or storages != {result.untyped_storage()._cdata}:
             raise self._refused(node, "in a way that has no form out of place")
-        names, views, bases = [], {}, {}
+        if node.target == "copy_" and not _alike(*(self.env[one] for one in node.all_input_nodes)):
+            raise self._refused(node, "with values of another shape or type")
+        touched = []
         for other, value in self.env.items():
             if not any(_overlap(tensor, result) for tensor in _tensors(value)):
                 continue
             if other.op == "get_attr":
                 raise self._refused(node, f"that is the model's own {str(other.target)!r}")
-            if not self._read_after(other, node):
-                continue
-            if self._extents[other] == (written,):
+            if self._read_after(other, node):
+                touched.append(other)
+        found = self._names_and_views(node, touched, written, ())
+        if found is None:
+            steps = self._steps(node, written)
+            whole = self._extents[steps[-1].base][0] if steps else written
+            found = self._names_and_views(node, touched, whole, steps) if steps else None
+        if found is None:
+            raise self._refused(node, "through a view, and the tensor behind it is read later")
+        return found
+
+    def _names_and_views(
+        self, node: fx.Node, touched: list[fx.Node], shown: Extent, steps: tuple[Step, ...]
+    ) -> Write | None:
+        """The write as one of all that ``shown`` shows; None where one of ``touched`` shows more."""
+        names, views, bases = [], {}, {}
+        for other in touched:
+            if self._extents[other] == (shown,):
                 names.append(other)
                 continue
-            chain = self._chain(other, written)
+            chain = self._chain(other, shown)
             if chain is None:
-                raise self._refused(node, "through a view, and the tensor behind it is read later")
+                return None
             bases[other], views[other] = chain[0], chain[1:]
-        return Write(node, tuple(names), views, bases)
+        return Write(node, tuple(names), views, bases, steps)
+
+    def _steps(self, node: fx.Node, written: Extent) -> tuple[Step, ...]:
+        """From the view that a node writes over to the tensor that it is a view of; empty where that is unknown."""
+        view = next(before for before in node.all_input_nodes if self._extents[before] == (written,))
+        found: list[Step] = []
+        while before := [
+            one
+            for one in view.all_input_nodes
+            if any(extent.storage == written.storage for extent in self._extents[one])
+        ]:
+            if len(before) != 1 or len(self._extents[before[0]]) != 1:
+                return ()
+            if not any(write.node is view for write in self.writes):  # else it shows what it wrote over
+                made = step(view, before[0], self._extents[before[0]][0].size)
+                if made is None:
+                    return ()
+                found.append(made)
+            view = before[0]
+        return tuple(found)
 
     def _read_after(self, node: fx.Node, write: fx.Node) -> bool:
         return any(self._order[user] > self._order[write] for user in node.users)
@@ -164,6 +204,11 @@ def _each(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _each(one)
+
+
+def _alike(*values: Any) -> bool:
+    """Whether all are tensors of one shape and type."""
+    return len({(one.shape, one.dtype) for one in values}) == 1
 
 
 def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:

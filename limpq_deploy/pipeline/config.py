@@ -1,5 +1,6 @@
 """What a build is asked to do: typed settings, from the command line over a TOML file over defaults. No torch here."""
 
+import difflib
 import json
 import shlex
 import tomllib
@@ -15,13 +16,14 @@ from limpq_deploy.calibration.files import write_text
 from limpq_deploy.calibration.json_text import load_json, read_whole
 from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.calibration.suggestions import did_you_mean
 from limpq_deploy.calibration.trust import require_trusted, trust
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, in_float, taking, target_named
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named, split
 from limpq_deploy.export.runtimes.tensorrt_rtx.needs import without_fp8
-from limpq_deploy.model.zoo import LIBRARIES
+from limpq_deploy.model.names import LIBRARIES
 from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, TYPES, BudgetSettings
 from limpq_deploy.policy.budgets import option_of as plain_option
 from limpq_deploy.policy.spaces import formats_named
@@ -146,7 +148,7 @@ class Config(BudgetSettings):
     storage: Literal["int4", "int2"] | None = None
     input: Literal["float", "uint8"] = "float"
     engine: bool = True
-    latency_seconds: float = 1.5
+    latency_seconds: float = 1.0
     seed: int = 0
     out: Path = Path("limpq-build")
     training: Training = AS_SUITS
@@ -372,7 +374,7 @@ class Config(BudgetSettings):
 def _require_one_of(name: str, value: str | None, known: Iterable[str]) -> None:
     if value is not None and value not in known:
         *first, last = map(repr, known)
-        raise ValueError(f"{name} is {value!r}; expected {', '.join(first)} or {last}")
+        raise ValueError(f"{name} is {value!r}; expected {', '.join(first)} or {last}{did_you_mean(value, known)}")
 
 
 def option_of(name: str) -> str:
@@ -493,7 +495,23 @@ def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
     known = [field.name for field in fields(cls)]
     for key in settings:
         if key not in known:
-            raise RecordError(f"{origin}: unknown key {plain(key, 60)!r}; known keys: {', '.join(known)}")
+            near = _elsewhere(key, cls) or did_you_mean(key, known) or _likest(key, known)
+            raise RecordError(f"{origin}: unknown key {plain(key, 60)!r}{near}")
+
+
+def _elsewhere(key: str, cls: type) -> str:
+    """Where a key is known that is unknown here."""
+    if cls is Config and key in {field.name for field in fields(Training)}:
+        return "; it is a key of the section [training]"
+    if cls is Training and key in {field.name for field in fields(Config)}:
+        return "; it is a key of the file's beginning, before the section [training]"
+    return ""
+
+
+def _likest(key: str, known: list[str]) -> str:
+    """Known keys, the most alike first."""
+    near = difflib.get_close_matches(key[:60], known, n=6, cutoff=0.0)
+    return f"; known keys most like it: {', '.join(near)} (limpq-deploy build --help-all has all)"
 
 
 def _validated(settings: dict[str, Any]) -> Config:

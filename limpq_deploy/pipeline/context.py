@@ -211,9 +211,9 @@ class Subject:
 
     @property
     def hands_over(self) -> bool:
-        """Whether the build goes as far as a CPU can, and its bundle is finished on the target: no engine is wanted of
-        a runtime that builds some, and ONNX Runtime is here to execute the files as they are written."""
-        elsewhere = self.target.builds_engines and not self.config.engine
+        """Whether the build goes as far as a CPU can, and its bundle is finished on the target: the runtime builds
+        engines, none is wanted or can run here, and ONNX Runtime is here to execute the files as they are written."""
+        elsewhere = self.target.builds_engines and (self.compiles_only or not self.config.engine)
         return elsewhere and AsWritten().unavailable() is None
 
     @property

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -208,6 +209,8 @@ def budgets_from_options(indicators: Indicators, **options: Any) -> tuple[Budget
         if source in given and not any(name in given for name in users):
             told = " or ".join(map(option_of, users))
             raise SettingError(f"{option_of(source)} limits nothing by itself; give {told} too")
+    if settings.like is not None:
+        _require_within_reach(indicators, settings.like)
     read = {name: file.load(given[name]) for name, file in COST_FILES.items() if name in given}
     budgets: list[Budget] = []
     for name, row in BUDGETS.items():
@@ -215,6 +218,21 @@ def budgets_from_options(indicators: Indicators, **options: Any) -> tuple[Budget
             budgets += budgets_of(name, indicators, given[name], read.get(row.source or ""))
     check_budgets(budgets)
     return tuple(budgets)
+
+
+def _require_within_reach(indicators: Indicators, like: str) -> None:
+    """Raise SettingError for bits that no policy here has, and whose BitOps none reaches: nothing would be limited."""
+    asked, bits, layers = parse_like(like), indicators.bits, indicators.layers
+    cost, admitted = BitOps(pinned=False), admitted_pairs(indicators)
+    pairs = [admitted.get(layer.name) or frozenset(product(bits, bits)) for layer in layers]
+    most = sum(max(cost.of_layer(layer, *pair) for pair in some) for layer, some in zip(layers, pairs, strict=True))
+    widths = {width for some in set(pairs) for pair in some for width in pair}
+    if most < like_budget(indicators, *asked).limit and not set(asked) <= widths:
+        candidates, widest = ", ".join(map(str, sorted(widths))), max(widths)
+        raise SettingError(
+            f"--like {like} asks for the BitOps of bits that no layer can have, and would limit nothing: the "
+            f"candidates here are {candidates}; ask for w{widest}a{widest} or less, or for more candidates (--bits)"
+        )
 
 
 def budgets_of(name: str, indicators: Indicators, value: Number, source: Any = None) -> tuple[Budget, ...]:

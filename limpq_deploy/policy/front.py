@@ -25,10 +25,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointPreview:
-    """Accuracy without fine-tuning: ``top1`` in percent and mean cross-entropy ``loss`` on held-out training images."""
+    """Accuracy without fine-tuning: ``top1`` in percent (or the front's ``figure``) with the ends of its 95 % interval
+    (None in older files), and mean cross-entropy ``loss`` on held-out training images."""
 
     top1: float
     loss: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,8 @@ class Front:
     bits stand at its own budget, whatever their objective. ``importance``: the measure, None in older files.
 
     Every budget asked for is among ``points``, ``dominated`` or ``infeasible``. ``others``: budgets that held besides,
-    in the user's words; ``solver`` seconds are those of each point's own search.
+    in the user's words; ``solver`` seconds are those of each point's own search. ``figure`` with its ``unit``: what
+    previews give.
     """
 
     model: str
@@ -84,6 +88,8 @@ class Front:
     dominated: tuple[DominatedBudget, ...] = ()
     others: tuple[str, ...] = ()
     importance: str | None = None
+    figure: str = "top-1"
+    unit: str = "%"
     format: Literal["limpq.front/1"] = field(default="limpq.front/1")
 
     @property
@@ -101,6 +107,7 @@ class UniformPoint:
     act_bits: int
     bitops: int
     objective: float
+    preview: PointPreview | None = None
 
 
 COST = BitOps(pinned=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.policy.budgets import like_budget
 from limpq_deploy.policy.costs import Budget, total_cost
@@ -69,8 +70,8 @@ def _require_layers(policy: Policy, indicators: Indicators, path: Path) -> None:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelError(
-                f"{path} {what} {names[0]!r}{more}; expected exactly the {len(searched)} searched layers of {model!r}, "
-                "so search a policy for this model"
+                f"{path} {what} {plain(names[0], 60)!r}{more}; expected exactly the {len(searched)} searched layers of "
+                f"{model!r}, so search a policy for this model"
             )
 
 

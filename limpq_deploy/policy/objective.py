@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from math import fsum
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.policy.costs import Pairs
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import Importance
@@ -95,5 +96,5 @@ def _entry(indicators: Indicators, importance: Importance, kind: str, layer: str
 
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
-    shown = ", ".join(map(repr, names[:3]))
+    shown = ", ".join(repr(plain(name, 60)) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

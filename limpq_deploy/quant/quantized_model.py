@@ -126,7 +126,8 @@ class QuantizedModel(nn.Module):
             module = self.act_quantizer(quantizer.name)
             fixed = quantizer.bits is not None
             chosen = self.placement.width_of(quantizer, policy) if fixed else policy[quantizer.layers[0]][1]
-            if not in_float(chosen):
+            left_out = floats and quantizer.parent is None and quantizer.name not in widths
+            if not in_float(chosen) and not left_out:
                 module.active = chosen
             else:
                 kept = widths.get(quantizer.name)

@@ -1,13 +1,12 @@
 """Accuracy of the compared models, with the interval that so many images allow."""
 
-import math
 from dataclasses import dataclass
 
 from limpq_deploy.report import svg
 from limpq_deploy.report.figures import count, digits, plural, signed
 from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.rows import Row, RowChart, round_scale, tick_text
-from limpq_deploy.tasks.score import TOP1, Z95, Difference, Score
+from limpq_deploy.tasks.score import TOP1, Difference, Score
 from limpq_deploy.train.evaluate import Accuracy
 from limpq_deploy.verdict.record import AccuracyResult
 
@@ -74,7 +73,7 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
     rows = []
     for name, class_, accuracy in named:
         if accuracy is not None:
-            low, high = interval_of(accuracy)
+            low, high = accuracy.interval
             points = accuracy.value - result.float.value
             rows.append(AccuracyRow(name=name, accuracy=accuracy, low=low, high=high, points=points, class_=class_))
     missing = None
@@ -97,25 +96,6 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
         of=result.of,
         missing_uniform=missing,
     )
-
-
-def interval_of(accuracy: Accuracy | Score) -> tuple[float, float]:
-    """Ends of the 95 % interval in the figure's unit."""
-    if isinstance(accuracy, Score):
-        return accuracy.low, accuracy.high
-    low, high = wilson_interval(accuracy.correct, accuracy.images)
-    return 100 * low, 100 * high
-
-
-def wilson_interval(correct: int, images: int) -> tuple[float, float]:
-    """95 % score interval of a proportion (Wilson, 1927), as shares of 1.
-
-    centre = (p + z^2/2n) / (1 + z^2/n);  half = z / (1 + z^2/n) * sqrt(p (1-p) / n + z^2 / 4n^2)
-    """
-    p, n, z2 = correct / images, images, Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _chart(rows: list[AccuracyRow]) -> RowChart:

@@ -23,11 +23,12 @@ class CandidateRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidatesSection:
-    """The tournament, best first; ``why`` in a sentence."""
+    """The tournament, best first; ``why`` in a sentence; ``seconds``: that its previews took."""
 
     rows: tuple[CandidateRow, ...]
     why: str
     images: int
+    seconds: float | None
     figure: str
 
 
@@ -59,5 +60,6 @@ def candidates_section(inputs: ReportInputs) -> CandidatesSection | None:
         ),
         why=tournament.why,
         images=tournament.images,
+        seconds=tournament.seconds,
         figure="Top-1" if tournament.measure is None else tournament.measure,
     )

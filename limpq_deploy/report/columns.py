@@ -41,8 +41,20 @@ class ColumnChart:
 
     axis: Markup
     plot: Markup
-    min_width: int
-    max_width: int
+    columns: int
+
+    @property
+    def min_width(self) -> int:
+        return MIN_COLUMN_PX * self.columns
+
+    @property
+    def max_width(self) -> int:
+        return MAX_COLUMN_PX * self.columns
+
+    @property
+    def rule(self) -> str:
+        """Of the page's style: no element has a style of its own."""
+        return f".cols-{self.columns}{{min-width:{self.min_width}px;max-width:{self.max_width}px}}"
 
 
 def column_chart(
@@ -85,9 +97,7 @@ def column_chart(
         for entry in axis
     ]
     side = svg.tag("svg", *labels, class_="side", width=AXIS_WIDTH_PX, height=total, aria_hidden="true")
-    return ColumnChart(
-        axis=side, plot=plot, min_width=MIN_COLUMN_PX * len(columns), max_width=MAX_COLUMN_PX * len(columns)
-    )
+    return ColumnChart(axis=side, plot=plot, columns=len(columns))
 
 
 def short_name(name: str) -> str:

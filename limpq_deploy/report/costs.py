@@ -137,7 +137,7 @@ def _budget_chart(budgets: tuple[BudgetUse, ...]) -> RowChart:
             hint="within the limit" if kept else "ABOVE the limit",
             track=svg.image(f"{budget.name}: {percent(used)} of the limit used", height, *marks),
             value=percent(used),
-            detail=f"{_amount(budget.used, budget.unit)} of {_amount(budget.limit, budget.unit)}",
+            detail=f"{amount(budget.used, budget.unit)} of {amount(budget.limit, budget.unit)}",
         )
 
     return RowChart(
@@ -156,7 +156,8 @@ def budget_name(name: str) -> str:
     return known.get(name, name.replace("_", " "))
 
 
-def _amount(number: int, unit: str) -> str:
+def amount(number: int, unit: str) -> str:
+    """A count in its unit, as people read it."""
     if unit == "bits":
         return binary_size(number / 8)
     return f"{giga(number)} {unit}" if number >= 1000 else f"{count(number)} {unit}"

@@ -128,20 +128,12 @@ def to_svg(drawing: Drawing) -> str:
     return f"{root}\n"
 
 
-def to_inline(drawing: Drawing, name: str) -> Markup:
-    """An element for a page: as wide as its box, its rules bound to the class ``name``."""
-    rules = [
-        f".{name} text{{font-family:{FONTS};font-variant-numeric:tabular-nums}}",
-        *(f".{name} .{ink.name}{{color:{ink.light}}}" for ink in INKS),
-        "@media(prefers-color-scheme:dark){"
-        + "".join(f".{name} .{ink.name}{{color:{ink.dark}}}" for ink in INKS)
-        + "}",
-    ]
+def to_inline(drawing: Drawing) -> Markup:
+    """An element for a page, as wide as its box; the page's style has its colours (``.drawing .main`` and so on)."""
     return svg.tag(
         "svg",
-        Markup("<style>") + Markup("".join(rules)) + Markup("</style>"),
         *(_element(shape) for shape in drawing.shapes),
-        class_=name,
+        class_="drawing",
         viewBox=f"0 0 {drawing.width} {drawing.height}",
         width="100%",
         role="img",

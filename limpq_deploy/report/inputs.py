@@ -11,6 +11,9 @@ from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy
+from limpq_deploy.policy.what_if import WhatIf
+from limpq_deploy.report.curves import Curve
+from limpq_deploy.verdict.answers import Answers
 from limpq_deploy.verdict.record import Verdict
 
 
@@ -23,8 +26,9 @@ class ReportInputs:
     ``realised``: the bits that the engine reports for each layer; others count as the target promises. ``built``: facts
     about data and training, such as {"Data set": "digits, 1,797 images"}. ``versions``: of programs and libraries.
     ``files``: bytes on disk by file name. ``class_names``: in index order. ``trained``: False where scales are ranges
-    and nothing was learned. ``given``: the user's file where the policy was not searched. A part that is None was not
-    measured, and is said so.
+    and nothing was learned. ``given``: the user's file where the policy was not searched. ``what_if``: what other
+    budgets would give, with ``commands`` that build it by the names of points; ``answers``: classes of every test
+    image; ``curves``: losses of the trainings. A part that is None was not measured, and is said so.
 
     Raises RecordError when policies, indicators and placement are not of one model.
     """
@@ -48,6 +52,10 @@ class ReportInputs:
     rounds: Rounds | None = None
     trained: bool = True
     given: str | None = None
+    what_if: WhatIf | None = None
+    commands: Mapping[str, str] = field(default_factory=dict)
+    answers: Answers | None = None
+    curves: tuple[Curve, ...] = ()
 
     def __post_init__(self) -> None:
         searched = {layer.name for layer in self.placement.searched}

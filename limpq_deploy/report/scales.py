@@ -7,7 +7,7 @@ from statistics import median
 
 from markupsafe import Markup
 
-from limpq_deploy.policy.importance_names import SCALE
+from limpq_deploy.policy.importance_names import MEASURES, SCALE, carried, read_by
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.outliers import OutlierReport
 from limpq_deploy.report import svg
@@ -61,9 +61,22 @@ class ScaleRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Winning:
+    """Heat map of the measure by which the policy was found, where that is another one than the scales: ``what`` it is,
+    the smallest and largest numbers above 0 as text."""
+
+    name: str
+    what: str
+    chart: ColumnChart
+    weight_range: tuple[str, str]
+    act_range: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalesSection:
-    """``learned``: heat map of the scales; ``moved``: of the movement, None where first values are not recorded.
-    ``weight_range`` and ``act_range``: smallest and largest learned scale, as text."""
+    """``learned``: heat map of the scales; ``moved``: of the movement, None where first values are not recorded;
+    ``winning``: that of another measure. ``weight_range`` and ``act_range``: smallest and largest learned scale, as
+    text."""
 
     bits: tuple[int, ...]
     learned: ColumnChart
@@ -71,6 +84,7 @@ class ScalesSection:
     movement: Movement
     weight_range: tuple[str, str]
     act_range: tuple[str, str]
+    winning: Winning | None
     treated: tuple[Treated, ...]
     mode: str | None
     rows: tuple[ScaleRow, ...]
@@ -114,6 +128,7 @@ def scales_section(inputs: ReportInputs) -> ScalesSection | None:
         movement=movement,
         weight_range=(digits(weights[0]), digits(weights[1])),
         act_range=(digits(acts[0]), digits(acts[1])),
+        winning=_winning(inputs),
         treated=tuple(
             Treated(
                 layer=entry.layer,
@@ -134,6 +149,35 @@ def scales_section(inputs: ReportInputs) -> ScalesSection | None:
             for layer in indicators.layers
         ),
     )
+
+
+def _winning(inputs: ReportInputs) -> Winning | None:
+    name, indicators = inputs.policy.importance, inputs.indicators
+    if indicators is None or name in (None, SCALE) or name not in carried(indicators):
+        return None
+    assert name is not None
+    read = read_by(indicators, name)
+    by_name = {layer.name: layer for layer in read.layers}
+    ends = [_range([one for layer in read.layers for one in values(layer) if one > 0]) for values in (_weight, _act)]
+    chart = _heat(
+        inputs,
+        [(placed.name, by_name.get(placed.name)) for placed in inputs.placement.layers],
+        read,
+        value=lambda layer: (layer.weight, layer.act),
+        shade=lambda value, tensor: _log_share(value, ends[tensor == "act"]),
+        text=digits,
+        label=f"Importance by the measure {name}, of weights and activations by layer and bit-width.",
+    )
+    said = [(digits(low), digits(high)) for low, high in ends]
+    return Winning(name=name, what=MEASURES[name].what, chart=chart, weight_range=said[0], act_range=said[1])
+
+
+def _weight(layer: LayerIndicators) -> tuple[float, ...]:
+    return layer.weight
+
+
+def _act(layer: LayerIndicators) -> tuple[float, ...]:
+    return layer.act
 
 
 def _heat(

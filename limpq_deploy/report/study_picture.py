@@ -29,7 +29,7 @@ def study_section(study: LatencyStudy | None, rounds: Rounds | None) -> StudySec
     neither."""
     if study is None and rounds is None:
         return None
-    picture = to_inline(study_picture(study), "study") if study is not None else None
+    picture = to_inline(study_picture(study)) if study is not None else None
     return StudySection(study=study, picture=picture, rounds=rounds)
 
 

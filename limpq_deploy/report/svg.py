@@ -1,20 +1,40 @@
 """SVG elements as safe text. Horizontal positions are percentages, so that a chart fits any width without scaling its
 letters; vertical ones are pixels."""
 
+from typing import Any
+
 from markupsafe import Markup, escape
 
+from limpq_deploy.calibration.plain_text import escaped, plain
+
 Attribute = str | float | int
+
+LONGEST = 2000
+"""Characters of one text on a page: a name, a sentence."""
+
+
+def shown(value: Any) -> Any:
+    """Text from files as a page may show it: no control characters, no marks that turn the direction of writing, cut.
+    All else, and what is markup of ours, as it is."""
+    return plain(value, LONGEST) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def tag(element: str, /, *children: str | Markup, **attributes: Attribute) -> Markup:
     """One element. Text children and attribute values are escaped; ``class_`` gives ``class``, ``x_y`` gives ``x-y``;
     floats keep at most three decimals, so that equal data gives equal bytes."""
     written = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{escape(number(value) if isinstance(value, float) else str(value))}"'
+        f' {name.rstrip("_").replace("_", "-")}="{escape(_attribute(name, value))}"'
         for name, value in attributes.items()
     )
-    inner = Markup("").join(escape(child) for child in children)
+    inner = Markup("").join(escape(shown(child)) for child in children)
     return Markup(f"<{element}{written}>") + inner + Markup(f"</{element}>")
+
+
+def _attribute(name: str, value: Attribute) -> str:
+    """A label is for people, and cut; all else is places and names of ours."""
+    if isinstance(value, float):
+        return number(value)
+    return str(shown(str(value))) if name == "aria_label" else escaped(str(value))
 
 
 def number(value: float) -> str:

@@ -11,6 +11,7 @@ from limpq_deploy.calibration.errors import LimpqError, ModelError, SettingError
 from limpq_deploy.calibration.records import to_json
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.onnxruntime.session import EXACT_PAIR_WEIGHT, largest_weight_code
+from limpq_deploy.export.ship.accepted import newest_accepted
 from limpq_deploy.export.ship.manifest import SIGNATURE, CanaryFiles, Manifest
 from limpq_deploy.export.ship.repository import (
     Keys,
@@ -28,6 +29,7 @@ from limpq_deploy.export.ship.shipped_plans import (
     read_plans,
     require_plans,
 )
+from limpq_deploy.export.ship.signature import fingerprint_of
 from limpq_deploy.export.ship.triton.config import (
     BACKENDS,
     EXACT_SUMS,
@@ -96,10 +98,10 @@ def ship(
     """
     keys = keys or Keys()
     bundle = bundle_of(build, candidate)
-    # The public key is the repository's; a bundle of an unsigned build is checked by its hashes.
-    verify_bundle(bundle, keys.public if (bundle / SIGNATURE).exists() else None)
+    public = _key_for(bundle, keys)
+    verify_bundle(bundle, public)
     checked(bundle if bundle.parent.name != CANDIDATE_BUNDLES else bundle.parent)
-    manifest = load_manifest(bundle)
+    manifest = load_manifest(bundle, public)
     forced = _require_verdict(manifest, force, candidate)
     takes_plans = BACKENDS[options.backend].plans
     built = _engine(build, bundle) if takes_plans else None
@@ -143,7 +145,7 @@ def ship(
             engine=manifest.engine,
             answered_by=manifest.answered_by,
             config=text,
-            labels=labels.decode(),
+            labels=labels.decode(errors="backslashreplace"),
             forced=forced,
             gpus=tuple(plan.machine for plan in shipped_plans if plan.machine is not None),
         )
@@ -163,6 +165,19 @@ def ship(
     serving = ship_version(repository, name, files, describe, keep=keep, keys=keys, check=check)
     notes = (*_undecided_notes(manifest), *recommended_notes(manifest, candidate), *_notes(options, parameters, forced))
     return _shipped(repository / name, serving, keys, notes)
+
+
+def _key_for(bundle: Path, keys: Keys) -> Path | None:
+    """The key that a bundle is checked with; None for an unsigned one that the holder of the private key ships, which
+    was never a signed one here: a bundle does not lose its signature by itself."""
+    if keys.public is None or (bundle / SIGNATURE).exists():
+        return keys.public
+    if keys.private is None or newest_accepted(bundle, fingerprint_of(keys.public)):
+        raise ShipRefused(
+            f"{bundle} is not signed ({SIGNATURE} is missing); expected a signature of {keys.public}: fetch it again, "
+            "or sign it with limpq-deploy sign where it is yours"
+        )
+    return None
 
 
 def _shipped(folder: Path, serving: Serving, keys: Keys, notes: tuple[str, ...] = ()) -> Shipped:

@@ -67,6 +67,10 @@ class Score:
     def shown(self) -> str:
         return self.measure.shown(self.value)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.low, self.high
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:

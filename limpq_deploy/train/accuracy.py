@@ -13,13 +13,29 @@ from torch import nn
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Augment, Split
 from limpq_deploy.model.results import tensors_of
+from limpq_deploy.progress import counted
 from limpq_deploy.tasks.base import Arrays
-from limpq_deploy.tasks.score import TOP1
+from limpq_deploy.tasks.score import TOP1, Scored
 from limpq_deploy.train.device import device_of
-from limpq_deploy.train.evaluate import evaluate
+from limpq_deploy.train.evaluate import Evaluation, evaluate
 from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.judged import Predict, judged, value_of
 from limpq_deploy.train.processes import add_up, count, rank
+
+MOST_IMAGES, MOST_PIXELS = 250, 1_600_000
+"""Of a batch that is evaluated: beyond so many pixels (32 images of 224 px) the activations of a layer fill gigabytes,
+and a larger batch is slower."""
+
+
+def evaluated(split: Split) -> Iterator[tuple[NDArray[np.float32], Any]]:
+    """A split's batches (images NCHW, labels) in the data's order; the progress that is under way counts them."""
+    size = evaluation_batch(split)
+    return counted(split.batches(size), -(-len(split) // size), f"batches of {len(split):,} images evaluated")
+
+
+def evaluation_batch(split: Split) -> int:
+    """Images of a batch."""
+    return max(1, min(MOST_IMAGES, MOST_PIXELS // (split.preprocess.height * split.preprocess.width)))
 
 
 def predictor(model: nn.Module) -> Predict:
@@ -39,7 +55,7 @@ def predictor(model: nn.Module) -> Predict:
 def figure(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
     """The judge's figure of a split; leaves the model in evaluation mode."""
     reference = predictor(judge.reference.to(device_of(model))) if judge.reference is not None else None
-    return value_of(judged(predictor(model), split.batches(250), judge.of(split), reference=reference, interval=False))
+    return value_of(judged(predictor(model), evaluated(split), judge.of(split), reference=reference, interval=False))
 
 
 def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, float]:
@@ -49,7 +65,15 @@ def figure_and_loss(model: nn.Module, split: Split, judge: Judge = CLASSES) -> t
 
 
 def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, tuple[float, ...]]:
-    """The judge's figure, and of each image what its labels teach; without labels, or where those teach nothing, the
+    """The judge's figure and the losses of `judged_with_losses`."""
+    found, losses = judged_with_losses(model, split, judge, interval=False)
+    return value_of(found), losses
+
+
+def judged_with_losses(
+    model: nn.Module, split: Split, judge: Judge = CLASSES, *, interval: bool
+) -> tuple[Evaluation | Scored, tuple[float, ...]]:
+    """What the judge finds, and of each image what its labels teach; without labels, or where those teach nothing, the
     distance to the float model's outputs. Losses tell near models apart sooner than counting."""
     task = judge.of(split)
     losses: list[float] = []
@@ -71,13 +95,12 @@ def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) ->
     given: list[Any] = []
 
     def batches() -> Iterator[tuple[NDArray[np.float32], Any]]:
-        for images_NCHW, targets in split.batches(250):
+        for images_NCHW, targets in evaluated(split):
             given[:] = [targets]
             yield images_NCHW, targets
 
     reference = None if judge.reference is None else predictor(judge.reference.to(device_of(model)))
-    found = value_of(judged(predict, batches(), task, reference=reference, interval=False))
-    return found, tuple(losses)
+    return judged(predict, batches(), task, reference=reference, interval=interval), tuple(losses)
 
 
 def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
@@ -89,7 +112,7 @@ def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> f
 
 def top1(model: nn.Module, split: Split) -> float:
     """Top-1 in percent; leaves the model in evaluation mode."""
-    return evaluate(predictor(model), split.batches(250)).accuracy.top1
+    return evaluate(predictor(model), evaluated(split)).accuracy.top1
 
 
 def top1_together(model: nn.Module, split: Split) -> float:
@@ -97,7 +120,8 @@ def top1_together(model: nn.Module, split: Split) -> float:
     if count() == 1:
         return top1(model, split)
     mine = np.arange(rank(), len(split), count())
-    batches = (split.load(mine[start : start + 250]) for start in range(0, len(mine), 250))
+    size = evaluation_batch(split)
+    batches = (split.load(mine[start : start + size]) for start in range(0, len(mine), size))
     correct = evaluate(predictor(model), batches).accuracy.correct if len(mine) else 0
     total = torch.tensor([correct], dtype=torch.int64, device=device_of(model))
     add_up([total])
@@ -146,4 +170,5 @@ def _settle(model: nn.Module, split: Split, size: int, numbers: range, seed: int
         images_NCHW, _ = split.load(order[number * size : (number + 1) * size], augment=augment, seed=(seed, number))
         return torch.from_numpy(images_NCHW).to(device)
 
-    return reestimate_batchnorm(model, (batch(number) for number in numbers if number < most))
+    used = [number for number in numbers if number < most]
+    return reestimate_batchnorm(model, counted(map(batch, used), len(used), "batches for BatchNorm's statistics"))

@@ -42,6 +42,12 @@ class Accuracy:
     def shown(self) -> str:
         return TOP1.shown(self.top1)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of its 95 % interval, in percent."""
+        low, high = wilson_interval(self.correct, self.images)
+        return 100 * low, 100 * high
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -174,6 +180,17 @@ def paired_interval(only_first: float, only_second: float, images: int) -> tuple
     first, second = (only_first + 1) / (images + 2), (only_second + 1) / (images + 2)
     half = Z95 * math.sqrt((first + second - (first - second) ** 2) / (images + 2))
     return 100 * (first - second - half), 100 * (first - second + half)
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson, 1927), as shares of 1.
+
+    centre = (p + z^2/2n) / (1 + z^2/n);  half = z / (1 + z^2/n) * sqrt(p (1-p) / n + z^2 / 4n^2)
+    """
+    p, n, z2 = correct / images, images, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def binomial_tail(successes: int, trials: int) -> float:

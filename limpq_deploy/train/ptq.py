@@ -12,7 +12,7 @@ from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.numbers.ranges import RANGES, least_squares
 from limpq_deploy.calibration.observe import sample_inputs
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.progress import Report, silent
+from limpq_deploy.progress import Report, counted, silent
 from limpq_deploy.quant.bias_correction import correct_biases
 from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel
@@ -44,7 +44,8 @@ class Calibration:
         self._split, self._device = split, device
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return (torch.from_numpy(self._split.load(chunk)[0]).to(self._device) for chunk in self.chunks)
+        chunks = counted(self.chunks, len(self.chunks), "batches for calibration")
+        return (torch.from_numpy(self._split.load(chunk)[0]).to(self._device) for chunk in chunks)
 
 
 def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int, seed: int) -> int:
@@ -61,13 +62,14 @@ def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int,
     quantizers = {placed.name: model.act_quantizer(placed.name) for placed in model.placement.quantizers}
     batches = Calibration(split, images=images, seed=seed, device=device_of(model))
     seen = sample_inputs(model, quantizers, batches, count=len(batches.chunks), seed=seed)
-    for name, quantizer in quantizers.items():
+    for name, quantizer in counted(quantizers.items(), len(quantizers), "ranges of activations"):
         scales = [method(seen[name], grid) for grid in quantizer.scales.grids]
         bound = quantizer.placed.bound
         if bound is not None:
             scales = [min(s, bound / grid.qmax) for s, grid in zip(scales, quantizer.scales.grids, strict=True)]
         quantizer.scales.initialise(model.allowed(scales, seen[name], quantizer.scales.grids))
-    for layer in model.placement.layers:
+    layers = model.placement.layers
+    for layer in counted(layers, len(layers), "ranges of weights"):
         module = model.quant_layer(layer.name)
         weight = module.weight.detach()
         module.initialise([of_weight(weight, grid) for grid in module.scales.grids])

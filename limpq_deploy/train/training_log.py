@@ -19,6 +19,22 @@ SMOOTHED = 20
 """Steps over which the progress line averages."""
 
 
+def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Of each pass of a logged training, (step, loss) in order; what is no line of a log is left out, and a missing
+    file is an empty one."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    if not path.is_file():
+        return found
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = parse_json(text, "a line")
+            for name, loss in line["loss"].items():
+                found.setdefault(str(name), []).append((int(line["step"]), float(loss)))
+        except (RecordError, KeyError, TypeError, ValueError, AttributeError):
+            continue
+    return found
+
+
 class Watch:
     """Tells the losses and accuracies of each pass, on training images as augmented."""
 

@@ -64,8 +64,8 @@ class Candidate:
 
     @property
     def size(self) -> int:
-        """Bytes that it competes with: stored ones where there is a file of those."""
-        return self.bytes if self.stored_bytes is None else self.stored_bytes
+        """Bytes that it competes with: stored ones where there is a file of those, and it is smaller."""
+        return self.bytes if self.stored_bytes is None else min(self.bytes, self.stored_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from limpq_deploy.verdict.candidates import SIMPLEST, Candidate, CandidateName, Compared
+from limpq_deploy.verdict.candidates import SAME_SIZE, SIMPLEST, Candidate, CandidateName, Compared
 
 Objective = Literal["accuracy", "size", "latency", "balanced"]
 
@@ -186,22 +186,29 @@ def _why(compared: Compared, best: Candidate, own: Candidate) -> str:
 def _note(compared: Compared, best: Candidate, own: Candidate) -> str:
     """What bits below 8 are good for on this target, and what unpacks a stored file."""
     eight = next((one for one in compared.candidates if one.name == "int8"), None)
-    if best.stored_file is not None:
-        return (
-            f"its stored form is {best.stored_file} ({best.stored_bytes:,} bytes); `limpq-deploy unpack` gives "
-            f"{best.file} back"
-        )
-    if eight is None or best is own or own.name == "int8" or own.bitops_realised != eight.bitops_realised:
-        return ""
-    if own.stored_bytes is not None:
-        return (
-            "bits below 8 win stored bytes alone on this target: it executes them as 8-bit integers; "
-            f"{own.stored_file} has {own.stored_bytes:,} bytes"
-        )
-    return (
-        "bits below 8 win stored bytes alone on this target, which executes them as 8-bit integers, and this build "
-        "stores none: --storage int4 packs them"
+    packed = best if best.stored_file is not None else own
+    stored = (
+        f"{packed.stored_file} has {packed.stored_bytes:,} bytes, and `limpq-deploy unpack` makes {packed.file} of it"
+        if packed.stored_file is not None
+        else "this build stores none: --storage int4 packs them"
     )
+    narrow = eight is not None and own.bitops_nominal < eight.bitops_nominal
+    if eight is None or not narrow or own.bitops_realised != eight.bitops_realised:
+        return stored if best.stored_file is not None else ""
+    if best is own and best.stored_file is None:
+        return ""
+    return f"bits below 8 win {_wins(compared, own, eight)}; {stored}"
+
+
+def _wins(compared: Compared, own: Candidate, eight: Candidate) -> str:
+    """What a policy of narrow layers is better in than int8, where both execute the same BitOps: stored bytes, and
+    bytes moved where the compiler's record shows fewer, as where weights are loaded packed."""
+    floats = any(one.name == "float" and one.bitops_realised == eight.bitops_realised for one in compared.candidates)
+    how = "which computes in floats" if floats else "which executes them as 8-bit integers"
+    moved = own.moved_bytes is not None and eight.moved_bytes is not None
+    if moved and own.moved_bytes < eight.moved_bytes * (1 - SAME_SIZE):  # type: ignore[operator]
+        return f"stored bytes and bytes moved ({own.moved_bytes:,} against {eight.moved_bytes:,}) on this target, {how}"
+    return f"stored bytes alone on this target, {how}"
 
 
 def sentence(found: Recommendation, outcome: str) -> str:

@@ -29,7 +29,9 @@ TABLE, TEMPLATE, ROUNDS, STUDY = (
 )
 VERDICT, REPORT, BUNDLE = "verdict.json", "report.html", "bundle"
 
-PARITY, ACCURACY = "parity.json", "accuracy.json"
+PARITY, ACCURACY, ANSWERS = "parity.json", "accuracy.json", "answers.json"
+WHAT_IF = "what-if.json"
+TRAINING_LOGS = "training"
 
 HANDOVER, IMAGES = "handover.json", "images.npy"
 HANDED_PARITY = "handed-parity.json"

@@ -134,7 +134,8 @@ class Workspace:
             self.note(f"{stage.title} runs again: {other}")
         self._record({name: state for name, state in self.state.stages.items() if name != stage.name})
         start = time.perf_counter()
-        with progress(stage.title) as report:
+        why = "never ran" if done is None else other or ("as asked" if again else "its inputs or outputs changed")
+        with progress(stage.title, why=why) as report:
             said = stage.run(report)
         seconds = time.perf_counter() - start
         outputs = {name: digest_of(self.folder / name) for name in stage.outputs}

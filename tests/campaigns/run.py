@@ -4,17 +4,22 @@ Prints one JSON line for each: cases, passed, failed. Exit code 1 where any fail
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
 
-from . import artefacts, onnx_files, readers
+from . import artefacts, folders, kills, machines, onnx_files, readers, signed
 from .a_build import make_build
 
 CAMPAIGNS = {
     "readers": (readers.campaign, 20_000),
     "onnx": (onnx_files.campaign, 100),
     "artefacts": (artefacts.campaign, 800),
+    "folders": (folders.campaign, 20),
+    "machines": (machines.campaign, 15),
+    "signed": (signed.campaign, 280),
+    "kills": (kills.campaign, 100),
 }
 """By name: what runs it, and how many cases are tried where no number is given."""
 
@@ -28,6 +33,7 @@ def main() -> int:
     asked = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory() as scratch:
+        os.environ["LIMPQ_CACHE"] = str(Path(scratch) / "cache")
         build = make_build((asked.build or Path(scratch) / "build").absolute())
         for name in asked.names or CAMPAIGNS:
             campaign, cases = CAMPAIGNS[name]

@@ -21,7 +21,7 @@ from limpq_deploy.export.graph.folding import IntegerLayer  # noqa: E402
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq  # noqa: E402
 from limpq_deploy.export.records.placement import BitPair  # noqa: E402
-from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec  # noqa: E402
+from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TENSORRT_RTX, TargetSpec  # noqa: E402
 from limpq_deploy.export.reference.executor import IntegerReference  # noqa: E402
 from limpq_deploy.export.reference.parity import compare_runtime  # noqa: E402
 from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
@@ -142,6 +142,7 @@ def test_a_random_net_its_integers_and_onnx_runtime_are_equal_in_every_code(
     require_equal(compare_trained(traced, model, layers, acts, fed))
 
 
+@pytest.mark.parametrize("target", [TENSORRT, TENSORRT_RTX], ids=lambda target: target.name)
 @FEW
 @given(
     seed=st.integers(0, 1000),
@@ -150,11 +151,11 @@ def test_a_random_net_its_integers_and_onnx_runtime_are_equal_in_every_code(
     ),
 )
 def test_a_random_net_and_tensorrts_file_as_written_are_equal_in_every_code(
-    executed: Any, seed: int, steps: list[str]
+    executed: Any, target: TargetSpec, seed: int, steps: list[str]
 ) -> None:
-    """Gates stay in float there, each by the arithmetic of who computes it."""
+    """Gates stay in float there, each by the arithmetic of who computes it. That of RTX rounds sums to float16."""
     torch.manual_seed(seed)
-    traced, model, policy = quantized(RandomNet(steps, seed), TENSORRT, seed)
+    traced, model, policy = quantized(RandomNet(steps, seed), target, seed)
     file = file_of(traced, model, policy)
     fed = []
     for images in batches(seed):

@@ -75,6 +75,12 @@ def write_tiny() -> MakeBundle:
     return write_tiny_bundle
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signed bundles that were accepted are remembered in the cache."""
+    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
     """Write a tiny bundle: (name, seed, ...) -> folder."""

@@ -231,6 +231,29 @@ def test_labels_are_as_many_as_classes(make_bundle: MakeBundle, tmp_path: Path) 
         ship(make_bundle(labels="a\nb\n"), tmp_path / "models", CPU_TWIN)
 
 
+@pytest.mark.parametrize("label", ["\x1b[2J", "\u202ex", "n" * 5000, "a\rb"])
+def test_a_label_that_a_client_would_obey_is_refused(label: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(labels=f"v\nw\nx\ny\n{label}\n")
+    with pytest.raises(ConfigRefused, match=r"output\.label_filename") as refused:
+        ship(bundle, tmp_path / "models", CPU_TWIN)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["images\x1b]0;owned\x07", "i" * 5000])
+def test_a_tensor_name_that_a_terminal_obeys_reaches_no_configuration(
+    name: str, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    model = onnx.load(make_bundle() / "model.onnx")
+    for node in model.graph.node:
+        node.input[:] = [name if one == model.graph.input[0].name else one for one in node.input]
+    model.graph.input[0].name = name
+    onnx.save(model, tmp_path / "hostile.onnx")
+    with pytest.raises(ConfigRefused, match=r"input\.name") as refused:
+        read_io(tmp_path / "hostile.onnx")
+    assert str(refused.value).isprintable()
+
+
 def test_a_model_with_a_fixed_batch_is_served_one_by_one(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     model = onnx.load(bundle / "model.onnx")

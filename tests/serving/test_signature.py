@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,17 @@ from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import OutputError
 from limpq_deploy.export.ship.repository import Keys
-from limpq_deploy.export.ship.signature import KeyRefused, is_signed_by, sign_bytes, write_key_pair
+from limpq_deploy.export.ship.signature import (
+    KeyRefused,
+    is_signed_by,
+    sign_bundle,
+    sign_bytes,
+    signed_at,
+    write_key_pair,
+)
 from limpq_deploy.export.ship.triton.config import ServingOptions
 from limpq_deploy.export.ship.verify import BundleRefused, verify_bundle
-from limpq_deploy.serving.ship import ship
+from limpq_deploy.serving.ship import ShipRefused, ship
 
 Pair = tuple[Path, Path]
 
@@ -30,8 +38,10 @@ def signed(tmp_path: Path, make_bundle: Callable[..., Path], keys: Pair) -> Path
 def test_a_signature_holds_for_its_key_and_its_bytes_only(tmp_path: Path, keys: Pair) -> None:
     other = tmp_path / "other", tmp_path / "other.pub"
     write_key_pair(*other)
-    signature = sign_bytes(b"manifest", keys[0])
-    assert len(signature) == 64
+    signature = sign_bytes(b"manifest", keys[0], tmp_path)
+    assert len(signature) == 8 + 64
+    later = (signed_at(signature) + 1).to_bytes(8, "big") + signature[8:]
+    assert not is_signed_by(b"manifest", later, keys[1])
     assert is_signed_by(b"manifest", signature, keys[1])
     assert not is_signed_by(b"manifesT", signature, keys[1])
     assert not is_signed_by(b"manifest", signature, other[1])
@@ -43,7 +53,7 @@ def test_a_key_that_others_can_read_does_not_sign_and_no_key_is_replaced(keys: P
         write_key_pair(*keys)
     keys[0].chmod(0o644)
     with pytest.raises(KeyRefused, match="can be read by others"):
-        sign_bytes(b"", keys[0])
+        sign_bytes(b"", keys[0], Path())
     with pytest.raises(KeyRefused, match="no PEM public key"):
         is_signed_by(b"", b"", keys[0])
 
@@ -56,6 +66,50 @@ def test_a_signed_repository_is_taken_with_its_key_and_refused_with_another(
     write_key_pair(tmp_path / "other", tmp_path / "other.pub")
     with pytest.raises(BundleRefused, match="another key"):
         verify_bundle(signed, tmp_path / "other.pub")
+
+
+def test_an_older_bundle_in_the_place_of_a_newer_one_is_refused(
+    keys: Pair, tmp_path: Path, make_bundle: Callable[..., Path], write_tiny: Callable[..., Path]
+) -> None:
+    place = make_bundle("place", 0)
+    sign_bundle(place, keys[0])
+    shutil.copytree(place, tmp_path / "older")
+    write_tiny(place, 1)
+    sign_bundle(place, keys[0])
+    assert verify_bundle(place, keys[1]).signed_at
+    shutil.rmtree(place)
+    shutil.copytree(tmp_path / "older", place)
+    with pytest.raises(BundleRefused, match="an older bundle was put back"):
+        verify_bundle(place, keys[1])
+    assert verify_bundle(
+        tmp_path / "older", keys[1]
+    ).signature_checked  # as a copy that nothing newer took the place of
+    sign_bundle(place, keys[0])  # where it was meant
+    assert verify_bundle(place, keys[1]).signature_checked
+
+
+def test_a_clock_that_jumped_back_signs_as_the_newest(
+    keys: Pair, make_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_bundle("place", 0)
+    sign_bundle(place, keys[0])
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)  # 2001
+    sign_bundle(place, keys[0])
+    assert verify_bundle(place, keys[1]).signature_checked
+
+
+def test_a_signature_that_was_taken_away_is_missed(
+    keys: Pair, tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    options, both = ServingOptions(backend="python"), Keys(private=keys[0], public=keys[1])
+    bundle = make_bundle("bundle")
+    with pytest.raises(ShipRefused, match="is not signed"):
+        ship(bundle, tmp_path / "models", options, keys=Keys(public=keys[1]))
+    sign_bundle(bundle, keys[0])
+    ship(bundle, tmp_path / "models", options, keys=both)
+    (bundle / "manifest.sig").unlink()
+    with pytest.raises(ShipRefused, match="is not signed"):
+        ship(bundle, tmp_path / "models", options, keys=both)
 
 
 def test_a_key_in_the_bundle_itself_proves_nothing(signed: Path, keys: Pair) -> None:
@@ -91,8 +145,8 @@ TAMPERING: list[tuple[Callable[[Path], object], str]] = [
     (compile_code, "'1/__pycache__/model.cpython-311.pyc' is not listed in manifest.json (compiled Python"),
     (link, "'1/model.onnx' is a symbolic link"),
     (lambda folder: (folder / "manifest.sig").unlink(), "manifest.sig is missing"),
-    (lambda folder: os.truncate(folder / "manifest.sig", 63), "manifest.sig has 63 bytes"),
-    (lambda folder: os.truncate(folder / "manifest.sig", 65), "manifest.sig cannot be read"),
+    (lambda folder: os.truncate(folder / "manifest.sig", 64), "manifest.sig has 64 bytes"),
+    (lambda folder: os.truncate(folder / "manifest.sig", 73), "manifest.sig cannot be read"),
     (lambda folder: (folder / "1/model.py").unlink(), "'1/model.py' is listed in manifest.json but missing"),
 ]
 

@@ -79,14 +79,15 @@ class TargetSpec:
     above 127 exist, that is, whether 8 bits after a ReLU give 0..255 (True) or 0..127 (False). ``clip``: how a grid
     below 8 bits is cut: on the integer codes after Q, on the floats before it, or not exported. ``add_inputs``: which
     inputs of a residual Add carry a quantizer; with "all", those of products, concatenations and gates (sigmoid) do
-    too. ``pools``: whether a global pool's input does. ``carrier_bits``: width at which such tensors travel.
+    too. ``pools``: whether a global pool's input does. ``carrier_bits``: width at which such tensors travel;
+    ``float_streams``: those that only layers in float read travel in float.
     ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor's
     quantizer stands behind it, for all its readers; else on edges, where it is read. ``bias``: type in which a layer's
-    bias is executed: rounded to the accumulator's grid, or as it is. ``native_pairs``: (weight, activation) bits that
-    the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs
+    bias is executed: rounded to the accumulator's grid, or as it is. ``half_sums``: sums of products of codes are
+    rounded once to float16, times a power of two (`half_sums.sum_step`). ``native_pairs``: (weight, activation) bits
+    that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs
     that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
 
-    ``half_sums``: sums of products on codes are rounded to FP16 before they are scaled.
     ``float_baseline``: type in which the float model runs unless a build asks for another. ``forms``: of its files, the
     oldest first, which all later versions read; none where it is not exported. ``form_key``: metadata of a file that
     names the version it is written for; None where files say none. ``settings``: of a build, those that have an effect
@@ -110,6 +111,7 @@ class TargetSpec:
     native_pairs: tuple[tuple[int, int], ...]
     linear_pairs: tuple[tuple[int, int], ...] = ()
     half_sums: bool = False
+    float_streams: bool = False
     float_baseline: Literal["float16", "float32"] = "float32"
     forms: tuple[FileForm, ...] = ()
     form_key: str | None = None

@@ -29,6 +29,7 @@ TENSORRT_RTX = TargetSpec(
     add_inputs="identity",
     pools=False,
     carrier_bits=8,
+    float_streams=True,
     shared_inputs=True,
     single_q=False,
     bias="float32",

@@ -214,7 +214,7 @@ def opened(
 
 
 def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtSession:
-    """A session that executes every node as it stands in the file, with further float tensors as results.
+    """A session that executes every node as it stands in the file, with further tensors as results.
 
     ONNX Runtime (1.32) computes FP16 layers in FP32 on a CPU, between two Casts of its own, and takes such a Cast
     together with the file's own behind it, whatever the settings: the layer's result is then never rounded to FP16.
@@ -225,7 +225,7 @@ def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtS
     present = {output.name for output in shown.graph.output}
     for name in outputs:
         if name not in present:
-            shown.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+            shown.graph.output.append(helper.make_empty_tensor_value_info(name))
     results = [output.name for output in shown.graph.output]
     given = {value.name for value in (*shown.graph.input, *shown.graph.initializer)}.union(results)
     casts = [node for node in shown.graph.node if node.op_type == "Cast"]

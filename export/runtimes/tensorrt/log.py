@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from limpq_deploy.calibration.plain_text import plain
+
 if TYPE_CHECKING:
     import tensorrt as trt
 
 Report = Callable[[int, int, str], None]
 """Called while a build goes on: steps done, steps in all, and what is being done."""
 
+
+LONGEST = 4000
+"""Characters of one message in a log."""
 
 LAYERS = "Layers:"
 """How the message begins that lists all layers of an engine."""
@@ -42,7 +47,7 @@ class BuildLog:
         return next(reversed(telling or list(errors)), None)
 
     def text(self) -> str:
-        return "".join(f"[{severity}] {message}\n" for severity, message in self.lines)
+        return "".join(f"[{severity}] {plain(message, LONGEST)}\n" for severity, message in self.lines)
 
 
 def make_logger(trt: ModuleType, log: BuildLog) -> "trt.ILogger":

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.files import cache_folder, sha256_of, write_bytes, write_text
+from limpq_deploy.calibration.plain_text import plain, visible
 from limpq_deploy.calibration.records import load_record, to_json, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
@@ -96,8 +97,8 @@ class TensorRtRtx(TensorRt):
         compiled = compile_model(model, self.options, names, report=self._report)
         log = plan.with_suffix(".log").name
         record = describe(sha256_of(path), model, compiled, capabilities_named(names), log=log)
-        lines = "".join(f"[{severity}] {message}\n" for severity, message in compiled.result.lines)
-        write_text(plan.with_suffix(".log"), lines + compiled.result.layers)
+        lines = "".join(f"[{severity}] {plain(message, 4000)}\n" for severity, message in compiled.result.lines)
+        write_text(plan.with_suffix(".log"), lines + visible(compiled.result.layers))
         write_record(record, record_path(plan))
         write_bytes(plan, compiled.plan)
         return record, plan
@@ -119,7 +120,8 @@ class TensorRtRtx(TensorRt):
             )
         data = read_plan(record, plan, _as_built_for(record.plan.machine, here))
         gpu = f"{here.gpu} driver {here.driver or 'unknown'}"
-        cache = plan.with_suffix(f".{hashlib.sha256(gpu.encode()).hexdigest()[:12]}.kernels")
+        kernels = hashlib.sha256(f"{record.plan.sha256} {gpu}".encode()).hexdigest()[:32]
+        cache = cache_folder() / self.name / (installed_version() or "unknown") / f"{kernels}.kernels"
         return TensorRtRtxSession(trt, data, self._open(), here, session_facts(record.plan), cache)
 
     def _ready(self) -> tuple[ModuleType, Machine]:

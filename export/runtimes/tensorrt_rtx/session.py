@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.files import write_bytes
+from limpq_deploy.calibration.files import keep, kept_bytes
 from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.records.targets.tensorrt_rtx import TENSORRT_RTX_GPU
 from limpq_deploy.export.runtimes.cuda.memory import CudaMemory
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 class TensorRtRtxSession(TensorRtSession):
     """See `TensorRtSession`. Kernels that are finished at the first context are kept in ``cache``, of one GPU and
-    driver; the library itself refuses a cache of others."""
+    driver; the library itself refuses a cache of others. They are code: what is not what was kept raises
+    CacheRefused before it is loaded."""
 
     name = TENSORRT_RTX_GPU.name
     product = PRODUCT
@@ -42,13 +43,13 @@ class TensorRtRtxSession(TensorRtSession):
     def _context(self, engine: "trt.ICudaEngine") -> "trt.IExecutionContext":
         config = engine.create_runtime_config()
         kept = config.create_runtime_cache()
-        if self._cache.is_file():
-            kept.deserialize(self._cache.read_bytes())  # refused where it is of another GPU or driver
+        if (kernels := kept_bytes(self._cache)) is not None:
+            kept.deserialize(kernels)  # refused where it is of another GPU or driver
         config.set_runtime_cache(kept)
         context = engine.create_execution_context(config)
         if context is None:
             raise ModelError(
                 f"{PRODUCT} makes no execution context of the engine; free memory of the GPU and try again"
             )
-        write_bytes(self._cache, bytes(kept.serialize()))
+        keep(self._cache, bytes(kept.serialize()))
         return context

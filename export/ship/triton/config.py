@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import LimpqError, MissingExtra
+from limpq_deploy.calibration.plain_text import plain
 
 Backend = Literal["onnxruntime", "python", "tensorrt"]
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
+
+LONGEST_LABEL = 1000
+"""Characters of a class's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,9 @@ def read_io(model: Path) -> ServedIO:
         raise ConfigRefused("input.dims", f"the model's input is [{batch}, {dims}]", "export it with a fixed size")
     if len(classes) != 1 or classes[0] is None:
         raise ConfigRefused("output.dims", f"the model's output is [batch, {classes}]", "expected [batch, classes]")
+    for field, value in (("input.name", inputs[0]), ("output.name", graph.output[0])):
+        if plain(value.name) != value.name:
+            raise ConfigRefused(field, f"the model calls it {plain(value.name)!r}", "expected a short name of letters")
     return ServedIO(
         input=inputs[0].name,
         dims=tuple(size for size in dims if size is not None),
@@ -175,7 +182,7 @@ def make_config(
         warm.inputs[io.input].dims.extend(io.dims)
         warm.inputs[io.input].zero_data = True
     for key, value in sorted(parameters.items()):
-        config.parameters[key].string_value = value
+        config.parameters[key].string_value = plain(value)
     return str(text_format.MessageToString(config))
 
 
@@ -199,7 +206,7 @@ def check_config(
     try:
         config = text_format.Parse(text, schema.ModelConfig())
     except text_format.ParseError as error:
-        raise ConfigRefused("syntax", str(error), "see Triton's model_config.proto") from error
+        raise ConfigRefused("syntax", plain(error), "see Triton's model_config.proto") from error
     _same("name", config.name, name, "the folder's name")
     spec = BACKENDS[backend]
     if spec.platform is not None:
@@ -213,6 +220,10 @@ def check_config(
     _check_tensor(schema, "input", config.input, io.input, io.dims, io.data_type)
     _check_tensor(schema, "output", config.output, io.output, (io.classes,), "TYPE_FP32")
     _same("output.label_filename", config.output[0].label_filename, LABELS, "the file that is shipped")
+    if unfit := next((label for label in labels if plain(label, LONGEST_LABEL) != label), None):
+        raise ConfigRefused(
+            "output.label_filename", f"{LABELS} has the label {plain(unfit)!r}", "build the bundle again"
+        )
     if len(labels) != io.classes:
         raise ConfigRefused(
             "output.label_filename", f"{LABELS} has {len(labels)} labels", f"the model has {io.classes} classes"
@@ -231,7 +242,8 @@ def check_config(
 
 def read_labels(data: bytes) -> tuple[str, ...]:
     """The lines of labels.txt."""
-    return tuple(data.decode().splitlines())
+    text = data.decode(errors="backslashreplace").removesuffix("\n")
+    return tuple(text.split("\n")) if text else ()
 
 
 def _check_batch(config: Any, io: ServedIO) -> None:
@@ -287,7 +299,7 @@ def _check_instances(schema: Any, config: Any, backend: BackendSpec) -> None:
 
 def _same(field: str, found: Any, expected: Any, what: str) -> None:
     if found != expected:
-        raise ConfigRefused(field, f"is {found!r}", f"expected {expected!r}, {what}")
+        raise ConfigRefused(field, f"is {plain(repr(found))}", f"expected {plain(repr(expected))}, {what}")
 
 
 def schema_of_configs() -> tuple[Any, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.cli.options.builder import builder_options, engine_batch_option, take_builder
 from limpq_deploy.cli.options.shared import FILE, NEW_FILE, IntList, json_option, seconds_option, threads_option
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 
 TIME = "time"
 
@@ -144,7 +145,7 @@ def time_models(
     )
     if output is not None:
         write_record(report, output)
-        click.echo(f"written to {output}", err=True)
+        aside(f"written to {output}")
     if as_json:
         answer(json.dumps(to_dict(report)))
         return
@@ -188,5 +189,5 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
     reports = load_record(LatencyReport, before), load_record(LatencyReport, after)
     changes = compared(*reports)
     for sentence in unmatched(*reports):
-        click.echo(wrapped(sentence), err=True)
+        aside(wrapped(plain(sentence, 2000)))
     answer(json.dumps({"changes": [to_dict(change) for change in changes]}) if as_json else change_table(changes))

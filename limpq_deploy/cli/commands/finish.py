@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
+from limpq_deploy.calibration.plain_text import plain, plain_record
 from limpq_deploy.cli.commands.ship import key_option, sign_option
 from limpq_deploy.cli.options.shared import FILE, json_option
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.termination import Terminated
 
 FAILED = 3
+
+LONGEST = 4000
+"""Characters of a sentence of a stage."""
 
 
 @click.command(short_help="On the GPU: a bundle made without one becomes an engine.")
@@ -43,12 +47,12 @@ def finish(bundle: Path, out: Path, fresh: bool, sign: Path | None, key: Path | 
             public_key=key,
             private_key=sign,
             fresh=fresh,
-            say=lambda passed: click.echo(stage_line(passed), err=True),
-            note=lambda sentence: click.echo(f"note: {sentence}", err=True),
+            say=lambda passed: aside(stage_line(plain_record(passed, LONGEST))),
+            note=lambda sentence: aside(f"note: {plain(sentence, LONGEST)}"),
         )
     except (KeyboardInterrupt, Terminated) as end:
         by, code = (" by SIGTERM", 143) if isinstance(end, Terminated) else ("", 130)
-        click.echo(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.", err=True)
+        aside(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.")
         sys.exit(code)
     answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:

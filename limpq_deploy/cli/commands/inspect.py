@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.export.records.targets import DEFAULT, TARGETS
@@ -31,9 +32,7 @@ class _Shape(click.ParamType):
 
 @click.command(short_help="What would become of a network: layers, integers, costs.")
 @click.argument("model", metavar="MODEL")
-@click.option(
-    "--target", type=click.Choice(tuple(TARGETS)), default=DEFAULT.name, show_default=True, help="What runs it."
-)
+@click.option("--target", type=OneOf(tuple(TARGETS)), default=DEFAULT.name, show_default=True, help="What runs it.")
 @click.option("--weights", type=FILE, metavar="FILE", help="Whether these fit, too.")
 @click.option(
     "--input-shape", type=_Shape(), metavar="C,H,W", help="Of an image.  [default: as the model's name or module says]"
@@ -56,7 +55,7 @@ def inspect(model: str, target: str, weights: Path | None, input_shape: tuple[in
     from limpq_deploy.progress import progress
 
     require_modules(("torch",), "looking at a network")
-    with progress("loading torch"):
+    with progress("loading torch", brief=True):
         from limpq_deploy.cli.output.inspection import inspection_lines
         from limpq_deploy.pipeline.inspection import inspect as look
     found = look(model, target=target, weights=weights, input_shape=input_shape)

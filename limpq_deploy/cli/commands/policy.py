@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import (
+    ACROSS,
     FILE,
     MEASURES,
     NEW_FILE,
@@ -33,9 +35,22 @@ from limpq_deploy.cli.output.answers import answer
     default=0.0,
     help="Accept policies proved to be within this share of the best.",
 )
-@click.option("--solver", type=click.Choice(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
+@click.option("--solver", type=OneOf(SOLVERS), help="Who finds each policy, as in search.  [default: auto]")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: front.json]")
-@click.option("--picture", type=FILE, metavar="FILE", help="Draw the front, as .svg or .png.")
+@click.option(
+    "--picture",
+    type=FILE,
+    metavar="FILE",
+    help="Draw the front, as .svg or .png, with the best policy within the BitOps of each uniform one besides.",
+)
+@click.option(
+    "--x",
+    "across",
+    type=click.Choice(ACROSS),
+    default="bitops",
+    show_default=True,
+    help="Of the picture: cost across; upwards stands the previewed accuracy, or else the importance.",
+)
 @click.option(
     "--preview",
     "build",
@@ -54,6 +69,7 @@ def sweep(
     solver: Any,
     output: Path | None,
     picture: Path | None,
+    across: str,
     build: Path | None,
     trusted: bool,
     as_json: bool,
@@ -68,11 +84,13 @@ def sweep(
     limpq-deploy sweep indicators.json --gbitops 20:120:50
     limpq-deploy sweep indicators.json --gbitops 20:120:50 --max-mib 8 --picture front.svg
     limpq-deploy sweep indicators.json --all
+    limpq-deploy sweep DIR/indicators.json --gbitops 0.02:0.1:9 --preview DIR --picture front.png --x size
     """
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
+    from limpq_deploy.export.timing.table import LatencyTable
     from limpq_deploy.policy.budgets import BITOPS, budgets_from_options, of_kind, option_of
-    from limpq_deploy.policy.front import parse_range
+    from limpq_deploy.policy.front import parse_range, uniform_points
     from limpq_deploy.policy.front import sweep as front_of
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.recipes import read_as
@@ -80,6 +98,7 @@ def sweep(
     from limpq_deploy.policy.search import PolicySearch
     from limpq_deploy.policy.supported import supported_front
     from limpq_deploy.progress import progress
+    from limpq_deploy.report.across import across as across_of
 
     swept = of_kind(BITOPS)
     if any(options[name] is not None for name in swept):
@@ -92,6 +111,12 @@ def sweep(
 
     found = admit(read_as(carried, **settings)[0])
     settings["admit"] = admit
+    table = None
+    if picture is not None and across == "latency" and options["max_latency_ms"] is None:
+        file_of_times = options.pop("latency_table")  # for the picture alone
+        table = load_record(LatencyTable, file_of_times) if file_of_times is not None else None
+    elif options["latency_table"] is not None and options["max_latency_ms"] is not None:
+        table = load_record(LatencyTable, options["latency_table"])
     limited = any(value is not None for value in options.values())
     if supported and (gbitops is not None or limited):
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
@@ -100,32 +125,40 @@ def sweep(
     if gbitops is None and not supported:
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
     budgets = budgets_from_options(found, **options) if limited else ()
+    drawn = across_of(across, found, table) if picture is not None else None
+    solve = PolicySearch(solver=solver or "auto", gap=gap)
     if gbitops is None:
         front = supported_front(carried, **settings)
     else:
         with progress("budgets") as report:
-            solve = PolicySearch(solver=solver or "auto", gap=gap)
-            limits = parse_range(gbitops)
-            front = front_of(carried, limits, budgets=budgets, solve=solve, progress=report, **settings)
+            front = front_of(carried, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
     if build is not None:
-        from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
+        from limpq_deploy.pipeline.stages.previewer import open_previewer, uniform_previews, with_previews
 
+        look = open_previewer(build, carried, trusted=trusted, interval=True)
         with progress("previews") as report:
-            front = with_previews(front, open_previewer(build, carried, trusted=trusted), report)
+            front = with_previews(front, look, report)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
-        from limpq_deploy.policy.front import uniform_points
+        from limpq_deploy.policy.uniform_optima import joined, limits_of_uniform
         from limpq_deploy.report.front_picture import write_front_picture
 
-        write_front_picture(front, picture, uniform=uniform_points(carried, budgets=budgets, **settings))
+        uniform, shown = uniform_points(carried, budgets=budgets, **settings), front
+        if gbitops is not None and front.points:
+            beside = limits_of_uniform(uniform, parse_range(gbitops))
+            shown = joined(front, front_of(carried, beside, budgets=budgets, solve=solve, **settings))
+        if build is not None:
+            with progress("previews of the picture") as report:
+                shown, uniform = with_previews(shown, look, report), uniform_previews(shown, uniform, look)
+        write_front_picture(shown, picture, uniform=uniform, x=drawn)
     if as_json:
         answer(json.dumps(to_dict(front)))
         return
     from limpq_deploy.cli.output.search import front_table
 
-    drawn = f"\ndrawn in {picture}" if picture is not None else ""
-    answer(f"{front_table(front)}\nwritten to {file}{drawn}")
+    where = f"\ndrawn in {picture}" if picture is not None else ""
+    answer(f"{front_table(front)}\nwritten to {file}{where}")
 
 
 @click.command(short_help="Compare two policies, layer by layer.")
@@ -136,7 +169,7 @@ def sweep(
 )
 @click.option(
     "--importance",
-    type=click.Choice(MEASURES),
+    type=OneOf(MEASURES),
     help="Measure of the objective.  [default: the policies' own, else as search]",
 )
 @click.option(
@@ -180,33 +213,37 @@ def diff(
 @click.command(short_help="Convert a policy to a table, or a table to a policy.")
 @click.argument("source", metavar="FILE", type=FILE)
 @click.option(
-    "--indicators", "indicators_file", type=FILE, required=True, metavar="FILE", help="Where layers and costs are read."
+    "--indicators",
+    "indicators_file",
+    type=FILE,
+    metavar="FILE",
+    help="Where layers and costs are read; a policy alone is shown without.",
 )
-@click.option(
-    "-o", "--output", type=NEW_FILE, required=True, metavar="FILE", help="Table (.csv, .json) or policy (.json)."
-)
-@click.option("--importance", type=click.Choice(MEASURES), help="Measure of the objective.  [default: as search]")
+@click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="Table (.csv, .json) or policy (.json) to write.")
+@click.option("--importance", type=OneOf(MEASURES), help="Measure of the objective.  [default: as search]")
 @click.option("--alpha", type=float, metavar="A", help="Factor of weight indicators.  [default: as search]")
 @json_option
 def table(
     source: Path,
-    indicators_file: Path,
-    output: Path,
+    indicators_file: Path | None,
+    output: Path | None,
     importance: str | None,
     alpha: float | None,
     as_json: bool,
 ) -> None:
-    """Write a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
+    """Show a policy as one row per layer (name, weight and activation bits, costs), or read such a table back.
 
     A table is checked against the indicators: every searched layer once; its costs are counted again. Bits need not be
     candidates; where no importance was learned, an extrapolated one is taken, and the output says so.
 
     \b
+    limpq-deploy table policy.json
     limpq-deploy table policy.json --indicators indicators.json -o policy.csv
     limpq-deploy table policy.csv --indicators indicators.json -o policy.json
     """
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.cli.output.tables import recipe_line
+    from limpq_deploy.cli.output.search import layer_table_lines
+    from limpq_deploy.cli.output.tables import policy_table, recipe_line
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.interchange.layer_table import (
         layer_table,
@@ -216,22 +253,26 @@ def table(
     )
     from limpq_deploy.policy.policy import Policy
     from limpq_deploy.policy.recipes import read_as
-    from limpq_deploy.policy.widths import source_notes
 
-    indicators = load_record(Indicators, indicators_file)
+    indicators = load_record(Indicators, indicators_file) if indicators_file is not None else None
     written: Any
     if source.suffix.lower() == ".csv" or _format_of(source) != "limpq.policy/1":
+        if indicators is None:
+            raise click.UsageError("a table is checked against the layers of a network; give --indicators FILE")
         read, recipe = read_as(indicators, importance=importance, alpha=alpha)
         written = policy_from_table(load_layer_table(source), read, alpha=recipe.alpha, origin=str(source))
         written = replace(written, importance=recipe.importance)
-        write_record(written, output)
-        notes, said = source_notes(written.source), [recipe_line(written)]
+        if output is not None:
+            write_record(written, output)
+        said = [policy_table(written, indicators)]
     else:
         policy = load_record(Policy, source)
         written = layer_table(policy, indicators)
-        write_layer_table(written, output)
-        notes, said = [], [recipe_line(policy)]
-    answer(json.dumps(to_dict(written)) if as_json else "\n".join([*said, *notes, f"written to {output}"]))
+        if output is not None:
+            write_layer_table(written, output)
+        said = [layer_table_lines(written), recipe_line(policy)]
+    where = [f"written to {output}"] if output is not None else []
+    answer(json.dumps(to_dict(written)) if as_json else "\n".join([*said, *where]))
 
 
 @click.command(name="import", short_help="Convert the LIMPQ authors' indicators to indicators.json.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import (
     FILE,
     NEW_FILE,
@@ -17,7 +18,7 @@ from limpq_deploy.cli.options.shared import (
     take_restrictions,
     trust_option,
 )
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 
 
 @click.command(short_help="The best policy within budgets, from an indicators file.")
@@ -25,7 +26,7 @@ from limpq_deploy.cli.output.answers import answer
 @budget_options
 @click.option(
     "--solver",
-    type=click.Choice(SOLVERS),
+    type=OneOf(SOLVERS),
     default="auto",
     show_default=True,
     help="Who finds the policy; it is proved by our own search, or by a library.",
@@ -122,7 +123,7 @@ def search(
                 solve=PolicySearch(solver=solver, deadline=deadline),
                 deadline=deadline,
             )
-            click.echo(conflict_table(conflict) if conflict else "", err=True)
+            aside(conflict_table(conflict) if conflict else "")
         raise
     file = output or Path("policy.json")
     write_record(policy, file)

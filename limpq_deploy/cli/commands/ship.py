@@ -7,11 +7,16 @@ from typing import Any
 
 import click
 
+from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import FILE, json_option
-from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.export.ship.triton.config import BACKENDS
 
 FAILED = 3
+
+LONGEST_NOTE = 2000
+"""Characters of a note, some of which cite a bundle."""
 
 
 def key_option(command: Any) -> Any:
@@ -49,7 +54,7 @@ def keygen(key: Path, as_json: bool) -> None:
 @click.argument("repository", metavar="REPOSITORY", type=FILE)
 @click.option(
     "--backend",
-    type=click.Choice(tuple(BACKENDS)),
+    type=OneOf(tuple(BACKENDS)),
     default="onnxruntime",
     show_default=True,
     help="Triton backend that runs the model; python is the model on the CPU.",
@@ -85,7 +90,7 @@ def keygen(key: Path, as_json: bool) -> None:
 )
 @click.option(
     "--candidate",
-    type=click.Choice(["mixed", "uniform", "int8", "fp8", "float"]),
+    type=OneOf(["mixed", "uniform", "int8", "fp8", "float"]),
     help="Ship this file of the build.  [default: the policy's own]",
 )
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Versions to keep.")
@@ -191,10 +196,7 @@ def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_j
         wrong = f"{found.differing} of {found.logits} logits differ" if found.differing else "every logit is equal"
         answer(f"{found.address}: {found.images} canaries in {found.seconds:.2f} s: {wrong}")
     if found.behind:
-        click.echo(
-            f"note: version {found.version} answers; {bundle} is to serve version {found.active}: load the model",
-            err=True,
-        )
+        aside(f"note: version {found.version} answers; {bundle} is to serve version {found.active}: load the model")
     if not found.passed:
         sys.exit(FAILED)
 
@@ -221,6 +223,6 @@ def _tell(done: Any, as_json: bool) -> None:
     signed = ", signed" if done.signed else ""
     answer(f"{done.folder}: version {done.version} is served by {done.backend}{signed}; versions there: {kept}")
     if len(done.kept) > 1:
-        click.echo("note: a running server goes on with what it has loaded until it loads the model again", err=True)
+        aside("note: a running server goes on with what it has loaded until it loads the model again")
     for note in done.notes:
-        click.echo(f"note: {note}", err=True)
+        aside(f"note: {plain(note, LONGEST_NOTE)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.cli.options.choice import OneOf
 
 if TYPE_CHECKING:
     from limpq_deploy.export.records.engine_options import EngineOptions
@@ -25,7 +26,7 @@ def builder_options(command: Command) -> Command:
     options = (
         click.option(
             "--float-type",
-            type=click.Choice(["float16", "float32"]),
+            type=OneOf(["float16", "float32"]),
             help="Float type that a TensorRT engine may use for layers without integers, where the file does not say.  "
             "[default: float16]",
         ),

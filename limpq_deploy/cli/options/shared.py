@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from limpq_deploy.cli.options.builder import Command, builder_options
+from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.export.records.targets import TARGETS, TENSORRT
+from limpq_deploy.model.names import FORMS
 from limpq_deploy.policy.budgets import ROWS, TYPES, option_of
 from limpq_deploy.tasks.names import DEFAULT_TASK
 from limpq_deploy.tasks.names import FORMS as TASK_FORMS
@@ -33,6 +35,7 @@ NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 """One to write: a folder of that name is told before anything is done."""
 
 MEASURES = ("scale", "kl", "loss", "fisher")
+ACROSS = ("bitops", "size", "bytes", "latency")
 RANGES = ("mse", "minmax", "percentile", "entropy")
 SCALES = ("free", "pow2")
 SOLVERS = ("auto", "own", "cbc", "highs")
@@ -166,7 +169,7 @@ def budget_options(command: Command) -> Command:
         restriction_options,
         click.option(
             "--importance",
-            type=click.Choice(MEASURES),
+            type=OneOf(MEASURES),
             help="Measure of importance. [default: in a build, the one whose policy previews best; after one, the "
             "measure, alpha and outlier rule that it found; else kl where the indicators have it, else scale]",
         ),
@@ -175,7 +178,7 @@ def budget_options(command: Command) -> Command:
         ),
         click.option(
             "--outliers",
-            type=click.Choice(["forbid", "repair", "keep"]),
+            type=OneOf(["forbid", "repair", "keep"]),
             help="Indicators that grow with the bits: forbid the entry, smooth it, or keep it.  [default: forbid for "
             "scale, else repair]",
         ),
@@ -224,7 +227,7 @@ def training_options(command: Command) -> Command:
         ),
         click.option(
             "--finetune-start",
-            type=click.Choice(["float", "joint"]),
+            type=OneOf(["float", "joint"]),
             help="Fine-tune from the float weights, or from the jointly trained network.  [default: float]",
         ),
         click.option("--finetune-epochs", type=float, metavar="E", help="Passes over the images in fine-tuning."),
@@ -240,7 +243,7 @@ def training_options(command: Command) -> Command:
         ),
         click.option(
             "--precision",
-            type=click.Choice(["fp32", "bf16", "fp16"]),
+            type=OneOf(["fp32", "bf16", "fp16"]),
             help="Number format of training.  [default: fp32]",
         ),
         click.option("--workers", type=int, metavar="N", help="Processes that read images ahead.  [default: 0]"),
@@ -257,7 +260,9 @@ def build_options(command: Command) -> Command:
             help="Settings under the names of the options; options given here win.",
         ),
         click.option(
-            "--model", metavar="NAME", help="resnet8, resnet20/32/44/56, or package.module:factory.  [default: resnet8]"
+            "--model",
+            metavar="NAME",
+            help=f"{FORMS}, a function of yours without arguments that returns the network.  [default: resnet8]",
         ),
         click.option(
             "--weights",
@@ -292,7 +297,7 @@ def build_options(command: Command) -> Command:
         click.option("--classes", type=FILE, metavar="FILE.json", help="Folder names in the model's class order."),
         click.option(
             "--target",
-            type=click.Choice(tuple(TARGETS)),
+            type=OneOf(tuple(TARGETS)),
             help="What executes the model.  [default: what this machine can run]",
         ),
         click.option("--bits", type=BitList(), metavar="2,3,..", help="Candidate bit-widths.  [default: 2,3,4,5,6]"),
@@ -305,7 +310,7 @@ def build_options(command: Command) -> Command:
         budget_options,
         click.option(
             "--solver",
-            type=click.Choice(SOLVERS),
+            type=OneOf(SOLVERS),
             help="Who finds the policy; it is proved by our own search, or by a library.  [default: auto]",
         ),
         click.option(
@@ -329,7 +334,7 @@ def build_options(command: Command) -> Command:
         ),
         click.option(
             "--objective",
-            type=click.Choice(["accuracy", "size", "latency", "balanced"]),
+            type=OneOf(["accuracy", "size", "latency", "balanced"]),
             help="What decides which of the built files to ship.  [default: balanced]",
         ),
         click.option(
@@ -343,7 +348,7 @@ def build_options(command: Command) -> Command:
             "--latency-seconds",
             type=float,
             metavar="S",
-            help="Seconds of timing for each model and number of threads.  [default: 1.5]",
+            help="Seconds of timing for each model and number of threads.  [default: 1.0]",
         ),
         click.option(
             "--act-bits",
@@ -367,19 +372,17 @@ def build_options(command: Command) -> Command:
             default=None,
             help="Train nothing: ranges from images, then bias correction or BatchNorm estimated anew.",
         ),
-        click.option(
-            "--ranges", type=click.Choice(RANGES), help="How --ptq finds the range of a tensor.  [default: mse]"
-        ),
+        click.option("--ranges", type=OneOf(RANGES), help="How --ptq finds the range of a tensor.  [default: mse]"),
         click.option("--calibration-images", type=int, metavar="N", help="Training images for --ptq.  [default: 512]"),
         click.option(
             "--scales",
-            type=click.Choice(SCALES),
+            type=OneOf(SCALES),
             help="Scales of what is deployed: any number, or powers of two, with which every runtime gives the same "
             "integers.  [default: free]",
         ),
         click.option(
             "--tensorrt",
-            type=click.Choice(TENSORRT.versions),
+            type=OneOf(TENSORRT.versions),
             help="Version that files for TensorRT are written for.  [default: the installed one, else 8.6]",
         ),
         click.option(
@@ -395,12 +398,12 @@ def build_options(command: Command) -> Command:
         ),
         click.option(
             "--input",
-            type=click.Choice(["float", "uint8"]),
+            type=OneOf(["float", "uint8"]),
             help="uint8: write a file that takes pixels and normalises them itself, and ship that.  [default: float]",
         ),
         click.option(
             "--storage",
-            type=click.Choice(["int4", "int2"]),
+            type=OneOf(["int4", "int2"]),
             help="Also write a file whose weights are packed to their bits (at least 4, or 2), to store and send.",
         ),
         click.option(

@@ -16,6 +16,7 @@ import click
 
 from limpq_deploy.calibration.plain_text import visible
 from limpq_deploy.foreign_output import STDERR, STDOUT, duplicate, stdout_to_stderr
+from limpq_deploy.progress import is_quiet
 
 _streams: list[TextIO] = []
 """The real standard output while a command runs; empty otherwise."""
@@ -28,6 +29,12 @@ def answer(text: str) -> None:
     """Write a line to standard output: what the user asked for."""
     _state["given"] = True
     click.echo(visible(text), file=_streams[-1] if _streams else None)
+
+
+def aside(text: str) -> None:
+    """Write lines beside the answer, to standard error, where nothing stands that a terminal obeys; none with -q."""
+    if not is_quiet():
+        click.echo(visible(text), err=True)
 
 
 def expect(*, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from limpq_deploy.policy.diff import PolicyDiff, TotalChange
 from limpq_deploy.policy.explain import BudgetPrice, Explanation
 from limpq_deploy.policy.front import Front
 from limpq_deploy.policy.infeasible import Conflict
+from limpq_deploy.policy.interchange.layer_table import LayerTable
 from limpq_deploy.report.figures import bits, digits, giga, plural, signed
 
 STEPS_TOLD = 4
@@ -39,6 +40,21 @@ def diff_table(diff: PolicyDiff) -> str:
     if diff.importance is not None and diff.alpha is not None:
         lines.append(f"objectives by measure {diff.importance}, alpha {diff.alpha:g}, outliers: {diff.outliers}")
     return "\n".join((*lines, *map(wrapped, diff.notes)))
+
+
+def layer_table_lines(found: LayerTable) -> str:
+    """A row for every layer; pinned ones are marked."""
+    rows = [
+        (
+            f"{row.name}*" if row.pinned else row.name,
+            f"w{row.weight_bits}a{row.act_bits}",
+            "" if row.macs is None else f"{row.macs:,}",
+            "" if row.num_weights is None else f"{row.num_weights:,}",
+            "" if row.bitops_share is None else f"{100 * row.bitops_share:.1f} %",
+        )
+        for row in plain_record(found).layers
+    ]
+    return table(("layer (* pinned)", "bits", "MACs", "weights", "share of BitOps"), rows, right=(2, 3, 4))
 
 
 def front_table(front: Front) -> str:

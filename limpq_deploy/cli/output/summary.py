@@ -102,8 +102,11 @@ def _remarks(verdict: Verdict) -> Iterator[str]:
     for left in verdict.undecided:
         text = f"NOT DECIDED {left.name}: {left.detail}; what would decide: {left.needs}"
         yield click.style(wrapped(text), fg="yellow")
+    reasons: dict[str, list[str]] = {}
     for missing in verdict.not_measured:
-        yield wrapped(f"not measured: {missing.name}: {missing.reason}")
+        reasons.setdefault(missing.reason, []).append(missing.name)
+    for reason, names in reasons.items():
+        yield wrapped(f"not measured: {', '.join(names)}: {reason}")
     if verdict.parity is not None:
         equal = "bit-equal" if verdict.parity.logits_bit_equal else "not bit-equal"
         yield wrapped(

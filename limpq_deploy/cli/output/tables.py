@@ -184,7 +184,7 @@ def verify_lines(report: VerifyReport) -> str:
     """What was checked, and what the canaries answered."""
     lines = [f"{report.files} files, {report.bytes / 2**20:.2f} MiB: all as the manifest says"]
     if report.signature_checked:
-        lines.append("signed by the key that was given")
+        lines.append(f"signed by the key that was given, at {report.signed_at}")
     elif report.signed:
         lines.append("signed, and the signature was not checked: give --key PUB")
     if report.canaries is not None:

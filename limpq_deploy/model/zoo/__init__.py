@@ -13,6 +13,8 @@ from limpq_deploy.calibration.datasets.digits import PREPROCESS as DIGITS_PREPRO
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import MissingExtra, ModelError
 from limpq_deploy.calibration.factories import call_factory, is_factory_name, load_factory
+from limpq_deploy.calibration.suggestions import did_you_mean
+from limpq_deploy.model.names import BUILT_IN, FORMS, LIBRARIES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,10 +54,7 @@ MODELS = {
     "mobilenet_v1": _builtin("mobilenet_v1", "mobilenet_v1", IMAGENET_PREPROCESS, 1000),
 }
 
-LIBRARIES = ("torchvision", "timm")
-"""Libraries whose classifiers are made by name, ``torchvision/mobilenet_v2``; see `model.zoo.torchvision`."""
-
-FORMS = f"{', '.join(MODELS)}, torchvision/NAME, timm/NAME or package.module:factory"
+assert tuple(MODELS) == BUILT_IN, "model/names.py lists the built-in models for those who read no table"
 
 
 def known_info(name: str) -> ModelInfo | None:
@@ -80,7 +79,8 @@ def create_model(name: str, num_classes: int | None = None) -> tuple[nn.Module, 
     carry a ``preprocess`` (a `Preprocess`). ModelError where that is not what it returns.
     """
     if name not in MODELS and not in_library(name) and not is_factory_name(name):
-        hint = f"; did you mean {':'.join(name.rsplit('.', 1))!r}?" if _is_dotted(name) else ""
+        meant = [":".join(name.rsplit(".", 1))] if _is_dotted(name) else []
+        hint = f"; did you mean {meant[0]!r}?" if meant else did_you_mean(name, MODELS)
         raise ModelError(f"unknown model {name!r}; expected {FORMS} (which may return a model of any library){hint}")
     try:
         import torch  # noqa: F401  its absence is another error than a broken module of the user's

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.plain_text import escaped
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes.base import BuildsEngines, KeepsPlans, Runtime, every_output, in_rows
@@ -64,7 +65,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
         folder / BUNDLE,
         {
             "model.onnx": folder / shipped,
-            "labels.txt": "".join(f"{name}\n" for name in subject.class_names).encode(),
+            "labels.txt": "".join(f"{escaped(name)}\n" for name in subject.class_names).encode(),
             "report.html": folder / REPORT,
             **(carried_files(subject, folder) if subject.hands_over else {}),
             **(_plan_files(runtime, folder / shipped) if isinstance(runtime, KeepsPlans) else {}),
@@ -101,7 +102,7 @@ def _write_candidates(subject: Deployed, folder: Path, runtime: Runtime, report:
             folder / CANDIDATE_BUNDLES / one.name,
             {
                 "model.onnx": folder / one.file,
-                "labels.txt": "".join(f"{name}\n" for name in subject.class_names).encode(),
+                "labels.txt": "".join(f"{escaped(name)}\n" for name in subject.class_names).encode(),
                 "report.html": folder / REPORT,
                 **(_plan_files(runtime, folder / one.file) if isinstance(runtime, KeepsPlans) else {}),
             },

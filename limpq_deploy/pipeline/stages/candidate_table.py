@@ -12,7 +12,6 @@ from limpq_deploy.pipeline.stages.candidates import CandidateFiles
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.measure import Measured
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.report.accuracy import interval_of
 from limpq_deploy.verdict.candidates import SERIES, AccuracyPair, Candidate, CandidateName, Compared, SpeedPair
 from limpq_deploy.verdict.record import Verdict
 from limpq_deploy.workspace.file_names import ACCURACY, CANDIDATES, COMPARISON, LATENCY, POLICY
@@ -39,7 +38,7 @@ def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compar
         accuracy, found = accuracies.get(name), facts.get(name)
         if accuracy is None or found is None:
             continue
-        low, high = interval_of(accuracy)
+        low, high = accuracy.interval
         candidates.append(
             Candidate(
                 name=name,

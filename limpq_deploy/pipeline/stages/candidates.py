@@ -135,7 +135,7 @@ def _parity(subject: Deployed, folder: Path, file: str, runtime: Runtime) -> Can
     elif subject.target.clip == "integer":
         split = subject.dataset.split("test")
         batches = split.subset(np.arange(min(PARITY_IMAGES, len(split)))).batches(PARITY_IMAGES)
-        found = compare_runtime(folder / file, [images for images, _ in batches], runtime)
+        found = compare_runtime(folder / file, (images for images, _ in batches), runtime)
     else:
         return None
     return CandidateParity(

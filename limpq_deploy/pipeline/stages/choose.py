@@ -92,7 +92,8 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     idle = "; the budget limits nothing" if policy.is_everywhere(indicators.bits[-1]) else ""
     how = f"{policy.importance}, {policy.solver.status} in {1000 * policy.solver.seconds:.0f} ms"
     if policy.tournament is not None:
-        how = policy.tournament.why
+        held = policy.tournament
+        how = f"{held.why}; {len(held.candidates)} previews of {held.images:,} held-out images in {held.seconds:.1f} s"
     ties = tie_warning(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
     idle += f"; {ties}" if ties else ""
     return f"{how}; {used}; {comparison.sentence()}{idle}{rounds_said}"

@@ -28,6 +28,7 @@ from limpq_deploy.export.reference.float_execution import islands_on, on_runtime
 from limpq_deploy.export.reference.half_sums import IMAGES, codes_in_numpy
 from limpq_deploy.export.reference.parity import Fed, ParityReport, TensorParity, compare_codes, compare_runtime
 from limpq_deploy.export.runtimes.base import Runtime, Session, every_output
+from limpq_deploy.progress import counted
 
 Batches = Sequence[NDArray[np.float32]]
 
@@ -45,16 +46,20 @@ class Fedable(Protocol):
 
 def against_reference(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
     """The integer reference against the runtime, and what the trained model is to be compared with."""
-    found = compare_runtime(path, batches, runtime)
+    found = compare_runtime(path, _told(batches, "batches, reference and runtime"), runtime)
     reference, session = _reference(path, runtime), runtime.load(path)
     tensors = tuple(code_tensors(load_model(path)))
 
     def fed() -> Iterator[Fed]:
-        for images in batches:
+        for images in _told(batches, "batches, trained model"):
             _, codes = reference.run(images, keep=tensors)
             yield _fed(images, codes, session)
 
     return found, fed()
+
+
+def _told(batches: Batches, what: str) -> Iterator[NDArray[np.float32]]:
+    return counted(batches, len(batches), what)
 
 
 def _reference(path: Path, runtime: Runtime) -> IntegerReference:
@@ -82,7 +87,7 @@ def alone(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport,
         logits_max_difference=0.0,
         notes=("Weights alone are integers: nothing is executed in integers, so no codes were compared.",),
     )
-    return found, (_fed(images, {}, session) for images in batches)
+    return found, (_fed(images, {}, session) for images in _told(batches, "batches, trained model"))
 
 
 def as_written(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
@@ -103,14 +108,15 @@ def as_written(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityRe
         logits_equal=False,
         logits_max_difference=0.0,
         notes=(
-            "No engine was built here: the trained model was compared with the file as written (ONNX Runtime, every "
+            "No engine ran here: the trained model was compared with the file as written (ONNX Runtime, every "
             f"optimisation off), in its own arithmetic.{numpy}",
         ),
     )
     logits, *others = [output.name for output in model.graph.output]
 
     def fed() -> Iterator[Fed]:
-        for images, one in zip(batches, references(path, batches), strict=True):
+        told = _told(batches, "batches, trained model")
+        for images, one in zip(told, references(path, batches), strict=True):
             codes = {cut.tensor: cut.codes(one.ends[cut.end]) for cut in cuts}
             yield Fed(images, codes, one.ends[logits], tuple(one.ends[name] for name in others))
 
@@ -136,12 +142,14 @@ def against_engine(path: Path, batches: Batches, runtime: Runtime) -> tuple[Pari
         if not isinstance(twin, Fedable):
             raise ModelError(f"the runtime {runtime.name} runs models of one input only; parity needs one of several")
         batches = in_parts(batches, cuts)
-        found = compare_engine(path, cuts, references(path, batches), twin.run_feeds, twin.environment())
+        known = references(path, _told(batches, "batches, file and engine"))
+        found = compare_engine(path, cuts, known, twin.run_feeds, twin.environment())
         clips = check_clips(load_model(path), cuts, twin.run_feeds)
     session = runtime.load(path)
 
     def fed() -> Iterator[Fed]:
-        for images, one in zip(batches, references(path, batches), strict=True):
+        told = _told(batches, "batches, trained model")
+        for images, one in zip(told, references(path, batches), strict=True):
             codes = {cut.tensor: cut.codes(one.ends[cut.end]) for cut in cuts}
             yield _fed(images, codes, session)
 

@@ -10,6 +10,7 @@ from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.pipeline.config import TRAINING_OPTIONS, Config, option_of
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.progress import Report
+from limpq_deploy.train.kept_memory import freed_memory_kept
 from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part, Step
 
@@ -110,7 +111,8 @@ class Stage:
 
         @functools.wraps(self.run)
         def run(report: Report) -> str:
-            return self.run(subject, folder, report)
+            with freed_memory_kept():
+                return self.run(subject, folder, report)
 
         return Step(
             name=self.name,

@@ -212,6 +212,11 @@ PREVIEWS = condition("policies compete by preview", ("importance",), lambda subj
 BEGAN_HERE = condition("the build began here", (), lambda subject: not subject.handed_over)
 HANDED_OVER = condition("another machine handed it over", (), lambda subject: subject.handed_over)
 ROUNDS_MADE = condition("a latency limit is searched for", OF_ROUNDS, lambda subject: subject.config.goes_round)
+ASKS_WHAT_IF = condition(
+    "other budgets are tried here",
+    ("policy",),
+    lambda subject: subject.config.policy is None and not subject.handed_over,
+)
 EXPORTS = condition("the target is exported", ("target",), lambda subject: subject.target.exportable)
 BUILDS = condition("an engine is built", ("target", "engine"), lambda subject: subject.builds_engine)
 MEASURES = condition(

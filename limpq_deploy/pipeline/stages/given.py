@@ -17,6 +17,7 @@ from limpq_deploy.workspace.file_names import FLOAT_WEIGHTS, GIVEN
 
 
 def _run(subject: Subject, folder: Path, report: Report) -> str:
+    report(0, 3, "tracing")
     raw, traced = subject.untrained()
     report(0, 3, "the model's own outputs")
     given = run_given(subject.given_model, subject.first_images(IMAGES), raw)

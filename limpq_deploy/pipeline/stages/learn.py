@@ -33,6 +33,7 @@ from limpq_deploy.progress import Report
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, model_of_policy
 from limpq_deploy.train.accuracy import figure
 from limpq_deploy.train.checkpoints import load_module, save_module
+from limpq_deploy.train.device import on_device
 from limpq_deploy.train.finetune import finetune
 from limpq_deploy.train.finetuned import FloatModel, Top1
 from limpq_deploy.train.float_training import train_float
@@ -78,12 +79,13 @@ def _run_float(subject: Subject, folder: Path, report: Report) -> str:
         return ""
     val, test = dataset.split("val"), dataset.split("test")
     judge, judged = subject.judge.beside(subject.model), subject.judge.of(test)
-    found = Top1(
-        val=figure(subject.model, val, judge),
-        test=figure(subject.model, test, judge),
-        val_images=len(val),
-        test_images=len(test),
-    )
+    with on_device(subject.model):
+        found = Top1(
+            val=figure(subject.model, val, judge),
+            test=figure(subject.model, test, judge),
+            val_images=len(val),
+            test_images=len(test),
+        )
     save_module(folder / FLOAT_WEIGHTS, subject.model, subject.float_info)
     source = subject.start.source
     write_record(FloatModel(source=source, top1=found, measure=judged.named), folder / FLOAT_RECORD)

@@ -36,10 +36,12 @@ from limpq_deploy.progress import Report
 from limpq_deploy.tasks.score import TOP1, Scored
 from limpq_deploy.train.evaluate import Evaluation
 from limpq_deploy.train.judged import compare, judged
+from limpq_deploy.verdict.answers import answers_of
 from limpq_deploy.verdict.candidates import SERIES, AccuracyPair, CandidateName
 from limpq_deploy.verdict.record import AccuracyResult, float_baseline
 from limpq_deploy.workspace.file_names import (
     ACCURACY,
+    ANSWERS,
     COMPARISON,
     FINETUNED,
     FLOAT_MODEL,
@@ -172,6 +174,7 @@ def _run_accuracy(subject: "Subject", folder: Path, report: Report) -> str:
     )
     named = {SERIES[name]: one for name, one in found.items()}
     write_record(Measured(accuracy=result, pairs=tuple(_pairs(named))), folder / ACCURACY)
+    write_record(answers_of(named, split), folder / ANSWERS)
     said = f"mixed {result.mixed.shown}, float {result.float.shown}"
     if result.uniform is not None:
         said += f", {result.uniform_bits} {result.uniform.shown}"
@@ -196,7 +199,7 @@ ACCURACY_OF_FILES = Stage(
     settings=ENGINE_OPTIONS,
     facts=(DATA, *RUNTIME),
     reads=(COMPARISON, MODEL, FLOAT_MODEL, UNIFORM8_MODEL, If(OWN_UNIFORM, UNIFORM_MODEL)),
-    writes=(ACCURACY,),
+    writes=(ACCURACY, ANSWERS),
     run=_run_accuracy,
     when=(MEASURES,),
 )

@@ -56,7 +56,7 @@ def verdict_notes(subject: Deployed, folder: Path) -> tuple[str, ...]:
 
 
 HANDED_OVER_NOTE = (
-    "No engine was built here: accuracy and parity are those of the files as written, executed by ONNX Runtime with "
+    "No engine ran here: accuracy and parity are those of the files as written, executed by ONNX Runtime with "
     "every optimisation off, and executed BitOps are those that the target promises. What is left to do is done from "
     "the bundle, on the machine with the GPU: limpq-deploy finish BUNDLE."
 )

@@ -1,6 +1,6 @@
 """The stage that draws the page that people look at."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,17 +15,33 @@ from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.handed_over import Handover
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.declaration import If, Stage
-from limpq_deploy.pipeline.stages.facts import BUILDS, CLASSES, COMMAND, HANDED_OVER, KEEPS_STORED, MEASURES, VERSIONS
+from limpq_deploy.pipeline.stages.facts import (
+    ASKS_WHAT_IF,
+    BEGAN_HERE,
+    BUILDS,
+    CLASSES,
+    COMMAND,
+    HANDED_OVER,
+    KEEPS_STORED,
+    MEASURES,
+    VERSIONS,
+)
 from limpq_deploy.pipeline.stages.notes import STUDIES, studied_files
 from limpq_deploy.pipeline.stages.versions import versions
+from limpq_deploy.pipeline.stages.what_if_commands import commands_of
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import LayerBits, Policy
+from limpq_deploy.policy.what_if import WhatIf
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
+from limpq_deploy.report.curves import Curve
 from limpq_deploy.train.finetuned import NOT_TRAINED
+from limpq_deploy.train.training_log import read_losses
+from limpq_deploy.verdict.answers import Answers
 from limpq_deploy.verdict.realised_bits import executed_bits
 from limpq_deploy.verdict.record import Verdict
 from limpq_deploy.workspace.file_names import (
+    ANSWERS,
     COMPARISON,
     ENGINE,
     FLOAT_MODEL,
@@ -40,8 +56,10 @@ from limpq_deploy.workspace.file_names import (
     ROUNDS,
     STORED,
     STUDY,
+    TRAINING_LOGS,
     UNIFORM8_MODEL,
     VERDICT,
+    WHAT_IF,
 )
 
 
@@ -49,6 +67,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
     studied = studied_files(subject)
     comparison = load_record(Comparison, folder / COMPARISON)
     engine = load_record(Engine, folder / ENGINE) if subject.builds_engine else None
+    what_if = load_record(WhatIf, folder / WHAT_IF) if ASKS_WHAT_IF.holds(subject, folder) else None
     write_report(
         folder / REPORT,
         ReportInputs(
@@ -71,6 +90,10 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             parity=load_record(ParityReport, folder / PARITY),
             study=load_record(LatencyStudy, folder / STUDY) if STUDY in studied else None,
             rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
+            what_if=what_if,
+            commands=commands_of(what_if, subject.config) if what_if is not None else {},
+            answers=load_record(Answers, folder / ANSWERS) if not subject.handed_over else None,
+            curves=tuple(_curves(folder)),
         ),
     )
     return str(folder / REPORT)
@@ -82,6 +105,7 @@ REPORT_PAGE = Stage(
     facts=(COMMAND, VERSIONS, CLASSES),
     reads=(
         *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, PARITY, If(BUILDS, ENGINE), If(BUILDS, LATENCY)),
+        *(If(ASKS_WHAT_IF, WHAT_IF), If(BEGAN_HERE, ANSWERS)),
         *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *STUDIES, If(KEEPS_STORED, STORED), If(HANDED_OVER, HANDOVER)),
     ),
     writes=(REPORT,),
@@ -89,6 +113,23 @@ REPORT_PAGE = Stage(
     when=(MEASURES,),
 )
 """The page that people look at."""
+
+
+TRAININGS = {
+    "float": "Float model",
+    "indicators": "All bit-widths together",
+    "finetune": "Fine-tuning of the policy",
+    "uniform": "Fine-tuning of uniform bits",
+    "int8": "Fine-tuning of int8",
+}
+"""Trainings by the stages whose logs they are."""
+
+
+def _curves(folder: Path) -> Iterator[Curve]:
+    for stage, title in TRAININGS.items():
+        losses = read_losses(folder / TRAINING_LOGS / f"{stage}.jsonl")
+        if losses:
+            yield Curve(title=title, losses=losses)
 
 
 def _written(path: Path) -> str:

@@ -1,14 +1,16 @@
 """What a build would do now, and why. Nothing is written, not even the folder."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import Condition
+from limpq_deploy.pipeline.stages.estimate import estimate_stages
 from limpq_deploy.pipeline.stages.listed import stages_of
+from limpq_deploy.progress import progress
 from limpq_deploy.workspace.sources import code_of
 from limpq_deploy.workspace.step import Part, Step
 from limpq_deploy.workspace.workspace import (
@@ -30,7 +32,8 @@ class Planned:
     """A stage as it would be now. ``settings``: all that it depends on; ``reads``, ``writes``: files of this build.
 
     ``runs``: a stage behind one that runs counts as running, though it will stand where the same files come out.
-    ``why``: in words, "up to date" where it does not run.
+    ``why``: in words, "up to date" where it does not run. ``seconds``: about how long it will take, 0 where it does not
+    run, None where nobody knows.
     """
 
     name: str
@@ -41,14 +44,23 @@ class Planned:
     writes: tuple[str, ...]
     runs: bool
     why: str
+    seconds: float | None = None
 
 
 def plan_build(config: Config, *, fresh: bool = False) -> tuple[Planned, ...]:
-    """Every stage of a build, in order. Raises what is found before the first stage of it."""
+    """Every stage of a build, in order, with its time as a short trial of the network lets expect it. Raises what is
+    found before the first stage of it."""
     require_own_folder(config.out)
     subject = Subject(config)
-    subject.check(engine=False)
-    return tuple(planned(subject, config.out, BuildState(stages={}) if fresh else read_state(config.out), fresh=fresh))
+    with progress("checking inputs", brief=True):
+        subject.check(engine=False)
+    state = BuildState(stages={}) if fresh else read_state(config.out)
+    stages = tuple(planned(subject, config.out, state, fresh=fresh))
+    if not any(one.runs for one in stages):
+        return tuple(replace(one, seconds=0.0) for one in stages)
+    with progress("trying out the network", brief=True):
+        seconds = estimate_stages(subject)
+    return tuple(replace(one, seconds=seconds.get(one.name) if one.runs else 0.0) for one in stages)
 
 
 def planned(subject: Subject, folder: Path, state: BuildState, *, fresh: bool = False) -> Iterator[Planned]:

@@ -61,7 +61,7 @@ def run_build(
     start = time.perf_counter()
     require_own_folder(config.out)
     subject = Subject(config)
-    with progress("checking inputs"):
+    with progress("checking inputs", brief=True):
         subject.check(engine=until is None or until in ENGINE_STAGES or config.goes_round)
     if note is not None:
         for sentence in notes(subject, this_cpu(), until):

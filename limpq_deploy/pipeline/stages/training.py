@@ -17,10 +17,16 @@ from limpq_deploy.train.execution import EVERY_MINUTES, Checkpoint, Execution
 from limpq_deploy.train.finetuned import FineTuned
 from limpq_deploy.train.processes import agree, leads
 from limpq_deploy.train.resume import examine
-from limpq_deploy.workspace.file_names import FINETUNED, FINETUNED_RECORD, INT8, INT8_RECORD, UNIFORM, UNIFORM_RECORD
+from limpq_deploy.workspace.file_names import (
+    FINETUNED,
+    FINETUNED_RECORD,
+    INT8,
+    INT8_RECORD,
+    TRAINING_LOGS,
+    UNIFORM,
+    UNIFORM_RECORD,
+)
 from limpq_deploy.workspace.sources import code_of
-
-FOLDER = "training"
 
 SAVED = {
     "finetune": (FINETUNED, FINETUNED_RECORD),
@@ -38,7 +44,7 @@ def finetuned_info(subject: Subject, pairs: Mapping[str, BitPair]) -> Checkpoint
 
 def checkpoint_of(stage: str) -> str:
     """The checkpoint of a stage, relative to the build's folder."""
-    return f"{FOLDER}/{stage}.safetensors"
+    return f"{TRAINING_LOGS}/{stage}.safetensors"
 
 
 def save_model(
@@ -84,8 +90,8 @@ def prepare(subject: Subject, folder: Path, stage: Stage) -> tuple[Execution, st
     execution = Execution(
         workers=training.workers or 0,
         checkpoint=checkpoint,
-        log=folder / FOLDER / f"{stage.name}.jsonl" if log else None,
-        tensorboard=folder / FOLDER / "tensorboard" / stage.name if training.tensorboard else None,
+        log=folder / TRAINING_LOGS / f"{stage.name}.jsonl" if log else None,
+        tensorboard=folder / TRAINING_LOGS / "tensorboard" / stage.name if training.tensorboard else None,
     )
     return execution, said
 

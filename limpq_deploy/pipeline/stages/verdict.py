@@ -58,7 +58,7 @@ NOT_REPORTED = (
 
 FINISH = "`limpq-deploy finish`"
 
-NO_ENGINE = f"{NO_GPU}, so no engine was built; {FINISH} measures it where there is one"
+NO_ENGINE = f"{NO_GPU}, so no engine ran; {FINISH} measures it where there is one"
 
 HALF_BITS = 16
 """Bits of the float model's layers in FP16 engines that do not report them, unless asked for in FP32."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.interchange.layer_sizes import Shapes
 
@@ -59,7 +60,9 @@ def load_plain_pickle(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
     except RecordError:
         raise
     except Exception as error:  # a damaged pickle raises IndexError, KeyError, ValueError, EOFError, ...
-        raise RecordError(f"{path} is no whole pickle ({error}); {REMEDY}; copy or export the file again") from error
+        raise RecordError(
+            f"{path} is no whole pickle ({plain(error, 100)}); {REMEDY}; copy or export the file again"
+        ) from error
 
 
 def read_authors_pickle(path: Path, shapes: Shapes | None) -> Indicators:

@@ -7,26 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limpq_deploy.calibration.datasets import Preprocess, open_dataset
+from limpq_deploy.calibration.datasets import Preprocess, digits, open_dataset
 from limpq_deploy.calibration.errors import DataError, MissingExtra
 
 
 def test_digits_are_1797_grey_images_in_stratified_splits() -> None:
-    digits = open_dataset("digits")
-    counts = {name: np.bincount(digits.split(name).labels) for name in ("train", "val", "test")}
+    found = open_dataset("digits")
+    counts = {name: np.bincount(found.split(name).labels) for name in ("train", "val", "test")}
     assert {name: int(count.sum()) for name, count in counts.items()} == {"train": 1078, "val": 360, "test": 359}
     total = sum(counts.values())
     for count, part in zip(counts.values(), (0.6, 0.2, 0.2), strict=True):
         assert (abs(count - total * part) <= 1).all()
-    images, _ = next(digits.split("train").batches(1078))
+    images, _ = next(found.split("train").batches(1078))
     assert images.shape == (1078, 1, 16, 16)
     assert abs(float(images.mean())) < 0.01
     assert abs(float(images.std()) - 1) < 0.01
 
 
 def test_no_digit_is_in_two_splits() -> None:
-    digits = open_dataset("digits")
-    seen = [image.tobytes() for split in digits.splits.values() for images, _ in split.batches(64) for image in images]
+    found = open_dataset("digits")
+    seen = [image.tobytes() for split in found.splits.values() for images, _ in split.batches(64) for image in images]
     assert len(set(seen)) == 1797  # the originals are distinct too
 
 
@@ -42,7 +42,21 @@ def test_digits_are_fitted_to_a_colour_model() -> None:
     assert images.shape == (4, 3, 32, 32)
 
 
+def test_digits_are_read_without_importing_scikit_learn_and_are_the_ones_that_it_gives() -> None:
+    code = """
+import sys
+from limpq_deploy.calibration.datasets.digits import _originals
+images, labels = _originals()
+assert "sklearn" not in sys.modules and "scipy" not in sys.modules
+from sklearn.datasets import load_digits
+known, digits = load_digits(return_X_y=True)
+assert (images == known).all() and (labels == digits).all() and images.dtype == known.dtype
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtra, match=r"pip install 'limpq-deploy\[train\]'"):
         open_dataset("digits")

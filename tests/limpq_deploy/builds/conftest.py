@@ -136,7 +136,7 @@ def refused() -> Callable[..., str]:
             assert json.loads(result.stdout) == {"error": result.stderr.splitlines()[-1][7:], "exit_code": 1}
         else:
             assert result.stdout == ""
-        lines = [line for line in result.stderr.splitlines() if not line.startswith(("+ ", "= ", "note: "))]
+        lines = [line for line in result.stderr.splitlines() if not line.startswith(("+ ", "= ", "> ", "  ", "note: "))]
         assert len(lines) == 1, result.stderr
         assert lines[0].startswith("Error: ")
         for word in words:

@@ -17,8 +17,8 @@ from limpq_deploy.verdict.record import Verdict
 Command = Callable[..., Result]
 
 TRAINED = ["given", "float", "indicators", "search", "finetune", "uniform", "int8"]
-STAGES = [*TRAINED, "export", "engine", "parity", "accuracy", "latency", "candidates", "study", "verdict", "report"]
-STAGES += ["bundle"]
+STAGES = [*TRAINED, "export", "engine", "parity", "accuracy", "latency", "candidates", "study", "verdict"]
+STAGES += ["what-if", "report", "bundle"]
 
 
 def ran(result: Result) -> list[str]:
@@ -87,10 +87,14 @@ def test_a_build_closes_with_one_screen_of_figures(first_result: Result, finishe
     assert max(map(len, text.splitlines())) <= 140
 
 
-def test_a_log_has_one_plain_line_for_each_stage(first_result: Result, finished: Path) -> None:
-    lines = [line for line in first_result.stderr.splitlines() if not line.startswith("note: ")]
-    assert len(lines) == len(all_of(STAGES, finished))
-    assert all(line.startswith("+ ") for line in lines)
+def test_a_log_has_a_plain_line_where_each_stage_begins_and_one_where_it_ends(
+    first_result: Result, finished: Path
+) -> None:
+    lines = [line for line in first_result.stderr.splitlines() if not line.startswith(("note: ", "  "))]
+    assert len(lines) == 2 * len(all_of(STAGES, finished))
+    for begun, ended in zip(lines[::2], lines[1::2], strict=True):
+        assert begun.startswith("> ")
+        assert ended.startswith(f"+ {begun[2:]}")
     assert "\x1b" not in first_result.output
     assert "\r" not in first_result.output
 
@@ -203,7 +207,7 @@ def test_a_build_for_tensorrt_goes_as_far_as_a_cpu_can_where_there_is_no_tensorr
 ) -> None:
     result = run("build", "--config", settings, "--out", "out", "--target", "tensorrt", "--no-engine", "--json")
     assert result.exit_code == 0, result.output
-    judged = ["export", "parity", "accuracy", "candidates", "verdict", "report", "bundle"]
+    judged = ["export", "parity", "accuracy", "candidates", "verdict", "what-if", "report", "bundle"]
     assert passed(result) == all_of([*TRAINED, *judged], copy)
     outcome = json.loads(result.stdout)
     assert (outcome["why"], outcome["verdict"]["outcome"]) == (None, "incomplete")

@@ -28,7 +28,7 @@ from ...played_engine import played_engine
 Command = Callable[..., Any]
 
 ENGINE_STAGES = ["engine", "parity", "accuracy", "latency"]
-ENGINE_STAGES += ["candidates", "audit", "study", "verdict", "report", "bundle"]
+ENGINE_STAGES += ["candidates", "audit", "study", "verdict", "what-if", "report", "bundle"]
 
 WORDS = {"s8s8": "int8", "float16": "float16", "float32": "float16"}
 """The inspector's word for a layer by what the file asks for, with the flag FP16."""

@@ -1,6 +1,7 @@
 """``build --plan``: what would run and why, of a finished build, and that it is what then runs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_of_a_finished_build_nothing_runs_and_every_stage_says_what_it_depends_o
     result = run("build", "--config", settings, "--out", "out", "--plan", "--json")
     assert contents(copy) == before
     stages = {one.pop("name"): one for one in json.loads(result.stdout)["stages"]}
-    assert stages["finetune"].keys() == {"title", "settings", "facts", "reads", "writes", "runs", "why"}
+    assert stages["finetune"].keys() == {"title", "settings", "facts", "reads", "writes", "runs", "why", "seconds"}
     assert stages["finetune"]["writes"] == ["finetuned.safetensors", "finetuned.json"]
     assert stages["finetune"]["reads"][0] == "policy.json (pairs)"
     assert {"scales", "seed", "training.finetune_steps"} <= {*stages["finetune"]["settings"]}
@@ -131,3 +132,13 @@ def test_no_engine_is_needed_for_a_plan(copy: Path, why: Why) -> None:
 def test_what_a_build_refuses_a_plan_refuses(here: Path, refused: Callable[..., str]) -> None:
     refused("build", "--max-mib", "0.001", "--plan", "--json", words=("no policy meets the budget: --max-mib 0.001",))
     assert list(here.iterdir()) == []
+
+
+def test_the_time_of_what_would_run_is_told_and_nothing_is_tried_out_where_nothing_would(
+    copy: Path, run: Command, settings: Path
+) -> None:
+    result = run("build", "--config", settings, "--out", "out", "--plan", "--json")
+    assert {one["seconds"] for one in json.loads(result.stdout)["stages"]} == {0.0}
+    text = run("build", "--config", settings, "--out", "out", "--plan", "--fresh").stdout
+    assert re.match(r"\d+ of \d+ stages would run, in about \d+ (s|min)", text)
+    assert re.search(r"^\+ fine-tuning: begun afresh, as --fresh asks \[about \d+ s\]$", text, re.MULTILINE)

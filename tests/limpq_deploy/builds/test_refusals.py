@@ -209,8 +209,8 @@ def test_output_folders_that_cannot_be_written(refused: Refused, here: Path, out
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("colour = 1", ("settings.toml: unknown key 'colour'", "known keys: like, max_gbitops")),
-        ("[training]\nsteps = 1", ("[training]: unknown key 'steps'", "float_steps")),
+        ("colour = 1", ("settings.toml: unknown key 'colour'", "known keys most like it: ")),
+        ("[training]\nsteps = 1", ("[training]: unknown key 'steps'", "joint_steps")),
         ('seed = "x"', ("settings.toml: seed is 'x'; expected a valid integer",)),
         ("bits = 4", ("settings.toml: bits is 4; expected a list",)),
         ("bits = [2, 9]", ("settings.toml: bits is 2,9",)),

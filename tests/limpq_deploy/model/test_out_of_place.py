@@ -99,12 +99,61 @@ def given_out(n: Net, x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([skip, y], 1)[:, :6]
 
 
+def write_through_a_slice(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    before = x + 1
+    x[:, :3].relu_()
+    return before + x
+
+
+def write_through_a_view(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x.flatten(1).relu_()
+    return x
+
+
+def write_through_views_of_views(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    part, column = x[:, 1:3], x[..., 1]
+    part[:, 0].neg_()
+    return torch.cat([x, part, column[..., None].expand(-1, -1, -1, 4)], 1)[:, 1:7]
+
+
+def overlapping_parts(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, 2, 1:].mul_(2)
+    x[:, 1:4].add_(y[:, :3])
+    return x + y
+
+
+def parts_are_filled(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, -2:].zero_()
+    x[:, :1].fill_(3.0)
+    return x
+
+
+def one_image_is_written(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[0].mul_(3)
+    x[1:].add_(1)
+    return x
+
+
+def set_a_part(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, 0] = 0
+    x[:, 1:3, ..., -1] = y[:, 1:2, :, 0]
+    y[:] = y * 2
+    return x + y
+
+
+def add_to_a_part(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, :3] += y[:, :3]
+    return x
+
+
 SPELLINGS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
     **{
         function.__name__: function
         for function in (
             *(augmented_add, augmented_mul, before_and_after, twice, views_of_the_old_name, flattened_before),
-            *(disjoint_views, gate, before_a_pool, given_out),
+            *(disjoint_views, gate, before_a_pool, given_out, write_through_a_slice, write_through_a_view),
+            *(write_through_views_of_views, overlapping_parts, parts_are_filled, one_image_is_written),
+            *(set_a_part, add_to_a_part),
         )
     },
     "add_": lambda n, x, y: x.add_(y) + y,
@@ -161,23 +210,18 @@ def test_the_image_itself_may_be_written_over() -> None:
     assert torch.equal(given, images)
 
 
-def write_through_a_slice(n: Net, x: Tensor, y: Tensor) -> Tensor:
-    x[:, :3].relu_()
+def write_through_a_transposed_view(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x.transpose(1, 2)[:, 0].relu_()
     return x
 
 
-def write_through_a_view(n: Net, x: Tensor, y: Tensor) -> Tensor:
-    x.flatten(1).relu_()
+def write_through_every_second_channel(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, ::2].relu_()
     return x
 
 
-def set_a_part(n: Net, x: Tensor, y: Tensor) -> Tensor:
-    x[:, 0] = 0
-    return x
-
-
-def add_to_a_part(n: Net, x: Tensor, y: Tensor) -> Tensor:
-    x[:, :3] += y[:, :3]
+def set_what_a_mask_chooses(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[x > 0] = 0
     return x
 
 
@@ -199,10 +243,9 @@ def set_the_data(n: Net, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        (write_through_a_slice, "relu_{here} writes into a tensor through a view"),
-        (write_through_a_view, "relu_{here} writes into a tensor through a view"),
-        (set_a_part, "item assignment{here}; it writes into part of a tensor"),
-        (add_to_a_part, "item assignment{here}; it writes into part of a tensor"),
+        (write_through_a_transposed_view, "relu_{here} writes into a tensor through a view"),
+        (write_through_every_second_channel, "relu_{here} writes into a tensor through a view"),
+        (set_what_a_mask_chooses, "item assignment but by numbers and slices{here}; it writes into part of a tensor"),
         (write_into_a_buffer, "writes into its own parameters or buffers in evaluation mode, too{here}"),
         (write_into_a_parameter, "mul_{here} writes into a tensor that is the model's own 'a.weight'"),
         (set_the_data, "sets 'data' of a tensor{here}"),

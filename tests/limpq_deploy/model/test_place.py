@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
-from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TARGETS, TENSORRT, TargetSpec
+from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TARGETS, TENSORRT, TENSORRT_RTX, TargetSpec
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.zoo import create_model
 from limpq_deploy.model.zoo.torchvision import import_torchvision
 
 
@@ -454,3 +455,19 @@ def test_tracing_and_placing_are_linear_in_the_blocks(target: TargetSpec) -> Non
 def test_a_thousand_layers_deep_is_no_recursion() -> None:
     traced = trace(Blocks(350).eval(), (2, 2, 2))
     assert traced.lowest(traced.node("linear").all_input_nodes[0]) == "free"
+
+
+def test_a_stream_that_only_layers_in_float_read_travels_in_float_where_the_target_says_so() -> None:
+    model, _ = create_model("resnet8")
+    traced = trace(model.eval(), (1, 16, 16))
+    for target, floats in ((TENSORRT, False), (TENSORRT_RTX, True)):
+        placement = place(traced, target, model="resnet8")
+        everywhere = placement.act_grids({layer.name: (16, 16) for layer in placement.searched})
+        fixed = {one.name for one in placement.quantizers if one.bits is not None}
+        pinned = {layer.input for layer in placement.pinned}
+        assert everywhere.keys() == (pinned if floats else fixed)
+        for layer in placement.searched:  # one reader in integers, and the codes that it reads stay
+            policy = {other.name: (16, 16) for other in placement.searched if other.input != layer.input}
+            policy |= {other.name: (8, 8) for other in placement.searched if other.input == layer.input}
+            read = placement.quantizer(layer.input)
+            assert (read.parent or read.name) in placement.act_grids(policy)

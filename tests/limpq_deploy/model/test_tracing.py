@@ -353,3 +353,32 @@ def test_what_a_forward_remembers_of_one_call_is_not_there_in_the_next() -> None
     assert len(model.places) == 0
     images = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(traced.graph_module(images), model(images))
+
+
+class Table(nn.Module):
+    """Adds a table for the size of its maps, which it keeps in a buffer; ``counting``: another one each time."""
+
+    def __init__(self, *, counting: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.counting = counting
+        self.table: Tensor
+        self.register_buffer("table", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.counting or self.table.shape[-1] != x.shape[-1]:
+            self.table = self.table[0] + torch.arange(x.shape[-1]) + 1.0
+        return x * self.table
+
+
+def test_a_table_that_the_first_call_makes_is_a_constant() -> None:
+    model = Table(counting=False).eval()
+    traced = trace(model, (3, 4, 4))
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+
+
+def test_a_buffer_that_every_call_replaces_is_refused() -> None:
+    with pytest.raises(ModelError, match="writes into its own parameters or buffers in evaluation mode, too"):
+        trace(Table(counting=True).eval(), (3, 4, 4))

@@ -184,3 +184,22 @@ def test_a_setting_of_the_file_may_need_an_option(tmp_path: Path) -> None:
         make_config({}, file)
     file.write_text("pretrained = true\n")
     assert make_config({"model": "timm/resnet18"}, file).command_line().endswith("--model timm/resnet18 --pretrained")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('lik = "w4a4"', "unknown key 'lik'; did you mean 'like'?"),
+        ("[training]\nflaot_steps = 3", "unknown key 'flaot_steps'; did you mean 'float_steps'"),
+        ("float_steps = 3", "unknown key 'float_steps'; it is a key of the section [training]"),
+        ("[training]\nseed = 3", "unknown key 'seed'; it is a key of the file's beginning"),
+        ('target = "tensort"', "did you mean 'tensorrt'"),
+        ("qqq = 3", "unknown key 'qqq'; known keys: like,"),
+    ],
+)
+def test_a_slip_in_a_file_is_answered_with_what_was_meant(tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "build.toml"
+    file.write_text(text)
+    with pytest.raises(RecordError) as caught:
+        make_config({}, file)
+    assert sentence in str(caught.value)

@@ -1,9 +1,12 @@
 """What a build is about is digested whole, and settings without effect are refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from limpq_deploy.calibration.datasets.base import split_of_arrays
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.export.runtimes.tensorrt import runtime as trt
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
@@ -109,3 +112,17 @@ def test_classes_are_counted_by_what_the_model_gives_not_by_its_modules(
         return
     with pytest.raises(LimpqError, match=sentence):
         subject.check(engine=False)
+
+
+@pytest.mark.parametrize(("images", "looked_at"), [(1_000, 100), (9_990, 990), (12_000, 1_200), (40_000, 2_000)])
+def test_policies_are_previewed_on_a_thousand_held_out_images_where_there_are_and_on_all_else(
+    images: int, looked_at: int
+) -> None:
+    subject = Subject(Config())
+    labels = np.arange(images) % 10
+    split = split_of_arrays(np.zeros((images, 1, 1), np.uint8), labels, subject.preprocess)
+    subject.dataset = replace(subject.dataset, splits={**subject.dataset.splits, "train": split})
+    train, held = subject.joint_data.split("train"), subject.joint_data.split("val")
+    assert len(held) == looked_at
+    assert np.bincount(held.labels).min() > 0
+    assert len(train) == images - images // 10 + (images // 10 - 10 * (images // 100))

@@ -1,11 +1,14 @@
 """Two builds to report on: the published ResNet-50 policy, and a small model with every part measured."""
 
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.environment import read_environment
@@ -13,11 +16,26 @@ from limpq_deploy.export.records.placement import ActQuantizer, LayerPlacement, 
 from limpq_deploy.export.reference.parity import Disagreement, ParityReport, TensorParity, compare_codes
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport, LatencySeries, Threads
 from limpq_deploy.export.timing.timing_loop import measure_interleaved
+from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, like_budget
+from limpq_deploy.policy.explain import explain
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
+from limpq_deploy.policy.recipes import Recipe
+from limpq_deploy.policy.search import PolicySearch
+from limpq_deploy.policy.what_if import (
+    PreviewFigure,
+    WhatIf,
+    front_points,
+    limits_of,
+    point_of,
+    swept_budget,
+    uniform_points,
+)
 from limpq_deploy.report import ReportInputs
+from limpq_deploy.report.curves import Curve
 from limpq_deploy.train.evaluate import Accuracy, Evaluation, compare_paired
+from limpq_deploy.verdict.answers import Answers, Flipped
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.record import (
     AccuracyResult,
@@ -289,6 +307,86 @@ def resnet50_inputs(shared: Path) -> ReportInputs:
         uniform=uniform,
         indicators=indicators,
     )
+
+
+def small_what_if(indicators: Indicators, policy: Policy) -> WhatIf:
+    """A real front and real prices; the previews are made up, for no network is here."""
+    asked = {**dict.fromkeys((*BUDGETS, *COST_FILES)), "like": "w4a4"}
+    swept = swept_budget(asked, indicators, {})
+    recipe = Recipe(importance="scale", alpha=2.0, outliers="repair")
+    budgets = (like_budget(indicators, 4, 4),)
+    limits = limits_of(swept, (), 6)
+    points = front_points(indicators, recipe, swept, limits, (), solve=PolicySearch(), admit=lambda one: one)
+    own = point_of("kl, alpha 1, repair", policy.pairs(), indicators, None)
+    every = [*points, *uniform_points(indicators, None), own]
+    seen = [
+        replace(
+            point,
+            preview=PreviewFigure(value=90.0 + at, low=88.0 + at, high=91.5 + at, loss=0.5 - at / 100),
+        )
+        for at, point in enumerate(every)
+    ]
+    return WhatIf(
+        swept=swept.name,
+        importance=recipe.importance,
+        alpha=recipe.alpha,
+        outliers=recipe.outliers,
+        points=tuple(seen[: len(points)]),
+        uniform=tuple(seen[len(points) : -1]),
+        candidates=(seen[-1],),
+        explanation=explain(replace(policy, outliers=None), indicators, budgets, outliers="repair"),
+        images=500,
+    )
+
+
+def small_answers() -> Answers:
+    """Five images of each of ten classes; float alone has one right, the policy's file two."""
+    labels = [number for number in range(10) for _ in range(5)]
+    plain, mixed = list(labels), list(labels)
+    mixed[7], plain[20], plain[33] = 9, 1, 2
+    png = base64.b64encode(io_of_picture()).decode()
+    return Answers(
+        labels=tuple(labels),
+        classes=10,
+        predictions={"float": tuple(plain), "mixed": tuple(mixed)},
+        lost=(Flipped(image=7, label=1, by_float=1, by_mixed=9, png=png),),
+        won=(
+            Flipped(image=20, label=4, by_float=1, by_mixed=4, png=png),
+            Flipped(image=33, label=6, by_float=2, by_mixed=6, png=None),
+        ),
+    )
+
+
+def io_of_picture() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def whole_inputs(names: Callable[[str], str] = str) -> ReportInputs:
+    """The small build with what other budgets would give, answers and losses."""
+    inputs = small_inputs(names)
+    assert inputs.indicators is not None
+    losses = {"2": [(step, 2.0 / step) for step in range(1, 300)], "6": [(step, 1.0 / step) for step in range(1, 300)]}
+    what_if = small_what_if(inputs.indicators, inputs.policy)
+    return replace(
+        inputs,
+        what_if=what_if,
+        commands={one.name: f"limpq-deploy build --max-gbitops {one.name}" for one in what_if.points},
+        answers=small_answers(),
+        curves=(Curve(title="All bit-widths together", losses=losses),),
+    )
+
+
+@pytest.fixture(scope="session")
+def whole_build() -> Callable[[Callable[[str], str]], ReportInputs]:
+    """The whole build, its layer names changed by a function."""
+    return whole_inputs
+
+
+@pytest.fixture(scope="session")
+def whole() -> ReportInputs:
+    return whole_inputs()
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,10 @@ from PIL import Image
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.policy.budgets import compression_budget
-from limpq_deploy.policy.front import Front, InfeasibleBudget, sweep, uniform_points
+from limpq_deploy.policy.front import Front, InfeasibleBudget, PointPreview, sweep, uniform_points
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.uniform_optima import joined, limits_of_uniform
+from limpq_deploy.report.across import across
 from limpq_deploy.report.drawing import BAD, MAIN, OTHER, SOFT, TEXT, Area, Dot, Drawing, Line, Text, to_png, to_svg
 from limpq_deploy.report.front_picture import front_picture, write_front_picture
 
@@ -98,7 +100,9 @@ def test_objectives_over_a_wide_span_stand_on_a_logarithmic_axis() -> None:
     layer = LayerIndicators(name="a", macs=10**9, num_weights=1, weight=(1e3, 10.0, 0.1), act=(1.0, 0.5, 0.1))
     steep = Indicators(model="steep", bits=(2, 3, 4), layers=(layer,))
     drawing = front_picture(sweep(steep, (4.0, 6.0, 16.0)))
-    assert any(isinstance(shape, Text) and shape.content == "objective, logarithmic" for shape in drawing.shapes)
+    assert any(
+        isinstance(shape, Text) and shape.content == "importance by scale, logarithmic" for shape in drawing.shapes
+    )
 
 
 def test_the_svg_is_one_file_that_asks_for_nothing(front: Front, indicators: Indicators) -> None:
@@ -122,6 +126,58 @@ def test_the_png_shows_the_same_shapes_at_twice_the_size(front: Front) -> None:
     left, lower = round(2 * label.at[0]), round(2 * label.at[1])
     strip = np.asarray(image.crop((left - 40, lower - 60, left + 10, lower + 60)).convert("L"))
     assert strip.min() < 140  # the axis' name is written there
+
+
+def test_points_are_joined_by_straight_lines_and_the_best_lies_at_or_below_each_uniform(
+    front: Front, indicators: Indicators
+) -> None:
+    uniform = uniform_points(indicators)
+    limits = limits_of_uniform(uniform, [5.0, 48.0])
+    assert len(limits) == len({one.bitops for one in uniform if one.bitops < 48 * 10**9})
+    whole = joined(front, sweep(indicators, limits))
+    drawing = front_picture(whole, uniform=uniform)
+    line = next(shape for shape in drawing.shapes if isinstance(shape, Line) and shape.ink == MAIN)
+    assert list(line.points) == [dot.at for dot in dots(drawing, MAIN.name)]  # no corner between two points
+    for ring in (*dots(drawing, TEXT.name), *dots(drawing, OTHER.name)):
+        left = max((at for at in line.points if at[0] <= ring.at[0] + 0.01), key=lambda at: at[0])
+        assert left[1] >= ring.at[1] - 0.01  # lower on the picture, or the same
+
+
+def previewed(front: Front) -> Front:
+    points = tuple(
+        replace(point, preview=PointPreview(top1=80.0 + at, loss=0.1, low=78.0 + at, high=81.0 + at))
+        for at, point in enumerate(front.points)
+    )
+    return replace(front, points=points, figure="mIoU")
+
+
+def test_previews_stand_upwards_with_their_intervals_and_their_own_name(front: Front, indicators: Indicators) -> None:
+    uniform = uniform_points(indicators)
+    seen = replace(uniform[0], preview=PointPreview(top1=79.0, loss=0.2, low=78.5, high=79.5))
+    drawing = front_picture(previewed(front), uniform=(seen, *uniform[1:]))
+    words = [shape.content for shape in drawing.shapes if isinstance(shape, Text)]
+    assert "mIoU by preview, %" in words
+    assert "no policy, proved" not in words  # bounds are of objectives
+    points = dots(drawing, MAIN.name)
+    assert [dot.at[1] for dot in points] == sorted((dot.at[1] for dot in points), reverse=True)
+    assert len(dots(drawing, TEXT.name)) == 1  # the uniform one that was previewed
+    whiskers = [shape for shape in drawing.shapes if isinstance(shape, Line) and len({x for x, _ in shape.points}) == 1]
+    assert all(any(line.points[0][0] == dot.at[0] for line in whiskers) for dot in points)
+
+
+@pytest.mark.parametrize("name", ["bitops", "size"])
+def test_any_cost_can_stand_across(front: Front, indicators: Indicators, name: str) -> None:
+    x = across(name, indicators)
+    points = dots(front_picture(front, x=x), MAIN.name)
+    costs = [x.of(point.policy.pairs()) for point in front.points]
+    share = (points[1].at[0] - points[0].at[0]) / (points[-1].at[0] - points[0].at[0])
+    assert share == pytest.approx((costs[1] - costs[0]) / (costs[-1] - costs[0]))  # a linear axis, floats apart
+
+
+def test_bytes_are_those_that_layers_read() -> None:
+    layer = LayerIndicators(name="a", macs=1, num_weights=2**20, weight=(1.0, 0.5), act=(1.0, 0.5), act_elements=2**21)
+    x = across("bytes", Indicators(model="m", bits=(2, 4), layers=(layer,)))
+    assert x.of({"a": (4, 2)}) == 0.5 + 0.5  # MiB: 2^20 weights of 4 bits, 2^21 activations of 2 bits
 
 
 @pytest.mark.parametrize("name", ["front.svg", "front.png"])

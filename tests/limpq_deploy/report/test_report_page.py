@@ -149,6 +149,18 @@ def test_hostile_names_and_texts_stay_text(
     assert f"{evil}layer1.0.conv1" in "".join(reader.pieces)
 
 
+def test_a_page_shows_no_character_that_a_reader_obeys_and_cuts_long_texts(
+    small_build: Callable[[Callable[[str], str]], ReportInputs],
+) -> None:
+    evil = "\x1b[2J\u202e\u2066\x9b"
+    inputs = small_build(lambda name: f"{name}{evil}")
+    inputs = replace(inputs, title=evil, command="c" * 300_000, built={evil: evil}, class_names=(evil,) * 10)
+    hostile = render_report(inputs)
+    assert not {one for one in hostile if not one.isprintable()} - {"\n"}
+    assert "\\x1b[2J\\u202e" in hostile
+    assert "c" * 3000 not in hostile
+
+
 def test_what_was_not_measured_is_said_with_its_reason(small: ReportInputs) -> None:
     verdict = judge(
         model="resnet8",

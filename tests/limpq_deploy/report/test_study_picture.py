@@ -82,7 +82,7 @@ def test_every_policy_is_a_dot_those_of_2_to_8_bits_are_rings() -> None:
 
 def test_the_page_holds_the_picture_itself_and_all_figures(small: ReportInputs) -> None:
     page = render_report(replace(small, study=STUDY, rounds=ROUNDS))
-    drawn = '<svg class="study"' + page.partition('<svg class="study"')[2].partition("</svg>")[0] + "</svg>"
+    drawn = '<svg class="drawing"' + page.partition('<svg class="drawing"')[2].partition("</svg>")[0] + "</svg>"
     assert ET.fromstring(drawn).get("aria-label", "").startswith("Latency against executed BitOps of 5 policies")
     assert "src=" not in page
     assert page.count("<figure") == page.count("<figcaption>")

@@ -35,3 +35,43 @@ def test_a_step_that_frees_its_memory_asks_the_system_for_none_in_the_next() -> 
     assert kept < plain / 10
     # Four tensors of 16 MiB went back to the system.
     assert given_back > 60 * 2**20
+
+
+EVALUATION = """
+import resource, torch
+from torch import nn
+from limpq_deploy.calibration.datasets import open_dataset
+from limpq_deploy.calibration.datasets.digits import PREPROCESS
+from limpq_deploy.train.accuracy import figure
+from limpq_deploy.train.device import on_device
+
+wide = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+split = open_dataset("digits", PREPROCESS).split("test")
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    figure(wide, split)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+plain = faults()
+with on_device(wide):
+    faults()
+    print(plain, faults())
+"""
+
+
+def test_an_evaluation_keeps_its_memory_too() -> None:
+    done = subprocess.run([sys.executable, "-c", EVALUATION], capture_output=True, text=True, check=True)
+    plain, kept = map(int, done.stdout.split())
+    assert plain > 5_000
+    assert kept < plain / 10
+
+
+def test_memory_goes_back_at_the_end_of_the_outermost_block_alone() -> None:
+    nested = PROGRAM.replace("    kept, held =", "    with freed_memory_kept():\n        pass\n    kept, held =")
+    done = subprocess.run([sys.executable, "-c", nested], capture_output=True, text=True, check=True)
+    works, plain, kept, _ = map(int, done.stdout.split())
+    if not works:
+        pytest.skip("this C library is not glibc")
+    assert kept < plain / 10

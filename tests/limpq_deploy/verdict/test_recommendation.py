@@ -23,7 +23,7 @@ def candidate(name: CandidateName, accuracy: float, size: int, ms: float | None,
         "file": FILES[name],
         "accuracy_low": accuracy - 1,
         "accuracy_high": accuracy + 1,
-        "bitops_nominal": 10,
+        "bitops_nominal": {"float": 1024, "int8": 64}.get(name, 36),
         "bitops_realised": 1024 if name == "float" else 64,
         "moved_bytes": None,
         "bits": "w6a6",
@@ -105,8 +105,29 @@ def test_stored_bytes_bring_a_policy_to_the_front_and_what_unpacks_them_is_said(
     found = shipped(compared(*RESNET20[:3], stored), "size")
     assert found.candidate == found.own == "mixed"
     assert found.own_on_front
-    assert "`limpq-deploy unpack` gives model.qdq.onnx back" in found.note
+    assert "model.stored.onnx has 150,000 bytes, and `limpq-deploy unpack` makes model.qdq.onnx of it" in found.note
+    assert "bits below 8 win stored bytes alone on this target, which executes them as 8-bit integers" in found.note
     assert sentence(found, "passed").startswith("ship mixed (model.qdq.onnx)")
+
+
+def test_bytes_moved_are_won_only_where_the_compilers_record_shows_fewer() -> None:
+    eight = candidate("int8", 91.6, 308_832, None, moved_bytes=1_000_000)
+    alike = candidate("mixed", 91.4, 315_161, None, moved_bytes=995_000)
+    fewer = candidate("mixed", 80.0, 315_161, None, moved_bytes=700_000)
+    assert "win stored bytes alone" in shipped(compared(eight, alike)).note
+    assert "win stored bytes and bytes moved (700,000 against 1,000,000)" in shipped(compared(eight, fewer)).note
+
+
+def test_where_weights_alone_are_integers_nothing_is_said_of_8_bit_integers() -> None:
+    plain = candidate("float", 91.8, 1_100_000, 1.1)
+    eight = candidate("int8", 91.6, 308_832, 1.1, bitops_realised=1024)
+    own = candidate("mixed", 80.0, 315_161, 1.1, bitops_realised=1024)
+    assert "which computes in floats" in shipped(compared(plain, eight, own)).note
+
+
+def test_a_stored_file_that_is_larger_than_the_other_is_no_gain() -> None:
+    own = candidate("mixed", 91.4, 300_000, 0.9, stored_file="model.stored.onnx", stored_bytes=310_000)
+    assert own.size == 300_000
 
 
 def test_inside_noise_the_cheaper_wins_and_at_one_cost_the_simpler() -> None:

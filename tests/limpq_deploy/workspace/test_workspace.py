@@ -1,6 +1,7 @@
 """Stages on disk, with stages that only copy numbers."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,15 @@ def build(folder: Path, *stages: Step, fresh: bool = False) -> list[Passed]:
 
 def ran(passed: list[Passed]) -> list[str]:
     return [stage.name for stage in passed if stage.ran]
+
+
+def test_a_hundred_builds_leave_no_descriptor_open(tmp_path: Path) -> None:
+    stages = (writing(tmp_path, "one", "1"), writing(tmp_path, "two", "2", reads=("one.txt",)))
+    build(tmp_path, *stages)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(100):
+        build(tmp_path, *stages, fresh=number % 2 == 0)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_finished_stage_is_not_run_again_but_says_what_it_said(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_changed_settings_of_a_signed_bundle_are_refused_before_they_are_read(
     bundle = bundle_of(model, tmp_path / "bundle")
     private, public = tmp_path / "release.key", tmp_path / "release.key.pub"
     write_key_pair(private, public)
-    (bundle / "manifest.sig").write_bytes(sign_bytes((bundle / "manifest.json").read_bytes(), private))
+    (bundle / "manifest.sig").write_bytes(sign_bytes((bundle / "manifest.json").read_bytes(), private, bundle))
     assert verify(bundle, "--key", str(public)).exit_code == 0
     changed(bundle, {"level": 9})
     monkeypatch.setattr(trt.TensorRt, "load", lambda *arguments, **named: pytest.fail("an engine was loaded"))

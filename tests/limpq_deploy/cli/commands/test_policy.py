@@ -2,13 +2,15 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from limpq_deploy.calibration.records import write_record
+from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.cli.main import main
+from limpq_deploy.policy.front import uniform_points
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -40,6 +42,29 @@ def test_a_sweep_writes_every_budget_with_its_bound_and_draws_it(tmp_path: Path)
         assert point["solver"]["status"] == "optimal"
         assert point["solver"]["bound"] <= point["policy"]["objective"]
     assert picture.read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(("across", "title"), [("bitops", "G BitOps"), ("size", "MiB of weights")])
+def test_a_picture_has_the_cost_asked_for_across(tmp_path: Path, across: str, title: str) -> None:
+    picture = tmp_path / "front.svg"
+    found = run(
+        *("sweep", INDICATORS, "--gbitops", "40:80:3", "--x", across, "--picture", picture),
+        *("-o", tmp_path / "front.json"),
+    )
+    assert found.exit_code == 0, found.output
+    assert title in picture.read_text()
+    dots = picture.read_text().count("no policy below")
+    uniform = [one for one in uniform_points(load_record(Indicators, Path(INDICATORS))) if 40e9 <= one.bitops <= 80e9]
+    limits = {one.bitops for one in uniform} | {40 * 10**9, 60 * 10**9, 80 * 10**9}
+    assert dots == len(limits)  # three budgets, and the best policy beside each uniform one
+
+
+def test_costs_that_are_not_known_are_refused_with_what_would_tell_them(tmp_path: Path) -> None:
+    common = ("sweep", INDICATORS, "--gbitops", "40:80:3", "--picture", tmp_path / "p.svg", "-o", tmp_path / "f.json")
+    for across, words in (("latency", "--latency-table"), ("bytes", "learn them again")):
+        refused = run(*common, "--x", across)
+        assert refused.exit_code == 1
+        assert words in refused.output
 
 
 def test_all_supported_points_need_no_budgets_and_admit_none(tmp_path: Path) -> None:
@@ -80,6 +105,28 @@ def test_a_policy_goes_to_a_table_and_comes_back_the_same(policy: Path, tmp_path
     first, second = json.loads(policy.read_text()), json.loads(again.read_text())
     assert second["bits"] == first["bits"]
     assert second["objective"] == pytest.approx(first["objective"], rel=1e-12)
+
+
+def test_a_policy_is_shown_as_a_table_without_a_file_and_without_indicators(policy: Path) -> None:
+    bare = run("table", policy)
+    assert bare.exit_code == 0, bare.output
+    assert re.search(r"^layer1\.0\.conv1 +w\da\d", bare.stdout, re.MULTILINE)
+    full = run("table", policy, "--indicators", INDICATORS)
+    assert re.search(r"^layer1\.0\.conv1 +w\da\d +[\d,]+ +[\d,]+ +[\d.]+ %", full.stdout, re.MULTILINE)
+    assert "conv1*" in full.stdout
+    assert len(json.loads(run("table", policy, "--json").stdout)["layers"]) == len(
+        json.loads(policy.read_text())["bits"]
+    )
+
+
+def test_a_table_needs_the_layers_that_it_is_checked_against(policy: Path, tmp_path: Path) -> None:
+    csv = tmp_path / "policy.csv"
+    run("table", policy, "--indicators", INDICATORS, "-o", csv)
+    refused = run("table", csv)
+    assert refused.exit_code == 2
+    assert "give --indicators" in refused.output
+    shown = run("table", csv, "--indicators", INDICATORS)
+    assert "share of BitOps" in shown.stdout
 
 
 def test_a_difference_names_the_layers(policy: Path, tmp_path: Path) -> None:
@@ -126,8 +173,21 @@ def test_a_budget_that_limits_nothing_is_told(tmp_path: Path) -> None:
     ]
     file = tmp_path / "indicators.json"
     write_record(Indicators(model="two", bits=(2, 4, 6), layers=tuple(layers)), file)
-    assert "The budget limits nothing" in run("search", file, "--like", "w8a8", "-o", tmp_path / "p.json").output
+    assert "The budget limits nothing" in run("search", file, "--max-mib", "1", "-o", tmp_path / "p.json").output
     assert "The budget limits nothing" not in run("search", file, "--like", "w4a4", "-o", tmp_path / "p.json").output
+
+
+def test_bits_that_no_layer_can_have_are_refused_where_they_would_limit_nothing(tmp_path: Path) -> None:
+    layers = [LayerIndicators(name="a", macs=100, num_weights=10, weight=(0.4, 0.2, 0.1), act=(0.8, 0.4, 0.2))]
+    file = tmp_path / "indicators.json"
+    write_record(Indicators(model="one", bits=(2, 4, 6), layers=tuple(layers)), file)
+    for like in ("w9a9", "w8a8", "w6a8"):
+        found = run("search", file, "--like", like, "-o", tmp_path / "p.json")
+        assert found.exit_code == 1
+        assert f"--like {like} asks for the BitOps of bits that no layer can have" in found.output
+        assert "the candidates here are 2, 4, 6; ask for w6a6 or less" in found.output
+    for like in ("w6a6", "w8a4", "w3a3"):  # what they limit can be reached, or has these bits
+        assert run("search", file, "--like", like, "-o", tmp_path / "p.json").exit_code == 0
 
 
 def test_every_solver_gives_the_published_objective(tmp_path: Path) -> None:

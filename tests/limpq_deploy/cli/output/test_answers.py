@@ -64,6 +64,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("rollback", "repository/noisy_factory", "1"),
     ("sign", "out/bundle", "key"),
     ("finish", "out/bundle"),
+    ("report", "out", "-o", "page.html"),
     ("health", "http://127.0.0.1:9/model", "--timeout", "1"),
     ("import", "out/placement.json"),
     ("unpack", "out/model.stored.onnx", "-o", "unpacked.onnx"),

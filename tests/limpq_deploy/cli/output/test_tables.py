@@ -83,7 +83,7 @@ def test_a_stage_is_one_line_in_a_log() -> None:
 
 def test_progress_is_drawn_on_a_terminal_and_nowhere_else() -> None:
     piped = subprocess.run([sys.executable, "-c", PROGRESS], capture_output=True, text=True, check=True)
-    assert (piped.stdout, piped.stderr) == ("", "")
+    assert (piped.stdout, piped.stderr) == ("", "> counting\n")
     terminal, its_end = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     subprocess.run([sys.executable, "-c", PROGRESS], stderr=its_end, check=True, env=environment)

@@ -1,0 +1,28 @@
+"""Text reaches a terminal through `answer` and `aside` alone, which let nothing through that it would obey."""
+
+import ast
+from pathlib import Path
+
+import limpq_deploy
+
+ROOT = Path(limpq_deploy.__file__).parent
+SPEAKERS = ("click.echo", "click.secho", "print", "sys.stderr.write", "sys.stdout.write")
+ALLOWED = {
+    ROOT / "cli/output/answers.py": "where they are",
+    ROOT / "cli/options/grouped_help.py": "help, which is our own text",
+    ROOT / "export/runtimes/tensorrt_rtx/child.py": "a pipe",
+    ROOT / "progress.py": "lines of a log, from a thread; made visible there",
+}
+
+
+def test_nothing_else_prints() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted(ROOT.rglob("*.py"))
+        + sorted((ROOT / "export").rglob("*.py"))
+        + sorted((ROOT / "calibration").rglob("*.py"))
+        if path not in ALLOWED
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in SPEAKERS
+    ]
+    assert not found
