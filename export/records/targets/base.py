@@ -85,8 +85,8 @@ class TargetSpec:
     quantizer stands behind it, for all its readers; else on edges, where it is read. ``bias``: type in which a layer's
     bias is executed: rounded to the accumulator's grid, or as it is. ``half_sums``: sums of products of codes are
     rounded once to float16, times a power of two (`half_sums.sum_step`). ``native_pairs``: (weight, activation) bits
-    that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs
-    that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
+    that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``:
+    pairs that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
 
     ``float_baseline``: type in which the float model runs unless a build asks for another. ``forms``: of its files, the
     oldest first, which all later versions read; none where it is not exported. ``form_key``: metadata of a file that
