@@ -99,9 +99,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indicators(Saved):
-    """Importance indicators of a model. ``bits`` ascending; ``source`` says how they were made; ``moments``: what is in
-    memory at every step; ``edges``: which layer's tensor each layer reads; None where these were not recorded.
-    ``found``: what a build's tournament found best; None before it.
+    """Importance indicators of a model. ``bits`` ascending, as `numbers.formats` has widths (9 is FP8); ``source`` says
+    how they were made; ``moments``: what is in memory at every step; ``edges``: which layer's tensor each layer reads;
+    None where these were not recorded. ``found``: what a build's tournament found best; None before it.
 
     Raises ValueError when a layer has another number of entries than there are bit-widths, when a number is negative or
     not finite, when names repeat, when layers of one ``act_group`` have different ``act`` or ``act_elements``, when

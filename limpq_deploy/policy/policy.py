@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.numbers.formats import FP8, FP8_BITS
 from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.calibration.shown import Saved
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import WIDEST_GRID
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
@@ -18,13 +20,17 @@ FLOAT_WIDTHS = frozenset((16, 32))
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerBits:
-    """Bit-widths of one layer, which unpack as ``weight, act = bits`` and equal that tuple. Raises ValueError outside 1
-    to 32."""
+    """Bit-widths of one layer, which unpack as ``weight, act = bits`` and equal that tuple, and the ``format`` of its
+    numbers where it is not the one that those say: integers up to 8 bits, floats from 16 on. Raises ValueError outside
+    1 to 32, and for FP8 of other than 8 bits."""
 
     weight: int
     act: int
+    format: Literal["fp8"] | None = None
 
     def __post_init__(self) -> None:
+        if self.format == "fp8" and (self.weight, self.act) != (FP8_BITS, FP8_BITS):
+            raise ValueError(f"the format is fp8 and the bits are {self.weight} and {self.act}; expected 8 and 8")
         for kind, bits in (("weight", self.weight), ("act", self.act)):
             if not 1 <= bits <= 32:
                 raise ValueError(f"{kind} is {bits} bits; expected 1 to 32")
@@ -33,10 +39,24 @@ class LayerBits:
         return iter((self.weight, self.act))
 
     def __eq__(self, other: object) -> bool:
-        return tuple(self) == tuple(other) if isinstance(other, LayerBits | tuple) else NotImplemented
+        if isinstance(other, LayerBits):
+            return (*self, self.format) == (*other, other.format)
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
 
     def __hash__(self) -> int:
         return hash((self.weight, self.act))
+
+    @classmethod
+    def of(cls, pair: BitPair) -> "LayerBits":
+        """The record of a pair of widths."""
+        if pair == (FP8, FP8):
+            return cls(weight=FP8_BITS, act=FP8_BITS, format="fp8")
+        return cls(weight=pair[0], act=pair[1])
+
+    @property
+    def pair(self) -> BitPair:
+        """(weight, activation) widths, as `formats` has them."""
+        return (FP8, FP8) if self.format == "fp8" else (self.weight, self.act)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,14 +166,17 @@ class Policy(Saved):
         return replace(self, bits={**self.bits, **found}, costs=(), solver=None, tournament=None)
 
     def is_everywhere(self, bits: int) -> bool:
-        """Whether every weight and activation has this width: at the widest candidate, no budget limits anything."""
-        return all((layer.weight, layer.act) == (bits, bits) for layer in self.bits.values())
+        """Whether every weight and activation has this width: at the widest candidate, no budget limits anything. FP8
+        is no wider than int8."""
+        return bits != FP8 and all(layer.pair == (bits, bits) for layer in self.bits.values())
 
     def buildable_pairs(self, origin: str) -> dict[str, tuple[int, int]]:
         """`pairs`, where every width can be trained and executed: a grid's (2 to 8 bits), or a float's (16, 32). Raises
         ModelError with the first that cannot, and where it stands (``origin``)."""
         found = self.pairs()
         for name, pair in found.items():
+            if self.bits[name].format is not None:
+                continue
             for kind, bits in zip(("weight", "activation"), pair, strict=True):
                 if not 2 <= bits <= WIDEST_GRID and bits not in FLOAT_WIDTHS:
                     raise ModelError(
@@ -164,7 +187,7 @@ class Policy(Saved):
 
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name, as `Placement` takes them."""
-        return {name: (bits.weight, bits.act) for name, bits in self.bits.items()}
+        return {name: bits.pair for name, bits in self.bits.items()}
 
 
 class Solve(Protocol):

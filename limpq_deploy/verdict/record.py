@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from limpq_deploy.calibration.numbers.formats import bits_of
 from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.timing.report import FLOAT_SERIES, Speedup, Threads
@@ -58,7 +59,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitOpsCount:
-    """Exact BitOps (macs * weight_bits * act_bits, one image) of one assignment of bits.
+    """Exact BitOps (macs * weight_bits * act_bits, one image) of one assignment of bits; FP8 counts as 8.
 
     ``nominal``: the bits asked for; ``realised``: those the engine executes. ``searched``: layers that the program
     chooses for; ``all``: pinned layers too.
@@ -258,7 +259,7 @@ def count_bitops(
         asked = pairs[layer.name] if pinned is None else pairs.get(layer.name, (pinned, pinned))
         executed = (realised or {}).get(layer.name) or placement.spec.realised_pair(*asked)
         for kind, (weight_bits, act_bits) in (("nominal", asked), ("realised", executed)):
-            bitops = layer.macs * weight_bits * act_bits
+            bitops = layer.macs * bits_of(weight_bits) * bits_of(act_bits)
             totals[kind][0] += bitops if pinned is None else 0
             totals[kind][1] += bitops
     return BitOpsCount(

@@ -68,6 +68,15 @@ class BitList(click.ParamType):
             self.fail(f"{value!r} is no list of bit-widths; expected something like 2,3,4,5,6", param, ctx)
 
 
+class NameList(click.ParamType):
+    """``int8,fp8`` -> ("int8", "fp8")."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))
+
+
 class IntList(click.ParamType):
     """``1,8`` -> (1, 8); numbers above 0, and at most ``most``."""
 
@@ -278,6 +287,12 @@ def build_options(command: Command) -> Command:
             help="What executes the model.  [default: what this machine can run]",
         ),
         click.option("--bits", type=BitList(), metavar="2,3,..", help="Candidate bit-widths.  [default: 2,3,4,5,6]"),
+        click.option(
+            "--formats",
+            type=NameList(),
+            metavar="F,G,..",
+            help="Choose each layer's number format instead: int8, fp8 (E4M3; tensorrt_rtx, from sm89), fp16.",
+        ),
         budget_options,
         click.option(
             "--solver",

@@ -197,7 +197,9 @@ def refused(file, **options):
 
 config = make_config({}, Path("both.toml"))
 write_config(config, Path("config.json"))
-one, two = (SEARCHED_POLICY.inputs(Subject(make_config(more, Path("both.toml")))) for more in ({}, {"max_told_kernels": 5}))
+one, two = (
+    SEARCHED_POLICY.inputs(Subject(make_config(more, Path("both.toml")))) for more in ({}, {"max_told_kernels": 5})
+)
 [search] = [stage for stage in plan_build(make_config({}, Path("one.toml"))) if stage.name == "search"]
 print(json.dumps({
     "command": config.command_line(), "like": config.budget_like,
