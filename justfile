@@ -27,11 +27,25 @@ format:
     ruff check --fix .
     ruff format .
 
-# Renew docs/cli.md from the commands' own help, and the table of budgets from their rows.
+# Renew the generated pages and pictures, check the prose, build the site (needs the extra docs).
 docs:
     python docs/renew_cli.py
     python docs/renew_budgets.py
     python docs/renew_refusals.py
+    python docs/draw_pictures.py
+    python docs/check_prose.py
+    mkdocs build --strict
+
+# The site while you write (needs the extra docs).
+serve-docs:
+    mkdocs serve
+
+# Wheel and sdist, checked (needs the extra package).
+package:
+    rm -rf build/lib dist
+    python -m build
+    twine check --strict dist/*
+    check-wheel-contents dist/*.whl
 
 # All that CI does.
 ci:

@@ -7,8 +7,8 @@ plans in int8 or FP8 and that got floats), `moved_mb_b1`, `moved_mb_b8` (what ke
 engines tuned for that batch; 1 MB = 1e6 bytes), `weights_mb`, `plan_mb`, `build_seconds` (of one engine). Without
 ``--quick``, `also` {`sm86`, `sm120`}: the same figures there, or `refused`, the reason. Kinds:
 
-- `fp32`, `fp16`: the float model; `w8a8`, `w4a8`, `mixed16` (layers of 8 and of 16 bits): ours for TensorRT-RTX;
-- `fp8`: a file that this benchmark writes (`rtx_fp8`), for the compiler's sake: the program has no FP8;
+- `fp32`, `fp16`: the float model; `w8a8`, `w4a8`, `fp8` (pinned layers in int8), `mixed16` (layers of 8 and of 16
+  bits): ours for TensorRT-RTX;
 - `tensorrt_w8a8`: ours for data-centre TensorRT; `modelopt_int8`, `modelopt_fp8`: NVIDIA's tool's (``--modelopt``).
 
     python benchmarks/rtx.py --json
@@ -28,13 +28,13 @@ from typing import Any
 
 import onnx
 from compiler_forms import NETWORKS, by_modelopt, template_of, trained
-from rtx_fp8 import in_fp8
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.targets import TENSORRT_RTX
-from limpq_deploy.export.runtimes.base import INTEGER
+from limpq_deploy.export.runtimes.base import CODED, keeps_plan
 from limpq_deploy.export.runtimes.tensorrt.build import BuildFailed
 from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import cannot_build, compiler_name
@@ -88,7 +88,7 @@ def kinds(model: str, modelopt: Path | None, *, ours: bool) -> dict[str, onnx.Mo
     found = {
         "fp32": plain,
         "fp16": plain,
-        "fp8": in_fp8(plain),
+        "fp8": trained(template, rtx, dict.fromkeys(names, (FP8, FP8))),
         "w8a8": trained(template, rtx, dict.fromkeys(names, (8, 8))),
         "w4a8": trained(template, rtx, dict.fromkeys(names, (4, 8))),
         "mixed16": trained(template, rtx, mixed),
@@ -122,14 +122,13 @@ def figures(model: onnx.ModelProto, options: EngineOptions, gpu: str) -> dict[st
     engine = describe("", model, compiled, capabilities_named((gpu,)))
     assert engine.plan is not None
     assert engine.moved_bytes is not None
-    narrow = (*INTEGER, "float8")
-    planned = [layer for layer, precision in planned_precision(model).items() if precision in INTEGER]
+    planned = {layer: one for layer, one in planned_precision(model).items() if one in CODED}
     return {
         "kernels": engine.kernels,
         "integer_layers": engine.integer_layers,
-        "fp8_layers": sum(precision == "float8" for precision in engine.layer_precision.values()),
+        "fp8_layers": engine.fp8_layers,
         "layers": engine.layers,
-        "as_floats": [layer for layer in planned if engine.layer_precision[layer] not in narrow],
+        "as_floats": [layer for layer, one in planned.items() if not keeps_plan(one, engine.layer_precision[layer])],
         **{f"moved_mb_b{batch}": _mb(engine.moved_bytes[f"batch_{batch}"]) for batch in (1, 8)},
         "weights_mb": _mb(engine.weight_bytes),
         "plan_mb": _mb(engine.plan.size),

@@ -8,6 +8,7 @@ from typing import Any
 
 from limpq_deploy.calibration.errors import LimpqError
 from limpq_deploy.calibration.foreign import sentence_of
+from limpq_deploy.calibration.in_memory import given_named, in_memory
 
 
 def is_factory_name(name: str) -> bool:
@@ -20,8 +21,10 @@ def load_factory(name: str, error: type[LimpqError]) -> Callable[..., Any]:
     """Import ``package.module:factory`` and return the factory.
 
     Modules in the current folder are found too, after the installed ones. Raises ``error`` when there is no such
-    module, when importing it raises, or when it has no such callable.
+    module, when importing it raises, or when it has no such callable. ``in_memory:NAME`` is an object that was given.
     """
+    if in_memory(name):
+        return given_named(name, error)
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -15,6 +15,7 @@ from typing import Literal
 from limpq_deploy.calibration.errors import CacheRefused, LimpqError, OutputError
 from limpq_deploy.calibration.factories import is_factory_name
 from limpq_deploy.calibration.files import cache_folder, keep, kept_bytes
+from limpq_deploy.calibration.in_memory import in_memory
 from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.calibration.records import from_json, to_json
 
@@ -39,7 +40,7 @@ def trust(*names: str) -> None:
     with contextlib.suppress(CacheRefused, OutputError):
         known = _load()
         modules = dict(known.modules)
-        for name in filter(is_factory_name, names):
+        for name in filter(_imported, names):
             modules[name] = tuple(sorted({*modules.get(name, ()), package_file(name)}))
         if modules != known.modules:
             keep(cache_folder() / FILE, to_json(Trusted(modules=modules)).encode())
@@ -47,13 +48,18 @@ def trust(*names: str) -> None:
 
 def require_trusted(names: tuple[str, ...], origin: str) -> None:
     """Raise NotTrusted for the first module that the user never named. ``origin``: the file that names it."""
-    for name in filter(is_factory_name, names):
+    for name in filter(_imported, names):
         file = package_file(name)
         if file not in _load().modules.get(name, ()):
             raise NotTrusted(
                 f"{plain(origin)} names {plain(name, 60)!r}, code of {plain(file, 80)} that you never named yourself, "
                 "so it is not imported; read that file, and give --trust if it may run"
             )
+
+
+def _imported(name: str) -> bool:
+    """Whether code is imported for a name."""
+    return is_factory_name(name) and not in_memory(name)
 
 
 def package_file(name: str) -> str:

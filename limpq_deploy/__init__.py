@@ -1,80 +1,101 @@
-"""limpq-deploy: from a trained PyTorch CNN to a mixed-precision engine, proved in integers.
+"""From a trained PyTorch CNN to a mixed-precision engine, proved in integers.
 
-The names below are the library's face; each is imported when it is first asked for, so that importing this package
-loads neither torch nor a runtime. What lies behind them may move.
+    look at a network      inspect(model, input_shape=(3, 224, 224))
+    deploy it              build(model, data, like="w4a4")     calibrate(...), ptq(...): without training
+    choose the bits        indicators(model, data)   search(...)   sweep(...)   preview(...)
+    stop at the file       export(model, data)
+    check files            lint(file)   parity(file)   verify(bundle)   bench(files)
+    deliver                bundle(build)   ship(build, repository)
+    read results           load(folder) -> Report: .indicators, .policy, .verdict, .latency, .parity
+    follow                 Callback: on_stage, on_step, on_metric, on_note
+
+``model`` is an nn.Module, a function that makes one, or a name. ``data`` is a DataLoader, a Dataset, arrays or the name
+of a data set. Indicators, Policy, Front, Report and Verdict are tables: ``rows()``, ``to_frame()``, ``plot()``.
+Errors that a user can mend are LimpqError, in one sentence.
+
+Each name is imported when it is first asked for, so that importing this package loads neither torch nor a runtime. What
+is not listed here may move.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from limpq_deploy.calibration.version import __version__
 
 if TYPE_CHECKING:
+    from limpq_deploy.api.builds import build, calibrate, indicators, ptq
+    from limpq_deploy.api.checks import lint, parity, verify
+    from limpq_deploy.api.delivery import bench, bundle, ship
+    from limpq_deploy.api.finished import Report, load
+    from limpq_deploy.api.policies import preview, search, sweep
     from limpq_deploy.calibration.datasets import DataSet, Preprocess
     from limpq_deploy.calibration.errors import InfeasiblePolicy, LimpqError, RuntimeUnavailable
-    from limpq_deploy.calibration.records import load_record, write_record
-    from limpq_deploy.export.lint.check import LintReport, lint
-    from limpq_deploy.export.records.placement import Placement
-    from limpq_deploy.export.records.targets import TargetSpec, target_named
-    from limpq_deploy.export.reference.parity import ParityReport
-    from limpq_deploy.export.timing.report import LatencyReport
-    from limpq_deploy.model.layers import trace
-    from limpq_deploy.model.place import place
-    from limpq_deploy.pipeline.config import Config, make_config
+    from limpq_deploy.callbacks import Callback
     from limpq_deploy.pipeline.inspection import inspect
-    from limpq_deploy.pipeline.stages.run import run_build
+    from limpq_deploy.policy.front import Front
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.policy import Policy
-    from limpq_deploy.policy.search import search_policy
     from limpq_deploy.verdict.record import Verdict
 
 _HOMES = {
+    "api.builds": ("build", "calibrate", "indicators", "ptq"),
+    "api.checks": ("lint", "parity", "verify"),
+    "api.delivery": ("bench", "bundle", "ship"),
+    "api.finished": ("Report", "load"),
+    "api.policies": ("preview", "search", "sweep"),
     "calibration.datasets": ("DataSet", "Preprocess"),
     "calibration.errors": ("InfeasiblePolicy", "LimpqError", "RuntimeUnavailable"),
-    "calibration.records": ("load_record", "write_record"),
-    "export.lint.check": ("LintReport", "lint"),
-    "export.records.placement": ("Placement",),
-    "export.records.targets": ("TargetSpec", "target_named"),
-    "export.reference.parity": ("ParityReport",),
-    "export.timing.report": ("LatencyReport",),
-    "model.layers": ("trace",),
-    "model.place": ("place",),
-    "pipeline.config": ("Config", "make_config"),
+    "callbacks": ("Callback",),
     "pipeline.inspection": ("inspect",),
-    "pipeline.stages.run": ("run_build",),
+    "policy.front": ("Front",),
     "policy.indicators": ("Indicators",),
     "policy.policy": ("Policy",),
-    "policy.search": ("search_policy",),
     "verdict.record": ("Verdict",),
 }
 
 __all__ = [
-    "Config",
+    "Callback",
     "DataSet",
+    "Front",
     "Indicators",
     "InfeasiblePolicy",
-    "LatencyReport",
     "LimpqError",
-    "LintReport",
-    "ParityReport",
-    "Placement",
     "Policy",
     "Preprocess",
+    "Report",
     "RuntimeUnavailable",
-    "TargetSpec",
     "Verdict",
     "__version__",
+    "bench",
+    "build",
+    "bundle",
+    "calibrate",
+    "export",
+    "indicators",
     "inspect",
     "lint",
-    "load_record",
-    "make_config",
-    "place",
-    "run_build",
-    "search_policy",
-    "target_named",
-    "trace",
-    "write_record",
+    "load",
+    "parity",
+    "preview",
+    "ptq",
+    "search",
+    "ship",
+    "sweep",
+    "verify",
 ]
+
+
+class _CallableRoom(ModuleType):
+    """`limpq_deploy.export` is a folder of ours and a function of the face: the module that is called exports."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        return import_module("limpq_deploy.api.builds").export(*arguments, **settings)
+
+
+import_module("limpq_deploy.export")
+sys.modules["limpq_deploy.export"].__class__ = _CallableRoom
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from limpq_deploy.calibration.plain_text import plain, visible
+from limpq_deploy.callbacks import heard
 
 Level = Literal["quiet", "usual", "verbose"]
 
@@ -150,7 +151,18 @@ def tell_part(done: int, total: int, note: str = "") -> None:
 def progress(title: str, *, why: str = "", brief: bool = False) -> Iterator[Report]:
     """A `Report` that draws a bar with time left on stderr; where that is no terminal, it writes a line now (with
     -v: ``why``), and every 30 s what is done and left, however long a step takes. ``brief``: it takes a second or two,
-    and is not announced."""
+    and is not announced. All listeners hear it too, whatever is drawn."""
+    with heard(title) as tell, _drawn(title, why, brief) as draw:
+
+        def report(done: int, total: int, note: str = "") -> None:
+            draw(done, total, note)
+            tell(done, total, note)
+
+        yield report
+
+
+@contextlib.contextmanager
+def _drawn(title: str, why: str, brief: bool) -> Iterator[Report]:
     seconds = SECONDS[_level["now"]]
     if seconds is None or int(os.environ.get("RANK", "0")):  # torchrun's others are silent
         yield silent

@@ -36,7 +36,7 @@ ROOMS = (
     *("limpq_deploy/model", "limpq_deploy/model/zoo", "limpq_deploy/quant"),
     *("limpq_deploy/tasks", "limpq_deploy/train"),
     *("limpq_deploy/importance", "limpq_deploy/verdict", "limpq_deploy/latency", "limpq_deploy/report"),
-    *("limpq_deploy/pipeline", "limpq_deploy/pipeline/stages", "limpq_deploy/serving"),
+    *("limpq_deploy/pipeline", "limpq_deploy/pipeline/stages", "limpq_deploy/serving", "limpq_deploy/api"),
     *("limpq_deploy/cli/output", "limpq_deploy/cli/options", "limpq_deploy/cli/commands", "limpq_deploy/cli"),
 )
 """Every folder that holds code, from the ground up; a file imports from its own room and from those before it, inside
@@ -107,6 +107,8 @@ def room_of(path: Path) -> str:
 def floor_of(path: Path) -> int:
     """Place in the list; a face stands above all rooms inside its folder."""
     room = room_of(path)
+    if path == ROOT / "limpq_deploy/__init__.py":  # the commands are a layer over it
+        return ROOMS.index("limpq_deploy/api")
     if path.name == "__init__.py":
         return max(floor for floor, one in enumerate(ROOMS) if one == room or one.startswith(f"{room}/"))
     return ROOMS.index(room)

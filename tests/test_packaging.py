@@ -1,7 +1,15 @@
 """An installation holds what the checkout does."""
 
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+
+import pytest
+
+import limpq_deploy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,3 +27,51 @@ def test_every_package_and_data_file_is_installed() -> None:
     data = {path.suffix for path in (ROOT / "limpq_deploy").rglob("*") if path.is_file()} - {".py", ".pyc"}
     patterns = {Path(one).suffix or one for several in setup["package-data"].values() for one in several}
     assert {suffix for suffix in data if suffix} <= patterns
+
+
+def test_one_version_is_said_everywhere() -> None:
+    assert f"version: {limpq_deploy.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_pins_admit_the_releases_that_are_out() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    specifiers = pytest.importorskip("packaging.specifiers")
+    train = dict(one.split(">=", 1) for one in setup["optional-dependencies"]["train"])
+    for name, version in (("torch", "2.14.0"), ("torchvision", "0.29.0")):
+        assert version in specifiers.SpecifierSet(f">={train[name]}")
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77", reason="needs the extra limpq-deploy[package]")
+    pytest.importorskip("pip")
+    source = tmp_path / "source"
+    left_out = shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".*_cache", "tests", "limpq-build*")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=left_out)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build: list[str | Path] = [
+        *pip,
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        tmp_path / "dist",
+        source,
+    ]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    (wheel,) = (tmp_path / "dist").glob("limpq_deploy-*.whl")
+    place = tmp_path / "installed"
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", place, wheel], check=True, capture_output=True)
+    shutil.rmtree(source)
+    golden = ROOT / "tests/golden/resnet50_official_macs.indicators.json"
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    for words in (["--version"], ["search", golden, "--like", "w4a4", "-o", tmp_path / "policy.json"], ["doctor"]):
+        command = [sys.executable, "-P", "-m", "limpq_deploy", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    where = "import limpq_deploy; print(limpq_deploy.__file__, limpq_deploy.build.__module__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert str(place) in done.stdout

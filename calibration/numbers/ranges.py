@@ -8,6 +8,7 @@ import torch
 
 from limpq_deploy.calibration.numbers.entropy import entropy_threshold
 from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.rounding import to_codes
 
 DEAD = 1e-8
 """A tensor of zeros still gets a positive scale: any one represents it."""
@@ -22,7 +23,10 @@ def lsq_mean_abs(values: torch.Tensor, grid: QuantGrid) -> float:
 
 
 def three_sigma(values: torch.Tensor, grid: QuantGrid) -> float:
-    """``max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1)`` (Tang et al., LIMPQ, ECCV 2022): first weight scale."""
+    """``max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1)`` (Tang et al., LIMPQ, ECCV 2022): first weight scale. Of FP8,
+    whose steps are as fine as its numbers small, `min_max`."""
+    if grid.fp8:
+        return min_max(values, grid)
     exponent = math.frexp(values.abs().max().item())[1]
     values = torch.ldexp(values, torch.tensor(-exponent))  # exact; squares neither overflow nor vanish
     mean, std = values.mean().item(), values.std(unbiased=False).item()
@@ -59,7 +63,7 @@ def _some(values: torch.Tensor) -> torch.Tensor:
 def _squared_error(flat: torch.Tensor, grid: QuantGrid, scale: float) -> float:
     exponent = max(-100, min(100, math.frexp(scale)[1]))
     flat, scale = flat * 2.0**-exponent, math.ldexp(scale, -exponent)  # exact; squares neither overflow nor vanish
-    error = (flat - (flat / scale).round_().clamp_(grid.qmin, grid.qmax) * scale).square_().mean().item()
+    error = (flat - to_codes(flat / scale, grid) * scale).square_().mean().item()
     return math.ldexp(error, 2 * exponent)
 
 
@@ -81,7 +85,10 @@ def percentile(values: torch.Tensor, grid: QuantGrid, *, share: float = 99.99) -
 
 
 def entropy(values: torch.Tensor, grid: QuantGrid) -> float:
-    """``T / qmax`` with the threshold T of least divergence for the codes 0..qmax (`entropy_threshold`)."""
+    """``T / qmax`` with the threshold T of least divergence for the codes 0..qmax (`entropy_threshold`); that is about
+    codes of one distance, so FP8 takes `least_squares`."""
+    if grid.fp8:
+        return least_squares(values, grid)
     threshold = entropy_threshold(values.detach().abs().reshape(-1).cpu().numpy(), grid.qmax + 1)
     return _positive(threshold / grid.qmax)
 

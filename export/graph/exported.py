@@ -8,6 +8,7 @@ from typing import Literal
 import onnx
 
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.numbers.formats import bits_of
 from limpq_deploy.export.graph.float_layers import planned_float
 from limpq_deploy.export.graph.onnx_files import tensor_bytes
 from limpq_deploy.export.records.targets import target_named
@@ -62,7 +63,7 @@ def describe_export(
         target=target,
         opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
         model=_file(path, model),
-        nominal=-(-sum(count * bits for count, bits in weight_bits.values()) // 8),
+        nominal=-(-sum(count * bits_of(width) for count, width in weight_bits.values()) // 8),
         tensorrt=texts.get(target_named(target).form_key or ""),
         batch=texts.get(BATCH_KEY),
         float_layers=planned_float(model),

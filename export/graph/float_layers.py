@@ -4,6 +4,7 @@ A Q/DQ file names them in its metadata under `FLOAT_LAYERS`, so that whoever rea
 knows which float nodes are planned.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +56,9 @@ def fold_float(
 
     Raises ModelError for numbers that are not finite.
     """
-    factor, real_bias = _folded_bias(weight.shape[0], bias, batchnorm)
-    folded = (weight * _column(factor, weight.ndim)).astype(np.float32)
-    _require_finite(name, folded, real_bias)
+    factor, real_bias = folded_bias(weight.shape[0], bias, batchnorm)
+    folded = (weight * column(factor, weight.ndim)).astype(np.float32)
+    require_finite(name, folded, real_bias)
     return FloatLayer(name=name, bits=bits, weight_bits=bits, weight=folded, bias=real_bias)
 
 
@@ -78,18 +79,16 @@ def fold_weight_only(
     channel with gamma 0 has zero codes at the layer's own scale. Raises ModelError for numbers that are not finite and
     for a scale that is not positive in float32.
     """
-    factor, real_bias = _folded_bias(codes.shape[0], bias, batchnorm)
-    signed = (codes * _column(np.sign(factor), codes.ndim)).astype(np.int8)
+    factor, real_bias = folded_bias(codes.shape[0], bias, batchnorm)
+    signed = (codes * column(np.sign(factor), codes.ndim)).astype(np.int8)
     own = weight_scale * np.where(factor == 0, 1.0, np.abs(factor))
     scale = (own if powers is None else powers).astype(np.float32)
-    _require_finite(name, scale, real_bias)
-    if not (scale > 0).all():
-        raise ModelError(f"layer {name!r} has a weight scale of 0 after folding BatchNorm; a scale must be positive")
+    require_finite(name, scale, real_bias, positive=(scale,))
     return FloatLayer(
         name=name,
         bits=bits,
         weight_bits=grid.bits,
-        weight=signed.astype(np.float32) * _column(scale, codes.ndim),
+        weight=signed.astype(np.float32) * column(scale, codes.ndim),
         bias=real_bias,
         codes=signed,
         scale=scale,
@@ -116,7 +115,7 @@ def computes_in_floats(model: onnx.ModelProto) -> bool:
     return bool(layers) and layers <= set(planned_float(model))
 
 
-def _folded_bias(
+def folded_bias(
     channels: int, bias: NDArray[np.float64] | None, batchnorm: BatchNormParams | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The factor of each channel, and its bias."""
@@ -127,10 +126,14 @@ def _folded_bias(
     return factor, batchnorm.beta + (real_bias - batchnorm.mean) * factor
 
 
-def _column(values: NDArray[Any], ndim: int) -> NDArray[Any]:
+def column(values: NDArray[Any], ndim: int) -> NDArray[Any]:
+    """One number for each channel, in a shape that broadcasts along axis 0."""
     return values[(slice(None),) + (None,) * (ndim - 1)]
 
 
-def _require_finite(name: str, *arrays: NDArray[Any]) -> None:
+def require_finite(name: str, *arrays: NDArray[Any], positive: Sequence[NDArray[Any]] = ()) -> None:
+    """Raise ModelError for numbers that are not finite, and for scales (``positive``) that are 0."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise ModelError(f"layer {name!r} has a weight, scale or bias that is not finite after folding BatchNorm")
+    if not all((array > 0).all() for array in positive):
+        raise ModelError(f"layer {name!r} has a weight scale of 0 after folding BatchNorm; a scale must be positive")

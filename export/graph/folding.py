@@ -26,11 +26,6 @@ from limpq_deploy.calibration.numbers.grid import QuantGrid
 WRITTEN_BITS = 7
 """Weights of fewer bits are written this wide."""
 
-LARGEST_SUM = 2.0**15
-"""Largest result of a layer's product where it is rounded to FP16, which holds 65,504."""
-
-LARGEST_CODE = 128
-
 LARGEST_BIAS = 2.0**30
 """Largest bias code; the other half of int32 is left to the products."""
 
@@ -80,12 +75,6 @@ class IntegerLayer:
     def pow2(self) -> bool:
         """Whether all its scales are powers of two."""
         return bool((np.frexp(np.concatenate([self.scale, self.bias_scale]))[0] == 0.5).all())
-
-    @property
-    def half_step(self) -> float:
-        """2^-p: the largest power of two by which no sum of products with int8 codes passes `LARGEST_SUM`."""
-        sums = np.abs(self.codes.astype(np.int64)).reshape(len(self.codes), -1).sum(1) * LARGEST_CODE
-        return float(2.0 ** min(np.floor(np.log2(LARGEST_SUM / max(int(sums.max(initial=1)), 1))), 0.0))
 
     @property
     def rounded_bias(self) -> NDArray[np.float32]:

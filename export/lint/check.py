@@ -22,7 +22,6 @@ from limpq_deploy.export.records.targets import FileForm, TargetSpec
 from limpq_deploy.export.records.tensorrt_versions import form_for, form_named
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Tries
-from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT as DEFAULT_GPUS
 from limpq_deploy.export.runtimes.tensorrt_rtx.word import CompilerWord, compiler_word
 from limpq_deploy.export.runtimes.trial_apart import trial_apart
 
@@ -65,13 +64,14 @@ def lint(
     *,
     version: str | None = None,
     compiler: bool = False,
-    gpus: tuple[str, ...] = DEFAULT_GPUS,
+    gpus: tuple[str, ...] | None = None,
     apart: bool = False,
 ) -> LintReport:
     """Check an ONNX file against a target's rules, and give it to the target's runtime where that is here.
 
     ``runtime``: None takes the target's own. ``version``: of TensorRT; None: what the file says, else the newest.
-    ``compiler``: ask the compiler that judges the target's files too, for these ``gpus``; it takes some seconds.
+    ``compiler``: ask the compiler that judges the target's files too, for these ``gpus`` (None: the usual ones); it
+    takes some seconds.
     ``apart``: the target's own runtime tries the file in a process of its own, as one of a stranger deserves.
     Raises ModelError for a version that is not known.
     """

@@ -64,7 +64,7 @@ def layer_findings(node: onnx.NodeProto, graph: LintGraph, form: FileForm) -> It
         return
     yield from _weight(node, places, weight, graph, form)
     if not isinstance(source, Stop):
-        yield from _pair(node, source, weight, graph)
+        yield from _pair(node, source, weight, graph, form)
 
 
 def source_of(tensor: str, graph: LintGraph) -> Source:
@@ -184,13 +184,16 @@ def _same_axis(before: Sequence[int], after: Sequence[int], axis: int) -> int | 
     return None
 
 
-def _pair(node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
-    """Types of the codes of both inputs."""
+def _pair(
+    node: onnx.NodeProto, source: onnx.NodeProto, weight: onnx.NodeProto, graph: LintGraph, form: FileForm
+) -> Iterator[Finding]:
+    """Types of the codes of both inputs. Where FP8 is a format of the target it is no finding by itself."""
     kinds = [graph.types.get(one.input[0]) for one in (source, weight)]
     if None in kinds:
         return
     if node.op_type == "Conv" and (kinds[1] not in EIGHT_BITS or (kinds[0] == FP8) != (kinds[1] == FP8)):
         found = " and ".join(TensorProto.DataType.Name(kind).lower() for kind in kinds if kind is not None)
         yield finding("convolution-codes", name_of(node), f"they are {found}, and the builder refuses the model")
-    elif FP8 in kinds:
+        return
+    if FP8 in kinds and not form.fp8:
         yield finding("fp8", name_of(node), "it runs in FP8 (E4M3), and not before compute capability 8.9")

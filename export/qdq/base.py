@@ -13,12 +13,14 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.graph.fp8_layers import Fp8Layer
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, is_marker, marker_name
 from limpq_deploy.export.graph.onnx_files import attribute, constants
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
 from limpq_deploy.export.records.targets import FileForm, TargetSpec
 
-Layers = Mapping[str, IntegerLayer | FloatLayer]
+AnyLayer = IntegerLayer | FloatLayer | Fp8Layer
+Layers = Mapping[str, AnyLayer]
 """What a graph's layers compute with, by name."""
 
 LAYER_OPS = ("Conv", "Gemm")
@@ -77,7 +79,7 @@ class Dialect(ABC):
         ModelError."""
 
     @abstractmethod
-    def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
+    def layer_constants(self, layer: IntegerLayer | Fp8Layer) -> tuple[str, str]:
         """Write a layer's weight and bias; the names of the float tensors that its node reads."""
 
     @abstractmethod
@@ -104,7 +106,7 @@ class Dialect(ABC):
         """Any other node: it works on reals."""
         self.copy(node, [self.real(tensor) for tensor in node.input])
 
-    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+    def layer_input(self, node: onnx.NodeProto, layer: AnyLayer) -> str:
         """The written tensor of reals that a layer's node reads."""
         return self.real(node.input[0])
 
@@ -147,12 +149,17 @@ class Dialect(ABC):
             params = self.params_of(node.input[0])
             if params is None:
                 raise ModelError(f"layer {name!r} reads a tensor without a quantizer; its placement is incomplete")
+            if params.grid.fp8 != isinstance(layer, Fp8Layer):
+                raise ModelError(
+                    f"layer {name!r} has weights and reads codes of different kinds, FP8 and integers; give it one "
+                    "format"
+                )
             self._check_scale(layer, params)
             weight, bias = self.layer_constants(layer)
         self.copy(node, [self.layer_input(node, layer), weight, bias], name)
         self.done.add(f"layer {name}")
 
-    def _check_form(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> None:
+    def _check_form(self, node: onnx.NodeProto, layer: AnyLayer) -> None:
         expected = self.fixed[node.input[1]].shape
         found = layer.weight.shape if isinstance(layer, FloatLayer) else layer.codes.shape
         if found != expected:
@@ -164,7 +171,7 @@ class Dialect(ABC):
         ):
             raise ModelError(f"layer {layer.name!r} is a Gemm with alpha, beta or transB = 0; expected x @ W.T + b")
 
-    def _check_scale(self, layer: IntegerLayer, params: QuantParams) -> None:
+    def _check_scale(self, layer: IntegerLayer | Fp8Layer, params: QuantParams) -> None:
         scale = np.float32(params.scale[0]) * layer.scale
         if not np.array_equal(scale.astype(np.float32), layer.bias_scale):
             raise ModelError(

@@ -31,9 +31,10 @@ from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.float_nodes import PRODUCTS
 from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.graph.fp8_layers import Fp8Layer
 from limpq_deploy.export.graph.markers import is_marker, marker_name
 from limpq_deploy.export.graph.onnx_files import attribute
-from limpq_deploy.export.qdq.base import Dialect
+from limpq_deploy.export.qdq.base import AnyLayer, Dialect
 from limpq_deploy.export.qdq.tables import OPERATORS, evaluated
 from limpq_deploy.export.records.placement import ActQuantizer
 
@@ -172,13 +173,17 @@ class OnnxRuntimeDialect(Dialect):
             return
         self.add("Relu", [self.real(node.input[0])], node.output[0], name=self.unique_name(node))
 
-    def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
+    def layer_constants(self, layer: IntegerLayer | Fp8Layer) -> tuple[str, str]:
+        if isinstance(layer, Fp8Layer):
+            raise ModelError(
+                f"layer {layer.name!r} is in FP8, which {self.spec.name} does not execute; export for tensorrt_rtx"
+            )
         return (
             self._dequantized_constant(f"{layer.name}.weight", layer.codes, layer.scale),
             self._dequantized_constant(f"{layer.name}.bias", layer.bias_codes, layer.bias_scale),
         )
 
-    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+    def layer_input(self, node: onnx.NodeProto, layer: AnyLayer) -> str:
         codes = self.codes.get(node.input[0])
         if codes is None or not isinstance(layer, FloatLayer):
             return self.real(node.input[0])

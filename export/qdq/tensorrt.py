@@ -45,8 +45,9 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.graph.fp8_layers import Fp8Layer
 from limpq_deploy.export.graph.onnx_files import attribute
-from limpq_deploy.export.qdq.base import CODE_MOVERS, Dialect
+from limpq_deploy.export.qdq.base import CODE_MOVERS, AnyLayer, Dialect
 from limpq_deploy.export.records.placement import ActQuantizer
 
 INT8 = np.iinfo(np.int8)
@@ -142,7 +143,11 @@ class TensorRtDialect(Dialect):
         del self.nodes[index]
         return relu.input[0], high
 
-    def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
+    def layer_constants(self, layer: IntegerLayer | Fp8Layer) -> tuple[str, str]:
+        if isinstance(layer, Fp8Layer):
+            raise ModelError(
+                f"layer {layer.name!r} is in FP8, which files for {self.spec.name} do not have; export for tensorrt_rtx"
+            )
         bias = self.constant(f"{layer.name}.bias", layer.float_bias)
         return self._weight(layer.name, layer.codes, layer.scale), bias
 
@@ -154,7 +159,7 @@ class TensorRtDialect(Dialect):
             sizes = [int(size) for size in self.fixed[node.input[1]].shape[2:]]
             self.nodes[-1].attribute.append(helper.make_attribute("kernel_shape", sizes))
 
-    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+    def layer_input(self, node: onnx.NodeProto, layer: AnyLayer) -> str:
         if not self._in_half(layer):
             return self.real(node.input[0])
         self.half[node.output[0]] = node.output[0]
@@ -183,7 +188,7 @@ class TensorRtDialect(Dialect):
     def _half_constant(self, name: str) -> str:
         return self.constant(f"{name}.half", self.fixed[name].astype(np.float16)) if name else ""
 
-    def _in_half(self, layer: IntegerLayer | FloatLayer) -> bool:
+    def _in_half(self, layer: AnyLayer) -> bool:
         return self.form.typed and isinstance(layer, FloatLayer) and layer.bits == 16
 
     def _cast(self, tensor: str, kind: int) -> str:

@@ -7,11 +7,14 @@ integers, codes q_x and q_w[c], is written
     sum[c]    = f16(2^-p * (q_x . q_w[c]))       a Conv or Gemm without bias: DequantizeLinear by 1 and by 2^-p, in FP16
     result[c] = f32(sum[c]) * factor[c] + bias[c]         Cast, Mul, Add in FP32; factor = f32(s_x * s_w[c]) * 2^p
 
-Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass 2^15 (`half_step`):
+Its inputs are integers and a power of two, and ``p`` is the least with which no sum can pass 2^15 (`graph.half_sums`):
 nothing overflows, nothing is subnormal, no scale is rounded. What differs from TensorRT's file is one rounding, of the
 sum to the 11 bits of FP16; a sum of 11 bits or less stays as it is, and the trained model rounds like that where it
-stands for the file (`quant.half_sums`). All else is as there: quantizers, sums of streams, ReLUs and their bounds are
-in FP32, with the very numbers that were trained.
+stands for the file (`quant.half_sums`). All else is as there: quantizers, sums of streams,
+ReLUs and their bounds are in FP32, with the very numbers that were trained.
+
+A layer in FP8 is written the same way. Its codes are numbers of E4M3 (type float8e4m3fn) with zero-point 0, saturating
+as QuantizeLinear does by itself; so they need no Clip, and a ReLU in front of one stays.
 
 Around layers of 16 bits tensors stay in FP16: a residual stream that such layers alone read is no codes but FP16, one
 tensor for them and for the sum: read in FP32 by the sum, it would be written twice. So a sum of anything in FP16 is in
@@ -21,18 +24,25 @@ A MaxPool behind a layer and its ReLU is written straight behind the layer: fact
 keeps order, and the pool reads FP16 and leaves less to read.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
+from limpq_deploy.calibration.numbers.float8 import fp8_bytes
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
-from limpq_deploy.export.qdq.base import LAYER_OPS
+from limpq_deploy.export.graph.fp8_layers import Fp8Layer
+from limpq_deploy.export.graph.half_sums import sum_factor, sum_step
+from limpq_deploy.export.qdq.base import LAYER_OPS, AnyLayer
 from limpq_deploy.export.qdq.tensorrt import TensorRtDialect
 from limpq_deploy.export.records.placement import ActQuantizer
+
+FP8 = TensorProto.FLOAT8E4M3FN
 
 JOINS = ("Add", "Concat")
 """Operators that are in FP16 where anything that they read is."""
@@ -50,8 +60,27 @@ class TensorRtRtxDialect(TensorRtDialect):
         self.reader = {name: node for node in self.template.graph.node for name in node.input}
 
     def quantize(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
-        super().quantize(source, result, name, suffix, params)
+        if params.grid.fp8:
+            self._quantize_to_fp8(source, result, name, suffix, params)
+        else:
+            super().quantize(source, result, name, suffix, params)
         self.codes[self.dequantized[result]] = (f"{name}_codes{suffix}", f"{name}_zero_point")
+
+    def _quantize_to_fp8(self, source: str, result: str, name: str, suffix: str, params: QuantParams) -> None:
+        real = self.real(source)
+        if source in self.params:
+            real = self.add("LeakyRelu", [real], f"{name}_again{suffix}", alpha=1.0)
+        scale = self.constant(f"{name}_scale", np.array(params.scale[0], np.float32))
+        grid = [scale, self._fp8(f"{name}_zero_point", np.array(0, np.float32))]
+        codes = self.add("QuantizeLinear", [real, *grid], f"{name}_codes{suffix}")
+        self.dequantized[result] = self.add("DequantizeLinear", [codes, *grid], f"{name}_dequantized{suffix}")
+        self.params[result] = params
+
+    def _fp8(self, name: str, numbers: NDArray[np.float32]) -> str:
+        """An initializer of numbers of E4M3."""
+        raw = fp8_bytes(numbers).tobytes()
+        self.initializers.setdefault(name, helper.make_tensor(name, FP8, numbers.shape, raw, raw=True))
+        return name
 
     def pass_on(self, source: str, result: str, quantizer: ActQuantizer) -> None:
         deciding = [self.layers.get(name) for name in self.placement.deciding(quantizer)]
@@ -64,7 +93,7 @@ class TensorRtRtxDialect(TensorRtDialect):
         super().move(node)
         self.moved[node.output[0]] = node
 
-    def layer_input(self, node: onnx.NodeProto, layer: IntegerLayer | FloatLayer) -> str:
+    def layer_input(self, node: onnx.NodeProto, layer: AnyLayer) -> str:
         if isinstance(layer, FloatLayer):
             return super().layer_input(node, layer)
         return self._integers(self.real(node.input[0]))
@@ -88,18 +117,20 @@ class TensorRtRtxDialect(TensorRtDialect):
         self.integers[real] = name
         return name
 
-    def layer_constants(self, layer: IntegerLayer) -> tuple[str, str]:
-        name, step = f"{layer.name}.weight", layer.half_step
+    def layer_constants(self, layer: IntegerLayer | Fp8Layer) -> tuple[str, str]:
+        name = f"{layer.name}.weight"
+        write: Callable[[str, Any], str] = self._fp8 if isinstance(layer, Fp8Layer) else self.constant
+        zero: NDArray[Any] = np.zeros((), layer.codes.dtype)
         grid = [
-            self.constant(f"{name}_scale", np.array(step, np.float16)),
-            self.constant(f"{name}_zero_point", np.array(0, np.int8)),
+            self.constant(f"{name}_scale", np.array(sum_step(layer), np.float16)),
+            write(f"{name}_zero_point", zero),
         ]
-        written = self.constant(f"{name}_codes", layer.codes)
+        written = write(f"{name}_codes", layer.codes)
         return self.add("DequantizeLinear", [written, *grid], f"{name}_dequantized"), ""
 
     def copy(self, node: onnx.NodeProto, inputs: list[str], name: str | None = None) -> None:
         layer = self.layers.get(name) if name is not None else None
-        if not isinstance(layer, IntegerLayer):
+        if not isinstance(layer, IntegerLayer | Fp8Layer):
             super().copy(node, inputs, name)
             return
         assert node.op_type in LAYER_OPS
@@ -109,7 +140,7 @@ class TensorRtRtxDialect(TensorRtDialect):
         product.output[0] = f"{result}.sum"
         super().copy(product, inputs[:2], name)
         column = (1, -1) + (1,) * (layer.codes.ndim - 2)
-        factor = self.constant(f"{name}.factor", (layer.bias_scale / np.float32(layer.half_step)).reshape(column))
+        factor = self.constant(f"{name}.factor", sum_factor(layer).reshape(column))
         bias = self.constant(f"{name}.bias", layer.float_bias.reshape(column))
         total = self.add("Cast", [self._early_pool(node, product.output[0])], f"{result}.float", to=TensorProto.FLOAT)
         scaled = self.add("Mul", [total, factor], f"{result}.scaled")

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.export.records.targets import TargetSpec, in_float, target_named
 
 BitPair = tuple[int, int]
-"""(weight_bits, act_bits) of one layer."""
+"""(weight_bits, act_bits) of one layer, as `formats` has widths."""
 
 FLOAT_BITS = 32
 """Bits of a weight or an activation that a policy keeps in float32."""
@@ -180,7 +181,8 @@ class Placement:
     def act_widths(self, policy: Mapping[str, BitPair]) -> dict[str, int]:
         """Bits of every quantizer that does something.
 
-        A re-quantizer that `passes` is left out, and its readers take the parent's codes; floats too, for a layer that
+        A tensor of fixed width that only layers in FP8 read travels in FP8 itself (see `width_of`). A re-quantizer that
+        `passes` is left out, and its readers take the parent's codes; floats too, for a layer that
         is kept in float. So is a quantizer whose readers are kept in float; but where a target's layers end in codes
         (``single_q``), a tensor that is not itself made by a float layer still travels as codes, at ``carrier_bits``.
         A tensor that sums read too travels as codes, but with ``float_streams`` in float where its layers are.
@@ -188,7 +190,7 @@ class Placement:
         """
         widths: dict[str, int] = {}
         for quantizer in self.quantizers:
-            bits = quantizer.bits if quantizer.bits is not None else self._policy_bits(quantizer, policy)
+            bits = self.width_of(quantizer, policy)
             if self.spec.float_streams and quantizer.parent is None and quantizer.bits is not None:
                 deciding = self.deciding(quantizer)
                 if deciding and all(self._in_float(name, policy) for name in deciding):
@@ -203,9 +205,26 @@ class Placement:
             widths[quantizer.name] = bits
         return widths
 
+    def width_of(self, quantizer: ActQuantizer, policy: Mapping[str, BitPair]) -> int:
+        """Width of a quantizer under a policy. A fixed one (a residual stream at ``carrier_bits``) gives way to FP8
+        where all layers that read its codes are in FP8: on integers they would each need a quantizer of their own.
+        Raises ValueError as `act_widths`."""
+        if quantizer.bits is None:
+            return self._policy_bits(quantizer, policy)
+        readers = self.readers_of(quantizer)
+        in_fp8 = readers and all(policy.get(name, (0, 0))[1] == FP8 for name in readers)
+        return FP8 if in_fp8 and quantizer.bits == self.spec.carrier_bits else quantizer.bits
+
+    def readers_of(self, quantizer: ActQuantizer) -> tuple[str, ...]:
+        """Layers that read a quantizer's codes, as they are or quantized again."""
+        again = [name for one in self.quantizers if one.parent == quantizer.name for name in one.layers]
+        return (*quantizer.layers, *again)
+
     def passes(self, quantizer: ActQuantizer, bits: int, parent_bits: int) -> bool:
         """Whether a re-quantizer of these bits is the identity: as wide as its parent, wider, or on a grid of as many
-        codes (without codes above 127, 7 bits behind a ReLU are the grid of 8)."""
+        codes (without codes above 127, 7 bits behind a ReLU are the grid of 8). Between integers and FP8 none is."""
+        if FP8 in (bits, parent_bits):
+            return bits == parent_bits
         if in_float(parent_bits) or bits >= parent_bits:
             return bits >= parent_bits
         grids = [

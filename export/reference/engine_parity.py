@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.graph.loading import load_model
-from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
+from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model, with_ends
 from limpq_deploy.export.reference.parity import ClipCheck, LostBound, ParityReport, TensorParity, compare_codes, merged
 
 Feeds = dict[str, NDArray[np.float32]]
@@ -48,16 +48,14 @@ def references(path: Path, batches: Iterable[NDArray[np.float32]]) -> Iterator[R
     """The file as written on batches of images NCHW, by ONNX Runtime with every optimisation off."""
     from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
 
-    model = load_model(path)
-    _, cuts = cut_model(model)
-    session = open_as_written(model, [cut.tensor for cut in cuts])
-    image, logits = model.graph.input[0].name, model.graph.output[0].name
+    model, cuts = with_ends(load_model(path))
+    session = open_as_written(model, [])
+    image, results = model.graph.input[0].name, [output.name for output in model.graph.output]
     for images in batches:
         values = session.run_feeds({image: images})
-        reals = [cut.reals(values[cut.tensor]) for cut in cuts]
         yield Reference(
-            feeds={image: images, **{cut.start: one for cut, one in zip(cuts, reals, strict=True)}},
-            ends={logits: values[logits], **{cut.end: one for cut, one in zip(cuts, reals, strict=True)}},
+            feeds={image: images, **{cut.start: values[cut.end] for cut in cuts}},
+            ends={name: values[name] for name in results},
         )
 
 
@@ -111,7 +109,7 @@ def check_clips(model: onnx.ModelProto, cuts: tuple[Cut, ...], run: RunFeeds, *,
     for ends in (("low", "high"), ("high",), ("low",)):
         feeds: Feeds = {image.name: (SATURATING * generator.standard_normal(shape)).astype(np.float32)}
         for cut in cuts:
-            reals = np.asarray([getattr(cut, end) for end in ends], np.float32) * np.float32(cut.scale)
+            reals = np.asarray([cut.real(getattr(cut, end)) for end in ends], np.float32)
             feeds[cut.start] = generator.choice(reals, size=(1, *cut.shape)).astype(np.float32)
         found = run(feeds)
         for cut in cuts:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import LimpqError
-from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
-from limpq_deploy.export.reference.engine_parity import Reference, check_clips, compare_engine
+from limpq_deploy.export.graph.split_at_quantizers import cut_model, with_ends
+from limpq_deploy.export.reference.engine_parity import Feeds, Reference, check_clips, compare_engine
 from limpq_deploy.export.runtimes.base import DeviceTimed, Runtime
 
 CHANNELS, SIZE, CLASSES = 32, 16, 10
@@ -61,7 +61,7 @@ def self_test(runtime: Runtime) -> SelfTest:
         path.write_bytes(model.SerializeToString())
         cut_path.write_bytes(cut.SerializeToString())
         images = tiny_images(4)
-        expected = _expected(model, cuts, images)
+        expected = _expected(model, images)
 
         def engine() -> str:
             found = runtime.engine(path)
@@ -205,19 +205,17 @@ def _ends(low: int, high: int) -> tuple[tuple[str, int], tuple[str, int]]:
     return ("low", low), ("high", high)
 
 
-def _expected(model: onnx.ModelProto, cuts: tuple[Cut, ...], images: NDArray[np.float32]) -> Reference:
+def _expected(model: onnx.ModelProto, images: NDArray[np.float32]) -> Reference:
     """The file as written, by onnx's reference evaluator, which knows Q and DQ from opset 19 on (and the same ones)."""
     from onnx.reference import ReferenceEvaluator
 
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
+    shown, cuts = with_ends(model)
     shown.opset_import[0].version = 21
-    shown.graph.output.extend(helper.make_empty_tensor_value_info(cut.tensor) for cut in cuts)
-    logits, *codes = ReferenceEvaluator(shown).run(None, {"images": images})
-    reals = [cut.reals(np.asarray(one)) for cut, one in zip(cuts, codes, strict=True)]
+    logits, *reals = ReferenceEvaluator(shown).run(None, {"images": images})
+    values: Feeds = {cut.end: np.asarray(real, np.float32) for cut, real in zip(cuts, reals, strict=True)}
     return Reference(
-        feeds={"images": images, **{cut.start: one for cut, one in zip(cuts, reals, strict=True)}},
-        ends={"logits": np.asarray(logits, np.float32), **{cut.end: one for cut, one in zip(cuts, reals, strict=True)}},
+        feeds={"images": images, **{cut.start: values[cut.end] for cut in cuts}},
+        ends={"logits": np.asarray(logits, np.float32), **values},
     )
 
 

@@ -17,6 +17,17 @@ from limpq_deploy.export.runtimes.trial import Trial
 INTEGER = ("u8s8", "s8s8", "u8u8", "s8u8")
 """Precisions of layers that run in integers, as `Engine.layer_precision` spells them."""
 
+FLOAT8 = "float8"
+"""The precision of layers whose products are of FP8 numbers."""
+
+CODED = (*INTEGER, FLOAT8)
+"""Precisions of layers whose products are of codes, as a file plans them."""
+
+
+def keeps_plan(planned: str, found: str) -> bool:
+    """Whether a layer that a file plans on codes runs on codes of that kind."""
+    return found == FLOAT8 if planned == FLOAT8 else found in INTEGER
+
 
 class NoGraph(ModelError):
     """A runtime does not show the graph that it executes, or its inner codes."""
@@ -209,8 +220,8 @@ class Engine:
 
     @property
     def float_layers(self) -> tuple[str, ...]:
-        """Layers that the optimised graph does not show to run in integers, planned or not."""
-        return tuple(name for name, precision in self.layer_precision.items() if precision not in INTEGER)
+        """Layers that the optimised graph does not show to run on codes, integers or FP8, planned or not."""
+        return tuple(name for name, precision in self.layer_precision.items() if precision not in CODED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +229,8 @@ class CompiledEngine(Engine):
     """An engine as its compiler's own list of layers shows it, without a run.
 
     ``compiler``: product and version. ``capabilities``: that it is for, by name. ``layers``: Conv and Gemm layers of
-    the file, ``integer_layers``: those whose products are of integers. ``kernels``: what one call launches.
+    the file, ``integer_layers``: those whose products are of integers, ``fp8_layers``: of FP8 (None in older files).
+    ``kernels``: what one call launches.
     ``moved_bytes``: that they read and write, without weights, for "batch_1" and "batch_8", each by an engine that is
     tuned for that batch; None where this one does not take it. ``moved_by_type``: the same by type. ``weight_bytes``:
     None where the log does not say.
@@ -232,3 +244,4 @@ class CompiledEngine(Engine):
     moved_bytes: dict[str, int | None]
     moved_by_type: dict[str, dict[str, int]]
     weight_bytes: int | None
+    fp8_layers: int | None = None

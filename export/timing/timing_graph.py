@@ -10,10 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from limpq_deploy.calibration.numbers.float8 import nearest_fp8
 from limpq_deploy.calibration.numbers.params import QuantParams
-from limpq_deploy.export.graph.float_layers import FloatLayer, fold_float, fold_weight_only
-from limpq_deploy.export.graph.folding import IntegerLayer, fold
+from limpq_deploy.export.graph.float_layers import fold_float, fold_weight_only
+from limpq_deploy.export.graph.folding import fold
+from limpq_deploy.export.graph.fp8_layers import fold_fp8
 from limpq_deploy.export.graph.onnx_files import constants
+from limpq_deploy.export.qdq.base import AnyLayer
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import in_float
@@ -35,7 +38,7 @@ def timing_graph(
         for quantizer, grid in placement.act_grids(policy).items()
     }
     floats = placement.float_layers(policy)
-    layers: dict[str, IntegerLayer | FloatLayer] = {}
+    layers: dict[str, AnyLayer] = {}
     for layer in placement.layers:
         weight = fixed[f"{layer.name}.weight"].astype(np.float64)
         bias = fixed[f"{layer.name}.bias"].astype(np.float64) if f"{layer.name}.bias" in fixed else None
@@ -47,6 +50,16 @@ def timing_graph(
             continue
         grid = placement.spec.weight_grid(bits)
         scale = float(np.abs(weight).max(initial=0.0)) / grid.qmax or 1.0
+        if grid.fp8:
+            layers[layer.name] = fold_fp8(
+                name=layer.name,
+                codes=nearest_fp8(weight / scale),
+                weight_scale=scale,
+                input_scale=acts[_read(placement, layer, acts)].scale[0],
+                bias=bias,
+                batchnorm=None,
+            )
+            continue
         codes = np.clip(np.rint(weight / scale), grid.qmin, grid.qmax).astype(np.int64)
         if layer.name in floats:
             layers[layer.name] = fold_weight_only(

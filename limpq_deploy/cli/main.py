@@ -7,13 +7,14 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import limpq_deploy
 from limpq_deploy.calibration.errors import LimpqError, SettingError
 from limpq_deploy.calibration.plain_text import plain, plain_record
-from limpq_deploy.calibration.version import __version__
+from limpq_deploy.callbacks import Callback
 from limpq_deploy.cli.commands.bench import bench
 from limpq_deploy.cli.commands.finish import add_finish_commands
 from limpq_deploy.cli.commands.inspect import inspect
@@ -34,15 +35,11 @@ from limpq_deploy.cli.options.shared import (
 )
 from limpq_deploy.cli.output import answers
 from limpq_deploy.cli.output.answers import answer, aside
-from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT, target_named
+from limpq_deploy.export.records.targets import BUILDERS, EXPORTED, TENSORRT
 from limpq_deploy.progress import speak
 from limpq_deploy.tasks.names import DEFAULT_TASK
 from limpq_deploy.tasks.names import FORMS as TASK_FORMS
 from limpq_deploy.termination import Terminated, listen
-
-if TYPE_CHECKING:
-    from limpq_deploy.pipeline.config import Config
-    from limpq_deploy.workspace.workspace import Passed
 
 VERDICT_FAILED = 3
 
@@ -130,8 +127,23 @@ def _show_traceback(ctx: click.Context) -> None:
         aside(traceback.format_exc())
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from limpq_deploy.cli.output.version import version_lines
+
+        answer(version_lines())
+        ctx.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="limpq-deploy")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show it, with libraries.",
+)
 @click.option(
     "-v", "--verbose", is_flag=True, help="Of any command: progress every 5 s, why stages run, what they cost."
 )
@@ -154,53 +166,47 @@ def main(verbose: bool, quiet: bool, debug: bool) -> None:
 
 def _build(until: str | None, options: dict[str, Any]) -> None:
     """Run the stages up to one of them, print the outcome, and exit with 3 when the verdict failed."""
-    from limpq_deploy.optional_packages import require_modules
-    from limpq_deploy.pipeline.config import make_config
-    from limpq_deploy.progress import progress
-
     file, fresh, as_json = options.pop("config"), options.pop("fresh"), options.pop("as_json")
     plan = options.pop("plan", False)
-    config = make_config(options, file)
-    require_modules(("torch",), "training")
     try:
-        with progress("loading torch", brief=True):
-            from limpq_deploy.cli.output.summary import summary
-            from limpq_deploy.pipeline.stages.run import help_build, run_build
-            from limpq_deploy.train.processes import follows
         if plan:
-            _plan(config, fresh=fresh, as_json=as_json)
+            _plan(file, fresh=fresh, as_json=as_json, **options)
             return
-        if follows():
-            help_build(config, until=until)
-            return
-        outcome = run_build(config, until=until, fresh=fresh, say=_say, note=_note)
+        outcome = limpq_deploy.build(config=file, until=until, fresh=fresh, progress=_Told(), **options).outcome
     except (KeyboardInterrupt, SystemExit, Terminated) as end:
         code = end.code if isinstance(end, SystemExit) else TERMINATED if isinstance(end, Terminated) else INTERRUPTED
         if code in (INTERRUPTED, TERMINATED):
             by = "" if code == INTERRUPTED else " by SIGTERM"
             aside(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.")
         sys.exit(code)
+    if outcome is None:  # a process beside the one that builds, which answers
+        return
+    from limpq_deploy.cli.output.summary import summary
+
     answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
         sys.exit(VERDICT_FAILED)
 
 
-def _plan(config: "Config", *, fresh: bool, as_json: bool) -> None:
+def _plan(config: Path | None, *, fresh: bool, as_json: bool, **options: Any) -> None:
+    from limpq_deploy.api.builds import plan
     from limpq_deploy.cli.output.plan import plan_lines
-    from limpq_deploy.pipeline.stages.plan import plan_build, plan_to_json
+    from limpq_deploy.pipeline.stages.plan import plan_to_json
 
-    stages = plan_build(config, fresh=fresh)
+    stages = plan(config=config, fresh=fresh, **options)
     answer(json.dumps(plan_to_json(stages)) if as_json else plan_lines(stages))
 
 
-def _note(sentence: str) -> None:
-    aside(f"note: {plain(sentence, LONGEST_ERROR)}")
+class _Told(Callback):
+    """Stages and notes on stderr; steps are a bar of their own."""
 
+    def on_note(self, sentence: str) -> None:
+        aside(f"note: {plain(sentence, LONGEST_ERROR)}")
 
-def _say(passed: "Passed") -> None:
-    from limpq_deploy.cli.output.tables import stage_line
+    def on_stage(self, stage: Any) -> None:
+        from limpq_deploy.cli.output.tables import stage_line
 
-    aside(stage_line(plain_record(passed, LONGEST_ERROR)))
+        aside(stage_line(plain_record(stage, LONGEST_ERROR)))
 
 
 @main.command(cls=GroupedCommand, short_help="All stages, from images to a measured bundle.")
@@ -325,38 +331,15 @@ def parity(subject: Path, data: str | None, images: int | None, trusted: bool, a
     """
     from limpq_deploy.calibration.records import to_dict
 
-    if subject.is_file():
-        _file_parity(subject, data, images, as_json)
-        return
-    if data is not None or images is not None:
+    if not subject.is_file() and (data is not None or images is not None):
         raise click.UsageError("--data and --images are for a file; a build is compared on its own test images")
-    from limpq_deploy.optional_packages import require_modules
-
-    require_modules(("torch", "safetensors"), "comparing with the trained model")
-    from limpq_deploy.pipeline.stages.run import repeat_parity
-
-    report = repeat_parity(subject, say=_say, trusted=trusted)
-    if as_json:
-        answer(json.dumps(to_dict(report)))
-    else:
-        from limpq_deploy.cli.output.tables import parity_table
-
-        answer(parity_table(report))
-    if not report.exact:
-        sys.exit(VERDICT_FAILED)
-
-
-def _file_parity(path: Path, data: str | None, images: int | None, as_json: bool) -> None:
-    from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.pipeline.file_parity import IMAGES, check_file
-
-    found = check_file(path, data=data, images=images or IMAGES)
+    found = limpq_deploy.parity(subject, data=data, images=images, trusted=trusted, progress=_Told())
     if as_json:
         answer(json.dumps(to_dict(found)))
     else:
-        from limpq_deploy.cli.output.tables import file_parity_lines
+        from limpq_deploy.cli.output.tables import file_parity_lines, parity_table
 
-        answer(file_parity_lines(found))
+        answer(file_parity_lines(found) if subject.is_file() else parity_table(found))  # type: ignore[arg-type]
     if not found.exact:
         sys.exit(VERDICT_FAILED)
 
@@ -379,22 +362,13 @@ def lint(model: Path, target: str | None, version: str | None, as_json: bool) ->
     TensorRT-RTX builds an engine of it where that is installed (extra rtx), without a GPU. A file that was exported
     here names its target; for others, and for float models, give --target.
     """
+    from limpq_deploy.api.checks import NoTarget
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.export.graph.loading import load_model
-    from limpq_deploy.export.lint.check import lint as check
-    from limpq_deploy.export.records.tensorrt_versions import target_of
 
-    loaded = load_model(model)
-    said = target_of(loaded) or (TENSORRT if version is not None else None)
-    spec = said if target is None else target_named(target)
-    if spec is None:
-        raise click.UsageError(
-            f"Missing option '--target': {model} does not say for which runtime it is written; choose "
-            f"{' or '.join(EXPORTED)}"
-        )
-    if version is not None and version not in spec.versions:
-        raise click.UsageError(f"--tensorrt is a version of TensorRT, and the target is {spec.name}; leave it away")
-    report = check(loaded, spec, version=version, compiler=True, apart=True)
+    try:
+        report = limpq_deploy.lint(model, target, tensorrt=version)
+    except NoTarget as error:
+        raise click.UsageError(str(error)) from error
     if as_json:
         answer(json.dumps(to_dict(report)))
     else:
@@ -419,9 +393,8 @@ def verify(bundle: Path, replay: bool, key: Path | None, as_json: bool) -> None:
     --key the signature) is right. Exit code 1: the bundle is refused; 3: an answer differs from the recorded one.
     """
     from limpq_deploy.calibration.records import to_dict
-    from limpq_deploy.pipeline.inspect_model import verify_and_replay
 
-    report = verify_and_replay(bundle, replay=replay, public_key=key)
+    report = limpq_deploy.verify(bundle, replay=replay, key=key)
     canaries = report.canaries
     if as_json:
         answer(json.dumps(to_dict(report)))

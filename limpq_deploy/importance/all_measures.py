@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from limpq_deploy.calibration.datasets import Split
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.importance.divergence import Table, add_divergence
 from limpq_deploy.importance.fisher import add_fisher
 from limpq_deploy.importance.variants import TensorAt, batch_statistics, searched_tensors
@@ -34,12 +35,16 @@ def measured(
     """Indicators with ``kl``, ``loss`` (where labels teach) and ``fisher`` of every searched layer, each a mean over
     some ``images``.
 
-    The reference is the widest candidate everywhere, whose measures are 0; the model is left at it. ``kl`` and
+    The reference is the widest candidate everywhere, whose measures are 0; beside FP8, which no other width is wider
+    than in all respects, it is the float model. The model is left at it. ``kl`` and
     ``fisher`` take no labels. ``loss`` may fall by chance where a width does no harm; such entries are 0.
     """
     bits = indicators.bits
-    model.set_bits({layer.name: (bits[-1], bits[-1]) for layer in model.placement.searched})
-    tensors, below = searched_tensors(model.placement), bits[:-1]
+    below = bits if FP8 in bits else bits[:-1]
+    model.set_float()
+    if below != bits:
+        model.set_bits({layer.name: (bits[-1], bits[-1]) for layer in model.placement.searched})
+    tensors = searched_tensors(model.placement)
     task = judge.of(split)
     names = ("kl", "loss", "fisher") if task.labels_teach else ("kl", "fisher")
     tables: dict[str, Table] = {name: {} for name in names}
@@ -70,7 +75,7 @@ def _with_measures(
 
     def means(table: Table, tensor: TensorAt) -> tuple[float, ...]:
         # Activations of a single width are not measured: no policy can change them.
-        return (*(max(table.get((tensor, width), 0.0), 0.0) / images for width in bits[:-1]), 0.0)
+        return tuple(max(table.get((tensor, width), 0.0), 0.0) / images for width in bits)
 
     found = {name: Measure(weight=means(table, weight), act=means(table, act)) for name, table in tables.items()}
     return replace(layer, measures={**(layer.measures or {}), **found})

@@ -108,8 +108,7 @@ def _error(
     if tensor.kind == "act":
         return _act_at(model.act_quantizer(tensor.name), value, width) - output
     layer = model.quant_layer(tensor.name)
-    assert layer.active is not None
-    change = _weight_at(layer, width) - _weight_at(layer, layer.active)
+    change = _weight_at(layer, width) - (layer.weight if layer.active is None else _weight_at(layer, layer.active))
     return layer.apply_weight(value, change, None)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.preview import Preview
 from limpq_deploy.importance.ties import behind, chosen
@@ -95,7 +96,7 @@ def _entries(
         raise problem
     if uniform is not None:
         policy = uniform_candidate(uniform, indicators, budgets, found[0].policy, admit=admit)
-        found.insert(0, _Entry(f"uniform w{uniform[0]}a{uniform[1]}", None, policy))
+        found.insert(0, _Entry(f"uniform {pair_name(uniform)}", None, policy))
     distinct: dict[tuple[tuple[str, BitPair], ...], _Entry] = {}
     for entry in found:
         distinct.setdefault(tuple(entry.policy.pairs().items()), entry)

@@ -14,16 +14,19 @@ from limpq_deploy.calibration.datasets import KINDS as DATA_AT_PATHS
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
 from limpq_deploy.calibration.json_text import load_json, read_whole
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.calibration.suggestions import did_you_mean
 from limpq_deploy.calibration.trust import require_trusted, trust
 from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
-from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, taking, target_named
+from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, in_float, taking, target_named
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named, split
+from limpq_deploy.export.runtimes.tensorrt_rtx.needs import without_fp8
 from limpq_deploy.model.names import LIBRARIES
 from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, TYPES, BudgetSettings
 from limpq_deploy.policy.budgets import option_of as plain_option
+from limpq_deploy.policy.spaces import formats_named
 from limpq_deploy.tasks.names import DEFAULT_TASK, require_task
 from limpq_deploy.train.settings import AS_SUITS, Training
 from limpq_deploy.workspace.file_names import CONFIG
@@ -31,6 +34,8 @@ from limpq_deploy.workspace.file_names import CONFIG
 FORMAT = "limpq.config/1"
 
 DEFAULT_LIKE = "w4a4"
+
+BITS = (2, 3, 4, 5, 6)
 
 NATIVE = "native:"
 """Begins the name of a search space of a target's own pairs."""
@@ -79,6 +84,8 @@ class Config(BudgetSettings):
     deployed model may lose against float. ``task``: what the network is for (`tasks.names.FORMS`). ``calibration``: a
     folder of images without labels, which take the place of the training and validation images.
     ``objective``: what the recommendation of a file to ship weighs (docs/recommendation.md).
+    ``formats``: layers choose among these, each as a whole (`numbers.formats.FORMATS`), instead of among ``bits``; the
+    default budget is then w8a8, which int8 and fp8 keep alike.
     ``max_float_share``: of all multiply-accumulates, what operators without an integer form may take; a network with
     more is refused before anything is trained.
     ``latency_seconds``: recorded calls of each model with each number of threads. ``space``, ``min_bits``, ``pin``,
@@ -108,7 +115,8 @@ class Config(BudgetSettings):
     calibration: Path | None = None
     classes: Path | None = None
     target: str | None = None
-    bits: tuple[int, ...] = (2, 3, 4, 5, 6)
+    bits: tuple[int, ...] = BITS
+    formats: tuple[str, ...] = ()
     latency_rounds: int = ROUNDS
     min_speedup: float | None = None
     space: str | None = None
@@ -151,6 +159,7 @@ class Config(BudgetSettings):
             raise ValueError(
                 f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6"
             )
+        self._check_formats()
         if self.weights_key is not None and self.weights is None:
             raise ValueError(
                 f"weights_key is {self.weights_key}, which has no effect without weights; give --weights too"
@@ -238,6 +247,37 @@ class Config(BudgetSettings):
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; expected 0 or above, below 2^63")
 
+    def _check_formats(self) -> None:
+        """Refuse formats that nothing executes, and what says otherwise than they do."""
+        if not self.formats:
+            return
+        try:
+            widths = formats_named(self.formats)
+        except SettingError as error:
+            raise ValueError(str(error)) from error
+        said = f"formats is {','.join(self.formats)}"
+        for name, given in (("bits", self.bits != BITS), ("space", self.space), ("act_bits", self.act_bits)):
+            if given:
+                raise ValueError(f"{said}, and {name} says otherwise what layers may take; leave one away")
+        if not self.candidates:
+            raise ValueError(f"{said}, which leaves nothing to quantize; give int8 or fp8 too")
+        target = self.target_spec
+        for width in widths:
+            if not target.holds(width, width, linear=False):
+                *others, last = [name for name, one in TARGETS.items() if one.holds(width, width, linear=False)]
+                raise ValueError(
+                    f"{said}, and the target {target.name} executes no layer in {self.formats_at(width)}; give "
+                    f"--target {' or '.join((*others, last))}, or leave it away"
+                )
+        if FP8 not in widths:
+            return
+        if self.importance == "scale":
+            raise ValueError("importance is scale, which compares scales, and those of FP8 say nothing; give kl")
+        if self.gpus is not None:
+            refused = without_fp8(capabilities_named(split(self.gpus)), f"gpus is {self.gpus}, and the model")
+            if refused is not None:
+                raise ValueError(refused)
+
     def command_line(self) -> str:
         """The command that asks for this build: every setting that is not the default.
 
@@ -270,6 +310,17 @@ class Config(BudgetSettings):
         return DEFAULT if self.target is None else target_named(self.target)
 
     @property
+    def candidates(self) -> tuple[int, ...]:
+        """Widths that layers are quantized at, ascending: ``bits``, or those of ``formats`` that are no floats."""
+        if not self.formats:
+            return self.bits
+        return tuple(width for width in formats_named(self.formats) if not in_float(width))
+
+    def formats_at(self, width: int) -> str:
+        """The format of ``formats`` that has this width."""
+        return next(name for name in self.formats if formats_named((name,)) == (width,))
+
+    @property
     def limited(self) -> bool:
         """Whether any budget is given."""
         return any(getattr(self, name) is not None for name in LIMITING)
@@ -295,6 +346,8 @@ class Config(BudgetSettings):
         """``like``, or the default where no budget at all is given and a policy is searched."""
         if self.limited or self.policy is not None or self.goes_round:
             return self.like
+        if self.formats:
+            return "w8a8"
         return DEFAULT_LIKE if self.act_width is None else f"w4a{self.act_width}"
 
     @property

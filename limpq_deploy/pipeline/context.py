@@ -23,13 +23,14 @@ from limpq_deploy.calibration.datasets import (
 from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUnavailable, SettingError
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.in_memory import in_memory
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import FileForm, TargetSpec, in_float
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import BuildsElsewhere, Runtime
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
-from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT as DEFAULT_GPUS
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import split
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.channel_ranges import equalise_channels
@@ -50,6 +51,7 @@ from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLa
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.restrictions import restrict
 from limpq_deploy.policy.search import search_policy
+from limpq_deploy.policy.spaces import FORMATS_SPACE
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 from limpq_deploy.tasks.agreement import by_float
 from limpq_deploy.tasks.base import Task
@@ -94,7 +96,7 @@ class Subject:
         self.require_data_of_task()
         self._check_training()
         self._check_floats()
-        untrained = _placeholder_indicators(self.placement, self.config.bits)
+        untrained = _placeholder_indicators(self.placement, self.config.candidates)
         if self.config.act_bits is not None and not self.placement.weights_only:
             untrained = weights_only(untrained, self.config.act_bits)
         indicators = self.restricted(with_edges(with_memory(untrained, self._shapes, self.placement), self._shapes))
@@ -193,9 +195,9 @@ class Subject:
         return isinstance(runtime, BuildsElsewhere) and runtime.unavailable() is not None
 
     @property
-    def gpus(self) -> tuple[str, ...]:
-        """Compute capabilities that a compiler is asked about."""
-        return DEFAULT_GPUS if self.config.gpus is None else split(self.config.gpus)
+    def gpus(self) -> tuple[str, ...] | None:
+        """Compute capabilities that a compiler is asked about; None: the usual ones that admit a file."""
+        return None if self.config.gpus is None else split(self.config.gpus)
 
     def compiler(self) -> Runtime:
         """The target's runtime, where its engines are built here and run elsewhere. Raises MissingExtra where it cannot
@@ -292,7 +294,7 @@ class Subject:
     @property
     def foreign_weights(self) -> bool:
         """Whether weights were trained elsewhere, perhaps on images that are held out here."""
-        return self.config.weights is not None or self.config.pretrained
+        return self.config.weights is not None or self.config.pretrained or in_memory(self.config.model)
 
     @property
     def start(self) -> Start:
@@ -385,6 +387,8 @@ class Subject:
         config = self.config
         alone = self.placement.weights_only
         space = f"w*a{config.act_width}" if alone else config.space
+        if config.formats:
+            space = f"{FORMATS_SPACE}{','.join(config.formats)}"
         restricted = restrict(indicators, space=space, min_bits=config.min_bits, pin=config.pin, tie=config.tie)
         floats = self.target.float_widths
         untrained = sorted(set(restricted.bits) - set(indicators.bits) - floats)
@@ -407,9 +411,9 @@ class Subject:
             linear = self.placement.layer(name).kind == "linear"
             if not target.holds(weight, act, linear=linear):
                 native = [*target.native_pairs, *(target.linear_pairs if linear else ())]
-                shown = " or ".join(f"w{w}a{a}" for w, a in native if in_float(max(w, a)))
+                shown = " or ".join(pair_name((w, a)) for w, a in native if in_float(max(w, a)))
                 raise SettingError(
-                    f"{origin} gives layer {name!r} w{weight}a{act}; {target.name} leaves "
+                    f"{origin} gives layer {name!r} {pair_name((weight, act))}; {target.name} leaves "
                     f"{'layers in float as ' + shown if shown else 'no layer in float'}: take that, or bits of 2 to 8"
                 )
 

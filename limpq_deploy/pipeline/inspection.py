@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -78,18 +79,29 @@ class Inspection:
 
 
 def inspect(
-    model: str | nn.Module,
+    model: str | nn.Module | Callable[[], nn.Module],
     *,
     target: str | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     input_shape: tuple[int, ...] | None = None,
 ) -> Inspection:
-    """Look at a network: a name or ``module:factory`` as in `build`, or a module, which stays as it is.
+    """Look at a network without data and without training: a name or ``module:factory`` as in `build`, a function that
+    makes a module, or a module, which stays as it is.
 
-    ``input_shape``: (C, H, W) of an image; None: as its name or its ``preprocess`` says. What stops the network is in
-    the answer. Raises LimpqError where there is no network to look at: an unknown name, weights that do not fit.
+    ``input_shape``: (C, H, W) of an image; None: as its name or its ``preprocess`` says. ``target``: what is to run it.
+    The answer has ``accepted``, ``why`` not, ``layers`` with MACs of one image, ``float_operators`` and
+    ``integer_macs_share`` (0 to 1). What stops the network is in the answer.
+
+    Raises LimpqError where there is no network to look at: an unknown name, weights that do not fit.
+
+    Examples:
+        >>> found = limpq_deploy.inspect(net, input_shape=(1, 16, 16))
+        >>> found.accepted, [layer.name for layer in found.layers]
+        (True, ['conv1', 'conv2', 'fc'])
     """
-    return judged(looked_at(model, weights=weights, input_shape=input_shape), target)
+    network = model if isinstance(model, str | nn.Module) else model()
+    file = None if weights is None else Path(weights)
+    return judged(looked_at(network, weights=file, input_shape=input_shape), target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.numbers.formats import bits_of
 from limpq_deploy.policy.costs import MIB, Asked, Budget, LayerShape
 from limpq_deploy.policy.indicators import ActMoment
 from limpq_deploy.policy.objective import group_leaders
@@ -29,7 +30,7 @@ class WeightBits:
         return False
 
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
-        return layer.num_weights * weight_bits
+        return layer.num_weights * bits_of(weight_bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class ActBits:
         return False
 
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
-        return self.elements.get(layer.name, 0) * act_bits
+        return self.elements.get(layer.name, 0) * bits_of(act_bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class ActMemory:
         return self.moment.fixed_bits
 
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
-        return self.moment.tensors.get(layer.name, 0) * act_bits
+        return self.moment.tensors.get(layer.name, 0) * bits_of(act_bits)
 
 
 def weight_bits_budget(asked: Asked) -> Budget:
@@ -109,7 +110,7 @@ def act_memory_budgets(asked: Asked) -> tuple[Budget, ...]:
     """
     limit = asked.limit(MIB)
     moments = _recorded(asked.indicators.moments, "moments", asked)
-    widest = asked.indicators.bits[-1]
+    widest = bits_of(asked.indicators.bits[-1])
 
     def most(moment: ActMoment) -> int:
         return moment.fixed_bits + widest * sum(moment.tensors.values())

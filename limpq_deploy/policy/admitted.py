@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import FP8, whole
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
@@ -48,18 +49,19 @@ def tie_classes(layers: Sequence[LayerIndicators]) -> list[list[LayerIndicators]
 def admitted_pairs(indicators: Indicators) -> dict[str, frozenset[BitPair]]:
     """(weight_bits, act_bits) that a layer may take, by name; a layer that may take all candidates is left out.
 
-    Layers that share bit-widths may take what all of them admit. Raises SettingError where that is nothing.
+    FP8 is taken for both or for neither. Layers that share bit-widths may take what all of them admit. Raises
+    SettingError where that is nothing.
     """
-    if all(layer.pairs is None for layer in indicators.layers):
+    if all(layer.pairs is None for layer in indicators.layers) and FP8 not in indicators.bits:
         return {}
-    everything = frozenset(product(indicators.bits, indicators.bits))
+    everything = frozenset(filter(whole, product(indicators.bits, indicators.bits)))
     found: dict[str, frozenset[BitPair]] = {}
     for layers in components(indicators.layers):
-        if all(layer.pairs is None for layer in layers):
+        if all(layer.pairs is None for layer in layers) and FP8 not in indicators.bits:
             continue
         classes = tie_classes(layers)
         admitted = [
-            frozenset.intersection(*(everything if one.pairs is None else frozenset(one.pairs) for one in tied))
+            frozenset.intersection(everything, *(frozenset(one.pairs) for one in tied if one.pairs is not None))
             for tied in classes
         ]
         acts = frozenset.intersection(*(frozenset(act for _, act in pairs) for pairs in admitted))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import FP8, bits_of
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.table import LatencyTable
@@ -307,8 +308,8 @@ def uniform_policy_within(
     """The uniform (weight_bits, act_bits) to compare a mixed policy with at the same budgets and restrictions.
 
     ``like``, when both its widths are candidates (others were never trained), every layer may take it and every budget
-    holds; else such a candidate pair with the most BitOps (ties: larger min(w, a), then larger w); None where there is
-    none. Raises SettingError where layers that share bit-widths have no pair in common.
+    holds; else such a candidate pair with the most BitOps (ties: larger min(w, a), then larger w, then integers); None
+    where there is none. Raises SettingError where layers that share bit-widths have no pair in common.
     """
     admitted = admitted_pairs(indicators).values()
 
@@ -322,4 +323,9 @@ def uniform_policy_within(
     if like is not None and like[0] in bits and like[1] in bits and fits(like):
         return like
     fitting = [(w, a) for w in bits for a in bits if fits((w, a))]
-    return max(fitting, key=lambda pair: (pair[0] * pair[1], min(pair), pair[0]), default=None)
+
+    def rank(pair: tuple[int, int]) -> tuple[int, int, int, bool]:
+        weight, act = map(bits_of, pair)
+        return weight * act, min(weight, act), weight, FP8 not in pair
+
+    return max(fitting, key=rank, default=None)

@@ -67,7 +67,7 @@ def uniform_candidate(
     bound = min(beside.solver.bound, objective)
     return replace(
         beside,
-        bits={name: LayerBits(weight=weight, act=act) for name, (weight, act) in pairs.items()},
+        bits={name: LayerBits.of(pair) for name, pair in pairs.items()},
         objective=objective,
         costs=tuple(
             BudgetUse(

@@ -8,6 +8,7 @@ from math import floor
 from typing import Any, Protocol
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import bits_of
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.indicators import Indicators
 
@@ -71,7 +72,7 @@ class BitOps:
         return "BitOps"
 
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
-        return layer.macs * weight_bits * act_bits
+        return layer.macs * bits_of(weight_bits) * bits_of(act_bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ class WeightSize:
         return True
 
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
-        return layer.num_weights * weight_bits
+        return layer.num_weights * bits_of(weight_bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,9 +171,7 @@ def _total(cost: Cost, indicators: Indicators, before: Pairs, after: Pairs) -> T
 
 def _priced(change: LayerChange, layer: LayerIndicators, terms: tuple[Terms, Terms] | None) -> LayerChange:
     bitops, size = (
-        cost.of_layer(layer, change.after.weight, change.after.act)
-        - cost.of_layer(layer, change.before.weight, change.before.act)
-        for cost in COSTS
+        cost.of_layer(layer, *change.after.pair) - cost.of_layer(layer, *change.before.pair) for cost in COSTS
     )
     objective = None if terms is None else sum(terms[1][layer.name]) - sum(terms[0][layer.name])
     return replace(change, bitops=bitops, size=size, objective=objective)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
+from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.policy.budgets import gbitops_budget
 from limpq_deploy.policy.candidates import Admit, uniform_candidate
 from limpq_deploy.policy.costs import BitOps, Budget, Pairs, total_cost, uniform_pairs
@@ -71,7 +72,7 @@ class DominatedBudget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Front:
+class Front(Saved):
     """Policies by ascending BitOps and descending objective; none dominates another, but that a build's own uniform
     bits stand at its own budget, whatever their objective. ``importance``: the measure, None in older files.
 
@@ -91,6 +92,24 @@ class Front:
     figure: str = "top-1"
     unit: str = "%"
     format: Literal["limpq.front/1"] = field(default="limpq.front/1")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each point: its limit and what it takes, in G BitOps (1 G = 1e9); objective, proved bound and gap."""
+        return [
+            {
+                "gbitops_limit": point.gbitops_limit,
+                "gbitops": point.bitops / 1e9,
+                "objective": point.policy.objective,
+                "bound": point.solver.bound,
+                "gap": point.solver.gap,
+                "status": point.solver.status,
+                **({} if point.preview is None else {"top1_preview": point.preview.top1}),
+            }
+            for point in self.points
+        ]
+
+    def _title(self) -> str:
+        return f"Front of {self.model}: {len(self.points)} policies"
 
     @property
     def worst_gap(self) -> float | None:

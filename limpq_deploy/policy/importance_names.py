@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.outliers import OutlierMode
 
@@ -37,6 +38,10 @@ def read_by(indicators: Indicators, name: str) -> Indicators:
     """
     if name not in MEASURES:
         raise SettingError(f"--importance is {name!r}; expected {', '.join(MEASURES)}")
+    if name == SCALE and FP8 in indicators.bits and carried(indicators):
+        raise SettingError(
+            f"--importance {SCALE} compares scales, and those of FP8 say nothing of its steps; give --importance kl"
+        )
     if name == SCALE:
         return replace(indicators, layers=tuple(replace(layer, measures=None) for layer in indicators.layers))
     return replace(
@@ -47,11 +52,14 @@ def read_by(indicators: Indicators, name: str) -> Indicators:
 
 
 def carried(indicators: Indicators) -> tuple[str, ...]:
-    """The measures that every layer of the indicators has, the paper's first."""
+    """The measures that every layer of the indicators has, the paper's first; it is not one beside FP8, whose scale
+    says nothing of its steps."""
+    scales = FP8 not in indicators.bits
     return tuple(
         name
         for name in MEASURES
-        if name == SCALE or all(layer.measures is not None and name in layer.measures for layer in indicators.layers)
+        if (name == SCALE and scales)
+        or all(layer.measures is not None and name in layer.measures for layer in indicators.layers)
     )
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.export.records.placement import BitPair
 
 
@@ -97,10 +98,10 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Indicators:
-    """Importance indicators of a model. ``bits`` ascending; ``source`` says how they were made; ``moments``: what is in
-    memory at every step; ``edges``: which layer's tensor each layer reads; None where these were not recorded.
-    ``found``: what a build's tournament found best; None before it.
+class Indicators(Saved):
+    """Importance indicators of a model. ``bits`` ascending, as `numbers.formats` has widths (9 is FP8); ``source`` says
+    how they were made; ``moments``: what is in memory at every step; ``edges``: which layer's tensor each layer reads;
+    None where these were not recorded. ``found``: what a build's tournament found best; None before it.
 
     Raises ValueError when a layer has another number of entries than there are bit-widths, when a number is negative or
     not finite, when names repeat, when layers of one ``act_group`` have different ``act`` or ``act_elements``, when
@@ -143,6 +144,22 @@ class Indicators:
                     raise ValueError(f"moment {moment.name!r} names {name!r}, which is no searched layer")
 
         self._check_edges(seen)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each searched layer: its MACs for one image, weights, and the learned scale at every width."""
+        return [
+            {
+                "layer": layer.name,
+                "macs": layer.macs,
+                "num_weights": layer.num_weights,
+                **{f"weight@{bits}": value for bits, value in zip(self.bits, layer.weight, strict=True)},
+                **{f"act@{bits}": value for bits, value in zip(self.bits, layer.act, strict=True)},
+            }
+            for layer in self.layers
+        ]
+
+    def _title(self) -> str:
+        return f"Indicators of {self.model}: {len(self.layers)} layers, bits {', '.join(map(str, self.bits))}"
 
     def _check_edges(self, names: set[str]) -> None:
         seen = set()

@@ -5,6 +5,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.admitted import admitted_pairs
 from limpq_deploy.policy.indicators import Indicators
@@ -50,6 +51,7 @@ def treat_outliers(indicators: Indicators, mode: OutlierMode) -> Importance:
     the next candidate that the layer may take. The widest has no successor, so every layer keeps at least that one.
     ``repair``: the closest non-increasing sequence (least squares) takes the place of s.
     ``keep``: s as it is.
+    FP8 is no wider than int8, and never an outlier beside it.
     Entries that a layer may not take are forbidden, and nothing else is said of them.
 
     Raises SettingError where layers that share bit-widths admit none together.
@@ -90,15 +92,17 @@ def _treat(
     mode: OutlierMode,
     entries: list[Outlier],
 ) -> tuple[float | None, ...]:
-    places = [place for place, width in enumerate(bits) if width in admitted]
+    places = [place for place, width in enumerate(bits) if width in admitted and width != FP8]
     found = tuple(learned[place] for place in places)
-    ascends = [here < after for here, after in itertools.pairwise(found)] + [False]
+    ascends = [here < after for here, after in itertools.pairwise((*found, *found[-1:]))]
     treated: tuple[float | None, ...] = found
     if mode == "forbid":
         treated = tuple(None if up else value for up, value in zip(ascends, found, strict=True))
     elif mode == "repair":
         treated = non_increasing(found)
-    used: list[float | None] = [None] * len(bits)
+    used: list[float | None] = [
+        value if width == FP8 and width in admitted else None for width, value in zip(bits, learned, strict=True)
+    ]
     for place, up, before, after in zip(places, ascends, found, treated, strict=True):
         used[place] = after
         if up or before != after:

@@ -1,11 +1,14 @@
 """Policy: bit-widths for every searched layer, with what they cost and how they were found. No torch here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.numbers.formats import FP8, FP8_BITS
 from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.calibration.shown import Saved
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import WIDEST_GRID
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators
@@ -15,17 +18,45 @@ FLOAT_WIDTHS = frozenset((16, 32))
 """Widths at which a tensor stays in float."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerBits:
-    """Bit-widths of one layer. Raises ValueError outside 1 to 32."""
+    """Bit-widths of one layer, which unpack as ``weight, act = bits`` and equal that tuple, and the ``format`` of its
+    numbers where it is not the one that those say: integers up to 8 bits, floats from 16 on. Raises ValueError outside
+    1 to 32, and for FP8 of other than 8 bits."""
 
     weight: int
     act: int
+    format: Literal["fp8"] | None = None
 
     def __post_init__(self) -> None:
+        if self.format == "fp8" and (self.weight, self.act) != (FP8_BITS, FP8_BITS):
+            raise ValueError(f"the format is fp8 and the bits are {self.weight} and {self.act}; expected 8 and 8")
         for kind, bits in (("weight", self.weight), ("act", self.act)):
             if not 1 <= bits <= 32:
                 raise ValueError(f"{kind} is {bits} bits; expected 1 to 32")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.weight, self.act))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, LayerBits):
+            return (*self, self.format) == (*other, other.format)
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.weight, self.act))
+
+    @classmethod
+    def of(cls, pair: BitPair) -> "LayerBits":
+        """The record of a pair of widths."""
+        if pair == (FP8, FP8):
+            return cls(weight=FP8_BITS, act=FP8_BITS, format="fp8")
+        return cls(weight=pair[0], act=pair[1])
+
+    @property
+    def pair(self) -> BitPair:
+        """(weight, activation) widths, as `formats` has them."""
+        return (FP8, FP8) if self.format == "fp8" else (self.weight, self.act)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +131,7 @@ class Tournament:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Saved):
     """Bit-widths of the searched layers, by qualified module name; ``objective`` as in the program, with ``alpha``, on
     the indicators as used; ``importance``: the measure that they are (None: an older file's learned scales);
     ``outliers``: what was done to them before; ``tournament``: the policies that it was chosen from, if it was."""
@@ -117,15 +148,35 @@ class Policy:
     source: Any = None
     format: Literal["limpq.policy/1"] = field(default="limpq.policy/1")
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each searched layer: its bits."""
+        return [{"layer": name, "weight_bits": w, "act_bits": a} for name, (w, a) in self.bits.items()]
+
+    def _title(self) -> str:
+        spent = "".join(f", {use.name} {use.used:,} of {use.limit:,} {use.unit}" for use in self.costs)
+        proved = f", {self.solver.status}" if self.solver is not None else ""
+        return f"Policy of {self.model or 'a model'}: {len(self.bits)} layers{spent}{proved}"
+
+    def changed(self, bits: Mapping[str, tuple[int, int]]) -> "Policy":
+        """The same policy with other (weight, activation) bits in some layers, made by hand: its costs and proof are
+        gone. Raises ModelError for a layer that it does not have."""
+        if unknown := sorted(set(bits) - set(self.bits)):
+            raise ModelError(f"the policy has no layer {unknown[0]!r}; expected one of {', '.join(self.bits)}")
+        found = {name: LayerBits(weight=w, act=a) for name, (w, a) in bits.items()}
+        return replace(self, bits={**self.bits, **found}, costs=(), solver=None, tournament=None)
+
     def is_everywhere(self, bits: int) -> bool:
-        """Whether every weight and activation has this width: at the widest candidate, no budget limits anything."""
-        return all((layer.weight, layer.act) == (bits, bits) for layer in self.bits.values())
+        """Whether every weight and activation has this width: at the widest candidate, no budget limits anything. FP8
+        is no wider than int8."""
+        return bits != FP8 and all(layer.pair == (bits, bits) for layer in self.bits.values())
 
     def buildable_pairs(self, origin: str) -> dict[str, tuple[int, int]]:
         """`pairs`, where every width can be trained and executed: a grid's (2 to 8 bits), or a float's (16, 32). Raises
         ModelError with the first that cannot, and where it stands (``origin``)."""
         found = self.pairs()
         for name, pair in found.items():
+            if self.bits[name].format is not None:
+                continue
             for kind, bits in zip(("weight", "activation"), pair, strict=True):
                 if not 2 <= bits <= WIDEST_GRID and bits not in FLOAT_WIDTHS:
                     raise ModelError(
@@ -136,7 +187,7 @@ class Policy:
 
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name, as `Placement` takes them."""
-        return {name: (bits.weight, bits.act) for name, bits in self.bits.items()}
+        return {name: bits.pair for name, bits in self.bits.items()}
 
 
 class Solve(Protocol):

@@ -121,7 +121,7 @@ class PolicySearch:
         # Costs of importance are 0 or above, so what is below 0 is the bound's own rounding.
         bound = min(max(0.0, solution.bound), objective)
         return Policy(
-            bits={layer: LayerBits(weight=weight, act=act) for layer, (weight, act) in pairs.items()},
+            bits={layer: LayerBits.of(pair) for layer, pair in pairs.items()},
             objective=objective,
             alpha=alpha,
             costs=tuple(_use(budget, indicators, pairs) for budget in budgets),

@@ -4,25 +4,32 @@
     w*a8, w*a32     weights only, activations at one width (32: float)
     w8a*            activations only
     native:TARGET   the pairs that a target's hardware executes (`TargetSpec.native_pairs`; linear layers have
-                    ``linear_pairs`` besides, where the indicators record what is a linear layer)
+                    ``linear_pairs`` besides, where the indicators record what is a linear layer); FP8 where the
+                    indicators know it
+    formats:F,G,..  each layer as a whole in one of these `numbers.formats.FORMATS`
 
 Widths that were not learned get an indicator as `widths.with_widths` says: 0 at 16 bits and above, else extrapolated,
 and the policy's source says so.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import FORMATS, FP8
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import TARGETS
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.widths import SPACE_NOTE, noted, with_widths
 
 NATIVE = "native:"
-FORMS = "w*a*, w*aN, wNa* with 1 to 32 bits, or native:TARGET"
+FORMATS_SPACE = "formats:"
+REFUSED = {"nvfp4": " (NVIDIA's compiler takes FP4 with dynamic scales alone, in products, from sm120)"}
+"""Why formats that exist are none of these."""
+
+FORMS = "w*a*, w*aN, wNa* with 1 to 32 bits, native:TARGET, or formats:int8,fp8,fp16"
 
 
 def in_space(indicators: Indicators, space: str | None) -> Indicators:
@@ -35,6 +42,9 @@ def in_space(indicators: Indicators, space: str | None) -> Indicators:
         return indicators
     if space.startswith(NATIVE):
         return _native(indicators, space)
+    if space.startswith(FORMATS_SPACE):
+        widths = formats_named(space.removeprefix(FORMATS_SPACE).split(","))
+        return _narrowed(indicators, space, set(widths), lambda layer: [(width, width) for width in widths])
     match = re.fullmatch(r"w(\*|\d{1,2})a(\*|\d{1,2})", space)
     fixed = [int(text) for text in match.groups() if text != "*"] if match is not None else []
     if match is None or len(fixed) > 1 or not all(1 <= bits <= 32 for bits in fixed):
@@ -50,6 +60,16 @@ def in_space(indicators: Indicators, space: str | None) -> Indicators:
     )
 
 
+def formats_named(names: Sequence[str]) -> tuple[int, ...]:
+    """Widths of formats by their names, ascending. Raises SettingError for others."""
+    for name in names:
+        if name not in FORMATS:
+            raise SettingError(
+                f"formats names {name or 'nothing'!r}; expected some of {', '.join(FORMATS)}{REFUSED.get(name, '')}"
+            )
+    return tuple(sorted({FORMATS[name] for name in names}))
+
+
 def _native(indicators: Indicators, space: str) -> Indicators:
     """Every layer with the pairs that a target has for its kind."""
     target = space.removeprefix(NATIVE)
@@ -58,8 +78,9 @@ def _native(indicators: Indicators, space: str) -> Indicators:
     spec = TARGETS[target]
     if len(spec.native_pairs) < 2:
         raise SettingError(f"--space {space} leaves nothing to choose: this target executes floats only")
-    for_linear = (*spec.native_pairs, *spec.linear_pairs)
-    offered = {layer.name: for_linear if layer.kind == "linear" else spec.native_pairs for layer in indicators.layers}
+    native = tuple(pair for pair in spec.native_pairs if FP8 not in pair or FP8 in indicators.bits)
+    for_linear = (*native, *spec.linear_pairs)
+    offered = {layer.name: for_linear if layer.kind == "linear" else native for layer in indicators.layers}
     widths = {bits for pairs in offered.values() for pair in pairs for bits in pair}
     found = _narrowed(indicators, space, widths, lambda layer: list(offered[layer.name]))
     unknown = [layer.name for layer in indicators.layers if layer.kind is None]

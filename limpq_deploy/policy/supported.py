@@ -136,9 +136,7 @@ def _point(
         seconds=seconds,
     )
     policy = Policy(
-        bits={
-            layer.name: LayerBits(weight=pairs[layer.name][0], act=pairs[layer.name][1]) for layer in indicators.layers
-        },
+        bits={layer.name: LayerBits.of(pairs[layer.name]) for layer in indicators.layers},
         objective=objective,
         alpha=recipe.alpha,
         importance=recipe.importance,

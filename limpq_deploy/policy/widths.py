@@ -7,6 +7,7 @@ from math import exp, log
 from typing import Any
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 
@@ -27,6 +28,11 @@ def with_widths(indicators: Indicators, widths: Collection[int]) -> Indicators:
     new = sorted(set(widths) - set(indicators.bits))
     if not new:
         return indicators
+    if FP8 in new:
+        raise SettingError(
+            f"the indicators of {indicators.model!r} do not know FP8 (the width 9), of which no other width tells "
+            "anything; build with --formats int8,fp8"
+        )
     if not 1 <= new[0] <= new[-1] <= 32:
         raise SettingError(f"a width of {new[0] if new[0] < 1 else new[-1]} bits makes no sense; expected 1 to 32")
     bits = tuple(sorted({*indicators.bits, *new}))

@@ -11,6 +11,7 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.rounding import to_codes, to_fp8
 from limpq_deploy.quant.lsq_kernel import kernel
 
 LOG_LIMIT = 60.0
@@ -42,17 +43,17 @@ class _LsqFunction(torch.autograd.Function):
         ctx.save_for_backward(x, scale)
         ctx.settings = grid, axis, damping, overwrite
         ctx.leaf = x if gather and x.is_leaf and x.requires_grad else None
-        native = kernel() if _suits_kernel(x, scale) else None
+        native = kernel() if _suits_kernel(x, scale, grid) else None
         if native is not None:
             return native.forward(x, scale, grid, axis)
-        return _operation(_forward)(x, _along(scale, x, axis), grid.qmin, grid.qmax)
+        return _operation(_forward)(x, _along(scale, x, axis), grid.qmin, grid.qmax, grid.fp8)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
         (upstream,) = grad_outputs
         x, scale = ctx.saved_tensors
         grid, axis, damping, overwrite = ctx.settings
-        native = kernel() if _suits_kernel(x, scale) and upstream.dtype == x.dtype else None
+        native = kernel() if _suits_kernel(x, scale, grid) and upstream.dtype == x.dtype else None
         if native is not None:
             into = None if ctx.leaf is None else ctx.leaf.grad
             if into is not None and into.stride() == x.stride():
@@ -61,7 +62,7 @@ class _LsqFunction(torch.autograd.Function):
             else:
                 grad_x, grad_scale = native.backward(x, upstream, scale, grid, axis, overwrite=overwrite)
         else:
-            grad_x, slope = _operation(_backward)(x, _along(scale, x, axis), upstream, grid.qmin, grid.qmax)
+            grad_x, slope = _operation(_backward)(x, _along(scale, x, axis), upstream, grid.qmin, grid.qmax, grid.fp8)
             others = [dim for dim in range(x.dim()) if dim != axis]
             grad_scale = slope.sum(others) if others else slope
         return grad_x, grad_scale.mul_(damping), None, None, None, None, None
@@ -77,7 +78,7 @@ def fake_quantize(
     overwrite: bool = False,
     gather: bool = False,
 ) -> torch.Tensor:
-    """Quantize and dequantize; gradients as in LSQ.
+    """Quantize and dequantize; gradients as in LSQ, on a grid of FP8 too: ``round`` is to the nearest number of E4M3.
 
     d/dx = 1 inside the grid, 0 outside. d/ds = (round(v) - v) inside, qmin or qmax outside, v = x / s, times
     ``lsq_grad_scale(elements, qmax)``. ``elements``: of a weight, all; of an activation, those of one image, so that
@@ -102,8 +103,8 @@ def lsq_grad_scale(elements: int, qmax: int) -> float:
 
 
 def quantize(x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid) -> torch.Tensor:
-    """Integer codes (as floats) of the same arithmetic as `fake_quantize`; ``scale`` 0-d, or [O] along axis 0."""
-    return (x / _along(scale, x, 0 if scale.dim() else None)).clamp(grid.qmin, grid.qmax).round()
+    """Codes (as floats) of the same arithmetic as `fake_quantize`; ``scale`` 0-d, or [O] along axis 0."""
+    return to_codes(x / _along(scale, x, 0 if scale.dim() else None), grid)
 
 
 class LearnedScales(nn.Module):
@@ -180,8 +181,10 @@ def require_finite_gradients(model: nn.Module) -> None:
     )
 
 
-def _suits_kernel(x: torch.Tensor, scale: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and scale.dtype == x.dtype
+def _suits_kernel(x: torch.Tensor, scale: torch.Tensor, grid: QuantGrid) -> bool:
+    return (
+        not grid.fp8 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and scale.dtype == x.dtype
+    )
 
 
 def _along(scale: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
@@ -189,19 +192,21 @@ def _along(scale: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tens
     return scale if axis is None else scale.view([-1 if dim == axis else 1 for dim in range(x.dim())])
 
 
-def _forward(x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
-    return (x / scale).clamp_(qmin, qmax).round_().mul_(scale)
+def _forward(x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int, fp8: bool) -> torch.Tensor:
+    clipped = (x / scale).clamp_(qmin, qmax)
+    return (to_fp8(clipped) if fp8 else clipped.round_()).mul_(scale)
 
 
 def _backward(
-    x: torch.Tensor, scale: torch.Tensor, upstream: torch.Tensor, qmin: int, qmax: int
+    x: torch.Tensor, scale: torch.Tensor, upstream: torch.Tensor, qmin: int, qmax: int, fp8: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """d/dx, and per element d/ds before damping and summation."""
     steps = x / scale
     clipped = steps.clamp(qmin, qmax)
     inside = clipped == steps
     grad = upstream * inside
-    return grad, upstream * (clipped.round() - steps * inside)
+    rounded = to_fp8(clipped) if fp8 else clipped.round()
+    return grad, upstream * (rounded - steps * inside)
 
 
 @cache

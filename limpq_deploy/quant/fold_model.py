@@ -1,5 +1,7 @@
 """A trained quantized model as integers: weight codes with BatchNorm folded into their scales, activation grids."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer, fold_float, fold_weight_only
 from limpq_deploy.export.graph.folding import FLOAT32_EXACT, BatchNormParams, IntegerLayer, fold
+from limpq_deploy.export.graph.fp8_layers import Fp8Layer, fold_fp8
 from limpq_deploy.export.qdq.base import Layers
 from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import in_float
@@ -16,14 +19,14 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 
 
 def integer_model(model: QuantizedModel, policy: dict[str, BitPair]) -> tuple[Layers, dict[str, QuantParams]]:
-    """Integers of every layer and parameters of every activation quantizer that does something, by name. A layer that
+    """Codes of every layer and parameters of every activation quantizer that does something, by name. A layer that
     the policy keeps in float comes with its float weight, or integer weights alone.
 
     Raises ModelError, naming the tensor, where a scale is not positive and finite.
     """
     placement = model.placement
     acts = _activations(model, policy)
-    layers: dict[str, IntegerLayer | FloatLayer] = {}
+    layers: dict[str, IntegerLayer | FloatLayer | Fp8Layer] = {}
     floats = placement.float_layers(policy)
     for placed in placement.layers:
         if placed.name in floats:
@@ -36,17 +39,19 @@ def integer_model(model: QuantizedModel, policy: dict[str, BitPair]) -> tuple[La
         weight_scale = float(module.scales.scale(0).item())
         powers = module.folded_scales()
         read = acts[input_quantizer(placement, placed.input, acts)]
-        layers[placed.name] = fold(
-            name=placed.name,
-            codes=module.codes().cpu().numpy().astype(np.int64),
-            grid=module.scales.grids[0],
-            weight_scale=weight_scale,
-            input_scale=read.scale[0],
-            powers=None if powers is None else _float64(powers),
-            input_grid=read.grid,
-            bias=None if module.bias is None else _float64(module.bias),
-            batchnorm=None if placed.batchnorm is None else _batchnorm(model.batchnorm(placed.batchnorm)),
-        )
+        folded: dict[str, Any] = {
+            "name": placed.name,
+            "weight_scale": weight_scale,
+            "input_scale": read.scale[0],
+            "powers": None if powers is None else _float64(powers),
+            "bias": None if module.bias is None else _float64(module.bias),
+            "batchnorm": None if placed.batchnorm is None else _batchnorm(model.batchnorm(placed.batchnorm)),
+        }
+        grid, codes = module.scales.grids[0], module.codes().cpu().numpy()
+        if grid.fp8:
+            layers[placed.name] = fold_fp8(**folded, codes=codes)
+        else:
+            layers[placed.name] = fold(**folded, codes=codes.astype(np.int64), grid=grid, input_grid=read.grid)
     return layers, acts
 
 

@@ -1,32 +1,35 @@
-"""Sums of integer products rounded to float16, as a target's file asks (`TargetSpec.half_sums`)."""
+"""A layer as targets compute it whose sums end in FP16 (`TargetSpec.half_sums`)."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from limpq_deploy.export.graph.float_layers import FloatLayer
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.rounding import to_codes
 from limpq_deploy.export.graph.folding import IntegerLayer
-from limpq_deploy.export.records.targets import TargetSpec
+from limpq_deploy.export.graph.fp8_layers import Fp8Layer
+from limpq_deploy.export.graph.half_sums import sum_factor, sum_step
+
+Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
-class HalfSums:
-    """``f32(f16(2^-p * sum)) * factor + bias`` of a layer's product, as `export.qdq.tensorrt_rtx` writes it."""
+class HalfSums(nn.Module):
+    """Takes reals that lie on ``grid`` with ``scale``, multiplies codes, rounds their sum to FP16, scales it and adds
+    the bias in float32 (`export.graph.half_sums`). ``apply``: the convolution or product, from input, weight, bias."""
 
-    def __init__(self, layer: IntegerLayer, *, axis: int) -> None:
-        """``axis``: of the output's channels, counted from the end."""
-        self.step = layer.half_step
-        self.unit_O = torch.from_numpy(layer.bias_scale)
-        self.bias_O = torch.from_numpy(layer.float_bias)
-        self.shape = (-1, *(1,) * (-axis - 1))
+    codes: torch.Tensor
+    factor: torch.Tensor
+    bias: torch.Tensor
 
-    def __call__(self, product: torch.Tensor) -> torch.Tensor:
-        """``product``: of reals on their grids, without bias: whole numbers of units but for float32 rounding."""
-        unit, bias = (values.to(product.device).reshape(self.shape) for values in (self.unit_O, self.bias_O))
-        sums = ((product / unit).round() * self.step).half().float()
-        return sums * (unit / self.step) + bias
+    def __init__(self, apply: Apply, layer: IntegerLayer | Fp8Layer, scale: float, grid: QuantGrid) -> None:
+        super().__init__()
+        self.apply_weight, self.scale, self.grid = apply, scale, grid
+        shape = (-1, *(1,) * (layer.codes.ndim - 2))
+        self.register_buffer("codes", torch.from_numpy(layer.codes.astype("float32")) * sum_step(layer))
+        self.register_buffer("factor", torch.from_numpy(sum_factor(layer)).view(shape))
+        self.register_buffer("bias", torch.from_numpy(layer.float_bias).view(shape))
 
-
-def half_sums(layer: IntegerLayer | FloatLayer, module: nn.Module, target: TargetSpec) -> HalfSums | None:
-    """What a layer's product goes through on the target; None where bias and scales are all there is."""
-    if not target.half_sums or isinstance(layer, FloatLayer):
-        return None
-    return HalfSums(layer, axis=-1 if isinstance(module, nn.Linear) else -(layer.codes.ndim - 1))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sums = self.apply_weight(to_codes(x / self.scale, self.grid), self.codes, None)
+        return sums.half().float() * self.factor + self.bias

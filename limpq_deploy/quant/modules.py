@@ -6,10 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.calibration.numbers.rounding import codes_of
 from limpq_deploy.export.records.placement import ActQuantizer
 from limpq_deploy.quant.fake_quant import LearnedScales, fake_quantize, quantize
-from limpq_deploy.quant.half_sums import HalfSums
 
 OCTAVES = (0, -1, 1, -2, 2)
 """Of a channel's power of two from its layer's; of equal errors the first wins."""
@@ -18,7 +20,8 @@ OCTAVES = (0, -1, 1, -2, 2)
 class ActFakeQuant(nn.Module):
     """An activation quantizer. ``bits``: its candidate widths, ascending; ``active``: the one in use, None for float.
 
-    A re-quantizer at its parent's width or above passes its input through (see `Placement.act_grids`).
+    ``above``: the quantizer whose codes it reads, if it re-quantizes some. At that one's width or above it passes its
+    input through (from ``identity_from`` on, see `Placement.act_grids`); between integers and FP8 it never does.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class ActFakeQuant(nn.Module):
         self.scales = LearnedScales(grids, pow2=pow2)
         self.active: int | None = None
         self.identity_from: int | None = None
+        self.above: tuple[ActFakeQuant, ...] = ()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.passes:
@@ -44,12 +48,22 @@ class ActFakeQuant(nn.Module):
             return None
         index = self.bits.index(self.active)
         grid, scale = self.scales.grids[index], self.scales.scale(index).detach()
-        return torch.arange(grid.qmin, grid.qmax + 1, device=scale.device) * scale
+        return codes_of(grid).to(scale.device) * scale
 
     @property
     def passes(self) -> bool:
         """Whether it hands its input on as it is."""
-        return self.active is None or (self.identity_from is not None and self.active >= self.identity_from)
+        if self.active is None:
+            return True
+        given = self.above[0].active if self.above else self.identity_from
+        if given is None or FP8 in (self.active, given):
+            return self.active == given
+        return self.identity_from is not None and self.active >= self.identity_from
+
+    def active_params(self) -> QuantParams:
+        """Grid and scale at the active width."""
+        assert self.active is not None
+        return QuantParams(grid=self.scales.grids[self.bits.index(self.active)], scale=(self.active_scale(),))
 
     def active_scale(self) -> float:
         """Scale at the active width."""
@@ -63,8 +77,8 @@ class QuantLayer(nn.Module):
     ``pow2``: the scales that are left when a BatchNorm is folded in are powers of two. The step of channel c is then
     ``2^k / f``, with f = ``fold_factor``()[c] = |gamma| / sqrt(var + eps) and 2^k the power next to the learned scale
     times f, times 2^``octaves``[c]: the layer's own function stays, only the grid of each channel moves. ``octaves``
-    [len(grids), O] are whole numbers, see `choose_octaves`. ``exported``: weight and bias that are used instead (see
-    `folded_forward`), with ``half_sums`` of the target where it has such.
+    [len(grids), O] are whole numbers, see `choose_octaves`. ``exported``: what is computed instead (see
+    `folded_forward`).
     """
 
     octaves: torch.Tensor
@@ -85,19 +99,15 @@ class QuantLayer(nn.Module):
         self.scales = LearnedScales(grids, pow2=pow2)
         self.active: int | None = None
         self.gathers_gradients = False
-        self.exported: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.half_sums: HalfSums | None = None
+        self.exported: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.fold_factor = fold_factor
         if pow2:
             self.register_buffer("octaves", torch.zeros(len(grids), len(layer.weight)))
-        self.apply_weight = _application(layer)
+        self.apply_weight = application(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.exported is not None:
-            weight, bias = self.exported
-            if self.half_sums is not None:
-                return self.half_sums(self.apply_weight(x, weight, None))
-            return self.apply_weight(x, weight, bias)
+            return self.exported(x)
         if self.active is None:
             return self.apply_weight(x, self.weight, self.bias)
         index = self.bits.index(self.active)
@@ -214,9 +224,10 @@ class SwitchableBatchNorm(nn.Module):
         )
 
 
-def _application(
+def application(
     layer: nn.Conv2d | nn.Linear,
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    """What a layer does, from input, weight and bias."""
     if isinstance(layer, nn.Linear):
         return F.linear
     stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups

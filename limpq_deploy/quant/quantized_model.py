@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.params import Scales
 from limpq_deploy.calibration.numbers.ranges import least_squares, lsq_mean_abs, power_of_two, three_sigma
@@ -25,8 +26,8 @@ class QuantizedModel(nn.Module):
 
     ``candidates`` gives each searched layer its (weight bits, activation bits) to learn: several for joint training,
     one each for fine-tuning, none for what stays in float. Pinned layers and carriers have their fixed width.
-    `set_bits` chooses. ``scales``: learned freely, or as powers of two, those of weights as they are when BatchNorm is
-    folded in.
+    `set_bits` chooses. ``streams``: widths of quantizers whose bits the placement fixes, where FP8 may take their
+    place. ``scales``: learned freely, or as powers of two, those of weights as they are when BatchNorm is folded in.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class QuantizedModel(nn.Module):
         placement: Placement,
         candidates: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
         scales: Scales = "free",
+        streams: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__()
         self.placement = placement
@@ -42,11 +44,16 @@ class QuantizedModel(nn.Module):
         spec = placement.spec
 
         def make(quantizer: ActQuantizer) -> ActFakeQuant:
-            bits = _quantized(quantizer.bits) if quantizer.bits is not None else candidates[quantizer.layers[0]][1]
+            bits = (streams or {}).get(quantizer.name) or (
+                _quantized(quantizer.bits) if quantizer.bits is not None else candidates[quantizer.layers[0]][1]
+            )
             grids = (spec.act_grid(b, signed=quantizer.signed, offset=quantizer.offset) for b in bits)
             return ActFakeQuant(quantizer, bits, tuple(grids), pow2=self.pow2)
 
         self.graph = with_quantizers(traced, placement, make)
+        for quantizer in placement.quantizers:
+            if quantizer.parent is not None:
+                self.act_quantizer(quantizer.name).above = (self.act_quantizer(quantizer.parent),)
         if self.pow2:
             compute_as_exported(self.graph, traced, placement.spec)
         for layer in placement.layers:
@@ -116,8 +123,9 @@ class QuantizedModel(nn.Module):
         floats = any(in_float(pair[1]) for pair in policy.values())
         widths = self.placement.act_widths(policy) if floats else {}
         for quantizer in self.placement.quantizers:
-            chosen = quantizer.bits if quantizer.bits is not None else policy[quantizer.layers[0]][1]
             module = self.act_quantizer(quantizer.name)
+            fixed = quantizer.bits is not None
+            chosen = self.placement.width_of(quantizer, policy) if fixed else policy[quantizer.layers[0]][1]
             left_out = floats and quantizer.parent is None and quantizer.name not in widths
             if not in_float(chosen) and not left_out:
                 module.active = chosen
@@ -180,6 +188,13 @@ class QuantizedModel(nn.Module):
         self.graph.set_submodule(layer.name, quantized)
 
 
+def _searched(placement: Placement, quantizer: ActQuantizer) -> bool:
+    """Whether all layers that read a quantizer's codes are searched, so that they may all be in FP8."""
+    searched = {layer.name for layer in placement.searched}
+    readers = placement.readers_of(quantizer)
+    return bool(readers) and searched.issuperset(readers)
+
+
 def _switches(module: nn.Module) -> bool:
     """Whether a module computes something else at another bit-width."""
     return isinstance(module, ActFakeQuant | QuantLayer | SwitchableBatchNorm) and len(module.bits) > 1
@@ -187,7 +202,13 @@ def _switches(module: nn.Module) -> bool:
 
 def joint_model(traced: TracedModel, placement: Placement, bits: tuple[int, ...]) -> QuantizedModel:
     """Every searched layer with every bit-width of the list."""
-    model = QuantizedModel(traced, placement, {layer.name: (bits, bits) for layer in placement.searched})
+    streams = {
+        quantizer.name: (quantizer.bits, FP8)
+        for quantizer in placement.quantizers
+        if FP8 in bits and quantizer.bits == placement.spec.carrier_bits and _searched(placement, quantizer)
+    }
+    candidates = {layer.name: (bits, bits) for layer in placement.searched}
+    model = QuantizedModel(traced, placement, candidates, streams=streams)
     for quantizer in placement.quantizers:
         parent = placement.quantizer(quantizer.parent) if quantizer.parent else None
         if parent is not None and parent.bits is not None:
@@ -210,6 +231,7 @@ def model_of_policy(
         placement,
         candidates,
         scales,
+        {one.name: (FP8,) for one in placement.quantizers if one.bits is not None and widths.get(one.name) == FP8},
     )
     for quantizer in placement.quantizers:
         if quantizer.name not in widths:

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from limpq_deploy.calibration.numbers.float8 import FP8_NUMBERS, LAST_PLACE, fp8_places
 from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.calibration.numbers.rounding import codes_of, to_codes
 from limpq_deploy.calibration.observe import watching_inputs
 from limpq_deploy.export.qdq.base import Layers
 from limpq_deploy.export.records.placement import Placement
@@ -26,8 +28,8 @@ from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS, with_quantizers
 from limpq_deploy.model.results import tensors_of
 from limpq_deploy.quant.fake_quant import quantize
-from limpq_deploy.quant.folded_forward import folded_forward, real_values
-from limpq_deploy.quant.half_sums import half_sums
+from limpq_deploy.quant.folded_forward import exported_layer, folded_forward
+from limpq_deploy.quant.modules import application
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.quant.runtime_arithmetic import compute_as_exported
 
@@ -73,7 +75,7 @@ def compare_trained(
                     feed.start(batch.codes)
                 fed_model(tensor)
             with folded_forward(model, layers):
-                given, codes = codes_of(model, tensor)
+                given, codes = codes_given(model, tensor)
             logits, *others = [output.numpy() for output in tensors_of(given)]
             for name, found in codes.items():
                 reference = batch.codes[name]
@@ -102,8 +104,9 @@ def compare_trained(
     )
 
 
-def codes_of(model: QuantizedModel, images_NCHW: torch.Tensor) -> tuple[Any, dict[str, NDArray[np.integer]]]:
-    """What a model gives at one policy, and the container codes of each of its quantizers, by their exported names."""
+def codes_given(model: QuantizedModel, images_NCHW: torch.Tensor) -> tuple[Any, dict[str, NDArray[np.integer]]]:
+    """What a model gives at one policy, and the container codes (of FP8 numbers the places) of each of its quantizers,
+    by their exported names."""
     spec = model.placement.spec
     calls: dict[str, int] = {}
     codes: dict[str, NDArray[np.integer]] = {}
@@ -113,9 +116,12 @@ def codes_of(model: QuantizedModel, images_NCHW: torch.Tensor) -> tuple[Any, dic
         calls[name] = calls.get(name, 0) + 1
         if module.passes:
             return
+        own, grid = quantize(values, module.scales.scale(0), module.scales.grids[0]), module.scales.grids[0]
+        if grid.fp8:
+            codes[_tensor(name, calls[name])] = fp8_places(own.numpy())
+            return
         zero_point = spec.zero_point(signed=module.placed.signed, offset=module.placed.offset)
-        own = quantize(values, module.scales.scale(0), module.scales.grids[0]) + zero_point
-        codes[_tensor(name, calls[name])] = own.numpy().astype(spec.act_container)
+        codes[_tensor(name, calls[name])] = (own + zero_point).numpy().astype(spec.act_container)
 
     modules = {placed.name: model.act_quantizer(placed.name) for placed in model.placement.quantizers}
     with watching_inputs(modules, look), torch.no_grad():
@@ -143,7 +149,7 @@ class _FedQuantizer(nn.Module):
 
     def levels(self) -> torch.Tensor:
         """All values that it gives, ascending."""
-        return torch.arange(self.grid.qmin, self.grid.qmax + 1) * self.scale
+        return codes_of(self.grid) * self.scale
 
     def start(self, codes: Mapping[str, NDArray[np.integer]]) -> None:
         self.codes = codes
@@ -152,12 +158,17 @@ class _FedQuantizer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         tensor = _tensor(self.name, self.calls)
-        fed = torch.from_numpy(self.codes[tensor].astype(np.float32) - self.zero_point).reshape(x.shape)
+        given, fp8 = self.codes[tensor], self.grid.fp8
+        numbers = FP8_NUMBERS[given + LAST_PLACE] if fp8 else given.astype(np.float32) - self.zero_point
+        fed = torch.from_numpy(numbers).reshape(x.shape)
         steps = x / self.scale
-        own = steps.clamp(self.grid.qmin, self.grid.qmax).round()
+        own = to_codes(steps, self.grid)
         off = (own - fed).abs()
         wrong = off > 0
         tie = ((steps[wrong] - steps[wrong].floor()) - 0.5).abs()
+        if fp8:  # steps are of several sizes: a tie is half-way between two neighbours
+            tie = (steps[wrong] - (own[wrong] + fed[wrong]) / 2).abs() / off[wrong]
+            off = torch.from_numpy(np.abs(fp8_places(own.numpy()) - given.reshape(own.shape)))
         before = self.counts.get(tensor, TensorParity(tensor=tensor, elements=0, mismatches=0, max_lsb=0))
         self.counts[tensor] = replace(
             before,
@@ -185,12 +196,9 @@ def _folded(
     for placed in placement.layers:
         layer = graph.get_submodule(placed.name)
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        weight, bias = real_values(layers[placed.name], placement.spec)
-        layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
-        layer.bias = nn.Parameter(torch.from_numpy(bias), requires_grad=False)
-        if (rounded := half_sums(layers[placed.name], layer, placement.spec)) is not None:
-            layer.bias = None
-            layer.register_forward_hook(lambda module, given, product, rounded=rounded: rounded(product))
+        read = acts.get(placed.input) or acts.get(placement.quantizer(placed.input).parent or "")
+        found = exported_layer(application(layer), layers[placed.name], placement.spec, read)
+        graph.set_submodule(placed.name, found)
         if placed.batchnorm is not None:
             graph.set_submodule(placed.batchnorm, nn.Identity())
     return graph.eval(), list(feeds.values())

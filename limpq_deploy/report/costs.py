@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from limpq_deploy.calibration.numbers.formats import FP8, bits_of
 from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair, LayerPlacement
 from limpq_deploy.policy.policy import BudgetUse
 from limpq_deploy.report import svg
@@ -57,7 +58,8 @@ def costs_section(inputs: ReportInputs) -> CostsSection:
 
 def model_name(name: str) -> str:
     """A model of the comparison, as the page calls it."""
-    return MODEL_NAMES.get(name, f"uniform {name}" if name.startswith("w") and name[1:2].isdigit() else name)
+    bits = name == "fp8" or (name.startswith("w") and name[1:2].isdigit())
+    return MODEL_NAMES.get(name, f"uniform {name}" if bits else name)
 
 
 def weight_sizes(inputs: ReportInputs) -> tuple[WeightSize, ...]:
@@ -66,7 +68,7 @@ def weight_sizes(inputs: ReportInputs) -> tuple[WeightSize, ...]:
     full = FLOAT_BITS * sum(layer.num_weights for layer in layers)
 
     def size(name: str, width: dict[str, int]) -> WeightSize:
-        num_bits = sum(layer.num_weights * width[layer.name] for layer in layers)
+        num_bits = sum(layer.num_weights * bits_of(width[layer.name]) for layer in layers)
         return WeightSize(name=name, num_bits=num_bits, ratio=full / num_bits if num_bits else 0.0)
 
     sizes = [size("mixed", {layer.name: inputs.pair(layer.name)[0] for layer in layers})]
@@ -162,6 +164,8 @@ def amount(number: int, unit: str) -> str:
 
 
 def _pair_words(pair: BitPair) -> str:
+    if pair == (FP8, FP8):
+        return "FP8"
     return "float" if pair[0] >= 16 else f"{pair[0]}\N{MULTIPLICATION SIGN}{pair[1]} bit"
 
 

@@ -2,6 +2,8 @@
 
 import math
 
+from limpq_deploy.calibration.numbers.formats import FP8
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -59,5 +61,5 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def bits(pair: tuple[int, int]) -> str:
-    """(weight, activation) bits as "w4 a4"."""
-    return f"w{pair[0]} a{pair[1]}"
+    """(weight, activation) bits as "w4 a4", or "fp8"."""
+    return "fp8" if pair == (FP8, FP8) else f"w{pair[0]} a{pair[1]}"

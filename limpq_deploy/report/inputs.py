@@ -80,7 +80,7 @@ def pair_of(placement: Placement, policy: Policy, layer: str) -> BitPair:
     """Bits that a policy gives a layer; a pinned layer has its own unless the policy lists it."""
     bits = policy.bits.get(layer)
     if bits is not None:
-        return bits.weight, bits.act
+        return bits.pair
     pinned = placement.layer(layer).pinned_bits
     assert pinned is not None, layer
     return pinned, pinned

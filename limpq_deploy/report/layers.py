@@ -1,7 +1,9 @@
 """Bits per layer as a picture: weight bits upwards, activation bits downwards, the share of BitOps below."""
 
 from dataclasses import dataclass
+from math import prod
 
+from limpq_deploy.calibration.numbers.formats import bits_of
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.report import svg
@@ -61,13 +63,13 @@ def layers_section(inputs: ReportInputs) -> LayersSection:
 
 def drawn_bits(bits: int) -> int:
     """Bits as a bar is high: floats are cut off, for their bars would dwarf all others."""
-    return FLOAT_BAR if in_float(bits) else bits
+    return FLOAT_BAR if in_float(bits) else bits_of(bits)
 
 
 def layer_rows(inputs: ReportInputs) -> tuple[LayerRow, ...]:
     """Every layer in execution order, with its share of the BitOps."""
     pairs = {layer.name: inputs.pair(layer.name) for layer in inputs.placement.layers}
-    bitops = {layer.name: layer.macs * pairs[layer.name][0] * pairs[layer.name][1] for layer in inputs.placement.layers}
+    bitops = {layer.name: layer.macs * prod(map(bits_of, pairs[layer.name])) for layer in inputs.placement.layers}
     total = sum(bitops.values()) or 1
     return tuple(
         LayerRow(

@@ -206,7 +206,7 @@ def of_model(model: QuantizedModel, policy: Mapping[str, BitPair]) -> dict[str, 
     return {
         "model": model.placement.model,
         "target": model.placement.target,
-        "bits": {name: LayerBits(weight=weight, act=act) for name, (weight, act) in policy.items()},
+        "bits": {name: LayerBits.of(pair) for name, pair in policy.items()},
         "scales": "pow2" if model.pow2 else "free",
         "weights": weights,
         "activations": activations,

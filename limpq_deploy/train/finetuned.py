@@ -124,4 +124,4 @@ class FineTuned:
 
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name, as `Placement` takes them."""
-        return {name: (bits.weight, bits.act) for name, bits in self.bits.items()}
+        return {name: bits.pair for name, bits in self.bits.items()}

@@ -18,6 +18,7 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.model.activation_memory import with_memory
@@ -180,9 +181,9 @@ def _act_scales(model: QuantizedModel, name: str, width: int) -> tuple[float, fl
     only = quantizer.placed.bits
     if only is not None and in_float(only):
         return 0.0, 0.0
-    if only is not None and width != only:
+    if only is not None and width != only and FP8 not in (width, only):
         return tuple(scale * 2.0 ** (only - width) for scale in _act_scales(model, name, only))  # type: ignore[return-value]
-    if quantizer.identity_from is not None and width >= quantizer.identity_from:
+    if quantizer.identity_from is not None and width != FP8 and width >= quantizer.identity_from:
         parent = quantizer.placed.parent
         assert parent is not None
         quantizer = model.act_quantizer(parent)
@@ -284,5 +285,5 @@ def _first_images(split: Split, images: int, seed: int) -> torch.Tensor:
 
 
 def _require_bits(bits: tuple[int, ...]) -> None:
-    if not bits or list(bits) != sorted(set(bits)) or not all(2 <= width <= 8 for width in bits):
+    if not bits or list(bits) != sorted(set(bits)) or not all(2 <= width <= 8 or width == FP8 for width in bits):
         raise SettingError(f"candidate bits are {list(bits)}; expected ascending widths from 2 to 8, such as 2,3,4,5,6")

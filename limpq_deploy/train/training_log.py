@@ -9,6 +9,7 @@ from typing import Any
 
 from limpq_deploy.calibration.errors import MissingExtra, OutputError, RecordError
 from limpq_deploy.calibration.json_text import parse_json
+from limpq_deploy.callbacks import metric
 from limpq_deploy.progress import Report
 from limpq_deploy.train.execution import Execution
 
@@ -89,6 +90,10 @@ class Watch:
         total = _Seen.together(self._unwritten)
         top1 = [round(100 * right / total.images, 2) for right in total.correct]
         losses = [round(loss, 6) for loss in total.losses]
+        for name, loss in zip(self._names, losses, strict=True):
+            metric(f"loss/{name}", loss, step)
+        for name, share in zip(self._names, top1, strict=False):
+            metric(f"top1/{name}", share, step)
         if self._log is not None:
             self._log.write(
                 {

@@ -1,9 +1,13 @@
 """The bits that an engine really executes."""
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair
 from limpq_deploy.export.runtimes.base import INTEGER, Engine
 
-EXECUTED_BITS: dict[str, BitPair] = {**dict.fromkeys(INTEGER, (8, 8)), "float16": (16, 16), "bfloat16": (16, 16)}
+EXECUTED_BITS: dict[str, BitPair] = {
+    **dict.fromkeys(INTEGER, (8, 8)),
+    **{"float8": (FP8, FP8), "float16": (16, 16), "bfloat16": (16, 16)},
+}
 """(weight, activation) bits of an engine's layer by its precision; all others are float32."""
 
 PRECISION_UNKNOWN = frozenset({"unknown", "absent"})
@@ -11,8 +15,8 @@ PRECISION_UNKNOWN = frozenset({"unknown", "absent"})
 
 
 def executed_bits(engine: Engine) -> dict[str, BitPair]:
-    """(weight, activation) bits that the engine executes by layer: an integer layer runs 8 by 8 bits. Layers of
-    unknown precision are left out."""
+    """(weight, activation) widths that the engine executes by layer: an integer layer runs 8 by 8 bits, and so does one
+    in FP8, whose products are those of floats. Layers of unknown precision are left out."""
     return {
         name: EXECUTED_BITS.get(precision, (FLOAT_BITS, FLOAT_BITS))
         for name, precision in engine.layer_precision.items()

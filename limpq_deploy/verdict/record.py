@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from limpq_deploy.calibration.numbers.formats import bits_of
+from limpq_deploy.calibration.shown import Saved
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.timing.report import FLOAT_SERIES, Speedup, Threads
 from limpq_deploy.policy.policy import BudgetUse
@@ -23,6 +25,8 @@ FP32 = "fp32"
 UNIFORM = ("uniform8", "float16")
 """Names of the engines of one precision throughout that a budgeted engine is set beside."""
 
+
+_WORD = {True: "passed", False: "failed"}
 
 NO_GPU = "no GPU here"
 """How the reason of what only an engine can tell begins, where none was built."""
@@ -55,7 +59,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitOpsCount:
-    """Exact BitOps (macs * weight_bits * act_bits, one image) of one assignment of bits.
+    """Exact BitOps (macs * weight_bits * act_bits, one image) of one assignment of bits; FP8 counts as 8.
 
     ``nominal``: the bits asked for; ``realised``: those the engine executes. ``searched``: layers that the program
     chooses for; ``all``: pinned layers too.
@@ -175,7 +179,7 @@ class NotMeasured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Saved):
     """All checks of one build.
 
     ``outcome``: "failed" when a check failed; "undecided" when none did but the measurements leave one open;
@@ -211,6 +215,17 @@ class Verdict:
         if self.outcome != outcome or self.passed != (outcome == "passed"):
             raise ValueError(f"the checks say {outcome!r}, the verdict says {self.outcome!r}")
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each check, decided or not, with its figures in a sentence."""
+        return [
+            *({"check": one.name, "outcome": _WORD[one.passed], "detail": one.detail} for one in self.checks),
+            *({"check": one.name, "outcome": "undecided", "detail": one.detail} for one in self.undecided),
+            *({"check": one.name, "outcome": "not measured", "detail": one.reason} for one in self.not_measured),
+        ]
+
+    def _title(self) -> str:
+        return f"Verdict on {self.model} for {self.target}: {self.outcome}"
+
 
 def float_baseline(names: Iterable[str]) -> str:
     """What the series "float" is to be called among series of these names."""
@@ -244,7 +259,7 @@ def count_bitops(
         asked = pairs[layer.name] if pinned is None else pairs.get(layer.name, (pinned, pinned))
         executed = (realised or {}).get(layer.name) or placement.spec.realised_pair(*asked)
         for kind, (weight_bits, act_bits) in (("nominal", asked), ("realised", executed)):
-            bitops = layer.macs * weight_bits * act_bits
+            bitops = layer.macs * bits_of(weight_bits) * bits_of(act_bits)
             totals[kind][0] += bitops if pinned is None else 0
             totals[kind][1] += bitops
     return BitOpsCount(

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from limpq_deploy.calibration.in_memory import Given
 from limpq_deploy.calibration.version import __version__
 
 PACKAGE = "limpq_deploy"
@@ -29,13 +30,14 @@ SUBJECT, SUBJECTS = "Subject", ("subject", "self")
 PLUMBING = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
-        *("progress", "optional_packages", "pipeline.config"),
+        *("progress", "callbacks", "optional_packages", "pipeline.config"),
         *("workspace.workspace", "workspace.step", "workspace.sources", "workspace.finished", "workspace.file_names"),
         *(
             "calibration.version",
             "calibration.errors",
             "calibration.files",
             "calibration.records",
+            "calibration.shown",
             "calibration.record_faults",
         ),
     )
@@ -87,7 +89,10 @@ def code_of(run: Callable[..., Any]) -> Code:
 
 def user_sources(factory: Callable[..., Any]) -> str:
     """SHA-256 over a user's own module and those of its project that it imports: of its package where it is installed,
-    of its folder and those below where it is not. "unknown" where there is no source."""
+    of its folder and those below where it is not. "unknown" where there is no source; of an object that was given, its
+    own digest."""
+    if isinstance(factory, Given):
+        return factory.digest
     source = inspect.getsourcefile(factory)
     if source is None:
         return "unknown"

@@ -16,7 +16,7 @@ def test_every_name_of_the_face_is_there(name: str) -> None:
 
 def test_what_is_offered_is_what_is_found() -> None:
     found = {name for names in limpq_deploy._HOMES.values() for name in names}
-    assert found | {"__version__"} == set(limpq_deploy.__all__)
+    assert found | {"__version__", "export"} == set(limpq_deploy.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = limpq_deploy.nothing
 

@@ -109,15 +109,14 @@ def test_a_mixed_precision_model_computes_in_its_tensorrt_file_what_it_learned_o
 def test_in_tensorrt_rtxs_file_a_layer_alone_moves_no_code_by_more_than_a_step_and_few_beside_a_tie(
     executed: Any, resnet8: nn.Module
 ) -> None:
-    """Sums have the 11 bits of FP16: off by at most 2^-12 of themselves, so that a code moves only where its value is
-    nearer to a tie than that share of the largest values, some hundred steps before the ReLU."""
+    """Sums are integers, rounded to the 11 bits of FP16 in both: nothing is left to differ but float32 behind them."""
     traced, quantized, layers, acts, file = quantized_for(TENSORRT_RTX, resnet8)
     images, _ = next(iter(open_dataset("digits").split("test").batches(256)))
     logits, codes = executed(file, images)
     compared = compare_trained(traced, quantized, layers, acts, [Fed(images, codes, logits)]).faithful
     assert {part.tensor for part in compared} == codes.keys()
     assert all(part.max_lsb <= 1 and (part.max_tie_distance or 0) <= 0.05 for part in compared)
-    assert 0 < sum(part.mismatches for part in compared) <= 2e-3 * sum(part.elements for part in compared)
+    assert sum(part.mismatches for part in compared) <= 1e-5 * sum(part.elements for part in compared)
 
 
 @pytest.mark.parametrize("pairs", [((16, 16),), ((16, 16), (8, 8)), ((8, 8), (8, 8), (16, 16))], ids=len)

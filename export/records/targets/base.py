@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 
 WIDEST_GRID = 8
-"""Bits of the widest integer grid; a policy that says more keeps the tensor in float."""
+"""Bits of the widest integer grid; a policy that says more, and not FP8, keeps the tensor in float."""
+
+FP8_GRID = QuantGrid(bits=8, signed=True, fp8=True)
 
 
 def in_float(bits: int) -> bool:
     """Whether a tensor of these nominal bits is kept in float."""
-    return bits > WIDEST_GRID
+    return bits > WIDEST_GRID and bits != FP8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,7 @@ class FileForm:
     DequantizeLinear, or FP32 ones with a pair. ``typed``: every tensor's type is taken from the file (strong typing),
     so that layers of 16 bits are written in FP16; else the builder chooses among what its flags allow. ``parser``: the
     version of TensorRT whose parser has the rules of the one that reads the file; None where it is another's.
+    ``fp8``: whether layers in FP8 are written in it.
     """
 
     version: str | None
@@ -29,6 +33,7 @@ class FileForm:
     weights: Literal["int8", "float32"]
     typed: bool
     parser: Literal["8.6", "10", "11"] | None = None
+    fp8: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +88,10 @@ class TargetSpec:
     ``float_streams``: those that only layers in float read travel in float.
     ``shared_inputs``: layers that read one tensor share one activation quantizer. ``single_q``: a float tensor's
     quantizer stands behind it, for all its readers; else on edges, where it is read. ``bias``: type in which a layer's
-    bias is executed: rounded to the accumulator's grid, or as it is. ``half_sums``: sums of a layer in integers are
-    rounded once to float16, times a power of two (`half_step`). ``native_pairs``: (weight, activation) bits that
-    the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``: pairs
-    that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
+    bias is executed: rounded to the accumulator's grid, or as it is. ``half_sums``: sums of products of codes are
+    rounded once to float16, times a power of two (`half_sums.sum_step`). ``native_pairs``: (weight, activation) bits
+    that the hardware executes; a layer runs in the smallest pair that holds it. Last pair: float. ``linear_pairs``:
+    pairs that linear layers alone may take besides (weights stored narrow, computed as wide as activations).
 
     ``float_baseline``: type in which the float model runs unless a build asks for another. ``forms``: of its files, the
     oldest first, which all later versions read; none where it is not exported. ``form_key``: metadata of a file that
@@ -162,14 +167,24 @@ class TargetSpec:
         """Whether a layer (``linear``: or a convolution) of these bits can be deployed: both fit a grid, or the pair is
         one that the target executes with floats."""
         pair = (weight_bits, act_bits)
-        return not (in_float(max(pair)) and pair not in (*self.native_pairs, *(self.linear_pairs if linear else ())))
+        natively = pair in (*self.native_pairs, *(self.linear_pairs if linear else ()))
+        return natively or not (FP8 in pair or in_float(max(pair)))
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether its hardware, some of it, executes layers in FP8."""
+        return (FP8, FP8) in self.native_pairs
 
     def weight_grid(self, bits: int) -> QuantGrid:
         """Grid of a weight; symmetric at 8 bits, so that a negative BatchNorm gamma can flip the codes' sign."""
+        if bits == FP8:
+            return FP8_GRID
         return QuantGrid(bits=bits, signed=True, narrow=self.exportable and bits == 8)
 
     def act_grid(self, bits: int, *, signed: bool, offset: bool = False) -> QuantGrid:
         """Grid of an activation; 8 unsigned bits become 0..127 where the container has no codes above."""
+        if bits == FP8:
+            return FP8_GRID
         if not signed and bits == 8 and not self.unsigned_acts:
             return QuantGrid(bits=7, signed=False)
         return QuantGrid(bits=bits, signed=signed, offset=offset and self.offset_zero_point is not None)
@@ -181,8 +196,12 @@ class TargetSpec:
         return self.signed_zero_point if signed else 0
 
     def realised_pair(self, weight_bits: int, act_bits: int) -> tuple[int, int]:
-        """The (weight, activation) bits at which the hardware executes a layer of these nominal bits."""
+        """The (weight, activation) bits at which the hardware executes a layer of these nominal bits. FP8 is executed
+        as such or in float, never as integers, and integers never as FP8."""
+        asked = (weight_bits, act_bits)
+        if asked in self.native_pairs:
+            return asked
         for pair in self.native_pairs:
-            if weight_bits <= pair[0] and act_bits <= pair[1]:
+            if weight_bits <= pair[0] and act_bits <= pair[1] and FP8 not in pair:
                 return pair
         return self.native_pairs[-1]

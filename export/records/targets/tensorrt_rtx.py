@@ -1,5 +1,6 @@
 """TensorRT for RTX: its compiler builds engines on any machine, and GPUs of its list run them."""
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.records.targets.base import FileForm, RuntimeSpec, TargetSpec
 
 TENSORRT_RTX_GPU = RuntimeSpec(
@@ -32,10 +33,10 @@ TENSORRT_RTX = TargetSpec(
     shared_inputs=True,
     single_q=False,
     bias="float32",
+    native_pairs=((8, 8), (FP8, FP8), (16, 16), (32, 32)),
     half_sums=True,
-    native_pairs=((8, 8), (16, 16), (32, 32)),
     float_baseline="float16",
-    forms=(FileForm(version="1", opset=21, weights="int8", typed=True, parser="11"),),
+    forms=(FileForm(version="1", opset=21, weights="int8", typed=True, parser="11", fp8=True),),
     form_key="limpq.tensorrt_rtx",
     settings=("batch", "float_type", "gpus"),
 )

@@ -135,8 +135,8 @@ def computing_layers(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> d
 
 
 def planned_precision(model: onnx.ModelProto) -> dict[str, str]:
-    """Precision that the file asks for: ``s8s8`` for a Conv or Gemm between dequantized inputs, else the type of its
-    weight."""
+    """Precision that the file asks for: ``s8s8`` for a Conv or Gemm between dequantized inputs, ``float8`` where those
+    are FP8, else the type of its weight."""
     producers = {output: node for node in model.graph.node for output in node.output}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     found = {}
@@ -145,7 +145,9 @@ def planned_precision(model: onnx.ModelProto) -> dict[str, str]:
             sources = [_behind_casts(name, producers) for name in node.input[:2]]
             quantized = all(_op(producers.get(name)) == "DequantizeLinear" for name in sources)
             half = types.get(sources[1]) == onnx.TensorProto.FLOAT16
-            found[_layer_name(node, producers)] = "s8s8" if quantized else "float16" if half else "float32"
+            codes = types.get(producers[sources[1]].input[0]) if quantized else None
+            coded = "float8" if codes == onnx.TensorProto.FLOAT8E4M3FN else "s8s8"
+            found[_layer_name(node, producers)] = coded if quantized else "float16" if half else "float32"
     return found
 
 

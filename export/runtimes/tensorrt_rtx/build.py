@@ -19,6 +19,8 @@ from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.runtimes.tensorrt.build import BuildFailed
 from limpq_deploy.export.runtimes.tensorrt.log import Report
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import PRODUCT, cannot_build
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named
+from limpq_deploy.export.runtimes.tensorrt_rtx.needs import has_fp8, without_fp8
 from limpq_deploy.export.runtimes.tensorrt_rtx.order import MODEL, ORDER, PLAN, RESULT, Order, Result
 
 CHILD = "limpq_deploy.export.runtimes.tensorrt_rtx.child"
@@ -42,6 +44,8 @@ def compile_model(
     why = cannot_build()
     if why is not None:
         raise MissingExtra(why)
+    if has_fp8(model) and (refused := without_fp8(capabilities_named(capabilities), "the file")) is not None:
+        raise BuildFailed(refused)
     with TemporaryDirectory(prefix="limpq-rtx-") as name:
         folder = Path(name)
         (folder / MODEL).write_bytes(model.SerializeToString())

@@ -29,9 +29,12 @@ class Capability:
         return self.name.upper()
 
 
+FP8 = "fp8"
+"""E4M3, as `Capability` names it: from compute capability 8.9 on."""
+
 _FLOATS = ("float32", "float16")
 _AMPERE = ("int8", "float x int4")
-_ADA = (*_AMPERE, "fp8")
+_ADA = (*_AMPERE, FP8)
 
 CAPABILITIES = {
     one.name: one
@@ -55,21 +58,21 @@ CAPABILITIES = {
             name="sm89",
             number="8.9",
             gpus="GeForce RTX 40, L4, L40S",
-            convolutions=(*_FLOATS, "int8", "fp8"),
+            convolutions=(*_FLOATS, "int8", FP8),
             products=(*_FLOATS, *_ADA),
         ),
         Capability(
             name="sm120",
             number="12.0",
             gpus="GeForce RTX 50, RTX PRO Blackwell",
-            convolutions=(*_FLOATS, "int8", "fp8"),
+            convolutions=(*_FLOATS, "int8", FP8),
             products=(*_FLOATS, *_ADA, "nvfp4"),
         ),
         Capability(
             name="sm121",
             number="12.1",
             gpus="GB10",
-            convolutions=(*_FLOATS, "int8", "fp8"),
+            convolutions=(*_FLOATS, "int8", FP8),
             products=(*_FLOATS, *_ADA, "nvfp4"),
         ),
     )

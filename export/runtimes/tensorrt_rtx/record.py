@@ -8,7 +8,7 @@ import onnx
 from limpq_deploy.calibration.errors import RecordError
 from limpq_deploy.export.records.engine_record import EngineLayer, Machine, OneBuild, Plan
 from limpq_deploy.export.records.targets.tensorrt_rtx import TENSORRT_RTX_GPU
-from limpq_deploy.export.runtimes.base import INTEGER, CompiledEngine
+from limpq_deploy.export.runtimes.base import FLOAT8, INTEGER, CompiledEngine
 from limpq_deploy.export.runtimes.tensorrt.inspect import engine_layers, layer_precision
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import compiler_name
 from limpq_deploy.export.runtimes.tensorrt_rtx.build import Compiled
@@ -71,6 +71,7 @@ def describe(
         capabilities=names,
         kernels=count,
         integer_layers=sum(found in INTEGER for found in precision.values()),
+        fp8_layers=sum(found == FLOAT8 for found in precision.values()),
         layers=len(precision),
         moved_bytes=moved,
         moved_by_type=by_type,

@@ -27,7 +27,8 @@ from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import (
     load_bindings,
 )
 from limpq_deploy.export.runtimes.tensorrt_rtx.build import compile_model
-from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import DEFAULT, Capability, capabilities_named
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named
+from limpq_deploy.export.runtimes.tensorrt_rtx.needs import usual_for
 from limpq_deploy.export.runtimes.tensorrt_rtx.record import describe
 from limpq_deploy.export.runtimes.tensorrt_rtx.session import TensorRtRtxSession
 from limpq_deploy.export.runtimes.tensorrt_rtx.sources import builder_digest
@@ -64,7 +65,8 @@ class TensorRtRtx(TensorRt):
                     f"{name} is {getattr(self.options, name)}, which has no effect on {PRODUCT}: its kernels are "
                     "chosen on the GPU that runs the engine; leave it away"
                 )
-        self.capabilities: tuple[Capability, ...] = capabilities_named(self.options.gpus or DEFAULT)
+        if self.options.gpus is not None:
+            capabilities_named(self.options.gpus)
 
     def with_options(self, options: EngineOptions) -> "TensorRtRtx":
         return TensorRtRtx(options, memory=self._memory_package, report=self._report, fresh=self._fresh)
@@ -91,10 +93,10 @@ class TensorRtRtx(TensorRt):
         if not self._fresh and plan.is_file() and record_path(plan).is_file():
             return load_record(CompiledEngine, record_path(plan)), plan
         model = load_model(path)
-        names = tuple(one.name for one in self.capabilities)
+        names = self.options.gpus or usual_for(model)
         compiled = compile_model(model, self.options, names, report=self._report)
         log = plan.with_suffix(".log").name
-        record = describe(sha256_of(path), model, compiled, self.capabilities, log=log)
+        record = describe(sha256_of(path), model, compiled, capabilities_named(names), log=log)
         lines = "".join(f"[{severity}] {plain(message, 4000)}\n" for severity, message in compiled.result.lines)
         write_text(plan.with_suffix(".log"), lines + visible(compiled.result.layers))
         write_record(record, record_path(plan))

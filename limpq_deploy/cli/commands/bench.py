@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+import limpq_deploy
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.cli.options.builder import builder_options, engine_batch_option, take_builder
@@ -138,10 +139,8 @@ def time_models(
             write_record(measured, output)
         answer(json.dumps(to_dict(measured)) if as_json else serving_lines(measured))
         return
-    from limpq_deploy.latency.bench import bench_models
-
-    report = bench_models(
-        models, batches=batches, streams=streams, threads=threads, seconds=seconds, runtime=runtime, options=engine
+    report = limpq_deploy.bench(
+        models, batches=batches, streams=streams, threads=threads, seconds=seconds, runtime=runtime, engine=engine
     )
     if output is not None:
         write_record(report, output)

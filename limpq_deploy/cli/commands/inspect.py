@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import limpq_deploy
 from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer
@@ -57,7 +58,8 @@ def inspect(model: str, target: str, weights: Path | None, input_shape: tuple[in
     require_modules(("torch",), "looking at a network")
     with progress("loading torch", brief=True):
         from limpq_deploy.cli.output.inspection import inspection_lines
-        from limpq_deploy.pipeline.inspection import inspect as look
+
+        look = limpq_deploy.inspect
     found = look(model, target=target, weights=weights, input_shape=input_shape)
     answer(json.dumps(to_dict(found)) if as_json else inspection_lines(found))
     if not found.accepted:

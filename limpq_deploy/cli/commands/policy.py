@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import limpq_deploy
 from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import (
     ACROSS,
@@ -16,8 +17,6 @@ from limpq_deploy.cli.options.shared import (
     SOLVERS,
     budget_options,
     json_option,
-    take_recipe,
-    take_restrictions,
     trust_option,
 )
 from limpq_deploy.cli.output.answers import answer
@@ -88,70 +87,36 @@ def sweep(
     """
     from limpq_deploy.calibration.errors import SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.export.timing.table import LatencyTable
-    from limpq_deploy.policy.budgets import BITOPS, budgets_from_options, of_kind, option_of
-    from limpq_deploy.policy.front import parse_range, uniform_points
-    from limpq_deploy.policy.front import sweep as front_of
     from limpq_deploy.policy.indicators import Indicators
-    from limpq_deploy.policy.recipes import read_as
-    from limpq_deploy.policy.restrictions import restrict
-    from limpq_deploy.policy.search import PolicySearch
-    from limpq_deploy.policy.supported import supported_front
-    from limpq_deploy.progress import progress
-    from limpq_deploy.report.across import across as across_of
 
-    swept = of_kind(BITOPS)
-    if any(options[name] is not None for name in swept):
-        raise SettingError(f"--gbitops already limits BitOps; leave {' and '.join(map(option_of, swept))} away")
-    carried = load_record(Indicators, indicators_file)
-    settings, restrictions = take_recipe(options), take_restrictions(options)
-
-    def admit(indicators: Indicators) -> Indicators:
-        return restrict(indicators, **restrictions)
-
-    found = admit(read_as(carried, **settings)[0])
-    settings["admit"] = admit
-    table = None
-    if picture is not None and across == "latency" and options["max_latency_ms"] is None:
-        file_of_times = options.pop("latency_table")  # for the picture alone
-        table = load_record(LatencyTable, file_of_times) if file_of_times is not None else None
-    elif options["latency_table"] is not None and options["max_latency_ms"] is not None:
-        table = load_record(LatencyTable, options["latency_table"])
-    limited = any(value is not None for value in options.values())
-    if supported and (gbitops is not None or limited):
+    if supported and gbitops is not None:
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
-    if supported and solver is not None:
-        raise SettingError("--all reads its points off the layers' own hulls and asks no solver; leave --solver away")
     if gbitops is None and not supported:
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
-    budgets = budgets_from_options(found, **options) if limited else ()
-    drawn = across_of(across, found, table) if picture is not None else None
-    solve = PolicySearch(solver=solver or "auto", gap=gap)
-    if gbitops is None:
-        front = supported_front(carried, **settings)
-    else:
-        with progress("budgets") as report:
-            front = front_of(carried, parse_range(gbitops), budgets=budgets, solve=solve, progress=report, **settings)
-    if build is not None:
-        from limpq_deploy.pipeline.stages.previewer import open_previewer, uniform_previews, with_previews
+    indicators = load_record(Indicators, indicators_file)
+    drawn, times = None, options["latency_table"]
+    if picture is not None:
+        from limpq_deploy.api.front_file import axis_of, draw_front
 
-        look = open_previewer(build, carried, trusted=trusted, interval=True)
-        with progress("previews") as report:
-            front = with_previews(front, look, report)
+        if across == "latency" and options["max_latency_ms"] is None:
+            options["latency_table"] = None  # it is for the picture alone
+        drawn = axis_of(indicators, across, times, **options)
+    front = limpq_deploy.sweep(indicators, gbitops, gap=gap, solver=solver, preview=build, trusted=trusted, **options)
     file = output or Path("front.json")
     write_record(front, file)
     if picture is not None:
-        from limpq_deploy.policy.uniform_optima import joined, limits_of_uniform
-        from limpq_deploy.report.front_picture import write_front_picture
-
-        uniform, shown = uniform_points(carried, budgets=budgets, **settings), front
-        if gbitops is not None and front.points:
-            beside = limits_of_uniform(uniform, parse_range(gbitops))
-            shown = joined(front, front_of(carried, beside, budgets=budgets, solve=solve, **settings))
-        if build is not None:
-            with progress("previews of the picture") as report:
-                shown, uniform = with_previews(shown, look, report), uniform_previews(shown, uniform, look)
-        write_front_picture(shown, picture, uniform=uniform, x=drawn)
+        draw_front(
+            front,
+            picture,
+            indicators,
+            gbitops=gbitops,
+            axis=drawn,
+            gap=gap,
+            solver=solver,
+            preview=build,
+            trusted=trusted,
+            **options,
+        )
     if as_json:
         answer(json.dumps(to_dict(front)))
         return

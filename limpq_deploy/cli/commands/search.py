@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import limpq_deploy
 from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import (
     FILE,
@@ -14,8 +15,6 @@ from limpq_deploy.cli.options.shared import (
     SOLVERS,
     budget_options,
     json_option,
-    take_recipe,
-    take_restrictions,
     trust_option,
 )
 from limpq_deploy.cli.output.answers import answer, aside
@@ -64,82 +63,32 @@ def search(
     limpq-deploy search indicators.json --like w4a4 --min-bits 'layer4.*=3' --pin fc1=w6a6
     limpq-deploy search limpq-build/indicators.json --like w3a3 --preview limpq-build
     """
+    from limpq_deploy.api.policies import as_read, explain_refusal
+    from limpq_deploy.api.policies import explain as explanation_of
     from limpq_deploy.calibration.errors import InfeasiblePolicy
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
-    from limpq_deploy.policy.budgets import budgets_from_options, parse_like, uniform_policy_within
-    from limpq_deploy.policy.candidates import find, find_own
-    from limpq_deploy.policy.explain import explain as explanation_of
-    from limpq_deploy.policy.importance_names import read_by
     from limpq_deploy.policy.indicators import Indicators
-    from limpq_deploy.policy.recipes import one_recipe, recipes
-    from limpq_deploy.policy.restrictions import restrict
-    from limpq_deploy.policy.search import TIME_LIMIT_S, PolicySearch
-    from limpq_deploy.policy.solver.deadline import Deadline
 
-    carried = load_record(Indicators, indicators_file)
-    asked = take_recipe(options)
-    restrictions = take_restrictions(options)
-
-    def admit(indicators: Indicators) -> Indicators:
-        return restrict(indicators, **restrictions)
-
-    recipe = one_recipe(carried, **asked)
-    found = admit(read_by(carried, recipe.importance))
-    like = options["like"]
-    budgets = budgets_from_options(found, **options)
-    solve = PolicySearch(solver=solver)
-    deadline = Deadline.within(TIME_LIMIT_S)
+    indicators = load_record(Indicators, indicators_file)
     try:
-        if build is None:
-            plain = all(value is None for value in asked.values())
-            policy = (find_own if plain else find)(carried, budgets, recipe, solve=solve, admit=admit)
-        else:
-            from limpq_deploy.importance.tournament import hold_tournament
-            from limpq_deploy.pipeline.stages.previewer import open_previewer
-            from limpq_deploy.progress import progress
-
-            uniform = uniform_policy_within(found, budgets, parse_like(like) if like is not None else None)
-            with progress("previews") as report:
-                policy = hold_tournament(
-                    carried,
-                    budgets,
-                    recipes(carried, **asked),
-                    open_previewer(build, carried, trusted=trusted),
-                    uniform=uniform,
-                    solve=solve,
-                    admit=admit,
-                    report=report,
-                )
+        policy = limpq_deploy.search(indicators, solver=solver, preview=build, trusted=trusted, **options)
     except InfeasiblePolicy:
         if explain:
             from limpq_deploy.cli.output.search import conflict_table
-            from limpq_deploy.policy.infeasible import explain_conflict
 
-            conflict = explain_conflict(
-                found,
-                budgets,
-                alpha=recipe.alpha,
-                outliers=recipe.outliers,
-                solve=PolicySearch(solver=solver, deadline=deadline),
-                deadline=deadline,
-            )
+            conflict = explain_refusal(indicators, solver=solver, **options)
             aside(conflict_table(conflict) if conflict else "")
         raise
     file = output or Path("policy.json")
     write_record(policy, file)
-    read = admit(read_by(carried, policy.importance or recipe.importance))
-    explanation = None
-    if explain:
-        if build is not None:  # previews took their time
-            deadline = Deadline.within(TIME_LIMIT_S)
-        explanation = explanation_of(policy, read, budgets, solve=PolicySearch(solver=solver, deadline=deadline))
+    explanation = explanation_of(policy, indicators, solver=solver, **options) if explain else None
     if as_json:
         extra = {"explanation": to_dict(explanation)} if explanation is not None else {}
         answer(json.dumps({**to_dict(policy), **extra}))
         return
     from limpq_deploy.cli.output.tables import policy_table, tournament_table
 
-    answer(f"{policy_table(policy, read)}\nwritten to {file}")
+    answer(f"{policy_table(policy, as_read(policy, indicators, **options))}\nwritten to {file}")
     if policy.tournament is not None:
         answer(f"\n{tournament_table(policy.tournament)}")
     if explanation is not None:
@@ -169,21 +118,10 @@ def preview(policies: tuple[Path, ...], build: Path, trusted: bool, as_json: boo
     limpq-deploy preview a.json b.json --build limpq-build
     """
     from limpq_deploy.calibration.records import load_record, to_dict
-    from limpq_deploy.optional_packages import require_modules
     from limpq_deploy.policy.policy import Policy
 
     given = {str(file): load_record(Policy, file) for file in policies}
-    pairs = {name: policy.buildable_pairs(name) for name, policy in given.items()}
-    require_modules(("torch", "safetensors"), "previews")
-    from limpq_deploy.pipeline.stages.previewer import open_previewer
-    from limpq_deploy.progress import progress
-
-    look = open_previewer(build, trusted=trusted)
-    seen = {}
-    with progress("previews") as report:
-        for number, (name, bits) in enumerate(pairs.items()):
-            report(number, len(pairs), name)
-            seen[name] = look(bits, origin=name)
+    seen: Any = limpq_deploy.preview(given, build, trusted=trusted)
     if as_json:
         plain = {name: to_dict(replace(found, losses=())) for name, found in seen.items()}
         answer(json.dumps({name: {**found, **_recipe(given[name])} for name, found in plain.items()}))

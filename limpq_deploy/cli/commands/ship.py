@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import limpq_deploy
 from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import FILE, json_option
@@ -126,24 +127,22 @@ def ship(
     limpq-deploy ship limpq-build models --backend python
     limpq-deploy ship limpq-build models --sign release.key --key release.key.pub
     """
-    from limpq_deploy.export.ship.repository import Keys
-    from limpq_deploy.export.ship.triton.config import ServingOptions
-    from limpq_deploy.serving.ship import ship as ship_build
-
-    options = ServingOptions(
-        backend=backend, max_batch=max_batch, instances=instances, threads=threads, queue_delay_us=throughput
-    )
-    done = ship_build(
+    done = limpq_deploy.ship(
         folder,
         repository,
-        options,
+        backend=backend,
+        max_batch=max_batch,
+        instances=instances,
+        threads=threads,
+        queue_delay_us=throughput,
         name=name,
         config=config,
         plans=dict(map(_split_plan, plans)),
         candidate=candidate,
         keep=keep,
         force=force,
-        keys=Keys(private=sign, public=key),
+        sign=sign,
+        key=key,
     )
     _tell(done, as_json)
 

@@ -68,6 +68,15 @@ class BitList(click.ParamType):
             self.fail(f"{value!r} is no list of bit-widths; expected something like 2,3,4,5,6", param, ctx)
 
 
+class NameList(click.ParamType):
+    """``int8,fp8`` -> ("int8", "fp8")."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))
+
+
 class IntList(click.ParamType):
     """``1,8`` -> (1, 8); numbers above 0, and at most ``most``."""
 
@@ -106,20 +115,6 @@ def trust_option(command: Command) -> Command:
 def several(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
     """None where a repeatable option was not given, as for other options."""
     return value or None
-
-
-RESTRICTIONS = ("space", "min_bits", "pin", "tie")
-
-
-def take_restrictions(options: dict[str, Any]) -> dict[str, Any]:
-    """Move what `restrict` takes out of a command's options; those not given are left out."""
-    taken = {key: options.pop(key) for key in RESTRICTIONS}
-    return {key: value for key, value in taken.items() if value is not None}
-
-
-def take_recipe(options: dict[str, Any]) -> dict[str, Any]:
-    """Move what `candidates.one_recipe` takes out of a command's options."""
-    return {key: options.pop(key) for key in ("importance", "alpha", "outliers")}
 
 
 def restriction_options(command: Command) -> Command:
@@ -170,8 +165,8 @@ def budget_options(command: Command) -> Command:
         click.option(
             "--outliers",
             type=OneOf(["forbid", "repair", "keep"]),
-            help="Indicators that grow with the bits: forbid the entry, smooth it, or keep it.  [default: forbid for "
-            "scale, else repair]",
+            help="Where an indicator grows with the bits. forbid: no layer may take those bits; repair: take the "
+            "closest values that do not grow; keep: take them as they are.  [default: forbid for scale, else repair]",
         ),
     )
     return with_options(options, command)
@@ -292,6 +287,12 @@ def build_options(command: Command) -> Command:
             help="What executes the model.  [default: what this machine can run]",
         ),
         click.option("--bits", type=BitList(), metavar="2,3,..", help="Candidate bit-widths.  [default: 2,3,4,5,6]"),
+        click.option(
+            "--formats",
+            type=NameList(),
+            metavar="F,G,..",
+            help="Choose each layer's number format instead: int8, fp8 (E4M3; tensorrt_rtx, from sm89), fp16.",
+        ),
         budget_options,
         click.option(
             "--solver",

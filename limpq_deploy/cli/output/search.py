@@ -7,7 +7,7 @@ from limpq_deploy.policy.explain import BudgetPrice, Explanation
 from limpq_deploy.policy.front import Front
 from limpq_deploy.policy.infeasible import Conflict
 from limpq_deploy.policy.interchange.layer_table import LayerTable
-from limpq_deploy.report.figures import digits, giga, plural, signed
+from limpq_deploy.report.figures import bits, digits, giga, plural, signed
 
 STEPS_TOLD = 4
 """Steps that a sentence names; the others are counted, and stand in the table."""
@@ -22,8 +22,8 @@ def diff_table(diff: PolicyDiff) -> str:
         rows = [
             (
                 change.name,
-                f"w{change.before.weight} a{change.before.act}",
-                f"w{change.after.weight} a{change.after.act}",
+                bits(change.before.pair),
+                bits(change.after.pair),
                 *(() if change.bitops is None else (_signed_giga(change.bitops), f"{change.size or 0:+,}")),
                 *(() if change.objective is None else (f"{change.objective:+.6f}",)),
             )

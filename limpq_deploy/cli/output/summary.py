@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from limpq_deploy.calibration.numbers.formats import FP8_BITS, bits_of, pair_name
 from limpq_deploy.cli.output.tables import in_columns, table, wrapped
 from limpq_deploy.export.records.placement import FLOAT_BITS, Placement
 from limpq_deploy.policy.policy import Policy
@@ -66,7 +67,7 @@ def bits_of_layers(policy: Policy, placement: Placement) -> str:
     for layer in placement.layers:
         if layer.pinned_bits is None:
             bits = policy.bits[layer.name]
-            entries.append(f"{layer.name} w{bits.weight}a{bits.act}")
+            entries.append(f"{layer.name} {pair_name(bits.pair)}")
         else:
             entries.append(f"{layer.name} w{layer.pinned_bits}a{placement.quantizer(layer.input).bits}*")
     return f"bits of every layer (* pinned):\n{in_columns(entries, gap=3)}"
@@ -161,9 +162,15 @@ def _weight_bits(name: str, placement: Placement, pairs: dict[str, int]) -> int:
         elif pinned is not None:
             bits = pinned
         else:
-            bits = pairs[layer.name] if name == "mixed" else int(name.removeprefix("uniform w").partition("a")[0])
-        total += layer.num_weights * bits
+            bits = pairs[layer.name] if name == "mixed" else _uniform_bits(name)
+        total += layer.num_weights * bits_of(bits)
     return total
+
+
+def _uniform_bits(name: str) -> int:
+    """Weight bits of "uniform w4a4" or "uniform fp8"."""
+    said = name.removeprefix("uniform ")
+    return FP8_BITS if said == "fp8" else int(said.removeprefix("w").partition("a")[0])
 
 
 def _figure(verdict: Verdict, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from limpq_deploy.calibration.numbers.formats import width_name
 from limpq_deploy.calibration.plain_text import plain_record
 from limpq_deploy.policy.tie_warning import tie_warning
 from limpq_deploy.policy.widths import source_notes
@@ -56,7 +57,7 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
     macs = {layer.name: layer.macs for layer in indicators.layers}
     total = sum(macs[name] * bits.weight * bits.act for name, bits in policy.bits.items()) or 1
     rows = [
-        (name, str(bits.weight), str(bits.act), f"{100 * macs[name] * bits.weight * bits.act / total:.1f} %")
+        (name, *map(width_name, bits.pair), f"{100 * macs[name] * bits.weight * bits.act / total:.1f} %")
         for name, bits in policy.bits.items()
     ]
     lines = [table(("layer", "weight bits", "activation bits", "share of BitOps"), rows, right=(1, 2, 3))]

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.pipeline.deployed import Deployed
@@ -79,8 +80,7 @@ def _float_bits(subject: Deployed) -> str:
 def _bits(policy: Policy) -> str:
     pairs = set(policy.pairs().values())
     if len(pairs) == 1:
-        weight, act = pairs.pop()
-        return f"w{weight}a{act}"
+        return pair_name(pairs.pop())
     widths = [bits.weight for bits in policy.bits.values()]
     return f"weights of {min(widths)} to {max(widths)} bits"
 

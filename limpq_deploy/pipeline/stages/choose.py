@@ -48,7 +48,7 @@ from limpq_deploy.workspace.file_names import (
 
 PLAIN_BUDGETS = tuple(name for name in ROWS if name not in {fact.name for fact in LIMITS})
 """Settings of budgets that count as they were given."""
-RESTRICTING = ("space", "min_bits", "pin", "tie")
+RESTRICTING = ("space", "formats", "min_bits", "pin", "tie")
 
 
 def _run_search(subject: Subject, folder: Path, report: Report) -> str:

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.runtime_taps import code_tensors
-from limpq_deploy.export.graph.split_at_quantizers import Cut, cut_model
+from limpq_deploy.export.graph.split_at_quantizers import Cut, with_ends
+from limpq_deploy.export.records.targets import TARGETS
+from limpq_deploy.export.records.tensorrt_versions import form_named
 from limpq_deploy.export.reference.engine_parity import RunFeeds, check_clips, compare_engine, references, write_cut
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.float_execution import islands_on, on_runtime
-from limpq_deploy.export.reference.parity import Fed, ParityReport, compare_runtime
+from limpq_deploy.export.reference.half_sums import IMAGES, codes_in_numpy
+from limpq_deploy.export.reference.parity import Fed, ParityReport, TensorParity, compare_codes, compare_runtime
 from limpq_deploy.export.runtimes.base import Runtime, Session, every_output
 from limpq_deploy.progress import counted
 
@@ -87,24 +91,28 @@ def alone(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport,
 
 
 def as_written(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:
-    """The file as it stands, where there is no engine of it: nothing to set it against yet; the trained model is
-    compared with its codes and logits."""
-    _, cuts = cut_model(load_model(path))
+    """The file as it stands, where there is no engine of it; the trained model is compared with its codes and logits.
+    Where NumPy executes its dialect exactly (`reference.half_sums`), its codes are compared on the first images."""
+    model = load_model(path)
+    _, cuts = with_ends(model)
     batches = in_parts(batches, cuts)
+    half_sums = any(form_named(model, target) for target in TARGETS.values() if target.half_sums)
+    tensors = _against_numpy(path, model, cuts, batches[0][:IMAGES]) if half_sums else ()
+    numpy = f" NumPy executed it exactly on {min(IMAGES, len(batches[0]))} images." if half_sums else ""
     found = ParityReport(
         model_sha256=sha256_of(path),
         images=sum(len(images) for images in batches),
         environment=runtime.load(path).environment(),
-        tensors=(),
+        tensors=tensors,
         unwatched={},
         logits_equal=False,
         logits_max_difference=0.0,
         notes=(
             "No engine ran here: the trained model was compared with the file as written (ONNX Runtime, every "
-            "optimisation off), in its own arithmetic.",
+            f"optimisation off), in its own arithmetic.{numpy}",
         ),
     )
-    logits, *others = [output.name for output in load_model(path).graph.output]
+    logits, *others = [output.name for output in model.graph.output]
 
     def fed() -> Iterator[Fed]:
         told = _told(batches, "batches, trained model")
@@ -113,6 +121,16 @@ def as_written(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityRe
             yield Fed(images, codes, one.ends[logits], tuple(one.ends[name] for name in others))
 
     return found, fed()
+
+
+def _against_numpy(
+    path: Path, model: onnx.ModelProto, cuts: Sequence[Cut], images: NDArray[np.float32]
+) -> tuple[TensorParity, ...]:
+    [written] = references(path, [images])
+    exact = codes_in_numpy(model, images, [cut.tensor for cut in cuts])
+    return tuple(
+        compare_codes(cut.tensor, exact[cut.tensor].astype(np.int16), cut.codes(written.ends[cut.end])) for cut in cuts
+    )
 
 
 def against_engine(path: Path, batches: Batches, runtime: Runtime) -> tuple[ParityReport, Iterator[Fed]]:

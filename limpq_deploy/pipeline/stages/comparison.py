@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.pipeline.deployed import Deployed
@@ -38,7 +39,7 @@ class Comparison:
 
 
 def _text(pair: BitPair) -> str:
-    return f"w{pair[0]}a{pair[1]}"
+    return pair_name(pair)
 
 
 def own_pair(path: Path) -> BitPair | None:

@@ -40,9 +40,10 @@ def _run_engine(subject: Deployed, folder: Path, report: Report) -> str:
 def _run_compiler(subject: "Subject", folder: Path, report: Report) -> str:
     engine = _engine(subject.compiler(), folder, report)
     assert isinstance(engine, CompiledEngine)
+    in_fp8 = f", {engine.fp8_layers} in FP8" if engine.fp8_layers else ""
     return (
         f"built by {engine.compiler} for {engine.provider}: {engine.kernels} kernels, {engine.integer_layers} of "
-        f"{engine.layers} layers in integers; not run: none of these GPUs is here"
+        f"{engine.layers} layers in integers{in_fp8}; not run: none of these GPUs is here"
     )
 
 

@@ -170,7 +170,7 @@ LATENCY_LIMIT = Fact(
     ),
 )
 LIMITS = (
-    Fact("like", (*LIMITING, *OF_ROUNDS, "act_bits"), lambda subject: subject.config.budget_like),
+    Fact("like", (*LIMITING, *OF_ROUNDS, "act_bits", "formats"), lambda subject: subject.config.budget_like),
     LATENCY_LIMIT,
     Fact(
         "latency_rounds",

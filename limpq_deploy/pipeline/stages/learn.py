@@ -115,7 +115,7 @@ def _run_joint(subject: Subject, folder: Path, report: Report) -> str:
         subject.traced(folder / FLOAT_WEIGHTS),
         subject.placement,
         subject.joint_data,
-        bits=config.bits,
+        bits=config.candidates,
         settings=settings,
         seed=config.seed,
         report=report,
@@ -133,13 +133,13 @@ def _run_joint(subject: Subject, folder: Path, report: Report) -> str:
     weights, acts = (100 * source[f"median_{tensor}_movement"] for tensor in ("weight", "act"))
     moved = f"scales moved {weights:.0f} % (weights), {acts:.0f} % (activations)"
     noted = "".join(f"; warning: {warning}" for warning in source["warnings"])
-    return f"{len(indicators.layers)} layers x {len(config.bits)} bit-widths; {moved}{resumed}{noted}"
+    return f"{len(indicators.layers)} layers x {len(config.candidates)} bit-widths; {moved}{resumed}{noted}"
 
 
 JOINTLY_TRAINED = Stage(
     name="indicators",
     title="indicators",
-    settings=("ptq", "bits"),
+    settings=("ptq", "bits", "formats"),
     facts=(MODEL_FACT, DATA, PLACED, JOINT_TRAINING),
     reads=(FLOAT_WEIGHTS,),
     writes=(JOINT, PLACEMENT, INDICATORS),
@@ -211,7 +211,7 @@ def _finetune(subject: Subject, folder: Path, stage: Stage, pairs: dict[str, Bit
 FINETUNED_MODEL = Stage(
     name="finetune",
     title="fine-tuning",
-    settings=("ptq", "bits", "scales"),
+    settings=("ptq", "bits", "formats", "scales"),
     facts=(MODEL_FACT, DATA, FINETUNE_TRAINING),
     reads=(PAIRS, FLOAT_WEIGHTS, FLOAT_RECORD, JOINT, PLACEMENT),
     writes=(FINETUNED, FINETUNED_RECORD),

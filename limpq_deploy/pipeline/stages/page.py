@@ -145,9 +145,8 @@ def _uniform_policy(subject: Deployed, comparison: Comparison) -> Policy | None:
     """The uniform bits as a policy, for the pictures; it has no objective of its own."""
     if comparison.pair is None:
         return None
-    weight, act = comparison.pair
     return Policy(
-        bits={layer.name: LayerBits(weight=weight, act=act) for layer in subject.placement.searched},
+        bits={layer.name: LayerBits.of(comparison.pair) for layer in subject.placement.searched},
         objective=0.0,
         alpha=1.0,
     )

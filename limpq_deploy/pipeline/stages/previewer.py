@@ -125,7 +125,7 @@ def _seen(found: Preview) -> PointPreview:
 
 def load_joint(subject: Subject, traced: TracedModel, folder: Path) -> QuantizedModel:
     """The jointly trained network from its checkpoint."""
-    joint = joint_model(traced, subject.placement, subject.config.bits)
+    joint = joint_model(traced, subject.placement, subject.config.candidates)
     load_module(folder / JOINT, joint, joint_info(subject))
     return joint
 
@@ -133,4 +133,4 @@ def load_joint(subject: Subject, traced: TracedModel, folder: Path) -> Quantized
 def joint_info(subject: Subject) -> CheckpointInfo:
     """What the joint network's checkpoint says of itself."""
     config = subject.config
-    return CheckpointInfo(kind="joint", model=config.model, target=subject.target.name, bits=config.bits)
+    return CheckpointInfo(kind="joint", model=config.model, target=subject.target.name, bits=config.candidates)

@@ -55,15 +55,17 @@ def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
     config, method = subject.config, ranges_method(subject)
     searching = config.policy is None
     traced, data = subject.traced(folder / FLOAT_WEIGHTS), subject.joint_data
-    model = joint_model(traced, subject.placement, config.bits)
+    model = joint_model(traced, subject.placement, config.candidates)
     report(0, 1, f"ranges ({method})")
     with on_device(model):
         images = set_ranges(
             model, data.split("train"), ranges=method, images=calibration_images(subject), seed=config.seed
         )
-    model.set_bits(uniform(subject.placement, config.bits[-1]))
+    model.set_bits(uniform(subject.placement, config.candidates[-1]))
     source = {"method": NOT_TRAINED, "ranges": method, "images": images, "seed": config.seed, "steps": 0}
-    found = with_edges(with_memory(read_indicators(model, config.bits, source), traced, subject.placement), traced)
+    found = with_edges(
+        with_memory(read_indicators(model, config.candidates, source), traced, subject.placement), traced
+    )
     found = _unlearned(found)
     if searching:
         held = data.split("val")
@@ -71,14 +73,14 @@ def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
     save_module(folder / JOINT, model, joint_info(subject))
     write_record(subject.placement, folder / PLACEMENT)
     write_record(found, folder / INDICATORS)
-    what = f"{len(found.layers)} layers x {len(config.bits)} bit-widths" if searching else "not measured"
+    what = f"{len(found.layers)} layers x {len(config.candidates)} bit-widths" if searching else "not measured"
     return f"{NOT_TRAINED}: {method} on {images:,} images; importance: {what}"
 
 
 RANGES_ALONE = Stage(
     name="indicators",
     title="importance",
-    settings=("ptq", "bits", "seed"),
+    settings=("ptq", "bits", "formats", "seed"),
     facts=(MODEL_FACT, DATA, PLACED, CALIBRATION, MEASURES_IMPORTANCE),
     reads=(FLOAT_WEIGHTS,),
     writes=(JOINT, PLACEMENT, INDICATORS),

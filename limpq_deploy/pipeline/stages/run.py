@@ -152,7 +152,7 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
     yield from operator_notes(subject.placement)
     if subject.builds_engine and subject.target.device == "cpu":
         config = subject.config
-        if advice := saturation_advice(cpu, bits=config.bits, pinned_bits=config.pinned_bits):
+        if advice := saturation_advice(cpu, bits=config.candidates, pinned_bits=config.pinned_bits):
             yield advice
     config = subject.config
     if config.max_latency_ms is not None and config.latency_table is None and not config.goes_round and config.engine:

@@ -8,7 +8,7 @@ from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair, Placement
 from limpq_deploy.export.reference.parity import ParityReport
-from limpq_deploy.export.runtimes.base import INTEGER, Engine
+from limpq_deploy.export.runtimes.base import CODED, Engine, keeps_plan
 from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.pipeline.deployed import Deployed
@@ -217,8 +217,12 @@ def unplanned_floats(folder: Path) -> tuple[str, ...] | None:
         return lint.float_compute
     planned = planned_precision(load_model(folder / MODEL))
     engine = load_record(Engine, folder / ENGINE)
-    unknown = {name for name in layers_of_unknown_precision(engine) if planned[name] in INTEGER}
-    floats = tuple(name for name in engine.float_layers if planned[name] in INTEGER and name not in unknown)
+    unknown = {name for name in layers_of_unknown_precision(engine) if planned[name] in CODED}
+    floats = tuple(
+        name
+        for name, found in engine.layer_precision.items()
+        if planned[name] in CODED and name not in unknown and not keeps_plan(planned[name], found)
+    )
     return floats if floats or not unknown else None
 
 

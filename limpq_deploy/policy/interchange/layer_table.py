@@ -114,7 +114,7 @@ def policy_from_table(
     importance = treat_outliers(indicators, outliers)
     objective = objective_of(indicators, importance, pairs, alpha, origin)
     return Policy(
-        bits={layer.name: LayerBits(weight=pairs[layer.name][0], act=pairs[layer.name][1]) for layer in sizes.values()},
+        bits={layer.name: LayerBits.of(pairs[layer.name]) for layer in sizes.values()},
         objective=objective,
         alpha=alpha,
         costs=tuple(_use(budget, indicators, pairs, origin) for budget in budgets),

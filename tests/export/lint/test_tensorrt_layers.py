@@ -8,7 +8,7 @@ from onnx import checker, helper
 
 from limpq_deploy.export.lint.check import lint, static_findings
 from limpq_deploy.export.lint.finding import gravest
-from limpq_deploy.export.records.targets import TENSORRT
+from limpq_deploy.export.records.targets import TENSORRT, TENSORRT_RTX
 from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from tests.export.lint import lint_cases as cases
 
@@ -71,6 +71,8 @@ def test_an_fp8_file_runs_in_fp8_and_a_mixture_is_refused() -> None:
     assert lint(of(eight, eight), TENSORRT).findings == ()
     assert [one.rule for one in lint(of(floats, floats), TENSORRT).findings] == ["fp8"]
     assert [one.rule for one in lint(of(floats, eight), TENSORRT).findings] == ["convolution-codes"]
+    assert list(static_findings(of(floats, floats), TENSORRT_RTX)) == []  # a format of that target
+    assert [one.rule for one in static_findings(of(floats, eight), TENSORRT_RTX)] == ["convolution-codes"]
     assert "constant-type" in {one.rule for one in lint(of(floats, floats), TENSORRT, version="8.6").findings}
 
 

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from limpq_deploy.export.graph.folding import LARGEST_SUM, IntegerLayer
+from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.graph.half_sums import LARGEST_SUM
 from limpq_deploy.export.lint.check import static_findings
 from limpq_deploy.export.records.targets import TENSORRT_RTX
 

@@ -8,11 +8,14 @@ import pytest
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra limpq-deploy[rtx]")
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import CompiledEngine
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import cannot_run
+from limpq_deploy.policy.policy import Policy
+from limpq_deploy.verdict.record import Verdict
 
 from .conftest import Command
 
@@ -51,3 +54,38 @@ def test_gpus_that_make_no_sense_are_refused(here: Path, refused: Callable[..., 
     refused(*rtx, "--gpus", "sm90", words=("sm90 (H100, H200)", "--target tensorrt"))
     refused("build", "--gpus", "sm86", words=("--gpus is sm86", "no effect without --target tensorrt_rtx"))
     refused(*rtx, "--builds", "2", words=("--builds is 2", "no effect without --target tensorrt"))
+
+
+def test_formats_that_no_gpu_asked_for_executes_are_refused(here: Path, refused: Callable[..., str]) -> None:
+    rtx = ("build", "--target", "tensorrt_rtx")
+    refused("build", "--formats", "fp8", words=("target onnxruntime executes no layer in fp8", "--target tensorrt_rtx"))
+    refused("build", "--target", "tensorrt", "--formats", "int8,fp8", words=("executes no layer in fp8",))
+    refused(*rtx, "--formats", "fp8", "--gpus", "sm86,sm89", words=("layers in FP8", "sm86 (GeForce RTX 30"))
+    refused(*rtx, "--formats", "nvfp4", words=("--formats names 'nvfp4'", "dynamic scales"))
+    refused(*rtx, "--formats", "fp16", words=("leaves nothing to quantize",))
+    refused(*rtx, "--formats", "fp8", "--bits", "8", words=("--formats is fp8", "bits says otherwise"))
+    refused(*rtx, "--formats", "fp8", "--importance", "scale", words=("--importance is scale", "give kl"))
+
+
+@pytest.mark.parametrize("ptq", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_build_in_fp8_computes_in_its_file_what_it_does_in_pytorch_and_in_numpy(
+    copy: Path, settings: Path, run: Command, ptq: bool
+) -> None:
+    options = ("--formats", "fp8", "--like", "w8a8", *(("--ptq",) if ptq else ()), "--no-engine")
+    result = run("build", "--config", settings, "--out", "out", "--target", "tensorrt_rtx", *options, "--json")
+    assert result.exit_code in (0, 3), result.output
+    policy = load_record(Policy, copy / "policy.json")
+    assert set(policy.pairs().values()) == {(FP8, FP8)}
+    assert policy.costs[0].used == policy.costs[0].limit  # w8a8's BitOps
+    verdict = load_record(Verdict, copy / "verdict.json")
+    mixed = next(one for one in verdict.bitops if one.name == "mixed")
+    assert mixed.nominal_all == mixed.realised_all
+    parity = load_record(ParityReport, copy / "parity.json")
+    assert parity.elements > 0
+    assert parity.mismatches == 0  # NumPy, the file as written
+    assert sum(part.elements for part in parity.faithful) > 100_000
+    assert sum(part.mismatches for part in parity.faithful) <= 1e-5 * sum(part.elements for part in parity.faithful)
+    word = load_record(LintReport, copy / "lint.json").compiler
+    assert word is not None
+    assert (word.fp8_layers, word.as_floats) == (len(policy.bits), ())
+    assert word.capabilities == ("sm89", "sm120")

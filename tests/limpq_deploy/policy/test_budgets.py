@@ -57,10 +57,10 @@ ROWS = """
             make=lambda asked: asked.at_most(told_costs.WideWeights(), "wide weights"),
         )
     )
-    cost_table: Path | None = _setting(
+    told_table: Path | None = _setting(
         CostFile(metavar="FILE.json", help="What layers cost.", holds="what layers cost", load=told_costs.load)
     )
-    max_moved_mib: float | None = _setting(
+    max_told_mib: float | None = _setting(
         BudgetRow(
             metavar="M",
             help="Bytes moved, in MiB.",
@@ -68,10 +68,10 @@ ROWS = """
             make=lambda asked: asked.at_most(
                 told_costs.Told(name="moved", unit="bytes", told=asked.source), "MiB moved", 2**20
             ),
-            source="cost_table",
+            source="told_table",
         )
     )
-    max_kernels: float | None = _setting(
+    max_told_kernels: float | None = _setting(
         BudgetRow(
             metavar="N",
             help="Kernels of the engine.",
@@ -79,7 +79,7 @@ ROWS = """
             make=lambda asked: asked.at_most(
                 told_costs.Told(name="kernels", unit="kernels", told=asked.source), "kernels"
             ),
-            source="cost_table",
+            source="told_table",
         )
     )
 """
@@ -135,7 +135,12 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_new_budget_is_an_option_of_every_command_that_searches(grown: Path, command: str) -> None:
     told = run(grown, command, "--help")
     assert told.returncode == 0, told.stderr
-    for line in ("--max-wide-weights N", "Weights of more than 4 bits.", "--cost-table FILE.json", "--max-kernels N"):
+    for line in (
+        "--max-wide-weights N",
+        "Weights of more than 4 bits.",
+        "--told-table FILE.json",
+        "--max-told-kernels N",
+    ):
         assert line in told.stdout
 
 
@@ -153,8 +158,8 @@ def test_a_new_budget_is_kept_by_the_search_and_named_by_the_policy(grown: Path)
 
 
 def test_new_budgets_take_their_costs_from_one_file_of_another_setting(grown: Path) -> None:
-    asked = ("search", "indicators.json", "--max-moved-mib", "3", "--max-kernels", "4")
-    found = run(grown, *asked, "--cost-table", "costs.json", "--json")
+    asked = ("search", "indicators.json", "--max-told-mib", "3", "--max-told-kernels", "4")
+    found = run(grown, *asked, "--told-table", "costs.json", "--json")
     assert found.returncode == 0, found.stderr
     policy = json.loads(found.stdout)
     bits = {name: str(entry["weight"]) for name, entry in policy["bits"].items()}
@@ -167,12 +172,12 @@ def test_new_budgets_take_their_costs_from_one_file_of_another_setting(grown: Pa
     assert used[1] <= 4
     without = run(grown, *asked)
     assert without.returncode == 1
-    assert "--max-moved-mib needs what layers cost; give --cost-table FILE.json" in without.stderr
-    alone = run(grown, "search", "indicators.json", "--like", "w4a4", "--cost-table", "costs.json")
+    assert "--max-told-mib needs what layers cost; give --told-table FILE.json" in without.stderr
+    alone = run(grown, "search", "indicators.json", "--like", "w4a4", "--told-table", "costs.json")
     assert alone.returncode == 1
-    assert "--cost-table limits nothing by itself; give --max-moved-mib or --max-kernels too" in alone.stderr
-    hopeless = run(grown, "search", "indicators.json", "--max-kernels", "2", "--cost-table", "costs.json")
-    assert "--max-kernels 2.0 allows 2 kernels, and the smallest reachable is 3 kernels" in hopeless.stderr
+    assert "--told-table limits nothing by itself; give --max-told-mib or --max-told-kernels too" in alone.stderr
+    hopeless = run(grown, "search", "indicators.json", "--max-told-kernels", "2", "--told-table", "costs.json")
+    assert "--max-told-kernels 2.0 allows 2 kernels, and the smallest reachable is 3 kernels" in hopeless.stderr
 
 
 BUILD = """
@@ -192,12 +197,14 @@ def refused(file, **options):
 
 config = make_config({}, Path("both.toml"))
 write_config(config, Path("config.json"))
-one, two = (SEARCHED_POLICY.inputs(Subject(make_config(more, Path("both.toml")))) for more in ({}, {"max_kernels": 5}))
+one, two = (
+    SEARCHED_POLICY.inputs(Subject(make_config(more, Path("both.toml")))) for more in ({}, {"max_told_kernels": 5})
+)
 [search] = [stage for stage in plan_build(make_config({}, Path("one.toml"))) if stage.name == "search"]
 print(json.dumps({
     "command": config.command_line(), "like": config.budget_like,
     "changed": [key for key in one if one[key] != two[key]],
-    "table": one["cost_table"], "kept": str(load_config(Path("config.json")).cost_table),
+    "table": one["told_table"], "kept": str(load_config(Path("config.json")).told_table),
     "settings": search.settings, "hopeless": refused("one.toml", min_bits=("*=5",)), "negative": refused("bad.toml"),
 }))
 """
@@ -205,16 +212,16 @@ print(json.dumps({
 
 def test_a_new_budget_is_a_setting_of_a_build_and_of_its_search(grown: Path) -> None:
     (grown / "one.toml").write_text("max-wide-weights = 400\n")
-    (grown / "both.toml").write_text('max-wide-weights = 400\ncost_table = "costs.json"\nmax_kernels = 4\n')
+    (grown / "both.toml").write_text('max-wide-weights = 400\ntold_table = "costs.json"\nmax_told_kernels = 4\n')
     (grown / "bad.toml").write_text("max-wide-weights = -1\n")
     done = python(grown, "-c", BUILD)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    command = "limpq-deploy build --max-wide-weights 400.0 --cost-table costs.json --max-kernels 4.0"
-    assert (told["command"], told["like"], told["changed"]) == (command, None, ["max_kernels"])
+    command = "limpq-deploy build --max-wide-weights 400.0 --told-table costs.json --max-told-kernels 4.0"
+    assert (told["command"], told["like"], told["changed"]) == (command, None, ["max_told_kernels"])
     assert told["table"] == hashlib.sha256((grown / "costs.json").read_bytes()).hexdigest()
     assert told["kept"] == str(grown / "costs.json")
-    assert {"max_wide_weights", "cost_table", "max_moved_mib", "max_kernels"} <= set(told["settings"])
+    assert {"max_wide_weights", "told_table", "max_told_mib", "max_told_kernels"} <= set(told["settings"])
     assert "--max-wide-weights 400.0 allows 400 wide weights, and the smallest reachable is" in told["hopeless"]
     assert told["negative"].endswith("bad.toml: max_wide_weights is -1.0; expected a number above 0")
 
@@ -227,7 +234,7 @@ def test_a_new_budget_has_a_line_in_the_documentation(grown: Path) -> None:
     assert told.returncode == 0, told.stderr
     page = (grown / "formats.md").read_text()
     assert "| `--max-wide-weights N` | `max_wide_weights` | `wide_weights` | Weights of more than 4 bits. |" in page
-    assert "Kernels of the engine. Costs are read from `--cost-table FILE.json`." in page
+    assert "Kernels of the engine. Costs are read from `--told-table FILE.json`." in page
 
 
 MODEL = Indicators(

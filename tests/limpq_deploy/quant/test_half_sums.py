@@ -6,9 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.folding import IntegerLayer
+from limpq_deploy.export.graph.half_sums import sum_step
 from limpq_deploy.export.records.targets import TENSORRT, TENSORRT_RTX
-from limpq_deploy.quant.half_sums import half_sums
+from limpq_deploy.quant.folded_forward import exported_layer
+from limpq_deploy.quant.half_sums import HalfSums
+from limpq_deploy.quant.modules import application
 
 
 def layer_of(codes: np.ndarray, random: np.random.Generator) -> IntegerLayer:
@@ -35,20 +40,21 @@ def test_a_product_is_rounded_once_to_eleven_bits_and_scaled_behind(shape: tuple
     sums = apply(torch.from_numpy(given.astype(np.float64)), torch.from_numpy(layer.codes.astype(np.float64))).numpy()
     column = (-1, 1, 1) if len(shape) == 4 else (-1,)
     unit, bias = layer.bias_scale.reshape(column), layer.float_bias.reshape(column)
-    step = layer.half_step
+    step = sum_step(layer)
     rounded = (sums * step).astype(np.float16)
     assert np.isfinite(rounded).all()
     assert (rounded.astype(np.float64) != sums * step).any()
     expected = rounded.astype(np.float32) * (unit / np.float32(step)) + bias
-    found = half_sums(layer, module, TENSORRT_RTX)
-    assert found is not None
-    product = torch.from_numpy((sums * unit).astype(np.float32))
-    np.testing.assert_array_equal(found(product).numpy(), expected)
-    assert half_sums(layer, module, TENSORRT) is None
+    read = QuantParams(grid=QuantGrid(bits=8, signed=True), scale=(0.3,))
+    found = exported_layer(application(module), layer, TENSORRT_RTX, read)
+    assert isinstance(found, HalfSums)
+    reals = torch.from_numpy(given.astype(np.float32)) * 0.3
+    np.testing.assert_array_equal(found(reals).numpy(), expected)
+    assert not isinstance(exported_layer(application(module), layer, TENSORRT, read), HalfSums)
 
 
 def test_the_step_lets_no_sum_pass_what_float16_holds() -> None:
     random = np.random.default_rng(1)
     for size in (1, 9, 4608):
         layer = layer_of(np.full((2, size), -128, np.int8), random)
-        assert 2.0**14 < size * 128 * 128 * layer.half_step <= 2.0**15 or layer.half_step == 1
+        assert 2.0**14 < size * 128 * 128 * sum_step(layer) <= 2.0**15 or sum_step(layer) == 1

@@ -1,6 +1,7 @@
 """Ranges and the choice of a correction, on the tiny net with real digits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_the_correction_that_measures_best_is_kept_and_told(tiny: Tiny, few_digi
     policy = {layer.name: (4, 4) for layer in placement.searched}
     model = model_of_policy(traced, placement, policy)
     before = {name: value.clone() for name, value in traced.graph_module.state_dict().items()}
-    settings = {"ranges": "mse", "images": 128, "seed": 0, "float_top1": Top1(val=10.0, test=10.0)}
+    settings: dict[str, Any] = {"ranges": "mse", "images": 128, "seed": 0, "float_top1": Top1(val=10.0, test=10.0)}
     found = calibrate(model, policy, few_digits, float_model=traced.graph_module, **settings)
     made = found.calibrated
     assert made is not None
@@ -76,7 +77,7 @@ def test_a_correction_that_makes_another_network_does_not_win_by_a_few_images(ti
                 buffer.mul_(9.0)
     policy = {layer.name: (8, 8) for layer in placement.searched}
     model = model_of_policy(traced, placement, policy)
-    settings = {"ranges": "mse", "images": 128, "seed": 0, "float_top1": Top1(val=10.0, test=10.0)}
+    settings: dict[str, Any] = {"ranges": "mse", "images": 128, "seed": 0, "float_top1": Top1(val=10.0, test=10.0)}
     found = calibrate(model, policy, few_digits, float_model=traced.graph_module, **settings)
     assert found.calibrated is not None
     tried = {one.name: one for one in found.calibrated.corrections}

@@ -1,0 +1,1 @@
+"""The public calls behind `import limpq_deploy`; the command line prints what they return."""
