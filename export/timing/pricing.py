@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import onnx
 
 from limpq_deploy.calibration.files import cache_folder
+from limpq_deploy.calibration.numbers.formats import FP8, pair_name
 from limpq_deploy.calibration.records import load_record, to_json, write_record
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.records.placement import BitPair, Placement
@@ -19,6 +20,7 @@ from limpq_deploy.export.runtimes.tensorrt.log import Report
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import compiler_name, installed_version
 from limpq_deploy.export.runtimes.tensorrt_rtx.build import compile_model
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named
+from limpq_deploy.export.runtimes.tensorrt_rtx.needs import without_fp8
 from limpq_deploy.export.runtimes.tensorrt_rtx.sources import builder_digest
 from limpq_deploy.export.timing.cost_table import (
     Check,
@@ -67,17 +69,19 @@ def price(
     model_sha256: str,
     report: Report,
 ) -> CostTable:
-    """Price every layer at each of ``pairs`` by building. Needs the compiler and no GPU.
+    """Price every layer at each of ``pairs`` by building, FP8 where all capabilities execute it. Needs the compiler and
+    no GPU.
 
     ``edges``: (producer, consumer) of every tensor that one layer hands to another. Raises MissingExtra without the
     compiler, BuildFailed where it refuses a graph, SettingError for capabilities that one engine cannot be for.
     """
-    capabilities_named(settings.gpus)
-    ordered = tuple(sorted(set(pairs), key=lambda pair: (pair[0] * pair[1], pair)))
+    no_fp8 = without_fp8(capabilities_named(settings.gpus), placement.model) is not None
+    executed = {pair for pair in pairs if not (no_fp8 and FP8 in pair)}
+    ordered = tuple(sorted(executed, key=lambda pair: (pair[0] * pair[1], pair)))
     units = _units(placement)
     around = Surroundings(units=units, edges=tuple(edges))
     count = GRAPHS * (len(ordered) - 1) if settings.graphs is None else settings.graphs
-    policies = {f"w{pair[0]}a{pair[1]}": _everywhere(placement, pair) for pair in ordered}
+    policies = {pair_name(pair): _everywhere(placement, pair) for pair in ordered}
     policies |= {f"mixed {at}": one for at, one in enumerate(_mixed(placement, units, ordered, count, settings.seed))}
     built: dict[str, Built] = {}
     for number, (name, policy) in enumerate(policies.items()):
@@ -87,8 +91,8 @@ def price(
             moved=built_moved(template, placement, policy, settings),
         )
     report(len(policies), len(policies), "fitting")
-    uniform = {pair: built[f"w{pair[0]}a{pair[1]}"] for pair in ordered}
-    mixed = {name: one for name, one in built.items() if name not in {f"w{pair[0]}a{pair[1]}" for pair in ordered}}
+    uniform = {pair: built[pair_name(pair)] for pair in ordered}
+    mixed = {name: one for name, one in built.items() if name not in set(map(pair_name, ordered))}
     return _table(
         fit(around, uniform, list(mixed.values())),
         placement,

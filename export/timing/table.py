@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.records.placement import BitPair
 
 
@@ -141,5 +142,11 @@ class LatencyTable:
 def narrowest(measured: Iterable[BitPair], pair: BitPair) -> BitPair | None:
     """The measured precision at which a layer of these bits runs: of those that hold them, that of least product of the
     widths, then of least weight bits. None where none does."""
-    holding = [one for one in measured if one[0] >= pair[0] and one[1] >= pair[1]]
+    holding = [one for one in measured if holds(one, pair)]
     return min(holding, key=lambda one: (one[0] * one[1], one), default=None)
+
+
+def holds(measured: BitPair, pair: BitPair) -> bool:
+    """Whether a layer of these bits can run at a measured precision. Integers never run in FP8, which has a width of
+    its own behind theirs."""
+    return measured[0] >= pair[0] and measured[1] >= pair[1] and (FP8 not in measured or measured == pair)

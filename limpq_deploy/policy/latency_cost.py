@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.export.timing.table import Conversion, LatencyTable
+from limpq_deploy.export.timing.table import Conversion, LatencyTable, holds
 from limpq_deploy.policy.admitted import admitted_pairs
 from limpq_deploy.policy.costs import LayerShape
 from limpq_deploy.policy.indicators import Indicators, LayerEdge
@@ -215,6 +215,6 @@ def _add(sums: dict[Key, int], key: Key, ns: int) -> None:
 def runs_at(times: Times, pair: BitPair) -> tuple[BitPair | None, int]:
     """The first measured precision that holds these bits, with its time; (None, UNMEASURED) where none does."""
     for precision, ns in times:
-        if precision[0] >= pair[0] and precision[1] >= pair[1]:
+        if holds(precision, pair):
             return precision, ns
     return None, UNMEASURED

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.cost_table import CostTable, Moved, network_digest
 from limpq_deploy.policy.admitted import admitted_pairs
@@ -112,5 +113,5 @@ def _require(indicators: Indicators, table: CostTable, own: Mapping[str, Mapping
         if all(runs_at(prices, pair)[0] is None for pair in pairs):
             raise ModelError(
                 f"the cost table of {table.model!r} prices nothing for layer {layer.name!r} at the bits that it may "
-                f"take, w{pairs[0][0]}a{pairs[0][1]} and above; restrict the bits, or profile a build of those"
+                f"take, {pair_name(pairs[0])} and above; restrict the bits, or profile a build of those"
             )

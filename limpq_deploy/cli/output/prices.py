@@ -2,6 +2,7 @@
 
 from statistics import fmean
 
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.cli.output.tables import table
 from limpq_deploy.export.timing.cost_table import CostTable, Moved
 from limpq_deploy.export.timing.gpu_peaks import GPUS
@@ -21,7 +22,7 @@ def price_table(priced: CostTable) -> str:
         found.setdefault(part.layer, {})[part.weight_bits, part.act_bits] = part.moved
     rows = [[layer, *(_shown(prices.get(pair)) for pair in pairs)] for layer, prices in found.items()]
     lines = [
-        table(["layer: MiB (kernels) at", *(f"w{weight}a{act}" for weight, act in pairs)], rows),
+        table(["layer: MiB (kernels) at", *map(pair_name, pairs)], rows),
         f"{priced.compiler} for {', '.join(priced.capabilities)}, batch {priced.batch}; planned, not run",
     ]
     if priced.checks:

@@ -13,8 +13,10 @@ from dataclasses import replace
 from click.testing import CliRunner
 from onnx import helper
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.cli.main import main
+from limpq_deploy.cli.output.prices import price_table
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.timing import pricing
@@ -71,6 +73,30 @@ def test_what_is_priced_is_what_runs_the_bits_asked_for_and_all_native_pairs_up_
     assert set(pairs_of(placement, [(8, 8)])) == native
     assert set(pairs_of(placement, [(4, 4), (8, 8)])) == native | {(8, 7)}
     assert set(pairs_of(placement, [(8, 8), (32, 32)])) == native | {(32, 32)}
+
+
+def test_fp8_has_prices_of_its_own_where_all_gpus_execute_it_and_none_elsewhere(
+    searched_net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
+    template, placement = searched_net
+    placement = replace(placement, target="tensorrt_rtx")
+    edges = [edge for edge in EDGES if {layer.name for layer in placement.layers}.issuperset(edge)]
+    priced, said = {}, list[str]()
+    for gpus in (("sm89",), ("sm86", "sm89")):
+        settings = PricingSettings(gpus=gpus, graphs=1)
+        pairs = ((8, 8), (FP8, FP8), (16, 16))
+        table = price(
+            template, placement, edges, pairs, settings, model_sha256="", report=lambda *found: said.append(found[-1])
+        )
+        priced[gpus] = {(part.weight_bits, part.act_bits) for part in table.parts if part.layer == "block1.conv1"}
+        if gpus == ("sm89",):
+            policy = {layer.name: (FP8, FP8) for layer in placement.searched}
+            built = pricing.built_moved(template, placement, policy, settings)
+            assert predicted(table, policy).bytes == pytest.approx(sum(one.bytes for one in built.values()), rel=1e-3)
+            assert price_table(table).split()[4:7] == ["w8a8", "fp8", "w16a16"]
+    assert list(priced.values()) == [{(8, 8), (FP8, FP8), (16, 16)}, {(8, 8), (16, 16)}]
+    assert "fp8" in said
 
 
 def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(

@@ -1,17 +1,19 @@
 """What a compiler's kernels move as a budget: the sum of prices, and neighbours together."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.timing.cost_table import CostTable, Moved, NeighbourCost, PartCost, network_digest
 from limpq_deploy.export.timing.pricing import predicted
 from limpq_deploy.policy.budgets import budgets_of
 from limpq_deploy.policy.costs import LayerShape, total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.search import search_policy
-from limpq_deploy.policy.table_cost import kernel_cost, moved_cost
+from limpq_deploy.policy.table_cost import Planned, kernel_cost, moved_cost
 
 NATIVE = ((8, 8), (16, 16))
 
@@ -133,3 +135,25 @@ def test_bits_that_are_not_priced_are_beyond_every_budget_and_a_layer_without_ot
     assert set(found.pairs().values()) == {(16, 16)}
     with pytest.raises(ModelError, match="prices nothing for layer 'a' at the bits that it may take, w32a32"):
         moved_cost(wide(((32, 32),)), TABLE)
+
+
+def test_integers_are_never_priced_as_fp8_and_fp8_without_a_price_runs_in_float() -> None:
+    floats = tuple(one for one in TABLE.parts if (one.weight_bits, one.act_bits) == (16, 16))
+    in_fp8 = tuple(replace(one, weight_bits=FP8, act_bits=FP8, moved=Moved(activations=1)) for one in floats)
+    model = replace(
+        INDICATORS,
+        bits=(8, FP8, 16),
+        layers=tuple(
+            replace(one, weight=(0.3, 0.2, 0.0), act=(0.4, 0.2, 0.0), pairs=None) for one in INDICATORS.layers
+        ),
+    )
+    table = replace(TABLE, parts=(TABLE.parts[0], *floats, *in_fp8), neighbours=())
+    cost, names = moved_cost(model, table), [one.name for one in model.layers]
+
+    def moved(pair: tuple[int, int], cost: Planned = cost) -> int:
+        return cost.constant + sum(cost.of_layer(one, *pair) for one in model.layers)
+
+    assert moved((8, 8)) == moved((16, 16)) == predicted(table, dict.fromkeys(names, (8, 8))).bytes == 80 + 4 * 310
+    assert moved((FP8, FP8)) == predicted(table, dict.fromkeys(names, (FP8, FP8))).bytes == 80 + 4
+    unpriced = moved_cost(model, replace(table, parts=(TABLE.parts[0], *floats)))
+    assert moved((FP8, FP8), unpriced) == 80 + 4 * 310
