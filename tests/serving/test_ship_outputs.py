@@ -30,6 +30,7 @@ IMAGES = np.random.default_rng(3).normal(size=(5, 3, 4, 4)).astype(np.float32)
 PARTS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
     "map": ("Relu", {}, [3, 4, 4]),
     "vector": ("Flatten", {}, [48]),
+    "class": ("ArgMax", {"axis": 1, "keepdims": 0}, [4, 4]),
     "number": ("ReduceMax", {"axes": [1, 2, 3], "keepdims": 0}, []),
 }
 """Outputs of a model: operator, attributes, sizes without the batch."""
@@ -37,11 +38,12 @@ PARTS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
 
 def model_of(*names: str) -> onnx.ModelProto:
     """Images [batch, 3, 4, 4] -> these of `PARTS`."""
+    kinds = {name: TensorProto.INT64 if name == "class" else TensorProto.FLOAT for name in names}
     graph = helper.make_graph(
         [helper.make_node(PARTS[name][0], ["images"], [name], **PARTS[name][1]) for name in names],
         "parts",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 4, 4])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *PARTS[name][2]]) for name in names],
+        [helper.make_tensor_value_info(name, kinds[name], ["batch", *PARTS[name][2]]) for name in names],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -68,7 +70,9 @@ def parsed(folder: Path) -> Any:
     return text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
 
 
-@pytest.mark.parametrize("names", [("map",), ("vector",), ("number",), ("map", "vector"), ("number", "vector", "map")])
+@pytest.mark.parametrize(
+    "names", [("map",), ("vector",), ("number",), ("map", "vector"), ("number", "vector", "map"), ("class", "map")]
+)
 def test_every_output_is_configured_and_replayed(
     names: tuple[str, ...], bundle_of: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -79,7 +83,8 @@ def test_every_output_is_configured_and_replayed(
     assert [output.name for output in outputs] == list(names)
     assert [list(output.dims) for output in outputs] == [PARTS[name][2] or [1] for name in names]
     assert [output.HasField("reshape") for output in outputs] == [not PARTS[name][2] for name in names]
-    assert {output.data_type for output in outputs} == {model_config_pb2.TYPE_FP32}
+    kinds = [model_config_pb2.TYPE_INT64 if name == "class" else model_config_pb2.TYPE_FP32 for name in names]
+    assert [output.data_type for output in outputs] == kinds
     assert {output.label_filename for output in outputs} == {""}
     assert not (folder / "labels.txt").exists()
     replayed = json.loads(limpq_deploy("verify", folder, "--replay", "--json").stdout)["canaries"]
@@ -139,7 +144,7 @@ def test_a_configuration_of_other_outputs_is_refused(
         (["64*batch", 2], TensorProto.FLOAT, r"'map' is \[64\*batch, 2\], which is not one entry an image"),
         ([4, 2], TensorProto.FLOAT, r"'map' is \[4, 2\], which is not one entry an image"),
         ([], TensorProto.FLOAT, r"'map' has no shape"),
-        (["batch", 2], TensorProto.INT64, r"'map' has ONNX type 7; expected float32"),
+        (["batch", 2], TensorProto.DOUBLE, r"'map' has ONNX type 11; expected float32 or integers"),
     ],
 )
 def test_what_is_not_one_float_entry_an_image_is_refused(shape: Any, kind: int, words: str, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def make_config(
     labelled = io.labelled(labels)
     for output in io.outputs:
         file = LABELS if output.name == labelled else ""
-        one = config.output.add(name=output.name, data_type=schema.TYPE_FP32, dims=output.dims, label_filename=file)
+        kind = schema.DataType.Value(output.data_type)
+        one = config.output.add(name=output.name, data_type=kind, dims=output.dims, label_filename=file)
         if not output.sizes:
             one.reshape.SetInParent()  # to no dims, as the model gives it
     group = schema.ModelInstanceGroup

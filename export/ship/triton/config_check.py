@@ -95,7 +95,7 @@ def _check_outputs(schema: Any, tensors: Any, io: ServedIO, labels: Sequence[str
         raise ConfigRefused("output", f"has {len(tensors)} tensors", f"the model has {len(io.outputs)}")
     for found, output in zip(tensors, io.outputs, strict=True):
         _same("output.name", found.name, output.name, "the model's, in its order")
-        _same("output.data_type", schema.DataType.Name(found.data_type), "TYPE_FP32", "the model's")
+        _same("output.data_type", schema.DataType.Name(found.data_type), output.data_type, "the model's")
         _same("output.dims", list(found.dims), list(output.dims), "the model's, without the batch")
         reshaped = list(found.reshape.shape) if found.HasField("reshape") else None
         _same("output.reshape", reshaped, None if output.sizes else [], "the model's own shape")

@@ -14,6 +14,9 @@ LABELS = "labels.txt"
 ONNX_FLOAT, ONNX_UINT8 = 1, 2
 """ONNX's numbers of the types that images may have."""
 
+RESULTS = {1: "TYPE_FP32", 2: "TYPE_UINT8", 3: "TYPE_INT8", 6: "TYPE_INT32", 7: "TYPE_INT64", 9: "TYPE_BOOL"}
+"""Triton's words for the types that outputs may have, by ONNX's numbers."""
+
 ANY_SIZE = -1
 """Triton's word for a size that the file leaves open."""
 
@@ -28,11 +31,12 @@ class ConfigRefused(LimpqError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedOutput:
-    """Float32 [batch, *``sizes``]: logits, vectors, maps, boxes. ``sizes``: `ANY_SIZE` where the file leaves one open;
-    none for one number an image."""
+    """[batch, *``sizes``]: logits, vectors, maps, boxes. ``sizes``: `ANY_SIZE` where the file leaves one open; none for
+    one number an image. ``data_type``: in Triton's words."""
 
     name: str
     sizes: tuple[int, ...]
+    data_type: str = "TYPE_FP32"
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -114,7 +118,7 @@ def read_io(model: Path) -> ServedIO:
 
 def _output(value: Any, batch: int | str) -> ServedOutput:
     """``batch``: the first size of the input."""
-    _require_type(value, "output", (ONNX_FLOAT,))
+    _require_type(value, "output", tuple(RESULTS))
     first, *sizes = _sizes(value) or [ANY_SIZE]
     mixed = isinstance(first, str) and bool(first) and not first.isidentifier()  # as in 64*batch
     if not value.type.tensor_type.HasField("shape") or not _sizes(value):
@@ -125,13 +129,17 @@ def _output(value: Any, batch: int | str) -> ServedOutput:
             f"the model's output {value.name!r} is {_shown([first, *sizes])}, which is not one entry an image",
             "expected [batch, ...]: keep the images apart in the forward",
         )
-    return ServedOutput(name=value.name, sizes=tuple(size if isinstance(size, int) else ANY_SIZE for size in sizes))
+    return ServedOutput(
+        name=value.name,
+        sizes=tuple(size if isinstance(size, int) else ANY_SIZE for size in sizes),
+        data_type=RESULTS[value.type.tensor_type.elem_type],
+    )
 
 
 def _require_type(value: Any, field: str, types: tuple[int, ...]) -> None:
     found = value.type.tensor_type.elem_type
     if found not in types:
-        wanted = "expected float32, or uint8 pixels" if field == "input" else "expected float32"
+        wanted = "expected float32, or uint8 pixels" if field == "input" else "expected float32 or integers"
         raise ConfigRefused(f"{field}.data_type", f"{value.name!r} has ONNX type {found}", wanted)
 
 
