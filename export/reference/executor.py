@@ -32,7 +32,7 @@ from limpq_deploy.export.reference.elementwise import TABLES
 from limpq_deploy.export.reference.float_execution import ExecuteFloats, layer_alone
 from limpq_deploy.export.reference.islands import AS_WRITTEN, Execute, Island, divided, last_uses
 from limpq_deploy.export.reference.layers import Layer, convolved, multiplied
-from limpq_deploy.export.reference.moves import MOVES, explicit_pads
+from limpq_deploy.export.reference.moves import MOVES, explicit_pads, moved_results
 from limpq_deploy.export.reference.reals import real_of
 from limpq_deploy.export.reference.values import (
     LAZY,
@@ -82,6 +82,7 @@ class IntegerReference:
         self._weights = {name for node in layers for name in node.input[1:]}
         self._float_inputs = {node.input[0] for node in layers if node.output[0] in self._floats}
         self._float_inputs |= {name for node in self._graph.node if node.name in names for name in node.input}
+        self._moved = moved_results(self._graph)
         self._last_use = last_uses(self._steps)
 
     @property
@@ -134,6 +135,8 @@ class IntegerReference:
     def _execute(self, node: onnx.NodeProto, inputs: list[Any]) -> Any:
         if node.output[0] in self._floats:
             return self._floats[node.output[0]](real_of(inputs[0]))
+        if node.output[0] in self._moved and any(isinstance(value, LAZY) for value in inputs):
+            return MOVES[node.op_type](node, [_real(value) for value in inputs])
         special = _SPECIAL.get(node.op_type)
         if special is not None:
             return special(self, node, inputs)

@@ -203,3 +203,19 @@ MOVES: Mapping[str, Callable[[onnx.NodeProto, Inputs], Array]] = {
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }
+
+OF_ANY_NUMBERS = MOVES.keys() - {"Cast", "Clip", "MaxPool", "Pad", "Shape"}
+"""Those that move reals as they move codes."""
+
+
+def moved_results(graph: onnx.GraphProto) -> frozenset[str]:
+    """Tensors that nodes of `OF_ANY_NUMBERS` make on the way to results alone, behind which nothing computes: there the
+    reals of a last layer may be moved."""
+    computed: set[str] = set()
+    moved: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type in OF_ANY_NUMBERS and computed.isdisjoint(node.output):
+            moved.update(node.output)
+        else:
+            computed.update(node.input)
+    return frozenset(moved)

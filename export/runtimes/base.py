@@ -66,12 +66,12 @@ def every_output(session: Any) -> Callable[[NDArray[np.float32]], Any]:
 
 
 def in_rows(outputs: Any) -> NDArray[np.float32]:
-    """All numbers that a model gives, one row an image [N, numbers]; logits as they are."""
+    """All numbers that a model gives, one row an image [N, numbers]; logits as they are. Integers (classes of pixels,
+    places) become float32, which holds them up to 2^24."""
     each = outputs if isinstance(outputs, tuple) else (outputs,)
-    if len(each) == 1 and each[0].ndim == 2:
-        logits: NDArray[np.float32] = each[0]
-        return logits
-    return np.concatenate([one.reshape(len(one), -1) for one in each], axis=1)
+    rows = [one.reshape(len(one), -1) for one in each]
+    rows = [one if one.dtype.kind == "f" else one.astype(np.float32) for one in rows]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
 
 
 class DeviceCall(Protocol):

@@ -41,7 +41,8 @@ def write_bundle(
 ) -> Manifest:
     """Write ``folder`` with ``files`` (name in the bundle -> a file to copy, or its bytes), canaries and manifest.
 
-    ``canary_outputs``: float32 [N, classes], what the runtime answered to all N inputs in one batch. ``policy``,
+    ``canary_outputs``: float32 [N, numbers], what the runtime answered to all N inputs in one batch, all outputs of an
+    image in one row (`runtimes.base.in_rows`). ``policy``,
     ``verdict`` and ``preprocess`` are records or plain JSON values; ``engine``: how the answering engine was built, if
     one was; ``answered_by``: the runtime that answered, where it is not the target's.
     The folder is built under a hidden name beside its
@@ -88,7 +89,7 @@ def write_bundle(
 def _canaries(inputs: NDArray[np.float32], outputs: NDArray[np.float32]) -> dict[str, bytes]:
     if inputs.dtype != np.float32 or inputs.ndim != 4 or outputs.dtype != np.float32 or outputs.ndim != 2:
         raise ValueError(
-            f"canaries are float32 [N, C, H, W] and [N, classes], not {inputs.dtype} {inputs.shape} "
+            f"canaries are float32 [N, C, H, W] and [N, numbers], not {inputs.dtype} {inputs.shape} "
             f"and {outputs.dtype} {outputs.shape}"
         )
     if len(inputs) != len(outputs) or not len(inputs):

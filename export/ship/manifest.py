@@ -37,7 +37,8 @@ class BundleFile:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryFiles:
     """Inputs with the answers they must get. ``inputs``: float32 ``.npy`` [N, C, H, W], run as one batch;
-    ``outputs``: float32 ``.npy`` [N, classes], expected bit for bit."""
+    ``outputs``: float32 ``.npy`` [N, numbers], all outputs of an image in a row in the file's order, expected bit for
+    bit."""
 
     inputs: str
     outputs: str

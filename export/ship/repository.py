@@ -27,8 +27,8 @@ from limpq_deploy.export.records.environment import Environment
 from limpq_deploy.export.ship.atomic_folder import building, locked, move_into_place, put, sync_folders, synced
 from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, BundleFile, CanaryFiles, Manifest
 from limpq_deploy.export.ship.signature import remember_signed, sign_bytes
-from limpq_deploy.export.ship.triton.config import CONFIG, LABELS
 from limpq_deploy.export.ship.triton.model_analyzer import SWEEP, make_sweep
+from limpq_deploy.export.ship.triton.served_io import CONFIG, LABELS
 from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
 
 SPARE_BYTES = 2**20
@@ -183,7 +183,8 @@ def _write(folder: Path, serving: Serving, new: Mapping[str, Path | bytes], keys
     numbers = {str(shipped.version) for shipped in serving.shipped}
     with building(folder, _staging(folder)) as temporary:
         files = [_keep(folder, temporary, file) for name, file in old.items() if name.partition("/")[0] in numbers]
-        beside = {CONFIG: active.config, LABELS: active.labels, SWEEP: make_sweep(active.config)}
+        beside = {CONFIG: active.config, SWEEP: make_sweep(active.config)}
+        beside |= {LABELS: active.labels} if active.labels else {}
         contents = {**{file: text.encode() for file, text in beside.items()}, **new}
         files += [put(temporary, name, content) for name, content in contents.items()]
         text = to_json(_manifest(serving, active, files)).encode()

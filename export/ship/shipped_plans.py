@@ -16,7 +16,8 @@ from limpq_deploy.export.records.engine_options import BatchRange
 from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.records.targets import RUNTIMES, RuntimeSpec, runtime_record
 from limpq_deploy.export.runtimes.base import Engine
-from limpq_deploy.export.ship.triton.config import BACKENDS, PLANS, ConfigRefused
+from limpq_deploy.export.ship.triton.config import BACKENDS, PLANS
+from limpq_deploy.export.ship.triton.served_io import ConfigRefused
 
 ENGINE, RECORD_SUFFIX = "engine.json", ".engine.json"
 MOST_BEGINS = 4

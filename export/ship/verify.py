@@ -19,6 +19,7 @@ from limpq_deploy.export.runtimes.base import every_output, in_rows
 from limpq_deploy.export.ship.accepted import accept, newest_accepted, time_text
 from limpq_deploy.export.ship.manifest import MANIFEST, SIGNATURE, BundleFile, Manifest
 from limpq_deploy.export.ship.signature import SIGNATURE_BYTES, fingerprint_of, is_signed_by, signed_at
+from limpq_deploy.export.ship.triton.served_io import LABELS
 
 MAX_MANIFEST_BYTES = 64 * 2**20
 
@@ -38,7 +39,8 @@ class CanaryReport:
 
     ``bit_equal``: every float32 is the same, which is what passes. The integer graph promises it on every CPU whose
     kernels neither saturate nor round differently; nothing is tolerated, ``note`` says what a difference may come from.
-    ``differing``: logits that are not equal, of ``logits``. ``top1_changed``: images whose first class changed.
+    ``differing``: numbers that are not equal, of ``logits``, which all outputs have. ``top1_changed``: images whose
+    first class changed; None where the answers are no logits.
     """
 
     images: int
@@ -46,7 +48,7 @@ class CanaryReport:
     logits: int
     differing: int
     max_abs_difference: float
-    top1_changed: int
+    top1_changed: int | None
     same_cpu_kind: bool
     note: str
 
@@ -176,7 +178,8 @@ def replay_canaries(
     manifest = load_manifest(folder, public_key)
     here = environment or read_environment()
     inputs, expected = load_canaries(folder, manifest)
-    answers = np.ascontiguousarray(in_rows(every_output(load(folder / manifest.model_file))(inputs)))
+    given = every_output(load(folder / manifest.model_file))(inputs)
+    answers = np.ascontiguousarray(in_rows(given))
     if answers.shape != expected.shape or answers.dtype != expected.dtype:
         raise BundleRefused(
             folder,
@@ -195,10 +198,17 @@ def replay_canaries(
         logits=answers.size,
         differing=int(differing.sum()),
         max_abs_difference=float(np.abs(answers.astype(np.float64) - expected).max()),
-        top1_changed=int((answers.argmax(1) != expected.argmax(1)).sum()),
+        top1_changed=int((answers.argmax(1) != expected.argmax(1)).sum()) if _are_logits(given, manifest) else None,
         same_cpu_kind=same_kind,
         note=_note(bool(differing.any()), same_kind, manifest.environment, here),
     )
+
+
+def _are_logits(outputs: Any, manifest: Manifest) -> bool:
+    """Whether there is one vector for each image, and names for its numbers."""
+    each = outputs if isinstance(outputs, tuple) else (outputs,)
+    labelled = any(file.name == LABELS and file.size for file in manifest.files)
+    return labelled and len(each) == 1 and each[0].ndim == 2
 
 
 def load_canaries(folder: Path, manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -221,7 +231,7 @@ def read_listed(folder: Path, file: BundleFile) -> bytes:
 
 def _note(differs: bool, same_kind: bool, there: Environment, here: Environment) -> str:
     if not differs:
-        return "every logit is equal, bit for bit"
+        return "every number is equal, bit for bit"
     changed = sorted(
         name for name in there.libraries if name in here.libraries and there.libraries[name] != here.libraries[name]
     )

@@ -55,6 +55,7 @@ from limpq_deploy.policy.spaces import FORMATS_SPACE
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 from limpq_deploy.tasks.agreement import by_float
 from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.classification import Classification
 from limpq_deploy.tasks.names import DEFAULT_TASK, factory_of
 from limpq_deploy.tasks.open_task import open_task
 from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
@@ -345,10 +346,14 @@ class Subject:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the data; where those have none, the numbers of the logits, and nothing for other outputs."""
-        shapes = self.output_shapes
-        numbered = len(shapes) == 1 and len(shapes[0]) == 2
-        return self.dataset.classes or tuple(map(str, range(shapes[0][1] if numbered else 0)))
+        """Of the logits, numbers where the data have no names for them; of maps and boxes those of the data. A vector
+        whose numbers are no classes has none."""
+        shapes, names = self.output_shapes, self.dataset.classes
+        if len(shapes) != 1 or len(shapes[0]) != 2:
+            return names
+        if not (self.task.one_label or isinstance(self.task, Classification)):
+            return ()
+        return names if len(names) == shapes[0][1] else tuple(map(str, range(shapes[0][1])))
 
     @property
     def num_classes(self) -> int:

@@ -38,7 +38,7 @@ class Deployed(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the logits; empty for other outputs."""
+        """Of the logits, or of maps and boxes; empty for outputs without classes."""
         ...
 
     @property

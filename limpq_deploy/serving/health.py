@@ -19,8 +19,8 @@ from limpq_deploy.workspace.finished import checked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """``images`` canaries answered in ``seconds``; ``differing`` of ``logits`` are not the expected float32 (None:
-    without canaries only the shape and finiteness of the answer to a black image were looked at).
+    """``images`` canaries answered in ``seconds``; ``differing`` of ``logits`` (numbers of all outputs) are not the
+    expected float32 (None: without canaries only the finiteness of the answer to a black image was looked at).
 
     ``version``: the one that answered, empty where the server does not say; ``active``: the one that the model's
     folder says is to be served, empty for a bundle. The canaries are those of ``version``: between `ship` and loading,
@@ -69,7 +69,8 @@ def check_health(
     if expected is not None:
         if answers.shape != expected.shape:
             raise ServerUnhealthy(
-                f"{address} answers {list(answers.shape)}, not {list(expected.shape)}: another model is served"
+                f"{address} answers {list(answers.shape)}, all outputs in a row, not {list(expected.shape)}: another "
+                "model is served"
             )
         differing = int((answers.view(np.uint32) != expected.view(np.uint32)).sum())
     return Health(
@@ -137,7 +138,7 @@ def _ask_canaries(server: Server, known: _Known) -> Asked:
 
 
 def ask(server: Server, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits of many images, in requests as large as the server takes."""
+    """All outputs of many images [N, numbers], in requests as large as the server takes."""
     return _ask(server, images_NCHW)[0]
 
 
@@ -145,4 +146,4 @@ def _ask(server: Server, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.f
     model = server.describe()
     size = max(1, model.max_batch)
     parts = [server.answer(model, images_NCHW[start : start + size]) for start in range(0, len(images_NCHW), size)]
-    return np.ascontiguousarray(np.concatenate([logits for logits, _ in parts])), {version for _, version in parts}
+    return np.ascontiguousarray(np.concatenate([rows for rows, _ in parts])), {version for _, version in parts}

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import LimpqError, MissingExtra, SettingError
+from limpq_deploy.export.runtimes.base import in_rows
 
 
 class ServerUnhealthy(LimpqError):
@@ -46,13 +47,13 @@ def parse_address(url: str, model: str | None = None) -> Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """What the server says of its model: names, shapes (batch first where it takes batches; -1: any), largest batch (0:
-    the model takes no batches). ``version``: the one that is asked, empty where the server names none. ``datatype``: of
-    its images; pixels (UINT8) may be given as floats."""
+    """What the server says of its model: names (``outputs`` in its order), the images' shape (batch first where it
+    takes batches; -1: any), largest batch (0: the model takes no batches). ``version``: the one that is asked, empty
+    where the server names none. ``datatype``: of its images; pixels (UINT8) may be given as floats."""
 
     input: str
     shape: tuple[int, ...]
-    output: str
+    outputs: tuple[str, ...]
     max_batch: int
     version: str = ""
     datatype: str = "FP32"
@@ -99,11 +100,14 @@ class Server:
             else:
                 found = self._client.get_model_metadata(name, version, as_json=True)
                 config = self._client.get_model_config(name, version, as_json=True)["config"]
-        (source,), (result,) = found["inputs"], found["outputs"]
+        if len(found["inputs"]) != 1:
+            names = ", ".join(source["name"] for source in found["inputs"])
+            raise ServerUnhealthy(f"{self.address} asks for {names or 'no inputs'}; expected a model of one: images")
+        [source] = found["inputs"]
         return ServedModel(
             input=source["name"],
             shape=tuple(int(size) for size in source["shape"]),
-            output=result["name"],
+            outputs=tuple(result["name"] for result in found["outputs"]),
             datatype=source.get("datatype", "FP32"),
             max_batch=int(config.get("max_batch_size", 0)),
             version=self.address.version or max(found.get("versions", ()), key=_as_number, default=""),
@@ -124,11 +128,11 @@ class Server:
         return {"requests": sum(int(one.get("success", {}).get("count", 0)) for one in stats), **counts}
 
     def infer(self, model: ServedModel, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits of a batch. Raises ServerUnhealthy where none come."""
+        """All outputs of a batch [N, numbers], see `in_rows`. Raises ServerUnhealthy where none come."""
         return self.answer(model, images_NCHW)[0]
 
     def answer(self, model: ServedModel, images_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
-        """Logits of a batch, and the version that gave them (empty where the server does not say)."""
+        """All outputs of a batch, and the version that gave them (empty where the server does not say)."""
         given: NDArray[np.generic] = images_NCHW
         if model.datatype == "UINT8":
             from limpq_deploy.export.graph.pixel_input import as_pixels
@@ -137,17 +141,17 @@ class Server:
         with self._speaking():
             source = self._library.InferInput(model.input, list(given.shape), model.datatype)
             source.set_data_from_numpy(given)
-            outputs = [self._library.InferRequestedOutput(model.output)]
+            outputs = [self._library.InferRequestedOutput(name) for name in model.outputs]
             words = {"client_timeout": self._timeout} if self.address.scheme == "grpc" else {}
             answer = self._client.infer(
                 self.address.model, [source], model_version=self.address.version, outputs=outputs, **words
             )
-            logits: NDArray[np.float32] | None = answer.as_numpy(model.output)
+            results = {name: answer.as_numpy(name) for name in model.outputs}
             response = answer.get_response()
             version = response.get("model_version") if isinstance(response, dict) else response.model_version
-        if logits is None:
-            raise ServerUnhealthy(f"{self.address} answered without {model.output!r}; is another model served there?")
-        return logits, version or ""
+        if missing := next((name for name, result in results.items() if result is None), None):
+            raise ServerUnhealthy(f"{self.address} answered without {missing!r}; is another model served there?")
+        return in_rows(tuple(results.values())), version or ""
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.export.runtimes.base import every_output, in_rows
 from limpq_deploy.export.timing.measure import random_images
 from limpq_deploy.export.timing.report import LatencyProtocol, LatencyReport
 from limpq_deploy.export.timing.timing_loop import measure_interleaved
@@ -81,10 +82,11 @@ def bench_server(
     protocol = LatencyProtocol(batch=batch, threads=threads or "default", min_seconds=seconds)
     with connected(address) as server:
         served = server.describe()
-        equal = bool(np.array_equal(session.run(images), server.infer(served, images)))
+        run = every_output(session)
+        equal = bool(np.array_equal(in_rows(run(images)), server.infer(served, images)))
         before = server.counters()
         series = measure_interleaved(
-            {IN_PROCESS: lambda: session.run(images), THROUGH_SERVER: lambda: server.infer(served, images)},
+            {IN_PROCESS: lambda: run(images), THROUGH_SERVER: lambda: server.infer(served, images)},
             protocol,
             options={IN_PROCESS: session.environment(), THROUGH_SERVER: {"address": str(address)}},
         )

@@ -33,17 +33,15 @@ from limpq_deploy.export.ship.signature import fingerprint_of
 from limpq_deploy.export.ship.triton.config import (
     BACKENDS,
     EXACT_SUMS,
-    LABELS,
     NO_CACHE,
     PLANS,
     TWIN,
-    ServedIO,
     ServingOptions,
-    check_config,
     make_config,
-    read_io,
     read_labels,
 )
+from limpq_deploy.export.ship.triton.config_check import check_config
+from limpq_deploy.export.ship.triton.served_io import LABELS, ServedIO, read_io
 from limpq_deploy.export.ship.verify import load_manifest, verify_bundle
 from limpq_deploy.serving.candidates import bundle_of, recommendation_of, recommended_notes
 from limpq_deploy.workspace.file_names import CANDIDATE_BUNDLES, ENGINE
@@ -125,7 +123,7 @@ def ship(
     files = _files(bundle, manifest, options, shipped_plans)
 
     def describe(version: int) -> ShippedVersion:
-        text = _config_text(name, io, options, version, parameters, named_plans, config)
+        text = _config_text(name, io, options, version, parameters, named_plans, read_labels(labels), config)
         return ShippedVersion(
             version=version,
             backend=options.backend,
@@ -313,10 +311,11 @@ def _config_text(
     version: int,
     parameters: Mapping[str, str],
     plans: Mapping[str, str],
+    labels: tuple[str, ...],
     own: Path | None,
 ) -> str:
     if own is None:
-        return make_config(name, io, options, version, parameters, plans)
+        return make_config(name, io, options, version, parameters, plans, labels)
     try:
         return own.read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -85,7 +85,7 @@ class Task:
 
         total = outputs[0].new_zeros(())
         for one in outputs:
-            flat = one.flatten(1)
+            flat = rows(one)
             noise = torch.randn(flat.shape, generator=generator, dtype=flat.dtype).to(flat.device)
             scale = (flat.detach().square().sum(1).clamp_min(torch.finfo(flat.dtype).tiny) * len(outputs) / 2).sqrt()
             total = total + ((noise * flat).sum(1) / scale).sum()
@@ -112,10 +112,15 @@ class Task:
         return {}
 
 
+def rows(output: torch.Tensor) -> torch.Tensor:
+    """All numbers of each image [N, numbers], one number an image [N] among them."""
+    return output.reshape(len(output), -1)
+
+
 def _relative(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """``|one - other|^2 / |other|^2`` of every image: the inverse of the signal-to-noise ratio."""
     import torch
 
-    first, second = one.flatten(1), other.to(one.dtype).flatten(1)
+    first, second = rows(one), rows(other.to(one.dtype))
     tiny = torch.finfo(first.dtype).tiny
     return (first - second).square().sum(1) / second.square().sum(1).clamp_min(tiny)

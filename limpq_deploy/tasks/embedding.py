@@ -9,7 +9,7 @@ import numpy as np
 
 from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.calibration.errors import DataError, ModelError
-from limpq_deploy.tasks.base import Arrays, Task
+from limpq_deploy.tasks.base import Arrays, Task, rows
 from limpq_deploy.tasks.score import Measure
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Embedding(Task):
         from torch.nn import functional as F
 
         pairs = zip(outputs, reference, strict=True)
-        each = [1 - F.cosine_similarity(one.flatten(1), other.to(one.dtype).flatten(1)) for one, other in pairs]
+        each = [1 - F.cosine_similarity(rows(one), rows(other.to(one.dtype))) for one, other in pairs]
         return torch.stack(each).mean(0).clamp_min(0)
 
     def drawn_loss(self, outputs: Outputs, generator: torch.Generator) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Embedding(Task):
 
         total = outputs[0].new_zeros(())
         for one in outputs:
-            flat = one.flatten(1)
+            flat = rows(one)
             size = flat.detach().norm(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
             unit = flat.detach() / size
             noise = torch.randn(flat.shape, generator=generator, dtype=flat.dtype).to(flat.device)

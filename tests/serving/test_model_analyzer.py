@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from limpq_deploy.export.ship.repository import roll_back
-from limpq_deploy.export.ship.triton.config import ServingOptions, make_config, read_io
+from limpq_deploy.export.ship.triton.config import ServingOptions, make_config
 from limpq_deploy.export.ship.triton.model_analyzer import make_sweep
+from limpq_deploy.export.ship.triton.served_io import read_io
 from limpq_deploy.serving.ship import ship
 
 MakeBundle = Callable[..., Path]

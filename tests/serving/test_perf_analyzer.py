@@ -93,7 +93,7 @@ def test_perf_analyzer_sends_the_batch_that_is_asked_for(urls: tuple[str, str], 
 
 
 def test_a_perf_analyzer_that_gives_no_figures_says_why(tmp_path: Path) -> None:
-    model = ServedModel(input="images", shape=(-1, 3, 4, 4), output="logits", max_batch=8)
+    model = ServedModel(input="images", shape=(-1, 3, 4, 4), outputs=("logits",), max_batch=8)
     address = parse_address("grpc://127.0.0.1:9/tiny")
     program = tmp_path / "perf_analyzer"
     for text, reason in (

@@ -20,7 +20,9 @@ from limpq_deploy.calibration.errors import ModelError, OutputError
 from limpq_deploy.cli.main import main
 from limpq_deploy.export.ship.atomic_folder import locked
 from limpq_deploy.export.ship.repository import Keys, load_serving, roll_back
-from limpq_deploy.export.ship.triton.config import ConfigRefused, ServingOptions, check_config, make_config, read_io
+from limpq_deploy.export.ship.triton.config import ServingOptions, make_config
+from limpq_deploy.export.ship.triton.config_check import check_config
+from limpq_deploy.export.ship.triton.served_io import ConfigRefused, read_io
 from limpq_deploy.export.ship.verify import BundleRefused, load_manifest, verify_bundle
 from limpq_deploy.serving.ship import ShipRefused, ship
 
@@ -204,7 +206,7 @@ def test_a_wrong_configuration_is_refused_by_its_field_before_anything_is_writte
     field: str, change: Callable[[Any], object], make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     bundle = make_bundle()
-    text = make_config("tiny", read_io(bundle / "model.onnx"), CPU_TWIN, 1, {}, {})
+    text = make_config("tiny", read_io(bundle / "model.onnx"), CPU_TWIN, 1, {}, {}, "abcde")
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     change(config)
     own = tmp_path / "own.pbtxt"
@@ -218,7 +220,7 @@ def test_a_wrong_configuration_is_refused_by_its_field_before_anything_is_writte
 def test_ones_own_good_configuration_is_taken(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle()
     own = tmp_path / "own.pbtxt"
-    own.write_text(make_config("tiny", read_io(bundle / "model.onnx"), CPU_TWIN, 1, {"team": "vision"}, {}))
+    own.write_text(make_config("tiny", read_io(bundle / "model.onnx"), CPU_TWIN, 1, {"team": "vision"}, {}, "abcde"))
     ship(bundle, tmp_path / "models", CPU_TWIN, config=own)
     assert parsed(tmp_path / "models/tiny").parameters["team"].string_value == "vision"
     own.write_text("maximum_batch: 3")
@@ -263,7 +265,7 @@ def test_a_model_with_a_fixed_batch_is_served_one_by_one(make_bundle: MakeBundle
         io = read_io(bundle.parent / "fixed.onnx")
         with pytest.raises(ConfigRefused, match=f"takes only batches of {batch}"):
             check_config(
-                make_config("tiny", io, CPU_TWIN, 1, {}, {}),
+                make_config("tiny", io, CPU_TWIN, 1, {}, {}, "abcde"),
                 name="tiny", io=io, backend="python", labels="abcde", versions=[1],
             )  # fmt: skip
 

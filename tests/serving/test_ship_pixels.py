@@ -56,7 +56,7 @@ def test_a_server_of_pixels_is_sent_uint8() -> None:
             raise Stop
 
     server = Server(parse_address("http://127.0.0.1:8000/tiny"), Client(), library, 1.0)
-    served = ServedModel(input="images", shape=(-1, 3, 4, 4), output="logits", max_batch=8, datatype="UINT8")
+    served = ServedModel(input="images", shape=(-1, 3, 4, 4), outputs=("logits",), max_batch=8, datatype="UINT8")
     with pytest.raises(ServerUnhealthy, match="Stop"):
         server.infer(served, np.full((2, 3, 4, 4), 7, np.float32))
     assert (sent[0].datatype(), sent[0].shape()) == ("UINT8", [2, 3, 4, 4])

@@ -19,7 +19,8 @@ from limpq_deploy.export.records.engine_record import Machine, OneBuild, Plan
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.ship.repository import load_serving
 from limpq_deploy.export.ship.shipped_plans import PlanNotShipped
-from limpq_deploy.export.ship.triton.config import ConfigRefused, ServingOptions
+from limpq_deploy.export.ship.triton.config import ServingOptions
+from limpq_deploy.export.ship.triton.served_io import ConfigRefused
 from limpq_deploy.export.ship.verify import load_manifest
 from limpq_deploy.serving.ship import ShipRefused, ship
 

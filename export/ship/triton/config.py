@@ -1,8 +1,6 @@
-"""Configuration of a model for NVIDIA Triton, written and checked through Triton's own protobuf schema.
+"""Configuration of a model for NVIDIA Triton, written through Triton's own protobuf schema.
 
-The schema is ``tritonclient.grpc.model_config_pb2`` (extra ``serve``). `check_config` refuses what a server would take
-without a word (a warm-up larger than the batch, a wrong output size with the python backend) as well as what it would
-refuse only after the files are in place.
+The schema is ``tritonclient.grpc.model_config_pb2`` (extra ``serve``). See `config_check` for one's own files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,16 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from limpq_deploy.calibration.errors import LimpqError, MissingExtra
+from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.calibration.plain_text import plain
+from limpq_deploy.export.ship.triton.served_io import LABELS, ServedIO
 
 Backend = Literal["onnxruntime", "python", "tensorrt"]
-
-CONFIG = "config.pbtxt"
-LABELS = "labels.txt"
-
-LONGEST_LABEL = 1000
-"""Characters of a class's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,34 +49,6 @@ EXACT_SUMS = "limpq.exact_sums"
 """Parameter: "1" where a CPU may need an option to add up this model's weights exactly; read by the CPU twin."""
 
 
-class ConfigRefused(LimpqError):
-    """A configuration does not fit the model, or is none; ``field`` is its name in config.pbtxt."""
-
-    def __init__(self, field: str, found: str, advice: str) -> None:
-        self.field = field
-        super().__init__(f"{CONFIG}, {field}: {found}; {advice}")
-
-
-ONNX_FLOAT, ONNX_UINT8 = 1, 2
-"""ONNX's numbers of the types that images may have."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedIO:
-    """What a model takes and gives: images [batch, *``dims``], floats or pixels -> float32 logits [batch, ``classes``].
-
-    ``data_type``: of the images, in Triton's words. ``fixed_batch``: the only batch that the graph takes; None where it
-    takes any.
-    """
-
-    input: str
-    dims: tuple[int, ...]
-    output: str
-    classes: int
-    fixed_batch: int | None = None
-    data_type: Literal["TYPE_FP32", "TYPE_UINT8"] = "TYPE_FP32"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions:
     """How a model is served. ``instances``: copies of it at work; ``threads`` of each
@@ -97,55 +62,6 @@ class ServingOptions:
     queue_delay_us: int | None = None
 
 
-def read_io(model: Path) -> ServedIO:
-    """Input and output of an ONNX file. Raises ConfigRefused where Triton could not serve it as it is described here,
-    or where it refers to files outside itself."""
-    import onnx
-
-    from limpq_deploy.calibration.errors import ModelError
-
-    try:
-        graph = onnx.load(model, load_external_data=False).graph
-    except Exception as error:  # OSError, or protobuf's DecodeError, which derives from Exception alone
-        raise ModelError(f"{model} is not an ONNX file ({type(error).__name__}); build the bundle again") from error
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "?")
-            raise ModelError(f"{model} refers to the external file {place!r}; export it as one file")
-    constant = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constant]
-    if len(inputs) != 1 or len(graph.output) != 1:
-        raise ConfigRefused(
-            "input", f"the model has {len(inputs)} inputs and {len(graph.output)} outputs", "expected one of each"
-        )
-    batch, *dims = _shape(inputs[0], "input")
-    _, *classes = _shape(graph.output[0], "output")
-    if not dims or any(size is None for size in dims):
-        raise ConfigRefused("input.dims", f"the model's input is [{batch}, {dims}]", "export it with a fixed size")
-    if len(classes) != 1 or classes[0] is None:
-        raise ConfigRefused("output.dims", f"the model's output is [batch, {classes}]", "expected [batch, classes]")
-    for field, value in (("input.name", inputs[0]), ("output.name", graph.output[0])):
-        if plain(value.name) != value.name:
-            raise ConfigRefused(field, f"the model calls it {plain(value.name)!r}", "expected a short name of letters")
-    return ServedIO(
-        input=inputs[0].name,
-        dims=tuple(size for size in dims if size is not None),
-        output=graph.output[0].name,
-        classes=classes[0],
-        fixed_batch=batch,
-        data_type="TYPE_UINT8" if inputs[0].type.tensor_type.elem_type == ONNX_UINT8 else "TYPE_FP32",
-    )
-
-
-def _shape(value: Any, field: str) -> list[int | None]:
-    tensor = value.type.tensor_type
-    if tensor.elem_type not in ((ONNX_FLOAT, ONNX_UINT8) if field == "input" else (ONNX_FLOAT,)):
-        wanted = "expected float32, or uint8 pixels" if field == "input" else "expected float32"
-        raise ConfigRefused(f"{field}.data_type", f"{value.name!r} has ONNX type {tensor.elem_type}", wanted)
-    sizes = [entry.dim_value if entry.HasField("dim_value") else None for entry in tensor.shape.dim]
-    return sizes or [None]
-
-
 def make_config(
     name: str,
     io: ServedIO,
@@ -153,9 +69,10 @@ def make_config(
     version: int,
     parameters: Mapping[str, str],
     plans: Mapping[str, str],
+    labels: Sequence[str] = (),
 ) -> str:
     """Text of config.pbtxt. ``version``: the one that is served. ``plans``: compute capability -> plan file, for
-    TensorRT; empty: ``model.plan``."""
+    TensorRT; empty: ``model.plan``. ``labels``: names of the classes, where there are any."""
     schema, text_format = schema_of_configs()
     config = schema.ModelConfig(name=name, max_batch_size=options.max_batch)
     backend = BACKENDS[options.backend]
@@ -170,7 +87,13 @@ def make_config(
         config.default_model_filename = backend.file
     images = schema.DataType.Value(io.data_type)
     config.input.add(name=io.input, data_type=images, dims=io.dims)
-    config.output.add(name=io.output, data_type=schema.TYPE_FP32, dims=[io.classes], label_filename=LABELS)
+    labelled = io.labelled(labels)
+    for output in io.outputs:
+        file = LABELS if output.name == labelled else ""
+        kind = schema.DataType.Value(output.data_type)
+        one = config.output.add(name=output.name, data_type=kind, dims=output.dims, label_filename=file)
+        if not output.sizes:
+            one.reshape.SetInParent()  # to no dims, as the model gives it
     group = schema.ModelInstanceGroup
     config.instance_group.add(count=options.instances, kind=group.KIND_GPU if backend.plans else group.KIND_CPU)
     config.version_policy.specific.versions.append(version)
@@ -186,120 +109,10 @@ def make_config(
     return str(text_format.MessageToString(config))
 
 
-def check_config(
-    text: str,
-    *,
-    name: str,
-    io: ServedIO,
-    backend: Backend,
-    labels: Sequence[str],
-    versions: Sequence[int],
-    plans: Mapping[str, str] | None = None,
-) -> int:
-    """The largest batch that ``text`` allows. Raises ConfigRefused, naming the field, unless a server can load it and
-    answer as the model does.
-
-    ``name``: of the model's folder; ``versions``: the version folders there, the one to be served last; ``plans``:
-    compute capability -> plan file, where there is more than one ``model.plan``.
-    """
-    schema, text_format = schema_of_configs()
-    try:
-        config = text_format.Parse(text, schema.ModelConfig())
-    except text_format.ParseError as error:
-        raise ConfigRefused("syntax", plain(error), "see Triton's model_config.proto") from error
-    _same("name", config.name, name, "the folder's name")
-    spec = BACKENDS[backend]
-    if spec.platform is not None:
-        _same("platform", config.platform, spec.platform, "the backend that was asked for")
-    else:
-        _same("backend", config.backend, backend, "the backend that was asked for")
-    _same("cc_model_filenames", dict(config.cc_model_filenames), dict(plans or {}), "the plans that are shipped")
-    file = "" if plans else spec.file  # a default would be taken, silently, on a GPU without a plan
-    _same("default_model_filename", config.default_model_filename, file, "the file that is shipped")
-    _check_batch(config, io)
-    _check_tensor(schema, "input", config.input, io.input, io.dims, io.data_type)
-    _check_tensor(schema, "output", config.output, io.output, (io.classes,), "TYPE_FP32")
-    _same("output.label_filename", config.output[0].label_filename, LABELS, "the file that is shipped")
-    if unfit := next((label for label in labels if plain(label, LONGEST_LABEL) != label), None):
-        raise ConfigRefused(
-            "output.label_filename", f"{LABELS} has the label {plain(unfit)!r}", "build the bundle again"
-        )
-    if len(labels) != io.classes:
-        raise ConfigRefused(
-            "output.label_filename", f"{LABELS} has {len(labels)} labels", f"the model has {io.classes} classes"
-        )
-    _check_warmup(schema, config, io)
-    _check_instances(schema, config, spec)
-    served = tuple(config.version_policy.specific.versions)
-    if versions[-1] not in served or not set(served) <= set(versions):
-        raise ConfigRefused(
-            "version_policy", f"serves {list(served)}", f"expected {versions[-1]}, and no others than {list(versions)}"
-        )
-    if config.optimization.cuda.graphs and not spec.plans:
-        raise ConfigRefused("optimization.cuda.graphs", "asked of a CPU backend", "leave it away")
-    return int(config.max_batch_size)
-
-
 def read_labels(data: bytes) -> tuple[str, ...]:
     """The lines of labels.txt."""
     text = data.decode(errors="backslashreplace").removesuffix("\n")
     return tuple(text.split("\n")) if text else ()
-
-
-def _check_batch(config: Any, io: ServedIO) -> None:
-    if config.max_batch_size < 1:
-        raise ConfigRefused("max_batch_size", f"is {config.max_batch_size}", "expected 1 or more")
-    if io.fixed_batch is not None and (io.fixed_batch, config.max_batch_size) != (1, 1):
-        raise ConfigRefused(
-            "max_batch_size",
-            f"is {config.max_batch_size}, and the model takes only batches of {io.fixed_batch}",
-            "export it with a free batch, or take --max-batch 1 for a batch of 1",
-        )
-    for size in config.dynamic_batching.preferred_batch_size:
-        if not 1 <= size <= config.max_batch_size:
-            raise ConfigRefused(
-                "dynamic_batching.preferred_batch_size", f"is {size}", f"expected 1 to {config.max_batch_size}"
-            )
-
-
-def _check_tensor(schema: Any, field: str, tensors: Any, name: str, dims: tuple[int, ...], kind: str) -> None:
-    if len(tensors) != 1:
-        raise ConfigRefused(field, f"has {len(tensors)} tensors", "the model has one")
-    _same(f"{field}.name", tensors[0].name, name, "the model's")
-    _same(f"{field}.data_type", schema.DataType.Name(tensors[0].data_type), kind, "the model's")
-    _same(f"{field}.dims", list(tensors[0].dims), list(dims), "the model's, without the batch")
-
-
-def _check_warmup(schema: Any, config: Any, io: ServedIO) -> None:
-    for sample in config.model_warmup:
-        if not 1 <= sample.batch_size <= config.max_batch_size:
-            raise ConfigRefused(
-                "model_warmup.batch_size", f"is {sample.batch_size}", f"expected 1 to {config.max_batch_size}"
-            )
-        _same("model_warmup.inputs", sorted(sample.inputs), [io.input], "the model's input")
-        found = sample.inputs[io.input]
-        _same("model_warmup.inputs.dims", list(found.dims), list(io.dims), "the model's, without the batch")
-        kind = schema.DataType.Name(found.data_type)
-        _same("model_warmup.inputs.data_type", kind, io.data_type, "the model's")
-        if found.WhichOneof("input_data_type") == "input_data_file":
-            raise ConfigRefused("model_warmup.inputs.input_data_file", "no such file is shipped", "take zero_data")
-
-
-def _check_instances(schema: Any, config: Any, backend: BackendSpec) -> None:
-    if len(config.instance_group) == 0:
-        raise ConfigRefused("instance_group", "is missing", "say how many instances run, and on what")
-    for group in config.instance_group:
-        if group.count < 1:
-            raise ConfigRefused("instance_group.count", f"is {group.count}", "expected 1 or more")
-        wanted = "KIND_GPU" if backend.plans else "KIND_CPU"
-        _same(
-            "instance_group.kind", schema.ModelInstanceGroup.Kind.Name(group.kind), wanted, "what the backend runs on"
-        )
-
-
-def _same(field: str, found: Any, expected: Any, what: str) -> None:
-    if found != expected:
-        raise ConfigRefused(field, f"is {plain(repr(found))}", f"expected {plain(repr(expected))}, {what}")
 
 
 def schema_of_configs() -> tuple[Any, Any]:

@@ -22,7 +22,8 @@ class TritonPythonModel:
 
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
-        self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
+        self._input = config["input"][0]["name"]
+        self._outputs = [output["name"] for output in config["output"]]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(parameters.get("limpq.threads", "0"))
         options.inter_op_num_threads = 1
@@ -38,14 +39,20 @@ class TritonPythonModel:
         images = [triton.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
         try:
             together = images[0] if len(images) == 1 else np.concatenate(images)
-            logits = self._session.run([self._output], {self._input: together})[0]
+            results = self._session.run(self._outputs, {self._input: together})
         except Exception as error:  # whatever stopped it is the answer to these requests; the server goes on
             failed = triton.TritonError(f"inference failed: {error}")
             return [triton.InferenceResponse(output_tensors=[], error=failed) for _ in requests]
         ends = np.cumsum([len(batch) for batch in images])[:-1]
+        split = [np.split(result, ends) for result in results]
         return [
-            triton.InferenceResponse(output_tensors=[triton.Tensor(self._output, np.ascontiguousarray(part))])
-            for part in np.split(logits, ends)
+            triton.InferenceResponse(
+                output_tensors=[
+                    triton.Tensor(name, np.ascontiguousarray(part))
+                    for name, part in zip(self._outputs, parts, strict=True)
+                ]
+            )
+            for parts in zip(*split, strict=True)
         ]
 
 

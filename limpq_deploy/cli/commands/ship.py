@@ -192,7 +192,7 @@ def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_j
     elif found.differing is None:
         answer(f"{found.address}: answers, in {found.seconds:.2f} s; give --bundle to check what")
     else:
-        wrong = f"{found.differing} of {found.logits} logits differ" if found.differing else "every logit is equal"
+        wrong = f"{found.differing} of {found.logits} numbers differ" if found.differing else "every number is equal"
         answer(f"{found.address}: {found.images} canaries in {found.seconds:.2f} s: {wrong}")
     if found.behind:
         aside(f"note: version {found.version} answers; {bundle} is to serve version {found.active}: load the model")

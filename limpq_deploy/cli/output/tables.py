@@ -189,7 +189,7 @@ def verify_lines(report: VerifyReport) -> str:
         lines.append("signed, and the signature was not checked: give --key PUB")
     if report.canaries is not None:
         canaries = report.canaries
-        found = f"{canaries.differing} of {canaries.logits} logits differ: " if canaries.differing else ""
+        found = f"{canaries.differing} of {canaries.logits} numbers differ: " if canaries.differing else ""
         lines.append(wrapped(f"{canaries.images} canaries: {found}{canaries.note}"))
     return "\n".join(lines)
 

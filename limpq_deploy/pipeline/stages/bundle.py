@@ -65,7 +65,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
         folder / BUNDLE,
         {
             "model.onnx": folder / shipped,
-            "labels.txt": "".join(f"{escaped(name)}\n" for name in subject.class_names).encode(),
+            **_labels(subject),
             "report.html": folder / REPORT,
             **(carried_files(subject, folder) if subject.hands_over else {}),
             **(_plan_files(runtime, folder / shipped) if isinstance(runtime, KeepsPlans) else {}),
@@ -102,7 +102,7 @@ def _write_candidates(subject: Deployed, folder: Path, runtime: Runtime, report:
             folder / CANDIDATE_BUNDLES / one.name,
             {
                 "model.onnx": folder / one.file,
-                "labels.txt": "".join(f"{escaped(name)}\n" for name in subject.class_names).encode(),
+                **_labels(subject),
                 "report.html": folder / REPORT,
                 **(_plan_files(runtime, folder / one.file) if isinstance(runtime, KeepsPlans) else {}),
             },
@@ -140,6 +140,12 @@ SHIPPED = Stage(
 )
 """What is shipped: model (that which takes pixels, where there is one), labels, canaries, manifest; the plan where one
 was built, and where none was, what the machine that builds it needs."""
+
+
+def _labels(subject: Deployed) -> dict[str, bytes]:
+    """A line for each class; no file where there are none."""
+    names = "".join(f"{escaped(name)}\n" for name in subject.class_names)
+    return {"labels.txt": names.encode()} if names else {}
 
 
 def _plan_files(runtime: KeepsPlans, model: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.reference import operators as ops
@@ -240,3 +240,24 @@ def test_a_float_layer_is_refused(residual: Any) -> None:
     next(node for node in model.graph.node if node.name == "stem").input[0] = "images"
     with pytest.raises(ModelError, match=r"'stem'.*not quantized"):
         IntegerReference(model)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "moved"),
+    [
+        ("Transpose", {"perm": [1, 0]}, lambda values: values.T),
+        ("Concat", {"axis": 1}, lambda values: values),
+        ("Flatten", {"axis": 0}, lambda values: values.reshape(1, -1)),
+    ],
+)
+def test_results_of_a_last_layer_are_moved_as_reals(
+    operator: str, attributes: dict[str, Any], moved: Any, residual: Any
+) -> None:
+    net, logits = residual(4)
+    model, images = net.qdq(logits), net.images(3)
+    expected = IntegerReference(model).run(images)[0]
+    result = model.graph.output[0].name
+    model.graph.node.append(helper.make_node(operator, [result], ["moved"], name="mover", **attributes))
+    model.graph.output[0].CopyFrom(helper.make_empty_tensor_value_info("moved"))
+    found = IntegerReference(model).run(images)[0]
+    np.testing.assert_array_equal(found, moved(expected))

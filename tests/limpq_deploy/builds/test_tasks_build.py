@@ -1,6 +1,8 @@
 """Builds of tasks beyond one label a picture, and of images without labels."""
 
+import importlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,3 +102,63 @@ def test_what_only_labels_teach_is_refused_where_there_are_none(
     refused("build", "--task", "segmentation", words=("has no masks", "masks:PATH"))
     refused("build", "--calibration", here / "nowhere", words=("nowhere", "is no folder"))
     refused("build", "--task", "boxes", words=("--task is 'boxes'", "expected classification"))
+
+
+OWN = """
+import numpy as np
+import torch
+from torch import nn
+from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.score import Measure
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.map, self.vector, self.number = nn.Conv2d(8, 2, 1), nn.Linear(8, 5), nn.Linear(8, 1)
+
+    def forward(self, images):
+        seen = self.body(images)
+        mean = seen.mean((2, 3))
+        return {"map": self.map(seen), "found": [self.vector(mean), self.number(mean)[:, 0]]}
+
+
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+class Size(Task):
+    name = "size"
+    measure = Measure(name="RMS", higher=False)
+
+    def statistics(self, outputs, targets):
+        assert [one.ndim for one in outputs] == [4, 2, 1]
+        return [float(np.square(one).mean()) for one in outputs[0]]
+
+    def figure(self, statistics):
+        return float(np.sqrt(np.mean(statistics)))
+"""
+
+
+def test_a_network_of_several_outputs_and_a_task_of_ones_own_are_built_and_shipped(
+    settings: Path, here: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tritonclient", reason="needs the extra limpq-deploy[serve]")
+    import torch
+
+    (here / "own_outputs.py").write_text(OWN)
+    monkeypatch.syspath_prepend(here)
+    torch.save(importlib.import_module("own_outputs").net().state_dict(), here / "net.pth")
+    given = ("--model", "own_outputs:net", "--weights", "net.pth", "--task", "own_outputs:Size")
+    result = run("build", "--config", settings, *given, "--ptq", "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert run("parity", "out").exit_code == 0
+    shipped = run("ship", "out", "models", "--name", "own", "--force")
+    assert shipped.exit_code == 0, shipped.output
+    config = (here / "models/own/config.pbtxt").read_text()
+    assert re.findall(r'output \{\s+name: "(\w+)"', config) == ["map", "found_0", "found_1"]
+    assert "label_filename" not in config
+    replayed = json.loads(run("verify", "models/own", "--replay", "--json").stdout)
+    assert (replayed["canaries"]["bit_equal"], replayed["canaries"]["logits"]) == (True, 16 * (2 * 16 * 16 + 5 + 1))

@@ -126,3 +126,18 @@ def test_policies_are_previewed_on_a_thousand_held_out_images_where_there_are_an
     assert len(held) == looked_at
     assert np.bincount(held.labels).min() > 0
     assert len(train) == images - images // 10 + (images // 10 - 10 * (images // 100))
+
+
+@pytest.mark.parametrize(
+    ("task", "width", "names"),
+    [("classification", 10, 10), ("none", 10, 10), ("none", 7, 7), ("embedding", 10, 0), ("embedding", 6, 0)],
+)
+def test_only_logits_have_the_names_of_classes(
+    task: str, width: int, names: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"model_{task}_{width}"
+    made = f"nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, {width}))"
+    (tmp_path / f"{name}.py").write_text(f"from torch import nn\n\n\ndef make():\n    return {made}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    subject = Subject(Config(model=f"{name}:make", task=task))
+    assert subject.class_names == tuple(map(str, range(names)))
