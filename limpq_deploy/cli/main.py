@@ -114,6 +114,14 @@ class _Group(click.Group):
                 f"the system refused: {error.strerror}{where}; files that were whole still are, make room or choose "
                 "another folder, and give the same command again"
             ) from error
+        except (RuntimeError, ImportError) as error:
+            if os.strerror(errno.EMFILE) not in str(error):  # as libraries pass it on
+                raise
+            _show_traceback(ctx)
+            raise click.ClickException(
+                f"the system refused: {os.strerror(errno.EMFILE)}; raise the limit (ulimit -n), and give the same "
+                "command again"
+            ) from error
         except KeyboardInterrupt:
             aside("\nStopped.")
             ctx.exit(INTERRUPTED)

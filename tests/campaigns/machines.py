@@ -167,7 +167,7 @@ def _small_files() -> None:
 
 
 def _few_files() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))
 
 
 def _damaged_state(here: Path) -> None:
@@ -200,7 +200,7 @@ MACHINES = {
     ),
     "quota": Machine(environment={"UNLUCKY_BYTES": "SOME", "UNLUCKY_ERRNO": EDQUOT}, resumed=True, words=("quota",)),
     "RLIMIT_FSIZE": Machine(limit=_small_files, resumed=True, words=("File too large",)),
-    "few descriptors": Machine(limit=_few_files, resumed=True, codes=(0, 1)),
+    "few descriptors": Machine(limit=_few_files, resumed=True, codes=(0, 1), words=("Too many open files",)),
     "TMPDIR that is not there": Machine(environment={"TMPDIR": "HERE/nowhere"}, codes=(0,)),
     "full TMPDIR": Machine(
         environment={"TMPDIR": "HERE/tmp"},

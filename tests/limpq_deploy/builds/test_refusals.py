@@ -93,12 +93,15 @@ def test_a_cache_that_others_may_write(refused: Refused, here: Path, monkeypatch
     assert not (here / "limpq-build").exists()
 
 
-def test_no_room_for_temporary_files(refused: Refused, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_temporary_files(
+    refused: Refused, finished: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)  # Python looks for it once
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
-        refused("build", words=("temporary files can be written nowhere", "TMPDIR"))
+        for words in (["build"], ["parity", finished / "model.qdq.onnx"]):
+            refused(*words, words=("temporary files can be written nowhere", "TMPDIR"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (here / "limpq-build").exists()
