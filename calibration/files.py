@@ -10,6 +10,11 @@ from pathlib import Path
 
 from limpq_deploy.calibration.errors import CacheRefused, OutputError
 
+NO_TEMPORARY_FOLDER = (
+    "temporary files can be written nowhere, neither in TMPDIR nor in /tmp; make room there, or name in TMPDIR a "
+    "folder that you may write to"
+)
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -36,6 +41,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_temporary_folder() -> None:
+    """Raise OutputError where no folder for temporary files can be written to."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise OutputError(NO_TEMPORARY_FOLDER) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@ import click
 
 import limpq_deploy
 from limpq_deploy.calibration.errors import LimpqError, SettingError
+from limpq_deploy.calibration.files import NO_TEMPORARY_FOLDER
 from limpq_deploy.calibration.plain_text import plain, plain_record
 from limpq_deploy.callbacks import Callback
 from limpq_deploy.cli.commands.bench import bench
@@ -50,7 +51,10 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, which training answers at the end of a step."""
 
 MACHINE_ERRORS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
+    )
 )
 """What a disk or a system says no with. Any other OSError is a mistake of ours and keeps its traceback."""
 
@@ -100,12 +104,23 @@ class _Group(click.Group):
             raise click.ClickException(plain(" ".join(str(error).split()), LONGEST_ERROR)) from error
         except OSError as error:
             if error.errno not in MACHINE_ERRORS:
+                if isinstance(error, FileNotFoundError) and "temporary directory" in str(error.strerror):  # of tempfile
+                    _show_traceback(ctx)
+                    raise click.ClickException(NO_TEMPORARY_FOLDER) from error
                 raise
             _show_traceback(ctx)
             where = f" ({error.filename})" if error.filename else ""
             raise click.ClickException(
                 f"the system refused: {error.strerror}{where}; files that were whole still are, make room or choose "
                 "another folder, and give the same command again"
+            ) from error
+        except (RuntimeError, ImportError) as error:
+            if os.strerror(errno.EMFILE) not in str(error):  # as libraries pass it on
+                raise
+            _show_traceback(ctx)
+            raise click.ClickException(
+                f"the system refused: {os.strerror(errno.EMFILE)}; raise the limit (ulimit -n), and give the same "
+                "command again"
             ) from error
         except KeyboardInterrupt:
             aside("\nStopped.")

@@ -1,12 +1,14 @@
 """The cache is the user's own, and what is kept there is used only as it was written."""
 
 import os
+import resource
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from limpq_deploy.calibration.errors import CacheRefused
-from limpq_deploy.calibration.files import cache_folder, keep, kept_bytes
+from limpq_deploy.calibration.errors import CacheRefused, OutputError
+from limpq_deploy.calibration.files import cache_folder, keep, kept_bytes, require_temporary_folder
 
 
 @pytest.fixture
@@ -66,3 +68,15 @@ def test_links_pipes_and_files_that_others_may_write_are_refused(cache: Path) ->
     for name in ("link", "pipe", "open"):
         with pytest.raises(CacheRefused, match="is not what was kept there"):
             kept_bytes(folder / name)
+
+
+def test_without_room_for_temporary_files_the_sentence_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_temporary_folder()
+    monkeypatch.setattr(tempfile, "tempdir", None)  # Python looks for it once
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OutputError, match="name in TMPDIR a folder"):
+            require_temporary_folder()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

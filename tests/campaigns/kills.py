@@ -85,7 +85,9 @@ def campaign(build: Path, scratch: Path, *, cases: int, seed: int) -> Tally:
 def _killed(start: Any, command: str, folder: Path, whole: Path, blow: Blow) -> tuple[str, str | None]:
     kind = blow[1]
     code, said = _run(start, command, folder, blow)
-    if code == 0 and "Stopped" not in said:
+    if code == 0 and blow[2]:  # it had ended by then: at the event itself
+        code, said = _run(start, command, _folder(folder), (blow[0], kind, 0.0))
+    if code == 0:
         return f"{kind.name}, without effect", "the build went on to its end"
     if (kind is signal.SIGKILL and code == -kind) or (code == EXIT_CODES.get(kind) and _is_clean(said)):
         outcome = kind.name

@@ -17,7 +17,7 @@ CAMPAIGNS = {
     "onnx": (onnx_files.campaign, 100),
     "artefacts": (artefacts.campaign, 800),
     "folders": (folders.campaign, 20),
-    "machines": (machines.campaign, 15),
+    "machines": (machines.campaign, len(machines.MACHINES)),
     "signed": (signed.campaign, 280),
     "kills": (kills.campaign, 100),
 }

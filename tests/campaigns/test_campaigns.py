@@ -25,6 +25,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("artefacts", 400),
         ("signed", 56),
         ("kills", 5),
+        ("folders", 20),
+        ("machines", 7),
     ],
 )
 def test_no_case_of_a_campaign_fails(

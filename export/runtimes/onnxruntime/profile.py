@@ -1,6 +1,5 @@
 """Time of every node that ONNX Runtime executes, from its own profiler."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.runtime_taps import layer_nodes
 from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.onnxruntime.written import no_room, read_events, read_graph
 
 KERNEL = "_kernel_time"
 """What ends the name of a node's event."""
@@ -45,7 +45,8 @@ class NodeProfile:
 def profile_nodes(
     runtime: Runtime, path: Path, *, threads: int | None = None, batch: int = 1, calls: int = 30
 ) -> NodeProfile:
-    """Run a file with the profiler on. Raises ModelError where the profile names none of the graph's nodes."""
+    """Run a file with the profiler on. Raises ModelError where the profile names none of the graph's nodes, OutputError
+    where there is no room for it."""
     import onnxruntime as ort
 
     options = runtime.engine(path, threads=threads).options
@@ -61,14 +62,17 @@ def profile_nodes(
             settings.inter_op_num_threads = 1
         for name, value in options.items():
             settings.add_session_config_entry(name, value)
-        session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        try:
+            session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime opened the same file before; this time the graph is written
+            raise no_room(Path(settings.optimized_model_filepath), "the graph") from error
         entry = session.get_inputs()[0]
         shape = (batch, *(size if isinstance(size, int) else 1 for size in entry.shape[1:]))
         images = np.random.default_rng(0).standard_normal(shape, np.float32)
         for _ in range(calls + 3):
             session.run(None, {entry.name: images})
-        events = json.loads(Path(session.end_profiling()).read_text())
-        graph = onnx.load(Path(folder) / "optimized.onnx")
+        events = read_events(Path(session.end_profiling()))
+        graph = read_graph(Path(folder) / "optimized.onnx")
     return NodeProfile(graph=graph, nodes=_node_times(events, graph, calls))
 
 

@@ -20,6 +20,7 @@ from limpq_deploy.export.graph.runtime_taps import Watch, file_name, layer_preci
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.onnxruntime.package import load_onnxruntime
+from limpq_deploy.export.runtimes.onnxruntime.written import no_room, read_graph
 from limpq_deploy.export.runtimes.trial import Trial, random_feeds, signal_db, takes_indices
 
 PROVIDER = "CPUExecutionProvider"
@@ -264,6 +265,8 @@ def _open(
     try:
         session = ort.InferenceSession(data, settings, providers=[PROVIDER])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+        if save is not None and "serialization failed" in str(error):
+            raise no_room(save, "the graph") from error
         raise ModelError(f"onnxruntime refuses the model: {str(error).splitlines()[0]}; export it again") from error
     if session.get_providers() != [PROVIDER]:
         raise RuntimeUnavailable(f"onnxruntime took {session.get_providers()} where {PROVIDER} was asked for")
@@ -274,7 +277,7 @@ def _optimized(data: bytes, options: dict[str, str], *, optimise: bool) -> onnx.
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "optimized.onnx"
         _open(data, options, 1, optimise=optimise, save=saved)
-        return onnx.load(saved)
+        return read_graph(saved)
 
 
 def _tried(data: bytes, options: dict[str, str]) -> tuple[Any, onnx.ModelProto, dict[str, str]]:
@@ -283,11 +286,11 @@ def _tried(data: bytes, options: dict[str, str]) -> tuple[Any, onnx.ModelProto, 
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "optimized.onnx"
         try:
-            return _open(data, options, 1, save=saved), onnx.load(saved), options
+            return _open(data, options, 1, save=saved), read_graph(saved), options
         except ModelError:
             if not options:
                 raise
-        return _open(data, {}, 1, save=saved), onnx.load(saved), {}
+        return _open(data, {}, 1, save=saved), read_graph(saved), {}
 
 
 def _histogram(model: onnx.ModelProto) -> dict[tuple[str, str], int]:

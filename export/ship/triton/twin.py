@@ -5,6 +5,7 @@ of ours. It answers what the in-process runtime answers, bit for bit.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ class TritonPythonModel:
     """What Triton's stub creates for each instance."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is loaded: it sends nothing to its makers
         import onnxruntime
 
         config = json.loads(args["model_config"])

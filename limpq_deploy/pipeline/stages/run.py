@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import LimpqError, RecordError
+from limpq_deploy.calibration.files import cache_folder, require_temporary_folder
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.calibration.trust import trust
 from limpq_deploy.export.records.placement import Placement
@@ -60,6 +61,9 @@ def run_build(
     """
     start = time.perf_counter()
     require_own_folder(config.out)
+    require_temporary_folder()
+    if not config.ptq:
+        cache_folder()  # training loads its operator from there: refused now, not once the float model is trained
     subject = Subject(config)
     with progress("checking inputs", brief=True):
         subject.check(engine=until is None or until in ENGINE_STAGES or config.goes_round)

@@ -1,5 +1,7 @@
 """Bad input: one sentence, exit code 1, before any training and before anything is written."""
 
+import resource
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +82,28 @@ def images(here: Path) -> Path:
 
 def test_a_missing_data_folder(refused: Refused, here: Path) -> None:
     refused("build", "--data", "imagefolder:nowhere", words=("data folder nowhere does not exist", "train/<class>"))
+    assert not (here / "limpq-build").exists()
+
+
+def test_a_cache_that_others_may_write(refused: Refused, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "cache").mkdir()
+    (here / "cache").chmod(0o777)
+    monkeypatch.setenv("LIMPQ_CACHE", str(here / "cache"))
+    refused("build", words=("others may write to the cache", "LIMPQ_CACHE"))
+    assert not (here / "limpq-build").exists()
+
+
+def test_no_room_for_temporary_files(
+    refused: Refused, finished: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)  # Python looks for it once
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        for words in (["build"], ["parity", finished / "model.qdq.onnx"]):
+            refused(*words, words=("temporary files can be written nowhere", "TMPDIR"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (here / "limpq-build").exists()
 
 
