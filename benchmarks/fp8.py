@@ -204,7 +204,7 @@ class Bench:
 
         fewest = within(10 * max(uniform.values()), least=True)  # nothing matters, so that the bytes decide
         least = predicted(table, fewest).bytes / MIB
-        limits = {f"{share:.0%}": round(least + share * (uniform["fp16"] - least), 4) for share in SHARES}
+        limits = {f"{100 * share:.0f} %": round(least + share * (uniform["fp16"] - least), 4) for share in SHARES}
         policies = {"fewest bytes": (None, fewest)} | {
             f"within {share}": (limit, within(limit)) for share, limit in limits.items()
         }
