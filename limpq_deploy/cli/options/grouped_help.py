@@ -12,8 +12,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Model and data": ("pretrained", "weights_key", "task", "calibration", "classes", "max_float_share"),
     "Budgets": (
         *("max_gbitops", "max_mib", "max_avg_weight_bits", "max_avg_act_bits", "max_act_mib", "max_latency_ms"),
-        *("max_moved_mib", "max_kernels", "latency_table", "cost_table", "latency_rounds", "formats", "bits", "act_bits"),
-        *("pinned_bits", "space", "min_bits", "pin", "tie"),
+        *("max_moved_mib", "max_kernels", "latency_table", "cost_table", "latency_rounds", "bits", "act_bits"),
+        *("formats", "pinned_bits", "space", "min_bits", "pin", "tie"),
         *("importance", "alpha", "outliers", "solver", "policy"),
     ),
     "Training": (
