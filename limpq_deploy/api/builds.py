@@ -94,8 +94,9 @@ def calibrate(model: Any = None, data: Any = None, **settings: Any) -> Report:
     ``settings``: as in `build`; ``ranges`` is mse, minmax, percentile or entropy, ``calibration_images`` their number.
 
     Examples:
-        >>> limpq_deploy.calibrate(net, loader, like="w8a8", bits=[8], out="mine", engine=False).policy.bits["conv2"]
-        LayerBits(weight=8, act=8)
+        >>> report = limpq_deploy.calibrate(net, loader, like="w8a8", bits=[8], out="mine", engine=False)
+        >>> tuple(report.policy.bits["conv2"])
+        (8, 8)
     """
     return build(model, data, ptq=True, **settings)
 

@@ -64,7 +64,7 @@ def train_indicators(
     model's outputs teach.
     Raises SettingError for widths that do not ascend or lie outside 2 to 8, ModelError when a loss is not finite.
     """
-    _require_bits(bits)
+    _require_bits(bits, fp8=placement.spec.has_fp8)
     model = joint_model(traced, placement, bits)
     split = dataset.split("train")
     model.initialise_scales(_first_images(split, settings.first_images, seed))
@@ -284,6 +284,7 @@ def _first_images(split: Split, images: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(batch)
 
 
-def _require_bits(bits: tuple[int, ...]) -> None:
-    if not bits or list(bits) != sorted(set(bits)) or not all(2 <= width <= 8 or width == FP8 for width in bits):
+def _require_bits(bits: tuple[int, ...], *, fp8: bool) -> None:
+    known = (*range(2, 9), *((FP8,) if fp8 else ()))
+    if not bits or list(bits) != sorted(set(bits)) or not set(bits) <= {*known}:
         raise SettingError(f"candidate bits are {list(bits)}; expected ascending widths from 2 to 8, such as 2,3,4,5,6")

@@ -194,7 +194,7 @@ def test_a_setting_of_the_file_may_need_an_option(tmp_path: Path) -> None:
         ("float_steps = 3", "unknown key 'float_steps'; it is a key of the section [training]"),
         ("[training]\nseed = 3", "unknown key 'seed'; it is a key of the file's beginning"),
         ('target = "tensort"', "did you mean 'tensorrt'"),
-        ("qqq = 3", "unknown key 'qqq'; known keys: like,"),
+        ("qqq = 3", "unknown key 'qqq'; known keys most like it: ptq,"),
     ],
 )
 def test_a_slip_in_a_file_is_answered_with_what_was_meant(tmp_path: Path, text: str, sentence: str) -> None:
