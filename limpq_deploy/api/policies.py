@@ -17,6 +17,7 @@ from limpq_deploy.policy.budgets import (
     of_kind,
     option_of,
     parse_like,
+    require_within_reach,
     uniform_policy_within,
 )
 from limpq_deploy.policy.candidates import find, find_own
@@ -67,6 +68,8 @@ class Question:
 
     @property
     def limits(self) -> tuple[Budget, ...]:
+        if (like := self.budgets.get("like")) is not None:
+            require_within_reach(self.read, like)
         return budgets_from_options(self.read, **self.budgets)
 
 

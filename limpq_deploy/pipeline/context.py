@@ -44,7 +44,7 @@ from limpq_deploy.optional_packages import require_modules
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.deployed import Start
 from limpq_deploy.pipeline.start import take_weights
-from limpq_deploy.policy.budgets import COST_FILES, budgets_from_options
+from limpq_deploy.policy.budgets import COST_FILES, budgets_from_options, require_within_reach
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.given_policy import load_given
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
@@ -427,6 +427,8 @@ class Subject:
         config = self.config
         if config.goes_round and not config.limited:
             return ()
+        if config.policy is None and config.like is not None:
+            require_within_reach(indicators, config.like)
         return budgets_from_options(indicators, **config.asked_budgets)
 
     def given_policy(self, restricted: Indicators) -> Policy:

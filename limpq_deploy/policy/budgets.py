@@ -237,8 +237,6 @@ def budgets_from_options(indicators: Indicators, **options: Any) -> tuple[Budget
         if source in given and not any(name in given for name in users):
             told = " or ".join(map(option_of, users))
             raise SettingError(f"{option_of(source)} limits nothing by itself; give {told} too")
-    if settings.like is not None:
-        _require_within_reach(indicators, settings.like)
     read = {name: file.load(given[name]) for name, file in COST_FILES.items() if name in given}
     budgets: list[Budget] = []
     for name, row in BUDGETS.items():
@@ -248,7 +246,7 @@ def budgets_from_options(indicators: Indicators, **options: Any) -> tuple[Budget
     return tuple(budgets)
 
 
-def _require_within_reach(indicators: Indicators, like: str) -> None:
+def require_within_reach(indicators: Indicators, like: str) -> None:
     """Raise SettingError for bits that no policy here has, and whose BitOps none reaches: nothing would be limited."""
     asked, bits, layers = parse_like(like), indicators.bits, indicators.layers
     cost, admitted = BitOps(pinned=False), admitted_pairs(indicators)

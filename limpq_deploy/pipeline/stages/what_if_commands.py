@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.pipeline.config import Config
+from limpq_deploy.pipeline.config import ROUNDS, Config
 from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, of_kind
 from limpq_deploy.policy.what_if import WhatIf, WhatIfPoint
 
@@ -29,7 +29,12 @@ def _command(found: WhatIf, point: WhatIfPoint, config: Config) -> str:
 
 def _uniform(name: str, config: Config) -> str:
     """A search in which no layer may have fewer bits, and all together no more BitOps."""
-    alone: dict[str, Any] = {**dict.fromkeys(BUDGETS), **dict.fromkeys(COST_FILES), "like": name}
+    alone: dict[str, Any] = {
+        **dict.fromkeys(BUDGETS),
+        **dict.fromkeys(COST_FILES),
+        "like": name,
+        "latency_rounds": ROUNDS,
+    }
     alone["min_bits"] = (f"*={name.partition('a')[2]}",)
     return replace(config, **alone, out=_beside(config.out, name)).command_line()
 

@@ -9,7 +9,8 @@ from limpq_deploy.workspace.workspace import BuildState
 CARRIES = {
     *sources.PLUMBING,
     *("limpq_deploy.cli.output.tables", "limpq_deploy.pipeline.stages.versions"),
-    *("limpq_deploy.pipeline.stages.declaration", "limpq_deploy.policy.budgets"),
+    *("limpq_deploy.train.kept_memory", "limpq_deploy.pipeline.stages.declaration"),
+    "limpq_deploy.policy.budgets",
 }
 """What is executed and computes no result: files, records, progress, which settings there are."""
 

@@ -92,7 +92,7 @@ def test_a_lost_file_is_named_and_the_build_then_runs_what_was_planned(
     assert found == {
         "accuracy": "accuracy.json is missing",
         "verdict": "after accuracy, which runs",
-        "report": "after verdict, which runs",
+        "report": "after accuracy, which runs",
         "bundle": "bundle is not what it wrote",
     }
     result = run("build", "--config", settings, "--out", "out", "--json")

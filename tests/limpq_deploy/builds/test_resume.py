@@ -79,8 +79,9 @@ def test_ctrl_c_says_a_sentence_and_the_next_build_goes_on(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
     ) as build:
         assert build.stderr is not None
-        said = [build.stderr.readline() for _ in range(2)]
-        assert [line[:13] for line in said] == ["+ given model", "+ float model"]
+        said = [build.stderr.readline() for _ in range(4)]
+        stages = ["> given model", "+ given model", "> float model", "+ float model"]
+        assert [line[:13] for line in said] == stages
         time.sleep(0.5)  # the indicators are being trained
         build.send_signal(signal.SIGINT)
         out, err = build.communicate(timeout=600)
