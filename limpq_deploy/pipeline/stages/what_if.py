@@ -9,6 +9,7 @@ from typing import Any
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.choose import PLAIN_BUDGETS, RESTRICTING
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import ASKS_WHAT_IF, LIMITS, MEASURES, ROUNDS_MADE
 from limpq_deploy.pipeline.stages.previewer import Previewer
@@ -116,7 +117,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
 WHAT_IF_STAGE = Stage(
     name="what-if",
     title="what if",
-    settings=("like", *BUDGETS, *COST_FILES, "space", "min_bits", "pin", "tie", "solver"),
+    settings=(*PLAIN_BUDGETS, *RESTRICTING, "solver"),
     facts=LIMITS,
     reads=(POLICY, INDICATORS, PLACEMENT, FLOAT_WEIGHTS, JOINT, If(ROUNDS_MADE, ROUNDS)),
     writes=(WHAT_IF,),
