@@ -1,7 +1,6 @@
-import sys
-from collections.abc import Callable
+"""Where quantizers stand in small networks, on each target."""
+
 from dataclasses import replace
-from types import FrameType
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TARGETS,
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.place import place, with_quantizers
 from limpq_deploy.model.zoo import create_model
-from limpq_deploy.model.zoo.torchvision import import_torchvision
 
 
 class Plain(nn.Module):
@@ -218,170 +216,6 @@ def test_the_first_and_the_last_layer_are_pinned_at_the_bits_asked_for() -> None
     assert [(layer.name, layer.pinned_bits) for layer in placement.layers] == [("a", 6), ("b", None), ("c", 6)]
 
 
-def with_layer(module: nn.Module) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), module, nn.Flatten(), nn.LazyLinear(3))
-
-
-@pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT], ids=lambda target: target.name)
-@pytest.mark.parametrize(
-    ("module", "sentence"),
-    [
-        (nn.GroupNorm(1, 2), "layer 1 (GroupNorm) has no integer form here"),
-        (nn.AdaptiveAvgPool2d(5), "1 (AdaptiveAvgPool2d) pools to 5x5; only averages over whole images or windows"),
-        (nn.AvgPool2d(2, divisor_override=3), "1 (AvgPool2d) pools to 4x4; only averages over whole images or"),
-        (nn.BatchNorm2d(2, track_running_stats=False), "has affine=True and track_running_stats=False; expected both"),
-        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), "1 (Conv2d) pads with 'circular'; only zero padding"),
-    ],
-    ids=["GroupNorm", "windows of several sizes", "sums of windows", "statistics of images", "circular padding"],
-)
-def test_what_has_no_integer_form_is_computed_in_float_and_the_placement_says_why(
-    module: nn.Module, sentence: str, target: TargetSpec
-) -> None:
-    model = with_layer(module)
-    model(torch.zeros(1, 1, 8, 8))
-    [found] = place(trace(model.eval(), (1, 8, 8)), target, model="net").float_operators
-    assert (found.name, found.operator) == ("_1", type(module).__name__)
-    assert sentence in found.why
-    assert found.num_weights == sum(one.numel() for one in module.parameters())
-    assert found.macs == (64 * 2 * 2 * 9 if isinstance(module, nn.Conv2d) else 0)
-
-
-class Tail(nn.Module):
-    """conv - BatchNorm, then what a test gives, which must end with three numbers for each image."""
-
-    def __init__(self, tail: Callable[["Tail", torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.a = nn.Conv2d(1, 2, 3, padding=1)
-        self.norm = nn.BatchNorm2d(2)
-        self.b = nn.Conv2d(2, 2, 3, padding=1)
-        self.wide = nn.Conv2d(2, 3, 1)
-        self.c = nn.Linear(2, 3)
-        self.d = nn.Linear(2, 3)
-        self.drop = nn.Dropout(0.5)
-        self.tail = tail
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.tail(self, self.norm(self.a(x)))
-
-
-def logits(model: Tail, x: torch.Tensor) -> torch.Tensor:
-    return model.c(x.mean((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("tail", "floats"),
-    [
-        (lambda m, x: logits(m, torch.add(m.b(x), x, alpha=2)), ("add",)),
-        (lambda m, x: m.c(x.mean(1)[:, 0, :2]), ("mean",)),
-        (lambda m, x: logits(m, m.norm(m.b(x))), ()),
-        (lambda m, x: logits(m, torch.relu(x) + x), ()),
-        (lambda m, x: m.c(x.mean((2, 3))) + m.d(x.mean((2, 3))), ()),
-        (lambda m, x: m.c(x[:, :, :, :2]), ()),
-    ],
-    ids=[
-        "weighted sum",
-        "mean over channels",
-        "shared batchnorm",
-        "relu beside sum",
-        "sum of logits",
-        "linear on maps",
-    ],
-)
-def test_a_network_is_refused_for_no_operator(
-    tail: Callable[[Tail, torch.Tensor], torch.Tensor], floats: tuple[str, ...]
-) -> None:
-    model = Tail(tail).eval()
-    traced = trace(model, (1, 8, 8))
-    images = torch.randn(2, 1, 8, 8)
-    for target in (ONNXRUNTIME, TENSORRT, REFERENCE):
-        placement = place(traced, target, model="tail")
-        assert tuple(one.name for one in placement.float_operators) == floats
-        graph = with_quantizers(traced, placement, lambda quantizer: nn.Identity())
-        torch.testing.assert_close(graph(images), model(images))
-
-
-class Islands(nn.Module):
-    """Attention of pixels by what a layer gives, with a parameter of its own, and a norm behind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(2, 2, 1)
-        self.norm, self.c = nn.GroupNorm(1, 2), nn.Linear(2, 3)
-        self.bias = nn.Parameter(torch.randn(64, 64))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.a(x).flatten(2).chunk(3, 1)
-        y = v @ torch.softmax(k.transpose(1, 2) @ q + self.bias, 1)
-        y = self.norm(y.unflatten(2, (8, 8)))
-        return self.c((self.b(y) + y).mean((2, 3)))
-
-
-def test_a_target_of_codes_quantizes_what_islands_read_and_no_island_inside() -> None:
-    traced = trace(Islands().eval(), (1, 8, 8))
-    placement = place(traced, ONNXRUNTIME, model="islands")
-    read = [quantizer.tensor for quantizer in placement.quantizers]
-    assert read == ["x", "a", "norm", "norm", "b", "add_1", "mean"]
-    assert [one.operator for one in placement.float_operators] == ["matmul", "add", "softmax", "matmul", "GroupNorm"]
-    graph = with_quantizers(traced, placement, lambda quantizer: nn.Identity())
-    norm = next(node for node in graph.graph.nodes if node.target == "norm")
-    assert all(str(node.target).startswith("quantizers.") for node in norm.users)
-
-
-def test_tensorrt_quantizes_nothing_for_islands() -> None:
-    placement = place(trace(Islands().eval(), (1, 8, 8)), TENSORRT, model="islands")
-    assert all(quantizer.tensor in ("x", "norm", "mean") for quantizer in placement.quantizers)
-
-
-def test_multiply_accumulates_of_islands_are_counted_beside_those_of_layers() -> None:
-    placement = place(trace(Islands().eval(), (1, 8, 8)), ONNXRUNTIME, model="islands")
-    layers, products = 64 * 6 * 9 + 64 * 2 * 2 + 2 * 3, 2 * 64 * 64 * 2
-    assert placement.macs == layers + products
-    assert placement.float_share == products / (layers + products)
-    assert placement.floats_in_words == "2 matmul, add, softmax, GroupNorm"
-
-
-def test_every_layer_that_feeds_an_output_is_pinned() -> None:
-    class Heads(Tail):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = torch.relu(self.a(x))
-            y = torch.relu(self.b(x)) + x
-            return {"near": self.wide(x), "far": [F.interpolate(torch.sigmoid(y), scale_factor=2)]}  # type: ignore[return-value]
-
-    placement = place(trace(Heads(logits).eval(), (1, 8, 8)), ONNXRUNTIME, model="heads")
-    assert [layer.name for layer in placement.pinned] == ["a", "b", "wide"]
-
-
-def test_dropout_between_layer_and_relu_and_behind_the_logits_is_no_obstacle() -> None:
-    model = Tail(lambda m, x: m.drop(logits(m, torch.relu(m.drop(m.b(x))))))
-    place(trace(model.eval(), (1, 8, 8)), ONNXRUNTIME, model="tail")
-
-
-class OwnPad(nn.Module):
-    """A convolution with a padding of its own, as exporters of other frameworks write it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
-        self.a = nn.Conv2d(1, 2, 3, padding=1)
-        self.b = nn.Conv2d(2, 2, 3, stride=2)
-        self.c = nn.Linear(2, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pad(torch.relu(self.a(F.pad(x, (1, 1, 1, 1)))))
-        return self.c(torch.relu(self.b(x)).mean((2, 3)))
-
-
-def test_tensorrt_quantizes_before_a_layers_own_padding() -> None:
-    """Zeros stay zeros, so nothing changes but that Pad and convolution can be one kernel."""
-    traced = trace(OwnPad(), (1, 8, 8))
-    graph = with_quantizers(traced, place(traced, TENSORRT, model="own pad"), lambda quantizer: nn.Identity())
-    readers = {str(node.target): list(node.users) for node in graph.graph.nodes if "quantizers." in str(node.target)}
-    assert [user.target for user in readers["quantizers.x"]] == [F.pad]
-    assert [user.target for user in readers["quantizers.relu"]] == ["pad"]
-    image = torch.randn(2, 1, 8, 8)
-    assert torch.equal(graph(image), traced.graph_module(image))
-
-
 @pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT, REFERENCE], ids=lambda target: target.name)
 def test_one_activation_width_replaces_the_choice_and_nothing_else(target: TargetSpec) -> None:
     traced = trace(Identity(), (1, 8, 8))
@@ -391,70 +225,6 @@ def test_one_activation_width_replaces_the_choice_and_nothing_else(target: Targe
         assert after == (replace(before, bits=6) if before.bits is None else before)
     policy = {layer.name: (2, 6) for layer in fixed.searched}
     assert fixed.act_grids(policy)[fixed.layer("b").input].bits == 6
-
-
-def test_a_branch_that_training_drops_at_random_is_no_identity_for_tensorrt() -> None:
-    """EfficientNet's ``stochastic_depth(conv(x)) + x``: the quantizer stands on x."""
-    torchvision = import_torchvision()
-
-    class Dropped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())
-            self.branch = nn.Conv2d(2, 2, 3, padding=1)
-            self.drop = torchvision.ops.StochasticDepth(0.2, "row")
-            self.linear = nn.Linear(2, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.stem(x)
-            return self.linear((self.drop(self.branch(x)) + x).mean((2, 3)))
-
-    placement = place(trace(Dropped().eval(), (1, 8, 8)), TENSORRT, model="dropped")
-    assert [quantizer.tensor for quantizer in placement.quantizers if not quantizer.layers] == ["stem_1"]
-
-
-class Blocks(nn.Module):
-    """``x + bn(conv(x))``, again and again: every tensor is reached on 2 to the n paths."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.convolutions = nn.ModuleList(nn.Conv2d(2, 2, 1) for _ in range(count))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(2) for _ in range(count))
-        self.linear = nn.Linear(2, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = x + norm(convolution(x))
-        return self.linear(x.mean((2, 3)))
-
-
-def calls(count: int, target: TargetSpec) -> int:
-    """Python calls, of whatever, while a network of so many blocks is traced and placed."""
-    model, found = Blocks(count).eval(), [0]
-
-    def count_call(frame: FrameType, event: str, _: object) -> None:
-        found[0] += event in ("call", "c_call")
-
-    sys.setprofile(count_call)
-    try:
-        traced = trace(model, (2, 2, 2))
-        with_quantizers(traced, place(traced, target, model="blocks"), lambda _: nn.Identity())
-    finally:
-        sys.setprofile(None)
-    return found[0]
-
-
-@pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT], ids=lambda target: target.name)
-def test_tracing_and_placing_are_linear_in_the_blocks(target: TargetSpec) -> None:
-    calls(2, target)  # what is imported or cached once
-    few, more, most = (calls(count, target) for count in (10, 20, 40))
-    # calls of n blocks are a + b * n; square growth would give a second difference of half the first one
-    assert most - more < 2.2 * (more - few)
-
-
-def test_a_thousand_layers_deep_is_no_recursion() -> None:
-    traced = trace(Blocks(350).eval(), (2, 2, 2))
-    assert traced.lowest(traced.node("linear").all_input_nodes[0]) == "free"
 
 
 def test_a_stream_that_only_layers_in_float_read_travels_in_float_where_the_target_says_so() -> None:
