@@ -10,6 +10,7 @@ pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra limpq-deplo
 
 from dataclasses import replace
 
+import onnx
 from click.testing import CliRunner
 from onnx import helper
 
@@ -19,6 +20,7 @@ from limpq_deploy.cli.main import main
 from limpq_deploy.cli.output.prices import price_table
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.timing import pricing
 from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, predicted, price
@@ -26,15 +28,23 @@ from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicator
 
 EDGES = (("stem", "block1.conv1"), ("block1.conv1", "block1.conv2"), ("stem", "block1.conv2"))
 
+Priced = tuple[onnx.ModelProto, Placement, list[tuple[str, str]]]
 
-def test_engines_are_predicted_and_kept_and_a_run_that_was_stopped_goes_on(
-    searched_net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+@pytest.fixture
+def net(searched_net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Priced:
+    """Template, placement on TensorRT-RTX and edges of a net that is to be priced; engines are kept in a cache of its
+    own."""
     monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
     template, placement = searched_net
-    placement = replace(placement, target="tensorrt_rtx")
     names = {layer.name for layer in placement.layers}
-    edges = [edge for edge in EDGES if names.issuperset(edge)]
+    return template, replace(placement, target="tensorrt_rtx"), [edge for edge in EDGES if names.issuperset(edge)]
+
+
+def test_engines_are_predicted_and_kept_and_a_run_that_was_stopped_goes_on(
+    net: Priced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template, placement, edges = net
     settings = PricingSettings(batch=2, graphs=3)
     built: list[str] = []
 
@@ -67,8 +77,8 @@ def test_engines_are_predicted_and_kept_and_a_run_that_was_stopped_goes_on(
     assert (table.batch, table.capabilities) == (2, ("sm89",))
 
 
-def test_what_is_priced_is_what_runs_the_bits_asked_for_and_all_native_pairs_up_to_16_bits(searched_net: Any) -> None:
-    placement = replace(searched_net[1], target="tensorrt_rtx")
+def test_what_is_priced_is_what_runs_the_bits_asked_for_and_all_native_pairs_up_to_16_bits(net: Priced) -> None:
+    placement = net[1]
     native = {pair for pair in placement.spec.native_pairs if max(pair) <= 16}
     assert set(pairs_of(placement, [(8, 8)])) == native
     assert set(pairs_of(placement, [(4, 4), (8, 8)])) == native | {(8, 7)}
@@ -76,12 +86,9 @@ def test_what_is_priced_is_what_runs_the_bits_asked_for_and_all_native_pairs_up_
 
 
 def test_fp8_has_prices_of_its_own_where_all_gpus_execute_it_and_none_elsewhere(
-    searched_net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    net: Priced,
 ) -> None:
-    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
-    template, placement = searched_net
-    placement = replace(placement, target="tensorrt_rtx")
-    edges = [edge for edge in EDGES if {layer.name for layer in placement.layers}.issuperset(edge)]
+    template, placement, edges = net
     priced, said = {}, list[str]()
     for gpus in (("sm89",), ("sm86", "sm89")):
         settings = PricingSettings(gpus=gpus, graphs=1)
@@ -99,19 +106,14 @@ def test_fp8_has_prices_of_its_own_where_all_gpus_execute_it_and_none_elsewhere(
     assert "fp8" in said
 
 
-def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(
-    searched_net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIMPQ_CACHE", str(tmp_path / "cache"))
-    template, placement = searched_net
-    placement = replace(placement, target="tensorrt_rtx")
+def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(net: Priced, tmp_path: Path) -> None:
+    template, placement, edges = net
     float_model = strip_markers(template)
     helper.set_model_props(float_model, {MARKERS_KEY: markers_text(template)})
     build = tmp_path / "build"
     (build / "baselines").mkdir(parents=True)
     (build / "baselines/float.onnx").write_bytes(float_model.SerializeToString())
     write_record(placement, build / "placement.json")
-    names = {layer.name for layer in placement.layers}
     indicators = Indicators(
         model=placement.model,
         bits=(8, 16),
@@ -126,9 +128,7 @@ def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(
             PinnedLayer(name=one.name, macs=one.macs, num_weights=one.num_weights, weight_bits=8, act_bits=8)
             for one in placement.pinned
         ),
-        edges=tuple(
-            LayerEdge(producer=one, consumer=other, elements=8) for one, other in EDGES if names >= {one, other}
-        ),
+        edges=tuple(LayerEdge(producer=one, consumer=other, elements=8) for one, other in edges),
     )  # fmt: skip
     write_record(indicators, build / "indicators.json")
     file = tmp_path / "moved.json"

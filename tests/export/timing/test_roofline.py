@@ -2,32 +2,17 @@
 
 import pytest
 
-from limpq_deploy.export.timing.cost_table import CostTable, Moved, PartCost
+from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.gpu_peaks import GPUS
 from limpq_deploy.export.timing.roofline import expectations, floors
 
-PAIRS = {"int8": (8, 8), "fp16": (16, 16)}
+from ...cost_tables import cost_table
 
 
 def table(int8: tuple[float, float], fp16: tuple[float, float], macs: int = 0) -> CostTable:
     """Two layers that move so many bytes in each format, for one call of 4 images."""
-    sizes = {"int8": int8, "fp16": fp16}
-    return CostTable(
-        model="net",
-        target="tensorrt_rtx",
-        compiler="TensorRT-RTX 1.7",
-        capabilities=("sm89",),
-        batch=4,
-        network="",
-        model_sha256="",
-        units={"a": "a", "b": "b"},
-        macs={"a": macs, "b": macs},
-        parts=tuple(
-            PartCost(layer=layer, weight_bits=pair[0], act_bits=pair[1], moved=Moved(activations=sizes[name][at]))
-            for name, pair in PAIRS.items()
-            for at, layer in enumerate("ab")
-        ),
-    )
+    sizes = {(8, 8): dict(zip("ab", int8, strict=True)), (16, 16): dict(zip("ab", fp16, strict=True))}
+    return cost_table(dict.fromkeys("ab", macs), sizes, batch=4)
 
 
 def test_a_layer_takes_as_long_as_its_bytes_or_its_operations_take_at_least() -> None:

@@ -2,32 +2,19 @@
 
 from dataclasses import replace
 
-from limpq_deploy.export.timing.cost_table import CostTable, Moved, PartCost
+from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.gpu_peaks import GPUS
 from limpq_deploy.report import ReportInputs
 from limpq_deploy.report.bounds import bounds_section
 from limpq_deploy.report.page import render_report
 
+from ...cost_tables import cost_table
+
 
 def prices(inputs: ReportInputs) -> CostTable:
     """Int8 moves twice what FP16 does."""
-    names = [layer.name for layer in inputs.placement.layers]
-    return CostTable(
-        model="net",
-        target="tensorrt_rtx",
-        compiler="TensorRT-RTX 1.7",
-        capabilities=("sm89",),
-        batch=8,
-        network="",
-        model_sha256="",
-        units={name: name for name in names},
-        macs={layer.name: layer.macs for layer in inputs.placement.layers},
-        parts=tuple(
-            PartCost(layer=name, weight_bits=bits, act_bits=bits, moved=Moved(activations=size))
-            for name in names
-            for bits, size in ((8, 2e6), (16, 1e6))
-        ),
-    )
+    macs = {layer.name: layer.macs for layer in inputs.placement.layers}
+    return cost_table(macs, {(8, 8): dict.fromkeys(macs, 2e6), (16, 16): dict.fromkeys(macs, 1e6)}, batch=8)
 
 
 def test_the_page_says_on_which_gpus_int8_is_not_expected_to_pay(small: ReportInputs) -> None:
