@@ -145,17 +145,14 @@ class Network:
 
 
 class Parser:
-    num_errors = 1
+    """Takes every file: what NVIDIA's own refuses is shown by it (../tensorrt_rtx/test_runtime.py)."""
 
     def __init__(self, network: Network, logger: Any) -> None:
         self._network = network
 
     def parse(self, data: bytes) -> bool:
         self._network.model = onnx.ModelProto.FromString(data)
-        return all(node.op_type != "Det" for node in self._network.model.graph.node)
-
-    def get_error(self, index: int) -> Any:
-        return type("Error", (), {"desc": lambda self: "no importer for Det", "node": lambda self: 3})()
+        return True
 
 
 class Config:
