@@ -39,18 +39,20 @@ class Scene:
 
 
 def campaign(build: Path, scratch: Path, *, cases: int, seed: int) -> Tally:
-    """``cases`` attacks, of every kind in turn; each is given to `verify`, and every fourth to `ship` too."""
+    """``cases`` attacks, of every kind in turn; each is given to `verify`, and every fourth to `ship` too, in each turn
+    another fourth of the kinds."""
     tally, rng = Tally("signed"), random.Random(seed)
     scene = _scene(build, scratch, rng)
     whole = Path(shutil.copytree(scene.place, scratch / "whole"))
     for case in range(cases):
-        name, attack = list(ATTACKS.items())[case % len(ATTACKS)]
+        turn, kind = divmod(case, len(ATTACKS))
+        name, attack = list(ATTACKS.items())[kind]
         shutil.rmtree(scene.place)
         shutil.copytree(whole, scene.place)
         verify_bundle(scene.place, scene.key)
         attack(scene)
         failure = _refused(lambda: verify_bundle(scene.place, scene.key))
-        if failure is None and case % 4 == 0:
+        if failure is None and (turn + kind) % 4 == 0:
             failure = _refused(lambda: _ship(scene, Keys(public=scene.key), scratch))
             failure = failure or _refused(lambda: _ship(scene, Keys(private=scene.private, public=scene.key), scratch))
         tally.count(name, failure and f"{name}, case {case} of seed {seed}: {failure}")

@@ -47,6 +47,7 @@ def test_a_reason_for_float_stands_in_the_list_of_reasons() -> None:
     reasons = trace(Normed().eval(), (3, 4, 4)).reasons
     assert reasons
     assert all(_is_told(reason, _list("floats")) for reason in reasons.values())
+    assert not _is_told("the model is too large", _list("floats"))
 
 
 def _list(name: str) -> list[str]:

@@ -40,7 +40,7 @@ def test_the_site_builds_strictly_and_loads_nothing_from_outside(tmp_path: Path)
     assert {"index.html", "tutorial.html", "concepts.html", "glossary.html", "api.html"} <= {
         page.name for page in pages
     }
-    for page in pages:
+    for page in (*pages, *(tmp_path / "site").rglob("*.css")):
         assert not LOADS.search(page.read_text(encoding="utf-8")), page
     api = (tmp_path / "site/api.html").read_text(encoding="utf-8")
     assert "limpq_deploy.api.builds.build" in api

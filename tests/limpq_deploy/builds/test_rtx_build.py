@@ -39,7 +39,13 @@ def test_the_engine_is_built_for_gpus_that_are_not_here_and_the_build_goes_as_fa
     assert "not run: none of these GPUs is here" in result.stderr
 
     parity = load_record(ParityReport, copy / "parity.json")  # the file as written rounds sums to float16
-    assert {one.tensor for one in parity.faithful if one.mismatches} <= {"avgpool_codes"}  # a mean in float, at ties
+    for one in parity.faithful:
+        if one.tensor == "avgpool_codes":  # a mean in float, at ties
+            assert one.mismatches <= 1e-3 * one.elements
+            assert one.max_lsb <= 1
+            assert (one.max_tie_distance or 0) < 1e-3
+        else:
+            assert one.mismatches == 0, one.tensor
     assert sum(one.elements for one in parity.faithful) > 1e6
     found = json.loads(result.stdout)
     assert found["verdict"]["outcome"] == "incomplete"
