@@ -8,6 +8,7 @@ pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from .a_build import make_build
+from .machines import MACHINES
 from .run import CAMPAIGNS
 
 
@@ -26,7 +27,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("signed", 56),
         ("kills", 5),
         ("folders", 20),
-        ("machines", 7),
+        ("machines", len(MACHINES)),
     ],
 )
 def test_no_case_of_a_campaign_fails(

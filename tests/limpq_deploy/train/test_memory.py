@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 IMAGES, CLASSES = 50_000, 10_000
@@ -37,7 +36,6 @@ print(found.accuracy.images, len(dataset.classes), found.accuracy.correct, peak_
 """
 
 
-@pytest.mark.slow
 def test_many_images_of_many_classes_stream(tmp_path: Path) -> None:
     one = tmp_path / "one.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(one)
