@@ -8,6 +8,7 @@ from limpq_deploy.importance.all_measures import IMAGES as MEASURED_IMAGES
 from limpq_deploy.importance.variants import searched_tensors
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.candidates import PARITY_IMAGES as FILE_IMAGES
 from limpq_deploy.pipeline.stages.facts import (
     calibration_images,
     finetune_training,
@@ -63,7 +64,7 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
         "engine": 0.1 if subject.target.device == "cpu" else export,
         "parity": PARITY_IMAGES * (macs * REFERENCE_SECONDS + 3 * one.quantized_forward),
         "accuracy": FILES * _images(subject, "test") * one.float_forward * RUNTIME_FASTER,
-        "candidates": FILES * 16 * macs * REFERENCE_SECONDS + 0.1,
+        "candidates": FILES * FILE_IMAGES * macs * REFERENCE_SECONDS + 0.1,
         **_timed(subject, traced),
         "verdict": 0.5,
         "what-if": _front(subject, one, macs),
