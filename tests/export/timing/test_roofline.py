@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from limpq_deploy.export.timing.cost_table import CostTable
+from limpq_deploy.export.timing.cost_table import CostTable, Moved, PartCost
 from limpq_deploy.export.timing.gpu_peaks import GPUS
 from limpq_deploy.export.timing.roofline import expectations, floors
 
