@@ -1,33 +1,29 @@
-"""What a build is asked to do: typed settings, from the command line over a TOML file over defaults. No torch here."""
+"""What a build is asked to do: typed settings, from the command line over a TOML file over defaults. No torch here.
 
-import difflib
+How a TOML file is read: `toml_settings`; which settings make no sense together: `setting_checks`.
+"""
+
 import json
 import shlex
-import tomllib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from limpq_deploy.calibration.datasets import KINDS as DATA_AT_PATHS
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.files import write_text
-from limpq_deploy.calibration.json_text import load_json, read_whole
-from limpq_deploy.calibration.numbers.formats import FP8
-from limpq_deploy.calibration.plain_text import plain
-from limpq_deploy.calibration.suggestions import did_you_mean
+from limpq_deploy.calibration.json_text import load_json
 from limpq_deploy.calibration.trust import require_trusted, trust
-from limpq_deploy.export.records.engine_options import LEVELS, BatchRange, EngineOptions, given_options
+from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions, given_options
 from limpq_deploy.export.records.placement import FLOAT_BITS
-from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, in_float, taking, target_named
-from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named, split
-from limpq_deploy.export.runtimes.tensorrt_rtx.needs import without_fp8
-from limpq_deploy.model.names import LIBRARIES
-from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, TYPES, BudgetSettings
+from limpq_deploy.export.records.targets import DEFAULT, TARGETS, TargetSpec, in_float, target_named
+from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import split
+from limpq_deploy.pipeline.setting_checks import check_settings
+from limpq_deploy.pipeline.toml_settings import Invalid, load_toml, validated
+from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, LIMITING, ROWS, BudgetSettings
 from limpq_deploy.policy.budgets import option_of as plain_option
-from limpq_deploy.policy.spaces import formats_named
-from limpq_deploy.tasks.names import DEFAULT_TASK, require_task
+from limpq_deploy.policy.spaces import NATIVE, formats_named
+from limpq_deploy.tasks.names import DEFAULT_TASK
 from limpq_deploy.train.settings import AS_SUITS, Training
 from limpq_deploy.workspace.file_names import CONFIG
 
@@ -37,16 +33,8 @@ DEFAULT_LIKE = "w4a4"
 
 BITS = (2, 3, 4, 5, 6)
 
-NATIVE = "native:"
-"""Begins the name of a search space of a target's own pairs."""
-
 ROUNDS = 4
 """Times that a latency limit is searched, timed and corrected, at most."""
-
-KINDS = {"tuple_type": "a list", "dataclass_type": "a section with keys of its own"}
-"""What pydantic calls by a Python name."""
-
-POSITIVE = (*(name for name, kind in TYPES.items() if kind in (int, float)), "min_speedup", "latency_seconds")
 
 TRAINING_OPTIONS = (
     *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill"),
@@ -154,129 +142,11 @@ class Config(BudgetSettings):
     training: Training = AS_SUITS
 
     def __post_init__(self) -> None:
-        if not self.bits or list(self.bits) != sorted(set(self.bits)) or not all(2 <= bits <= 8 for bits in self.bits):
-            shown = ",".join(map(str, self.bits))
-            raise ValueError(
-                f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6"
-            )
-        self._check_formats()
-        if self.weights_key is not None and self.weights is None:
-            raise ValueError(
-                f"weights_key is {self.weights_key}, which has no effect without weights; give --weights too"
-            )
-        if self.pretrained and self.weights is not None:
-            raise ValueError(f"pretrained asks for published weights, and weights is {self.weights}; leave one away")
-        if self.pretrained and self.model.partition("/")[0] not in LIBRARIES:
-            raise ValueError(
-                f"pretrained has no meaning for the model {self.model}; expected torchvision/NAME or timm/NAME, or "
-                "give --weights"
-            )
-        _require_one_of("target", self.target, TARGETS)
-        require_task(self.task)
-        target = self.target_spec
-        native = (self.space or "").removeprefix(NATIVE)
-        if self.space != native and native in TARGETS and native != target.name:
-            raise ValueError(
-                f"space is {self.space}, pairs of another target than {target.name}; give --space {NATIVE}{target.name}"
-            )
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default and target.name not in taking(field.name):
-                said = "" if isinstance(value, bool) else f" is {value}, which"
-                raise ValueError(f"{field.name}{said} has no effect without --target {' or '.join(taking(field.name))}")
-        _require_one_of("tensorrt", self.tensorrt, target.versions)
-        if not target.exportable:
-            for name, value in (("storage", self.storage), ("input", self.input if self.input == "uint8" else None)):
-                if value is not None:
-                    raise ValueError(f"{name} is {value}, and the target {target.name} is never exported")
-        if self.batch is not None:
-            BatchRange.parse(self.batch)
-        if self.gpus is not None:
-            capabilities_named(split(self.gpus))
-        for name in ("workspace_mib", "builds"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.builder_level is not None and self.builder_level not in LEVELS:
-            raise ValueError(f"builder_level is {self.builder_level}; expected {LEVELS[0]} to {LEVELS[-1]}")
-        if not 2 <= self.pinned_bits <= 8:
-            raise ValueError(f"pinned_bits is {self.pinned_bits}; expected 2 to 8")
-        if self.act_bits == FLOAT_BITS:
-            for name, given in (("space", self.space), ("scales pow2", self.scales == "pow2" or None)):
-                if given is not None:
-                    raise ValueError(
-                        f"act_bits is float, so that weights alone are integers, and {name} says otherwise; leave one "
-                        "away"
-                    )
-        elif self.act_bits is not None and self.act_bits not in self.bits:
-            shown = ",".join(map(str, sorted({*self.bits, self.act_bits})))
-            hint = (
-                f"which bits does not list; give --bits {shown}"
-                if 2 <= self.act_bits <= 8
-                else f"expected 2 to 8, or float ({FLOAT_BITS})"
-            )
-            raise ValueError(f"act_bits is {self.act_bits}, {hint}")
-        for name in () if self.ptq else ("ranges", "calibration_images"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is {getattr(self, name)}, which has no effect without ptq; give --ptq too")
-        if self.calibration_images is not None and self.calibration_images < 2:
-            raise ValueError(f"calibration_images is {self.calibration_images}; expected at least 2")
-        for name in ("importance", "alpha", "outliers") if self.policy is not None else ():
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, and nothing is searched where a policy is given; leave one away"
-                )
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}; expected a number above 0")
-        if self.latency_rounds < 1:
-            raise ValueError(f"latency_rounds is {self.latency_rounds}; expected at least 1")
-        if self.latency_rounds != ROUNDS and not self.goes_round:
-            raise ValueError(
-                f"latency_rounds is {self.latency_rounds}, which has no effect unless a latency limit is searched for: "
-                "give --max-latency-ms alone or with --space native:TARGET, and no --latency-table"
-            )
-        if self.alpha is not None and not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"alpha is {self.alpha}; expected 0 or above")
-        if self.max_float_share is not None and not 0 <= self.max_float_share <= 1:
-            raise ValueError(f"max_float_share is {self.max_float_share}; expected a share from 0 to 1, such as 0.2")
-        if not isfinite(self.max_accuracy_drop):
-            raise ValueError(
-                f"max_accuracy_drop is {self.max_accuracy_drop}; expected points of the task's figure, such as 1.0"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; expected 0 or above, below 2^63")
+        check_settings(self)
 
-    def _check_formats(self) -> None:
-        """Refuse formats that nothing executes, and what says otherwise than they do."""
-        if not self.formats:
-            return
-        try:
-            widths = formats_named(self.formats)
-        except SettingError as error:
-            raise ValueError(str(error)) from error
-        said = f"formats is {','.join(self.formats)}"
-        for name, given in (("bits", self.bits != BITS), ("space", self.space), ("act_bits", self.act_bits)):
-            if given:
-                raise ValueError(f"{said}, and {name} says otherwise what layers may take; leave one away")
-        if not self.candidates:
-            raise ValueError(f"{said}, which leaves nothing to quantize; give int8 or fp8 too")
-        target = self.target_spec
-        for width in widths:
-            if not target.holds(width, width, linear=False):
-                *others, last = [name for name, one in TARGETS.items() if one.holds(width, width, linear=False)]
-                raise ValueError(
-                    f"{said}, and the target {target.name} executes no layer in {self.formats_at(width)}; give "
-                    f"--target {' or '.join((*others, last))}, or leave it away"
-                )
-        if FP8 not in widths:
-            return
-        if self.importance == "scale":
-            raise ValueError("importance is scale, which compares scales, and those of FP8 say nothing; give kl")
-        if self.gpus is not None:
-            refused = without_fp8(capabilities_named(split(self.gpus)), f"gpus is {self.gpus}, and the model")
-            if refused is not None:
-                raise ValueError(refused)
+    def is_default(self, name: str) -> bool:
+        """Whether a setting is what it is where nothing is asked for."""
+        return bool(getattr(self, name) == next(field.default for field in fields(self) if field.name == name))
 
     def command_line(self) -> str:
         """The command that asks for this build: every setting that is not the default.
@@ -371,12 +241,6 @@ class Config(BudgetSettings):
         return min(self.target_spec.float_widths) if self.act_bits == FLOAT_BITS else self.act_bits
 
 
-def _require_one_of(name: str, value: str | None, known: Iterable[str]) -> None:
-    if value is not None and value not in known:
-        *first, last = map(repr, known)
-        raise ValueError(f"{name} is {value!r}; expected {', '.join(first)} or {last}{did_you_mean(value, known)}")
-
-
 def option_of(name: str) -> str:
     """The option of ``build`` that sets a field."""
     return FLAGS.get(name) or plain_option(name)
@@ -393,12 +257,12 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
     Raises RecordError for a file with an unknown key or a value that makes no sense, SettingError for such an option;
     both name it.
     """
-    settings = _load_toml(file) if file is not None else {}
+    settings = load_toml(file, Config, {"training": Training}, texts=VERSIONS) if file is not None else {}
     if file is not None:
         beside = {key: options[key] for key in NEEDED if options.get(key) is not None}
         try:
-            _validated({**settings, **beside})
-        except _Invalid as error:
+            validated(Config, {**settings, **beside})
+        except Invalid as error:
             raise RecordError(f"{file}: {error.key}{error.message}") from error
     given = {key: value for key, value in options.items() if value is not None}
     training = {key: given.pop(key) for key in TRAINING_OPTIONS if key in given}
@@ -408,8 +272,8 @@ def make_config(options: dict[str, Any], file: Path | None = None) -> Config:
         known = settings.get("training", {})
         settings["training"] = {**(known.given() if isinstance(known, Training) else known), **training}
     try:
-        return _validated(settings)
-    except _Invalid as error:
+        return validated(Config, settings)
+    except Invalid as error:
         key, _, rest = f"{error.key}{error.message}".removeprefix("training.").partition(" ")
         raise SettingError(f"{option_of(key)} {rest}") from error
 
@@ -457,73 +321,6 @@ def load_config(path: Path) -> Config:
         settings = load_json(path, f"a {FORMAT} file")
         if settings.pop("format") != FORMAT:
             raise KeyError("format")
-        return _validated(settings)
+        return validated(Config, settings)
     except (RecordError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} is not a {FORMAT} file; run the build again") from error
-
-
-class _Invalid(ValueError):
-    """A value that makes no sense: ``key`` with what separates it from ``message``."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(f"{key}{message}")
-        self.key = key
-        self.message = message
-
-
-def _load_toml(file: Path) -> dict[str, Any]:
-    try:
-        text = read_whole(file, "a TOML file").decode()
-    except UnicodeDecodeError as error:
-        raise RecordError(f"the configuration {file} is not UTF-8 text; expected a TOML file") from error
-    try:
-        found = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and numbers and levels beyond all bounds
-        raise RecordError(f"{file} is not valid TOML: {plain(error)}") from error
-    settings = {key.replace("-", "_"): value for key, value in found.items()}
-    for name in VERSIONS:
-        if isinstance(settings.get(name), int | float):  # without its quotes
-            settings[name] = str(settings[name])
-    if isinstance(settings.get("training"), dict):
-        settings["training"] = {key.replace("-", "_"): value for key, value in settings["training"].items()}
-        _refuse_unknown(settings["training"], Training, f"{file}, [training]")
-    _refuse_unknown(settings, Config, str(file))
-    return settings
-
-
-def _refuse_unknown(settings: dict[str, Any], cls: type, origin: str) -> None:
-    known = [field.name for field in fields(cls)]
-    for key in settings:
-        if key not in known:
-            near = _elsewhere(key, cls) or did_you_mean(key, known) or _likest(key, known)
-            raise RecordError(f"{origin}: unknown key {plain(key, 60)!r}{near}")
-
-
-def _elsewhere(key: str, cls: type) -> str:
-    """Where a key is known that is unknown here."""
-    if cls is Config and key in {field.name for field in fields(Training)}:
-        return "; it is a key of the section [training]"
-    if cls is Training and key in {field.name for field in fields(Config)}:
-        return "; it is a key of the file's beginning, before the section [training]"
-    return ""
-
-
-def _likest(key: str, known: list[str]) -> str:
-    """Known keys, the most alike first."""
-    near = difflib.get_close_matches(key[:60], known, n=6, cutoff=0.0)
-    return f"; known keys most like it: {', '.join(near)} (limpq-deploy build --help-all has all)"
-
-
-def _validated(settings: dict[str, Any]) -> Config:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(Config).validate_python(settings)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "value_error":
-            section = f"{where}." if where else ""
-            raise _Invalid(plain(section, 60), problem["msg"].removeprefix("Value error, ")) from error
-        expected = KINDS.get(problem["type"], problem["msg"].removeprefix("Input should be "))
-        raise _Invalid(plain(where, 60), f" is {plain(repr(problem['input']), 80)}; expected {expected}") from error

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import LimpqError, RecordError
@@ -146,7 +145,7 @@ def _given(config: Config, name: str) -> bool:
     """Whether a setting asks for something; a latency limit with a table is the search's too, a batch the export's."""
     if name == "batch" or (name == "max_latency_ms" and config.latency_table is not None):
         return False
-    return any(field.name == name and getattr(config, name) != field.default for field in fields(Config))
+    return not config.is_default(name)
 
 
 def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]:
