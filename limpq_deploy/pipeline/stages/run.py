@@ -16,6 +16,7 @@ from limpq_deploy.export.runtimes.vnni_advice import saturation_advice
 from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, option_of, trusted_config, write_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.outcome import Outcome
+from limpq_deploy.pipeline.stages.early_checks import check_inputs
 from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.pipeline.stages.measure import PARITY_OF_CODES
 from limpq_deploy.pipeline.stages.notes import operator_notes
@@ -65,7 +66,7 @@ def run_build(
         cache_folder()  # training loads its operator from there: refused now, not once the float model is trained
     subject = Subject(config)
     with progress("checking inputs", brief=True):
-        subject.check(engine=until is None or until in ENGINE_STAGES or config.goes_round)
+        check_inputs(subject, engine=until is None or until in ENGINE_STAGES or config.goes_round)
     if note is not None:
         for sentence in notes(subject, this_cpu(), until):
             note(sentence)
