@@ -26,6 +26,7 @@ from limpq_deploy.report.drawing import (
     Point,
     Shape,
     Text,
+    rectangle,
     to_png,
     to_svg,
 )
@@ -266,8 +267,8 @@ def _key(view: View, uniform: bool) -> list[tuple[str, Callable[[Point], list[Sh
 
 def _patch(at: Point) -> list[Shape]:
     x, y = at
-    corners = ((x - 6, y - 6), (x + 6, y - 6), (x + 6, y + 6), (x - 6, y + 6))
-    return [Area(points=corners, ink=SOFT), Line(points=(*corners, corners[0]), ink=OTHER, width=0.8)]
+    patch = rectangle(x - 6, y - 6, 12, 12, SOFT)
+    return [patch, Line(points=(*patch.points, patch.points[0]), ink=OTHER, width=0.8)]
 
 
 def _bar(at: Point) -> list[Shape]:
