@@ -9,6 +9,7 @@ from pathlib import Path
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.files import write_bytes
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.policy.front import Front, PointPreview, UniformPoint
 from limpq_deploy.report.across import Across
 from limpq_deploy.report.axes import Axis, linear, logarithmic
@@ -195,7 +196,7 @@ def _uniform(view: View, uniform: Sequence[tuple[UniformPoint, Place]], x_axis: 
     shapes: list[Shape] = []
     for one, place in sorted(uniform, key=lambda both: both[0].weight_bits == both[0].act_bits):
         at = (x_axis(place.x), y_axis(place.y))
-        name = f"w{one.weight_bits}a{one.act_bits}"
+        name = pair_name((one.weight_bits, one.act_bits))
         hover = f"uniform {name}: {digits(one.bitops / GIGA)} G BitOps, objective {one.objective:.6f}"
         hover += _said(view, one.preview)
         equal = one.weight_bits == one.act_bits
