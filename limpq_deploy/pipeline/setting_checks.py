@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import fields
 from math import isfinite
-from typing import TYPE_CHECKING
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.numbers.formats import FP8
@@ -14,17 +13,15 @@ from limpq_deploy.export.records.targets import TARGETS, taking
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import capabilities_named, split
 from limpq_deploy.export.runtimes.tensorrt_rtx.needs import without_fp8
 from limpq_deploy.model.names import LIBRARIES
+from limpq_deploy.pipeline.settings import Settings
 from limpq_deploy.policy.budgets import TYPES
 from limpq_deploy.policy.spaces import NATIVE, formats_named
 from limpq_deploy.tasks.names import require_task
 
-if TYPE_CHECKING:
-    from limpq_deploy.pipeline.config import Config
-
 POSITIVE = (*(name for name, kind in TYPES.items() if kind in (int, float)), "min_speedup", "latency_seconds")
 
 
-def check_settings(config: "Config") -> None:
+def check_settings(config: Settings) -> None:
     """Raises ValueError, which begins with the name of a setting, at the first that makes no sense."""
     for check in (
         _check_bits,
@@ -39,7 +36,7 @@ def check_settings(config: "Config") -> None:
         check(config)
 
 
-def _check_bits(config: "Config") -> None:
+def _check_bits(config: Settings) -> None:
     """Candidate widths."""
     bits = config.bits
     if not bits or list(bits) != sorted(set(bits)) or not all(2 <= one <= 8 for one in bits):
@@ -47,7 +44,7 @@ def _check_bits(config: "Config") -> None:
         raise ValueError(f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6")
 
 
-def _check_formats(config: "Config") -> None:
+def _check_formats(config: Settings) -> None:
     """Refuse formats that nothing executes, and what says otherwise than they do."""
     if not config.formats:
         return
@@ -83,7 +80,7 @@ def _check_formats(config: "Config") -> None:
             raise ValueError(refused)
 
 
-def _check_weights(config: "Config") -> None:
+def _check_weights(config: Settings) -> None:
     """Where the float model's weights come from."""
     if config.weights_key is not None and config.weights is None:
         raise ValueError(
@@ -98,7 +95,7 @@ def _check_weights(config: "Config") -> None:
         )
 
 
-def _check_target(config: "Config") -> None:
+def _check_target(config: Settings) -> None:
     """The target, the task, and settings that belong to some targets alone."""
     _require_one_of("target", config.target, TARGETS)
     require_task(config.task)
@@ -120,7 +117,7 @@ def _check_target(config: "Config") -> None:
                 raise ValueError(f"{name} is {value}, and the target {target.name} is never exported")
 
 
-def _check_engine(config: "Config") -> None:
+def _check_engine(config: Settings) -> None:
     """How an engine is built."""
     if config.batch is not None:
         BatchRange.parse(config.batch)
@@ -133,7 +130,7 @@ def _check_engine(config: "Config") -> None:
         raise ValueError(f"builder_level is {config.builder_level}; expected {LEVELS[0]} to {LEVELS[-1]}")
 
 
-def _check_widths(config: "Config") -> None:
+def _check_widths(config: Settings) -> None:
     """Widths of pinned layers and of activations."""
     if not 2 <= config.pinned_bits <= 8:
         raise ValueError(f"pinned_bits is {config.pinned_bits}; expected 2 to 8")
@@ -153,7 +150,7 @@ def _check_widths(config: "Config") -> None:
         raise ValueError(f"act_bits is {config.act_bits}, {hint}")
 
 
-def _check_company(config: "Config") -> None:
+def _check_company(config: Settings) -> None:
     """Settings that mean something beside others alone."""
     for name in () if config.ptq else ("ranges", "calibration_images"):
         if getattr(config, name) is not None:
@@ -167,7 +164,7 @@ def _check_company(config: "Config") -> None:
             )
 
 
-def _check_numbers(config: "Config") -> None:
+def _check_numbers(config: Settings) -> None:
     """Numbers, each in its range."""
     for name in POSITIVE:
         value = getattr(config, name)

@@ -31,7 +31,7 @@ PLUMBING = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
         *("progress", "callbacks", "optional_packages"),
-        *("pipeline.config", "pipeline.setting_checks", "pipeline.toml_settings"),
+        *("pipeline.config", "pipeline.settings", "pipeline.setting_checks", "pipeline.toml_settings"),
         *("workspace.workspace", "workspace.step", "workspace.sources", "workspace.finished", "workspace.file_names"),
         *(
             "calibration.version",

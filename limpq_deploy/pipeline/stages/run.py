@@ -13,9 +13,10 @@ from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.runtimes.vnni_advice import saturation_advice
-from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, option_of, trusted_config, write_config
+from limpq_deploy.pipeline.config import Config, trusted_config, write_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.outcome import Outcome
+from limpq_deploy.pipeline.settings import ENGINE_SETTINGS, option_of
 from limpq_deploy.pipeline.stages.early_checks import check_inputs
 from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.pipeline.stages.measure import PARITY_OF_CODES
