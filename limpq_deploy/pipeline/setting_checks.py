@@ -114,7 +114,7 @@ def _check_target(config: Settings) -> None:
     if not target.exportable:
         for name, value in (("storage", config.storage), ("input", config.input if config.input == "uint8" else None)):
             if value is not None:
-                raise ValueError(f"{name} is {value}, and the target {target.name} is never exported")
+                raise ValueError(f"{name} is {value}, and the target {target.name} is never exported; leave it away")
 
 
 def _check_engine(config: Settings) -> None:
@@ -157,8 +157,8 @@ def _check_company(config: Settings) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}, which has no effect without ptq; give --ptq too")
     if config.calibration_images is not None and config.calibration_images < 2:
         raise ValueError(f"calibration_images is {config.calibration_images}; expected at least 2")
-    for name in ("importance", "alpha", "outliers") if config.policy is not None else ():
-        if getattr(config, name) is not None:
+    for name in ("importance", "alpha", "outliers", "solver") if config.policy is not None else ():
+        if getattr(config, name) not in (None, "auto"):
             raise ValueError(
                 f"{name} is {getattr(config, name)}, and nothing is searched where a policy is given; leave one away"
             )

@@ -40,7 +40,7 @@ def load_toml(file: Path, record: type, sections: Mapping[str, type], *, texts: 
     try:
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, and numbers and levels beyond all bounds
-        raise RecordError(f"{file} is not valid TOML: {plain(error)}") from error
+        raise RecordError(f"{file} is not valid TOML: {plain(error)}; expected lines NAME = VALUE") from error
     settings = _by_field(found)
     for name in texts:
         if isinstance(settings.get(name), int | float):  # without its quotes
