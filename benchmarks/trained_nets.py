@@ -179,7 +179,10 @@ def top1(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
 
 def page(found: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
-    lines = ["| network | float | file | top-1 lost, points | agreement with float | SQNR of the logits |", "|" + "---|" * 6]
+    lines = [
+        "| network | float | file | top-1 lost, points | agreement with float | SQNR of the logits |",
+        "|" + "---|" * 6,
+    ]
     for name, net in found["nets"].items():
         for file in (*TARGETS, "plain"):
             one = net[file]
