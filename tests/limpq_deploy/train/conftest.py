@@ -19,7 +19,9 @@ def scenario() -> Command:
     """The command of a scenario, for one process or several."""
 
     def command(name: str, folder: Path, processes: int = 1) -> list[str]:
-        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+        torchrun = (
+            ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+        )
         return [sys.executable, *torchrun, str(SCENARIO), name, str(folder)]
 
     return command

@@ -115,7 +115,8 @@ def test_a_build_survives_the_death_of_a_process(tmp_path: Path) -> None:
         "bits = [4]\n[training]\nfloat-steps = 3\njoint-steps = 14\ncheckpoint-steps = 2\nworkers = 1\n"
     )
     out = tmp_path / "build"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "1", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "1"]
+    torchrun += ["--nproc-per-node", "2"]
     command = [*torchrun, "-m", "limpq_deploy", "indicators", "--config", str(settings), "--out", str(out)]
     log = out / "training" / "indicators.jsonl"
     with (
