@@ -33,7 +33,7 @@ def run_scenario(scenario: Command) -> Callable[..., dict[str, Any]]:
 
     def run(names: str, folder: Path, processes: int = 1) -> dict[str, Any]:
         done = subprocess.run(scenario(names, folder, processes), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr
         return {name: json.loads((folder / f"{name}.json").read_text()) for name in names.split(",")}
 
     return run
