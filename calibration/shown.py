@@ -1,5 +1,6 @@
 """How a record looks in a notebook: a table, a pandas frame, a picture."""
 
+from abc import ABC, abstractmethod
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -28,14 +29,14 @@ class Picture:
         return Path(path)
 
 
-class Shown:
+class Shown(ABC):
     """A record that is a table: of layers, of points, of checks."""
 
     __slots__ = ()
 
+    @abstractmethod
     def rows(self) -> list[dict[str, Any]]:
         """The table as plain dicts, one for each row; numbers in the units that the column names say."""
-        raise NotImplementedError
 
     def to_frame(self) -> Any:
         """`rows` as a ``pandas.DataFrame``. Raises MissingExtra where pandas is not installed."""

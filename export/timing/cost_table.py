@@ -71,7 +71,8 @@ class CostTable:
     """Of one model, for one call of ``batch`` images. ``compiler``: product and version; ``capabilities``: GPUs that
     its engines are for; ``target``: whose files it built; ``network``: `network_digest`; ``model_sha256``: of the float
     model's file. ``units``: by layer, the first of the layers whose precision is decided with its own;
-    ``macs``: of each, for one image.
+    ``macs``: of each, for one image. ``bounds``: layers at pairs that no policy of these indicators takes, in networks
+    wholly at those pairs: for the bounds of `roofline` alone, no budget reads them.
 
     Raises ValueError where a price is no number, a layer is priced twice at one precision, or a name is unknown.
     """
@@ -88,13 +89,14 @@ class CostTable:
     parts: tuple[PartCost, ...]
     neighbours: tuple[NeighbourCost, ...] = ()
     checks: tuple[Check, ...] = ()
+    bounds: tuple[PartCost, ...] = ()
     format: Literal["limpq.cost-table/1"] = field(default="limpq.cost-table/1")
 
     def __post_init__(self) -> None:
         if self.macs.keys() != self.units.keys():
             raise ValueError("units and macs name different layers; expected all layers in both")
         seen = set()
-        for part in self.parts:
+        for part in (*self.parts, *self.bounds):
             key = part.layer, part.weight_bits, part.act_bits
             if part.layer not in self.units:
                 raise ValueError(f"layer {part.layer!r} is priced, and has no unit")

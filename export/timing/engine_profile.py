@@ -20,7 +20,7 @@ def engine_layer_times(runtime: Runtime, path: Path, *, batch: int = 1, calls: i
     plan, session = runtime.engine(path).plan, runtime.load(path)
     shape = (batch, *(size or 1 for size in session.input_shape[1:]))
     if plan is None or not isinstance(session, DeviceTimed):
-        raise ModelError(f"the runtime {runtime.name} profiles no layers of an engine")
+        raise ModelError(f"the runtime {runtime.name} profiles no layers of an engine; choose one that builds engines")
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     samples = session.layer_times(images, calls)
     found: dict[str, NodeTime] = {}

@@ -5,7 +5,7 @@ Every engine is kept when it is built, so that a run that was stopped goes on wh
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -68,20 +68,23 @@ def price(
     *,
     model_sha256: str,
     report: Report,
+    bounds: Sequence[BitPair] = (),
 ) -> CostTable:
     """Price every layer at each of ``pairs`` by building, FP8 where all capabilities execute it. Needs the compiler and
     no GPU.
 
-    ``edges``: (producer, consumer) of every tensor that one layer hands to another. Raises MissingExtra without the
-    compiler, BuildFailed where it refuses a graph, SettingError for capabilities that one engine cannot be for.
+    ``edges``: (producer, consumer) of every tensor that one layer hands to another. ``bounds``: pairs that no policy
+    takes; one engine of each, and none that mixes them. Raises MissingExtra without the compiler, BuildFailed where it
+    refuses a graph, SettingError for capabilities that one engine cannot be for.
     """
     no_fp8 = without_fp8(capabilities_named(settings.gpus), placement.model) is not None
-    executed = {pair for pair in pairs if not (no_fp8 and FP8 in pair)}
-    ordered = tuple(sorted(executed, key=lambda pair: (pair[0] * pair[1], pair)))
+    ordered, beside = (
+        _narrowest_first(pair for pair in some if not (no_fp8 and FP8 in pair)) for some in (pairs, bounds)
+    )
     units = _units(placement)
     around = Surroundings(units=units, edges=tuple(edges))
     count = GRAPHS * (len(ordered) - 1) if settings.graphs is None else settings.graphs
-    policies = {pair_name(pair): _everywhere(placement, pair) for pair in ordered}
+    policies = {pair_name(pair): _everywhere(placement, pair) for pair in (*ordered, *beside)}
     policies |= {f"mixed {at}": one for at, one in enumerate(_mixed(placement, units, ordered, count, settings.seed))}
     built: dict[str, Built] = {}
     for number, (name, policy) in enumerate(policies.items()):
@@ -92,13 +95,23 @@ def price(
         )
     report(len(policies), len(policies), "fitting")
     uniform = {pair: built[pair_name(pair)] for pair in ordered}
-    mixed = {name: one for name, one in built.items() if name not in set(map(pair_name, ordered))}
+    mixed = {name: one for name, one in built.items() if name not in set(map(pair_name, (*ordered, *beside)))}
     return _table(
         fit(around, uniform, list(mixed.values())),
         placement,
         settings,
         model_sha256=model_sha256,
         checks=tuple(_checks(around, uniform, mixed, policies)),
+        bounds=tuple(
+            PartCost(
+                layer=layer.name,
+                weight_bits=pair[0],
+                act_bits=pair[1],
+                moved=built[pair_name(pair)].moved.get(layer.name, Moved()),
+            )
+            for pair in beside
+            for layer in placement.searched
+        ),
     )
 
 
@@ -135,6 +148,10 @@ def built_moved(
     found = moved_by_layer(compiled.result.layers, model, order, settings.batch)
     write_record(_Kept(moved=found), file)
     return found
+
+
+def _narrowest_first(pairs: Iterable[BitPair]) -> tuple[BitPair, ...]:
+    return tuple(sorted(set(pairs), key=lambda pair: (pair[0] * pair[1], pair)))
 
 
 def _units(placement: Placement) -> dict[str, str]:
@@ -202,7 +219,13 @@ def _checks(
 
 
 def _table(
-    prices: Prices, placement: Placement, settings: PricingSettings, *, model_sha256: str, checks: tuple[Check, ...]
+    prices: Prices,
+    placement: Placement,
+    settings: PricingSettings,
+    *,
+    model_sha256: str,
+    checks: tuple[Check, ...],
+    bounds: tuple[PartCost, ...],
 ) -> CostTable:
     layers = ((layer.name, layer.macs, layer.num_weights) for layer in placement.layers)
     return CostTable(
@@ -224,6 +247,7 @@ def _table(
             for (first, second, before, after), moved in prices.together.items()
         ),
         checks=checks,
+        bounds=bounds,
     )
 
 

@@ -54,12 +54,16 @@ def format_of(pair: tuple[int, int]) -> str | None:
 
 
 def floors(table: CostTable, gpu: GpuPeaks) -> dict[str, Floor]:
-    """Floors of the networks that are wholly at one priced pair, by format; of several pairs the widest integers'."""
+    """Floors of the networks in which every layer that has a choice is at one priced pair, by format; of several pairs
+    the widest integers'."""
     found = {}
-    for pair in sorted({(part.weight_bits, part.act_bits) for part in table.parts}):
+    priced: dict[str, dict[tuple[int, int], float]] = {}
+    for part in (*table.parts, *table.bounds):
+        priced.setdefault(part.layer, {})[part.weight_bits, part.act_bits] = part.moved.bytes
+    for pair in sorted({pair for prices in priced.values() for pair in prices}):
         name = format_of(pair)
-        if name is not None and _covers(table, pair):
-            found[name] = _floor(table, gpu, pair, name)
+        if name is not None and all(pair in prices or len(prices) == 1 for prices in priced.values()):
+            found[name] = _floor(table, priced, gpu, pair, name)
     return found
 
 
@@ -91,19 +95,14 @@ def _expected(one: Floor, half: Floor, batch: int) -> Expectation:
     return Expectation(gpu=one.gpu, format=one.format, pays=pays, why=why, eaters=eaters)
 
 
-def _covers(table: CostTable, pair: tuple[int, int]) -> bool:
-    """Whether every layer that has a choice is priced at this pair."""
-    choices: dict[str, set[tuple[int, int]]] = {}
-    for part in table.parts:
-        choices.setdefault(part.layer, set()).add((part.weight_bits, part.act_bits))
-    return all(pair in some or len(some) == 1 for some in choices.values())
-
-
-def _floor(table: CostTable, gpu: GpuPeaks, pair: tuple[int, int], name: str) -> Floor:
+def _floor(
+    table: CostTable,
+    priced: Mapping[str, Mapping[tuple[int, int], float]],
+    gpu: GpuPeaks,
+    pair: tuple[int, int],
+    name: str,
+) -> Floor:
     layers, compute = {}, 0.0
-    priced: dict[str, dict[tuple[int, int], float]] = {}
-    for part in table.parts:
-        priced.setdefault(part.layer, {})[part.weight_bits, part.act_bits] = part.moved.bytes
     for layer, prices in priced.items():
         own = pair if pair in prices else next(iter(prices))
         rate = gpu.rates.get(format_of(own) or "fp16", gpu.rates["fp16"])

@@ -72,8 +72,7 @@ def build(
             from limpq_deploy.pipeline.stages.run import help_build, run_build
             from limpq_deploy.train.processes import follows
         named: Any = classes
-        if model is not None:
-            given["model"] = model_name(model, name=name, preprocess=preprocess, trained=trained)
+        given["model"] = model_name(model, name=name, preprocess=preprocess, trained=trained)
         if data is not None and not isinstance(data, str):
             named = None
             given["data"] = data_name(data, model=model, classes=classes)  # type: ignore[arg-type]

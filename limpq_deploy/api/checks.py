@@ -78,6 +78,8 @@ def parity(
     path = subject.folder if isinstance(subject, Report) else Path(subject)
     with listening(progress) as listener:
         if path.is_file():
+            if model is not None:
+                raise SettingError(f"model has no effect on the file {path}, which is compared as it is; leave it away")
             return check_file(path, data=data, images=images or IMAGES)
         if isinstance(data, str) or images is not None:
             raise SettingError("--data and --images are for a file; a build is compared on its own test images")

@@ -9,19 +9,27 @@ from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet, Preprocess
 from limpq_deploy.calibration.datasets.items import dataset_of
-from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.errors import ModelError, SettingError
 from limpq_deploy.calibration.in_memory import Given, keep_given
 from limpq_deploy.model.given_model import copied
 
 
 def model_name(
     model: Any, *, name: str | None = None, preprocess: Preprocess | None = None, trained: bool = True
-) -> str:
-    """The name of a model for a configuration: a string as it is, else that under which the module is kept.
+) -> str | None:
+    """The name of a model for a configuration: a string (or None) as it is, else that under which the module is kept.
 
-    The module itself is not touched: every use makes a copy, which carries its weights and ``preprocess``.
+    The module itself is not touched: every use makes a copy, which carries its weights and ``preprocess``. Raises
+    SettingError for what says something of a module where none is given.
     """
-    if isinstance(model, str):
+    if model is None or isinstance(model, str):
+        said = {"name": name is not None, "preprocess": preprocess is not None, "trained": not trained}
+        idle = [key for key, given in said.items() if given]
+        if idle:
+            raise SettingError(
+                f"{' and '.join(idle)} {'is' if len(idle) == 1 else 'are'} of a module, and model is {model!r}; give "
+                f"the module itself, or leave {'it' if len(idle) == 1 else 'them'} away"
+            )
         return model
     made = model() if callable(model) and not isinstance(model, nn.Module) else model
     if not isinstance(made, nn.Module):

@@ -55,7 +55,7 @@ def _ink(outcome: str) -> Ink:
 def _bars(title: str, rows: list[Any], *, unit: str) -> Drawing:
     """Horizontal bars from 0; ``rows``: (name, bars), a bar is (what it is, its ink, its length)."""
     if not rows:
-        raise SettingError(f"{title}: there is nothing to draw, as there is no row")
+        raise SettingError(f"{title}: there is nothing to draw; expected a record with at least one row")
     scale = round_scale(0.0, max(value for _, bars in rows for _, _, value in bars) or 1.0)
     width = WIDTH - LEFT - 70
 

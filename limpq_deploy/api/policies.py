@@ -179,8 +179,11 @@ def sweep(
     limited = any(value is not None for value in asked.budgets.values())
     if gbitops is None and limited:
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
-    if gbitops is None and solver is not None:
-        raise SettingError("--all reads its points off the layers' own hulls and asks no solver; leave --solver away")
+    for name, given in (("solver", solver is not None), ("gap", gap > 0)):
+        if gbitops is None and given:
+            raise SettingError(
+                f"--all reads its points off the layers' own hulls and asks no solver; leave {option_of(name)} away"
+            )
     settings: dict[str, Any] = {**asked.asked, "admit": asked.admit}
     with listening(progress):
         if gbitops is None:

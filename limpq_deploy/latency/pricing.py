@@ -4,6 +4,7 @@ from itertools import product
 from pathlib import Path
 
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import with_markers
 from limpq_deploy.export.timing.cost_table import CostTable
@@ -15,7 +16,8 @@ from limpq_deploy.workspace.file_names import FLOAT_MODEL
 
 
 def price_build(folder: Path, settings: PricingSettings) -> CostTable:
-    """Price the layers of a build's model at the pairs that run the bits of its indicators, and at the target's own.
+    """Price the layers of a build's model at the pairs that run the bits of its indicators, and at the target's own: at
+    FP8, where the indicators do not know it, for the bounds alone.
 
     Raises ModelError as `profiled_files`, and what `export.timing.pricing.price` raises.
     """
@@ -23,14 +25,17 @@ def price_build(folder: Path, settings: PricingSettings) -> CostTable:
     everything = frozenset(product(indicators.bits, indicators.bits))
     admitted = admitted_pairs(indicators)
     asked = frozenset.union(frozenset(), *(admitted.get(layer.name, everything) for layer in indicators.layers))
+    pairs = pairs_of(placement, sorted(asked))
+    bounds = [pair for pair in pairs if FP8 in pair and FP8 not in indicators.bits]
     model = files.path(FLOAT_MODEL)
     with progress("pricing") as report:
         return price(
             with_markers(load_model(model)),
             placement,
             [(edge.producer, edge.consumer) for edge in edges],
-            pairs_of(placement, sorted(asked)),
+            [pair for pair in pairs if pair not in bounds],
             settings,
             model_sha256=sha256_of(model),
             report=report,
+            bounds=bounds,
         )

@@ -21,7 +21,8 @@ def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
     believed by torch's C++, too), a user's autograd function is what its forward computes, a scripted function is the
     one that was scripted, and what torchvision hides from torch.fx is traced through.
     """
-    check, apply = builtins.isinstance, torch.autograd.Function.__dict__["apply"]
+    function: Any = torch.autograd.Function
+    check, apply = builtins.isinstance, function.__dict__["apply"]
     scripted = torch.jit.ScriptFunction.__call__
     hidden = {
         key: names
@@ -47,7 +48,7 @@ def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
 
     try:
         builtins.isinstance = isinstance_
-        torch.autograd.Function.apply = classmethod(applied)  # type: ignore[assignment, method-assign]
+        function.apply = classmethod(applied)
         torch.jit.ScriptFunction.__call__ = unscripted  # type: ignore[method-assign]
         for key in hidden:
             del torch_fx._wrapped_fns_to_patch[key]
@@ -55,7 +56,7 @@ def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
     finally:
         builtins.isinstance = check
         torch.jit.ScriptFunction.__call__ = scripted  # type: ignore[method-assign]
-        torch.autograd.Function.apply = apply  # type: ignore[method-assign]
+        function.apply = apply
         torch_fx._wrapped_fns_to_patch.update(hidden)
 
 

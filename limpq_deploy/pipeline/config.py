@@ -188,7 +188,9 @@ class Config(BudgetSettings):
         if not target.exportable:
             for name, value in (("storage", self.storage), ("input", self.input if self.input == "uint8" else None)):
                 if value is not None:
-                    raise ValueError(f"{name} is {value}, and the target {target.name} is never exported")
+                    raise ValueError(
+                        f"{name} is {value}, and the target {target.name} is never exported; leave it away"
+                    )
         if self.batch is not None:
             BatchRange.parse(self.batch)
         if self.gpus is not None:
@@ -220,8 +222,8 @@ class Config(BudgetSettings):
                 raise ValueError(f"{name} is {getattr(self, name)}, which has no effect without ptq; give --ptq too")
         if self.calibration_images is not None and self.calibration_images < 2:
             raise ValueError(f"calibration_images is {self.calibration_images}; expected at least 2")
-        for name in ("importance", "alpha", "outliers") if self.policy is not None else ():
-            if getattr(self, name) is not None:
+        for name in ("importance", "alpha", "outliers", "solver") if self.policy is not None else ():
+            if getattr(self, name) not in (None, "auto"):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, and nothing is searched where a policy is given; leave one away"
                 )
@@ -479,7 +481,7 @@ def _load_toml(file: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, and numbers and levels beyond all bounds
-        raise RecordError(f"{file} is not valid TOML: {plain(error)}") from error
+        raise RecordError(f"{file} is not valid TOML: {plain(error)}; expected lines NAME = VALUE") from error
     settings = {key.replace("-", "_"): value for key, value in found.items()}
     for name in VERSIONS:
         if isinstance(settings.get(name), int | float):  # without its quotes

@@ -132,7 +132,7 @@ def _require_same_classes(model: Path, texts: dict[str, str], dataset: DataSet) 
     try:
         known = parse_json(texts[CLASSES_KEY], CLASSES_KEY) if CLASSES_KEY in texts else None
     except RecordError as error:
-        raise ModelError(f"{model} has damaged metadata: {error}") from error
+        raise ModelError(f"{model} has damaged metadata: {error}; export it again") from error
     if known is None or known == list(dataset.classes):
         return
     if not isinstance(known, list) or not all(isinstance(name, str) for name in known):

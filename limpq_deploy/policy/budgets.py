@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.calibration.numbers.formats import FP8, bits_of
+from limpq_deploy.calibration.numbers.formats import FP8, bits_of, whole, width_name
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.table import LatencyTable
@@ -253,10 +253,12 @@ def require_within_reach(indicators: Indicators, like: str) -> None:
     pairs = [admitted.get(layer.name) or frozenset(product(bits, bits)) for layer in layers]
     most = sum(max(cost.of_layer(layer, *pair) for pair in some) for layer, some in zip(layers, pairs, strict=True))
     widths = {width for some in set(pairs) for pair in some for width in pair}
-    if most < like_budget(indicators, *asked).limit and not set(asked) <= widths:
-        candidates, widest = ", ".join(map(str, sorted(widths))), max(widths)
+    in_fp8 = FP8 in asked and not (whole(asked) and FP8 in widths)
+    if in_fp8 or (most < like_budget(indicators, *asked).limit and not set(asked) <= widths):
+        candidates, widest = ", ".join(map(width_name, sorted(widths))), max(widths - {FP8}, default=8)
+        why = "is FP8's width, and no bits that a layer can have here" if in_fp8 else "would limit nothing"
         raise SettingError(
-            f"--like {like} asks for the BitOps of bits that no layer can have, and would limit nothing: the "
+            f"--like {like} asks for the BitOps of bits that no layer can have, and {why}: the "
             f"candidates here are {candidates}; ask for w{widest}a{widest} or less, or for more candidates (--bits)"
         )
 

@@ -157,12 +157,12 @@ class Policy(Saved):
         proved = f", {self.solver.status}" if self.solver is not None else ""
         return f"Policy of {self.model or 'a model'}: {len(self.bits)} layers{spent}{proved}"
 
-    def changed(self, bits: Mapping[str, tuple[int, int]]) -> "Policy":
+    def changed(self, bits: Mapping[str, BitPair | LayerBits]) -> "Policy":
         """The same policy with other (weight, activation) bits in some layers, made by hand: its costs and proof are
         gone. Raises ModelError for a layer that it does not have."""
         if unknown := sorted(set(bits) - set(self.bits)):
             raise ModelError(f"the policy has no layer {unknown[0]!r}; expected one of {', '.join(self.bits)}")
-        found = {name: LayerBits(weight=w, act=a) for name, (w, a) in bits.items()}
+        found = {name: one if isinstance(one, LayerBits) else LayerBits.of(one) for name, one in bits.items()}
         return replace(self, bits={**self.bits, **found}, costs=(), solver=None, tournament=None)
 
     def is_everywhere(self, bits: int) -> bool:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.policy.admitted import admitted_pairs
 from limpq_deploy.policy.budgets import BITOPS, BUDGETS, budgets_of, of_kind
 from limpq_deploy.policy.candidates import Admit, find
@@ -72,7 +73,7 @@ class WhatIfPoint:
 
     def pairs(self) -> dict[str, tuple[int, int]]:
         """(weight_bits, act_bits) by layer name."""
-        return {name: (bits.weight, bits.act) for name, bits in self.bits.items()}
+        return {name: bits.pair for name, bits in self.bits.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +165,9 @@ def uniform_points(restricted: Indicators, latency: Cost | None) -> tuple[WhatIf
     """Uniform bits, one width for weights and activations, that every layer may take, whatever they cost."""
     admitted = admitted_pairs(restricted).values()
     return tuple(
-        point_of(f"w{bits}a{bits}", {layer.name: (bits, bits) for layer in restricted.layers}, restricted, latency)
+        point_of(
+            pair_name((bits, bits)), {layer.name: (bits, bits) for layer in restricted.layers}, restricted, latency
+        )
         for bits in restricted.bits
         if all((bits, bits) in some for some in admitted)
     )
@@ -174,7 +177,7 @@ def point_of(name: str, pairs: Pairs, restricted: Indicators, latency: Cost | No
     """A policy with what it costs; ``latency``: in ns, where a table predicts it."""
     return WhatIfPoint(
         name=name,
-        bits={layer: LayerBits(weight=weight, act=act) for layer, (weight, act) in pairs.items()},
+        bits={layer: LayerBits.of(pair) for layer, pair in pairs.items()},
         bitops=total_cost(BitOps(pinned=True), restricted, pairs),
         size_bits=total_cost(WeightSize(), restricted, pairs),
         latency_ns=None if latency is None else total_cost(latency, restricted, pairs),

@@ -155,8 +155,8 @@ def _candidate(number: int, build: ComparedBuild, one: Candidate) -> CandidateRo
     time = "not measured"
     if one.latency_ms is not None:
         time = milliseconds(one.latency_ms)
-    elif one.moved_bytes is not None:
-        time = f"{count(one.moved_bytes)} bytes moved, {one.kernels} kernels"
+    elif one.moved is not None:
+        time = f"{count(one.moved)} bytes moved, {one.kernels} kernels"
     return CandidateRow(
         build=number,
         name=one.name,

@@ -87,9 +87,9 @@ def _row(one: Candidate, remark: str, *, shipped: bool, unit: str) -> ShipRow:
 def _time(one: Candidate) -> str:
     if one.latency_ms is not None:
         return milliseconds(one.latency_ms)
-    if one.moved_bytes is None:
+    if one.moved is None:
         return "not measured"
-    return f"{one.moved_bytes:,} bytes, {one.kernels} kernels"
+    return f"{one.moved:,} bytes, {one.kernels} kernels"
 
 
 def _parity(one: Candidate) -> str:

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from markupsafe import Markup
 
+from limpq_deploy.calibration.numbers.formats import bits_of
 from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair
 from limpq_deploy.policy.what_if import WhatIf, WhatIfPoint
 from limpq_deploy.report.bits_over_front import bits_chart, pairs_of_all
@@ -124,7 +125,7 @@ def _row(
 ) -> FrontRow:
     seen = point.preview
     pairs = point.pairs()
-    weights, acts = (fmean(pairs[name][part] for name in names) for part in (0, 1))
+    weights, acts = (fmean(bits_of(pairs[name][part]) for name in names) for part in (0, 1))
     figure = measure.shown(seen.value) if seen is not None else "not previewed"
     interval = f"{seen.low:.2f} to {measure.shown(seen.high)}" if seen is not None else ""
     size, bitops = binary_size(point.size_bits / 8), giga(point.bitops)

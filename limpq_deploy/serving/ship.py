@@ -53,6 +53,15 @@ THROUGHPUT_NOTE = (
 )
 
 
+OF_CONFIG = {
+    "max_batch": "--max-batch",
+    "instances": "--instances",
+    "threads": "--threads",
+    "queue_delay_us": "--throughput",
+}
+"""Fields of `ServingOptions` that a configuration of ours says, with their options."""
+
+
 class ShipRefused(LimpqError):
     """A build is not to be served as it is."""
 
@@ -95,6 +104,7 @@ def ship(
     not fit, BundleRefused for a damaged bundle, OutputError where it cannot be written.
     """
     keys = keys or Keys()
+    _require_one_config(options, config)
     bundle = bundle_of(build, candidate)
     public = _key_for(bundle, keys)
     verify_bundle(bundle, public)
@@ -237,6 +247,17 @@ def _undecided_notes(manifest: Manifest) -> tuple[str, ...]:
     verdict = manifest.verdict if isinstance(manifest.verdict, dict) else {}
     left = [one for one in verdict.get("undecided", ()) if isinstance(one, dict)]
     return tuple(f"the verdict does not decide {one.get('name')}: {one.get('detail')}" for one in left)
+
+
+def _require_one_config(options: ServingOptions, config: Path | None) -> None:
+    """Raise SettingError where settings would be written into a configuration that the user brings whole."""
+    usual = ServingOptions(backend=options.backend)
+    idle = [option for name, option in OF_CONFIG.items() if getattr(options, name) != getattr(usual, name)]
+    if config is not None and idle:
+        raise SettingError(
+            f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect with --config {config}, which is "
+            f"served as it is; say it there, and leave {'it' if len(idle) == 1 else 'them'} away"
+        )
 
 
 def _require_plans(options: ServingOptions, plans: Mapping[str, Path]) -> None:

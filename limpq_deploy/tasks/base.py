@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Arrays = tuple[NDArray[np.float32], ...]
 
 
-class Task:
+class Task(ABC):
     """A task of the user's own derives from this, and says at least `measure`, `statistics` and `figure`.
 
     What it does not say: distillation and importance go by the relative squared distance of the outputs, and labels
@@ -46,7 +47,7 @@ class Task:
         """What a record says of its figures: the measure, None for top-1."""
         return self.measure if self.measure != TOP1 else None
 
-    def require_data(self, dataset: DataSet, split: Split) -> None:
+    def require_data(self, dataset: DataSet, split: Split) -> None:  # noqa: B027 - most tasks ask for nothing more
         """Raise DataError where a split does not hold what the task asks for."""
 
     def loss(self, outputs: Outputs, targets: Any, *, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -95,17 +96,17 @@ class Task:
         """How many images of a batch are right, 0-d; None where that is no question."""
         return None
 
+    @abstractmethod
     def statistics(self, outputs: Arrays, targets: Any) -> Sequence[Any]:
         """What is kept of every image to make a figure of."""
-        raise NotImplementedError
 
     def hits(self, statistics: Sequence[Any]) -> Sequence[bool]:
         """Whether each image is right, where the figure is their share; empty otherwise."""
         return ()
 
+    @abstractmethod
     def figure(self, statistics: Sequence[Any]) -> float:
         """The figure of any images, in the measure's unit."""
-        raise NotImplementedError
 
     def details(self, statistics: Sequence[Any]) -> dict[str, float]:
         """Further figures of all images, by name."""

@@ -29,7 +29,14 @@ def open_task(name: str, shapes: Sequence[tuple[int, ...]]) -> Task:
     assert factory is not None
     if name != factory:
         return open_detection(factory)
-    task = call_factory(factory, load_factory(factory, SettingError), SettingError)
+    made_by = load_factory(factory, SettingError)
+    if missing := sorted(getattr(made_by, "__abstractmethods__", ())):
+        raise SettingError(
+            f"the task {factory!r} has no {' and no '.join(missing)}; expected what every task has: write the "
+            f"{'method' if len(missing) == 1 else 'methods'} as limpq_deploy.tasks.base.Task describes "
+            f"{'it' if len(missing) == 1 else 'them'}"
+        )
+    task = call_factory(factory, made_by, SettingError)
     if not isinstance(task, Task):
         raise SettingError(
             f"{factory!r} returned a {type(task).__name__}; expected a limpq_deploy.tasks.base.Task, or a name of ours"

@@ -41,8 +41,9 @@ class Candidate:
 
     ``accuracy``: the task's figure with the ends of its 95 % interval. ``bytes`` on disk; BitOps of all layers, nominal
     and executed. ``latency_ms``: p50 at the smallest batch with default threads, None where none can be measured here;
-    ``moved_bytes``, ``kernels``: of a batch of 1, from the compiler's record. ``stored_file``, ``stored_bytes``: a twin
-    with true low-bit weights, where there is one. ``parity``: None where it was not shown.
+    ``moved_bytes`` (without weights), ``weight_bytes``, ``kernels``: of a batch of 1, from the compiler's record.
+    ``stored_file``, ``stored_bytes``: a twin with true low-bit weights, where there is one. ``parity``: None where it
+    was not shown.
     """
 
     name: CandidateName
@@ -55,12 +56,18 @@ class Candidate:
     bitops_realised: int
     latency_ms: float | None
     moved_bytes: int | None
+    weight_bytes: int | None = None
     kernels: int | None = None
     stored_file: str | None = None
     stored_bytes: int | None = None
     bits: str = ""
     how: str = ""
     parity: CandidateParity | None = None
+
+    @property
+    def moved(self) -> int | None:
+        """Bytes that kernels read and write for one image, weights too; None where no compiler says so."""
+        return None if self.moved_bytes is None else self.moved_bytes + (self.weight_bytes or 0)
 
     @property
     def size(self) -> int:
@@ -94,12 +101,14 @@ class SpeedPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Candidates with their comparisons; both orders of every pair."""
+    """Candidates with their comparisons; both orders of every pair. ``own_compiler``: whether bytes moved are the word
+    of the compiler that builds the target's engines, and not of a relative."""
 
     candidates: Sequence[Candidate]
     accuracies: Sequence[AccuracyPair]
     speeds: Sequence[SpeedPair] = ()
     points: str = "points"
+    own_compiler: bool = False
 
     def named(self, name: str) -> Candidate:
         return next(one for one in self.candidates if one.name == name)
@@ -117,9 +126,9 @@ class Compared:
                 return pair
         if first.file == second.file:
             return SpeedPair(first=first.name, second=second.name, ratio=1.0, low=1.0, high=1.0)
-        if first.latency_ms is not None or not first.moved_bytes or not second.moved_bytes:
+        if first.latency_ms is not None or not first.moved or not second.moved:
             return None
-        ratio = second.moved_bytes / first.moved_bytes
+        ratio = second.moved / first.moved
         same = abs(ratio - 1) <= SAME_SIZE
         return SpeedPair(
             first=first.name,
@@ -133,6 +142,16 @@ class Compared:
         """Whether the first is less accurate beyond noise."""
         pair = self.accuracy(first, second)
         return pair.points < 0 and pair.p_first_worse < SIGNIFICANCE
+
+    def plain_moving_less(self, one: Candidate) -> Candidate | None:
+        """The float candidate, where nothing is timed and the target's own compiler has it move fewer bytes than this
+        quantized one."""
+        plain = next((other for other in self.candidates if other.name == "float"), None)
+        if plain is None or plain is one or not self.own_compiler or one.latency_ms is not None:
+            return None
+        if plain.moved is None or one.moved is None:
+            return None
+        return plain if plain.moved < one.moved * (1 - SAME_SIZE) else None
 
     def larger(self, first: Candidate, second: Candidate) -> bool:
         return first.size > second.size * (1 + SAME_SIZE)

@@ -6,6 +6,7 @@ from limpq_deploy.export.runtimes.tensorrt.precision import UNKNOWN
 from limpq_deploy.export.runtimes.tensorrt_rtx.word import CompilerWord
 from limpq_deploy.export.timing.report import FLOAT_SERIES, LatencyReport, Threads
 from limpq_deploy.policy.policy import BudgetUse
+from limpq_deploy.verdict.float_worth import float_notes
 from limpq_deploy.verdict.record import (
     FP32,
     MIXED,
@@ -106,7 +107,13 @@ def judge(
         trained_parity=trained_parity,
         float_nodes=float_nodes,
         latency=result,
-        notes=(*notes, *_accuracy_notes(accuracy), *_latency_notes(result), *_uniform_notes(result, bitops)),
+        notes=(
+            *float_notes(accuracy),
+            *notes,
+            *_accuracy_notes(accuracy),
+            *_latency_notes(result),
+            *_uniform_notes(result, bitops),
+        ),
     )
 
 

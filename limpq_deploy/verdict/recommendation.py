@@ -57,6 +57,8 @@ def recommend(
     names = {one.candidate for one in dominated}
     front = [one for one in compared.candidates if one.name not in names] or list(compared.candidates)
     kept = [one for one in front if not _loses_more(compared, one, max_drop)] or front
+    if objective != "size":
+        kept = [one for one in kept if compared.plain_moving_less(one) is None] or kept
     best = _best(compared, kept, objective, max_drop)
     own = min(
         (one for one in compared.candidates if one.file == own_file),
@@ -135,7 +137,7 @@ def balanced(compared: Compared, one: Candidate, max_drop: float) -> float:
 
 
 def _time(one: Candidate) -> float | None:
-    return one.latency_ms if one.latency_ms is not None else one.moved_bytes
+    return one.latency_ms if one.latency_ms is not None else one.moved
 
 
 def against(compared: Compared, first: Candidate, second: Candidate) -> str:
@@ -153,7 +155,7 @@ def against(compared: Compared, first: Candidate, second: Candidate) -> str:
     parts.append(_size_words(first.size, second.size))
     speed = compared.speed(first, second)
     if speed is not None and first.latency_ms is None:
-        parts.append(f"moves {first.moved_bytes:,} bytes against {second.moved_bytes:,}")
+        parts.append(f"moves {first.moved:,} bytes against {second.moved:,}")
     elif speed is not None:
         noise = "" if speed.low > 1 or speed.high < 1 else " (within noise)"
         parts.append(f"{speed.ratio:.2f} times as fast here{noise}")
@@ -184,7 +186,23 @@ def _why(compared: Compared, best: Candidate, own: Candidate) -> str:
 
 
 def _note(compared: Compared, best: Candidate, own: Candidate) -> str:
-    """What bits below 8 are good for on this target, and what unpacks a stored file."""
+    """That floats move less than integers, where they do; what bits below 8 are good for, and what unpacks a stored
+    file."""
+    return "; ".join(filter(None, (_moved_note(compared, own), _narrow_note(compared, best, own))))
+
+
+def _moved_note(compared: Compared, own: Candidate) -> str:
+    plain = compared.plain_moving_less(own)
+    if plain is None:
+        return ""
+    return (
+        f"nothing was timed, and by the compiler's record float ({plain.bits}) moves fewer bytes for one image than "
+        f"the policy's own file ({plain.moved:,} against {own.moved:,}), of which no gain in time is "
+        "expected"
+    )
+
+
+def _narrow_note(compared: Compared, best: Candidate, own: Candidate) -> str:
     eight = next((one for one in compared.candidates if one.name == "int8"), None)
     packed = best if best.stored_file is not None else own
     stored = (
@@ -205,9 +223,8 @@ def _wins(compared: Compared, own: Candidate, eight: Candidate) -> str:
     bytes moved where the compiler's record shows fewer, as where weights are loaded packed."""
     floats = any(one.name == "float" and one.bitops_realised == eight.bitops_realised for one in compared.candidates)
     how = "which computes in floats" if floats else "which executes them as 8-bit integers"
-    moved = own.moved_bytes is not None and eight.moved_bytes is not None
-    if moved and own.moved_bytes < eight.moved_bytes * (1 - SAME_SIZE):  # type: ignore[operator]
-        return f"stored bytes and bytes moved ({own.moved_bytes:,} against {eight.moved_bytes:,}) on this target, {how}"
+    if own.moved is not None and eight.moved is not None and own.moved < eight.moved * (1 - SAME_SIZE):
+        return f"stored bytes and bytes moved ({own.moved:,} against {eight.moved:,}) on this target, {how}"
     return f"stored bytes alone on this target, {how}"
 
 

@@ -228,6 +228,16 @@ def test_ones_own_good_configuration_is_taken(make_bundle: MakeBundle, tmp_path:
         ship(bundle, tmp_path / "models", CPU_TWIN, config=own)
 
 
+def test_what_ones_own_configuration_says_itself_is_refused_beside_it(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    own = tmp_path / "own.pbtxt"
+    own.write_text("")
+    options = ("--config", own, "--instances", "2", "--throughput", "100")
+    done = limpq_deploy("ship", make_bundle(), tmp_path / "models", *options)
+    assert done.exit_code == 1
+    assert "--instances and --throughput have no effect with --config" in done.output
+    assert not (tmp_path / "models").exists()
+
+
 def test_labels_are_as_many_as_classes(make_bundle: MakeBundle, tmp_path: Path) -> None:
     with pytest.raises(ConfigRefused, match=r"labels.txt has 2 labels; the model has 5 classes"):
         ship(make_bundle(labels="a\nb\n"), tmp_path / "models", CPU_TWIN)

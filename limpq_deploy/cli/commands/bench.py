@@ -9,7 +9,8 @@ import click
 import limpq_deploy
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.plain_text import plain
-from limpq_deploy.cli.options.builder import builder_options, engine_batch_option, take_builder
+from limpq_deploy.cli.options.builder import BUILDER_FIELDS, builder_options, engine_batch_option, take_builder
+from limpq_deploy.cli.options.idle import refuse_idle
 from limpq_deploy.cli.options.shared import FILE, NEW_FILE, IntList, json_option, seconds_option, threads_option
 from limpq_deploy.cli.output.answers import answer, aside
 
@@ -114,7 +115,6 @@ def time_models(
     """Latency of ONNX models, timed in turns in one run; needs no torch."""
     from limpq_deploy.calibration.records import to_dict, write_record
 
-    engine = take_builder(builder)
     if server is not None:
         from limpq_deploy.cli.output.serving import serving_lines
         from limpq_deploy.serving.server_latency import bench_server
@@ -124,23 +124,24 @@ def time_models(
                 f"--server times one model at one batch size; found {len(models)} models and {len(batches)} "
                 "batch sizes, give the one that is served"
             )
-        if streams != (1,):
-            raise SettingError(
-                "--streams has no effect with --server, which is timed alone and then with several clients; leave it "
-                "away"
-            )
-        if engine is not None:
-            raise SettingError(
-                "settings of TensorRT's builder (--engine-batch, --float-type, --no-tf32, --workspace-mib, "
-                "--builder-level, --builds) have no effect with --server, which builds no engine; leave them away"
-            )
+        refuse_idle(
+            ("streams", "runtime", *BUILDER_FIELDS),
+            "with --server, which is timed beside ONNX Runtime here, alone and then with several clients, and for "
+            "which no engine is built",
+        )
         measured = bench_server(server, models[0], batch=batches[0], threads=threads, seconds=seconds)
         if output is not None:
             write_record(measured, output)
         answer(json.dumps(to_dict(measured)) if as_json else serving_lines(measured))
         return
     report = limpq_deploy.bench(
-        models, batches=batches, streams=streams, threads=threads, seconds=seconds, runtime=runtime, engine=engine
+        models,
+        batches=batches,
+        streams=streams,
+        threads=threads,
+        seconds=seconds,
+        runtime=runtime,
+        engine=take_builder(builder),
     )
     if output is not None:
         write_record(report, output)

@@ -9,6 +9,7 @@ import click
 
 import limpq_deploy
 from limpq_deploy.cli.options.choice import OneOf
+from limpq_deploy.cli.options.idle import refuse_idle
 from limpq_deploy.cli.options.shared import (
     ACROSS,
     FILE,
@@ -93,6 +94,8 @@ def sweep(
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
     if gbitops is None and not supported:
         raise SettingError("no budgets were given; use --gbitops LO:HI:N, or --all for every supported point")
+    if picture is None:
+        refuse_idle(("across",), "without --picture, whose axis it names")
     indicators = load_record(Indicators, indicators_file)
     drawn, times = None, options["latency_table"]
     if picture is not None:
@@ -163,6 +166,8 @@ def diff(
     from limpq_deploy.policy.indicators import Indicators
     from limpq_deploy.policy.policy import Policy
 
+    if indicators_file is None:
+        refuse_idle(("importance", "alpha"), "without --indicators, which objectives are counted from")
     policies = load_record(Policy, first), load_record(Policy, second)
     indicators = load_record(Indicators, indicators_file) if indicators_file else None
     found = diff_policies(
@@ -231,6 +236,7 @@ def table(
             write_record(written, output)
         said = [policy_table(written, indicators)]
     else:
+        refuse_idle(("importance", "alpha"), f"on the policy {source}, whose objective is not counted again")
         policy = load_record(Policy, source)
         written = layer_table(policy, indicators)
         if output is not None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from limpq_deploy.cli.options.builder import builder_options, engine_batch_option, take_builder
+from limpq_deploy.cli.options.builder import BUILDER_FIELDS, builder_options, engine_batch_option, take_builder
+from limpq_deploy.cli.options.idle import refuse_idle
 from limpq_deploy.cli.options.shared import FILE, NEW_FILE, json_option, seconds_option, threads_option
 from limpq_deploy.cli.output.answers import answer
 
@@ -29,6 +30,11 @@ from limpq_deploy.cli.output.answers import answer
 )
 @engine_batch_option
 @builder_options
+@click.option(
+    "--gpus",
+    metavar="sm86,sm89,..",
+    help="With --runtime tensorrt_rtx: compute capabilities that the priced engines are for.  [default: sm89]",
+)
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Random seed of the mixed graphs.")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: latency-table.json, cost-table.json]")
 @json_option
@@ -39,6 +45,7 @@ def profile(
     seconds: float,
     graphs: int | None,
     runtime: str | None,
+    gpus: str | None,
     seed: int,
     output: Path | None,
     as_json: bool,
@@ -66,10 +73,14 @@ def profile(
     from limpq_deploy.export.records.targets import runtime_record
     from limpq_deploy.latency.profiling import profile_build
 
-    options = take_builder(builder)
     if runtime is not None and runtime_record(runtime).prices:
-        _price(build, runtime, batch, graphs, seed, options, output, as_json)
+        refuse_idle(
+            ("threads", "seconds", *BUILDER_FIELDS),
+            f"with --runtime {runtime}, whose compiler prices kernels for calls of --batch images and times nothing",
+        )
+        _price(build, batch, gpus, graphs, seed, output, as_json)
         return
+    refuse_idle(("gpus",), "where parts are timed, on the device that is here, and none is priced")
     table = profile_build(
         build,
         threads=threads or "default",
@@ -78,7 +89,7 @@ def profile(
         graphs=8 if graphs is None else graphs,
         runtime=runtime,
         seed=seed,
-        options=options,
+        options=take_builder(builder),
     )
     file = output or Path("latency-table.json")
     write_record(table, file)
@@ -91,21 +102,15 @@ def profile(
 
 
 def _price(
-    build: Path,
-    runtime: str,
-    batch: int,
-    graphs: int | None,
-    seed: int,
-    options: Any,
-    output: Path | None,
-    as_json: bool,
+    build: Path, batch: int, gpus: str | None, graphs: int | None, seed: int, output: Path | None, as_json: bool
 ) -> None:
     from limpq_deploy.calibration.records import to_dict, write_record
+    from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import split
     from limpq_deploy.export.timing.pricing import PricingSettings
     from limpq_deploy.latency.pricing import price_build
 
-    gpus = options.gpus if options is not None and options.gpus else PricingSettings().gpus
-    table = price_build(build, PricingSettings(batch=batch, gpus=tuple(gpus), graphs=graphs, seed=seed))
+    named = PricingSettings().gpus if gpus is None else split(gpus)
+    table = price_build(build, PricingSettings(batch=batch, gpus=named, graphs=graphs, seed=seed))
     file = output or Path("cost-table.json")
     write_record(table, file)
     if as_json:

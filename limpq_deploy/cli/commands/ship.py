@@ -10,6 +10,7 @@ import click
 import limpq_deploy
 from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.cli.options.choice import OneOf
+from limpq_deploy.cli.options.idle import refuse_idle
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.export.ship.triton.config import BACKENDS
@@ -186,6 +187,8 @@ def health(url: str, bundle: Path | None, timeout: float, key: Path | None, as_j
     from limpq_deploy.calibration.records import to_dict
     from limpq_deploy.serving.health import check_health
 
+    if bundle is None:
+        refuse_idle(("key",), "without --bundle, whose signature it is for")
     found = check_health(url, bundle=bundle, public_key=key, timeout_s=timeout)
     if as_json:
         answer(json.dumps({**to_dict(found), "passed": found.passed}))

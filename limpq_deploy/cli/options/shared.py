@@ -178,7 +178,9 @@ def threads_option(default: str) -> Callable[[Command], Command]:
     def checked(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
         cores = os.cpu_count() or 1
         if value is not None and value > cores:
-            raise click.BadParameter(f"{value} is more than the {cores} CPUs of this machine", ctx, param)
+            raise click.BadParameter(
+                f"{value} is more than the {cores} CPUs of this machine; give {cores} or fewer", ctx, param
+            )
         return value
 
     return click.option(

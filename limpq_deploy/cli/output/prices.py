@@ -15,10 +15,11 @@ FORMATS = ("fp16", "int8", "fp8")
 
 def price_table(priced: CostTable) -> str:
     """A row for each layer: MiB moved at each precision, activations and weights, and kernels; then the checks."""
-    known = {(one.weight_bits, one.act_bits) for one in priced.parts}
+    parts = (*priced.parts, *priced.bounds)
+    known = {(one.weight_bits, one.act_bits) for one in parts}
     pairs = sorted(known, key=lambda pair: (pair[0] * pair[1], pair))
     found: dict[str, dict[tuple[int, int], Moved]] = {}
-    for part in priced.parts:
+    for part in parts:
         found.setdefault(part.layer, {})[part.weight_bits, part.act_bits] = part.moved
     rows = [[layer, *(_shown(prices.get(pair)) for pair in pairs)] for layer, prices in found.items()]
     lines = [
@@ -31,6 +32,9 @@ def price_table(priced: CostTable) -> str:
             f"{len(errors)} engines that mix precisions, each predicted by a table made without it: off by "
             f"{100 * fmean(errors):.1f} % on average, {100 * max(errors):.1f} % at most"
         )
+    alone = sorted({pair_name((one.weight_bits, one.act_bits)) for one in priced.bounds})
+    if alone:
+        lines.append(f"{', '.join(alone)}: for the bounds alone, as no policy of this build takes it")
     return "\n".join([*lines, "", *floor_lines(priced)])
 
 

@@ -1,5 +1,6 @@
 """What the search's companions print for people: differences, fronts, prices and conflicts as plain tables."""
 
+from limpq_deploy.calibration.numbers.formats import pair_name, width_name
 from limpq_deploy.calibration.plain_text import plain_record
 from limpq_deploy.cli.output.tables import table, wrapped
 from limpq_deploy.policy.diff import PolicyDiff, TotalChange
@@ -47,7 +48,7 @@ def layer_table_lines(found: LayerTable) -> str:
     rows = [
         (
             f"{row.name}*" if row.pinned else row.name,
-            f"w{row.weight_bits}a{row.act_bits}",
+            pair_name((row.weight_bits, row.act_bits)),
             "" if row.macs is None else f"{row.macs:,}",
             "" if row.num_weights is None else f"{row.num_weights:,}",
             "" if row.bitops_share is None else f"{100 * row.bitops_share:.1f} %",
@@ -112,7 +113,7 @@ def explanation_table(explanation: Explanation) -> str:
         (
             step.layer if len(step.layers) == 1 else f"{step.layer} +{len(step.layers) - 1}",
             "weight" if step.tensor == "weight" else "act.",
-            f"{step.bits} -> {step.to_bits}",
+            f"{width_name(step.bits)} -> {width_name(step.to_bits)}",
             "yes" if step.fits else "no",
             "forbidden" if step.objective is None else f"{step.objective:+.6f}",
             *(f"{100 * cost / max(1, budget.limit):+.3f} %" for cost, budget in zip(step.costs, prices, strict=True)),
@@ -143,8 +144,8 @@ def _improvement_lines(explanation: Explanation) -> list[str]:
     if not found:
         return []
     listed = ", ".join(
-        f"{step.layer} {'weight' if step.tensor == 'weight' else 'act.'} {step.bits} -> {step.to_bits} "
-        f"({step.objective:+.6f})"
+        f"{step.layer} {'weight' if step.tensor == 'weight' else 'act.'} {width_name(step.bits)} -> "
+        f"{width_name(step.to_bits)} ({step.objective:+.6f})"
         for step in found[:STEPS_TOLD]
     )
     more = f" and {len(found) - STEPS_TOLD} more" if len(found) > STEPS_TOLD else ""

@@ -247,7 +247,7 @@ def _behind(one: PolicyCandidate) -> str:
 
 
 def _bits(bits: Mapping[str, LayerBits]) -> str:
-    return " ".join(f"{one.weight}/{one.act}" for one in bits.values())
+    return " ".join("/".join(map(width_name, one.pair)) for one in bits.values())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:

@@ -51,6 +51,7 @@ def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compar
                 bitops_realised=bitops["mixed" if name == "uniform" and comparison.same else name].realised_all,
                 latency_ms=times.get(name),
                 moved_bytes=found.moved_bytes,
+                weight_bytes=found.weight_bytes,
                 kernels=found.kernels,
                 stored_file=found.stored_file,
                 stored_bytes=found.stored_bytes,
@@ -64,6 +65,7 @@ def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compar
         accuracies=tuple(_accuracies(load_record(Measured, folder / ACCURACY).pairs, same=comparison.same)),
         speeds=tuple(_speeds(latency, same=comparison.same)) if latency is not None else (),
         points=verdict.accuracy.mixed.measure.points,
+        own_compiler=subject.target.runs_on is not None and subject.target.runs_on.prices,
     )
 
 

@@ -59,6 +59,7 @@ class FileFacts:
     stored_file: str | None = None
     stored_bytes: int | None = None
     moved_bytes: int | None = None
+    weight_bytes: int | None = None
     kernels: int | None = None
     parity: CandidateParity | None = None
 
@@ -86,6 +87,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             stored_file=stored,
             stored_bytes=(folder / stored).stat().st_size if stored is not None else None,
             moved_bytes=(word.moved_bytes or {}).get(BATCH_1) if word is not None else None,
+            weight_bytes=word.weight_bytes if word is not None else None,
             kernels=word.kernels if word is not None else None,
             parity=_parity(subject, folder, file, runtime),
         )

@@ -8,6 +8,7 @@ from limpq_deploy.importance.all_measures import IMAGES as MEASURED_IMAGES
 from limpq_deploy.importance.variants import searched_tensors
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.candidates import PARITY_IMAGES as FILE_IMAGES
 from limpq_deploy.pipeline.stages.facts import (
     calibration_images,
     finetune_training,
@@ -49,7 +50,9 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
     _, traced = subject.untrained()
     images = min(MOST_IMAGES, max(2, len(subject.dataset.split("train"))))
     shape = (images, *subject.preprocess.shape)
-    one = try_out(traced, subject.placement, subject.config.bits, torch.zeros(shape).normal_(generator=_generator()))
+    one = try_out(
+        traced, subject.placement, subject.config.candidates, torch.zeros(shape).normal_(generator=_generator())
+    )
     export = EXPORT_SECONDS + NODE_SECONDS * len(traced.graph_module.graph.nodes)
     found = {
         "given": export + 30 * one.float_forward,
@@ -61,7 +64,7 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
         "engine": 0.1 if subject.target.device == "cpu" else export,
         "parity": PARITY_IMAGES * (macs * REFERENCE_SECONDS + 3 * one.quantized_forward),
         "accuracy": FILES * _images(subject, "test") * one.float_forward * RUNTIME_FASTER,
-        "candidates": FILES * 16 * macs * REFERENCE_SECONDS + 0.1,
+        "candidates": FILES * FILE_IMAGES * macs * REFERENCE_SECONDS + 0.1,
         **_timed(subject, traced),
         "verdict": 0.5,
         "what-if": _front(subject, one, macs),
@@ -82,7 +85,7 @@ def _float(subject: Subject, one: ImageSeconds) -> float:
 
 def _joint(subject: Subject, one: ImageSeconds) -> float:
     settings = joint_training(subject)
-    passes = len(subject.config.bits) + 1
+    passes = len(subject.config.candidates) + 1
     each = passes * one.quantized_step + (one.float_forward if settings.distill else 0.0)
     return settings.steps * settings.batch_size * each
 
@@ -96,7 +99,7 @@ def _importance(subject: Subject, one: ImageSeconds) -> float:
     if subject.config.policy is not None:
         return 0.0
     images = min(MEASURED_IMAGES, len(subject.joint_data.split("val")))
-    variants = len(searched_tensors(subject.placement)) * (len(subject.config.bits) - 1)
+    variants = len(searched_tensors(subject.placement)) * (len(subject.config.candidates) - 1)
     return images * (variants * one.quantized_forward / 2 + one.quantized_step)
 
 
@@ -114,7 +117,7 @@ def _front(subject: Subject, one: ImageSeconds, macs: int) -> float:
     points, images = effort(macs)
     data = subject.joint_data
     looked_at = sum(min(images, len(data.split(name))) for name in ("train", "val"))
-    return 0.5 + (points + len(subject.config.bits)) * looked_at * one.quantized_forward
+    return 0.5 + (points + len(subject.config.candidates)) * looked_at * one.quantized_forward
 
 
 def _of_policy(subject: Subject, one: ImageSeconds) -> float:

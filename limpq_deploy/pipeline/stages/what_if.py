@@ -176,7 +176,7 @@ def _candidates(tournament: Tournament | None, restricted: Indicators, latency: 
         return ()
     found = []
     for one in tournament.candidates:
-        pairs = {name: (bits.weight, bits.act) for name, bits in one.bits.items()}
+        pairs = {name: bits.pair for name, bits in one.bits.items()}
         low = high = one.top1
         if tournament.measure is None:
             right = round(one.top1 * tournament.images / 100)

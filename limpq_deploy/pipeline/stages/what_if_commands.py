@@ -13,7 +13,7 @@ def commands_of(found: WhatIf, config: Config) -> dict[str, str]:
     """Of each point of the front and of uniform bits, by its name."""
     return {
         **{point.name: _command(found, point, config) for point in found.points},
-        **{point.name: _uniform(point.name, config) for point in found.uniform},
+        **{point.name: _uniform(point, config) for point in found.uniform},
     }
 
 
@@ -27,16 +27,17 @@ def _command(found: WhatIf, point: WhatIfPoint, config: Config) -> str:
     return replace(config, **changed, out=_beside(config.out, limit)).command_line()
 
 
-def _uniform(name: str, config: Config) -> str:
+def _uniform(point: WhatIfPoint, config: Config) -> str:
     """A search in which no layer may have fewer bits, and all together no more BitOps."""
+    width, _ = next(iter(point.pairs().values()))
     alone: dict[str, Any] = {
         **dict.fromkeys(BUDGETS),
         **dict.fromkeys(COST_FILES),
-        "like": name,
+        "like": f"w{width}a{width}",
         "latency_rounds": ROUNDS,
     }
-    alone["min_bits"] = (f"*={name.partition('a')[2]}",)
-    return replace(config, **alone, out=_beside(config.out, name)).command_line()
+    alone["min_bits"] = (f"*={width}",)
+    return replace(config, **alone, out=_beside(config.out, point.name)).command_line()
 
 
 def _beside(out: Path, name: str) -> Path:

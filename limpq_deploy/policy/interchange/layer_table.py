@@ -9,6 +9,7 @@ from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError
 from limpq_deploy.calibration.files import write_text
+from limpq_deploy.calibration.numbers.formats import bits_of
 from limpq_deploy.calibration.records import load_record, to_json
 from limpq_deploy.policy.costs import Budget, Pairs, total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
@@ -60,7 +61,7 @@ def layer_table(policy: Policy, indicators: Indicators | None = None) -> LayerTa
     found: list[tuple[LayerIndicators | PinnedLayer, tuple[int, int], bool]]
     found = [(sizes[name], pair, False) for name, pair in pairs.items()]
     found += [(layer, (layer.weight_bits, layer.act_bits), True) for layer in indicators.pinned]
-    total = sum(layer.macs * w * a for layer, (w, a), _ in found)
+    total = sum(layer.macs * bits_of(w) * bits_of(a) for layer, (w, a), _ in found)
     return LayerTable(
         layers=tuple(
             TableRow(
@@ -69,7 +70,7 @@ def layer_table(policy: Policy, indicators: Indicators | None = None) -> LayerTa
                 act_bits=a,
                 macs=layer.macs,
                 num_weights=layer.num_weights,
-                bitops_share=layer.macs * w * a / total if total else 0.0,
+                bitops_share=layer.macs * bits_of(w) * bits_of(a) / total if total else 0.0,
                 pinned=pinned,
             )
             for layer, (w, a), pinned in found

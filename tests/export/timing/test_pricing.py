@@ -137,7 +137,15 @@ def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(
     assert done.exit_code == 0, done.output
     assert "batch 2; planned, not run" in done.stdout
     assert "bound in ms, no latency" in done.stdout
+    assert "fp8: for the bounds alone, as no policy of this build takes it" in done.stdout
     table = load_record(CostTable, file)
+    assert {(one.weight_bits, one.act_bits) for one in table.bounds} == {(FP8, FP8)}
+    assert all(FP8 not in (one.weight_bits, one.act_bits) for one in table.parts)
+    assert len(list((tmp_path / "cache" / "priced").iterdir())) <= 2 + 2 + 1  # uniform, mixed, and one for the bounds
+    done = CliRunner().invoke(main, [*words, "--gpus", "sm86,sm89"])
+    assert done.exit_code == 0, done.output
+    priced = load_record(CostTable, file)
+    assert (priced.capabilities, priced.bounds) == (("sm86", "sm89"), ())
     most = max(predicted(table, {one.name: pair for one in placement.searched}).bytes for pair in ((8, 8), (16, 16)))
     search = ["search", str(build / "indicators.json"), "--cost-table", str(file), "-o", str(tmp_path / "policy.json")]
     done = CliRunner().invoke(main, [*search, "--max-moved-mib", str(1.5 * most / 2**20), "--json"])

@@ -1,5 +1,7 @@
 """The least time that bytes and operations leave to an engine, by published peaks."""
 
+from dataclasses import replace
+
 import pytest
 
 from limpq_deploy.export.timing.cost_table import CostTable, Moved, PartCost
@@ -62,3 +64,12 @@ def test_every_gpu_names_its_source_and_only_newer_ones_have_fp8() -> None:
     assert {name for name, gpu in GPUS.items() if "fp8" not in gpu.rates} == {
         "RTX 3090", "A10", "A100", "Jetson AGX Orin"
     }  # fmt: skip
+
+
+def test_a_format_that_no_policy_takes_has_its_bound_beside_the_others() -> None:
+    plain = table((100e6, 100e6), (300e6, 300e6))
+    fp8 = tuple(PartCost(layer=one, weight_bits=9, act_bits=9, moved=Moved(activations=50e6)) for one in "ab")
+    found = floors(replace(plain, bounds=fp8), GPUS["L4"])
+    assert found["fp8"].floor_ms == pytest.approx(100e6 / 300e9 * 1e3)
+    assert {name: found[name] for name in ("int8", "fp16")} == floors(plain, GPUS["L4"])
+    assert {one.format for one in expectations(replace(plain, bounds=fp8), GPUS["L4"])} == {"int8", "fp8"}

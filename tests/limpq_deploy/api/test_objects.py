@@ -110,3 +110,10 @@ def test_a_factory_is_looked_at_as_its_module_is() -> None:
     made, module = (limpq_deploy.inspect(one, input_shape=(1, 16, 16)) for one in (Net, Net()))
     assert made.accepted
     assert made.layers == module.layers
+
+
+@pytest.mark.parametrize("given", [{"name": "mine"}, {"trained": False}, {"name": "mine", "model": "resnet8"}])
+def test_what_is_said_of_a_module_is_refused_where_none_is_given(given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"(name|trained) is of a module, and model is .*; give the module itself"):
+        limpq_deploy.build(**given, out=tmp_path / "out", **PTQ)
+    assert not (tmp_path / "out").exists()

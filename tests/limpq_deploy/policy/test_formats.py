@@ -1,22 +1,27 @@
 """Formats beside bit-widths in policies: records, costs, and a search that chooses between int8, FP8 and FP16."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from limpq_deploy.api.policies import search
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.numbers.formats import FP8, bits_of, pair_name
-from limpq_deploy.calibration.records import load_record, to_json, write_record
+from limpq_deploy.calibration.records import from_json, load_record, to_json, write_record
+from limpq_deploy.cli.output.search import layer_table_lines
 from limpq_deploy.policy.budgets import budgets_from_options, uniform_policy_within
 from limpq_deploy.policy.costs import BitOps, WeightSize
 from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
+from limpq_deploy.policy.interchange.layer_table import layer_table
 from limpq_deploy.policy.outliers import treat_outliers
 from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.policy.spaces import in_space
+from limpq_deploy.policy.what_if import WhatIfPoint, uniform_points
 
 
 def layer(name: str, int8: float, fp8: float) -> LayerIndicators:
@@ -98,3 +103,27 @@ def test_what_no_compiler_takes_is_refused() -> None:
         in_space(SMALL, "formats:nvfp4")
     with pytest.raises(SettingError, match=r"scales, and those of FP8 say nothing"):
         search_policy(SMALL, W8A8, importance="scale")
+
+
+def test_fp8_is_eight_bits_and_a_format_in_every_record_and_table() -> None:
+    changed = Policy(bits={"a": LayerBits.of((8, 8))}, objective=0.0, alpha=1.0).changed({"a": (FP8, FP8)})
+    assert changed.bits["a"].format == "fp8"
+    assert changed.changed({"a": changed.bits["a"]}).buildable_pairs("p") == {"a": (FP8, FP8)}
+    int8, fp8 = uniform_points(SMALL, None)
+    assert (int8.name, fp8.name) == ("w8a8", "fp8")
+    assert from_json(WhatIfPoint, to_json(fp8), "a point").pairs() == dict.fromkeys("abc", (FP8, FP8))
+    assert json.loads(to_json(fp8))["bits"]["a"] == {"weight": 8, "act": 8, "format": "fp8"}
+    table = layer_table(Policy(bits={**fp8.bits, "c": LayerBits.of((8, 8))}, objective=0.0, alpha=1.0), SMALL)
+    assert [row.bitops_share for row in table.layers] == pytest.approx([1 / 3] * 3)
+    assert layer_table_lines(table).split().count("fp8") == 2
+
+
+@pytest.mark.parametrize(("like", "bits"), [("w9a9", (4, 8)), ("w9a8", (8, FP8)), ("w8a9", (4, 8)), ("w9a9", (2, 4))])
+def test_nine_is_no_width_that_a_budget_counts(like: str, bits: tuple[int, ...]) -> None:
+    indicators = replace(SMALL, bits=bits)
+    with pytest.raises(SettingError, match=f"--like {like} asks for the BitOps of bits that no layer can have"):
+        search(indicators, like=like, importance="kl")
+
+
+def test_the_bits_of_fp8_are_those_of_int8_where_layers_may_take_it() -> None:
+    assert search(SMALL, like="w9a9", importance="kl").pairs() == search(SMALL, like="w8a8", importance="kl").pairs()

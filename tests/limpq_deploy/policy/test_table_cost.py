@@ -157,3 +157,12 @@ def test_integers_are_never_priced_as_fp8_and_fp8_without_a_price_runs_in_float(
     assert moved((FP8, FP8)) == predicted(table, dict.fromkeys(names, (FP8, FP8))).bytes == 80 + 4
     unpriced = moved_cost(model, replace(table, parts=(TABLE.parts[0], *floats)))
     assert moved((FP8, FP8), unpriced) == 80 + 4 * 310
+
+
+def test_what_is_priced_for_bounds_alone_is_read_by_no_budget() -> None:
+    int8 = [one for one in TABLE.parts[1:] if one.weight_bits == 8]
+    bounded = replace(TABLE, bounds=tuple(replace(one, weight_bits=FP8, act_bits=FP8, moved=Moved()) for one in int8))
+    assert bounded.bounds
+    policy = {layer.name: (8, 8) for layer in INDICATORS.layers}
+    assert moved_cost(INDICATORS, bounded) == moved_cost(INDICATORS, TABLE)
+    assert predicted(bounded, policy) == predicted(TABLE, policy)

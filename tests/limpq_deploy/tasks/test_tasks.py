@@ -1,5 +1,8 @@
 """Each task's figure by hand, and what its distance and its drawn loss promise."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,17 +14,28 @@ from torch import Tensor
 from limpq_deploy.calibration.datasets import IGNORED
 from limpq_deploy.calibration.errors import DataError, ModelError, SettingError
 from limpq_deploy.tasks.agreement import LikeOutputs, SameClass, by_float
-from limpq_deploy.tasks.base import Task
+from limpq_deploy.tasks.base import Arrays, Task
 from limpq_deploy.tasks.classification import Classification
 from limpq_deploy.tasks.embedding import Embedding
 from limpq_deploy.tasks.segmentation import Segmentation
+
+
+class Own(Task):
+    """What a user writes at least."""
+
+    def statistics(self, outputs: Arrays, targets: Any) -> Sequence[Any]:
+        return list(np.square(outputs[0]).mean((1, 2)))
+
+    def figure(self, statistics: Sequence[Any]) -> float:
+        return float(np.mean(statistics))
+
 
 SHAPES: dict[str, tuple[Task, tuple[tuple[int, ...], ...]]] = {
     "classes": (Classification(), ((4, 5),)),
     "pixels": (Segmentation(), ((4, 3, 2, 2),)),
     "vectors": (Embedding(), ((4, 6),)),
     "anything": (LikeOutputs(), ((4, 3), (4, 2, 2, 2))),
-    "a number": (Task(), ((4, 3, 2), (4,))),
+    "a number": (Own(), ((4, 3, 2), (4,))),
 }
 
 

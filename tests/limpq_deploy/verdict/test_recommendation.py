@@ -1,6 +1,7 @@
 """Which file to ship: cases in figures that were measured, and rules that hold for any."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -197,3 +198,50 @@ def test_what_is_shipped_is_never_dominated_and_its_losses_are_within_the_promis
     best, plain = found.named(chosen.candidate), found.named("float")
     dominated_float = "float" in {one.candidate for one in chosen.dominated}
     assert dominated_float or found.accuracy(best, plain).high >= -1.0
+
+
+RTX = {
+    "float": candidate("float", 90.0, 900_000, None, moved_bytes=5_000_000, bits="FP16"),
+    "int8": candidate("int8", 90.0, 250_000, None, moved_bytes=6_000_000),
+    "mixed": candidate("mixed", 90.0, 200_000, None, moved_bytes=7_000_000),
+}
+
+
+def own_compiler(**changes: Any) -> Compared:
+    return replace(compared(*({**RTX, **changes}.values())), own_compiler=True)
+
+
+def test_where_floats_move_less_and_nothing_was_timed_they_are_shipped_and_that_is_said() -> None:
+    for objective in ("balanced", "latency", "accuracy"):
+        found = shipped(own_compiler(), objective)
+        assert found.candidate == "float"
+        assert "moves 5,000,000 bytes against 7,000,000" in found.why
+        assert "float (FP16) moves fewer bytes for one image than the policy's own file" in found.note
+        assert "of which no gain in time is expected" in sentence(found, "passed")
+
+
+def test_whoever_asks_for_small_files_gets_them_and_is_told_what_they_move() -> None:
+    found = shipped(own_compiler(), "size")
+    assert found.candidate == "mixed"
+    assert "(5,000,000 against 7,000,000)" in sentence(found, "passed")
+
+
+def test_an_integer_file_that_moves_less_is_still_shipped() -> None:
+    less = candidate("int8", 90.0, 250_000, None, moved_bytes=4_000_000)
+    assert shipped(own_compiler(int8=less)).candidate == "int8"
+    assert "no gain in time" in shipped(own_compiler(int8=less)).note  # of the policy's own
+
+
+def test_a_relatives_compiler_and_a_measured_time_do_not_rule_integers_out() -> None:
+    assert shipped(compared(*RTX.values())).candidate != "float"
+    timed = {name: replace(one, latency_ms=ms) for (name, one), ms in zip(RTX.items(), (1.0, 0.5, 0.5), strict=True)}
+    assert shipped(own_compiler(**timed)).candidate != "float"
+
+
+def test_weights_count_among_the_bytes_that_are_moved() -> None:
+    """Integers whose kernels hand on more, and read weights of half the size, move less in all."""
+    heavy = {name: replace(one, weight_bytes=4_000_000 if name == "float" else 1_000_000) for name, one in RTX.items()}
+    found = shipped(own_compiler(**heavy))
+    assert found.candidate == "int8"
+    assert "moves 7,000,000 bytes against 8,000,000" in found.why
+    assert "no gain in time" not in found.note

@@ -55,3 +55,10 @@ def test_timing_takes_the_seconds_that_are_asked_for() -> None:
     longer = replace(usual, latency_seconds=10 * usual.latency_seconds)
     short, long = (estimate_stages(Subject(config))["latency"] for config in (usual, longer))
     assert long == pytest.approx(10 * short, rel=0.02)
+
+
+@pytest.mark.usefixtures("known")
+def test_formats_are_counted_in_place_of_bits() -> None:
+    several = Config(target="tensorrt_rtx", training=Training(joint_steps=10))
+    one = replace(several, formats=("fp8",))
+    assert estimate_stages(Subject(one))["indicators"] < estimate_stages(Subject(several))["indicators"] / 2
