@@ -10,7 +10,8 @@ write besides weights, 1 MB = 1e6 bytes), `weights_mb`. Forms:
 - `w8a8`, `w4a4`, `mixed16` (layers of 8 and of 16 bits): as exported for TensorRT; `... rtx`: for TensorRT-RTX;
 - `... side by side`: residual streams with two quantizers on the floats, one of the layer, one of the Add;
 - `w4a4 without LeakyRelu`: the layer's quantizer straight behind the stream's DequantizeLinear;
-- `w4a4 streams at 8`: layers that read a residual stream take 8 bits.
+- `w4a4 streams at 8`: layers that read a residual stream take 8 bits;
+- `w16a16 rtx`: 16 bits in every searched layer, for TensorRT-RTX.
 
     python benchmarks/compiler_forms.py --json
     python benchmarks/compiler_forms.py --quick --json      ResNet-20 and ResNet-18
@@ -147,6 +148,8 @@ def forms(model: str, modelopt: Path | None) -> dict[str, onnx.ModelProto]:
         found[f"{name} rtx"] = trained(template, replace(placement, target=TENSORRT_RTX.name), policy)
     found["w4a4 without LeakyRelu"] = without_leaky_relu(found["w4a4"])
     found["w4a4 streams at 8"] = trained(template, placement, four | dict.fromkeys(streams, (4, 8)))
+    rtx = replace(placement, target=TENSORRT_RTX.name)
+    found["w16a16 rtx"] = trained(template, rtx, dict.fromkeys(names, (16, 16)))
     return found
 
 

@@ -68,7 +68,7 @@ def main() -> None:
         "python": environment.python,
         "libraries": environment.libraries,
     }
-    print(json.dumps(found, indent=None if options.json else 1))
+    print(json.dumps(found) if options.json else page(found))
 
 
 def measure(name: str, dataset: DataSet, data: Path, out: Path, epochs: int) -> dict[str, Any]:
@@ -175,6 +175,21 @@ def compared(logits: NDArray[np.float64], exact: NDArray[np.float64], labels: ND
 
 def top1(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     return round(100 * float((logits.argmax(1) == labels).mean()), 2)
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| network | float | file | top-1 lost, points | agreement with float | SQNR of the logits |",
+        "|" + "---|" * 6,
+    ]
+    for name, net in found["nets"].items():
+        for file in (*TARGETS, "plain"):
+            one = net[file]
+            own = f"{name} | {net['float_top1']} %" if file == TARGETS[0] else " | "
+            told = f"{one['points_lost']} | {one['agreement']} % | {one['sqnr_db']} dB"
+            lines.append(f"| {own} | {file} | {told} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from limpq_deploy.report.drawing import (
     Area,
     Dot,
     Drawing,
-    Ink,
     Line,
     Shape,
     Text,
+    rectangle,
     to_svg,
 )
 
@@ -23,16 +23,12 @@ FOLDER = Path(__file__).with_name("pictures")
 WIDTH = 720
 
 
-def box(x: float, y: float, width: float, height: float, ink: Ink = SOFT) -> Area:
-    return Area(points=((x, y), (x + width, y), (x + width, y + height), (x, y + height)), ink=ink)
-
-
 def card(x: float, y: float, width: float, height: float, *words: str, strong: bool = False) -> list[Shape]:
     """A framed box with lines of text in its middle."""
     corners = ((x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y))
     first = y + height / 2 + 4 - 8 * (len(words) - 1)
     return [
-        box(x, y, width, height),
+        rectangle(x, y, width, height, SOFT),
         Line(points=corners, ink=MAIN if strong else OTHER, width=1.6 if strong else 1.0),
         *(
             Text(at=(x + width / 2, first + 16 * row), content=word, ink=TEXT if row == 0 else MUTED, anchor="middle")
@@ -109,16 +105,16 @@ def pinned() -> Drawing:
 
 def bitops() -> Drawing:
     shapes: list[Shape] = [
-        box(110, 14, 12, 12, MAIN),
+        rectangle(110, 14, 12, 12, MAIN),
         Text(at=(128, 24), content="nominal: the policy's bits"),
-        box(330, 14, 12, 12, OTHER),
+        rectangle(330, 14, 12, 12, OTHER),
         Text(at=(348, 24), content="realised: the bits that run"),
     ]
     for row, bits in enumerate((3, 5, 8)):
         y = 44 + 46 * row
         shapes.append(Text(at=(20, y + 20), content=f"layer {row + 1}", ink=TEXT))
-        shapes += [box(110, y, 65 * bits, 14, MAIN), Text(at=(118 + 65 * bits, y + 12), content=f"{bits} bits")]
-        shapes += [box(110, y + 17, 520, 14, OTHER), Text(at=(638, y + 29), content="8 bits")]
+        shapes += [rectangle(110, y, 65 * bits, 14, MAIN), Text(at=(118 + 65 * bits, y + 12), content=f"{bits} bits")]
+        shapes += [rectangle(110, y + 17, 520, 14, OTHER), Text(at=(638, y + 29), content="8 bits")]
     return Drawing(width=WIDTH, height=190, label="Nominal and realised bits of three layers", shapes=tuple(shapes))
 
 

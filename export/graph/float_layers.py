@@ -4,9 +4,7 @@ A Q/DQ file names them in its metadata under `FLOAT_LAYERS`, so that whoever rea
 knows which float nodes are planned.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from limpq_deploy.calibration.errors import ModelError, RecordError
 from limpq_deploy.calibration.json_text import parse_json
 from limpq_deploy.calibration.numbers.grid import QuantGrid
-from limpq_deploy.export.graph.folding import BatchNormParams
+from limpq_deploy.export.graph.folding import BatchNormParams, channel_factors, column, folded_scales, require_finite
 
 FLOAT_LAYERS = "limpq.float_layers"
 """Metadata key: a JSON list of the layers that compute in float as planned."""
@@ -56,7 +54,7 @@ def fold_float(
 
     Raises ModelError for numbers that are not finite.
     """
-    factor, real_bias = folded_bias(weight.shape[0], bias, batchnorm)
+    factor, real_bias = channel_factors(len(weight), bias, batchnorm)
     folded = (weight * column(factor, weight.ndim)).astype(np.float32)
     require_finite(name, folded, real_bias)
     return FloatLayer(name=name, bits=bits, weight_bits=bits, weight=folded, bias=real_bias)
@@ -79,10 +77,9 @@ def fold_weight_only(
     channel with gamma 0 has zero codes at the layer's own scale. Raises ModelError for numbers that are not finite and
     for a scale that is not positive in float32.
     """
-    factor, real_bias = folded_bias(codes.shape[0], bias, batchnorm)
+    factor, real_bias = channel_factors(len(codes), bias, batchnorm)
     signed = (codes * column(np.sign(factor), codes.ndim)).astype(np.int8)
-    own = weight_scale * np.where(factor == 0, 1.0, np.abs(factor))
-    scale = (own if powers is None else powers).astype(np.float32)
+    scale = (folded_scales(weight_scale, factor) if powers is None else powers).astype(np.float32)
     require_finite(name, scale, real_bias, positive=(scale,))
     return FloatLayer(
         name=name,
@@ -113,27 +110,3 @@ def computes_in_floats(model: onnx.ModelProto) -> bool:
     """Whether all layers of a file compute in float by plan, so that its sums and pools do too."""
     layers = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
     return bool(layers) and layers <= set(planned_float(model))
-
-
-def folded_bias(
-    channels: int, bias: NDArray[np.float64] | None, batchnorm: BatchNormParams | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The factor of each channel, and its bias."""
-    real_bias = np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
-    if batchnorm is None:
-        return np.ones(channels), real_bias
-    factor = batchnorm.gamma / np.sqrt(batchnorm.var + batchnorm.eps)
-    return factor, batchnorm.beta + (real_bias - batchnorm.mean) * factor
-
-
-def column(values: NDArray[Any], ndim: int) -> NDArray[Any]:
-    """One number for each channel, in a shape that broadcasts along axis 0."""
-    return values[(slice(None),) + (None,) * (ndim - 1)]
-
-
-def require_finite(name: str, *arrays: NDArray[Any], positive: Sequence[NDArray[Any]] = ()) -> None:
-    """Raise ModelError for numbers that are not finite, and for scales (``positive``) that are 0."""
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise ModelError(f"layer {name!r} has a weight, scale or bias that is not finite after folding BatchNorm")
-    if not all((array > 0).all() for array in positive):
-        raise ModelError(f"layer {name!r} has a weight scale of 0 after folding BatchNorm; a scale must be positive")

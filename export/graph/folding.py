@@ -14,6 +14,7 @@ Scales that are powers of two are for sums that float32 holds exactly, whatever 
 steps, and weights are written as wide as leaves products and bias together below 2^24, where that is possible.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,6 @@ def fold(
     for powers of two; then ``input_grid`` is the grid of what the layer reads. Raises ModelError for a scale that is
     not positive and finite, and for codes outside the grid.
     """
-    channels = codes.shape[0]
     _require_scale(name, "weight scale", weight_scale)
     _require_scale(name, "input scale", input_scale)
     if codes.min() < grid.qmin or codes.max() > grid.qmax:
@@ -119,20 +119,13 @@ def fold(
             f"layer {name!r} has weight codes from {codes.min()} to {codes.max()}; "
             f"its {grid.bits}-bit grid holds {grid.qmin} to {grid.qmax}"
         )
-    real_bias = np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
-    if batchnorm is None:
-        factor = np.ones(channels)
-    else:
-        factor = batchnorm.gamma / np.sqrt(batchnorm.var + batchnorm.eps)
-        real_bias = batchnorm.beta + (real_bias - batchnorm.mean) * factor
-    column = (slice(None),) + (None,) * (codes.ndim - 1)
+    factor, real_bias = channel_factors(len(codes), bias, batchnorm)
     step, largest_bias = 2 ** max(WRITTEN_BITS - grid.bits, 0), LARGEST_BIAS
     if powers is not None:
         assert input_grid is not None
         step, largest_bias = _exact_step(step, codes, input_grid), LARGEST_EXACT_BIAS
-    signed_codes = codes * step * np.sign(factor).astype(np.int64)[column]
-    own_scale = weight_scale / step
-    fine = powers / step if powers is not None else own_scale * np.where(factor == 0, 1.0, np.abs(factor))
+    signed_codes = codes * step * column(np.sign(factor).astype(np.int64), codes.ndim)
+    fine = powers / step if powers is not None else folded_scales(weight_scale / step, factor)
     if powers is not None:
         for value in powers[~(np.isfinite(powers) & (powers > 0))]:
             _require_scale(name, "folded weight scale", float(value))
@@ -140,7 +133,7 @@ def fold(
         raise ModelError(f"layer {name!r} has a scale or bias that is not finite after folding BatchNorm")
     wanted = np.maximum(np.abs(real_bias) / largest_bias, SMALLEST_STEP) / input_scale
     coarser = _powers_of_two(np.maximum(wanted, SMALLEST_STEP), fine)
-    signed_codes = np.rint(signed_codes / coarser[column])
+    signed_codes = np.rint(signed_codes / column(coarser, codes.ndim))
     scale = (fine * coarser).astype(np.float32)
     bias_scale = np.float32(input_scale) * scale
     bias_codes = np.rint(real_bias / bias_scale.astype(np.float64))
@@ -154,6 +147,29 @@ def fold(
         bias_scale=bias_scale,
         bias=real_bias,
     )
+
+
+def channel_factors(
+    channels: int, bias: NDArray[np.float64] | None, batchnorm: BatchNormParams | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What BatchNorm multiplies each channel with, and the bias behind it; float64 [channels] both."""
+    real_bias = np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
+    if batchnorm is None:
+        return np.ones(channels), real_bias
+    factor = batchnorm.gamma / np.sqrt(batchnorm.var + batchnorm.eps)
+    return factor, batchnorm.beta + (real_bias - batchnorm.mean) * factor
+
+
+def column(values: NDArray[Any], ndim: int) -> NDArray[Any]:
+    """One number for each channel, in a shape that broadcasts along axis 0."""
+    return values[(slice(None),) + (None,) * (ndim - 1)]
+
+
+def folded_scales(weight_scale: float, factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scales of the channels whose codes take the sign of ``factor``: a channel whose factor is 0 has zero codes at the
+    layer's own scale."""
+    scales: NDArray[np.float64] = weight_scale * np.where(factor == 0, 1.0, np.abs(factor))
+    return scales
 
 
 def _exact_step(step: int, codes: NDArray[np.int64], input_grid: QuantGrid) -> int:
@@ -182,3 +198,11 @@ def _powers_of_two(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> N
 def _require_scale(name: str, what: str, value: float) -> None:
     if not (np.isfinite(value) and value > 0):
         raise ModelError(f"layer {name!r} has a {what} of {value}; a scale must be positive and finite")
+
+
+def require_finite(name: str, *arrays: NDArray[Any], positive: Sequence[NDArray[Any]] = ()) -> None:
+    """Raise ModelError for numbers that are not finite, and for scales (``positive``) that are 0."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ModelError(f"layer {name!r} has a weight, scale or bias that is not finite after folding BatchNorm")
+    if not all((array > 0).all() for array in positive):
+        raise ModelError(f"layer {name!r} has a weight scale of 0 after folding BatchNorm; a scale must be positive")

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limpq_deploy.export.graph.float_layers import column, folded_bias, require_finite
-from limpq_deploy.export.graph.folding import BatchNormParams
+from limpq_deploy.export.graph.folding import (
+    BatchNormParams,
+    channel_factors,
+    column,
+    folded_scales,
+    require_finite,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +50,8 @@ def fold_fp8(
     channel with gamma 0 has zero codes at the layer's own scale. Raises ModelError for numbers that are not finite and
     for a scale that is not positive in float32.
     """
-    factor, real_bias = folded_bias(codes.shape[0], bias, batchnorm)
-    own = weight_scale * np.where(factor == 0, 1.0, np.abs(factor))
-    scale = (own if powers is None else powers).astype(np.float32)
+    factor, real_bias = channel_factors(len(codes), bias, batchnorm)
+    scale = (folded_scales(weight_scale, factor) if powers is None else powers).astype(np.float32)
     bias_scale = np.float32(input_scale) * scale
     require_finite(name, scale, bias_scale, real_bias, positive=(scale, bias_scale))
     return Fp8Layer(

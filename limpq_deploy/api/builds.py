@@ -12,7 +12,8 @@ from limpq_deploy.calibration.datasets import Preprocess
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.callbacks import Callback, Listener, listening
 from limpq_deploy.optional_packages import require_modules
-from limpq_deploy.pipeline.config import TRAINING_OPTIONS, Config, make_config
+from limpq_deploy.pipeline.config import Config, make_config
+from limpq_deploy.pipeline.settings import TRAINING_OPTIONS
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.progress import progress as reporting
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limpq_deploy.api.finished import Report
+from limpq_deploy.api.finished import Report, folder_of
 from limpq_deploy.api.policies import require_torch
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.callbacks import Listener, listening
@@ -75,7 +75,7 @@ def parity(
         >>> limpq_deploy.parity("limpq-build/model.qdq.onnx", images=4).exact
         True
     """
-    path = subject.folder if isinstance(subject, Report) else Path(subject)
+    path = folder_of(subject)
     with listening(progress) as listener:
         if path.is_file():
             if model is not None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.api.finished import Report
+from limpq_deploy.api.finished import Report, folder_of
 from limpq_deploy.calibration.errors import OutputError, RecordError
 from limpq_deploy.callbacks import Listener, listening
 from limpq_deploy.export.records.engine_options import EngineOptions
@@ -44,7 +44,7 @@ def bench(
         ['float', 'mixed', 'uniform8']
     """
     several = [models] if isinstance(models, str | Path | Report) else list(models)
-    paths = [one.folder if isinstance(one, Report) else Path(one) for one in several]
+    paths = list(map(folder_of, several))
     with listening(progress):
         return bench_models(
             paths,
@@ -67,7 +67,7 @@ def bundle(build: Report | str | Path, out: str | Path | None = None) -> Path:
         >>> limpq_deploy.bundle("limpq-build", "to-ship").name
         'to-ship'
     """
-    folder = build.folder if isinstance(build, Report) else Path(build)
+    folder = folder_of(build)
     found = folder / BUNDLE
     if not found.is_dir():
         raise RecordError(f"{folder} has no {BUNDLE}; expected a build that was not stopped before its end")
@@ -117,7 +117,7 @@ def ship(
         backend=backend, max_batch=max_batch, instances=instances, threads=threads, queue_delay_us=queue_delay_us
     )
     return ship_build(
-        build.folder if isinstance(build, Report) else Path(build),
+        folder_of(build),
         Path(repository),
         options,
         name=name,

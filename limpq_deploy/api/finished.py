@@ -126,6 +126,11 @@ class Report(Shown):
         return load_record(kind, BuildFiles(self.folder).path(name))
 
 
+def folder_of(build: Report | str | Path) -> Path:
+    """Where a build lies, or a file that stands for one."""
+    return build.folder if isinstance(build, Report) else Path(build)
+
+
 def load(folder: str | Path) -> Report:
     """A finished (or interrupted) build, from its ``--out`` folder. Loads no torch.
 

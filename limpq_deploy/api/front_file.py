@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.api.policies import Question, Readable, question
+from limpq_deploy.api.policies import Readable, question
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.timing.table import LatencyTable
-from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.front import Front, parse_range, uniform_points
 from limpq_deploy.policy.front import sweep as front_of
 from limpq_deploy.policy.search import PolicySearch
@@ -38,7 +37,7 @@ def draw_front(
     """Write the picture of a front by the file's ending, ``.svg`` or ``.png``, with the uniform policies and the best
     ones at their budgets; ``same``: as in `sweep`, whose front it is."""
     asked = question(indicators, same)
-    budgets = _size_budgets(asked)
+    budgets = asked.limits if asked.limited else ()
     settings: dict[str, Any] = {**asked.asked, "admit": asked.admit}
     uniform, shown = uniform_points(asked.carried, budgets=budgets, **settings), front
     if gbitops is not None and front.points:
@@ -52,7 +51,3 @@ def draw_front(
         with progress("previews of the picture") as report:
             shown, uniform = with_previews(shown, look, report), uniform_previews(shown, uniform, look)
     write_front_picture(shown, path, uniform=uniform, x=axis)
-
-
-def _size_budgets(asked: Question) -> tuple[Budget, ...]:
-    return asked.limits if any(value is not None for value in asked.budgets.values()) else ()

@@ -8,7 +8,7 @@ from limpq_deploy.calibration.shown import Picture
 from limpq_deploy.policy.front import Front
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.report.drawing import BAD, LINE, MAIN, OTHER, TEXT, Area, Drawing, Ink, Shape, Text, to_svg
+from limpq_deploy.report.drawing import BAD, LINE, MAIN, OTHER, TEXT, Drawing, Ink, Shape, Text, rectangle, to_svg
 from limpq_deploy.report.drawing import Line as Stroke
 from limpq_deploy.report.front_picture import front_picture
 from limpq_deploy.report.rows import round_scale, tick_text
@@ -66,7 +66,7 @@ def _bars(title: str, rows: list[Any], *, unit: str) -> Drawing:
     inks = {what: ink for _, bars in rows for what, ink, _ in bars}
     at = 20.0
     for what, ink in inks.items():
-        shapes += [_box(at, 40, 10, 10, ink), Text(at=(at + 15, 49), content=what)]
+        shapes += [rectangle(at, 40, 10, 10, ink), Text(at=(at + 15, 49), content=what)]
         at += 40 + 6.5 * len(what)
     y = float(TOP)
     text = tick_text(scale)
@@ -77,7 +77,7 @@ def _bars(title: str, rows: list[Any], *, unit: str) -> Drawing:
     for name, bars in rows:
         shapes.append(Text(at=(LEFT - 8, y + BAR * len(bars) / 2 + 4), content=_short(name), ink=TEXT, anchor="end"))
         for what, ink, value in bars:
-            shapes.append(_box(x(scale.low), y, x(value) - x(scale.low), BAR - 1, ink))
+            shapes.append(rectangle(x(scale.low), y, x(value) - x(scale.low), BAR - 1, ink))
             said = f"{value:.4g}" if unit or what == "accuracy" else what
             shapes.append(Text(at=(x(value) + 5, y + BAR - 1), content=said, size=9))
             y += BAR
@@ -87,7 +87,3 @@ def _bars(title: str, rows: list[Any], *, unit: str) -> Drawing:
 
 def _short(name: str) -> str:
     return name if len(name) <= 32 else f"...{name[-29:]}"
-
-
-def _box(x: float, y: float, width: float, height: float, ink: Ink) -> Area:
-    return Area(points=((x, y), (x + width, y), (x + width, y + height), (x, y + height)), ink=ink)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limpq_deploy.api.finished import Report
+from limpq_deploy.api.finished import Report, folder_of
 from limpq_deploy.calibration.errors import RecordError, SettingError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.callbacks import Listener, listening
@@ -67,6 +67,11 @@ class Question:
         return self.admit(read_by(self.carried, self.recipe.importance))
 
     @property
+    def limited(self) -> bool:
+        """Whether any budget is given."""
+        return any(value is not None for value in self.budgets.values())
+
+    @property
     def limits(self) -> tuple[Budget, ...]:
         if (like := self.budgets.get("like")) is not None:
             require_within_reach(self.read, like)
@@ -114,7 +119,7 @@ def search(
     limits = asked.limits
     with listening(progress):
         if preview is not None:
-            return _tournament(asked, limits, solve, _folder(preview), trusted)
+            return _tournament(asked, limits, solve, folder_of(preview), trusted)
         plain = all(value is None for value in asked.asked.values())
         return (find_own if plain else find)(asked.carried, limits, asked.recipe, solve=solve, admit=asked.admit)
 
@@ -176,7 +181,7 @@ def sweep(
     if any(more.get(name) is not None for name in swept):
         raise SettingError(f"--gbitops already limits BitOps; leave {' and '.join(map(option_of, swept))} away")
     asked = question(indicators, more)
-    limited = any(value is not None for value in asked.budgets.values())
+    limited = asked.limited
     if gbitops is None and limited:
         raise SettingError("--all gives the points of every BitOps budget and no other; leave --gbitops and sizes away")
     for name, given in (("solver", solver is not None), ("gap", gap > 0)):
@@ -198,7 +203,7 @@ def sweep(
             from limpq_deploy.pipeline.stages.previewer import open_previewer, with_previews
 
             with reporting("previews") as report:
-                look = open_previewer(_folder(preview), asked.carried, trusted=trusted, interval=True)
+                look = open_previewer(folder_of(preview), asked.carried, trusted=trusted, interval=True)
                 front = with_previews(front, look, report)
     return front
 
@@ -234,7 +239,7 @@ def preview(
     give_again(model, data)
     seen = {}
     with listening(progress), reporting("previews") as report:
-        look = open_previewer(_folder(build), trusted=trusted)
+        look = open_previewer(folder_of(build), trusted=trusted)
         for number, (name, bits) in enumerate(pairs.items()):
             report(number, len(pairs), name)
             seen[name] = look(bits, origin=name)
@@ -272,10 +277,6 @@ def _indicators(given: Readable) -> Indicators:
         return given.indicators
     path = Path(given)
     return load_record(Indicators, path / INDICATORS if path.is_dir() else path)
-
-
-def _folder(build: Report | str | Path) -> Path:
-    return build.folder if isinstance(build, Report) else Path(build)
 
 
 def _tournament(asked: Question, limits: Sequence[Budget], solve: PolicySearch, build: Path, trusted: bool) -> Policy:

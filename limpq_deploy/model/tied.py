@@ -6,6 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.own_versions import of_own_versions
 
 
 def require_untied(modules: Mapping[str, nn.Module]) -> None:
@@ -53,4 +54,4 @@ def load_distinct(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     firsts = dict(distinct(state))
     if firsts.keys() != tensors.keys():
         raise KeyError(*sorted(firsts.keys() ^ tensors.keys()))
-    module.load_state_dict(tensors, strict=False)
+    module.load_state_dict(of_own_versions(module, tensors), strict=False)

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,38 +19,26 @@ from limpq_deploy.calibration.datasets import (
     open_dataset,
     require_classes,
 )
-from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUnavailable, SettingError
+from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUnavailable
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.in_memory import in_memory
-from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.export.records.placement import BitPair, Placement
-from limpq_deploy.export.records.targets import FileForm, TargetSpec, in_float
+from limpq_deploy.export.records.targets import FileForm, TargetSpec
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import BuildsElsewhere, Runtime
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import split
-from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.channel_ranges import equalise_channels
-from limpq_deploy.model.edges import with_edges
 from limpq_deploy.model.given_model import PlainModel, copied, in_float32, plain
 from limpq_deploy.model.layers import TracedModel, trace, written_graph
 from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import MODELS, ModelInfo, create_model, known_info
 from limpq_deploy.model.zoo.published import published_file
-from limpq_deploy.optional_packages import require_modules
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.deployed import Start
 from limpq_deploy.pipeline.start import take_weights
-from limpq_deploy.policy.budgets import COST_FILES, budgets_from_options, require_within_reach
-from limpq_deploy.policy.costs import Budget
-from limpq_deploy.policy.given_policy import load_given
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer, weights_only
-from limpq_deploy.policy.policy import Policy
-from limpq_deploy.policy.restrictions import restrict
-from limpq_deploy.policy.search import search_policy
-from limpq_deploy.policy.spaces import FORMATS_SPACE
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 from limpq_deploy.tasks.agreement import by_float
 from limpq_deploy.tasks.base import Task
@@ -59,12 +46,8 @@ from limpq_deploy.tasks.classification import Classification
 from limpq_deploy.tasks.names import DEFAULT_TASK, factory_of
 from limpq_deploy.tasks.open_task import open_task
 from limpq_deploy.train.checkpoints import CheckpointInfo, load_module
-from limpq_deploy.train.device import require_precision
 from limpq_deploy.train.float_training import trainable
 from limpq_deploy.train.judge import Judge
-from limpq_deploy.train.settings import finetune_settings, float_settings, joint_settings
-from limpq_deploy.train.training_log import require_tensorboard
-from limpq_deploy.workspace.finished import checked
 from limpq_deploy.workspace.sources import user_sources
 
 HELD_OUT_IMAGES = 2000
@@ -77,78 +60,6 @@ class Subject:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._formats: tuple[str, ...] = ()
-
-    def check(self, *, engine: bool) -> None:
-        """Find now what would stop the build later: packages, runtime (``engine``), data, classes, weights, layers,
-        budgets.
-
-        Raises the error that the stage would raise.
-        """
-        require_modules(("safetensors",), "training")
-        for given in (self.config.weights, self.config.policy, *(getattr(self.config, name) for name in COST_FILES)):
-            if given is not None:
-                checked(given)
-        if self.target.exportable:
-            require_modules(("onnxscript",), "exporting")
-        if engine and self.compiles_only:
-            self.compiler()
-        elif engine and self.builds_engine:
-            self.runtime()
-        self.require_data_of_task()
-        self._check_training()
-        self._check_floats()
-        untrained = _placeholder_indicators(self.placement, self.config.candidates)
-        if self.config.act_bits is not None and not self.placement.weights_only:
-            untrained = weights_only(untrained, self.config.act_bits)
-        indicators = self.restricted(with_edges(with_memory(untrained, self._shapes, self.placement), self._shapes))
-        if self.config.policy is not None:
-            self.given_policy(indicators)
-        else:
-            budgets = self.budgets(indicators)
-            if budgets:  # none yet where latency alone decides, which is not profiled yet
-                search_policy(indicators, budgets, solver=self.config.solver)
-
-    def _check_floats(self) -> None:
-        """Refuse a network of which too much runs in float."""
-        limit, found = self.config.max_float_share, self.placement
-        if limit is not None and found.float_share > limit:
-            raise SettingError(
-                f"{100 * found.float_share:.1f} % of the network's multiply-accumulates run in float on "
-                f"{self.target.name} ({found.floats_in_words}), and max_float_share allows {100 * limit:g} %; raise "
-                "it, or replace those operators (limpq-deploy inspect names their lines)"
-            )
-
-    def _check_training(self) -> None:
-        """Refuse settings that make no sense together, a precision that is missing here, and a batch that would
-        silently be smaller than asked for."""
-        training, images = self.config.training, len(self.dataset.split("train"))
-        self._check_labels()
-        for settings in (float_settings, joint_settings, finetune_settings):
-            require_precision(settings(images, training).precision)
-        if training.tensorboard:
-            require_tensorboard()
-        if training.batch_size is not None and training.batch_size > images:
-            raise SettingError(
-                f"training.batch_size is {training.batch_size}, and {self.dataset.name!r} has {images} training images "
-                "only; choose a smaller batch"
-            )
-
-    def _check_labels(self) -> None:
-        """Refuse trainings that need labels where there are none."""
-        labelled = self.dataset.split("train").labelled and self.task.labels_teach
-        training = self.config.training
-        if labelled:
-            return
-        why = f"the task {self.task.name}" if self.dataset.split("train").labelled else "these images without labels"
-        if not self.start.trained:
-            raise SettingError(
-                f"a float model cannot be trained here by {why}; give --weights of a trained network, or --pretrained"
-            )
-        if training.inplace_distill or training.distill not in (None, 1.0):
-            raise SettingError(
-                f"training.distill below 1 and inplace_distill learn from labels, and {why} teaches nothing by them; "
-                "leave both away"
-            )
 
     def require_data_of_task(self) -> None:
         """Raise DataError where the data have other classes than the model, or not what the task asks of them."""
@@ -170,7 +81,7 @@ class Subject:
     @property
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of every tensor that the model gives for one image."""
-        end = next(reversed(self._shapes.graph_module.graph.nodes))
+        end = next(reversed(self.shapes.graph_module.graph.nodes))
         return tuple(tuple(node.meta["tensor_meta"].shape) for node in end.all_input_nodes)
 
     @cached_property
@@ -340,7 +251,7 @@ class Subject:
         return copied(self.model).eval()
 
     @cached_property
-    def _shapes(self) -> TracedModel:
+    def shapes(self) -> TracedModel:
         """The traced model, whatever its weights."""
         return trace(self.model, self.preprocess.shape)
 
@@ -358,12 +269,12 @@ class Subject:
     @property
     def num_classes(self) -> int:
         """The outputs of the model, as its traced graph gives them."""
-        return self._shapes.outputs
+        return self.shapes.outputs
 
     @cached_property
     def placement(self) -> Placement:
         return place(
-            self._shapes,
+            self.shapes,
             self.target,
             model=self.config.model,
             pinned_bits=self.config.pinned_bits,
@@ -378,67 +289,13 @@ class Subject:
     def untrained(self) -> tuple[TracedModel, TracedModel]:
         """The traced model as it was given, and a copy with its channels equalised; neither shares a tensor with the
         model."""
-        raw = copy.deepcopy(self._shapes)
+        raw = copy.deepcopy(self.shapes)
         raw.graph_module.eval()
         return raw, equalise_channels(copy.deepcopy(raw))
 
     @property
     def float_info(self) -> CheckpointInfo:
         return CheckpointInfo(kind="float", model=self.config.model)
-
-    def restricted(self, indicators: Indicators) -> Indicators:
-        """Indicators under the configuration's restrictions. Raises SettingError for a width that is not trained, and
-        for a pair that leaves a layer in float otherwise than the target does."""
-        config = self.config
-        alone = self.placement.weights_only
-        space = f"w*a{config.act_width}" if alone else config.space
-        if config.formats:
-            space = f"{FORMATS_SPACE}{','.join(config.formats)}"
-        restricted = restrict(indicators, space=space, min_bits=config.min_bits, pin=config.pin, tie=config.tie)
-        floats = self.target.float_widths
-        untrained = sorted(set(restricted.bits) - set(indicators.bits) - floats)
-        if untrained:
-            remedy = "ask `search` on an indicators file" if untrained[0] > 8 else f"add {untrained[0]} to --bits"
-            left = f" (or kept in float, {' or '.join(map(str, sorted(floats)))})" if floats else ""
-            raise SettingError(
-                f"--pin or --space asks for {untrained[0]} bits, and a build can only take what it trains, candidates "
-                f"of 2 to 8 bits{left}; {remedy}"
-            )
-        if set(restricted.bits) & floats and not alone:
-            pairs = {layer.name: layer.pairs or () for layer in restricted.layers}
-            self._require_native(((name, pair) for name, some in pairs.items() for pair in some), "--pin or --space")
-        return restricted
-
-    def _require_native(self, pairs: Iterable[tuple[str, BitPair]], origin: str) -> None:
-        """Layers are kept in float, wholly or in part, as the target executes it."""
-        target = self.target
-        for name, (weight, act) in pairs:
-            linear = self.placement.layer(name).kind == "linear"
-            if not target.holds(weight, act, linear=linear):
-                native = [*target.native_pairs, *(target.linear_pairs if linear else ())]
-                shown = " or ".join(pair_name((w, a)) for w, a in native if in_float(max(w, a)))
-                raise SettingError(
-                    f"{origin} gives layer {name!r} {pair_name((weight, act))}; {target.name} leaves "
-                    f"{'layers in float as ' + shown if shown else 'no layer in float'}: take that, or bits of 2 to 8"
-                )
-
-    def budgets(self, indicators: Indicators) -> tuple[Budget, ...]:
-        """The configuration's budgets, but for a latency limit that is met by measuring."""
-        config = self.config
-        if config.goes_round and not config.limited:
-            return ()
-        if config.policy is None and config.like is not None:
-            require_within_reach(indicators, config.like)
-        return budgets_from_options(indicators, **config.asked_budgets)
-
-    def given_policy(self, restricted: Indicators) -> Policy:
-        """The policy of ``--policy``; raises what `load_given` raises."""
-        assert self.config.policy is not None
-        budgets = self.budgets(restricted) if self.config.limited else ()
-        given = load_given(self.config.policy, restricted, budgets, floats=self.target.float_widths)
-        if not self.placement.weights_only:
-            self._require_native(given.pairs().items(), str(self.config.policy))
-        return given
 
     def model_digest(self) -> dict[str, str | None]:
         """What the float model depends on, besides data and seed: name, weights (which of the file), and the source and
@@ -449,7 +306,7 @@ class Subject:
             "weights": sha256_of(weights) if weights is not None else None,
             "weights_key": self.config.weights_key,
             "source": _source_digest(self.config.model) if known_info(self.config.model) is None else None,
-            "structure": None if self.config.model in MODELS else _structure_digest(self._shapes),
+            "structure": None if self.config.model in MODELS else _structure_digest(self.shapes),
         }
 
     def data_digest(self) -> str:
@@ -480,37 +337,6 @@ class Subject:
         """Training images in a fixed random order, without augmentation."""
         images, _ = next(iter(self.dataset.split("train").batches(count, shuffle=self.config.seed)))
         return torch.from_numpy(images)
-
-
-def _placeholder_indicators(placement: Placement, bits: tuple[int, ...]) -> Indicators:
-    """Indicators that say nothing yet, to check budgets before hours of training."""
-    values = tuple(2.0**-width for width in bits)
-    return Indicators(
-        model=placement.model,
-        bits=bits,
-        layers=tuple(
-            LayerIndicators(
-                name=layer.name,
-                macs=layer.macs,
-                num_weights=layer.num_weights,
-                weight=values,
-                act=values,
-                act_group=placement.act_group(layer),
-                kind=layer.kind,
-            )
-            for layer in placement.searched
-        ),
-        pinned=tuple(
-            PinnedLayer(
-                name=layer.name,
-                macs=layer.macs,
-                num_weights=layer.num_weights,
-                weight_bits=layer.pinned_bits or 0,
-                act_bits=placement.quantizer(layer.input).bits or 0,
-            )
-            for layer in placement.pinned
-        ),
-    )
 
 
 def _structure_digest(traced: TracedModel) -> str:

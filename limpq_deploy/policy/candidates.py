@@ -9,9 +9,8 @@ from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import treat_outliers
-from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, SolverResult
+from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy, Solve, SolverResult
 from limpq_deploy.policy.recipes import Recipe, own_uniform
-from limpq_deploy.policy.search import PolicySearch
 
 Admit = Callable[[Indicators], Indicators]
 """What restricts a search: lower bounds, pins, ties and spaces put on indicators."""
@@ -22,7 +21,7 @@ def find(
     budgets: Sequence[Budget],
     recipe: Recipe,
     *,
-    solve: PolicySearch,
+    solve: Solve,
     admit: Admit = lambda indicators: indicators,
 ) -> Policy:
     """The certified policy of one recipe. Raises as `search_policy` and `read_by` do."""
@@ -36,7 +35,7 @@ def find_own(
     budgets: Sequence[Budget],
     recipe: Recipe,
     *,
-    solve: PolicySearch,
+    solve: Solve,
     admit: Admit = lambda indicators: indicators,
 ) -> Policy:
     """What a search gives by default: as `find`, but within the build's own budgets and restrictions the build's own

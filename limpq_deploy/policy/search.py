@@ -10,6 +10,7 @@ from math import inf, isfinite
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, PolicyNotFound, SettingError
 from limpq_deploy.policy.blocks import build_program, limits_of
 from limpq_deploy.policy.budgets import check_budgets
+from limpq_deploy.policy.candidates import find, find_own
 from limpq_deploy.policy.costs import Budget, Cost, Pairs, handovers_of, total_cost, uniform_pairs
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.infeasible import conflict, unreachable
@@ -65,8 +66,6 @@ def search_policy(
     found or shown not to exist), SettingError for a useless ``alpha``, an unknown ``solver`` or no budget, ModelError
     where nothing is searched or the importance adds up to no number, MissingExtra where the solver is not installed.
     """
-    from limpq_deploy.policy.candidates import find, find_own
-
     asked = any(one is not None for one in (importance, alpha, outliers))
     recipe = one_recipe(indicators, importance=importance, alpha=alpha, outliers=outliers)
     search = PolicySearch(solver=solver, gap=gap, time_limit_s=time_limit_s)

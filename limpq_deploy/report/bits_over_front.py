@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from limpq_deploy.calibration.numbers.formats import width_name
 from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.report import svg
@@ -71,12 +72,12 @@ def _bar(tensor: str, bits: int, choices: Sequence[int], base: float, kind: str,
     at = base - height + 11 if up else base + height - 3
     number = svg.tag(
         "text",
-        str(bits),
+        width_name(bits),
         x="50%",
         y=at,
         class_=f"in-bar{text}",
         text_anchor="middle",
         **more,
-        **({"data_said": ",".join(map(str, choices))} if choices else {}),
+        **({"data_said": ",".join(map(width_name, choices))} if choices else {}),
     )
     return bar, number

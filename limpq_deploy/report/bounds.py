@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.gpu_peaks import GPUS
 from limpq_deploy.export.timing.roofline import expectations, floors
 from limpq_deploy.report.inputs import ReportInputs
@@ -11,12 +12,17 @@ FORMATS = ("fp16", "int8", "fp8")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundRow:
-    """One GPU: the bound in ms by format, "" where there is none; ``words``: what may pay there, in sentences."""
+    """One GPU: the bound in ms by format (`FORMATS`), "" where there is none; ``whys``: what may pay there, and why."""
 
     gpu: str
     ms: tuple[str, ...]
-    words: str
+    whys: tuple[str, ...]
     source: str
+
+    @property
+    def words(self) -> str:
+        """In sentences."""
+        return ". ".join(why[0].upper() + why[1:] for why in self.whys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,19 +41,24 @@ def bounds_section(inputs: ReportInputs) -> BoundsSection | None:
     prices = inputs.cost_table
     if prices is None:
         return None
-    rows = []
-    for gpu in GPUS.values():
-        known = floors(prices, gpu)
-        shown = ("" if (one := known.get(name)) is None or one.missing else f"{one.floor_ms:.4f}" for name in FORMATS)
-        words = ". ".join(one.why[0].upper() + one.why[1:] for one in expectations(prices, gpu))
-        rows.append(BoundRow(gpu=gpu.name, ms=tuple(shown), words=words, source=gpu.source))
     return BoundsSection(
         batch=prices.batch,
         compiler=prices.compiler,
         formats=FORMATS,
-        rows=tuple(rows),
+        rows=bound_rows(prices),
         measured=_measured(inputs, prices.batch),
     )
+
+
+def bound_rows(prices: CostTable) -> tuple[BoundRow, ...]:
+    """Every GPU whose peaks are known."""
+    rows = []
+    for gpu in GPUS.values():
+        known = floors(prices, gpu)
+        shown = ("" if (one := known.get(name)) is None or one.missing else f"{one.floor_ms:.4f}" for name in FORMATS)
+        whys = tuple(one.why for one in expectations(prices, gpu))
+        rows.append(BoundRow(gpu=gpu.name, ms=tuple(shown), whys=whys, source=gpu.source))
+    return tuple(rows)
 
 
 def _measured(inputs: ReportInputs, batch: int) -> str:

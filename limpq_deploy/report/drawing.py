@@ -113,7 +113,7 @@ def to_svg(drawing: Drawing) -> str:
         "@media(prefers-color-scheme:dark){" + "".join(f".{ink.name}{{color:{ink.dark}}}" for ink in INKS) + "}",
     ]
     style = Markup("<style>") + Markup("".join(rules)) + Markup("</style>")
-    everything = (_rectangle(0, 0, drawing.width, drawing.height), *drawing.shapes)
+    everything = (rectangle(0, 0, drawing.width, drawing.height, PAPER), *drawing.shapes)
     root = svg.tag(
         "svg",
         style,
@@ -160,8 +160,9 @@ def to_png(drawing: Drawing) -> bytes:
     return out.getvalue()
 
 
-def _rectangle(x: float, y: float, width: float, height: float) -> Area:
-    return Area(points=((x, y), (x + width, y), (x + width, y + height), (x, y + height)), ink=PAPER)
+def rectangle(x: float, y: float, width: float, height: float, ink: Ink) -> Area:
+    """A filled one; (x, y) is its upper left corner."""
+    return Area(points=((x, y), (x + width, y), (x + width, y + height), (x, y + height)), ink=ink)
 
 
 def _element(shape: Shape) -> Markup:

@@ -2,7 +2,7 @@
 
 import math
 
-from limpq_deploy.calibration.numbers.formats import FP8
+from limpq_deploy.calibration.numbers.formats import FP8, width_name
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -58,6 +58,11 @@ def signed(value: float, places: int = 2) -> str:
 
 def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def width(bits: int) -> str:
+    """A width of weights or activations as "4 bit", or "fp8"."""
+    return width_name(bits) if bits == FP8 else f"{bits} bit"
 
 
 def bits(pair: tuple[int, int]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.files import write_bytes
+from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.policy.front import Front, PointPreview, UniformPoint
 from limpq_deploy.report.across import Across
 from limpq_deploy.report.axes import Axis, linear, logarithmic
@@ -26,6 +27,7 @@ from limpq_deploy.report.drawing import (
     Point,
     Shape,
     Text,
+    rectangle,
     to_png,
     to_svg,
 )
@@ -194,7 +196,7 @@ def _uniform(view: View, uniform: Sequence[tuple[UniformPoint, Place]], x_axis: 
     shapes: list[Shape] = []
     for one, place in sorted(uniform, key=lambda both: both[0].weight_bits == both[0].act_bits):
         at = (x_axis(place.x), y_axis(place.y))
-        name = f"w{one.weight_bits}a{one.act_bits}"
+        name = pair_name((one.weight_bits, one.act_bits))
         hover = f"uniform {name}: {digits(one.bitops / GIGA)} G BitOps, objective {one.objective:.6f}"
         hover += _said(view, one.preview)
         equal = one.weight_bits == one.act_bits
@@ -266,8 +268,8 @@ def _key(view: View, uniform: bool) -> list[tuple[str, Callable[[Point], list[Sh
 
 def _patch(at: Point) -> list[Shape]:
     x, y = at
-    corners = ((x - 6, y - 6), (x + 6, y - 6), (x + 6, y + 6), (x - 6, y + 6))
-    return [Area(points=corners, ink=SOFT), Line(points=(*corners, corners[0]), ink=OTHER, width=0.8)]
+    patch = rectangle(x - 6, y - 6, 12, 12, SOFT)
+    return [patch, Line(points=(*patch.points, patch.points[0]), ink=OTHER, width=0.8)]
 
 
 def _bar(at: Point) -> list[Shape]:

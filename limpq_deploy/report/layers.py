@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from math import prod
 
-from limpq_deploy.calibration.numbers.formats import bits_of
+from limpq_deploy.calibration.numbers.formats import bits_of, width_name
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
-from limpq_deploy.report.figures import count, percent
+from limpq_deploy.report.figures import count, percent, width
 from limpq_deploy.report.inputs import ReportInputs, pair_of
 
 BIT_PX = 11
@@ -132,8 +132,8 @@ def _chart(rows: tuple[LayerRow, ...], top_bits: int, uniform: BitPair | None, c
             *outline,
             svg.box(SIDE, weight_floor - up, inner, up, f"bar-w{kind}"),
             svg.box(SIDE, act_ceiling, inner, down, f"bar-a{kind}"),
-            svg.words(0.5, weight_floor - 4, str(weight), f"in-bar{text}"),
-            svg.words(0.5, act_ceiling + 11, str(act), f"in-bar{text}"),
+            svg.words(0.5, weight_floor - 4, width_name(weight), f"in-bar{text}"),
+            svg.words(0.5, act_ceiling + 11, width_name(act), f"in-bar{text}"),
             svg.box(SIDE, share_floor - SHARE_PX * row.share / most, inner, SHARE_PX * row.share / most, "bar-share"),
         ]
         return Column(name=row.name, hover=_hover(row), marks=svg.group(*marks))
@@ -156,7 +156,7 @@ def _chart(rows: tuple[LayerRow, ...], top_bits: int, uniform: BitPair | None, c
 def _hover(row: LayerRow) -> str:
     pinned = " (pinned)" if row.pinned else ""
     return (
-        f"{row.name}{pinned}\nweight {row.nominal[0]} bit, activation {row.nominal[1]} bit\n"
-        f"executed at {row.realised[0]} and {row.realised[1]} bit\n"
+        f"{row.name}{pinned}\nweight {width(row.nominal[0])}, activation {width(row.nominal[1])}\n"
+        f"executed at {width(row.realised[0])} and {width(row.realised[1])}\n"
         f"{count(row.macs)} MACs, {percent(row.share)} of BitOps"
     )

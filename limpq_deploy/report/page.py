@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from limpq_deploy.calibration.files import write_text
+from limpq_deploy.calibration.numbers.formats import width_name
 from limpq_deploy.report import figures
 from limpq_deploy.report.accuracy import accuracy_section
 from limpq_deploy.report.answers_view import answers_section
@@ -136,6 +137,7 @@ def _filters() -> dict[str, Any]:
         "share": figures.percent,
         "signed": figures.signed,
         "bits": figures.bits,
+        "width": width_name,
         "ratio": ratio_text,
         "model": model_name,
         "threads": threads_text,

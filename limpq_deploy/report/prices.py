@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from limpq_deploy.calibration.numbers.formats import width_name
 from limpq_deploy.policy.explain import BudgetPrice, Explanation, Step
 from limpq_deploy.report.costs import amount, budget_name
 from limpq_deploy.report.figures import digits, percent, signed
@@ -134,7 +135,7 @@ def _wanted(found: Explanation) -> list[str]:
         tensor = "weights" if step.tensor == "weight" else "activations"
         share = signed(100 * step.costs[0] / found.budgets[0].limit)
         told.append(
-            f"{step.layer}, {tensor} from {step.bits} to {step.to_bits} bits: objective "
+            f"{step.layer}, {tensor} from {width_name(step.bits)} to {width_name(step.to_bits)} bits: objective "
             f"{_change(step.objective or 0.0)} for {share} % of {found.budgets[0].option}"
         )
     return told

@@ -12,7 +12,7 @@ from limpq_deploy.policy.indicators import Indicators, LayerIndicators
 from limpq_deploy.policy.outliers import OutlierReport
 from limpq_deploy.report import svg
 from limpq_deploy.report.columns import AxisLabel, Column, ColumnChart, column_chart
-from limpq_deploy.report.figures import digits, percent
+from limpq_deploy.report.figures import digits, percent, width
 from limpq_deploy.report.inputs import ReportInputs
 
 CELL_PX = 17
@@ -199,9 +199,7 @@ def _heat(
     for tensor, top in tops.items():
         name = "weight" if tensor == "weight" else "act."
         axis.append(AxisLabel(y=top - 9, text=name, class_=f"tick {tensor[0]}-ink"))
-        axis += [
-            AxisLabel(y=top + CELL_PX * (row + 0.5), text=f"{bits} bit") for row, bits in enumerate(indicators.bits)
-        ]
+        axis += [AxisLabel(y=top + CELL_PX * (row + 0.5), text=width(bits)) for row, bits in enumerate(indicators.bits)]
 
     def column(name: str, layer: LayerIndicators | None) -> Column:
         if layer is None:
@@ -218,7 +216,7 @@ def _heat(
                     opacity = 0.07 + 0.93 * shade(values[row], tensor)
                     marks.append(svg.box(0.06, y + 0.5, 0.88, CELL_PX - 1, f"cell-{tensor[0]}", fill_opacity=opacity))
                     note = " (chosen)" if bits == chosen[position] else ""
-                    said.append(f"{tensor} {bits} bit: {text(values[row])}{note}")
+                    said.append(f"{tensor} {width(bits)}: {text(values[row])}{note}")
                 if (name, tensor, bits) in treated:
                     marks.append(svg.words(0.5, y + CELL_PX - 4, "\N{MULTIPLICATION SIGN}", "cross"))
             if values is not None and chosen[position] in indicators.bits:

@@ -30,7 +30,8 @@ SUBJECT, SUBJECTS = "Subject", ("subject", "self")
 PLUMBING = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
-        *("progress", "callbacks", "optional_packages", "pipeline.config"),
+        *("progress", "callbacks", "optional_packages"),
+        *("pipeline.config", "pipeline.settings", "pipeline.setting_checks", "pipeline.toml_settings"),
         *("workspace.workspace", "workspace.step", "workspace.sources", "workspace.finished", "workspace.file_names"),
         *(
             "calibration.version",

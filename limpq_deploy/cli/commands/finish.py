@@ -6,16 +6,11 @@ from pathlib import Path
 
 import click
 
-from limpq_deploy.calibration.plain_text import plain, plain_record
 from limpq_deploy.cli.commands.ship import key_option, sign_option
 from limpq_deploy.cli.options.shared import FILE, json_option
-from limpq_deploy.cli.output.answers import answer, aside
-from limpq_deploy.termination import Terminated
-
-FAILED = 3
-
-LONGEST = 4000
-"""Characters of a sentence of a stage."""
+from limpq_deploy.cli.output.answers import answer
+from limpq_deploy.cli.output.exit_codes import FAILED
+from limpq_deploy.cli.output.told import Told, stages_kept
 
 
 @click.command(short_help="On the GPU: a bundle made without one becomes an engine.")
@@ -37,23 +32,13 @@ def finish(bundle: Path, out: Path, fresh: bool, sign: Path | None, key: Path | 
     limpq-deploy ship limpq-finish models --backend tensorrt
     """
     from limpq_deploy.cli.output.summary import summary
-    from limpq_deploy.cli.output.tables import stage_line
     from limpq_deploy.pipeline.stages.finish import finish as finish_bundle
 
-    try:
+    told = Told()
+    with stages_kept():
         outcome = finish_bundle(
-            bundle,
-            out,
-            public_key=key,
-            private_key=sign,
-            fresh=fresh,
-            say=lambda passed: aside(stage_line(plain_record(passed, LONGEST))),
-            note=lambda sentence: aside(f"note: {plain(sentence, LONGEST)}"),
+            bundle, out, public_key=key, private_key=sign, fresh=fresh, say=told.on_stage, note=told.on_note
         )
-    except (KeyboardInterrupt, Terminated) as end:
-        by, code = (" by SIGTERM", 143) if isinstance(end, Terminated) else ("", 130)
-        aside(f"\nStopped{by}. Finished stages are kept; the same command goes on from there.")
-        sys.exit(code)
     answer(json.dumps(outcome.to_json()) if as_json else summary(outcome))
     if outcome.failed:
         sys.exit(FAILED)

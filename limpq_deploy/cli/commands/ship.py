@@ -13,9 +13,8 @@ from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.idle import refuse_idle
 from limpq_deploy.cli.options.shared import FILE, json_option
 from limpq_deploy.cli.output.answers import answer, aside
+from limpq_deploy.cli.output.exit_codes import FAILED
 from limpq_deploy.export.ship.triton.config import BACKENDS
-
-FAILED = 3
 
 LONGEST_NOTE = 2000
 """Characters of a note, some of which cite a bundle."""

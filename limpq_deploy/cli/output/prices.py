@@ -5,12 +5,9 @@ from statistics import fmean
 from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.cli.output.tables import table
 from limpq_deploy.export.timing.cost_table import CostTable, Moved
-from limpq_deploy.export.timing.gpu_peaks import GPUS
-from limpq_deploy.export.timing.roofline import Floor, expectations, floors
+from limpq_deploy.report.bounds import FORMATS, bound_rows
 
 MIB = 2**20
-
-FORMATS = ("fp16", "int8", "fp8")
 
 
 def price_table(priced: CostTable) -> str:
@@ -40,17 +37,10 @@ def price_table(priced: CostTable) -> str:
 
 def floor_lines(priced: CostTable) -> list[str]:
     """The bound of each GPU at each format, and what may pay there."""
-    rows, words = [], []
-    for gpu in GPUS.values():
-        known = floors(priced, gpu)
-        rows.append([gpu.name, *(_bound(known.get(name)) for name in FORMATS)])
-        words += [one.why for one in expectations(priced, gpu)]
-    head = table(["bound in ms, no latency", *FORMATS], rows)
+    rows = bound_rows(priced)
+    head = table(["bound in ms, no latency", *FORMATS], [[row.gpu, *row.ms] for row in rows])
+    words = [why for row in rows for why in row.whys]
     return [head, *words, "Published peaks; what the L2 cache holds back between kernels does not pass through memory."]
-
-
-def _bound(floor: Floor | None) -> str:
-    return "" if floor is None or floor.missing else f"{floor.floor_ms:.4f}"
 
 
 def _shown(moved: Moved | None) -> str:

@@ -1,7 +1,6 @@
 """A model takes trained weights from a file, or refuses it in one sentence and stays as it was."""
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.own_versions import of_own_versions
 from limpq_deploy.model.zoo.weight_files import Held, read_weights, tensors_in
 from limpq_deploy.model.zoo.weight_names import BOOKKEEPING, Fit, ModelNames, fit
 
@@ -72,24 +72,15 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
                 "model that they belong to"
             )
     before = {name: tensor.detach().clone() for name, tensor in names.tensors.items()}
-    model.load_state_dict(_as_of_today(model, ready), strict=False)
+    model.load_state_dict(of_own_versions(model, ready), strict=False)
     taken = ModelNames(model).tensors
     changed = [name for name, tensor in ready.items() if not torch.equal(taken[name].detach(), tensor)]
     if changed:
-        model.load_state_dict(_as_of_today(model, before), strict=False)
+        model.load_state_dict(of_own_versions(model, before), strict=False)
         raise ModelError(
             f"the model changes weights when it loads them ({_listed('changed', changed)}), so that {origin} would not "
             "be what runs; load them in a factory of yours"
         )
-
-
-def _as_of_today(model: nn.Module, tensors: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """With the versions of the model's own modules, which a file of tensors does not hold: the names and shapes fit
-    this model. Modules that take a missing version for their first one change or refuse what they are given
-    (torchvision's MNASNet)."""
-    dated = OrderedDict(tensors)
-    dated._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    return dated
 
 
 def _choose(path: Path, held: Held, names: ModelNames, key: str | None) -> tuple[str, Fit]:

@@ -10,6 +10,7 @@ from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.tournament import Look, hold_tournament
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.asked_policy import budgets_asked, policy_given, under_restrictions
 from limpq_deploy.pipeline.stages.comparison import Comparison
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
@@ -54,8 +55,8 @@ RESTRICTING = ("space", "formats", "min_bits", "pin", "tie")
 def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     config = subject.config
     indicators = load_record(Indicators, folder / INDICATORS)
-    restricted = subject.restricted(indicators)
-    budgets = subject.budgets(restricted)
+    restricted = under_restrictions(subject, indicators)
+    budgets = budgets_asked(subject, restricted)
     like = parse_like(config.budget_like) if config.budget_like is not None else None
     rounds_said, look = "", cache_of(subject, folder)
     if config.goes_round:
@@ -94,7 +95,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
     if policy.tournament is not None:
         held = policy.tournament
         how = f"{held.why}; {len(held.candidates)} previews of {held.images:,} held-out images in {held.seconds:.1f} s"
-    ties = tie_warning(policy, subject.restricted(read_by(indicators, policy.importance or SCALE)))
+    ties = tie_warning(policy, under_restrictions(subject, read_by(indicators, policy.importance or SCALE)))
     idle += f"; {ties}" if ties else ""
     return f"{how}; {used}; {comparison.sentence()}{idle}{rounds_said}"
 
@@ -122,9 +123,9 @@ def _run_given(subject: Subject, folder: Path, report: Report) -> str:
     config = subject.config
     assert config.policy is not None
     indicators = load_record(Indicators, folder / INDICATORS)
-    restricted = subject.restricted(indicators)
-    policy = subject.given_policy(restricted)
-    budgets = subject.budgets(restricted) if config.limited else (own_budget(restricted, policy),)
+    restricted = under_restrictions(subject, indicators)
+    policy = policy_given(subject, restricted)
+    budgets = budgets_asked(subject, restricted) if config.limited else (own_budget(restricted, policy),)
     like = parse_like(config.like) if config.like is not None else None
     pair = uniform_policy_within(restricted, budgets, like)
     comparison = Comparison(pair=pair, same=pair is not None and set(policy.pairs().values()) == {pair})
@@ -184,7 +185,7 @@ def _choose(
     solve = PolicySearch(solver=config.solver)
     if config.importance is not None:
         recipe = one_recipe(indicators, importance=config.importance, alpha=config.alpha, outliers=config.outliers)
-        return find(indicators, budgets, recipe, solve=solve, admit=subject.restricted)
+        return find(indicators, budgets, recipe, solve=solve, admit=functools.partial(under_restrictions, subject))
     return hold_tournament(
         indicators,
         budgets,
@@ -192,6 +193,6 @@ def _choose(
         look(),
         uniform=uniform,
         solve=solve,
-        admit=subject.restricted,
+        admit=functools.partial(under_restrictions, subject),
         report=report,
     )

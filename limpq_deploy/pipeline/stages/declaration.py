@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.pipeline.config import TRAINING_OPTIONS, Config, option_of
+from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.deployed import Deployed
+from limpq_deploy.pipeline.settings import TRAINING_OPTIONS, option_of
 from limpq_deploy.progress import Report
 from limpq_deploy.train.kept_memory import freed_memory_kept
 from limpq_deploy.train.settings import Training

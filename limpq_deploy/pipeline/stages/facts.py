@@ -10,8 +10,8 @@ from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import installed_version
-from limpq_deploy.pipeline.config import ENGINE_SETTINGS
 from limpq_deploy.pipeline.deployed import Deployed
+from limpq_deploy.pipeline.settings import ENGINE_SETTINGS
 from limpq_deploy.pipeline.stages.comparison import own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions

@@ -8,6 +8,7 @@ from typing import Any
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import Condition
+from limpq_deploy.pipeline.stages.early_checks import check_inputs
 from limpq_deploy.pipeline.stages.estimate import estimate_stages
 from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.progress import progress
@@ -53,7 +54,7 @@ def plan_build(config: Config, *, fresh: bool = False) -> tuple[Planned, ...]:
     require_own_folder(config.out)
     subject = Subject(config)
     with progress("checking inputs", brief=True):
-        subject.check(engine=False)
+        check_inputs(subject, engine=False)
     state = BuildState(stages={}) if fresh else read_state(config.out)
     stages = tuple(planned(subject, config.out, state, fresh=fresh))
     if not any(one.runs for one in stages):

@@ -32,6 +32,7 @@ from limpq_deploy.latency.study import LatencyStudy, narrow_policies, native_pol
 from limpq_deploy.latency.study_times import swept_pairs, time_study
 from limpq_deploy.model.edges import layer_edges
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.asked_policy import budgets_asked
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
     BUILDS,
@@ -130,7 +131,7 @@ def search_in_rounds(
     rounds = 0
 
     def solve(current: LatencyTable, aim_ms: float) -> Policy:
-        return choose((*subject.budgets(indicators), latency_budget(indicators, current, aim_ms)))
+        return choose((*budgets_asked(subject, indicators), latency_budget(indicators, current, aim_ms)))
 
     def time(pairs: Mapping[str, BitPair]) -> Timed:
         nonlocal rounds

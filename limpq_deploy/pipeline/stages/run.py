@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import LimpqError, RecordError
@@ -14,9 +13,11 @@ from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.runtimes.vnni_advice import saturation_advice
-from limpq_deploy.pipeline.config import ENGINE_SETTINGS, Config, option_of, trusted_config, write_config
+from limpq_deploy.pipeline.config import Config, trusted_config, write_config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.outcome import Outcome
+from limpq_deploy.pipeline.settings import ENGINE_SETTINGS, option_of
+from limpq_deploy.pipeline.stages.early_checks import check_inputs
 from limpq_deploy.pipeline.stages.listed import stages_of
 from limpq_deploy.pipeline.stages.measure import PARITY_OF_CODES
 from limpq_deploy.pipeline.stages.notes import operator_notes
@@ -66,7 +67,7 @@ def run_build(
         cache_folder()  # training loads its operator from there: refused now, not once the float model is trained
     subject = Subject(config)
     with progress("checking inputs", brief=True):
-        subject.check(engine=until is None or until in ENGINE_STAGES or config.goes_round)
+        check_inputs(subject, engine=until is None or until in ENGINE_STAGES or config.goes_round)
     if note is not None:
         for sentence in notes(subject, this_cpu(), until):
             note(sentence)
@@ -146,7 +147,7 @@ def _given(config: Config, name: str) -> bool:
     """Whether a setting asks for something; a latency limit with a table is the search's too, a batch the export's."""
     if name == "batch" or (name == "max_latency_ms" and config.latency_table is not None):
         return False
-    return any(field.name == name and getattr(config, name) != field.default for field in fields(Config))
+    return not config.is_default(name)
 
 
 def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]:

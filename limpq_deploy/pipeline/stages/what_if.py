@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.asked_policy import under_restrictions
 from limpq_deploy.pipeline.stages.choose import PLAIN_BUDGETS, RESTRICTING
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import ASKS_WHAT_IF, LIMITS, MEASURES, ROUNDS_MADE
@@ -63,7 +65,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
     started = time.perf_counter()
     indicators = load_record(Indicators, folder / INDICATORS)
     policy = load_record(Policy, folder / POLICY)
-    restricted = subject.restricted(indicators)
+    restricted = under_restrictions(subject, indicators)
     asked, sources = asked_budgets(subject, folder)
     swept = swept_budget(asked, restricted, sources)
     recipe = one_recipe(indicators)
@@ -82,7 +84,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
         limits_of(swept, marks, number),
         others,
         solve=PolicySearch(solver=subject.config.solver, deadline=Deadline.within(SEARCH_S)),
-        admit=subject.restricted,
+        admit=partial(under_restrictions, subject),
         latency=latency,
     )
     look = Previewer(subject, folder, images=images, interval=True)
@@ -190,6 +192,6 @@ def _candidates(tournament: Tournament | None, restricted: Indicators, latency: 
 def _explained(
     subject: Subject, policy: Policy, indicators: Indicators, budgets: Sequence[Budget]
 ) -> Explanation | None:
-    read = subject.restricted(read_by(indicators, policy.importance or SCALE))
+    read = under_restrictions(subject, read_by(indicators, policy.importance or SCALE))
     solve = PolicySearch(solver=subject.config.solver, deadline=Deadline.within(SEARCH_S))
     return explain(policy, read, budgets, solve=solve)

@@ -4,7 +4,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.pipeline.config import ROUNDS, Config
+from limpq_deploy.pipeline.config import Config
+from limpq_deploy.pipeline.settings import ROUNDS
 from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, of_kind
 from limpq_deploy.policy.what_if import WhatIf, WhatIfPoint
 

@@ -10,7 +10,7 @@ import click
 import pytest
 
 import limpq_deploy
-from limpq_deploy.cli import main as module
+from limpq_deploy.cli.commands import build as module
 from limpq_deploy.cli.main import main
 
 CORES = {

@@ -56,3 +56,24 @@ def test_a_state_is_saved_once_and_loaded_under_every_name() -> None:
     assert torch.equal(again.weight, inner.weight)
     with pytest.raises(KeyError, match=r"third\.bias"):
         load_distinct(other, {name: tensor for name, tensor in state.items() if name != "third.bias"})
+
+
+class Renewed(nn.Module):
+    """It asks for its version, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *others: object) -> None:
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {local_metadata.get('version')}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+
+def test_what_was_saved_of_a_module_that_asks_for_its_version_is_loaded_again() -> None:
+    model, other = Renewed(), Renewed()
+    load_distinct(other, dict(distinct(model.state_dict())))
+    assert torch.equal(other.layer.weight, model.layer.weight)

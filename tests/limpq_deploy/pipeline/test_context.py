@@ -12,6 +12,7 @@ from limpq_deploy.export.runtimes.tensorrt import runtime as trt
 from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
+from limpq_deploy.pipeline.stages.early_checks import check_inputs
 from limpq_deploy.pipeline.stages.engine import ENGINE_RECORD
 from limpq_deploy.train.settings import Training
 
@@ -47,7 +48,7 @@ def test_a_change_in_a_module_that_the_model_imports_is_seen(tmp_path: Path, mon
 def test_a_batch_larger_than_the_training_split_is_refused() -> None:
     config = Config(training=Training(batch_size=5000))
     with pytest.raises(SettingError, match="batch_size is 5000, and 'digits' has 1078 training images"):
-        Subject(config).check(engine=False)
+        check_inputs(Subject(config), engine=False)
 
 
 def test_builder_settings_reach_the_runtime_and_the_digest_of_the_engine(
@@ -108,10 +109,10 @@ def test_classes_are_counted_by_what_the_model_gives_not_by_its_modules(
     monkeypatch.syspath_prepend(tmp_path)
     subject = Subject(Config(model=f"counted_net:{factory}", target="reference"))
     if sentence is None:
-        subject.check(engine=False)
+        check_inputs(subject, engine=False)
         return
     with pytest.raises(LimpqError, match=sentence):
-        subject.check(engine=False)
+        check_inputs(subject, engine=False)
 
 
 @pytest.mark.parametrize(("images", "looked_at"), [(1_000, 100), (9_990, 990), (12_000, 1_200), (40_000, 2_000)])

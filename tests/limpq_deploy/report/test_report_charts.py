@@ -9,13 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.plain_text import escaped
 from limpq_deploy.policy.policy import LayerBits
 from limpq_deploy.report import ReportInputs, figures, svg
+from limpq_deploy.report.bits_over_front import bits_chart
 from limpq_deploy.report.columns import Column, column_chart, short_name
 from limpq_deploy.report.costs import costs_section, weight_sizes
 from limpq_deploy.report.latency import BINS, histogram, latency_scale, latency_section
 from limpq_deploy.report.layers import layer_rows, layers_section
+from limpq_deploy.report.page import render_report
 from limpq_deploy.report.parity import parity_section
 from limpq_deploy.report.rows import round_scale, tick_text
 from limpq_deploy.report.scales import scales_section
@@ -132,6 +135,20 @@ def test_a_layer_kept_in_float_has_a_bar_that_does_not_dwarf_the_others(small: R
     assert f'height="{11 * 32}"' not in section.chart.plot
     assert ">32</text>" in section.chart.plot
     assert "weight 32 bit, activation 32 bit" in section.chart.plot
+
+
+def test_fp8_is_called_by_its_name_and_stands_as_tall_as_8_bits(small: ReportInputs) -> None:
+    bits = {**small.policy.bits, "layer1.0.conv1": LayerBits.of((FP8, FP8))}
+    fp8 = replace(small, policy=replace(small.policy, bits=bits), realised={"layer1.0.conv1": (FP8, FP8)})
+    drawn = layers_section(fp8).chart.plot
+    assert "weight fp8, activation fp8" in drawn
+    assert "executed at fp8 and fp8" in drawn
+    following = bits_chart(small.placement.layers, [(8, 8)] * 10, [[(8, 8)] * 10, [(FP8, FP8)] * 10]).plot
+    assert 'data-bits="8,8" data-said="8,fp8"' in following
+    shown = render_report(fp8)
+    assert all(">9<" not in one and "w9" not in one for one in (drawn, following, shown))
+    assert drawn.count(">fp8<") == 2
+    assert shown.count("<td>fp8</td>") == 2
 
 
 def test_bars_are_as_tall_as_their_bits(small: ReportInputs) -> None:

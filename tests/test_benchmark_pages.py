@@ -1,0 +1,31 @@
+"""Tables of the benchmarks' pages are those of the JSON beside them."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("module", "figures", "page"),
+    [
+        ("rtx", "rtx.json", "rtx.md"),
+        ("zoo_page", "zoo.json", "zoo.md"),
+        ("trained_nets", "trained_nets_x86_2cores.json", "trained_nets_x86_2cores.md"),
+    ],
+)
+def test_a_page_has_the_table_of_its_figures(
+    module: str, figures: str, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    found = json.loads((FOLDER / figures).read_text(encoding="utf-8"))
+    table = [line for line in import_module(module).page(found).splitlines() if line.startswith("|")]
+    assert len(table) > 3
+    told = (FOLDER / page).read_text(encoding="utf-8").splitlines()
+    assert [line for line in table if line not in told] == []
