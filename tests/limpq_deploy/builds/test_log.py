@@ -21,8 +21,8 @@ Command = Callable[..., Result]
 EVERY = 0.3
 """Stands for the 30 s between two lines."""
 LONGEST = EVERY * 35 / 30
-SLACK = 0.15
-"""Seconds in which Python may be busy elsewhere: the least that can be told from silence on a loaded machine."""
+SLACK = 2.5
+"""Seconds in which a loaded machine may be busy elsewhere; a silent stage would last about twice that."""
 
 
 class Timed(io.StringIO):
@@ -46,7 +46,7 @@ def test_no_stage_is_silent_for_long_however_long_a_step_of_it_takes(
     monkeypatch.setitem(progress.SECONDS, "usual", EVERY)
 
     def slow(other: Preview, best: Preview) -> Behind:
-        time.sleep(0.2)
+        time.sleep(0.5)
         return behind(other, best)
 
     monkeypatch.setattr(tournament, "behind", slow)
@@ -57,6 +57,7 @@ def test_no_stage_is_silent_for_long_however_long_a_step_of_it_takes(
     told = [line for line in lines if line.startswith("  policy: ")]
     assert len(told) >= 2, lines
     gaps = [later - earlier for earlier, later in zip(log.times, log.times[1:], strict=False)]
+    assert log.times[-1] - log.times[0] > 2 * SLACK
     assert max(gaps) < LONGEST + SLACK, sorted(gaps)[-3:]
 
 
