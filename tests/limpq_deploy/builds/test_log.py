@@ -46,7 +46,7 @@ def test_no_stage_is_silent_for_long_however_long_a_step_of_it_takes(
     monkeypatch.setitem(progress.SECONDS, "usual", EVERY)
 
     def slow(other: Preview, best: Preview) -> Behind:
-        time.sleep(0.5)
+        time.sleep(1.5)
         return behind(other, best)
 
     monkeypatch.setattr(tournament, "behind", slow)
