@@ -6,6 +6,7 @@ is the step of one process with the whole batch, whatever the number of processe
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -43,6 +44,8 @@ def count() -> int:
 def joined() -> Iterator[None]:
     """Within it the processes that torchrun started work together; does nothing in a process of its own.
 
+    After it no thread of the group is left: one that still frees a tensor while Python ends aborts the process.
+
     Raises SettingError for more processes than GPUs on a machine that has GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
@@ -56,6 +59,7 @@ def joined() -> Iterator[None]:
                 f"--nproc-per-node {gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES="
             )
         torch.cuda.set_device(local)
+    importlib.import_module("torch.distributed.nn.functional")  # imported within, its defaults would keep the group
     store, number, size = next(distributed.rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # what died left its addresses in the same store
     distributed.init_process_group(
