@@ -15,6 +15,7 @@ from limpq_deploy.calibration.datasets.augment import Augment, Moves
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.datasets.text import require_plain, shown
 from limpq_deploy.calibration.errors import DataError
+from limpq_deploy.calibration.threads import most_threads
 
 CACHE_BYTES = 512 * 2**20
 """Images of a split kept in memory after decoding and resizing: at most 512 MiB of uint8; the rest is decoded anew."""
@@ -175,7 +176,7 @@ class Split:
 
         if self._glance is None or self.preprocess.height * self.preprocess.width < THREADED_PIXELS:
             return map(fitted, indices.tolist())
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(most_threads()) as pool:
             return list(pool.map(fitted, indices.tolist()))
 
 

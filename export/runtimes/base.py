@@ -136,8 +136,8 @@ class Runtime(Protocol):
         ...
 
     def load(self, path: Path, *, threads: int | None = None) -> Session:
-        """Load a model file. ``threads`` None: the runtime's own choice. Raises MissingExtra, RuntimeUnavailable or
-        ModelError."""
+        """Load a model file. ``threads`` None: `most_threads`, or the runtime's own choice. Raises MissingExtra,
+        RuntimeUnavailable or ModelError."""
         ...
 
     def watch(self, path: Path, *, threads: int | None = None) -> WatchedSession:

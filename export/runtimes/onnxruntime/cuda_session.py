@@ -16,7 +16,7 @@ from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.runtimes.base import Engine, NoGraph, WatchedSession
 from limpq_deploy.export.runtimes.cuda.driver import CudaDriver, ask_driver
 from limpq_deploy.export.runtimes.cuda.watch import driver_release
-from limpq_deploy.export.runtimes.onnxruntime.package import load_onnxruntime
+from limpq_deploy.export.runtimes.onnxruntime.package import compute_on, load_onnxruntime
 
 PROVIDER = "CUDAExecutionProvider"
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
@@ -120,6 +120,7 @@ def open_on_gpu(data: bytes) -> Any:
     missing = _load_cuda(ort)
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
+    compute_on(settings, None)
     settings.add_session_config_entry(NO_FALLBACK, "1")
     try:
         session = ort.InferenceSession(data, settings, providers=[PROVIDER])

@@ -2,8 +2,10 @@
 
 import os
 from types import ModuleType
+from typing import Any
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable
+from limpq_deploy.calibration.threads import most_threads
 
 
 def load_onnxruntime(package: str, extra: str) -> ModuleType:
@@ -19,3 +21,11 @@ def load_onnxruntime(package: str, extra: str) -> ModuleType:
     except (ImportError, OSError) as error:
         raise RuntimeUnavailable(f"onnxruntime is installed but does not load ({error}); install it again") from error
     return onnxruntime
+
+
+def compute_on(settings: Any, threads: int | None) -> None:
+    """Let the session of these SessionOptions have so many threads; None: `most_threads`, or the runtime's choice."""
+    count = most_threads() if threads is None else threads
+    if count is not None:
+        settings.intra_op_num_threads = count
+        settings.inter_op_num_threads = 1

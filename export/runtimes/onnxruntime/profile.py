@@ -13,6 +13,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.runtime_taps import layer_nodes
 from limpq_deploy.export.runtimes.base import Runtime
+from limpq_deploy.export.runtimes.onnxruntime.package import compute_on
 from limpq_deploy.export.runtimes.onnxruntime.written import no_room, read_events, read_graph
 
 KERNEL = "_kernel_time"
@@ -57,9 +58,7 @@ def profile_nodes(
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
         settings.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        if threads is not None:
-            settings.intra_op_num_threads = threads
-            settings.inter_op_num_threads = 1
+        compute_on(settings, threads)
         for name, value in options.items():
             settings.add_session_config_entry(name, value)
         try:

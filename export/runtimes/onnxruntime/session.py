@@ -14,12 +14,13 @@ from onnx import helper, numpy_helper
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import sha256_of
+from limpq_deploy.calibration.threads import most_threads
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.pixel_input import as_pixels
 from limpq_deploy.export.graph.runtime_taps import Watch, file_name, layer_precision, watches, with_outputs
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
-from limpq_deploy.export.runtimes.onnxruntime.package import load_onnxruntime
+from limpq_deploy.export.runtimes.onnxruntime.package import compute_on, load_onnxruntime
 from limpq_deploy.export.runtimes.onnxruntime.written import no_room, read_graph
 from limpq_deploy.export.runtimes.trial import Trial, random_feeds, signal_db, takes_indices
 
@@ -50,7 +51,8 @@ class OnnxRuntime:
     def load(self, path: Path, *, threads: int | None = None) -> "OrtSession":
         model = load_model(path)
         options = precision_options(model, self._cpu)
-        return OrtSession(_open(model.SerializeToString(), options, threads), self._cpu, options, threads)
+        count = most_threads() if threads is None else threads
+        return OrtSession(_open(model.SerializeToString(), options, count), self._cpu, options, count)
 
     def watch(self, path: Path, *, threads: int | None = None) -> "OrtWatchedSession":
         return OrtWatchedSession(load_model(path), self.optimized_graph(path), threads)
@@ -255,9 +257,7 @@ def _open(
     level = ort.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     settings.log_severity_level = 4  # errors are raised; a saved graph draws a warning about other machines
-    if threads is not None:
-        settings.intra_op_num_threads = threads
-        settings.inter_op_num_threads = 1
+    compute_on(settings, threads)
     if save is not None:
         settings.optimized_model_filepath = str(save)
     for name, value in options.items():

@@ -11,7 +11,8 @@ from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.cli.options.builder import BUILDER_FIELDS, builder_options, engine_batch_option, take_builder
 from limpq_deploy.cli.options.idle import refuse_idle
-from limpq_deploy.cli.options.shared import FILE, NEW_FILE, IntList, json_option, seconds_option, threads_option
+from limpq_deploy.cli.options.shared import FILE, NEW_FILE, IntList, json_option, seconds_option
+from limpq_deploy.cli.options.threads import threads_option
 from limpq_deploy.cli.output.answers import answer, aside
 
 TIME = "time"

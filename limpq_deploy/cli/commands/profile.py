@@ -8,7 +8,8 @@ import click
 
 from limpq_deploy.cli.options.builder import BUILDER_FIELDS, builder_options, engine_batch_option, take_builder
 from limpq_deploy.cli.options.idle import refuse_idle
-from limpq_deploy.cli.options.shared import FILE, NEW_FILE, json_option, seconds_option, threads_option
+from limpq_deploy.cli.options.shared import FILE, NEW_FILE, json_option, seconds_option
+from limpq_deploy.cli.options.threads import threads_option
 from limpq_deploy.cli.output.answers import answer
 
 

@@ -10,6 +10,7 @@ import click
 
 from limpq_deploy.cli.options.builder import Command, builder_options
 from limpq_deploy.cli.options.choice import OneOf
+from limpq_deploy.cli.options.threads import compute_threads_option
 from limpq_deploy.export.records.targets import TARGETS, TENSORRT
 from limpq_deploy.model.names import FORMS
 from limpq_deploy.policy.budgets import ROWS, TYPES, option_of
@@ -172,22 +173,6 @@ def budget_options(command: Command) -> Command:
     return with_options(options, command)
 
 
-def threads_option(default: str) -> Callable[[Command], Command]:
-    """``--threads``; more than the machine has are refused: a runtime would spend hours on switching between them."""
-
-    def checked(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
-        cores = os.cpu_count() or 1
-        if value is not None and value > cores:
-            raise click.BadParameter(
-                f"{value} is more than the {cores} CPUs of this machine; give {cores} or fewer", ctx, param
-            )
-        return value
-
-    return click.option(
-        "--threads", type=click.IntRange(min=1), metavar="N", callback=checked, help=f"[default: {default}]"
-    )
-
-
 def seconds_option(default: float, least: float, help: str) -> Callable[[Command], Command]:
     """``--seconds`` of recorded calls."""
     return click.option(
@@ -235,6 +220,7 @@ def training_options(command: Command) -> Command:
             help="Number format of training.  [default: fp32]",
         ),
         click.option("--workers", type=int, metavar="N", help="Processes that read images ahead.  [default: 0]"),
+        compute_threads_option,
     )
     return with_options(options, command)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limpq_deploy.calibration.records import load_record, to_dict
+from limpq_deploy.calibration.threads import most_threads
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.runtimes.cuda.driver import ask_driver
@@ -72,6 +73,9 @@ RUNTIME = (
     Fact("runtime", ("target",), lambda subject: subject.target.runtime),
 )
 """What exported files and measurements depend on beside their inputs and `ENGINE_OPTIONS`."""
+
+TIMED = (*RUNTIME, Fact("threads", (), lambda subject: most_threads()))
+"""What latencies depend on: with ``--threads`` the runtime's default is another."""
 
 
 def _training(settings: TrainSettings, subject: "Subject") -> dict[str, Any]:

@@ -31,6 +31,7 @@ from limpq_deploy.pipeline.stages.facts import (
     OWN_UNIFORM,
     PAIRS,
     RUNTIME,
+    TIMED,
 )
 from limpq_deploy.progress import Report
 from limpq_deploy.tasks.score import TOP1, Scored
@@ -237,7 +238,7 @@ LATENCY_OF_FILES = Stage(
     name="latency",
     title="latency",
     settings=("latency_seconds", *ENGINE_OPTIONS),
-    facts=RUNTIME,
+    facts=TIMED,
     reads=(COMPARISON, MODEL, FLOAT_MODEL, UNIFORM8_MODEL, If(OWN_UNIFORM, UNIFORM_MODEL)),
     writes=(LATENCY,),
     run=_run_latency,

@@ -43,7 +43,7 @@ from limpq_deploy.pipeline.stages.facts import (
     ON_CPU,
     PROFILED,
     ROUNDS_MADE,
-    RUNTIME,
+    TIMED,
     profile_seconds,
 )
 from limpq_deploy.pipeline.stages.template import make_template
@@ -100,7 +100,7 @@ PROFILE = Stage(
     name="profile",
     title="profile",
     settings=ENGINE_OPTIONS,
-    facts=(PROFILED, FORM, MODEL_FACT, *RUNTIME),
+    facts=(PROFILED, FORM, MODEL_FACT, *TIMED),
     reads=(FLOAT_WEIGHTS, PLACEMENT),
     writes=(TABLE, TEMPLATE),
     run=_run_profile,
@@ -201,7 +201,7 @@ STUDY_OF_LATENCY = Stage(
     name="study",
     title="latency, BitOps",
     settings=("latency_seconds", *ENGINE_OPTIONS),
-    facts=RUNTIME,
+    facts=TIMED,
     reads=(If(ON_CPU, MODEL), FLOAT_MODEL, INDICATORS, PLACEMENT),
     writes=(STUDY, If(ON_CPU, AUDIT)),
     run=_run_study,

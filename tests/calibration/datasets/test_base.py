@@ -1,10 +1,13 @@
 """Splits, batches and digests."""
 
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from limpq_deploy.calibration.datasets import (
     Augment,
@@ -16,8 +19,9 @@ from limpq_deploy.calibration.datasets import (
     require_classes,
     split_of_arrays,
 )
-from limpq_deploy.calibration.datasets.base import batch_seed
+from limpq_deploy.calibration.datasets.base import THREADED_PIXELS, batch_seed
 from limpq_deploy.calibration.errors import DataError
+from limpq_deploy.calibration.threads import holding_threads
 
 PIXEL = Preprocess(height=1, width=1, mean=(0.0,), std=(1 / 255,), channels=1)
 """Normalised pixels are the bytes themselves."""
@@ -207,3 +211,20 @@ def test_a_split_that_keeps_no_more_reads_what_it_does_not_have() -> None:
     split.keep_no_more()
     assert _seen(split) == _seen(split) == [0, 1, 2]
     assert reads == [1, 0, 2, 0, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_files_are_decoded_by_as_many_threads_as_are_held(threads: int) -> None:
+    side = round(THREADED_PIXELS**0.5)
+    readers = set()
+
+    def read(index: int) -> NDArray[np.uint8]:
+        readers.add(threading.get_ident())
+        time.sleep(0.01)
+        return np.zeros((side, side, 1), np.uint8)
+
+    preprocess = replace(PIXEL, height=side, width=side)
+    split = Split(labels=np.zeros(8), read=read, preprocess=preprocess, glance=lambda index: None)
+    with holding_threads(threads):
+        split.load(np.arange(8))
+    assert len(readers) == threads
