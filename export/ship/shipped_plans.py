@@ -16,6 +16,7 @@ from limpq_deploy.export.records.engine_options import BatchRange
 from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.records.targets import RUNTIMES, RuntimeSpec, runtime_record
 from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.runtimes.tensorrt.runtime import kept_record
 from limpq_deploy.export.ship.triton.config import BACKENDS, PLANS
 from limpq_deploy.export.ship.triton.served_io import ConfigRefused
 
@@ -168,10 +169,10 @@ def plan_of_build(built: Engine | None, bundle: Path) -> dict[str, Path]:
         return {"": bundle / PLAN}
     if built is None or built.plan is None:
         return {}
-    for kept in sorted((cache_folder() / built.runtime).glob(f"*/plans/*{RECORD_SUFFIX}")):
-        found = load_record(Engine, kept).plan
-        if found is not None and found.sha256 == built.plan.sha256:
-            return {"": kept.with_name(kept.name.removesuffix(RECORD_SUFFIX) + ".plan")}
+    for plan in sorted((cache_folder() / built.runtime).glob("*/plans/*.plan")):
+        found = kept_record(Engine, plan)
+        if found is not None and found.plan is not None and found.plan.sha256 == built.plan.sha256:
+            return {"": plan}
     return {}
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from limpq_deploy.calibration.files import cache_folder
+from limpq_deploy.calibration.files import cache_folder, keep, kept_bytes
 from limpq_deploy.calibration.numbers.formats import FP8, pair_name
-from limpq_deploy.calibration.records import load_record, to_json, write_record
+from limpq_deploy.calibration.records import from_json, to_json
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import in_float
@@ -139,14 +139,14 @@ def built_moved(
     model = timing_graph(template, placement, policy)
     asked = [builder_digest(), installed_version() or "", str(settings.batch), *settings.gpus, to_json(placement)]
     digest = hashlib.sha256("\n".join(asked).encode() + model.SerializeToString(deterministic=True))
-    file = cache_folder() / "priced" / f"{digest.hexdigest()[:32]}.json"
-    if file.is_file():
-        return load_record(_Kept, file).moved
+    file = cache_folder() / "priced" / f"{digest.hexdigest()[:32]}.kept"
+    if (known := kept_bytes(file)) is not None:
+        return from_json(_Kept, known, str(file)).moved
     batch = BatchRange(least=settings.batch, best=settings.batch, most=settings.batch)
     compiled = compile_model(model, EngineOptions(batch=batch), settings.gpus, report=lambda done, total, note: None)
     order = [layer.name for layer in placement.layers]
     found = moved_by_layer(compiled.result.layers, model, order, settings.batch)
-    write_record(_Kept(moved=found), file)
+    keep(file, to_json(_Kept(moved=found)).encode())
     return found
 
 

@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from limpq_deploy.calibration.files import sha256_of
-from limpq_deploy.calibration.records import write_record
+from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.cli.main import main
 from limpq_deploy.export.records.engine_record import Machine, OneBuild, Plan
 from limpq_deploy.export.runtimes.base import Engine
+from limpq_deploy.export.runtimes.tensorrt.runtime import keep_engine, record_path
 from limpq_deploy.export.ship.repository import load_serving
 from limpq_deploy.export.ship.shipped_plans import PlanNotShipped
 from limpq_deploy.export.ship.triton.config import ServingOptions
@@ -176,8 +177,9 @@ def test_the_plan_that_a_build_made_is_found_where_it_is_kept(
         ship(build, tmp_path / "models", TENSORRT)
     kept = tmp_path / "cache/tensorrt/GPU_9.0/plans"
     kept.mkdir(parents=True)
-    write_plan(kept / "other.plan", bundle / "model.onnx", "8.0")
-    plan = write_plan(kept / "this.plan", bundle / "model.onnx")
+    for name, capability in (("other", "8.0"), ("this", "9.0")):
+        plan = write_plan(kept / f"{name}.plan", bundle / "model.onnx", capability)
+        keep_engine(load_record(Engine, record_path(plan)), plan, plan.read_bytes())
     shutil.copy(kept / "this.engine.json", build / "engine.json")
     ship(build, tmp_path / "models", TENSORRT)
     assert (tmp_path / "models/tiny/1/model.plan").read_bytes() == plan.read_bytes()

@@ -4,14 +4,14 @@ import hashlib
 import platform
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 
 from limpq_deploy.calibration.errors import CacheRefused, ModelError, RuntimeUnavailable
 from limpq_deploy.calibration.files import cache_folder, keep, kept_bytes, sha256_of, write_bytes, write_text
-from limpq_deploy.calibration.records import load_record, to_json, write_record
+from limpq_deploy.calibration.records import from_json, load_record, to_json, write_record
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.records.engine_options import EngineOptions
 from limpq_deploy.export.records.engine_record import Machine, OneBuild, Plan, PlanRefused, require_usable
@@ -25,6 +25,8 @@ from limpq_deploy.export.runtimes.tensorrt.inspect import Inspection, layer_prec
 from limpq_deploy.export.runtimes.tensorrt.log import BuildLog, Report
 from limpq_deploy.export.runtimes.tensorrt.session import TensorRtSession
 from limpq_deploy.export.runtimes.tensorrt.sources import builder_digest
+
+T = TypeVar("T")
 
 SHORT_RUNS = 50
 """Timed runs that choose between several builds."""
@@ -88,8 +90,8 @@ class TensorRt:
         model = load_model(path)
         folder = cache_folder() / "tensorrt" / slug(machine)
         plan = folder / "plans" / f"{_key(path, self.options)}.plan"
-        if not self._fresh and plan.is_file() and record_path(plan).is_file():
-            return load_record(Engine, record_path(plan)), plan
+        if not self._fresh and (known := kept_record(Engine, plan)) is not None:
+            return known, plan
         log = BuildLog()
         try:
             record, best, layers = self._build(trt, machine, path, model, folder / "timing.cache", log)
@@ -98,8 +100,7 @@ class TensorRt:
         finally:
             write_text(plan.with_suffix(".log"), log.text())
         write_text(plan.with_suffix(".layers.json"), layers)
-        write_record(record, record_path(plan))
-        write_bytes(plan, best)
+        keep_engine(record, plan, best)
         return record, plan
 
     def watch(self, path: Path, *, threads: int | None = None) -> WatchedSession:
@@ -204,6 +205,28 @@ def _kept_times(cache: Path) -> bytes | None:
 def record_path(plan: Path) -> Path:
     """The engine's record beside its plan."""
     return plan.with_suffix(".engine.json")
+
+
+def keep_engine(record: Any, plan: Path, data: bytes) -> None:
+    """Write a plan into the cache, its record beside it, and what tells whether that is still the same."""
+    write_record(record, record_path(plan))
+    keep(_seal(plan), to_json(record).encode())
+    write_bytes(plan, data)
+
+
+def kept_record(cls: type[T], plan: Path) -> T | None:
+    """The record of a plan that `keep_engine` wrote; None where there is none. Raises CacheRefused where it is another
+    one by now; the plan itself is looked at by `read_plan`."""
+    beside = record_path(plan)
+    if not (plan.is_file() and beside.is_file()) or (kept := kept_bytes(_seal(plan))) is None:
+        return None
+    if beside.read_bytes() != kept:
+        raise CacheRefused(f"{beside} in the cache is not what was kept there; remove it, so that it is made again")
+    return from_json(cls, kept, str(beside))
+
+
+def _seal(plan: Path) -> Path:
+    return plan.with_suffix(".engine.kept")
 
 
 def this_machine(trt: ModuleType) -> Machine:

@@ -9,16 +9,24 @@ from pathlib import Path
 from types import ModuleType
 
 from limpq_deploy.calibration.errors import MissingExtra, RuntimeUnavailable, SettingError
-from limpq_deploy.calibration.files import cache_folder, sha256_of, write_bytes, write_text
+from limpq_deploy.calibration.files import cache_folder, sha256_of, write_text
 from limpq_deploy.calibration.plain_text import plain, visible
-from limpq_deploy.calibration.records import load_record, to_json, write_record
+from limpq_deploy.calibration.records import load_record, to_json
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.records.engine_record import Machine
 from limpq_deploy.export.records.targets.tensorrt_rtx import TENSORRT_RTX_GPU
 from limpq_deploy.export.runtimes.base import CompiledEngine
 from limpq_deploy.export.runtimes.tensorrt.log import Report
-from limpq_deploy.export.runtimes.tensorrt.runtime import TensorRt, read_plan, record_path, session_facts, this_machine
+from limpq_deploy.export.runtimes.tensorrt.runtime import (
+    TensorRt,
+    keep_engine,
+    kept_record,
+    read_plan,
+    record_path,
+    session_facts,
+    this_machine,
+)
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import (
     PRODUCT,
     cannot_build,
@@ -90,8 +98,8 @@ class TensorRtRtx(TensorRt):
             raise MissingExtra(why)
         key = hashlib.sha256(f"{builder_digest()} {sha256_of(path)} {to_json(self.options)}".encode()).hexdigest()[:32]
         plan = cache_folder() / self.name / (installed_version() or "unknown") / f"{key}.plan"
-        if not self._fresh and plan.is_file() and record_path(plan).is_file():
-            return load_record(CompiledEngine, record_path(plan)), plan
+        if not self._fresh and (known := kept_record(CompiledEngine, plan)) is not None:
+            return known, plan
         model = load_model(path)
         names = self.options.gpus or usual_for(model)
         compiled = compile_model(model, self.options, names, report=self._report)
@@ -99,8 +107,7 @@ class TensorRtRtx(TensorRt):
         record = describe(sha256_of(path), model, compiled, capabilities_named(names), log=log)
         lines = "".join(f"[{severity}] {plain(message, 4000)}\n" for severity, message in compiled.result.lines)
         write_text(plan.with_suffix(".log"), lines + visible(compiled.result.layers))
-        write_record(record, record_path(plan))
-        write_bytes(plan, compiled.plan)
+        keep_engine(record, plan, compiled.plan)
         return record, plan
 
     def load(self, path: Path, *, threads: int | None = None) -> TensorRtRtxSession:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.datasets import Preprocess
-from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.errors import CacheRefused, ModelError
 from limpq_deploy.calibration.files import keep, kept_bytes
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.graph.loading import load_model
@@ -116,6 +116,18 @@ def test_a_changed_plan_is_refused_before_it_is_loaded(
         TensorRt().load(model)
     with pytest.raises(PlanRefused, match=f"^{plan}: the plan's .* are not those of its record"):
         TensorRt().load(plan)
+
+
+@pytest.mark.parametrize("suffix", [".engine.json", ".engine.kept"])
+def test_a_kept_record_that_has_changed_is_refused(memory: HostMemory, model: Path, suffix: str) -> None:
+    _, plan = TensorRt().built(model)
+    record = plan.with_suffix(suffix)
+    record.write_bytes(record.read_bytes().replace(b"s8s8", b"f32f"))
+    with pytest.raises(CacheRefused, match="in the cache is not what was kept there"):
+        TensorRt().built(model)
+    record.unlink()
+    TensorRt().built(model)
+    assert Builder.builds == 2
 
 
 def test_what_the_builder_refuses_is_said_in_its_words(memory: HostMemory, model: Path) -> None:
