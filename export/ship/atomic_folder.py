@@ -18,6 +18,9 @@ from typing import BinaryIO
 from limpq_deploy.calibration.files import sync
 from limpq_deploy.export.ship.manifest import BundleFile
 
+OURS = "limpq"
+"""In the name of every hidden folder, so that none of a user's is taken for one."""
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -29,11 +32,11 @@ def building(folder: Path, at: Path | None = None) -> Iterator[Path]:
     ``at``: a path to build beside instead, on the same file system, where hidden folders next to ``folder`` would be
     noticed.
 
-    The lock ends with its process: folders of killed writers are recognised by it and removed.
+    The lock ends with its process: folders of killed writers are recognised by it and by `OURS`, and removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = at or folder
-    prefix = f".{place.name}."
+    prefix = f".{place.name}.{OURS}-"
     for left in place.parent.glob(f"{prefix}*.tmp"):
         with contextlib.suppress(OSError), locked(left):
             shutil.rmtree(left, ignore_errors=True)

@@ -310,9 +310,16 @@ def test_a_damaged_repository_is_not_carried_on_and_a_foreign_folder_not_touched
     (tmp_path / "models/tiny/1/model.py").write_text("import os")
     with pytest.raises(BundleRefused, match=r"'1/model.py' has 9 bytes"):
         ship(bundle, tmp_path / "models", CPU_TWIN)
-    (tmp_path / "models/mine").mkdir()
-    with pytest.raises(OutputError, match="was not written by ship"):
-        ship(bundle, tmp_path / "models", CPU_TWIN, name="mine")
+    names = ("models/mine", ".models.mine.backup.tmp", ".models.other.backup.tmp", "models/.other.backup.tmp")
+    mine = [tmp_path / name / "notes.txt" for name in names]
+    for note in mine:
+        note.parent.mkdir()
+        note.write_text("mine")
+    for force in (False, True):
+        with pytest.raises(OutputError, match="was not written by ship"):
+            ship(bundle, tmp_path / "models", CPU_TWIN, name="mine", force=force)
+    ship(bundle, tmp_path / "models", CPU_TWIN, name="other", force=True)
+    assert [note.read_text() for note in mine] == ["mine"] * 4
     with pytest.raises(OutputError, match="no name of a model"):
         ship(bundle, tmp_path / "models", CPU_TWIN, name="../out")
 
