@@ -10,11 +10,15 @@ from pathlib import Path
 import onnx
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.calibration.plain_text import plain
 from limpq_deploy.export.graph.graph_rules import graph_problem
 from limpq_deploy.export.graph.tensor_data import settle_tensors
 
 MAX_BYTES = 2**31 - 1
 """Largest model: what one protobuf message holds, and so what a runtime can be handed."""
+
+LONGEST_PROBLEM = 400
+"""Characters of what is wrong with a file, names of its own in it."""
 
 
 class ModelRefused(ModelError):
@@ -34,11 +38,11 @@ def load_model(path: Path, *, limit: int = MAX_BYTES) -> onnx.ModelProto:
         model = onnx.ModelProto.FromString(data)
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         raise ModelRefused(
-            f"{path} is not an ONNX file, or it is cut off or damaged ({error}); fetch or export it again"
+            f"{path} is not an ONNX file, or it is cut off or damaged ({plain(error)}); fetch or export it again"
         ) from error
     problem = graph_problem(model) or settle_tensors(model, path.parent, limit, used=len(data))
     if problem is not None:
-        raise ModelRefused(f"{path} is refused: {problem}")
+        raise ModelRefused(f"{path} is refused: {plain(problem, LONGEST_PROBLEM)}")
     _require_sound(model, path)
     return model
 
@@ -73,7 +77,7 @@ def _require_sound(model: onnx.ModelProto, path: Path) -> None:
         onnx.checker.check_model(model)
     except Exception as error:  # ValidationError, and what damaged bytes make of others
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        why = lines[0].rstrip(".") if lines else type(error).__name__
+        why = plain(lines[0].rstrip(".") if lines else type(error).__name__)
         raise ModelRefused(f"{path} is refused: it breaks a rule of ONNX ({why}); export the model again") from error
     finally:
         for kind in shapeless:

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from .mutations import in_bytes
-from .tally import Tally, raw
+from .tally import Tally, raw, unclean
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e"
 COMMANDS = (
@@ -29,7 +29,7 @@ SECONDS = 120
 
 def campaign(build: Path, scratch: Path, *, cases: int, seed: int) -> Tally:
     """``cases`` files: hostile forms in turn, and damaged bytes of exported ones between them; each to one command."""
-    tally, rng, forms = Tally("onnx"), random.Random(seed), dict(_forms())
+    tally, rng, forms = Tally("onnx"), random.Random(seed), dict(forms())
     exported = [(build / name).read_bytes() for name in ("model.qdq.onnx", "baselines/float.onnx")]
     path = scratch / "hostile.onnx"
     for case in range(cases):
@@ -65,10 +65,14 @@ def answer(words: list[str], folder: Path) -> tuple[str, str | None]:
         return "crashed", f"ended by {signal.Signals(-done.returncode).name}: {said[1][-300:]}"
     if "Traceback (most recent call last)" in said[1]:
         return "traceback", said[1][-600:]
-    return f"exit code {done.returncode}", raw(said[0]) or raw(said[1])
+    sentences = [line for line in said[1].splitlines() if line.startswith("Error: ")]
+    return f"exit code {done.returncode}", raw(said[0]) or raw(said[1]) or next(
+        filter(None, map(unclean, sentences)), None
+    )
 
 
-def _forms() -> Iterator[tuple[str, bytes]]:
+def forms() -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of files that are hostile in one way each."""
     relus = [
         helper.make_node(
             "Relu", ["images" if place == 0 else f"t{place}"], ["out" if place == 19_999 else f"t{place + 1}"]
