@@ -29,15 +29,15 @@ SECONDS = 120
 
 def campaign(build: Path, scratch: Path, *, cases: int, seed: int) -> Tally:
     """``cases`` files: hostile forms in turn, and damaged bytes of exported ones between them; each to one command."""
-    tally, rng, forms = Tally("onnx"), random.Random(seed), dict(forms())
+    tally, rng, hostile = Tally("onnx"), random.Random(seed), dict(forms())
     exported = [(build / name).read_bytes() for name in ("model.qdq.onnx", "baselines/float.onnx")]
     path = scratch / "hostile.onnx"
     for case in range(cases):
         if case % 2:
             name, data = "damaged", in_bytes(rng.choice(exported), rng)
         else:
-            name = rng.choice(list(forms))
-            data = forms[name]
+            name = rng.choice(list(hostile))
+            data = hostile[name]
         path.write_bytes(data)
         words = rng.choice(COMMANDS).format(path).split()
         if words[0] == "evaluate":
@@ -66,9 +66,8 @@ def answer(words: list[str], folder: Path) -> tuple[str, str | None]:
     if "Traceback (most recent call last)" in said[1]:
         return "traceback", said[1][-600:]
     sentences = [line for line in said[1].splitlines() if line.startswith("Error: ")]
-    return f"exit code {done.returncode}", raw(said[0]) or raw(said[1]) or next(
-        filter(None, map(unclean, sentences)), None
-    )
+    problems = raw(said[0]), raw(said[1]), *map(unclean, sentences)
+    return f"exit code {done.returncode}", next(filter(None, problems), None)
 
 
 def forms() -> Iterator[tuple[str, bytes]]:
