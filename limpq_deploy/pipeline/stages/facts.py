@@ -217,7 +217,9 @@ PREVIEWS = condition("policies compete by preview", ("importance",), lambda subj
 BEGAN_HERE = condition("the build began here", (), lambda subject: not subject.handed_over)
 HANDED_OVER = condition("another machine handed it over", (), lambda subject: subject.handed_over)
 ROUNDS_MADE = condition("a latency limit is searched for", OF_ROUNDS, lambda subject: subject.config.goes_round)
-KNOWS_ANSWERS = Condition("answers were kept, or travelled", (), lambda subject, folder: _came(subject, folder / ANSWERS))
+KNOWS_ANSWERS = Condition(
+    "answers were kept, or travelled", (), lambda subject, folder: _came(subject, folder / ANSWERS)
+)
 KNOWS_WHAT_IF = Condition(
     "other budgets were tried, and what was found travelled",
     SEARCHES.settings,
