@@ -35,8 +35,8 @@ def test_the_page_has_files_with_names_and_commands_for_two_places() -> None:
 
 @pytest.mark.slow
 def test_every_command_runs_to_its_end(tmp_path: Path) -> None:
-    for need in ("onnxruntime", "torch", "onnxscript"):
-        pytest.importorskip(need, reason="needs the extras limpq-deploy[train,cpu]")
+    for need in ("onnxruntime", "torch", "onnxscript", "tritonclient"):
+        pytest.importorskip(need, reason="needs the extras limpq-deploy[train,cpu,serve]")
     for name, text in files().items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     programs = {"python": [sys.executable], "limpq-deploy": [sys.executable, "-m", "limpq_deploy"]}
