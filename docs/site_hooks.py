@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from glossary_links import entries_with_links, with_links
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)]*)?\)")
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md", "README.md": "index.md"}
-TERM = re.compile(r"^## (.+)$", re.M)
-UNLINKED = ("glossary.md", "cli.md", "changes.md", "api.md")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -34,7 +33,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     homes = {page: name for name, page in OUTSIDE.items() if page != "index.md"}
     home = origin if origin.startswith("benchmarks/") else homes.get(origin, f"docs/{origin}")
     led = LINK.sub(lambda found: _led(found, home, origin, files), markdown)
-    return led if origin in UNLINKED else _with_terms(led, origin)
+    up = posixpath.relpath("glossary.md", posixpath.dirname(origin) or ".")
+    return entries_with_links(led) if origin == "glossary.md" else with_links(led, up)
 
 
 def _led(found: re.Match[str], home: str, origin: str, files: Files) -> str:
@@ -46,34 +46,6 @@ def _led(found: re.Match[str], home: str, origin: str, files: Files) -> str:
     if found_file is None or found_file.inclusion.is_excluded():
         return text
     return f"[{text}]({posixpath.relpath(page, posixpath.dirname(origin) or '.')}{anchor})"
-
-
-def _with_terms(markdown: str, origin: str) -> str:
-    """The first mention of each term of the glossary becomes a link, outside of code, headings, tables and links."""
-    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
-    up = posixpath.relpath("glossary.md", posixpath.dirname(origin) or ".")
-    left = {term: _anchor(term) for term in sorted(TERM.findall(text), key=len, reverse=True)}
-    fenced, lines = False, []
-    for line in markdown.split("\n"):
-        fenced ^= line.lstrip().startswith("```")
-        plain = not (fenced or line.lstrip().startswith(("#", "```", "|", "    ", "!", "<", ":::")))
-        if plain:
-            for term in list(left):
-                pattern = rf"(?<![\w`\[/.-]){re.escape(term)}(?![\w`\]/(-])"
-                parts = re.split(r"(`[^`]*`|\[[^\]]*\]\([^)]*\)|\*\*[^*]*\*\*)", line)
-                for number in range(0, len(parts), 2):
-                    linked, count = re.subn(pattern, f"[{term}]({up}#{left[term]})", parts[number], count=1)
-                    if count:
-                        parts[number] = linked
-                        del left[term]
-                        break
-                line = "".join(parts)
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _anchor(term: str) -> str:
-    return re.sub(r"[^\w -]", "", term).strip().lower().replace(" ", "-")
 
 
 def _title(path: Path) -> str:

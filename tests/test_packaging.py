@@ -1,11 +1,12 @@
 """An installation holds what the checkout does."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -75,3 +76,20 @@ def test_a_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
         [sys.executable, "-P", "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert str(place) in done.stdout
+
+
+def test_the_image_is_built_from_the_wheel_that_is_built_here() -> None:
+    """No Docker here: its file is read as Docker reads it, and what it copies and installs is looked up."""
+    text = (ROOT / "docs/kubernetes/Dockerfile").read_text(encoding="utf-8")
+    lines = [line for line in re.sub(r"\\\n\s*", " ", text).splitlines() if line and not line.startswith("#")]
+    assert [line.split(" ", 1)[0] for line in lines] == ["FROM", "COPY", "RUN", "USER"]
+    _, source, place = lines[1].split()
+    assert PurePath(f"dist/limpq_deploy-{limpq_deploy.__version__}-py3-none-any.whl").match(source)
+    assert place.endswith("/")  # as several files may match
+    [(installed, extras)] = re.findall(r'pip install \S+ "\$\(ls (\S+)\)\[([\w,]+)\]"', lines[2])
+    assert installed == place + PurePath(source).name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    [build] = re.findall(r"docker build -f (\S+)", text)
+    assert (ROOT / build).is_file()
+    assert lines[3] != "USER root"

@@ -23,6 +23,7 @@ from limpq_deploy.calibration.datasets.masks import IGNORED, open_masks
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import DataError
 from limpq_deploy.calibration.factories import is_factory_name
+from limpq_deploy.calibration.suggestions import did_you_mean
 
 __all__ = [
     "FORMS",
@@ -74,7 +75,8 @@ def open_dataset(
     elif kind not in KINDS and is_factory_name(spec):
         dataset = open_custom(spec, preprocess)
     else:
-        raise DataError(f"unknown data set {spec!r}; expected {FORMS}")
+        near = did_you_mean(kind, ("digits", *KINDS))
+        raise DataError(f"unknown data set {spec!r}; expected {FORMS}{near}")
     for name in needs:
         dataset.split(name)
     return dataset

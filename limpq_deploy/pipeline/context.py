@@ -58,7 +58,7 @@ class Subject:
     """Model, data, target and placement of one configuration; each is made once, when it is first asked for."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config = self.asked = config
         self._formats: tuple[str, ...] = ()
 
     def require_data_of_task(self) -> None:

@@ -28,6 +28,11 @@ class Deployed(Protocol):
     def config(self) -> Config: ...
 
     @property
+    def asked(self) -> Config:
+        """The settings as they were given where the build began; ``config`` has those that hold here."""
+        ...
+
+    @property
     def target(self) -> TargetSpec: ...
 
     @property

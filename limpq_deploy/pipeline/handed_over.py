@@ -22,7 +22,7 @@ from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.export.runtimes.base import Runtime
 from limpq_deploy.pipeline.config import Config, load_config
 from limpq_deploy.pipeline.deployed import Start
-from limpq_deploy.workspace.file_names import CONFIG, HANDOVER, IMAGES, PLACEMENT
+from limpq_deploy.workspace.file_names import CONFIG, HANDOVER, IMAGES, PLACEMENT, PRICES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +53,9 @@ class HandedOver:
     def __init__(self, folder: Path) -> None:
         """Raises RecordError for damaged records."""
         self._folder = folder
-        config = load_config(folder / CONFIG)
-        prices = config.cost_table  # a file of the machine that trained; the page goes without where it is not here
-        found = prices if prices is not None and prices.is_file() else None
-        self.config: Config = replace(config, out=folder, cost_table=found)
+        self.asked = load_config(folder / CONFIG)
+        prices = folder / PRICES
+        self.config: Config = replace(self.asked, out=folder, cost_table=prices if prices.is_file() else None)
         self.handover = load_record(Handover, folder / HANDOVER)
         self.placement = load_record(Placement, folder / PLACEMENT)
 

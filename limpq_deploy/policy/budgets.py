@@ -256,10 +256,10 @@ def require_within_reach(indicators: Indicators, like: str) -> None:
     in_fp8 = FP8 in asked and not (whole(asked) and FP8 in widths)
     if in_fp8 or (most < like_budget(indicators, *asked).limit and not set(asked) <= widths):
         candidates, widest = ", ".join(map(width_name, sorted(widths))), max(widths - {FP8}, default=8)
-        why = "is FP8's width, and no bits that a layer can have here" if in_fp8 else "would limit nothing"
+        why = "9 stands for FP8, which is no candidate here" if in_fp8 else "that would limit nothing"
         raise SettingError(
-            f"--like {like} asks for the BitOps of bits that no layer can have, and {why}: the "
-            f"candidates here are {candidates}; ask for w{widest}a{widest} or less, or for more candidates (--bits)"
+            f"--like {like} asks for the BitOps of bits that no layer can have: {why}; the "
+            f"candidates are {candidates}; ask for w{widest}a{widest} or less, or for more candidates (--bits)"
         )
 
 

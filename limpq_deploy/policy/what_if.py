@@ -4,6 +4,7 @@ The limits are numbers that a user can type, so that the same search on the same
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Context, Decimal
@@ -29,6 +30,8 @@ PLAIN = {BITOPS: "max_gbitops", "the size": "max_mib"}
 
 DIGITS = 4
 """Significant digits of a limit."""
+
+_LIMIT = re.compile(r"\d{1,30}(\.\d{1,30})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,15 @@ class WhatIf:
     images: int | None = None
     seconds: float = 0.0
     format: Literal["limpq.what-if/1"] = field(default="limpq.what-if/1")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a budget that there is not, and for a point without its limit."""
+        if self.swept not in BUDGETS:
+            raise ValueError(f"{self.swept!r} is no budget; expected one of {', '.join(BUDGETS)}")
+        for point in self.points:
+            limit = point.settings.get(self.swept, "")
+            if not _LIMIT.fullmatch(limit):
+                raise ValueError(f"the point {point.name!r} has the limit {limit!r} of {self.swept}; expected a number")
 
 
 def swept_budget(asked: Mapping[str, Any], restricted: Indicators, sources: Mapping[str, Any]) -> Swept:

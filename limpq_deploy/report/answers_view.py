@@ -1,6 +1,8 @@
 """What the policy's file answers: its confusions, and the images that it answers otherwise than float."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from markupsafe import Markup
@@ -15,6 +17,9 @@ MOST_CLASSES = 25
 LISTED = 12
 
 CELL, NAME_PX = 26, 6.2
+
+Named = Callable[[int], str]
+"""A class by its index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,24 +65,24 @@ def answers_section(inputs: ReportInputs) -> AnswersSection | None:
         return None
     labels = np.array(found.labels)
     mixed, plain = (np.array(found.predictions[name]) for name in ("mixed", "float"))
-    names = [_name(inputs, number) for number in range(found.classes)]
-    counts, before = (_counts(labels, one, found.classes) for one in (mixed, plain))
+    names = [_name(inputs, number) for number in range(min(found.classes, MOST_CLASSES))]
+    named = partial(_name, inputs)
     small = found.classes <= MOST_CLASSES
     return AnswersSection(
-        matrix=_matrix(counts, names) if small else None,
+        matrix=_matrix(_counts(labels, mixed, found.classes), names) if small else None,
         width=_width(names),
-        confusions=tuple(_confusions(counts, before, names)),
+        confusions=tuple(_confusions(labels, mixed, plain, named)),
         images=len(labels),
         changed=int((mixed != plain).sum()),
-        lost=tuple(_picture(one, names) for one in found.lost),
-        won=tuple(_picture(one, names) for one in found.won),
+        lost=tuple(_picture(one, named) for one in found.lost),
+        won=tuple(_picture(one, named) for one in found.won),
         num_lost=int(((plain == labels) & (mixed != labels)).sum()),
         num_won=int(((plain != labels) & (mixed == labels)).sum()),
     )
 
 
 def _name(inputs: ReportInputs, number: int) -> str:
-    return inputs.class_names[number] if number < len(inputs.class_names) else str(number)
+    return inputs.class_names[number] if 0 <= number < len(inputs.class_names) else str(number)
 
 
 def _counts(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
@@ -85,14 +90,19 @@ def _counts(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray
     return np.bincount(labels * classes + answers, minlength=classes * classes).reshape(classes, classes)
 
 
-def _confusions(counts: np.ndarray, before: np.ndarray, names: list[str]) -> list[Confusion]:
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
-    pairs = [divmod(int(place), len(names)) for place in order]
+def _confusions(labels: np.ndarray, mixed: np.ndarray, plain: np.ndarray, named: Named) -> list[Confusion]:
+    """The most frequent pairs of a label and another answer of the policy's file."""
+    wrong = labels != mixed
+    pairs, numbers = np.unique(np.stack((labels[wrong], mixed[wrong]), axis=1), axis=0, return_counts=True)
+    order = np.argsort(-numbers, kind="stable")[:LISTED]
     return [
-        Confusion(label=names[one], answer=names[other], mixed=int(wrong[one, other]), by_float=int(before[one, other]))
-        for one, other in pairs
-        if wrong[one, other]
+        Confusion(
+            label=named(label),
+            answer=named(answer),
+            mixed=int(number),
+            by_float=int(((labels == label) & (plain == answer)).sum()),
+        )
+        for (label, answer), number in zip(pairs[order].tolist(), numbers[order], strict=True)
     ]
 
 
@@ -177,10 +187,7 @@ def _matrix(counts: np.ndarray, names: list[str]) -> Markup:
     )
 
 
-def _picture(one: Flipped, names: list[str]) -> Picture:
-    def named(number: int) -> str:
-        return names[number] if 0 <= number < len(names) else str(number)
-
+def _picture(one: Flipped, named: Named) -> Picture:
     return Picture(
         source=f"data:image/png;base64,{one.png}" if one.png is not None and _is_base64(one.png) else None,
         image=one.image,

@@ -29,7 +29,8 @@ class ReportInputs:
     ``files``: bytes on disk by file name. ``class_names``: in index order. ``trained``: False where scales are ranges
     and nothing was learned. ``given``: the user's file where the policy was not searched. ``what_if``: what other
     budgets would give, with ``commands`` that build it by the names of points; ``answers``: classes of every test
-    image; ``curves``: losses of the trainings. A part that is None was not measured, and is said so.
+    image; ``curves``: losses of the trainings. ``trained_elsewhere``: these three are of another machine, which
+    handed the build over. A part that is None was not measured, and is said so.
 
     Raises RecordError when policies, indicators and placement are not of one model.
     """
@@ -58,6 +59,7 @@ class ReportInputs:
     answers: Answers | None = None
     curves: tuple[Curve, ...] = ()
     cost_table: CostTable | None = None
+    trained_elsewhere: bool = False
 
     def __post_init__(self) -> None:
         searched = {layer.name for layer in self.placement.searched}
@@ -66,6 +68,9 @@ class ReportInputs:
             _require_all(searched, set(self.uniform.bits), "the uniform policy")
         if self.indicators is not None:
             _require_all(searched, {layer.name for layer in self.indicators.layers}, "the indicators file")
+        if self.what_if is not None:
+            for point in (*self.what_if.points, *self.what_if.uniform, *self.what_if.candidates):
+                _require_all(searched, set(point.bits), f"{point.name!r} among what other budgets give")
 
     def pair(self, layer: str) -> BitPair:
         """Nominal (weight, activation) bits of a layer, pinned ones included."""

@@ -30,8 +30,8 @@ AXES: tuple[tuple[str, str, Costs], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontRow:
-    """One stop of the slider, as text. ``says``: all of it in a line; ``gain``: the figure against the policy's own;
-    ``bits``: of every layer, in the table's order; ``own``: these are the policy's bits."""
+    """One stop of the slider, as text. ``says``: all of it in a line; ``gain``: the figure against the section's
+    ``against``; ``bits``: of every layer, in the table's order; ``own``: these are the policy's bits."""
 
     name: str
     says: str
@@ -52,7 +52,8 @@ class FrontRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIfSection:
     """``start``: the stop nearest to the policy's own budget. ``pictures``: accuracy against each cost. ``together``:
-    what the intervals allow to say. ``searched``: names of the searched layers, ``bits`` of the table's rows."""
+    what the intervals allow to say. ``against``: what figures are compared with: the policy, or where it has no preview
+    on these images, ``start``. ``layers``: names of the searched ones, in the order of the rows' ``bits``."""
 
     rows: tuple[FrontRow, ...]
     uniform: tuple[FrontRow, ...]
@@ -63,6 +64,7 @@ class WhatIfSection:
     figure: str
     images: int
     together: str
+    against: str
     swept: str
     measure: str
     layers: tuple[str, ...]
@@ -76,7 +78,8 @@ def what_if_section(inputs: ReportInputs) -> WhatIfSection | None:
     own = inputs.policy.pairs()
     names = tuple(layer.name for layer in inputs.placement.searched)
     start = _start(found, own)
-    reached = found.points[start].preview
+    same = next((point for point in (*found.points, *found.uniform) if point.pairs() == own), None)
+    reached = (same or found.points[start]).preview
     base = reached.value if reached is not None else 0.0
     measure = _measure(found)
 
@@ -98,6 +101,7 @@ def what_if_section(inputs: ReportInputs) -> WhatIfSection | None:
         images=found.images,
         together=_together(found),
         swept=f"--{found.swept.replace('_', '-')}",
+        against="this policy" if same is not None else "the best at its budget",
         measure=f"{found.importance}, alpha {found.alpha:g}, outliers: {found.outliers}",
         layers=names,
     )

@@ -47,6 +47,16 @@ class Answers:
     won: tuple[Flipped, ...] = ()
     format: Literal["limpq.answers/1"] = field(default="limpq.answers/1")
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for answers that are not one for each label, or of no class."""
+        if self.labels and not {"float", "mixed"} <= self.predictions.keys():
+            raise ValueError("labels stand beside no answers of both float and mixed")
+        for name, answers in (("labels", self.labels), *self.predictions.items()):
+            if len(answers) != len(self.labels):
+                raise ValueError(f"{name} has {len(answers)} answers for {len(self.labels)} labels")
+            if answers and not 0 <= min(answers) <= max(answers) < self.classes:
+                raise ValueError(f"{name} has {min(answers)} to {max(answers)}, beyond {self.classes} classes")
+
 
 def answers_of(found: Mapping[CandidateName, object], split: Split) -> Answers:
     """What `evaluate` found of each file on a split; of other tasks nothing."""

@@ -35,4 +35,5 @@ TRAINING_LOGS = "training"
 
 HANDOVER, IMAGES = "handover.json", "images.npy"
 HANDED_PARITY = "handed-parity.json"
+PRICES = "cost-table.json"
 """What travels to the machine with the GPU beside the files of the build."""

@@ -45,3 +45,7 @@ def test_the_site_builds_strictly_and_loads_nothing_from_outside(tmp_path: Path)
     api = (tmp_path / "site/api.html").read_text(encoding="utf-8")
     assert "limpq_deploy.api.builds.build" in api
     assert 'href="glossary.html#policy"' in (tmp_path / "site/concepts.html").read_text(encoding="utf-8")
+    entries = set(re.findall(r' id="([^"]+)"', (tmp_path / "site/glossary.html").read_text(encoding="utf-8")))
+    led = {name for page in pages for name in re.findall(r'glossary\.html#([^"]+)"', page.read_text(encoding="utf-8"))}
+    assert len(led) > 50
+    assert led <= entries

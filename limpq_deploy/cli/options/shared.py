@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,17 +57,20 @@ class BitsOrFloat(click.ParamType):
 
 
 class BitList(click.ParamType):
-    """``2,3,4`` -> (2, 3, 4)."""
+    """``2,3,4`` -> (2, 3, 4); ``2..4`` is the same."""
 
     name = "bits"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of bit-widths; expected something like 2,3,4,5,6", param, ctx)
+        bits: list[int] = []
+        for part in str(value).split(","):
+            ends = re.fullmatch(r"\s*(\d{1,3})(?:\.\.(\d{1,3}))?\s*", part, re.ASCII)
+            if ends is None:
+                self.fail(f"{value!r} is no list of bit-widths; expected something like 2,3,4,5,6 or 2..6", param, ctx)
+            bits += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        return tuple(bits)
 
 
 class NameList(click.ParamType):

@@ -22,6 +22,7 @@ from limpq_deploy.pipeline.stages.facts import (
     DATA,
     ENGINE_OPTIONS,
     HANDS_OVER,
+    HANDS_WHAT_IF_OVER,
     MEASURES,
     OWN_UNIFORM,
     PIXEL_INPUT,
@@ -45,6 +46,7 @@ from limpq_deploy.workspace.file_names import (
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
     VERDICT,
+    WHAT_IF,
 )
 
 CANARIES = 16
@@ -131,7 +133,8 @@ SHIPPED = Stage(
     facts=(CLASSES, DATA, VERSIONS, *RUNTIME),
     reads=(
         *(MODEL, If(PIXEL_INPUT, PIXELS), POLICY, VERDICT, REPORT),
-        *(If(HANDS_OVER, name) for name in CARRIED.values() if name not in ALWAYS),
+        *(If(HANDS_OVER, name) for name in CARRIED.values() if name not in (*ALWAYS, WHAT_IF)),
+        If(HANDS_WHAT_IF_OVER, WHAT_IF),
         *(FLOAT_MODEL, UNIFORM8_MODEL, COMPARISON, If(OWN_UNIFORM, UNIFORM_MODEL)),
     ),
     writes=(BUNDLE, If(BUILDS, CANDIDATE_BUNDLES)),

@@ -28,7 +28,7 @@ from limpq_deploy.train.settings import (
     float_settings,
     joint_settings,
 )
-from limpq_deploy.workspace.file_names import COMPARISON, INDICATORS, POLICY
+from limpq_deploy.workspace.file_names import ANSWERS, COMPARISON, INDICATORS, POLICY, WHAT_IF
 from limpq_deploy.workspace.step import Part
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ FORM = Fact(
     "form", ("target", "tensorrt"), lambda subject: to_dict(subject.form) if subject.target.exportable else None
 )
 VERSIONS = Fact("versions", (), lambda subject: versions())
-COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.config.command_line())
+COMMAND = Fact("command", tuple(sorted(SETTINGS)), lambda subject: subject.asked.command_line())
 
 COMPILER = Fact(
     "compiler", ("target",), lambda subject: installed_version() if subject.target.compiled_by is not None else None
@@ -208,6 +208,11 @@ def condition(says: str, settings: tuple[str, ...], holds: Callable[[Any], bool]
     return Condition(says, settings, lambda subject, folder: holds(subject))
 
 
+def _came(subject: Deployed, file: Path) -> bool:
+    """Whether a record is there that every build makes: bundles of earlier versions do not carry it."""
+    return not subject.handed_over or file.is_file()
+
+
 TRAINS = condition("quantized models are trained", ("ptq",), lambda subject: not subject.config.ptq)
 CALIBRATES = condition("nothing is trained", ("ptq",), lambda subject: subject.config.ptq)
 SEARCHES = condition("no policy is given", ("policy",), lambda subject: subject.config.policy is None)
@@ -216,10 +221,13 @@ PREVIEWS = condition("policies compete by preview", ("importance",), lambda subj
 BEGAN_HERE = condition("the build began here", (), lambda subject: not subject.handed_over)
 HANDED_OVER = condition("another machine handed it over", (), lambda subject: subject.handed_over)
 ROUNDS_MADE = condition("a latency limit is searched for", OF_ROUNDS, lambda subject: subject.config.goes_round)
-ASKS_WHAT_IF = condition(
-    "other budgets are tried here",
-    ("policy",),
-    lambda subject: subject.config.policy is None and not subject.handed_over,
+KNOWS_ANSWERS = Condition(
+    "answers were kept, or travelled", (), lambda subject, folder: _came(subject, folder / ANSWERS)
+)
+KNOWS_WHAT_IF = Condition(
+    "other budgets were tried, and what was found travelled",
+    SEARCHES.settings,
+    lambda subject, folder: SEARCHES.holds(subject, folder) and _came(subject, folder / WHAT_IF),
 )
 EXPORTS = condition("the target is exported", ("target",), lambda subject: subject.target.exportable)
 BUILDS = condition("an engine is built", ("target", "engine"), lambda subject: subject.builds_engine)
@@ -229,6 +237,11 @@ MEASURES = condition(
     lambda subject: subject.builds_engine or subject.hands_over,
 )
 HANDS_OVER = condition("an engine is left to the target", ("target", "engine"), lambda subject: subject.hands_over)
+HANDS_WHAT_IF_OVER = condition(
+    "an engine is left to the target, and other budgets were tried",
+    ("target", "engine", *SEARCHES.settings),
+    lambda subject: subject.hands_over and subject.config.policy is None,
+)
 COMPILES_ONLY = condition(
     "an engine is built that runs elsewhere", ("target", "engine"), lambda subject: subject.compiles_only
 )

@@ -12,10 +12,12 @@ from limpq_deploy.pipeline.config import FORMAT
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.handed_over import Handover
 from limpq_deploy.pipeline.stages.comparison import own_pair
+from limpq_deploy.pipeline.stages.facts import SEARCHES
 from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES
-from limpq_deploy.pipeline.stages.page import built_facts
+from limpq_deploy.pipeline.stages.page import built_facts, training_logs
 from limpq_deploy.workspace.file_names import (
     ACCURACY,
+    ANSWERS,
     COMPARISON,
     CONFIG,
     EXPORT,
@@ -30,8 +32,10 @@ from limpq_deploy.workspace.file_names import (
     PARITY,
     PLACEMENT,
     POLICY,
+    PRICES,
     UNIFORM8_MODEL,
     UNIFORM_MODEL,
+    WHAT_IF,
 )
 
 FOLDER = "build"
@@ -39,15 +43,20 @@ FOLDER = "build"
 
 CARRIED = {
     **{name: name for name in (PLACEMENT, INDICATORS, POLICY, COMPARISON, FINETUNED_RECORD, EXPORT, LINT, ACCURACY)},
-    **{name: name for name in (FLOAT_MODEL, UNIFORM8_MODEL)},
+    **{name: name for name in (FLOAT_MODEL, UNIFORM8_MODEL, ANSWERS, WHAT_IF)},
     HANDED_PARITY: PARITY,
 }
-"""Files by the names under which they travel."""
+"""Files by the names under which they travel; what other budgets would give only where they were tried."""
 
 
 def carried_files(subject: Deployed, folder: Path) -> dict[str, Path | bytes]:
     """Name in the bundle -> file, or its bytes."""
     files: dict[str, Path | bytes] = {name: folder / file for name, file in CARRIED.items()}
+    if not SEARCHES.holds(subject, folder):
+        del files[WHAT_IF]
+    files |= {name: folder / name for name in training_logs(subject, folder) if (folder / name).is_file()}
+    if subject.config.cost_table is not None:
+        files[PRICES] = subject.config.cost_table
     if own_pair(folder / COMPARISON) is not None:
         files[UNIFORM_MODEL] = folder / UNIFORM_MODEL
     if subject.config.input == "uint8":  # the bundle's own model is that which takes pixels

@@ -14,16 +14,16 @@ from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.handed_over import Handover
-from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.comparison import Comparison, own_pair
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
-    ASKS_WHAT_IF,
-    BEGAN_HERE,
     BUILDS,
     CLASSES,
     COMMAND,
     HANDED_OVER,
     KEEPS_STORED,
+    KNOWS_ANSWERS,
+    KNOWS_WHAT_IF,
     MEASURES,
     VERSIONS,
 )
@@ -69,12 +69,13 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
     priced = subject.config.cost_table
     comparison = load_record(Comparison, folder / COMPARISON)
     engine = load_record(Engine, folder / ENGINE) if subject.builds_engine else None
-    what_if = load_record(WhatIf, folder / WHAT_IF) if ASKS_WHAT_IF.holds(subject, folder) else None
+    what_if = load_record(WhatIf, folder / WHAT_IF) if KNOWS_WHAT_IF.holds(subject, folder) else None
     write_report(
         folder / REPORT,
         ReportInputs(
             title=f"{subject.config.model} for {subject.target.name}",
-            command=subject.config.command_line(),
+            command=subject.asked.command_line(),
+            trained_elsewhere=subject.handed_over,
             created=_written(folder / VERDICT),
             versions=versions(),
             realised=executed_bits(engine) if engine is not None else {},
@@ -94,9 +95,9 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             cost_table=load_record(CostTable, priced) if priced is not None else None,
             rounds=load_record(Rounds, folder / ROUNDS) if ROUNDS in studied else None,
             what_if=what_if,
-            commands=commands_of(what_if, subject.config) if what_if is not None else {},
-            answers=load_record(Answers, folder / ANSWERS) if not subject.handed_over else None,
-            curves=tuple(_curves(folder)),
+            commands=commands_of(what_if, subject.asked) if what_if is not None else {},
+            answers=load_record(Answers, folder / ANSWERS) if KNOWS_ANSWERS.holds(subject, folder) else None,
+            curves=tuple(_curves(subject, folder)),
         ),
     )
     return str(folder / REPORT)
@@ -109,7 +110,7 @@ REPORT_PAGE = Stage(
     facts=(COMMAND, VERSIONS, CLASSES),
     reads=(
         *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, PARITY, If(BUILDS, ENGINE), If(BUILDS, LATENCY)),
-        *(If(ASKS_WHAT_IF, WHAT_IF), If(BEGAN_HERE, ANSWERS)),
+        *(If(KNOWS_WHAT_IF, WHAT_IF), If(KNOWS_ANSWERS, ANSWERS)),
         *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *STUDIES, If(KEEPS_STORED, STORED), If(HANDED_OVER, HANDOVER)),
     ),
     writes=(REPORT,),
@@ -129,9 +130,19 @@ TRAININGS = {
 """Trainings by the stages whose logs they are."""
 
 
-def _curves(folder: Path) -> Iterator[Curve]:
-    for stage, title in TRAININGS.items():
-        losses = read_losses(folder / TRAINING_LOGS / f"{stage}.jsonl")
+def training_logs(subject: Deployed, folder: Path) -> dict[str, str]:
+    """Title of each training of this build by its log's file; a folder may hold those of earlier builds too."""
+    left_out = {"float"} if subject.start.trained else set()
+    if subject.config.ptq:
+        left_out |= TRAININGS.keys() - {"float"}
+    if own_pair(folder / COMPARISON) is None:
+        left_out |= {"uniform"}
+    return {f"{TRAINING_LOGS}/{name}.jsonl": title for name, title in TRAININGS.items() if name not in left_out}
+
+
+def _curves(subject: Deployed, folder: Path) -> Iterator[Curve]:
+    for name, title in training_logs(subject, folder).items():
+        losses = read_losses(folder / name)
         if losses:
             yield Curve(title=title, losses=losses)
 

@@ -13,7 +13,7 @@ from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.asked_policy import under_restrictions
 from limpq_deploy.pipeline.stages.choose import PLAIN_BUDGETS, RESTRICTING
 from limpq_deploy.pipeline.stages.declaration import If, Stage
-from limpq_deploy.pipeline.stages.facts import ASKS_WHAT_IF, LIMITS, MEASURES, ROUNDS_MADE
+from limpq_deploy.pipeline.stages.facts import LIMITS, MEASURES, ROUNDS_MADE, SEARCHES
 from limpq_deploy.pipeline.stages.previewer import Previewer
 from limpq_deploy.policy.budgets import BUDGETS, COST_FILES, budgets_from_options, latency_budget
 from limpq_deploy.policy.costs import Budget, Cost
@@ -124,7 +124,7 @@ WHAT_IF_STAGE = Stage(
     reads=(POLICY, INDICATORS, PLACEMENT, FLOAT_WEIGHTS, JOINT, If(ROUNDS_MADE, ROUNDS)),
     writes=(WHAT_IF,),
     run=_run,
-    when=(ASKS_WHAT_IF, MEASURES),
+    when=(SEARCHES, MEASURES),
 )
 """What other budgets would give, and what each bit of the policy costs and buys; for the page."""
 

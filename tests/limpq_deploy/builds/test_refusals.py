@@ -205,6 +205,7 @@ def test_the_figure_named_as_reachable_is_reachable(run: Command, copy: Path, se
         (("--latency-seconds", "0"), ("--latency-seconds is 0.0",)),
         (("--model", "resnet9"), ("unknown model 'resnet9'", "resnet8")),
         (("--data", "mnist"), ("unknown data set 'mnist'", "imagefolder:PATH")),
+        (("--data", "digit"), ("did you mean 'digits'?",)),
         (("--target", "tensorrt"), ("TensorRT", "--no-engine")),
         (("--classes", "names.json"), ("--classes has no meaning for 'digits'",)),
     ],

@@ -1,5 +1,6 @@
 """Other budgets: limits that a user can type, and the policies that a search finds for them."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -142,3 +143,13 @@ def test_the_record_survives_json(indicators: Indicators) -> None:
     )
     found = WhatIf(swept="max_gbitops", importance="scale", alpha=2.0, outliers="forbid", points=points)
     assert from_json(WhatIf, to_json(found), "here") == found
+
+
+def test_a_front_of_no_budget_or_without_its_limits_is_refused(indicators: Indicators) -> None:
+    [point] = uniform_points(indicators, None)[:1]
+    words = {"importance": "scale", "alpha": 2.0, "outliers": "forbid"}
+    with pytest.raises(ValueError, match=r"'max_gold' is no budget; expected one of "):
+        WhatIf(swept="max_gold", points=(), **words)  # type: ignore[arg-type]
+    for limit in ({}, {"max_gbitops": "all"}, {"max_gbitops": "1e999999999"}, {"max_gbitops": "1; rm"}):
+        with pytest.raises(ValueError, match=r"the point 'w2a2' has the limit .* of max_gbitops"):
+            WhatIf(swept="max_gbitops", points=(replace(point, settings=limit),), **words)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from limpq_deploy.policy.indicators import Measure
 from limpq_deploy.report import ReportInputs, render_report
 from limpq_deploy.report.answers_view import MOST_CLASSES, answers_section
 from limpq_deploy.report.curves import POINTS, Curve, curves_section
+from limpq_deploy.report.figures import signed
 from limpq_deploy.report.page import resource
 from limpq_deploy.report.prices import prices_section
 from limpq_deploy.report.scales import scales_section
@@ -77,6 +78,24 @@ def test_the_slider_begins_at_the_policys_own_budget(whole: ReportInputs) -> Non
     found = what_if_section(moved)
     assert found is not None
     assert (found.start, found.rows[1].own) == (1, True)
+
+
+def test_figures_are_compared_with_the_policys_own_where_it_was_previewed_on_the_same_images(
+    whole: ReportInputs,
+) -> None:
+    assert whole.what_if is not None
+    front = [point.bits for point in whole.what_if.points]
+    first = next(point for point in whole.what_if.uniform if point.bits not in front)
+    assert first.preview is not None
+    section = what_if_section(replace(whole, policy=replace(whole.policy, bits=first.bits)))
+    assert section is not None
+    assert section.against == "this policy"
+    for row, point in zip(section.rows, whole.what_if.points, strict=True):
+        assert point.preview is not None
+        assert row.gain == f"{signed(point.preview.value - first.preview.value)} points"
+    other = what_if_section(whole)  # previewed in the tournament alone, on images of its own
+    assert other is not None
+    assert (other.against, other.rows[other.start].gain) == ("the best at its budget", "0.00 points")
 
 
 def test_the_pictures_hold_front_uniform_candidates_and_the_policy(whole: ReportInputs) -> None:

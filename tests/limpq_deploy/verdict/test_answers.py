@@ -2,11 +2,17 @@
 
 import base64
 import io
+import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from limpq_deploy.calibration.datasets import Preprocess, Split
+from limpq_deploy.calibration.errors import RecordError
+from limpq_deploy.calibration.records import from_json, to_dict
 from limpq_deploy.tasks.score import TOP1, Score, Scored
 from limpq_deploy.train.evaluate import Accuracy, Evaluation
 from limpq_deploy.verdict.answers import SHOWN, SIDE, Answers, answers_of
@@ -52,6 +58,24 @@ def test_only_the_first_images_of_each_direction_are_kept() -> None:
     found = answers_of(answers, split_of(labels))  # type: ignore[arg-type]
     assert len(found.lost) == SHOWN
     assert not found.won
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"predictions": {"float": (0, 1), "mixed": (0,)}}, "mixed has 1 answers for 2 labels"),
+        ({"predictions": {"float": (0, 1)}}, "no answers of both float and mixed"),
+        ({"predictions": {"float": (0, 1), "mixed": (0, 3)}}, "mixed has 0 to 3, beyond 3 classes"),
+        ({"labels": (0, -1)}, "labels has -1 to 0, beyond 3 classes"),
+    ],
+)
+def test_answers_that_do_not_fit_their_labels_are_refused(change: dict[str, Any], words: str) -> None:
+    found = Answers(labels=(0, 1), classes=3, predictions={"float": (0, 1), "mixed": (0, 2)})
+    with pytest.raises(ValueError, match=words):
+        replace(found, **change)
+    broken = {**to_dict(found), **change}
+    with pytest.raises(RecordError, match=words):
+        from_json(Answers, json.dumps(broken), "answers.json")
 
 
 def test_other_tasks_have_no_answers() -> None:

@@ -185,7 +185,7 @@ def test_bits_that_no_layer_can_have_are_refused_where_they_would_limit_nothing(
         found = run("search", file, "--like", like, "-o", tmp_path / "p.json")
         assert found.exit_code == 1
         assert f"--like {like} asks for the BitOps of bits that no layer can have" in found.output
-        assert "the candidates here are 2, 4, 6; ask for w6a6 or less" in found.output
+        assert "the candidates are 2, 4, 6; ask for w6a6 or less" in found.output
     for like in ("w6a6", "w8a4", "w3a3"):  # what they limit can be reached, or has these bits
         assert run("search", file, "--like", like, "-o", tmp_path / "p.json").exit_code == 0
 

@@ -10,7 +10,6 @@ from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact, If
 from limpq_deploy.pipeline.stages.facts import (
-    ASKS_WHAT_IF,
     BEGAN_HERE,
     HANDED_OVER,
     HANDS_OVER,
@@ -36,7 +35,6 @@ IDLE = {
 
 
 ELSEWHERE = (
-    ASKS_WHAT_IF,
     BEGAN_HERE,
     HANDS_OVER,
     KEEPS_STORED,
