@@ -51,7 +51,7 @@ GIVEN_MODEL = Stage(
 
 def compare_exported(subject: Subject, folder: Path, model: onnx.ModelProto) -> GivenComparison:
     """The exported float model against the user's own module with the float stage's weights."""
-    raw, _ = subject.untrained()
+    raw = subject.raw
     given = run_given(subject.given_carrying(folder / FLOAT_WEIGHTS), subject.first_images(IMAGES), raw)
     difference, why = compare_template(given, model, raw)
     name = "exported float model"
