@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import LimpqError
+from limpq_deploy.calibration.json_text import MAX_BYTES
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.workspace.file_names import CONFIG
 from limpq_deploy.workspace.step import digest_of
@@ -50,6 +51,11 @@ class BuildFiles:
         stage, recorded = owner
         if not path.exists():
             raise FileChanged(f"{path}, which the stage {stage!r} wrote, is missing; run the build again to make it")
+        if path.suffix == ".json" and path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise FileChanged(
+                f"{path} has {path.stat().st_size:,} bytes, more than a record has, so it is not what the stage "
+                f"{stage!r} wrote; run the build again, which makes it anew"
+            )
         if digest_of(path) != recorded:
             raise FileChanged(
                 f"{path} is not what the stage {stage!r} wrote (its SHA-256 is another): damaged, or changed since; "

@@ -122,7 +122,7 @@ def _planted_kernel(out: Path) -> None:
 
 
 def _planted_library(out: Path) -> None:
-    for name in ("torch.py", "onnx.py", "numpy.py", "limpq_deploy.py", "onnxruntime.py", "sitecustomize.py"):
+    for name in ("torch.py", "onnx.py", "numpy.py", "onnxruntime.py", "sitecustomize.py"):
         for folder in (out, out.parent):
             (folder / name).write_text(EVIL.format(mark=str(out.parent / "mark")))
 
