@@ -3,7 +3,8 @@
 Tensors are compared by `export.reference.given_comparison.relative_difference`, float32, on a batch of real images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +36,19 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the user's module gives: its outputs [N, ...], and what each of its modules read and gave, by name."""
+    """What the user's ``module`` gives: its outputs [N, ...]. ``names``: of its modules that are worth watching, should
+    something differ; what they read and gave takes many times the memory of the model."""
 
+    module: nn.Module
     images_NCHW: torch.Tensor
     outputs: tuple[Values, ...]
-    read: Mapping[str, Values]
-    gave: Mapping[str, Values]
+    names: tuple[str, ...]
+
+    def watched(self) -> tuple[dict[str, Values], dict[str, Values]]:
+        """What each of the modules reads and gives, by name: the module is run once more."""
+        with _drawing_apart():
+            _, read, gave = _watch(self.module, self.images_NCHW, self.names)
+        return read, gave
 
 
 def run_given(module: nn.Module, images_NCHW: torch.Tensor, traced: TracedModel) -> Given:
@@ -48,26 +56,35 @@ def run_given(module: nn.Module, images_NCHW: torch.Tensor, traced: TracedModel)
 
     Raises ModelError where it gives no tensor, numbers that are not finite, or other ones when it is asked again.
     """
-    names = [str(node.target) for node in traced.graph_module.graph.nodes if _watched(node, traced)]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        module.eval()
-        first, read, gave = _watch(module, images_NCHW, names)
-        again, _, others = _watch(module, images_NCHW, names)
+    names = tuple(str(node.target) for node in traced.graph_module.graph.nodes if _watched(node, traced))
+    module.eval()
+    with _drawing_apart():
+        first, again = (_watch(module, images_NCHW, ())[0] for _ in range(2))
+    given = Given(module, images_NCHW, first, names)
     if not all(np.isfinite(one).all() for one in first):
         wrong = [~np.isfinite(one).reshape(len(one), -1).all(1) for one in first]
         bad, images = int(np.any(wrong, axis=0).sum()), len(first[0])
+        where = _first(given.watched()[1], lambda _, values: not np.isfinite(values).all())
         raise ModelError(
-            f"the model itself gives numbers that are not finite for {bad} of {images} images, first in "
-            f"{_first(gave, lambda _, values: not np.isfinite(values).all())}; look at its weights and at the images' "
-            "normalisation"
+            f"the model itself gives numbers that are not finite for {bad} of {images} images, first in {where}; look "
+            "at its weights and at the images' normalisation"
         )
     if _apart(first, again) > LIMIT / 10:
+        with _drawing_apart():
+            (_, _, gave), (_, _, others) = (_watch(module, images_NCHW, names) for _ in range(2))
         where = _first(gave, lambda name, values: relative_difference(values, others[name]) > LIMIT / 10)
         raise ModelError(
             f"the model gives other outputs when it is called again on the same images in evaluation mode, first in "
             f"{where}; take what is random, or remembers, out of its forward (dropout needs training=self.training)"
         )
-    return Given(images_NCHW, first, read, gave)
+    return given
+
+
+@contextlib.contextmanager
+def _drawing_apart() -> Iterator[None]:
+    """Within it no gradients are kept, and random numbers that are drawn do not count outside."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        yield
 
 
 def compare_placed(given: Given, traced: TracedModel, raw: TracedModel, placement: Placement) -> float:
@@ -77,7 +94,7 @@ def compare_placed(given: Given, traced: TracedModel, raw: TracedModel, placemen
     Raises ModelError that names it, beyond `LIMIT`.
     """
     with torch.no_grad():
-        placed = joint_model(traced, placement, (8,)).eval()
+        placed = joint_model(traced, placement, (8,), share=True).eval()
         found = _outputs(placed(given.images_NCHW.clone()))
     difference = _apart(given.outputs, found)
     if not difference <= LIMIT:
@@ -118,15 +135,16 @@ def _refuse(what: str, difference: float, given: Given, where: str) -> None:
 
 def _first_in_graph(given: Given, raw: TracedModel, placement: Placement) -> str:
     """The first module, in execution order, that reads or gives something else than in the user's own run."""
-    graph = joint_model(raw, placement, (8,)).eval().graph
+    graph = joint_model(raw, placement, (8,), share=True).eval().graph
     nodes = [node for node in raw.graph_module.graph.nodes if _watched(node, raw)]
     with torch.no_grad():
-        _, read, gave = _watch(graph, given.images_NCHW, [str(node.target) for node in nodes])
+        _, read, gave = _watch(graph, given.images_NCHW, given.names)
+    own_read, own_gave = given.watched()
     for node in nodes:
         name = str(node.target)
-        if _differs(given.read, read, name):
+        if _differs(own_read, read, name):
             return f"the first module that differs is {_named(node, raw)}, in what it reads{_computed_by(node, raw)}"
-        if _differs(given.gave, gave, name):
+        if _differs(own_gave, gave, name):
             return (
                 f"the first module that differs is {_named(node, raw)}, which reads the same and gives something else"
             )
@@ -135,8 +153,9 @@ def _first_in_graph(given: Given, raw: TracedModel, placement: Placement) -> str
 
 
 def _first_in_template(given: Given, inner: Mapping[str, Values], made: Mapping[str, str], traced: TracedModel) -> str:
+    _, gave = given.watched()
     for layer in traced.layers:
-        own = given.gave.get(layer.batchnorm or layer.name)
+        own = gave.get(layer.batchnorm or layer.name)
         if own is None or layer.name not in made:
             continue
         found = inner[made[layer.name]]
@@ -146,7 +165,7 @@ def _first_in_template(given: Given, inner: Mapping[str, Values], made: Mapping[
 
 
 def _watch(
-    module: nn.Module, images_NCHW: torch.Tensor, names: list[str]
+    module: nn.Module, images_NCHW: torch.Tensor, names: Sequence[str]
 ) -> tuple[tuple[Values, ...], dict[str, Values], dict[str, Values]]:
     """Outputs, and what the named submodules (those that there are) read and gave: copies, for later operations may
     change a tensor in place. Hooks of the user's own have run before."""

@@ -15,7 +15,7 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
     """The float graph with a marker at every quantizer's place, from which all graphs of the build are made."""
     placement = subject.placement
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
+    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name), share=True)
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
     return export_template(marked, placement.input_shape, subject.form.opset)
 
