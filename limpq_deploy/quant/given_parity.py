@@ -23,6 +23,7 @@ from limpq_deploy.export.reference.given_comparison import (
     relative_difference,
     run_template,
 )
+from limpq_deploy.model.given_model import copied
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
 from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.results import tensors_of
@@ -30,6 +31,10 @@ from limpq_deploy.quant.quantized_model import joint_model
 
 IMAGES = 8
 """Real images that the float forms are compared on."""
+
+ORDERS, WORST = 8.0, 1e-2
+"""Two forms of a network round in orders of their own. Their errors against float64 are alike, but where few numbers
+carry them one is up to four times the other (seen in the tests). Beyond `WORST` rounding hides any fault."""
 
 Values = NDArray[np.float32]
 
@@ -49,6 +54,16 @@ class Given:
         with _drawing_apart():
             _, read, gave = _watch(self.module, self.images_NCHW, self.names)
         return read, gave
+
+    def allowed(self) -> float:
+        """The relative difference that another order of float32 sums may make of these outputs: `LIMIT`, or `ORDERS`
+        times what the module's float32 results differ from its float64 ones by, at most `WORST`."""
+        try:
+            with _drawing_apart():
+                exact = _outputs(copied(self.module).double().eval()(self.images_NCHW.double()))
+        except Exception:  # a module may know one type only, and says so in its own way
+            return LIMIT
+        return min(max(LIMIT, ORDERS * _apart(exact, self.outputs)), WORST)
 
 
 def run_given(module: nn.Module, images_NCHW: torch.Tensor, traced: TracedModel) -> Given:
@@ -91,26 +106,27 @@ def compare_placed(given: Given, traced: TracedModel, raw: TracedModel, placemen
     """Relative difference of the placed graph, its quantizers off, from the user's module. ``raw``: the traced model
     before its channels were equalised, in which the first module that differs is looked for.
 
-    Raises ModelError that names it, beyond `LIMIT`.
+    Raises ModelError that names it, beyond what `Given.allowed` says.
     """
     with torch.no_grad():
         placed = joint_model(traced, placement, (8,), share=True).eval()
         found = _outputs(placed(given.images_NCHW.clone()))
     difference = _apart(given.outputs, found)
-    if not difference <= LIMIT:
+    if not difference <= LIMIT and not difference <= given.allowed():
         _refuse("the graph that would be trained", difference, given, _first_in_graph(given, raw, placement))
     return difference
 
 
 def compare_template(given: Given, template: onnx.ModelProto, traced: TracedModel) -> tuple[float | None, str]:
     """Relative difference of an exported float model, executed as written, from the user's module; None, and why,
-    where nothing here can execute it. Raises ModelError that names the first layer that differs, beyond `LIMIT`."""
+    where nothing here can execute it. Raises ModelError that names the first layer that differs, beyond what
+    `Given.allowed` says."""
     macs, images = sum(layer.macs for layer in traced.layers), given.images_NCHW.numpy()
     found, by = run_template(template, images, macs=macs)
     if found is None:
         return None, by
     difference = _apart(given.outputs, [found[output.name] for output in template.graph.output])
-    if not difference <= LIMIT:
+    if not difference <= LIMIT and not difference <= given.allowed():
         made = layer_results(template)
         inner, _ = run_template(template, images, macs=macs, names=list(made.values()))
         assert inner is not None
@@ -119,8 +135,12 @@ def compare_template(given: Given, template: onnx.ModelProto, traced: TracedMode
 
 
 def compared(given: Given, differences: Mapping[str, float], not_compared: Mapping[str, str]) -> GivenComparison:
+    within = all(difference <= LIMIT for difference in differences.values())
     return GivenComparison(
-        images=len(given.outputs[0]), differences=dict(differences), not_compared=dict(not_compared), limit=LIMIT
+        images=len(given.outputs[0]),
+        differences=dict(differences),
+        not_compared=dict(not_compared),
+        limit=LIMIT if within else given.allowed(),
     )
 
 
@@ -128,8 +148,8 @@ def _refuse(what: str, difference: float, given: Given, where: str) -> None:
     size = "not at all the same" if not np.isfinite(difference) else f"{difference:.2g} of their size apart"
     raise ModelError(
         f"{what} does not compute what the model itself does: outputs are {size} on {len(given.outputs[0])} real "
-        f"images, {LIMIT:g} is allowed; {where}; write that part so that tracing sees all of it (no hooks, no state, "
-        "no changes in place)"
+        f"images, {given.allowed():.2g} is allowed; {where}; write that part so that tracing sees all of it (no hooks, "
+        "no state, no changes in place)"
     )
 
 
