@@ -23,6 +23,7 @@ from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUna
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.in_memory import in_memory
+from limpq_deploy.export.graph.refilled import EmptyGraph
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import FileForm, TargetSpec
 from limpq_deploy.export.records.tensorrt_versions import form_for
@@ -60,6 +61,8 @@ class Subject:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._formats: tuple[str, ...] = ()
+        self.empty_graph: EmptyGraph | None = None
+        """The float graph, once it was exported."""
 
     def require_data_of_task(self) -> None:
         """Raise DataError where the data have other classes than the model, or not what the task asks of them."""
