@@ -38,8 +38,8 @@ from limpq_deploy.export.records.environment import read_environment
 HERE = Path(__file__).parent
 KINDS = ("torchvision", "timm", "others")
 TARGETS = ("tensorrt", "onnxruntime")
-SECONDS = 600
-"""That one network may take."""
+SECONDS = 1800
+"""That one network may take, on a loaded machine."""
 GIB = 12
 """Address space of the process of one network."""
 LARGEST, LARGEST_QUICK = 30.0, 5.0

@@ -66,4 +66,4 @@ def sample_inputs(
     seen = {name: Sampled(batches=count, seed=seed + number) for number, name in enumerate(modules)}
     for images_NCHW in batches:
         observe_inputs(model, modules, images_NCHW, lambda name, values: seen[name].add(values))
-    return {name: one.values() for name, one in seen.items()}
+    return {name: seen.pop(name).values() for name in modules}

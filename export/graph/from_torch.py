@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, MARKER_OP, is_marker
+from limpq_deploy.export.graph.onnx_files import constants
 from limpq_deploy.export.graph.opsets import lower_opset
 from limpq_deploy.export.graph.pools import covers_image, image_sizes, write_ceil_padding
 
@@ -227,7 +228,7 @@ def _with_global_pools(model: onnx.ModelProto) -> None:
     Where the exporter dropped the spatial dims a Flatten follows; behind the pool's quantizer, if that is its only
     reader, so that it acts on codes.
     """
-    constants = {initializer.name: numpy_helper.to_array(initializer) for initializer in model.graph.initializer}
+    fixed = constants(model.graph)
     readers = [name for node in model.graph.node for name in node.input]
     quantized = {node.input[0]: node for node in model.graph.node if is_marker(node)}
     sizes = image_sizes(model)
@@ -236,7 +237,7 @@ def _with_global_pools(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type == "AveragePool" and covers_image(node, sizes.get(node.input[0], [])):
             nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output, name=node.name))
-        elif node.op_type == "ReduceMean" and _spatial(node, constants):
+        elif node.op_type == "ReduceMean" and _spatial(node, fixed):
             flat = node.output[0]
             keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
             pooled = flat if keeps else f"{flat}_pooled"
@@ -259,8 +260,8 @@ def _with_global_pools(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def _spatial(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
-    axes = constants.get(node.input[1]) if len(node.input) > 1 else None
+def _spatial(node: onnx.NodeProto, fixed: Mapping[str, NDArray[Any]]) -> bool:
+    axes = fixed.get(node.input[1]) if len(node.input) > 1 else None
     return axes is not None and {int(axis) % 4 for axis in axes} == {2, 3}
 
 

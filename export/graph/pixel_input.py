@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.records import to_dict
+from limpq_deploy.export.graph.checked import check
 
 PREPROCESS_KEY = "limpq.preprocess"
 """Metadata of an exported model: how its input is made from an image, as JSON."""
@@ -57,7 +58,7 @@ def with_pixel_input(model: onnx.ModelProto, preprocess: Preprocess, *, codes: b
     texts = {entry.key: entry.value for entry in changed.metadata_props}
     texts[PREPROCESS_KEY] = json.dumps(to_dict(preprocess.of_pixels()))
     helper.set_model_props(changed, dict(sorted(texts.items())))
-    onnx.checker.check_model(changed, full_check=True)
+    check(changed)
     return changed
 
 

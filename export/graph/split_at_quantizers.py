@@ -10,6 +10,7 @@ DequantizeLinear read the codes, as reals and as integers, all of them stand beh
 the same codes at every start differ at the ends by what the stretch itself computes differently, and by nothing else.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,7 @@ def _reals(name: str, cut: Cut) -> onnx.ValueInfoProto:
 def _cut(
     quantize: onnx.NodeProto,
     producers: dict[str, onnx.NodeProto],
-    fixed: dict[str, NDArray[Any]],
+    fixed: Mapping[str, NDArray[Any]],
     shapes: dict[str, tuple[int, ...]],
     *,
     fp8: bool,
@@ -151,7 +152,7 @@ def _cut(
 
 
 def _quantizes_activation(
-    quantize: onnx.NodeProto, fixed: dict[str, NDArray[Any]], readers: dict[str, list[onnx.NodeProto]]
+    quantize: onnx.NodeProto, fixed: Mapping[str, NDArray[Any]], readers: dict[str, list[onnx.NodeProto]]
 ) -> bool:
     """A quantizer of a computed tensor with one zero-point 0 scale, read by DequantizeLinear alone."""
     return (

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from limpq_deploy.calibration.errors import ModelError, RecordError
 from limpq_deploy.calibration.json_text import parse_json
+from limpq_deploy.export.graph.checked import check
 
 STORAGE_KEY = "limpq.storage"
 """Metadata of a stored file: JSON, how to get the engine's file back."""
@@ -70,7 +71,7 @@ def pack_weights(model: onnx.ModelProto, weight_bits: Mapping[str, int], storage
     packed.metadata_props.add(key=STORAGE_KEY, value=json.dumps(facts, sort_keys=True))
     opset.version = max(opset.version, needed)
     packed.ir_version = max(packed.ir_version, helper.find_min_ir_version_for(list(packed.opset_import)))
-    onnx.checker.check_model(packed, full_check=True)
+    check(packed)
     return packed
 
 
@@ -97,7 +98,7 @@ def unpack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     unpacked.ir_version = facts["ir_version"]
     kept = [(entry.key, entry.value) for entry in unpacked.metadata_props if entry.key != STORAGE_KEY]
     helper.set_model_props(unpacked, dict(kept))
-    onnx.checker.check_model(unpacked, full_check=True)
+    check(unpacked)
     return unpacked
 
 

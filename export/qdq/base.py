@@ -15,7 +15,7 @@ from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.fp8_layers import Fp8Layer
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, is_marker, marker_name
-from limpq_deploy.export.graph.onnx_files import attribute, constants
+from limpq_deploy.export.graph.onnx_files import attribute, constants, copied_fields
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
 from limpq_deploy.export.records.targets import FileForm, TargetSpec
 
@@ -224,14 +224,11 @@ class Dialect(ABC):
             raise ModelError(f"the graph lacks {', '.join(missing)} of the placement; trace model and placement again")
 
     def _model(self) -> onnx.ModelProto:
-        model = onnx.ModelProto()
-        model.CopyFrom(self.template)
-        del model.graph.value_info[:], model.functions[:], model.metadata_props[:]
+        model, graph = onnx.ModelProto(), self.template.graph
+        copied_fields(self.template, model, without=("graph", "functions", "metadata_props"))
+        copied_fields(graph, model.graph, without=("node", "initializer", "value_info"))
         used = {name for node in self.nodes for name in node.input}
-        kept = [
-            tensor for tensor in model.graph.initializer if tensor.name in used and tensor.name not in self.initializers
-        ]
-        del model.graph.initializer[:]
+        kept = [tensor for tensor in graph.initializer if tensor.name in used and tensor.name not in self.initializers]
         model.graph.initializer.extend([*kept, *self.initializers.values()])
         set_nodes(model, self.nodes)
         return model

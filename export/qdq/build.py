@@ -13,6 +13,7 @@ from onnx import helper
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.export.graph.checked import check
 from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.graph.float_nodes import FLOAT_NODES, float_nodes, products
 from limpq_deploy.export.graph.markers import is_marker
@@ -46,7 +47,7 @@ def strip_markers(template: onnx.ModelProto) -> onnx.ModelProto:
             renamed[node.output[0]] = node.input[0]
     set_nodes(model, nodes)
     drop_marker_domain(model)
-    onnx.checker.check_model(model, full_check=True)
+    check(model)
     return model
 
 
@@ -92,5 +93,5 @@ def build_qdq(
     if spec.form_key is not None and form.version is not None:
         named[spec.form_key] = form.version
     helper.set_model_props(model, dict(sorted(named.items())))
-    onnx.checker.check_model(model, full_check=True)
+    check(model)
     return model

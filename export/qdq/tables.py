@@ -6,7 +6,7 @@ A table holds ``clamp(round(f(value) / scale) + zero_point)`` for the value of e
 nodes the template has, evaluated by ONNX's own reference in float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def evaluated(
     source: str,
     result: str,
     values: NDArray[np.float32],
-    constants: dict[str, NDArray[Any]],
+    constants: Mapping[str, NDArray[Any]],
     opset: int,
 ) -> NDArray[np.float32]:
     """What a chain of nodes makes of ``values`` [n]: its tensor ``result``, where ``source`` has them. ``constants``:

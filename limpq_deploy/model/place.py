@@ -82,14 +82,16 @@ def place(
 
 
 def with_quantizers(
-    traced: TracedModel, placement: Placement, make: Callable[[ActQuantizer], nn.Module]
+    traced: TracedModel, placement: Placement, make: Callable[[ActQuantizer], nn.Module], *, share: bool = False
 ) -> fx.GraphModule:
     """A copy of the traced graph with ``make(quantizer)`` called at every place of the placement.
 
     The modules live under ``quantizers.<name>``; a quantizer that stands on several edges is one module called several
-    times. Weights are copied with the graph.
+    times. Everything is copied with the graph; with ``share`` the weights of layers are the traced model's own, where
+    nothing changes them.
     """
-    graph_module = copy.deepcopy(traced.graph_module)
+    layers = (traced.graph_module.get_submodule(layer.name) for layer in placement.layers) if share else ()
+    graph_module = copy.deepcopy(traced.graph_module, {id(layer.weight): layer.weight for layer in layers})
     nodes = {node.name: node for node in graph_module.graph.nodes}
     holder = nn.ModuleDict({quantizer.name: make(quantizer) for quantizer in placement.quantizers})
     graph_module.add_submodule(QUANTIZERS, holder)

@@ -23,6 +23,7 @@ from limpq_deploy.calibration.errors import LimpqError, MissingExtra, RuntimeUna
 from limpq_deploy.calibration.factories import is_factory_name, load_factory
 from limpq_deploy.calibration.files import sha256_of
 from limpq_deploy.calibration.in_memory import in_memory
+from limpq_deploy.export.graph.refilled import EmptyGraph
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import FileForm, TargetSpec
 from limpq_deploy.export.records.tensorrt_versions import form_for
@@ -60,6 +61,8 @@ class Subject:
     def __init__(self, config: Config) -> None:
         self.config = self.asked = config
         self._formats: tuple[str, ...] = ()
+        self.empty_graph: EmptyGraph | None = None
+        """The float graph, once it was exported."""
 
     def require_data_of_task(self) -> None:
         """Raise DataError where the data have other classes than the model, or not what the task asks of them."""
@@ -231,10 +234,11 @@ class Subject:
         folded = self._plain.notes  # first, as this makes the model
         return (*self._formats, *folded)
 
-    @cached_property
+    @property
     def given_model(self) -> nn.Module:
         """The user's own module with its weights, in float32 and evaluation mode, computing as it was written: the
-        reference of `pipeline.stages.given`. Nothing trains it; `given_carrying` alone gives it other weights."""
+        reference of `pipeline.stages.given`. A copy, made anew each time, which nothing trains; `given_carrying` alone
+        gives it other weights."""
         given = self._plain.given
         return (copied(given) if given is self.model else given).eval()
 
@@ -286,12 +290,15 @@ class Subject:
         load_module(weights, self.model, self.float_info)
         return equalise_channels(trace(self.model.eval(), self.preprocess.shape))
 
+    @property
+    def raw(self) -> TracedModel:
+        """The traced model in evaluation mode, whose tensors are the model's own, whatever these are now."""
+        self.shapes.graph_module.eval()
+        return self.shapes
+
     def untrained(self) -> tuple[TracedModel, TracedModel]:
-        """The traced model as it was given, and a copy with its channels equalised; neither shares a tensor with the
-        model."""
-        raw = copy.deepcopy(self.shapes)
-        raw.graph_module.eval()
-        return raw, equalise_channels(copy.deepcopy(raw))
+        """`raw`, and a copy of it with its channels equalised."""
+        return self.raw, equalise_channels(copy.deepcopy(self.raw))
 
     @property
     def float_info(self) -> CheckpointInfo:

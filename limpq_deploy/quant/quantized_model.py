@@ -28,6 +28,7 @@ class QuantizedModel(nn.Module):
     one each for fine-tuning, none for what stays in float. Pinned layers and carriers have their fixed width.
     `set_bits` chooses. ``streams``: widths of quantizers whose bits the placement fixes, where FP8 may take their
     place. ``scales``: learned freely, or as powers of two, those of weights as they are when BatchNorm is folded in.
+    ``share``: weights of layers are the traced model's own; for a model that is not trained.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class QuantizedModel(nn.Module):
         candidates: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
         scales: Scales = "free",
         streams: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        share: bool = False,
     ) -> None:
         super().__init__()
         self.placement = placement
@@ -50,7 +53,7 @@ class QuantizedModel(nn.Module):
             grids = (spec.act_grid(b, signed=quantizer.signed, offset=quantizer.offset) for b in bits)
             return ActFakeQuant(quantizer, bits, tuple(grids), pow2=self.pow2)
 
-        self.graph = with_quantizers(traced, placement, make)
+        self.graph = with_quantizers(traced, placement, make, share=share)
         for quantizer in placement.quantizers:
             if quantizer.parent is not None:
                 self.act_quantizer(quantizer.name).above = (self.act_quantizer(quantizer.parent),)
@@ -200,15 +203,17 @@ def _switches(module: nn.Module) -> bool:
     return isinstance(module, ActFakeQuant | QuantLayer | SwitchableBatchNorm) and len(module.bits) > 1
 
 
-def joint_model(traced: TracedModel, placement: Placement, bits: tuple[int, ...]) -> QuantizedModel:
-    """Every searched layer with every bit-width of the list."""
+def joint_model(
+    traced: TracedModel, placement: Placement, bits: tuple[int, ...], *, share: bool = False
+) -> QuantizedModel:
+    """Every searched layer with every bit-width of the list. ``share``: as in `QuantizedModel`."""
     streams = {
         quantizer.name: (quantizer.bits, FP8)
         for quantizer in placement.quantizers
         if FP8 in bits and quantizer.bits == placement.spec.carrier_bits and _searched(placement, quantizer)
     }
     candidates = {layer.name: (bits, bits) for layer in placement.searched}
-    model = QuantizedModel(traced, placement, candidates, streams=streams)
+    model = QuantizedModel(traced, placement, candidates, streams=streams, share=share)
     for quantizer in placement.quantizers:
         parent = placement.quantizer(quantizer.parent) if quantizer.parent else None
         if parent is not None and parent.bits is not None:
@@ -218,9 +223,15 @@ def joint_model(traced: TracedModel, placement: Placement, bits: tuple[int, ...]
 
 
 def model_of_policy(
-    traced: TracedModel, placement: Placement, policy: Mapping[str, BitPair], *, scales: Scales = "free"
+    traced: TracedModel,
+    placement: Placement,
+    policy: Mapping[str, BitPair],
+    *,
+    scales: Scales = "free",
+    share: bool = False,
 ) -> QuantizedModel:
-    """Every searched layer at its bits of the policy, switched on; scales are not yet set."""
+    """Every searched layer at its bits of the policy, switched on; scales are not yet set. ``share``: as in
+    `QuantizedModel`."""
     widths = placement.act_widths(policy)
     candidates = {}
     for layer in placement.searched:
@@ -232,6 +243,7 @@ def model_of_policy(
         candidates,
         scales,
         {one.name: (FP8,) for one in placement.quantizers if one.bits is not None and widths.get(one.name) == FP8},
+        share=share,
     )
     for quantizer in placement.quantizers:
         if quantizer.name not in widths:

@@ -10,7 +10,7 @@ from torch import nn
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError, RecordError
 from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.json_text import parse_json
-from limpq_deploy.model.tied import distinct, load_distinct
+from limpq_deploy.model.tied import distinct
 
 FORMAT = "limpq.checkpoint/1"
 KEY = "limpq"
@@ -64,13 +64,15 @@ def load_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
         with safe_open(path, framework="pt") as stream:
             found = _info(path, stream.metadata())
             _require_same(path, found, info)
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a mapping
+            shapes = {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118  no mapping
+            _require_tensors(path, shapes, module)
+            state = module.state_dict()
+            for name in shapes:  # one at a time: all of them would be the model again
+                state[name].copy_(stream.get_tensor(name))
     except OSError as error:
         raise ModelError(f"cannot read checkpoint {path}: {error.strerror or error}; train again") from error
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); train again, or copy it again") from error
-    _require_tensors(path, tensors, module)
-    load_distinct(module, tensors)
 
 
 def _info(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
@@ -104,10 +106,10 @@ def _shown(name: str, value: Any, other: Any) -> str:
     return f"{value!r} ({KINDS[value]})" if name == "kind" and value in KINDS else repr(value)
 
 
-def _require_tensors(path: Path, tensors: dict[str, Any], module: nn.Module) -> None:
-    expected = dict(distinct(module.state_dict()))
-    names = sorted(expected.keys() ^ tensors.keys())
-    names += sorted(n for n in expected.keys() & tensors.keys() if expected[n].shape != tensors[n].shape)
+def _require_tensors(path: Path, shapes: dict[str, tuple[int, ...]], module: nn.Module) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in distinct(module.state_dict())}
+    names = sorted(expected.keys() ^ shapes.keys())
+    names += sorted(name for name in expected.keys() & shapes.keys() if expected[name] != shapes[name])
     if names:
         raise ModelError(
             f"{path} does not fit the model: {len(names)} tensors are missing, unknown or of another shape, the first "

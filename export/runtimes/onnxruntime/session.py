@@ -223,18 +223,20 @@ def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtS
     together with the file's own behind it, whatever the settings: the layer's result is then never rounded to FP16.
     A Cast of which both ends are outputs of the graph stays.
     """
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    present = {output.name for output in shown.graph.output}
-    for name in outputs:
-        if name not in present:
-            shown.graph.output.append(helper.make_empty_tensor_value_info(name))
-    results = [output.name for output in shown.graph.output]
-    given = {value.name for value in (*shown.graph.input, *shown.graph.initializer)}.union(results)
-    casts = [node for node in shown.graph.node if node.op_type == "Cast"]
-    cast = dict.fromkeys(name for node in casts for name in (node.input[0], node.output[0]))
-    shown.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in cast if name not in given)
-    return OrtSession(_open(shown.SerializeToString(), {}, None, optimise=False), this_cpu(), {}, None, results)
+    own = [output.name for output in model.graph.output]
+    results = list(dict.fromkeys([*own, *outputs]))
+    given = {value.name for value in (*model.graph.input, *model.graph.initializer)}.union(results)
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    cast = dict.fromkeys(name for node in casts for name in (node.input[0], node.output[0]) if name not in given)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shown.onnx"
+        try:
+            for name in [*results[len(own) :], *cast]:
+                model.graph.output.append(helper.make_empty_tensor_value_info(name))
+            path.write_bytes(model.SerializeToString())
+        finally:
+            del model.graph.output[len(own) :]
+        return OrtSession(_open(path, {}, None, optimise=False), this_cpu(), {}, None, results)
 
 
 def largest_weight_code(model: onnx.ModelProto) -> int:
@@ -250,8 +252,14 @@ def _onnxruntime() -> ModuleType:
 
 
 def _open(
-    data: bytes, options: dict[str, str], threads: int | None, *, optimise: bool = True, save: Path | None = None
+    data: bytes | Path,
+    options: dict[str, str],
+    threads: int | None,
+    *,
+    optimise: bool = True,
+    save: Path | None = None,
 ) -> Any:
+    """``data``: a model, or the file of one, of which no copy is held."""
     ort = _onnxruntime()
     settings = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
@@ -263,7 +271,7 @@ def _open(
     for name, value in options.items():
         settings.add_session_config_entry(name, value)
     try:
-        session = ort.InferenceSession(data, settings, providers=[PROVIDER])
+        session = ort.InferenceSession(str(data) if isinstance(data, Path) else data, settings, providers=[PROVIDER])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         if save is not None and "serialization failed" in str(error):
             raise no_room(save, "the graph") from error

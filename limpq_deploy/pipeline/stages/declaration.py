@@ -1,6 +1,7 @@
 """What a stage is: a declaration of what it depends on, reads and writes, which can be printed without a build."""
 
 import functools
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -113,7 +114,10 @@ class Stage:
         @functools.wraps(self.run)
         def run(report: Report) -> str:
             with freed_memory_kept():
-                return self.run(subject, folder, report)
+                try:
+                    return self.run(subject, folder, report)
+                finally:
+                    gc.collect()  # graphs of torch.fx hold each other, and whole networks with them
 
         return Step(
             name=self.name,

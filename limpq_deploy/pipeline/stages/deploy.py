@@ -1,5 +1,6 @@
 """The stage that writes the files: the mixed model and its baselines as ONNX."""
 
+import gc
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import onnx
 from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.records import to_dict, write_record
 from limpq_deploy.export.graph.exported import BATCH_KEY, ExportRecord, describe_export
-from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
+from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
 from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.graph.storage import pack_weights
 from limpq_deploy.export.lint.check import LintReport, lint
@@ -79,8 +80,12 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     exported: dict[str, onnx.ModelProto] = {}
     float_model = strip_markers(template)
     onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers_text(template)})
-    write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
     _save(float_model, folder / FLOAT_MODEL)
+    del template
+    gc.collect()  # the copies that it was made from
+    write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
+    template = with_markers(float_model)
+    del float_model
     for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
         report(done, 4, name)
         layers, acts = integer_model(model, policy)
@@ -158,12 +163,12 @@ def _quantized_models(
     subject: Subject, traced: TracedModel, folder: Path
 ) -> Iterator[tuple[str, QuantizedModel, dict[str, BitPair]]]:
     policy = PAIRS.of(folder / POLICY)
-    yield MODEL, load_finetuned(subject, traced, policy, folder / FINETUNED), policy
+    yield MODEL, load_finetuned(subject, traced, policy, folder / FINETUNED, share=True), policy
     pairs = compared_pairs(subject, folder)
     if pairs is not None:
-        yield UNIFORM_MODEL, load_finetuned(subject, traced, pairs, folder / UNIFORM), pairs
+        yield UNIFORM_MODEL, load_finetuned(subject, traced, pairs, folder / UNIFORM, share=True), pairs
     eight = eight_bits(subject)
-    yield UNIFORM8_MODEL, load_finetuned(subject, traced, eight, folder / INT8), eight
+    yield UNIFORM8_MODEL, load_finetuned(subject, traced, eight, folder / INT8, share=True), eight
 
 
 def _lint_line(report: LintReport) -> str:

@@ -1,5 +1,6 @@
 """Stages' side of the comparison with the user's own module: before any work, and behind the export."""
 
+import gc
 from pathlib import Path
 
 import onnx
@@ -26,7 +27,10 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
     skipped = {}
     if subject.target.exportable:
         report(2, 3, "exported template")
-        difference, why = compare_template(given, strip_markers(make_template(subject, traced)), raw)
+        template = strip_markers(make_template(subject, traced))
+        del traced
+        gc.collect()  # the copies that it was made from
+        difference, why = compare_template(given, template, raw)
         if difference is None:
             skipped["float template"] = why
         else:
@@ -51,7 +55,7 @@ GIVEN_MODEL = Stage(
 
 def compare_exported(subject: Subject, folder: Path, model: onnx.ModelProto) -> GivenComparison:
     """The exported float model against the user's own module with the float stage's weights."""
-    raw, _ = subject.untrained()
+    raw = subject.raw
     given = run_given(subject.given_carrying(folder / FLOAT_WEIGHTS), subject.first_images(IMAGES), raw)
     difference, why = compare_template(given, model, raw)
     name = "exported float model"

@@ -152,10 +152,11 @@ JOINTLY_TRAINED = Stage(
 
 
 def load_finetuned(
-    subject: Subject, traced: TracedModel, policy: Mapping[str, BitPair], checkpoint: Path
+    subject: Subject, traced: TracedModel, policy: Mapping[str, BitPair], checkpoint: Path, *, share: bool = False
 ) -> QuantizedModel:
-    """A fine-tuned model from its checkpoint, in evaluation mode."""
-    model = model_of_policy(traced, subject.placement, policy, scales=subject.config.scales)
+    """A fine-tuned model from its checkpoint, in evaluation mode. ``share``: its weights take the place of the traced
+    model's, for who is done with those."""
+    model = model_of_policy(traced, subject.placement, policy, scales=subject.config.scales, share=share)
     load_module(checkpoint, model, finetuned_info(subject, policy))
     return model.eval()
 

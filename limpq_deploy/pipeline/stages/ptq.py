@@ -55,7 +55,7 @@ def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
     config, method = subject.config, ranges_method(subject)
     searching = config.policy is None
     traced, data = subject.traced(folder / FLOAT_WEIGHTS), subject.joint_data
-    model = joint_model(traced, subject.placement, config.candidates)
+    model = joint_model(traced, subject.placement, config.candidates, share=True)
     report(0, 1, f"ranges ({method})")
     with on_device(model):
         images = set_ranges(
@@ -109,7 +109,7 @@ def _calibrate(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitP
     """A policy's model with ranges and the correction that measures best; nothing is trained."""
     assert pairs is not None  # the stage is not needed otherwise
     traced = subject.traced(folder / FLOAT_WEIGHTS)
-    model = model_of_policy(traced, subject.placement, pairs, scales=subject.config.scales)
+    model = model_of_policy(traced, subject.placement, pairs, scales=subject.config.scales, share=True)
     found = calibrate(
         model,
         pairs,

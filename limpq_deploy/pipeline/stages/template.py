@@ -6,6 +6,7 @@ import onnx
 import torch
 
 from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
+from limpq_deploy.export.graph.refilled import emptied, refilled
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import with_quantizers
 from limpq_deploy.pipeline.context import Subject
@@ -13,11 +14,18 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 
 
 def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
-    """The float graph with a marker at every quantizer's place, from which all graphs of the build are made."""
+    """The float graph with a marker at every quantizer's place, from which all graphs of the build are made. It is
+    exported once; for other weights those of that graph are exchanged, where that is all that differs."""
     placement = subject.placement
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
+    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name), share=True)
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    return export_template(marked, placement.input_shape, subject.form.opset)
+    tensors = marked.state_dict().items()
+    state = {name: tensor.numpy() for name, tensor in tensors if not name.endswith("num_batches_tracked")}
+    template = None if subject.empty_graph is None else refilled(subject.empty_graph, state)
+    if template is None:
+        template = export_template(marked, placement.input_shape, subject.form.opset)
+        subject.empty_graph = emptied(template, state)
+    return template
 
 
 def template_of(

@@ -23,7 +23,7 @@ from limpq_deploy.export.reference.given_comparison import LIMIT, relative_diffe
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place, with_quantizers
-from limpq_deploy.quant.given_parity import Given, compare_placed, compare_template, run_given
+from limpq_deploy.quant.given_parity import Given, compare_placed, compare_template, compared, run_given
 
 SHAPE = (3, 12, 12)
 IMAGES = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -85,13 +85,17 @@ def placed(model: nn.Module, traced: nn.Module | None = None) -> float:
     return compare_placed(given, traced_model, raw, place(raw, ONNXRUNTIME, model="net"))
 
 
-@pytest.fixture(scope="module")
-def template() -> onnx.ModelProto:
-    _, raw, traced = forms(fresh())
+def exported(model: nn.Module) -> onnx.ModelProto:
+    _, raw, traced = forms(model)
     placement = place(raw, ONNXRUNTIME, model="net")
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
     return strip_markers(export_template(marked, SHAPE, ONNXRUNTIME.opset))
+
+
+@pytest.fixture(scope="module")
+def template() -> onnx.ModelProto:
+    return exported(fresh())
 
 
 def test_a_network_that_is_traced_rightly_agrees_in_both_forms(template: onnx.ModelProto) -> None:
@@ -151,6 +155,43 @@ def test_a_template_with_a_wrong_weight_is_refused_by_its_layers_name(layer: str
     tensor.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(tensor), tensor.name))
     with pytest.raises(ModelError, match=rf"exported float model .* first layer that differs is '{layer}'"):
         compare_template(given, wrong, raw)
+
+
+def far_from_zero(size: float) -> nn.Module:
+    """What its first BatchNorm takes away is so large that float32 has few digits left for the rest."""
+    model = fresh()
+    with torch.no_grad():
+        model.a[0].bias = nn.Parameter(torch.full((8,), size))  # type: ignore[index, union-attr]
+        model.a[1].running_mean += size  # type: ignore[index, union-attr]
+    return model
+
+
+def test_a_network_is_allowed_what_its_own_float32_is_from_its_float64() -> None:
+    model = far_from_zero(5e3)
+    given, raw, _ = forms(model)
+    assert raw.layers[0].batchnorm == "a.1"  # folded: the large numbers are gone, and their rounding too
+    right = exported(model)
+    difference, _ = compare_template(given, right, raw)
+    assert difference is not None
+    assert LIMIT < difference <= given.allowed() < 100 * LIMIT
+    assert compared(given, {"float template": difference}, {}).limit == given.allowed()
+    [tensor] = [one for one in right.graph.initializer if one.name == "fc.weight"]
+    tensor.CopyFrom(numpy_helper.from_array(1.05 * numpy_helper.to_array(tensor), tensor.name))
+    with pytest.raises(ModelError, match="exported float model"):
+        compare_template(given, right, raw)
+
+
+def test_a_network_that_keeps_its_digits_is_allowed_no_more() -> None:
+    given, _, _ = forms(fresh())
+    assert given.allowed() == LIMIT
+    assert compared(given, {"float template": LIMIT / 2}, {}).limit == LIMIT
+
+
+def test_a_network_without_digits_is_refused_all_the_same() -> None:
+    model = far_from_zero(5e6)
+    given, raw, _ = forms(model)
+    with pytest.raises(ModelError, match=r"0\.01 is allowed"):
+        compare_template(given, exported(model), raw)
 
 
 def test_every_output_is_held_against_its_own_size() -> None:

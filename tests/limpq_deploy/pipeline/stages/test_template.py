@@ -39,7 +39,7 @@ def norm(template: onnx.ModelProto) -> Any:
 def test_a_trained_norm_is_exported_as_it_was_trained() -> None:
     traced = trace(Normed().eval(), (3, 8, 8))
     placement = place(traced, ONNXRUNTIME, model="normed")
-    subject: Any = SimpleNamespace(placement=placement, form=ONNXRUNTIME.forms[0])
+    subject: Any = SimpleNamespace(placement=placement, form=ONNXRUNTIME.forms[0], empty_graph=None)
     template = make_template(subject, traced)
     model = model_of_policy(traced, placement, {layer.name: (4, 4) for layer in placement.searched})
     assert template_of(subject, traced, template, model) is template
@@ -50,3 +50,19 @@ def test_a_trained_norm_is_exported_as_it_was_trained() -> None:
     assert torch.equal(norm(found), trained)
     assert torch.equal(norm(template), torch.ones(4))
     assert torch.equal(traced.graph_module.get_parameter("norm.weight").detach(), torch.ones(4))
+
+
+def test_weights_that_were_trained_do_not_need_another_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)), (3, 8, 8))
+    traced.graph_module.eval()
+    placement = place(traced, ONNXRUNTIME, model="plain")
+    subject: Any = SimpleNamespace(placement=placement, form=ONNXRUNTIME.forms[0], empty_graph=None)
+    make_template(subject, traced)
+    with torch.no_grad():
+        for parameter in traced.graph_module.parameters():
+            parameter.add_(torch.rand_like(parameter) + 0.1)
+    subject.empty_graph, kept = None, subject.empty_graph
+    exported = make_template(subject, traced)
+    subject.empty_graph = kept
+    monkeypatch.delattr("limpq_deploy.pipeline.stages.template.export_template")
+    assert make_template(subject, traced) == exported

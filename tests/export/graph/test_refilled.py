@@ -1,0 +1,92 @@
+"""A graph with other weights is the one that would be exported of them, or none."""
+
+import copy
+
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
+pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
+
+from torch import Tensor, fx, nn  # noqa: E402
+
+from limpq_deploy.export.graph.from_torch import export_template  # noqa: E402
+from limpq_deploy.export.graph.refilled import Tensors, emptied, refilled  # noqa: E402
+
+SHAPE = (3, 8, 8)
+
+
+class Net(nn.Module):
+    """Two convolutions, norms beside them that are equal at first, a product with a parameter, and a head."""
+
+    def __init__(self, *, norms: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+        self.first = nn.GroupNorm(2, 8) if norms else nn.Identity()
+        self.second = nn.GroupNorm(2, 8) if norms else nn.Identity()
+        self.gain = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(self.a(x)))
+        return self.fc((y + self.second(self.b(y)) * self.gain).mean((2, 3)))
+
+
+def other(model: nn.Module) -> nn.Module:
+    """The model as training leaves it: no tensor is what it was."""
+    found = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.add_(torch.rand_like(parameter) + 0.1)
+    return found
+
+
+def exported(model: nn.Module) -> onnx.ModelProto:
+    return export_template(fx.symbolic_trace(copy.deepcopy(model)), SHAPE, 18)
+
+
+def state(model: nn.Module) -> Tensors:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def test_other_weights_give_the_graph_that_is_exported_of_them() -> None:
+    model = Net(norms=False).eval()
+    graph = emptied(exported(model), state(model))
+    assert graph.open == {"a.weight", "a.bias", "b.weight", "b.bias", "fc.weight", "fc.bias", "gain"}
+    for one in (model, other(model)):
+        found = refilled(graph, state(one))
+        assert found is not None
+        assert found.SerializeToString(deterministic=True) == exported(one).SerializeToString(deterministic=True)
+
+
+def test_weights_are_not_kept_and_the_graph_itself_is_not_changed() -> None:
+    model = Net(norms=False).eval()
+    given = exported(model)
+    before = given.SerializeToString(deterministic=True)
+    graph = emptied(given, state(model))
+    assert given.SerializeToString(deterministic=True) == before
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in graph.model.graph.initializer}
+    assert sizes["b.weight"] == 0
+
+
+def test_tensors_that_the_exporter_made_one_need_another_export_once_they_differ() -> None:
+    model = Net(norms=True).eval()
+    graph = emptied(exported(model), state(model))
+    assert refilled(graph, state(model)) is not None
+    assert refilled(graph, state(other(model))) is None
+
+
+def test_a_tensor_of_another_shape_or_a_missing_one_needs_another_export() -> None:
+    model = Net(norms=True).eval()
+    own = dict(state(model))
+    graph = emptied(exported(model), own)
+    name = next(iter(graph.fixed))
+    assert refilled(graph, {**own, name: own[name].reshape(1, -1)}) is None
+    assert refilled(graph, {key: value for key, value in own.items() if key != name}) is None
+
+
+def test_zeros_that_the_exporter_leaves_out_need_another_export() -> None:
+    model = Net(norms=False).eval()
+    without = copy.deepcopy(model)
+    nn.init.zeros_(without.b.bias)
+    assert refilled(emptied(exported(without), state(without)), state(model)) is None
+    assert refilled(emptied(exported(model), state(model)), state(without)) is None
