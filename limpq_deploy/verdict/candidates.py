@@ -6,13 +6,15 @@ from typing import Literal
 
 CandidateName = Literal["mixed", "uniform", "int8", "fp8", "float"]
 
-SIMPLEST: tuple[CandidateName, ...] = ("float", "fp8", "int8", "uniform", "mixed")
-"""From the simplest kind of file on: nothing is quantized, one format everywhere, one pair of bits, a pair a layer."""
+SIMPLEST: tuple[CandidateName, ...] = ("float", "int8", "fp8", "uniform", "mixed")
+"""From the simplest kind of file on: nothing is quantized, one format everywhere (int8 runs on more devices than FP8),
+one pair of bits, a pair a layer."""
 
 SERIES: dict[str, CandidateName] = {
     "mixed": "mixed",
     "uniform": "uniform",
     "uniform8": "int8",
+    "fp8": "fp8",
     "float": "float",
 }
 """Candidates by what records of accuracy, latency and BitOps call them."""

@@ -143,7 +143,7 @@ def _time(one: Candidate) -> float | None:
 def against(compared: Compared, first: Candidate, second: Candidate) -> str:
     """How the first compares with the second: ``1.60 points better, 2 % smaller, 1.24 times as fast``."""
     if first.file == second.file:
-        return "the same file: the policy is these uniform bits"
+        return f"the same file: {'the policy is' if 'mixed' in (first.name, second.name) else 'of'} these uniform bits"
     pair, parts = compared.accuracy(first, second), []
     if compared.worse(second, first) or compared.worse(first, second):
         word = "better" if pair.points > 0 else "worse"

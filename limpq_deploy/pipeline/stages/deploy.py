@@ -18,7 +18,7 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
-from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits
+from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits, fp8_pairs
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
     CLASSES,
@@ -28,6 +28,7 @@ from limpq_deploy.pipeline.stages.facts import (
     EXPORTS,
     FORM,
     MODEL_FACT,
+    OWN_FP8,
     OWN_UNIFORM,
     PAIRS,
     PIXEL_INPUT,
@@ -50,6 +51,8 @@ from limpq_deploy.workspace.file_names import (
     FINETUNED,
     FLOAT_MODEL,
     FLOAT_WEIGHTS,
+    FP8_MODEL,
+    FP8_WEIGHTS,
     GIVEN_EXPORTED,
     INT8,
     LINT,
@@ -67,7 +70,7 @@ from limpq_deploy.workspace.file_names import (
 def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     traced = subject.traced(folder / FLOAT_WEIGHTS)
     placement = subject.placement
-    report(0, 4, "tracing")
+    report(0, 5, "tracing")
     template = make_template(subject, traced)
     metadata = {
         PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
@@ -82,7 +85,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
     _save(float_model, folder / FLOAT_MODEL)
     for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
-        report(done, 4, name)
+        report(done, 5, name)
         layers, acts = integer_model(model, policy)
         own = template_of(subject, traced, template, model)
         exported[name] = build_qdq(own, placement, layers, acts, metadata, subject.form)
@@ -103,16 +106,16 @@ EXPORTED_MODELS = Stage(
     title="export",
     settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
     facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, COMPILER, MODEL_FACT, *RUNTIME),
-    reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, INT8, If(OWN_UNIFORM, UNIFORM)),
+    reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, INT8, If(OWN_UNIFORM, UNIFORM), If(OWN_FP8, FP8_WEIGHTS)),
     writes=(
         *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
         *(If(OWN_UNIFORM, UNIFORM_MODEL), If(STORES, STORED), If(STORES_UNIFORM, UNIFORM_STORED)),
-        If(PIXEL_INPUT, PIXELS),
+        *(If(PIXEL_INPUT, PIXELS), If(OWN_FP8, FP8_MODEL)),
     ),
     run=_run_export,
     when=(EXPORTS,),
 )
-"""The mixed model and its baselines (float, uniform at the same budget, uniform 8 bits) as ONNX files."""
+"""The mixed model and its baselines (float, uniform at the same budget, uniform 8 bits, FP8) as ONNX files."""
 
 
 def sizes_line(record: ExportRecord) -> str:
@@ -164,6 +167,9 @@ def _quantized_models(
         yield UNIFORM_MODEL, load_finetuned(subject, traced, pairs, folder / UNIFORM), pairs
     eight = eight_bits(subject)
     yield UNIFORM8_MODEL, load_finetuned(subject, traced, eight, folder / INT8), eight
+    if OWN_FP8.holds(subject, folder):
+        floats = fp8_pairs(subject)
+        yield FP8_MODEL, load_finetuned(subject, traced, floats, folder / FP8_WEIGHTS), floats
 
 
 def _lint_line(report: LintReport) -> str:

@@ -13,7 +13,7 @@ from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.candidate_table import candidate_table
-from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.comparison import Comparison, fp8_pairs
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import BUILDS, MEASURES, TARGET
 from limpq_deploy.pipeline.stages.measure import Measured
@@ -194,6 +194,8 @@ def _bitops(
         pairs = {layer.name: comparison.pair for layer in placement.searched}
         counted.append(count_bitops(f"uniform {comparison.bits}", placement, pairs))
     counted.append(count_bitops("uniform8", placement, same_bits_everywhere(placement, 8, 8)))
+    if comparison.fp8 and not comparison.is_fp8:
+        counted.append(count_bitops("fp8", placement, fp8_pairs(subject)))
     floats = same_bits_everywhere(placement, FLOAT_BITS, FLOAT_BITS)
     in_half = (subject.config.float_type or subject.target.float_baseline) == "float16"
     halves = same_bits_everywhere(placement, HALF_BITS, HALF_BITS) if in_half else {}
