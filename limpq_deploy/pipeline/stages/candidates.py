@@ -33,7 +33,7 @@ from limpq_deploy.pipeline.stages.facts import (
     RUNTIME,
 )
 from limpq_deploy.progress import Report
-from limpq_deploy.verdict.candidates import SERIES, CandidateName, CandidateParity
+from limpq_deploy.verdict.candidates import SERIES, CandidateName, CandidateParity, batch_key
 from limpq_deploy.workspace.file_names import (
     CANDIDATES,
     COMPARISON,
@@ -54,8 +54,6 @@ PARITY_IMAGES = 16
 NUMPY_IMAGES = 2
 """The same, where NumPy executes the file."""
 
-BATCH_1 = "batch_1"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
@@ -65,7 +63,9 @@ class FileFacts:
     bytes: int
     stored_file: str | None = None
     stored_bytes: int | None = None
+    batch: int = 1
     moved_bytes: int | None = None
+    moved_by_batch: dict[str, int | None] | None = None
     weight_bytes: int | None = None
     kernels: int | None = None
     parity: CandidateParity | None = None
@@ -83,7 +83,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
     files = candidate_files(folder)
     runtime = subject.runtime()
     words = dict(_words(subject, folder, files, report)) if subject.hands_over else {}
-    found = {}
+    found, batch = {}, 1 if subject.config.batch_range is None else subject.config.batch_range.best
     for number, (name, file) in enumerate(files.items()):
         report(number, len(files), name)
         stored = _stored(folder, file)
@@ -93,7 +93,9 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             bytes=(folder / file).stat().st_size,
             stored_file=stored,
             stored_bytes=(folder / stored).stat().st_size if stored is not None else None,
-            moved_bytes=(word.moved_bytes or {}).get(BATCH_1) if word is not None else None,
+            batch=batch,
+            moved_bytes=(word.moved_bytes or {}).get(batch_key(batch)) if word is not None else None,
+            moved_by_batch=word.moved_bytes if word is not None else None,
             weight_bytes=word.weight_bytes if word is not None else None,
             kernels=word.kernels if word is not None else None,
             parity=_parity(subject, folder, file, runtime),
@@ -182,7 +184,5 @@ def _words(
         if file != MODEL:
             report(0, 1, f"compiler, {file}")
             model = load_model(folder / file)
-            yield (
-                file,
-                compiler_word(in_half(model).model if half and file == FLOAT_MODEL else model, gpus=subject.gpus),
-            )
+            asked = in_half(model).model if half and file == FLOAT_MODEL else model
+            yield file, compiler_word(asked, gpus=subject.gpus, batch=subject.config.batch_range)

@@ -93,7 +93,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
-    checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus)
+    checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus, batch=subject.config.batch_range)
     write_record(checked, folder / LINT)
     _store_uniform(subject, folder, exported)
     record = _record(subject, folder, exported[MODEL])

@@ -22,7 +22,7 @@ from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.realised_bits import executed_bits, layers_of_unknown_precision
-from limpq_deploy.verdict.recommendation import recommend, sentence
+from limpq_deploy.verdict.recommendation import recommend_by_batch, sentence
 from limpq_deploy.verdict.record import (
     NO_GPU,
     BitOpsCount,
@@ -122,8 +122,12 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
     verdict = replace(
         verdict,
         candidates=tuple(compared.candidates),
-        recommendation=recommend(
-            compared, own_file=MODEL, objective=subject.config.objective, max_drop=subject.config.max_accuracy_drop
+        recommendation=recommend_by_batch(
+            compared,
+            own_file=MODEL,
+            objective=subject.config.objective,
+            max_drop=subject.config.max_accuracy_drop,
+            asked=subject.config.batch_range is not None,
         ),
     )
     write_record(verdict, folder / VERDICT)
@@ -150,7 +154,7 @@ VERDICT_OF_BUILD = Stage(
     title="verdict",
     settings=(
         *("max_accuracy_drop", "max_float_share", "max_latency_ms", "min_speedup"),
-        *("float_type", "objective", "ptq"),
+        *("float_type", "objective", "ptq", "batch"),
     ),
     facts=(TARGET,),
     reads=(
