@@ -8,7 +8,7 @@ within the BitOps of w8a8, and its layers in FP8. ``--moved`` instead: formats t
 bytes that a call may move (``--max-moved-mib``, batch 1), priced by NVIDIA's compiler, and what engines of them move.
 
     python benchmarks/fp8.py --json
-    python benchmarks/fp8.py --imagenet --json
+    python benchmarks/fp8.py --imagenet --uniform --quick --json      minutes; without --uniform an hour of two cores
     python benchmarks/fp8.py --moved --test-images 2500 --work DIR --json      goes on where it was stopped
 """
 
@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import joint_model, model_of_policy
 from limpq_deploy.train.accuracy import figure
 from limpq_deploy.train.device import device_of
-from limpq_deploy.train.evaluate import evaluate
+from limpq_deploy.train.evaluate import evaluate, wilson_interval
 from limpq_deploy.train.joint import read_indicators
 from limpq_deploy.train.ptq import Calibration, correct, set_ranges
 
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, help="evenly among all [default: all]")
     parser.add_argument("--work", type=Path, help="folder of what is found, to go on there [default: a passing one]")
     parser.add_argument("--quick", action="store_true", help="mse alone")
+    parser.add_argument("--uniform", action="store_true", help="int8 and FP8 throughout alone, no search")
     parser.add_argument("--smoke", action="store_true", help="a few images: that it runs to its end")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
@@ -93,7 +95,9 @@ def main() -> None:
             config = Config(model="resnet20", weights=weights, data=f"imagefolder:{data}", target="tensorrt_rtx")
         methods = RANGES[1:] if options.quick or options.smoke or options.moved else RANGES
         graphs = 4 if options.smoke else options.graphs
-        found = Bench(config, work, options.test_images).measure(methods, moved=options.moved, graphs=graphs)
+        found = Bench(config, work, options.test_images).measure(
+            methods, moved=options.moved, uniform=options.uniform, graphs=graphs
+        )
     print(json.dumps(found) if options.json else page(found))
 
 
@@ -110,7 +114,7 @@ class Bench:
         self.test = test.subset(np.linspace(0, len(test) - 1, count).astype(int))
         self.rows: list[dict[str, Any]] = []
 
-    def measure(self, methods: tuple[str, ...], *, moved: bool, graphs: int | None) -> dict[str, Any]:
+    def measure(self, methods: tuple[str, ...], *, moved: bool, uniform: bool, graphs: int | None) -> dict[str, Any]:
         """All rows, and what they were measured with."""
         start = time.perf_counter()
         names = [layer.name for layer in self.placement.searched]
@@ -123,7 +127,7 @@ class Bench:
         own: dict[str, Any] = {}
         if moved:
             own = self.within_bytes(template, graphs)
-        else:
+        elif not uniform:
             indicators = self.indicators()
             budgets = budgets_from_options(indicators, like="w8a8")
             chosen = find(indicators, budgets, one_recipe(indicators, importance="kl"), solve=PolicySearch()).pairs()
@@ -131,10 +135,12 @@ class Bench:
             own["fp8_layers_chosen"] = [name for name, pair in chosen.items() if pair == (FP8, FP8)]
         plain = strip_markers(template)
         environment = read_environment()
+        floats = {name: _top1(model, self.work, self.test) for name, model in _floats(plain)}
+        shown = {*floats.values(), *(row[correction] for row in self.rows for correction in ("none", "bias"))}
         return {
             "model": self.config.model,
-            "fp32": _top1(plain, self.work, self.test),
-            "fp16": _top1(in_half(plain).model, self.work, self.test),
+            **floats,
+            "intervals": {f"{top1:.2f}": _interval(top1, len(self.test)) for top1 in sorted(shown)},
             "rows": self.rows,
             **own,
             "searched_layers": len(names),
@@ -233,6 +239,16 @@ def _all_alike(indicators: Indicators) -> Indicators:
     offered = in_space(indicators, SPACE)
     zeros = (0.0,) * len(offered.bits)
     return replace(offered, layers=tuple(replace(layer, weight=zeros, act=zeros) for layer in offered.layers))
+
+
+def _floats(plain: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
+    yield "fp32", plain
+    yield "fp16", in_half(plain).model
+
+
+def _interval(top1: float, images: int) -> list[float]:
+    """Ends of the 95 % interval of a share of so many images, in percent."""
+    return [round(100 * end, 2) for end in wilson_interval(round(top1 * images / 100), images)]
 
 
 def _told(done: int, total: int, note: str) -> None:

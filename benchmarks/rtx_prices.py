@@ -1,13 +1,15 @@
 """Predicted against rebuilt: what NVIDIA's compiler says that engines move, and what the price table said before.
 
-Each network is priced (`export.timing.pricing`, 32 engines that mix 8 and 16 bits), then 20 other policies are
+Each network is priced (`export.timing.pricing`, engines that mix 8 and 16 bits), then 20 other policies are
 predicted and built. Weights are fresh and scales nobody's; nothing is run. Batch 8, sm89.
 
 Keys, by network: `engines` that prices come from, `bytes` and `kernels` {`mean_error`, `worst_error`} (relative),
-`policies` [{`built_mb`, `predicted_mb`, `built_kernels`, `predicted_kernels`}], `seconds`.
+`policies` [{`built_mb`, `predicted_mb`, `built_kernels`, `predicted_kernels`}], `seconds`. With ``--graphs`` of several
+numbers, `by_engines` instead: the first three keys for each, from engines of one sequence.
 
     python benchmarks/rtx_prices.py --json
     python benchmarks/rtx_prices.py --quick --json      ResNet-20 alone
+    python benchmarks/rtx_prices.py --quick --graphs 32,64,96,128,160 --json
 """
 
 import argparse
@@ -87,6 +89,10 @@ def others(placement: Placement) -> list[dict[str, tuple[int, int]]]:
     return found
 
 
+def _errors(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("engines", "bytes", "kernels")}
+
+
 def errors(values: list[float]) -> dict[str, float]:
     sizes = [abs(value) for value in values]
     return {"mean_error": round(fmean(sizes), 4), "worst_error": round(max(sizes), 4)}
@@ -97,12 +103,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="ResNet-20 alone")
     parser.add_argument("--smoke", action="store_true", help="resnet8 with few engines, that it runs to its end")
     parser.add_argument("--networks", help="some of them, such as resnet20,resnet50")
+    parser.add_argument("--graphs", help="engines that mix precisions, such as 32,64 [default: those of profile]")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
     names = options.networks.split(",") if options.networks else ["resnet20"] if options.quick else list(NETWORKS)
     models = {"resnet8": "resnet8"} if options.smoke else {name: NETWORKS[name] for name in names}
     settings = PricingSettings(batch=8, graphs=4 if options.smoke else None)
-    found: dict[str, Any] = {name: measure(model, settings) for name, model in models.items()}
+    if options.graphs:
+        counts = sorted(map(int, options.graphs.split(",")))
+        found: dict[str, Any] = {
+            name: {"by_engines": [_errors(measure(model, replace(settings, graphs=count))) for count in counts]}
+            for name, model in models.items()
+        }
+    else:
+        found = {name: measure(model, settings) for name, model in models.items()}
     print(json.dumps({"compiler": compiler_name(), "batch": settings.batch, **found}))
 
 

@@ -24,8 +24,9 @@ class FloatLayer:
     """A layer with BatchNorm folded in that computes in float.
 
     ``bits``: of the widest tensor that stays in float, 16 or 32. ``weight`` float32, OIHW or OI; ``bias`` float64
-    [O]. Where only the weight is quantized: ``codes`` int8, as ``weight``, ``scale`` float32 [O] and ``weight`` =
-    codes * scale; else both are None and ``weight_bits`` is ``bits``.
+    [O]. Where only the weight is quantized: ``codes`` int8, as ``weight``, ``scale`` float32 [O], or [O, blocks] where
+    equal parts of a row have scales of their own, and ``weight`` = codes * scale; else both are None and
+    ``weight_bits`` is ``bits``.
     """
 
     name: str
@@ -35,6 +36,13 @@ class FloatLayer:
     bias: NDArray[np.float64]
     codes: NDArray[np.int8] | None = None
     scale: NDArray[np.float32] | None = None
+
+    @property
+    def block(self) -> int | None:
+        """Weights in a row that share one of several scales of it; None: a row has one."""
+        if self.scale is None or self.scale.ndim == 1:
+            return None
+        return int(self.weight.shape[1] // self.scale.shape[1])
 
     @property
     def float_bias(self) -> NDArray[np.float32]:
@@ -89,6 +97,33 @@ def fold_weight_only(
         bias=real_bias,
         codes=signed,
         scale=scale,
+    )
+
+
+def blocked_weights(
+    *,
+    name: str,
+    bits: int,
+    codes: NDArray[np.int8],
+    grid: QuantGrid,
+    scale: NDArray[np.float64],
+    bias: NDArray[np.float64] | None,
+) -> FloatLayer:
+    """A linear layer with integer weights [O, I] alone, and a scale for each block of a row [O, blocks].
+
+    Raises ModelError for numbers that are not finite and for a scale that is not positive in float32.
+    """
+    single = scale.astype(np.float32)
+    real_bias = np.zeros(len(codes)) if bias is None else bias
+    require_finite(name, single, real_bias, positive=(single,))
+    return FloatLayer(
+        name=name,
+        bits=bits,
+        weight_bits=grid.bits,
+        weight=codes.astype(np.float32) * np.repeat(single, codes.shape[1] // single.shape[1], axis=1),
+        bias=real_bias,
+        codes=codes,
+        scale=single,
     )
 
 

@@ -75,6 +75,13 @@ def copied_fields(source: Message, made: Message, *, without: Collection[str]) -
             setattr(made, field.name, value)
 
 
+def int4_tensor(name: str, codes: NDArray[np.int8]) -> onnx.TensorProto:
+    """An initializer of 4-bit integers, two in a byte, the first in its low half."""
+    halves = np.pad(codes.reshape(-1).astype(np.uint8) & 0xF, (0, codes.size % 2))
+    packed = (halves[0::2] | (halves[1::2] << 4)).astype(np.uint8)
+    return helper.make_tensor(name, onnx.TensorProto.INT4, codes.shape, packed.tobytes(), raw=True)
+
+
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes that a tensor's numbers take in a file; those of 4 and 2 bits are packed."""
     if tensor.HasField("raw_data"):

@@ -18,6 +18,7 @@ from limpq_deploy.export.lint.compiled import compiled_findings
 from limpq_deploy.export.lint.finding import Finding, gravest
 from limpq_deploy.export.lint.judged import FloatNodes, judged
 from limpq_deploy.export.lint.rules import finding
+from limpq_deploy.export.records.engine_options import BatchRange
 from limpq_deploy.export.records.targets import FileForm, TargetSpec
 from limpq_deploy.export.records.tensorrt_versions import form_for, form_named
 from limpq_deploy.export.runtimes import runtime_named
@@ -65,13 +66,14 @@ def lint(
     version: str | None = None,
     compiler: bool = False,
     gpus: tuple[str, ...] | None = None,
+    batch: BatchRange | None = None,
     apart: bool = False,
 ) -> LintReport:
     """Check an ONNX file against a target's rules, and give it to the target's runtime where that is here.
 
     ``runtime``: None takes the target's own. ``version``: of TensorRT; None: what the file says, else the newest.
-    ``compiler``: ask the compiler that judges the target's files too, for these ``gpus`` (None: the usual ones); it
-    takes some seconds.
+    ``compiler``: ask the compiler that judges the target's files too, for these ``gpus`` (None: the usual ones) and an
+    engine of this ``batch``; it takes some seconds.
     ``apart``: the target's own runtime tries the file in a process of its own, as one of a stranger deserves.
     Raises ModelError for a version that is not known.
     """
@@ -79,14 +81,13 @@ def lint(
     form = lint_form(loaded, target, version)
     left = set(planned_nodes(loaded))
     static = tuple(
-        one
-        for one in static_findings(loaded, target, form)
-        if one.node not in left or one.severity in ("refused", "differs")
+        one for one in static_findings(loaded, target, form) if one.node not in left or one.severity != "float"
     )
     word = None
     if compiler and target.runs_on is not None and target.compiled_by is not None:
         own = target.compiled_by == target.runtime
-        word = compiler_word(loaded, gpus=gpus, of=None if own else f"{target.runs_on.title} {form.version}")
+        of = None if own else f"{target.runs_on.title} {form.version}"
+        word = compiler_word(loaded, gpus=gpus, batch=batch, of=of)
         static += tuple(compiled_findings(word, static, loaded))
     alone = apart and runtime is None and target.runs_on is not None
     runtime, why = _runtime(target) if runtime is None else (runtime, None)

@@ -141,6 +141,11 @@ RULES: Mapping[str, Rule] = {
         "slower", "no Q/DQ stands between Pad and Conv", "put the quantizer before the Pad: zeros stay zeros",
         PLACEMENT,
     ),
+    "weights-at-every-call": Rule(
+        "slower", "a layer that reads floats has weights that its kernel takes as they are",
+        "quantize what it reads too (no --act-bits float), or leave its weights in float",
+        f"{BUILT}: Gemms take int8 for each channel and int4 in two or more blocks, convolutions neither",
+    ),
     "concat-scales": Rule(
         "slower", "the quantized inputs of a Concat share one scale",
         "quantize all parts with the largest scale, or quantize behind the Concat",

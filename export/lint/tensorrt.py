@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 
 from limpq_deploy.export.graph.float_layers import computes_in_floats, planned_float
+from limpq_deploy.export.graph.onnx_files import attribute
 from limpq_deploy.export.lint.finding import Finding
 from limpq_deploy.export.lint.graph import DEQUANTIZE, QUANTIZE, LintGraph, name_of
 from limpq_deploy.export.lint.rules import finding
 from limpq_deploy.export.lint.tensorrt_layers import layer_findings
-from limpq_deploy.export.lint.tensorrt_parser import QDQ, model_findings, parser_findings
+from limpq_deploy.export.lint.tensorrt_parser import FOUR_BITS, QDQ, model_findings, parser_findings
 from limpq_deploy.export.lint.well_formed import LAYERS
 from limpq_deploy.export.records.targets import FileForm
 
@@ -24,6 +25,8 @@ def findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
         yield from parser_findings(node, graph, form)
         if form.parser != "11" and node.op_type != DEQUANTIZE:
             yield from _reads_no_codes(node, graph)
+        if form.parser == "11" and node.op_type in LAYERS and node.name in planned:
+            yield from _weights_alone(node, graph)
         if node.op_type in LAYERS and node.name not in planned:
             yield from layer_findings(node, graph, form)
         if node.op_type == "Conv" and node.name not in planned:
@@ -32,6 +35,21 @@ def findings(model: onnx.ModelProto, form: FileForm) -> Iterator[Finding]:
             yield from _add(node, graph)
         if node.op_type == "Concat":
             yield from _concat(node, graph)
+
+
+def _weights_alone(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
+    """A layer with integer weights that reads floats, and whose weights no kernel takes as they are."""
+    place = int(len(node.input) > 1)
+    dequantize = graph.maker(node.input[place], DEQUANTIZE)
+    if dequantize is None:
+        return
+    narrow = graph.types.get(dequantize.input[0]) in FOUR_BITS
+    scale = graph.value(dequantize.input[1])
+    blocked = scale is not None and attribute(dequantize, "block_size", 0) and min(scale.shape) > 1
+    if node.op_type in ("Gemm", "MatMul") and (blocked or not narrow):
+        return
+    what = "no convolution reads integer weights beside floats" if node.op_type == "Conv" else "they are not in blocks"
+    yield finding("weights-at-every-call", name_of(node), f"a kernel of its own dequantizes its weights first: {what}")
 
 
 def _reads_no_codes(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:

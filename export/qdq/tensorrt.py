@@ -46,7 +46,7 @@ from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.graph.fp8_layers import Fp8Layer
-from limpq_deploy.export.graph.onnx_files import attribute
+from limpq_deploy.export.graph.onnx_files import attribute, int4_tensor
 from limpq_deploy.export.qdq.base import CODE_MOVERS, AnyLayer, Dialect
 from limpq_deploy.export.records.placement import ActQuantizer
 
@@ -198,7 +198,18 @@ class TensorRtDialect(Dialect):
         return name
 
     def _weight(self, layer: str, codes: NDArray[np.int8], scale_O: NDArray[Any]) -> str:
+        """Dequantized weights; of at most 4 bits where blocks of a row have scales of their own, [O, blocks]."""
         name = f"{layer}.weight"
+        if scale_O.ndim == 2:
+            written = f"{name}_codes"
+            self.initializers.setdefault(written, int4_tensor(written, codes))
+            return self.add(
+                "DequantizeLinear",
+                [written, self.constant(f"{name}_scale", scale_O)],
+                f"{name}_dequantized",
+                axis=1,
+                block_size=codes.shape[1] // scale_O.shape[1],
+            )
         grid = [
             self.constant(f"{name}_scale", scale_O),
             self.constant(f"{name}_zero_point", np.zeros(scale_O.shape, np.int8)),

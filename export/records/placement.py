@@ -20,6 +20,13 @@ FLOAT_BITS = 32
 """Bits of a weight or an activation that a policy keeps in float32."""
 
 
+BLOCKED_BITS = 4
+"""Widest weights that have a scale for each block; wider ones have one a channel."""
+
+BLOCK_SCALE_BITS = 16
+"""Bits of the scale of a block."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActQuantizer:
     """One activation quantizer.
@@ -49,7 +56,8 @@ class LayerPlacement:
     """One quantized layer: ``input`` names its activation quantizer, ``pinned_bits`` is None where it is searched.
 
     ``batchnorm``: module folded into it on export. ``macs``: multiply-accumulates for one image. ``num_weights``:
-    without the bias. ``out_channels``: the weight's axis 0.
+    without the bias. ``out_channels``: the weight's axis 0. ``block``: where the layer reads floats, how many weights
+    in a row (along the inputs) share one scale while they have at most `BLOCKED_BITS`; None: one scale a channel.
     """
 
     name: str
@@ -60,6 +68,7 @@ class LayerPlacement:
     out_channels: int
     pinned_bits: int | None = None
     batchnorm: str | None = None
+    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

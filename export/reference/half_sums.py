@@ -61,7 +61,13 @@ class _Quantize(OpRun):
 class _Dequantize(OpRun):
     op_domain = ""
 
-    def _run(self, x: Array, scale: Array, zero_point: Array, axis: int = 1, **_: Any) -> tuple[Array]:
+    def _run(
+        self, x: Array, scale: Array, zero_point: Array | None = None, axis: int = 1, block_size: int = 0, **_: Any
+    ) -> tuple[Array]:
+        if block_size:
+            column = np.repeat(scale.astype(np.float32), block_size, axis)
+            return ((x.astype(np.float32) * column).astype(scale.dtype),)
+        assert zero_point is not None, "files of this dialect have one"
         shape = [-1 if place == axis else 1 for place in range(x.ndim)] if scale.ndim else []
         numbers = fp8_numbers(x.view(np.uint8)) if _is_fp8(x) else x.astype(np.float32)
         zeros = 0 if _is_fp8(x) else zero_point.astype(np.float32).reshape(shape)

@@ -35,7 +35,7 @@ from limpq_deploy.export.timing.price_fit import Built, Prices, Surroundings, fi
 from limpq_deploy.export.timing.table import narrowest
 from limpq_deploy.export.timing.timing_graph import timing_graph
 
-GRAPHS = 32
+GRAPHS = 64
 """Engines that mix precisions, for each precision after the first."""
 
 FOLDS = 4

@@ -1,7 +1,7 @@
 """From indicators to policies: search, sweep, preview. No torch, but where a build's joint network is asked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from limpq_deploy.policy.front import sweep as front_of
 from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.infeasible import Conflict, explain_conflict
+from limpq_deploy.policy.minimise import asked_to_minimise
+from limpq_deploy.policy.minimise import minimise as least_cost
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.policy.recipes import Recipe, one_recipe, recipes
 from limpq_deploy.policy.restrictions import restrict
@@ -90,6 +92,8 @@ def search(
     outliers: str | None = None,
     solver: Any = "auto",
     preview: Report | str | Path | None = None,
+    minimise: str | None = None,
+    no_worse_than: str | None = None,
     trusted: bool = False,
     progress: Listener | None = None,
     **more: Any,
@@ -101,6 +105,8 @@ def search(
     budgets and restrictions of `limpq-deploy search`, by their options' names (``max_act_mib``, ``pin=("fc=w8a8",)``).
     ``importance``, ``alpha``, ``outliers``: how indicators are read; None: as the build that made them found best.
     ``preview``: a build on whose joint network the policies of all measures compete; this needs torch.
+    ``minimise``: a cost to have as little of as possible, and of such policies the least important (`MINIMISED`;
+    "moved-mib" with ``cost_table=``), ``no_worse_than``: with no more importance than these uniform bits.
 
     Raises InfeasiblePolicy with the smallest reachable figure, SettingError for a useless setting, RecordError for a
     damaged file. Source: Tang et al., Mixed-Precision Neural Network Quantization via Learned Layer-wise Importance,
@@ -116,8 +122,18 @@ def search(
     budgets["compression_ratio"] = compression_ratio
     asked = question(indicators, {**budgets, "importance": importance, "alpha": alpha, "outliers": outliers})
     solve = PolicySearch(solver=solver)
+    if no_worse_than is not None and minimise is None:
+        raise SettingError("--no-worse-than has no effect without --minimise; give --minimise too")
+    if preview is not None and minimise is not None:
+        raise SettingError("--preview has no effect beside --minimise, of which there is one policy; leave one away")
+    if minimise is not None:
+        asked = replace(asked, budgets=asked_to_minimise(asked.budgets, minimise))
     limits = asked.limits
     with listening(progress):
+        if minimise is not None:
+            deadline = Deadline.within(TIME_LIMIT_S)
+            bound = {"no_worse_than": no_worse_than, "solve": solve, "deadline": deadline}
+            return least_cost(asked.read, limits, minimise, asked.recipe, **bound)
         if preview is not None:
             return _tournament(asked, limits, solve, folder_of(preview), trusted)
         plain = all(value is None for value in asked.asked.values())

@@ -58,13 +58,14 @@ def place(
     traced = for_target(traced, target)
     given = (layer.name for layer in traced.layers if layer.scales)
     pinned = {traced.layers[0].name, *feeding_outputs(traced), *given}
+    floats = act_bits is not None and in_float(act_bits)
     quantizers: list[ActQuantizer] = []
     inputs: dict[str, str] = {}
     for source, edges in edges_by_source(traced, target).items():
         node = traced.node(source)
         lowest, bound, producer = traced.lowest(node), traced.bound(node), _producer(node, traced)
         for quantizer in _quantizers_of(source, edges, target, pinned, pinned_bits):
-            replaced = quantizer.bits is None or (act_bits is not None and in_float(act_bits))
+            replaced = quantizer.bits is None or floats
             bits = act_bits if replaced else quantizer.bits
             found = replace(quantizer, bits=bits, signed=lowest != "zero", offset=lowest == "near")
             quantizers.append(replace(found, bound=bound, producer=producer))
@@ -74,7 +75,13 @@ def place(
         target=target.name,
         input_shape=traced.input_shape,
         layers=tuple(
-            _layer(layer, inputs[layer.name], pinned_bits if layer.name in pinned else None) for layer in traced.layers
+            _layer(
+                layer,
+                inputs[layer.name],
+                pinned_bits if layer.name in pinned else None,
+                _block(layer, target) if floats and layer.name not in pinned else None,
+            )
+            for layer in traced.layers
         ),
         quantizers=tuple(quantizers),
         float_operators=float_operators(traced),
@@ -223,7 +230,14 @@ def _stands_on(quantizer: ActQuantizer, edge: Edge, readers: set[str]) -> bool:
     return edge.layer in readers if edge.role == "layer" else quantizer.parent is None
 
 
-def _layer(spec: LayerSpec, quantizer: str, pinned_bits: int | None) -> LayerPlacement:
+def _block(spec: LayerSpec, target: TargetSpec) -> int | None:
+    """Weights in a row that share a scale. Behind a BatchNorm, whose folding may flip signs, all of a channel do."""
+    if spec.kind != "linear" or spec.batchnorm is not None:
+        return None
+    return target.block_of(spec.num_weights // spec.out_channels)
+
+
+def _layer(spec: LayerSpec, quantizer: str, pinned_bits: int | None, block: int | None) -> LayerPlacement:
     return LayerPlacement(
         name=spec.name,
         kind=spec.kind,
@@ -233,6 +247,7 @@ def _layer(spec: LayerSpec, quantizer: str, pinned_bits: int | None) -> LayerPla
         out_channels=spec.out_channels,
         pinned_bits=pinned_bits,
         batchnorm=spec.batchnorm,
+        block=block,
     )
 
 

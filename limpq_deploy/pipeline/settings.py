@@ -197,11 +197,15 @@ class Settings(BudgetSettings):
         return DEFAULT_LIKE if self.act_width is None else f"w4a{self.act_width}"
 
     @property
+    def batch_range(self) -> BatchRange | None:
+        """Images per call that the engine is for; None: nothing is said about it."""
+        return None if self.batch is None else BatchRange.parse(self.batch)
+
+    @property
     def engine_options(self) -> EngineOptions | None:
         """How the engine is to be built; None where nothing is said about it."""
-        batch = None if self.batch is None else BatchRange.parse(self.batch)
         return given_options(
-            batch=batch,
+            batch=self.batch_range,
             float_type=self.float_type,
             tf32=None if self.tf32 else False,
             workspace_mib=self.workspace_mib,

@@ -203,6 +203,12 @@ ROWS: dict[str, BudgetRow | CostFile] = {one.name: one.metadata["row"] for one i
 BUDGETS = {name: row for name, row in ROWS.items() if isinstance(row, BudgetRow)}
 COST_FILES = {name: row for name, row in ROWS.items() if isinstance(row, CostFile)}
 
+MINIMISED = {
+    name.removeprefix("max_").replace("_", "-"): name
+    for name in ("max_gbitops", "max_mib", "max_latency_ms", "max_moved_mib", "max_kernels")
+}
+"""What can be minimised, by the budget that counts it."""
+
 LIMITING = tuple(name for name, row in ROWS.items() if isinstance(row, CostFile) or not row.measured)
 """Settings of a build any of which limits its policy; what it measures itself does so where a file has the costs."""
 

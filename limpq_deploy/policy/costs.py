@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.numbers.formats import bits_of
-from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.records.placement import BLOCK_SCALE_BITS, BLOCKED_BITS, BitPair
 from limpq_deploy.policy.indicators import Indicators
 
 Pairs = Mapping[str, tuple[int, int]]
@@ -77,7 +77,8 @@ class BitOps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSize:
-    """``num_weights * weight_bits``, pinned layers included; biases and scales are not counted."""
+    """``num_weights * weight_bits``, pinned layers included; biases and scales are not counted, but for scales of
+    blocks: one of 16 bits for every ``block`` weights of at most 4 bits."""
 
     @property
     def name(self) -> str:
@@ -92,7 +93,9 @@ class WeightSize:
         return True
 
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
-        return layer.num_weights * bits_of(weight_bits)
+        block: int | None = getattr(layer, "block", None)
+        blocks = layer.num_weights // block if block is not None and weight_bits <= BLOCKED_BITS else 0
+        return layer.num_weights * bits_of(weight_bits) + blocks * BLOCK_SCALE_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

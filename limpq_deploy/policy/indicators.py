@@ -25,7 +25,7 @@ class LayerIndicators:
     (equal) ``act`` counts once. ``weight_init`` and ``act_init``: the scales before training, so that what was learned
     can be told from what was there. ``act_elements``: elements of the tensor it reads, for one image. ``pairs``: the
     only (weight_bits, act_bits) that it may take; None: all. ``tie``: layers of one tie share both bit-widths.
-    ``kind``: what it computes; None where it was not recorded.
+    ``kind``: what it computes; None where it was not recorded. ``block``: as in `LayerPlacement`.
     """
 
     name: str
@@ -41,6 +41,7 @@ class LayerIndicators:
     pairs: tuple[BitPair, ...] | None = None
     tie: str | None = None
     kind: Literal["conv", "linear"] | None = None
+    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

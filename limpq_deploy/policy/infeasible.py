@@ -57,7 +57,7 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Smallest:
+class Smallest:
     """The smallest cost found in one row, in its steps, and whether it is proved that none is smaller; None, proved:
     there is none."""
 
@@ -79,7 +79,7 @@ def unreachable(
     problems = []
     for row, budget in enumerate(budgets):
         far = program.least[row] > program.limits[row]
-        least = _Smallest(cost=program.least[row], proved=True)
+        least = Smallest(cost=program.least[row], proved=True)
         if far or searching is not None:
             least = _smallest_alone(program, row, searching or Deadline.within(FIGURE_S))
         if far or (least.proved and least.cost is not None and least.cost > program.limits[row]):
@@ -100,7 +100,7 @@ def conflict(
     figures = []
     for row, budget in enumerate(budgets):
         share = deadline.share(1 / (len(budgets) - row))
-        figure = _told(budget, indicators, program, row, _smallest_beside(program, row, share))
+        figure = _told(budget, indicators, program, row, smallest_beside(program, row, share))
         if figure is not None:
             figures.append(f"with the rest kept, {figure.replace(' reachable', f' for {budget.option}', 1)}")
     return f"{options} together: {'; '.join(figures) or 'nor all but one of them'}; {_remedy(indicators, report)}"
@@ -136,9 +136,9 @@ def explain_conflict(
         share = deadline.share(1 / (len(budgets) - row))
         least = _smallest_alone(program, row, share)
         at_least = program.least[row] if least.cost is None else least.cost
-        alone = _total(budget, indicators, program, row, at_least)
-        smallest = _smallest_beside(program, row, share) if len(budgets) > 1 else least
-        beside = None if smallest.cost is None else _total(budget, indicators, program, row, smallest.cost)
+        alone = total_of(budget, indicators, program, row, at_least)
+        smallest = smallest_beside(program, row, share) if len(budgets) > 1 else least
+        beside = None if smallest.cost is None else total_of(budget, indicators, program, row, smallest.cost)
         reaches.append(
             Reach(
                 name=budget.cost.name,
@@ -177,38 +177,38 @@ def _irreducible(
     return rest
 
 
-def _smallest_beside(program: Program, row: int, deadline: Deadline) -> _Smallest:
+def smallest_beside(program: Program, row: int, deadline: Deadline) -> Smallest:
     """The least cost in one row among the policies that keep the other rows."""
     return _smallest(program, row, [other for other in range(program.rows) if other != row], deadline)
 
 
-def _smallest_alone(program: Program, row: int, deadline: Deadline) -> _Smallest:
+def _smallest_alone(program: Program, row: int, deadline: Deadline) -> Smallest:
     """The least cost in one row that any policy reaches."""
     if not any(table.row == row for table in program.tables):
-        return _Smallest(cost=program.least[row], proved=True)
+        return Smallest(cost=program.least[row], proved=True)
     return _smallest(program, row, [], deadline)
 
 
-def _smallest(program: Program, row: int, others: Sequence[int], deadline: Deadline) -> _Smallest:
+def _smallest(program: Program, row: int, others: Sequence[int], deadline: Deadline) -> Smallest:
     asked, numbers = least_in_row(program, row, others)
     left_s = None if deadline == NEVER else deadline.left_s
     solution = solve_by(asked, "auto", time_limit_s=left_s).solution
     if solution.choice is None:
-        return _Smallest(cost=None, proved=solution.complete)
+        return Smallest(cost=None, proved=solution.complete)
     choice = tuple((numbers[asked.places(solution.choice)] - program.start_B1[:-1]).tolist())
-    return _Smallest(cost=program.costs(choice)[row], proved=solution.complete)
+    return Smallest(cost=program.costs(choice)[row], proved=solution.complete)
 
 
-def _told(budget: Budget, indicators: Indicators, program: Program, row: int, smallest: _Smallest) -> str | None:
+def _told(budget: Budget, indicators: Indicators, program: Program, row: int, smallest: Smallest) -> str | None:
     """``the smallest reachable is 3 MiB``; None without a figure."""
     if smallest.cost is None:
         return None
-    figure = budget.figure(_total(budget, indicators, program, row, smallest.cost))
+    figure = budget.figure(total_of(budget, indicators, program, row, smallest.cost))
     end = "largest" if budget.inverse else "smallest"
     return f"the {end} reachable is {figure}" if smallest.proved else f"the {end} reachable found in time is {figure}"
 
 
-def _total(budget: Budget, indicators: Indicators, program: Program, row: int, cost: int) -> int:
+def total_of(budget: Budget, indicators: Indicators, program: Program, row: int, cost: int) -> int:
     """A cost of the program's row in the budget's unit, pinned layers included."""
     return cost * program.steps[row] + pinned_cost(budget.cost, indicators)
 

@@ -84,6 +84,18 @@ class SolverResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Minimised:
+    """A cost that was the objective: ``least`` of it, in ``unit``, and whether it is ``proved`` that no policy within
+    the budgets, and of no more importance than uniform ``no_worse_than``, has less."""
+
+    name: str
+    least: int
+    unit: str
+    proved: bool
+    no_worse_than: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyCandidate:
     """A policy that competed, by its preview: the jointly trained network at these bits, BatchNorm estimated anew.
 
@@ -134,7 +146,8 @@ class Tournament:
 class Policy(Saved):
     """Bit-widths of the searched layers, by qualified module name; ``objective`` as in the program, with ``alpha``, on
     the indicators as used; ``importance``: the measure that they are (None: an older file's learned scales);
-    ``outliers``: what was done to them before; ``tournament``: the policies that it was chosen from, if it was."""
+    ``outliers``: what was done to them before; ``tournament``: the policies that it was chosen from, if it was;
+    ``minimised``: the cost that came before the importance, if one did."""
 
     bits: dict[str, LayerBits]
     objective: float
@@ -145,6 +158,7 @@ class Policy(Saved):
     model: str | None = None
     importance: str | None = None
     tournament: Tournament | None = None
+    minimised: Minimised | None = None
     source: Any = None
     format: Literal["limpq.policy/1"] = field(default="limpq.policy/1")
 

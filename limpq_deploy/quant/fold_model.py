@@ -8,7 +8,7 @@ from torch import nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
-from limpq_deploy.export.graph.float_layers import FloatLayer, fold_float, fold_weight_only
+from limpq_deploy.export.graph.float_layers import FloatLayer, blocked_weights, fold_float, fold_weight_only
 from limpq_deploy.export.graph.folding import FLOAT32_EXACT, BatchNormParams, IntegerLayer, fold
 from limpq_deploy.export.graph.fp8_layers import Fp8Layer, fold_fp8
 from limpq_deploy.export.qdq.base import Layers
@@ -62,7 +62,12 @@ def _float_layer(model: QuantizedModel, placed: LayerPlacement, pair: BitPair) -
     batchnorm = None if placed.batchnorm is None else _batchnorm(model.batchnorm(placed.batchnorm))
     if in_float(pair[0]):
         return fold_float(name=placed.name, bits=bits, weight=_float64(module.weight), bias=bias, batchnorm=batchnorm)
-    powers = module.folded_scales()
+    powers, blocks = module.folded_scales(), module.block_steps()
+    if blocks is not None:
+        codes = module.codes().cpu().numpy().astype(np.int8)
+        return blocked_weights(
+            name=placed.name, bits=bits, codes=codes, grid=module.scales.grids[0], scale=_float64(blocks), bias=bias
+        )
     return fold_weight_only(
         name=placed.name,
         bits=bits,

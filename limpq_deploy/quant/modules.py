@@ -9,9 +9,13 @@ from torch.nn import functional as F
 from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.params import QuantParams
+from limpq_deploy.calibration.numbers.ranges import SMALLEST
 from limpq_deploy.calibration.numbers.rounding import codes_of
-from limpq_deploy.export.records.placement import ActQuantizer
+from limpq_deploy.export.records.placement import BLOCKED_BITS, ActQuantizer
 from limpq_deploy.quant.fake_quant import LearnedScales, fake_quantize, quantize
+
+FRACTIONS = 64
+"""Parts of a block's widest scale, of which the best is taken."""
 
 OCTAVES = (0, -1, 1, -2, 2)
 """Of a channel's power of two from its layer's; of equal errors the first wins."""
@@ -77,11 +81,13 @@ class QuantLayer(nn.Module):
     ``pow2``: the scales that are left when a BatchNorm is folded in are powers of two. The step of channel c is then
     ``2^k / f``, with f = ``fold_factor``()[c] = |gamma| / sqrt(var + eps) and 2^k the power next to the learned scale
     times f, times 2^``octaves``[c]: the layer's own function stays, only the grid of each channel moves. ``octaves``
-    [len(grids), O] are whole numbers, see `choose_octaves`. ``exported``: what is computed instead (see
-    `folded_forward`).
+    [len(grids), O] are whole numbers, see `choose_octaves`. ``block``: on grids of at most `BLOCKED_BITS` so many
+    weights in a row share a step, the layer's scale times ``spread`` [len(grids), O, blocks], see `choose_spread`.
+    ``exported``: what is computed instead (see `folded_forward`).
     """
 
     octaves: torch.Tensor
+    spread: torch.Tensor
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class QuantLayer(nn.Module):
         *,
         pow2: bool = False,
         fold_factor: Callable[[], torch.Tensor] | None = None,
+        block: int | None = None,
     ) -> None:
         super().__init__()
         self.weight = layer.weight
@@ -103,6 +110,11 @@ class QuantLayer(nn.Module):
         self.fold_factor = fold_factor
         if pow2:
             self.register_buffer("octaves", torch.zeros(len(grids), len(layer.weight)))
+        self.block = block
+        if self.block is not None:
+            self.register_buffer(
+                "spread", torch.ones(len(grids), len(layer.weight), layer.weight[0].numel() // self.block)
+            )
         self.apply_weight = application(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,23 +124,24 @@ class QuantLayer(nn.Module):
             return self.apply_weight(x, self.weight, self.bias)
         index = self.bits.index(self.active)
         grid = self.scales.grids[index]
-        step, elements = self.step(index), self.weight.numel()
+        step, elements, rows = self.step(index), self.weight.numel(), self._rows(index)
         weight = fake_quantize(
-            self.weight,
+            rows,
             step,
             grid,
             elements=elements,
             axis=0 if step.dim() else None,
             overwrite=True,
             gather=self.gathers_gradients,
-        )
+        ).view_as(self.weight)
         return self.apply_weight(x, weight, self.bias)
 
     def initialise(self, scales: list[float]) -> None:
         """Start from these scales, one per grid; of powers of two every channel takes the one of least squared error,
-        up to two octaves from its layer's."""
+        up to two octaves from its layer's, and every block its own scale of least squared error."""
         self.scales.initialise(scales)
         self.choose_octaves()
+        self.choose_spread()
 
     @torch.no_grad()
     def choose_octaves(self) -> None:
@@ -142,8 +155,29 @@ class QuantLayer(nn.Module):
             tried = torch.stack([self._squared_error(rows, step * 2.0**octave, grid) for octave in OCTAVES])
             self.octaves[index] = torch.tensor(OCTAVES, device=rows.device)[tried.argmin(0)].to(self.octaves)
 
+    @torch.no_grad()
+    def choose_spread(self) -> None:
+        """Let every block take the scale of least squared error, of `FRACTIONS` parts of the one that clips nothing."""
+        for index, grid in enumerate(self.scales.grids):
+            if not self._blocked(index):
+                continue
+            rows = self._rows(index).detach()
+            widest = (rows.abs().amax(1) / grid.qmax).clamp_min(SMALLEST)
+            tried = [widest * (part / FRACTIONS) for part in range(FRACTIONS, FRACTIONS // 4, -1)]
+            errors = torch.stack([self._squared_error(rows, step, grid) for step in tried])
+            best = torch.stack(tried).gather(0, errors.argmin(0, keepdim=True))[0]
+            self.spread[index] = (best / self.scales.scale(index)).view_as(self.spread[index])
+
+    def block_steps(self) -> torch.Tensor | None:
+        """Steps [O, blocks] at the active width; None where a channel, or the layer, has one."""
+        assert self.active is not None
+        index = self.bits.index(self.active)
+        return self.step(index).detach().view_as(self.spread[index]) if self._blocked(index) else None
+
     def step(self, index: int) -> torch.Tensor:
-        """Step of the weight's grid: 0-d, or [O] where channels differ."""
+        """Step of the weight's grid: 0-d, or [O] where channels differ, or [O * blocks] for `_rows`."""
+        if self._blocked(index):
+            return self.scales.scale(index) * self.spread[index].flatten()
         if not self.scales.pow2:
             return self.scales.scale(index)
         factor = self._factor()
@@ -165,7 +199,15 @@ class QuantLayer(nn.Module):
         """Integer weight codes (as floats) at the active width, by the arithmetic of the forward pass."""
         assert self.active is not None
         index = self.bits.index(self.active)
-        return quantize(self.weight.detach(), self.step(index).detach(), self.scales.grids[index])
+        found = quantize(self._rows(index).detach(), self.step(index).detach(), self.scales.grids[index])
+        return found.view_as(self.weight)
+
+    def _blocked(self, index: int) -> bool:
+        return self.block is not None and self.scales.grids[index].bits <= BLOCKED_BITS
+
+    def _rows(self, index: int) -> torch.Tensor:
+        """The weight, by blocks [O * blocks, block] where these have steps of their own."""
+        return self.weight.reshape(-1, self.block or 1) if self._blocked(index) else self.weight
 
     def _powers(self, index: int) -> torch.Tensor:
         return self.scales.folded_powers(index, self._factor(), self.octaves[index])

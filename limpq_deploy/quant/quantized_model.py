@@ -187,7 +187,7 @@ class QuantizedModel(nn.Module):
             self.graph.set_submodule(layer.batchnorm, switchable)
             fold_factor = switchable.fold_factor
         grids = tuple(spec.weight_grid(b) for b in bits)
-        quantized = QuantLayer(original, bits, grids, pow2=self.pow2, fold_factor=fold_factor)
+        quantized = QuantLayer(original, bits, grids, pow2=self.pow2, fold_factor=fold_factor, block=layer.block)
         self.graph.set_submodule(layer.name, quantized)
 
 
@@ -273,6 +273,7 @@ def inherit(model: QuantizedModel, joint: QuantizedModel) -> None:
                 for name in ("weight", "bias", "running_mean", "running_var"):
                     getattr(norm, name)[0].copy_(getattr(source, name)[row])
             mine.choose_octaves()
+            mine.choose_spread()
         for quantizer in model.placement.quantizers:
             act, source_act = model.act_quantizer(quantizer.name), joint.act_quantizer(quantizer.name)
             if act.bits and act.bits[0] in source_act.bits:

@@ -69,6 +69,7 @@ def accuracy_section(inputs: ReportInputs) -> AccuracySection | None:
         ("mixed", "m-mixed", result.mixed),
         (uniform_name, "m-uniform", result.uniform),
         ("uniform 8 bit", "m-uniform8", result.uniform8),
+        ("uniform fp8", "m-uniform8", result.fp8),
     )
     rows = []
     for name, class_, accuracy in named:

@@ -62,7 +62,7 @@ def shipping_section(inputs: ReportInputs) -> ShippingSection | None:
             )
             for one in sorted(verdict.candidates, key=lambda one: SIMPLEST.index(one.name))
         ),
-        time="p50 here" if measured else "Moved, kernels",
+        time="p50 here" if measured else f"Moved at batch {verdict.candidates[0].batch}, kernels",
         figure=verdict.accuracy.float.measure.title,
         objective=found.objective,
     )
@@ -89,7 +89,14 @@ def _time(one: Candidate) -> str:
         return milliseconds(one.latency_ms)
     if one.moved is None:
         return "not measured"
-    return f"{one.moved:,} bytes, {one.kernels} kernels"
+    return f"{one.moved:,} bytes, {one.kernels} kernels{_other_batches(one)}"
+
+
+def _other_batches(one: Candidate) -> str:
+    """``; batch 8: 9,000 bytes``."""
+    numbers = {key: int(key.rpartition("_")[2]) for key in one.moved_by_batch or {}}
+    others = [one.at(number) for number in sorted(numbers.values()) if number != one.batch]
+    return "".join(f"; batch {other.batch}: {other.moved:,} bytes" for other in others if other.moved is not None)
 
 
 def _parity(one: Candidate) -> str:

@@ -172,6 +172,7 @@ def _layer(model: QuantizedModel, layer: LayerPlacement, bits: tuple[int, ...]) 
         weight_init=tuple(weights.first.tolist()),
         act_init=tuple(first for first, _ in acts),
         kind=layer.kind,
+        block=layer.block,
     )
 
 

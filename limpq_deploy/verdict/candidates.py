@@ -1,18 +1,20 @@
 """The files that a build could ship, with everything that is known of each, and how they compare in pairs. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 CandidateName = Literal["mixed", "uniform", "int8", "fp8", "float"]
 
-SIMPLEST: tuple[CandidateName, ...] = ("float", "fp8", "int8", "uniform", "mixed")
-"""From the simplest kind of file on: nothing is quantized, one format everywhere, one pair of bits, a pair a layer."""
+SIMPLEST: tuple[CandidateName, ...] = ("float", "int8", "fp8", "uniform", "mixed")
+"""From the simplest kind of file on: nothing is quantized, one format everywhere (int8 runs on more devices than FP8),
+one pair of bits, a pair a layer."""
 
 SERIES: dict[str, CandidateName] = {
     "mixed": "mixed",
     "uniform": "uniform",
     "uniform8": "int8",
+    "fp8": "fp8",
     "float": "float",
 }
 """Candidates by what records of accuracy, latency and BitOps call them."""
@@ -22,6 +24,15 @@ SAME_SIZE = 0.01
 
 SIGNIFICANCE = 0.025
 """A candidate is worse where chance alone would make it look so with a smaller probability than this."""
+
+
+BATCHES = (1, 8)
+"""Batches whose answers are told apart where a build is for none of its own."""
+
+
+def batch_key(batch: int) -> str:
+    """``batch_8``, as records of engines have it."""
+    return f"batch_{batch}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +52,8 @@ class Candidate:
 
     ``accuracy``: the task's figure with the ends of its 95 % interval. ``bytes`` on disk; BitOps of all layers, nominal
     and executed. ``latency_ms``: p50 at the smallest batch with default threads, None where none can be measured here;
-    ``moved_bytes`` (without weights), ``weight_bytes``, ``kernels``: of a batch of 1, from the compiler's record.
+    ``moved_bytes`` (without weights), ``weight_bytes``, ``kernels``: of a call of ``batch`` images, which the engine is
+    for, from the compiler's record; ``moved_by_batch``: of others too, such as "batch_8".
     ``stored_file``, ``stored_bytes``: a twin with true low-bit weights, where there is one. ``parity``: None where it
     was not shown.
     """
@@ -56,6 +68,8 @@ class Candidate:
     bitops_realised: int
     latency_ms: float | None
     moved_bytes: int | None
+    batch: int = 1
+    moved_by_batch: dict[str, int | None] | None = None
     weight_bytes: int | None = None
     kernels: int | None = None
     stored_file: str | None = None
@@ -66,8 +80,12 @@ class Candidate:
 
     @property
     def moved(self) -> int | None:
-        """Bytes that kernels read and write for one image, weights too; None where no compiler says so."""
+        """Bytes that kernels read and write for a call of ``batch``, weights too; None where no compiler says so."""
         return None if self.moved_bytes is None else self.moved_bytes + (self.weight_bytes or 0)
+
+    def at(self, batch: int) -> "Candidate":
+        """The same by what it moves for another batch."""
+        return replace(self, batch=batch, moved_bytes=(self.moved_by_batch or {}).get(batch_key(batch)))
 
     @property
     def size(self) -> int:
@@ -109,6 +127,10 @@ class Compared:
     speeds: Sequence[SpeedPair] = ()
     points: str = "points"
     own_compiler: bool = False
+
+    def at(self, batch: int) -> "Compared":
+        """The same by what they move for another batch."""
+        return replace(self, candidates=tuple(one.at(batch) for one in self.candidates))
 
     def named(self, name: str) -> Candidate:
         return next(one for one in self.candidates if one.name == name)

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from limpq_deploy.verdict.candidates import SAME_SIZE, SIMPLEST, Candidate, CandidateName, Compared
+from limpq_deploy.verdict.candidates import BATCHES, SAME_SIZE, SIMPLEST, Candidate, CandidateName, Compared
 
 Objective = Literal["accuracy", "size", "latency", "balanced"]
 
@@ -76,6 +76,39 @@ def recommend(
     )
 
 
+def recommend_by_batch(
+    compared: Compared,
+    *,
+    own_file: str,
+    objective: Objective = "balanced",
+    max_drop: float = POINT,
+    asked: bool = False,
+) -> Recommendation:
+    """As `recommend`, for the batch that the candidates' bytes are of. Where none was ``asked`` for, the note says what
+    the answer would be at the other one of `BATCHES`, if that is another."""
+    found = recommend(compared, own_file=own_file, objective=objective, max_drop=max_drop)
+    if asked or any(one.latency_ms is not None or one.moved is None for one in compared.candidates):
+        return found
+    own = compared.candidates[0].batch
+    for batch in (one for one in BATCHES if one != own):
+        there = compared.at(batch)
+        if any(one.moved is None for one in there.candidates):
+            continue
+        other = recommend(there, own_file=own_file, objective=objective, max_drop=max_drop)
+        if other.candidate != found.candidate:
+            note = (
+                f"that is for batch {own}; at batch {batch} it would be {other.candidate} (bytes moved at {own} and "
+                f"{batch}: {_bytes_at(compared, there, other)}, {_bytes_at(compared, there, found)}): give --batch"
+            )
+            return replace(found, note="; ".join(filter(None, (found.note, note))))
+    return found
+
+
+def _bytes_at(compared: Compared, there: Compared, of: Recommendation) -> str:
+    here, other = compared.named(of.candidate).moved, there.named(of.candidate).moved
+    return f"{of.candidate} {here:,} and {other:,}"
+
+
 def _dominated(compared: Compared) -> tuple[Dominated, ...]:
     found = []
     for one in compared.candidates:
@@ -143,7 +176,7 @@ def _time(one: Candidate) -> float | None:
 def against(compared: Compared, first: Candidate, second: Candidate) -> str:
     """How the first compares with the second: ``1.60 points better, 2 % smaller, 1.24 times as fast``."""
     if first.file == second.file:
-        return "the same file: the policy is these uniform bits"
+        return f"the same file: {'the policy is' if 'mixed' in (first.name, second.name) else 'of'} these uniform bits"
     pair, parts = compared.accuracy(first, second), []
     if compared.worse(second, first) or compared.worse(first, second):
         word = "better" if pair.points > 0 else "worse"
@@ -195,8 +228,9 @@ def _moved_note(compared: Compared, own: Candidate) -> str:
     plain = compared.plain_moving_less(own)
     if plain is None:
         return ""
+    images = "one image" if own.batch == 1 else f"a batch of {own.batch}"
     return (
-        f"nothing was timed, and by the compiler's record float ({plain.bits}) moves fewer bytes for one image than "
+        f"nothing was timed, and by the compiler's record float ({plain.bits}) moves fewer bytes for {images} than "
         f"the policy's own file ({plain.moved:,} against {own.moved:,}), of which no gain in time is "
         "expected"
     )

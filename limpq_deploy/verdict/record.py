@@ -22,7 +22,7 @@ MIXED = "mixed"
 FP32 = "fp32"
 """Name of a further float series; where there is one, `FLOAT_SERIES` is the engine in FP16."""
 
-UNIFORM = ("uniform8", "float16")
+UNIFORM = ("uniform8", "fp8", "float16")
 """Names of the engines of one precision throughout that a budgeted engine is set beside."""
 
 
@@ -78,13 +78,14 @@ class AccuracyResult:
 
     ``uniform_bits``: the uniform policy within the same budgets, such as "w4a4"; None when no uniform policy keeps
     them. ``uniform``: that policy, trained by the same recipe; None when it was not trained, ``against_uniform``
-    (mixed first) with it. ``against_float``: mixed first too, image by image; None in files of older versions.
-    ``of``: what these accuracies are of.
+    (mixed first) with it. ``fp8``: FP8 in every layer, where it has a file of its own. ``against_float``: mixed first
+    too, image by image; None in files of older versions. ``of``: what these accuracies are of.
     """
 
     float: Accuracy | Score
     mixed: Accuracy | Score
     uniform8: Accuracy | Score | None = None
+    fp8: Accuracy | Score | None = None
     uniform: Accuracy | Score | None = None
     uniform_bits: str | None = None
     against_uniform: PairedComparison | Difference | None = None

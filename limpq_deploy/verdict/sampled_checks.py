@@ -36,7 +36,7 @@ def accuracy_checks(accuracy: AccuracyResult | None, limits: Limits, why: Mappin
     if accuracy is None:
         return [missing(against_float, "accuracy", why), missing(against_uniform, "accuracy", why)]
     reference, mixed = accuracy.float, accuracy.mixed
-    for other in (mixed, accuracy.uniform, accuracy.uniform8):
+    for other in (mixed, accuracy.uniform, accuracy.uniform8, accuracy.fp8):
         if other is not None and other.images != reference.images:
             raise ValueError(f"accuracies on {reference.images} and {other.images} images cannot be compared")
     findings: list[Finding] = []

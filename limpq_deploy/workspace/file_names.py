@@ -8,13 +8,15 @@ POLICY, COMPARISON = "policy.json", "comparison.json"
 FINETUNED, FINETUNED_RECORD = "finetuned.safetensors", "finetuned.json"
 UNIFORM, UNIFORM_RECORD = "uniform.safetensors", "uniform.json"
 INT8, INT8_RECORD = "int8.safetensors", "int8.json"
+FP8_WEIGHTS, FP8_RECORD = "fp8.safetensors", "fp8.json"
 
 MODEL, LINT, ENGINE = "model.qdq.onnx", "lint.json", "engine.json"
 BASELINES = "baselines"
-FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL, UNIFORM_STORED = (
+FLOAT_MODEL, UNIFORM_MODEL, UNIFORM8_MODEL, FP8_MODEL, UNIFORM_STORED = (
     f"{BASELINES}/float.onnx",
     f"{BASELINES}/uniform.qdq.onnx",
     f"{BASELINES}/uniform8.qdq.onnx",
+    f"{BASELINES}/fp8.qdq.onnx",
     f"{BASELINES}/uniform.stored.onnx",
 )
 CANDIDATES, CANDIDATE_BUNDLES = "candidates.json", "candidates"

@@ -115,6 +115,7 @@ class TargetSpec:
     bias: Literal["int32", "float32"]
     native_pairs: tuple[tuple[int, int], ...]
     linear_pairs: tuple[tuple[int, int], ...] = ()
+    weight_blocks: tuple[int, ...] = ()
     half_sums: bool = False
     float_streams: bool = False
     float_baseline: Literal["float16", "float32"] = "float32"
@@ -174,6 +175,12 @@ class TargetSpec:
     def has_fp8(self) -> bool:
         """Whether its hardware, some of it, executes layers in FP8."""
         return (FP8, FP8) in self.native_pairs
+
+    def block_of(self, inputs: int) -> int | None:
+        """How many weights in a row share one scale, in a linear layer of so many inputs that reads floats and has
+        weights of at most 4 bits; None: all of an output. A row has two blocks or more: one is no block to a compiler,
+        which then dequantizes the whole weight at every call."""
+        return next((size for size in self.weight_blocks if inputs % size == 0 and inputs > size), None)
 
     def weight_grid(self, bits: int) -> QuantGrid:
         """Grid of a weight; symmetric at 8 bits, so that a negative BatchNorm gamma can flip the codes' sign."""

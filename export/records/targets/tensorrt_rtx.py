@@ -34,6 +34,7 @@ TENSORRT_RTX = TargetSpec(
     single_q=False,
     bias="float32",
     native_pairs=((8, 8), (FP8, FP8), (16, 16), (32, 32)),
+    weight_blocks=(64, 32, 16),
     half_sums=True,
     float_baseline="float16",
     forms=(FileForm(version="1", opset=21, weights="int8", typed=True, parser="11", fp8=True),),

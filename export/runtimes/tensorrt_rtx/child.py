@@ -50,7 +50,7 @@ def main(folder: Path, channel: TextIO) -> None:
         trt = load_bindings()
         built = build_plan(trt, model, order.options, log=log, report=report, compiler=compiler)
         sizes = BatchRange.parse(built.settings["batch"])
-        for batch in BATCHES:
+        for batch in sorted({*BATCHES, sizes.best}):
             if batch == sizes.best:
                 tuned[str(batch)] = log.layers
             elif sizes.least <= batch <= sizes.most:

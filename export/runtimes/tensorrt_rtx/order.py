@@ -8,7 +8,7 @@ ORDER, RESULT, MODEL, PLAN = "order.json", "result.json", "model.onnx", "engine.
 """Files of a build's folder."""
 
 BATCHES = (1, 8)
-"""Batches for which it is told what an engine moves."""
+"""Batches for which it is told what an engine moves, beside the one that it is fastest at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,8 +35,9 @@ def describe(
     try:
         entries = parse_layers(result.layers)
         layers, count = engine_layers(entries), kernels(entries)
-        for batch in BATCHES:
-            text = (result.tuned or {}).get(str(batch))
+        tuned = {int(batch): text for batch, text in (result.tuned or {}).items()}
+        for batch in sorted({*BATCHES, *tuned}):
+            text = tuned.get(batch)
             types = moved_bytes(parse_layers(text), batch) if text is not None else {}
             by_type[f"batch_{batch}"] = types
             moved[f"batch_{batch}"] = sum(types.values()) if text is not None else None

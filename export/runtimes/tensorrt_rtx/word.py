@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from limpq_deploy.export.records.engine_options import EngineOptions
+from limpq_deploy.export.records.engine_options import BatchRange, EngineOptions
 from limpq_deploy.export.runtimes.base import CODED, FLOAT8, INTEGER, CompiledEngine, keeps_plan
 from limpq_deploy.export.runtimes.tensorrt.build import BuildFailed
 from limpq_deploy.export.runtimes.tensorrt.inspect import compute_nodes, planned_precision
@@ -48,11 +48,13 @@ def compiler_word(
     *,
     gpus: tuple[str, ...] | None = None,
     of: str | None = None,
+    batch: BatchRange | None = None,
     report: Report = lambda done, total, note: None,
 ) -> CompilerWord:
     """Ask the compiler, in a process of its own; some seconds. ``of``: the compiler that the file is for, such as
     "TensorRT 10", where it is another. ``gpus``: None for all of the usual ones that admit the file's formats.
-    Raises SettingError for capabilities that one engine cannot be for."""
+    ``batch``: of the engine; None: `DEFAULT_BATCH`. Raises SettingError for capabilities that one engine cannot be
+    for."""
     why = cannot_build()
     if why is not None:
         return CompilerWord(accepted=None, detail=why)
@@ -60,7 +62,7 @@ def compiler_word(
     chosen = capabilities_named(gpus)
     name = compiler_name()
     try:
-        compiled = compile_model(model, EngineOptions(batch=DEFAULT_BATCH), gpus, report=report)
+        compiled = compile_model(model, EngineOptions(batch=batch or DEFAULT_BATCH), gpus, report=report)
     except BuildFailed as error:
         return CompilerWord(accepted=False, detail=str(error), compiler=name, capabilities=gpus)
     engine = describe("", model, compiled, chosen)

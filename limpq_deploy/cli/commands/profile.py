@@ -24,7 +24,7 @@ from limpq_deploy.cli.output.answers import answer
     default=None,
     metavar="N",
     help="Mixed-precision graphs beside the uniform ones; each also checks a table made without it.  [default: 8 to "
-    "time, 32 to price each precision after the first]",
+    "time, 64 to price each precision after the first]",
 )
 @click.option(
     "--runtime", metavar="NAME", help="Runtime that executes the graphs.  [default: that of the build's target]"

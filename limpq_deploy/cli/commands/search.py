@@ -19,6 +19,7 @@ from limpq_deploy.cli.options.shared import (
 )
 from limpq_deploy.cli.options.threads import compute_threads_option
 from limpq_deploy.cli.output.answers import answer, aside
+from limpq_deploy.policy.budgets import MINIMISED
 
 
 @click.command(short_help="The best policy within budgets, from an indicators file.")
@@ -42,6 +43,17 @@ from limpq_deploy.cli.output.answers import answer, aside
     help="Of the policies of all importance measures and the uniform one, take the most accurate on this build's "
     "jointly trained network (needs torch).",
 )
+@click.option(
+    "--minimise",
+    type=OneOf(list(MINIMISED)),
+    help="Have as little of this as possible, within the budgets; of such policies the least importance. Costs of a "
+    "compiler or a profile need their table.",
+)
+@click.option(
+    "--no-worse-than",
+    metavar="wNaM|FORMAT",
+    help="With --minimise: no more importance than these uniform bits have, such as w8a8 or fp8.",
+)
 @trust_option
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: policy.json]")
 @json_option
@@ -50,6 +62,8 @@ def search(
     solver: Any,
     explain: bool,
     build: Path | None,
+    minimise: str | None,
+    no_worse_than: str | None,
     trusted: bool,
     output: Path | None,
     as_json: bool,
@@ -63,16 +77,20 @@ def search(
     limpq-deploy search indicators.json --max-gbitops 30 --max-mib 5
     limpq-deploy search indicators.json --like w4a4 --min-bits 'layer4.*=3' --pin fc1=w6a6
     limpq-deploy search limpq-build/indicators.json --like w3a3 --preview limpq-build
+    limpq-deploy search indicators.json --cost-table costs.json --minimise moved-mib --no-worse-than int8
     """
     from limpq_deploy.api.policies import as_read, explain_refusal
     from limpq_deploy.api.policies import explain as explanation_of
-    from limpq_deploy.calibration.errors import InfeasiblePolicy
+    from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
     from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.policy.indicators import Indicators
 
+    if explain and minimise is not None:
+        raise SettingError("--explain prices the limits that were given, and --minimise finds its own; leave one away")
     indicators = load_record(Indicators, indicators_file)
+    objective = {"minimise": minimise, "no_worse_than": no_worse_than}
     try:
-        policy = limpq_deploy.search(indicators, solver=solver, preview=build, trusted=trusted, **options)
+        policy = limpq_deploy.search(indicators, solver=solver, preview=build, trusted=trusted, **objective, **options)
     except InfeasiblePolicy:
         if explain:
             from limpq_deploy.cli.output.search import conflict_table

@@ -48,7 +48,7 @@ def layer_table_lines(found: LayerTable) -> str:
     rows = [
         (
             f"{row.name}*" if row.pinned else row.name,
-            pair_name((row.weight_bits, row.act_bits)),
+            pair_name(row.pair),
             "" if row.macs is None else f"{row.macs:,}",
             "" if row.num_weights is None else f"{row.num_weights:,}",
             "" if row.bitops_share is None else f"{100 * row.bitops_share:.1f} %",

@@ -180,6 +180,7 @@ def _figure(verdict: Verdict, name: str) -> str:
         "mixed": verdict.accuracy.mixed,
         "float": verdict.accuracy.float,
         "uniform8": verdict.accuracy.uniform8,
+        "fp8": verdict.accuracy.fp8,
     }
     accuracy = found.get(name, verdict.accuracy.uniform)
     return "-" if accuracy is None else accuracy.shown

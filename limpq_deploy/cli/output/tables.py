@@ -65,6 +65,10 @@ def policy_table(policy: Policy, indicators: Indicators) -> str:
         f"{cost.name}: {cost.used:,} of {cost.limit:,} {cost.unit} ({100 * cost.used / max(cost.limit, 1):.2f} %)"
         for cost in policy.costs
     ]
+    if (least := policy.minimised) is not None:
+        sure = "proved the least there is" if least.proved else "not proved: there may be less"
+        within = f", no more importance than {least.no_worse_than} throughout" if least.no_worse_than else ""
+        lines.append(f"minimised: {least.name}, {least.least:,} {least.unit}{within} ({sure})")
     lines.append(recipe_line(policy))
     if policy.solver is not None:
         solver = policy.solver

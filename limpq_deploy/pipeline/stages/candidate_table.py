@@ -16,6 +16,9 @@ from limpq_deploy.verdict.candidates import SERIES, AccuracyPair, Candidate, Can
 from limpq_deploy.verdict.record import Verdict
 from limpq_deploy.workspace.file_names import ACCURACY, CANDIDATES, COMPARISON, LATENCY, POLICY
 
+Aliases = Mapping[CandidateName, tuple[CandidateName, ...]]
+"""Candidates whose file and figures are those of one that was measured, by that one, which is among them."""
+
 
 def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compared:
     """Every candidate of a build with its comparisons; ``verdict`` has the figures of accuracy, BitOps and latency."""
@@ -26,13 +29,22 @@ def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compar
     accuracies = {
         "float": verdict.accuracy.float,
         "int8": verdict.accuracy.uniform8,
+        "fp8": verdict.accuracy.uniform if comparison.is_fp8 else verdict.accuracy.fp8,
         "uniform": verdict.accuracy.uniform,
         "mixed": verdict.accuracy.mixed,
     }
     bitops = {_bitops_of(entry.name): entry for entry in verdict.bitops}
-    bits = {"float": _float_bits(subject), "int8": "w8a8", "uniform": comparison.bits or "", "mixed": _bits(policy)}
+    bits = {
+        "float": _float_bits(subject),
+        "int8": "w8a8",
+        "fp8": "fp8",
+        "uniform": comparison.bits or "",
+        "mixed": _bits(policy),
+    }
+    aliases = _aliases(comparison)
+    measured = {alias: name for name, names in aliases.items() for alias in names}
     latency = load_record(LatencyReport, folder / LATENCY) if subject.builds_engine else None
-    times = _times(latency, same=comparison.same)
+    times = _times(latency, aliases)
     candidates = []
     for name in SERIES.values():
         accuracy, found = accuracies.get(name), facts.get(name)
@@ -47,10 +59,12 @@ def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compar
                 accuracy_low=low,
                 accuracy_high=high,
                 bytes=found.bytes,
-                bitops_nominal=bitops[name].nominal_all,
-                bitops_realised=bitops["mixed" if name == "uniform" and comparison.same else name].realised_all,
+                bitops_nominal=bitops[measured.get(name, name)].nominal_all,
+                bitops_realised=bitops[measured.get(name, name)].realised_all,
                 latency_ms=times.get(name),
+                batch=found.batch,
                 moved_bytes=found.moved_bytes,
+                moved_by_batch=found.moved_by_batch,
                 weight_bytes=found.weight_bytes,
                 kernels=found.kernels,
                 stored_file=found.stored_file,
@@ -62,8 +76,8 @@ def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compar
         )
     return Compared(
         candidates=tuple(candidates),
-        accuracies=tuple(_accuracies(load_record(Measured, folder / ACCURACY).pairs, same=comparison.same)),
-        speeds=tuple(_speeds(latency, same=comparison.same)) if latency is not None else (),
+        accuracies=tuple(_accuracies(load_record(Measured, folder / ACCURACY).pairs, aliases)),
+        speeds=tuple(_speeds(latency, aliases)) if latency is not None else (),
         points=verdict.accuracy.mixed.measure.points,
         own_compiler=subject.target.runs_on is not None and subject.target.runs_on.prices,
     )
@@ -92,13 +106,13 @@ def _bitops_of(name: str) -> CandidateName:
     return SERIES[name.partition(" ")[0]]
 
 
-def _aliases(*, same: bool) -> Mapping[CandidateName, tuple[CandidateName, ...]]:
-    """Candidates whose figures are those of one that was measured: uniform bits, where the policy is those."""
-    return {"mixed": ("mixed", "uniform")} if same else {}
+def _aliases(comparison: Comparison) -> Aliases:
+    """Uniform bits, where the policy is those, and FP8, where uniform bits are that."""
+    fp8: tuple[CandidateName, ...] = ("fp8",) if comparison.is_fp8 else ()
+    return {"mixed": ("mixed", "uniform", *fp8)} if comparison.same else {"uniform": ("uniform", *fp8)}
 
 
-def _accuracies(pairs: tuple[AccuracyPair, ...], *, same: bool) -> Iterator[AccuracyPair]:
-    known = _aliases(same=same)
+def _accuracies(pairs: tuple[AccuracyPair, ...], known: Aliases) -> Iterator[AccuracyPair]:
     for pair in pairs:
         for first, second in itertools.product(
             known.get(pair.first, (pair.first,)), known.get(pair.second, (pair.second,))
@@ -113,20 +127,19 @@ def _accuracies(pairs: tuple[AccuracyPair, ...], *, same: bool) -> Iterator[Accu
             )
 
 
-def _times(latency: LatencyReport | None, *, same: bool) -> dict[CandidateName, float]:
+def _times(latency: LatencyReport | None, known: Aliases) -> dict[CandidateName, float]:
     """p50 in ms with default threads, at the smallest batch."""
     if latency is None:
         return {}
     batch = min(series.batch for series in latency.series)
     deployed = [one for one in latency.series if (one.threads, one.batch, one.streams) == ("default", batch, 1)]
     found = {SERIES[one.name]: one.stats.p50_ms for one in deployed if one.name in SERIES}
-    return {alias: ms for name, ms in found.items() for alias in _aliases(same=same).get(name, (name,))}
+    return {alias: ms for name, ms in found.items() for alias in known.get(name, (name,))}
 
 
-def _speeds(latency: LatencyReport, *, same: bool) -> Iterator[SpeedPair]:
+def _speeds(latency: LatencyReport, known: Aliases) -> Iterator[SpeedPair]:
     batch = min(series.batch for series in latency.series)
     timed = {one.name for one in latency.series if (one.threads, one.batch, one.streams) == ("default", batch, 1)}
-    known = _aliases(same=same)
     for one, other in itertools.permutations([name for name in SERIES if name in timed], 2):
         gain = latency.speedup(one, other, threads="default", batch=batch)
         names = (known.get(SERIES[name], (SERIES[name],)) for name in (one, other))

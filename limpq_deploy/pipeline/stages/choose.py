@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.tournament import Look, hold_tournament
@@ -84,6 +85,7 @@ def _run_search(subject: Subject, folder: Path, report: Report) -> str:
         pair=pair,
         same=pair is not None and set(policy.pairs().values()) == {pair},
         unrestricted=uniform_policy_within(indicators, budgets, like) if pair is None else None,
+        fp8=FP8 in config.candidates,
     )
     write_record(policy, folder / POLICY)
     write_record(comparison, folder / COMPARISON)
@@ -128,7 +130,11 @@ def _run_given(subject: Subject, folder: Path, report: Report) -> str:
     budgets = budgets_asked(subject, restricted) if config.limited else (own_budget(restricted, policy),)
     like = parse_like(config.like) if config.like is not None else None
     pair = uniform_policy_within(restricted, budgets, like)
-    comparison = Comparison(pair=pair, same=pair is not None and set(policy.pairs().values()) == {pair})
+    comparison = Comparison(
+        pair=pair,
+        same=pair is not None and set(policy.pairs().values()) == {pair},
+        fp8=FP8 in config.candidates,
+    )
     write_record(policy, folder / POLICY)
     write_record(comparison, folder / COMPARISON)
     used = "".join(f"; {cost.name} {100 * cost.used / cost.limit:.1f} % of the limit" for cost in policy.costs)

@@ -1,10 +1,10 @@
-"""The uniform policy that a build sets beside its own."""
+"""What a build sets beside its policy: uniform bits within its limits, int8 and, where it is admitted, FP8."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from limpq_deploy.calibration.numbers.formats import pair_name
+from limpq_deploy.calibration.numbers.formats import FP8, pair_name
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.pipeline.deployed import Deployed
@@ -16,18 +16,25 @@ class Comparison:
     """The uniform (weight, activation) bits within the same budgets and restrictions, to set beside the policy.
 
     ``pair`` None: no uniform policy keeps them. ``same``: the policy is that uniform one. ``unrestricted``: where the
-    restrictions alone (lower bounds, pins, the search space) leave none, the pair within the budgets alone.
+    restrictions alone (lower bounds, pins, the search space) leave none, the pair within the budgets alone. ``fp8``:
+    FP8 is among the formats that were asked for, so that it is set beside the policy too.
     """
 
     pair: BitPair | None
     same: bool
     unrestricted: BitPair | None = None
+    fp8: bool = False
     format: Literal["limpq.comparison/1"] = field(default="limpq.comparison/1")
 
     @property
     def bits(self) -> str | None:
         """``w4a4``."""
         return None if self.pair is None else _text(self.pair)
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether the uniform policy is FP8 itself."""
+        return self.pair == (FP8, FP8)
 
     def sentence(self) -> str:
         """What the policy is set beside, or why nothing."""
@@ -51,6 +58,17 @@ def own_pair(path: Path) -> BitPair | None:
 def eight_bits(subject: Deployed) -> dict[str, BitPair]:
     """8 bits in every searched layer: the file that many would ship without asking."""
     return {layer.name: (8, 8) for layer in subject.placement.searched}
+
+
+def has_own_fp8(path: Path) -> bool:
+    """Whether FP8 everywhere has a file of its own: it is admitted, and is not the uniform policy."""
+    comparison = load_record(Comparison, path)
+    return comparison.fp8 and not comparison.is_fp8
+
+
+def fp8_pairs(subject: Deployed) -> dict[str, BitPair]:
+    """FP8 in every searched layer."""
+    return {layer.name: (FP8, FP8) for layer in subject.placement.searched}
 
 
 def compared_pairs(subject: Deployed, folder: Path) -> dict[str, BitPair] | None:

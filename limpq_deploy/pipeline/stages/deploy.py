@@ -19,7 +19,7 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.inspect_model import CLASSES_KEY, PREPROCESS_KEY
-from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits
+from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits, fp8_pairs
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
     CLASSES,
@@ -29,6 +29,7 @@ from limpq_deploy.pipeline.stages.facts import (
     EXPORTS,
     FORM,
     MODEL_FACT,
+    OWN_FP8,
     OWN_UNIFORM,
     PAIRS,
     PIXEL_INPUT,
@@ -51,6 +52,8 @@ from limpq_deploy.workspace.file_names import (
     FINETUNED,
     FLOAT_MODEL,
     FLOAT_WEIGHTS,
+    FP8_MODEL,
+    FP8_WEIGHTS,
     GIVEN_EXPORTED,
     INT8,
     LINT,
@@ -68,7 +71,7 @@ from limpq_deploy.workspace.file_names import (
 def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     traced = subject.traced(folder / FLOAT_WEIGHTS)
     placement = subject.placement
-    report(0, 4, "tracing")
+    report(0, 5, "tracing")
     template = make_template(subject, traced)
     metadata = {
         PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
@@ -87,7 +90,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     template = with_markers(float_model)
     del float_model
     for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
-        report(done, 4, name)
+        report(done, 5, name)
         layers, acts = integer_model(model, policy)
         own = template_of(subject, traced, template, model)
         exported[name] = build_qdq(own, placement, layers, acts, metadata, subject.form)
@@ -95,7 +98,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
-    checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus)
+    checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus, batch=subject.config.batch_range)
     write_record(checked, folder / LINT)
     _store_uniform(subject, folder, exported)
     record = _record(subject, folder, exported[MODEL])
@@ -108,16 +111,16 @@ EXPORTED_MODELS = Stage(
     title="export",
     settings=("seed", "scales", "storage", "input", *ENGINE_OPTIONS),
     facts=(TARGET, PLACED, PREPROCESS, CLASSES, DATA, FORM, COMPILER, MODEL_FACT, *RUNTIME),
-    reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, INT8, If(OWN_UNIFORM, UNIFORM)),
+    reads=(PAIRS, FLOAT_WEIGHTS, COMPARISON, FINETUNED, INT8, If(OWN_UNIFORM, UNIFORM), If(OWN_FP8, FP8_WEIGHTS)),
     writes=(
         *(MODEL, EXPORT, LINT, GIVEN_EXPORTED, FLOAT_MODEL, UNIFORM8_MODEL),
         *(If(OWN_UNIFORM, UNIFORM_MODEL), If(STORES, STORED), If(STORES_UNIFORM, UNIFORM_STORED)),
-        If(PIXEL_INPUT, PIXELS),
+        *(If(PIXEL_INPUT, PIXELS), If(OWN_FP8, FP8_MODEL)),
     ),
     run=_run_export,
     when=(EXPORTS,),
 )
-"""The mixed model and its baselines (float, uniform at the same budget, uniform 8 bits) as ONNX files."""
+"""The mixed model and its baselines (float, uniform at the same budget, uniform 8 bits, FP8) as ONNX files."""
 
 
 def sizes_line(record: ExportRecord) -> str:
@@ -169,6 +172,9 @@ def _quantized_models(
         yield UNIFORM_MODEL, load_finetuned(subject, traced, pairs, folder / UNIFORM, share=True), pairs
     eight = eight_bits(subject)
     yield UNIFORM8_MODEL, load_finetuned(subject, traced, eight, folder / INT8, share=True), eight
+    if OWN_FP8.holds(subject, folder):
+        floats = fp8_pairs(subject)
+        yield FP8_MODEL, load_finetuned(subject, traced, floats, folder / FP8_WEIGHTS, share=True), floats
 
 
 def _lint_line(report: LintReport) -> str:

@@ -8,7 +8,7 @@ from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.runtimes.base import CompiledEngine, Engine, Reporting, Runtime
 from limpq_deploy.pipeline.deployed import Deployed
-from limpq_deploy.pipeline.stages.comparison import own_pair
+from limpq_deploy.pipeline.stages.comparison import has_own_fp8, own_pair
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import BUILDS, COMPILES_ONLY, ENGINE_OPTIONS, RUNTIME
 from limpq_deploy.progress import Report
@@ -16,6 +16,7 @@ from limpq_deploy.workspace.file_names import (
     COMPARISON,
     ENGINE,
     FLOAT_MODEL,
+    FP8_MODEL,
     LINT,
     MODEL,
     UNIFORM8_MODEL,
@@ -73,8 +74,11 @@ COMPILED_ENGINE = replace(ENGINE_RECORD, run=_run_compiler, when=(COMPILES_ONLY,
 
 
 def exported_files(folder: Path) -> dict[str, str]:
-    """The exported models by name, relative to ``folder``: mixed, float, uniform8, and uniform where there is one."""
+    """The exported models by name, relative to ``folder``: mixed, float, uniform8, and uniform and fp8 where they
+    have files of their own."""
     files = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
     if own_pair(folder / COMPARISON) is not None:
         files["uniform"] = UNIFORM_MODEL
+    if has_own_fp8(folder / COMPARISON):
+        files["fp8"] = FP8_MODEL
     return files

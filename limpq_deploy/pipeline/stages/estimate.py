@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.importance.all_measures import IMAGES as MEASURED_IMAGES
 from limpq_deploy.importance.variants import searched_tensors
 from limpq_deploy.model.layers import TracedModel
@@ -27,7 +28,7 @@ PREVIEWS, PREVIEW_IMAGES = 12, 2000
 """Policies of a tournament, and images that give each its BatchNorm statistics, at most."""
 
 FILES = 4
-"""Float, int8, uniform and mixed."""
+"""Float, int8, uniform and mixed; FP8, where formats admit it, is one more: `_files`."""
 
 NODE_SECONDS, EXPORT_SECONDS = 0.02, 1.0
 """Of torch's exporter: for each node of a traced graph, and once."""
@@ -59,12 +60,12 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
         "float": _float(subject, one),
         "indicators": (_ranges if subject.config.ptq else _joint)(subject, one) + _importance(subject, one),
         "search": _previews(subject, one),
-        **dict.fromkeys(("finetune", "uniform", "int8"), _of_policy(subject, one)),
+        **dict.fromkeys(("finetune", "uniform", "int8", "fp8"), _of_policy(subject, one)),
         "export": export + 30 * one.float_forward,
         "engine": 0.1 if subject.target.device == "cpu" else export,
         "parity": PARITY_IMAGES * (macs * REFERENCE_SECONDS + 3 * one.quantized_forward),
-        "accuracy": FILES * _images(subject, "test") * one.float_forward * RUNTIME_FASTER,
-        "candidates": FILES * FILE_IMAGES * macs * REFERENCE_SECONDS + 0.1,
+        "accuracy": _files(subject) * _images(subject, "test") * one.float_forward * RUNTIME_FASTER,
+        "candidates": _files(subject) * FILE_IMAGES * macs * REFERENCE_SECONDS + 0.1,
         **_timed(subject, traced),
         "verdict": 0.5,
         "what-if": _front(subject, one, macs),
@@ -140,10 +141,14 @@ def _timed(subject: Subject, traced: TracedModel) -> dict[str, float]:
     pairs = len(subject.target.native_pairs) + 1
     return {
         "profile": TIMING * profile_seconds(subject) * (pairs + 8),
-        "latency": TIMING * seconds * FILES * len(runs_on.threads),
+        "latency": TIMING * seconds * _files(subject) * len(runs_on.threads),
         "study": TIMING * seconds * STUDIED_SHARE * graphs + NODE_SECONDS * len(traced.graph_module.graph.nodes),
         "audit": 10.0,
     }
+
+
+def _files(subject: Subject) -> int:
+    return FILES + (FP8 in subject.config.candidates)
 
 
 def _images(subject: Subject, split: str) -> int:

@@ -13,7 +13,7 @@ from limpq_deploy.export.runtimes.cuda.driver import ask_driver
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import installed_version
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.settings import ENGINE_SETTINGS
-from limpq_deploy.pipeline.stages.comparison import own_pair
+from limpq_deploy.pipeline.stages.comparison import has_own_fp8, own_pair
 from limpq_deploy.pipeline.stages.declaration import SETTINGS, Condition, Fact
 from limpq_deploy.pipeline.stages.versions import versions
 from limpq_deploy.policy.budgets import LIMITING
@@ -286,5 +286,11 @@ OWN_UNIFORM = Condition(
     "a uniform policy, not the policy itself, keeps the same limits",
     (),
     lambda subject, folder: own_pair(folder / COMPARISON) is not None,
+    (COMPARISON,),
+)
+OWN_FP8 = Condition(
+    "FP8 is among the formats, and uniform bits within the limits are not FP8 themselves",
+    (),
+    lambda subject, folder: has_own_fp8(folder / COMPARISON),
     (COMPARISON,),
 )

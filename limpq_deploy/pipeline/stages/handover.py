@@ -11,7 +11,7 @@ from limpq_deploy.calibration.records import to_json
 from limpq_deploy.pipeline.config import FORMAT
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.handed_over import Handover
-from limpq_deploy.pipeline.stages.comparison import own_pair
+from limpq_deploy.pipeline.stages.comparison import has_own_fp8, own_pair
 from limpq_deploy.pipeline.stages.facts import SEARCHES
 from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES
 from limpq_deploy.pipeline.stages.page import built_facts, training_logs
@@ -23,6 +23,7 @@ from limpq_deploy.workspace.file_names import (
     EXPORT,
     FINETUNED_RECORD,
     FLOAT_MODEL,
+    FP8_MODEL,
     HANDED_PARITY,
     HANDOVER,
     IMAGES,
@@ -59,6 +60,8 @@ def carried_files(subject: Deployed, folder: Path) -> dict[str, Path | bytes]:
         files[PRICES] = subject.config.cost_table
     if own_pair(folder / COMPARISON) is not None:
         files[UNIFORM_MODEL] = folder / UNIFORM_MODEL
+    if has_own_fp8(folder / COMPARISON):
+        files[FP8_MODEL] = folder / FP8_MODEL
     if subject.config.input == "uint8":  # the bundle's own model is that which takes pixels
         files[MODEL] = folder / MODEL
     settings = {"format": FORMAT, **asdict(subject.config)}

@@ -9,7 +9,7 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits
+from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits, fp8_pairs
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import (
     DATA,
@@ -18,6 +18,7 @@ from limpq_deploy.pipeline.stages.facts import (
     FLOAT_TRAINING,
     JOINT_TRAINING,
     MODEL_FACT,
+    OWN_FP8,
     OWN_UNIFORM,
     PAIRS,
     PLACED,
@@ -44,6 +45,8 @@ from limpq_deploy.workspace.file_names import (
     FINETUNED_RECORD,
     FLOAT_RECORD,
     FLOAT_WEIGHTS,
+    FP8_RECORD,
+    FP8_WEIGHTS,
     INDICATORS,
     INT8,
     INT8_RECORD,
@@ -173,6 +176,10 @@ def _run_int8(subject: Subject, folder: Path, report: Report) -> str:
     return _finetune(subject, folder, FINETUNED_INT8, eight_bits(subject), report)
 
 
+def _run_fp8(subject: Subject, folder: Path, report: Report) -> str:
+    return _finetune(subject, folder, FINETUNED_FP8, fp8_pairs(subject), report)
+
+
 def _finetune(subject: Subject, folder: Path, stage: Stage, pairs: dict[str, BitPair] | None, report: Report) -> str:
     assert pairs is not None  # the stage is not needed otherwise
     config, settings = subject.config, finetune_training(subject)
@@ -248,3 +255,15 @@ FINETUNED_INT8 = replace(
     checkpoint=checkpoint_of("int8"),
 )
 """8 bits everywhere, by the same recipe; no policy is in it, so that another one leaves it as it is."""
+
+FINETUNED_FP8 = replace(
+    FINETUNED_MODEL,
+    name="fp8",
+    title="FP8 baseline",
+    reads=FINETUNED_MODEL.reads[1:],
+    writes=(FP8_WEIGHTS, FP8_RECORD),
+    run=_run_fp8,
+    when=(TRAINS, EXPORTS, OWN_FP8),
+    checkpoint=checkpoint_of("fp8"),
+)
+"""FP8 everywhere, by the same recipe, where formats admit it."""

@@ -12,6 +12,7 @@ from limpq_deploy.pipeline.stages.deploy import EXPORTED_MODELS
 from limpq_deploy.pipeline.stages.engine import COMPILED_ENGINE, ENGINE_RECORD
 from limpq_deploy.pipeline.stages.given import GIVEN_MODEL
 from limpq_deploy.pipeline.stages.learn import (
+    FINETUNED_FP8,
     FINETUNED_INT8,
     FINETUNED_MODEL,
     FINETUNED_UNIFORM,
@@ -20,7 +21,13 @@ from limpq_deploy.pipeline.stages.learn import (
 )
 from limpq_deploy.pipeline.stages.measure import ACCURACY_OF_FILES, LATENCY_OF_FILES, PARITY_OF_CODES
 from limpq_deploy.pipeline.stages.page import REPORT_PAGE
-from limpq_deploy.pipeline.stages.ptq import CALIBRATED_INT8, CALIBRATED_MODEL, CALIBRATED_UNIFORM, RANGES_ALONE
+from limpq_deploy.pipeline.stages.ptq import (
+    CALIBRATED_FP8,
+    CALIBRATED_INT8,
+    CALIBRATED_MODEL,
+    CALIBRATED_UNIFORM,
+    RANGES_ALONE,
+)
 from limpq_deploy.pipeline.stages.rounds import PROFILE, STUDY_OF_LATENCY
 from limpq_deploy.pipeline.stages.verdict import VERDICT_OF_BUILD
 from limpq_deploy.pipeline.stages.what_if import WHAT_IF_STAGE
@@ -30,6 +37,7 @@ STAGES: tuple[Stage, ...] = (
     *(JOINTLY_TRAINED, RANGES_ALONE),
     *(PROFILE, SEARCHED_POLICY, GIVEN_POLICY),
     *(FINETUNED_MODEL, CALIBRATED_MODEL, FINETUNED_UNIFORM, CALIBRATED_UNIFORM, FINETUNED_INT8, CALIBRATED_INT8),
+    *(FINETUNED_FP8, CALIBRATED_FP8),
     *(EXPORTED_MODELS, ENGINE_RECORD, COMPILED_ENGINE, PARITY_OF_CODES, ACCURACY_OF_FILES, LATENCY_OF_FILES),
     *(CANDIDATES_OF_BUILD, AUDIT_OF_ENGINE, STUDY_OF_LATENCY, VERDICT_OF_BUILD, WHAT_IF_STAGE, REPORT_PAGE, SHIPPED),
 )

@@ -28,6 +28,7 @@ from limpq_deploy.pipeline.stages.facts import (
     ENGINE_OPTIONS,
     HANDED_OVER,
     MEASURES,
+    OWN_FP8,
     OWN_UNIFORM,
     PAIRS,
     RUNTIME,
@@ -47,6 +48,7 @@ from limpq_deploy.workspace.file_names import (
     FINETUNED,
     FLOAT_MODEL,
     FLOAT_WEIGHTS,
+    FP8_MODEL,
     GIVEN,
     GIVEN_EXPORTED,
     HANDED_PARITY,
@@ -59,6 +61,9 @@ from limpq_deploy.workspace.file_names import (
 
 if TYPE_CHECKING:
     from limpq_deploy.pipeline.context import Subject
+
+BESIDE = (UNIFORM8_MODEL, If(OWN_UNIFORM, UNIFORM_MODEL), If(OWN_FP8, FP8_MODEL))
+"""Files of uniform bits beside the policy's own."""
 
 PARITY_IMAGES = 256
 BATCH = 64
@@ -168,6 +173,7 @@ def _run_accuracy(subject: "Subject", folder: Path, report: Report) -> str:
         mixed=found["mixed"].accuracy,
         uniform8=found["uniform8"].accuracy,
         uniform=uniform.accuracy if uniform else None,
+        fp8=found["fp8"].accuracy if "fp8" in found else None,
         uniform_bits=comparison.bits,
         against_uniform=compare(found["mixed"], uniform) if uniform else None,
         against_float=compare(found["mixed"], found["float"]),
@@ -199,7 +205,7 @@ ACCURACY_OF_FILES = Stage(
     title="accuracy",
     settings=ENGINE_OPTIONS,
     facts=(DATA, *RUNTIME),
-    reads=(COMPARISON, MODEL, FLOAT_MODEL, UNIFORM8_MODEL, If(OWN_UNIFORM, UNIFORM_MODEL)),
+    reads=(COMPARISON, MODEL, FLOAT_MODEL, *BESIDE),
     writes=(ACCURACY, ANSWERS),
     run=_run_accuracy,
     when=(MEASURES,),
@@ -239,13 +245,13 @@ LATENCY_OF_FILES = Stage(
     title="latency",
     settings=("latency_seconds", *ENGINE_OPTIONS),
     facts=TIMED,
-    reads=(COMPARISON, MODEL, FLOAT_MODEL, UNIFORM8_MODEL, If(OWN_UNIFORM, UNIFORM_MODEL)),
+    reads=(COMPARISON, MODEL, FLOAT_MODEL, *BESIDE),
     writes=(LATENCY,),
     run=_run_latency,
     when=(BUILDS,),
 )
-"""Mixed, float (where it is FP16, FP32 too), uniform and int8, interleaved in one run: on a CPU one thread, then the
-runtime's own choice."""
+"""Mixed, float (where it is FP16, FP32 too), uniform, int8 and FP8, interleaved in one run: on a CPU one thread, then
+the runtime's own choice."""
 
 
 def _parity_batches(subject: Deployed) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:

@@ -25,6 +25,7 @@ from limpq_deploy.pipeline.stages.facts import (
     KNOWS_ANSWERS,
     KNOWS_WHAT_IF,
     MEASURES,
+    OWN_FP8,
     VERSIONS,
 )
 from limpq_deploy.pipeline.stages.notes import STUDIES, studied_files
@@ -46,6 +47,7 @@ from limpq_deploy.workspace.file_names import (
     COMPARISON,
     ENGINE,
     FLOAT_MODEL,
+    FP8_MODEL,
     HANDOVER,
     INDICATORS,
     LATENCY,
@@ -112,6 +114,7 @@ REPORT_PAGE = Stage(
         *(VERDICT, POLICY, COMPARISON, INDICATORS, PLACEMENT, PARITY, If(BUILDS, ENGINE), If(BUILDS, LATENCY)),
         *(If(KNOWS_WHAT_IF, WHAT_IF), If(KNOWS_ANSWERS, ANSWERS)),
         *(MODEL, FLOAT_MODEL, UNIFORM8_MODEL, *STUDIES, If(KEEPS_STORED, STORED), If(HANDED_OVER, HANDOVER)),
+        If(OWN_FP8, FP8_MODEL),
     ),
     writes=(REPORT,),
     run=_run,
@@ -126,6 +129,7 @@ TRAININGS = {
     "finetune": "Fine-tuning of the policy",
     "uniform": "Fine-tuning of uniform bits",
     "int8": "Fine-tuning of int8",
+    "fp8": "Fine-tuning of FP8",
 }
 """Trainings by the stages whose logs they are."""
 
@@ -182,5 +186,5 @@ def built_facts(subject: Deployed, folder: Path) -> dict[str, str]:
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Bytes on disk of the exported models."""
-    names = (MODEL, STORED, FLOAT_MODEL, UNIFORM8_MODEL)
+    names = (MODEL, STORED, FLOAT_MODEL, UNIFORM8_MODEL, FP8_MODEL)
     return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}

@@ -9,7 +9,7 @@ from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.activation_memory import with_memory
 from limpq_deploy.model.edges import with_edges
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits
+from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits, fp8_pairs
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import (
     CALIBRATES,
@@ -18,6 +18,7 @@ from limpq_deploy.pipeline.stages.facts import (
     EXPORTS,
     MEASURES_IMPORTANCE,
     MODEL_FACT,
+    OWN_FP8,
     OWN_UNIFORM,
     PAIRS,
     PLACED,
@@ -40,6 +41,8 @@ from limpq_deploy.workspace.file_names import (
     FINETUNED_RECORD,
     FLOAT_RECORD,
     FLOAT_WEIGHTS,
+    FP8_RECORD,
+    FP8_WEIGHTS,
     INDICATORS,
     INT8,
     INT8_RECORD,
@@ -105,6 +108,10 @@ def _run_int8(subject: Subject, folder: Path, report: Report) -> str:
     return _calibrate(subject, folder, "int8", eight_bits(subject), report)
 
 
+def _run_fp8(subject: Subject, folder: Path, report: Report) -> str:
+    return _calibrate(subject, folder, "fp8", fp8_pairs(subject), report)
+
+
 def _calibrate(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitPair] | None, report: Report) -> str:
     """A policy's model with ranges and the correction that measures best; nothing is trained."""
     assert pairs is not None  # the stage is not needed otherwise
@@ -163,6 +170,17 @@ CALIBRATED_INT8 = replace(
     when=(CALIBRATES, EXPORTS),
 )
 """8 bits everywhere, calibrated the same way."""
+
+CALIBRATED_FP8 = replace(
+    CALIBRATED_MODEL,
+    name="fp8",
+    title="FP8 baseline",
+    reads=CALIBRATED_MODEL.reads[1:],
+    writes=(FP8_WEIGHTS, FP8_RECORD),
+    run=_run_fp8,
+    when=(CALIBRATES, EXPORTS, OWN_FP8),
+)
+"""FP8 everywhere, calibrated the same way, where formats admit it."""
 
 
 def _unlearned(indicators: Indicators) -> Indicators:

@@ -20,6 +20,8 @@ from limpq_deploy.train.resume import examine
 from limpq_deploy.workspace.file_names import (
     FINETUNED,
     FINETUNED_RECORD,
+    FP8_RECORD,
+    FP8_WEIGHTS,
     INT8,
     INT8_RECORD,
     TRAINING_LOGS,
@@ -32,6 +34,7 @@ SAVED = {
     "finetune": (FINETUNED, FINETUNED_RECORD),
     "uniform": (UNIFORM, UNIFORM_RECORD),
     "int8": (INT8, INT8_RECORD),
+    "fp8": (FP8_WEIGHTS, FP8_RECORD),
 }
 """Checkpoint and record of the stages that make a model of some bits."""
 

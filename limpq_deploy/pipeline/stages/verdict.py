@@ -13,7 +13,7 @@ from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.stages.candidate_table import candidate_table
-from limpq_deploy.pipeline.stages.comparison import Comparison
+from limpq_deploy.pipeline.stages.comparison import Comparison, fp8_pairs
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import BUILDS, MEASURES, TARGET
 from limpq_deploy.pipeline.stages.measure import Measured
@@ -22,7 +22,7 @@ from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import Report
 from limpq_deploy.verdict.checks import judge
 from limpq_deploy.verdict.realised_bits import executed_bits, layers_of_unknown_precision
-from limpq_deploy.verdict.recommendation import recommend, sentence
+from limpq_deploy.verdict.recommendation import recommend_by_batch, sentence
 from limpq_deploy.verdict.record import (
     NO_GPU,
     BitOpsCount,
@@ -122,8 +122,12 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
     verdict = replace(
         verdict,
         candidates=tuple(compared.candidates),
-        recommendation=recommend(
-            compared, own_file=MODEL, objective=subject.config.objective, max_drop=subject.config.max_accuracy_drop
+        recommendation=recommend_by_batch(
+            compared,
+            own_file=MODEL,
+            objective=subject.config.objective,
+            max_drop=subject.config.max_accuracy_drop,
+            asked=subject.config.batch_range is not None,
         ),
     )
     write_record(verdict, folder / VERDICT)
@@ -150,7 +154,7 @@ VERDICT_OF_BUILD = Stage(
     title="verdict",
     settings=(
         *("max_accuracy_drop", "max_float_share", "max_latency_ms", "min_speedup"),
-        *("float_type", "objective", "ptq"),
+        *("float_type", "objective", "ptq", "batch"),
     ),
     facts=(TARGET,),
     reads=(
@@ -194,6 +198,8 @@ def _bitops(
         pairs = {layer.name: comparison.pair for layer in placement.searched}
         counted.append(count_bitops(f"uniform {comparison.bits}", placement, pairs))
     counted.append(count_bitops("uniform8", placement, same_bits_everywhere(placement, 8, 8)))
+    if comparison.fp8 and not comparison.is_fp8:
+        counted.append(count_bitops("fp8", placement, fp8_pairs(subject)))
     floats = same_bits_everywhere(placement, FLOAT_BITS, FLOAT_BITS)
     in_half = (subject.config.float_type or subject.target.float_baseline) == "float16"
     halves = same_bits_everywhere(placement, HALF_BITS, HALF_BITS) if in_half else {}

@@ -5,18 +5,22 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError
 from limpq_deploy.calibration.files import write_text
-from limpq_deploy.calibration.numbers.formats import bits_of
+from limpq_deploy.calibration.numbers.formats import FP8, FP8_BITS, bits_of, pair_name
 from limpq_deploy.calibration.records import load_record, to_json
+from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.costs import Budget, Pairs, total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.objective import objective_of
 from limpq_deploy.policy.outliers import OutlierMode, treat_outliers
 from limpq_deploy.policy.policy import BudgetUse, LayerBits, Policy
 from limpq_deploy.policy.widths import knowing
+
+FORMAT = "format"
+"""Column that only a table with layers in FP8 has."""
 
 COLUMNS = ("name", "weight_bits", "act_bits", "macs", "num_weights", "bitops_share", "pinned")
 REQUIRED = COLUMNS[:3]
@@ -25,7 +29,8 @@ REQUIRED = COLUMNS[:3]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
     """One layer. ``macs`` for one image, ``num_weights`` without bias and ``bitops_share`` (of the BitOps of all
-    layers, pinned ones included; 1 is everything) are None where no indicators were at hand."""
+    layers, pinned ones included; 1 is everything) are None where no indicators were at hand. ``format``: "fp8" where
+    its 8 bits are those of FP8 and no integers."""
 
     name: str
     weight_bits: int
@@ -34,6 +39,22 @@ class TableRow:
     num_weights: int | None = None
     bitops_share: float | None = None
     pinned: bool = False
+    format: Literal["fp8"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            LayerBits(weight=self.weight_bits, act=self.act_bits, format=self.format)  # which says what is wrong
+
+    @classmethod
+    def of(cls, name: str, pair: BitPair, **figures: Any) -> "TableRow":
+        """A row from a pair of widths, as `formats` has them."""
+        bits = LayerBits.of(pair)
+        return cls(name=name, weight_bits=bits.weight, act_bits=bits.act, format=bits.format, **figures)
+
+    @property
+    def pair(self) -> BitPair:
+        """(weight, activation) widths, as `formats` has them."""
+        return (FP8, FP8) if self.format is not None else (self.weight_bits, self.act_bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +70,7 @@ def layer_table(policy: Policy, indicators: Indicators | None = None) -> LayerTa
     """The table of a policy; without ``indicators``, bits alone. Raises ModelError where the two do not fit."""
     pairs = policy.pairs()
     if indicators is None:
-        bare = (TableRow(name=name, weight_bits=w, act_bits=a) for name, (w, a) in pairs.items())
+        bare = (TableRow.of(name, pair) for name, pair in pairs.items())
         return LayerTable(layers=tuple(bare), model=policy.model)
     sizes = {layer.name: layer for layer in indicators.layers}
     missing = [name for name in pairs if name not in sizes]
@@ -64,16 +85,15 @@ def layer_table(policy: Policy, indicators: Indicators | None = None) -> LayerTa
     total = sum(layer.macs * bits_of(w) * bits_of(a) for layer, (w, a), _ in found)
     return LayerTable(
         layers=tuple(
-            TableRow(
-                name=layer.name,
-                weight_bits=w,
-                act_bits=a,
+            TableRow.of(
+                layer.name,
+                pair,
                 macs=layer.macs,
                 num_weights=layer.num_weights,
-                bitops_share=layer.macs * bits_of(w) * bits_of(a) / total if total else 0.0,
+                bitops_share=layer.macs * bits_of(pair[0]) * bits_of(pair[1]) / total if total else 0.0,
                 pinned=pinned,
             )
-            for layer, (w, a), pinned in found
+            for layer, pair, pinned in found
         ),
         model=indicators.model,
     )
@@ -101,16 +121,16 @@ def policy_from_table(
     for row in table.layers:
         if row.name in pinned:
             at = pinned[row.name]
-            if (row.weight_bits, row.act_bits) != (at.weight_bits, at.act_bits):
+            if row.pair != (at.weight_bits, at.act_bits):
                 raise ModelError(
-                    f"{origin} gives {row.name!r} w{row.weight_bits}a{row.act_bits}; the indicators of "
-                    f"{indicators.model!r} pin it to w{at.weight_bits}a{at.act_bits}, leave it so"
+                    f"{origin} gives {row.name!r} {pair_name(row.pair)}; the indicators of "
+                    f"{indicators.model!r} pin it to {pair_name((at.weight_bits, at.act_bits))}, leave it so"
                 )
             _check_size(row, at.macs, at.num_weights, origin)
             continue
         if row.name in sizes:
             _check_size(row, sizes[row.name].macs, sizes[row.name].num_weights, origin)
-        pairs[row.name] = (row.weight_bits, row.act_bits)
+        pairs[row.name] = row.pair
     indicators = knowing(indicators, pairs)
     importance = treat_outliers(indicators, outliers)
     objective = objective_of(indicators, importance, pairs, alpha, origin)
@@ -148,13 +168,16 @@ def load_layer_table(path: Path) -> LayerTable:
 
 
 def table_to_csv(table: LayerTable) -> str:
-    """Header, then one line per layer; an unknown figure is an empty cell. Names hold no control characters."""
+    """Header, then one line per layer; an unknown figure is an empty cell. Names hold no control characters. The column
+    `FORMAT` is there where a layer is in FP8."""
+    formats = any(row.format is not None for row in table.layers)
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow((*COLUMNS, FORMAT) if formats else COLUMNS)
     for row in table.layers:
         cells = (row.name, row.weight_bits, row.act_bits, row.macs, row.num_weights, row.bitops_share)
-        writer.writerow([*("" if cell is None else cell for cell in cells), "yes" if row.pinned else "no"])
+        told = ["" if cell is None else cell for cell in cells]
+        writer.writerow([*told, "yes" if row.pinned else "no", *([row.format or ""] if formats else [])])
     return out.getvalue()
 
 
@@ -186,6 +209,12 @@ def _row(cells: dict[str, str | None], where: str) -> TableRow:
     weight_bits, act_bits = (_count(cell, name, where) for name in ("weight_bits", "act_bits"))
     if weight_bits is None or act_bits is None:
         raise RecordError(f"{where}: layer {cell['name']!r} has no bits; expected weight_bits and act_bits")
+    found = cell.get(FORMAT, "").strip().lower()
+    if found not in ("", "fp8") or (found and (weight_bits, act_bits) != (FP8_BITS, FP8_BITS)):
+        raise RecordError(
+            f"{where}: format is {found[:40]!r} beside {weight_bits} and {act_bits} bits; expected nothing, or fp8 "
+            "beside 8 and 8"
+        )
     return TableRow(
         name=cell["name"],
         weight_bits=weight_bits,
@@ -194,6 +223,7 @@ def _row(cells: dict[str, str | None], where: str) -> TableRow:
         num_weights=_count(cell, "num_weights", where),
         bitops_share=_share(cell.get("bitops_share", "").strip(), where),
         pinned=pinned in ("yes", "true"),
+        format="fp8" if found else None,
     )
 
 

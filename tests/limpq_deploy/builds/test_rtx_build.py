@@ -10,9 +10,11 @@ pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra limpq-deplo
 
 from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.records import load_record
+from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import CompiledEngine
+from limpq_deploy.export.runtimes.tensorrt.inspect import planned_precision
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import cannot_run
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.verdict.record import Verdict
@@ -95,3 +97,32 @@ def test_a_build_in_fp8_computes_in_its_file_what_it_does_in_pytorch_and_in_nump
     assert word is not None
     assert (word.fp8_layers, word.as_floats) == (len(policy.bits), ())
     assert word.capabilities == ("sm89", "sm120")
+    table = {one.name: one for one in verdict.candidates}  # the policy is uniform FP8: one file has three names
+    assert {table[name].file for name in ("mixed", "uniform", "fp8")} == {"model.qdq.onnx"}
+    assert (table["fp8"].bits, table["fp8"].accuracy) == ("fp8", table["mixed"].accuracy)
+    assert not (copy / "fp8.safetensors").exists()
+
+
+@pytest.mark.parametrize("ptq", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_formats_with_fp8_give_a_candidate_of_fp8_alone_with_its_file_and_figures(
+    copy: Path, settings: Path, run: Command, ptq: bool
+) -> None:
+    options = ("--formats", "int8,fp8,fp16", "--like", "w8a8", "--importance", "kl")
+    options = (*options, *(("--ptq",) if ptq else ()), "--no-engine")
+    result = run("build", "--config", settings, "--out", "out", "--target", "tensorrt_rtx", *options, "--json")
+    assert result.exit_code in (0, 3), result.output
+    verdict = load_record(Verdict, copy / "verdict.json")
+    table = {one.name: one for one in verdict.candidates}
+    fp8, eight = table["fp8"], table["int8"]
+    assert (fp8.file, fp8.bits, fp8.how) == ("baselines/fp8.qdq.onnx", "fp8", eight.how)
+    assert (fp8.bitops_nominal, fp8.bitops_realised) == (eight.bitops_nominal, eight.bitops_realised)
+    assert fp8.kernels == eight.kernels
+    assert fp8.moved_bytes == eight.moved_bytes  # both have a byte for each number
+    precision = planned_precision(load_model(copy / fp8.file))
+    assert list(precision.values()).count("float8") == len(load_record(Policy, copy / "policy.json").bits)
+    assert fp8.parity is not None
+    assert fp8.parity.codes > 0
+    assert fp8.parity.mismatches == 0  # NumPy and the file as written
+    assert verdict.recommendation is not None
+    others = {one.candidate for one in verdict.recommendation.dominated} | {verdict.recommendation.candidate}
+    assert "fp8" in others  # it was weighed

@@ -79,7 +79,7 @@ WITH_PTQ: dict[str, tuple[Any, str]] = {
 BUILDER = "profile export engine parity accuracy latency audit candidates study bundle"
 ON_TENSORRT: dict[str, tuple[Any, str]] = {
     "tensorrt": ("11", "given profile export"),
-    "batch": ("1:2:4", BUILDER),
+    "batch": ("1:2:4", f"{BUILDER} verdict"),
     "float_type": ("float32", f"{BUILDER} verdict"),
     **{name: (value, BUILDER) for name, value in (("tf32", False), ("workspace_mib", 100), ("builder_level", 5))},
     "builds": (2, BUILDER),

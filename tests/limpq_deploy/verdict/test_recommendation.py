@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.verdict.candidates import SIMPLEST, AccuracyPair, Candidate, CandidateName, Compared, SpeedPair
-from limpq_deploy.verdict.recommendation import Objective, Recommendation, recommend, sentence
+from limpq_deploy.verdict.recommendation import Objective, Recommendation, recommend, recommend_by_batch, sentence
 
 FILES: dict[CandidateName, str] = {
     "float": "baselines/float.onnx",
     "int8": "baselines/uniform8.qdq.onnx",
+    "fp8": "baselines/fp8.qdq.onnx",
     "uniform": "baselines/uniform.qdq.onnx",
     "mixed": "model.qdq.onnx",
 }
@@ -185,7 +186,7 @@ def test_a_policy_of_uniform_bits_is_its_own_file_by_either_name() -> None:
 figures = st.tuples(st.floats(10, 99), st.integers(10_000, 1_000_000), st.floats(0.1, 10))
 
 
-@given(st.lists(figures, min_size=4, max_size=4), st.sampled_from(["accuracy", "size", "latency", "balanced"]))
+@given(st.lists(figures, min_size=5, max_size=5), st.sampled_from(["accuracy", "size", "latency", "balanced"]))
 def test_what_is_shipped_is_never_dominated_and_its_losses_are_within_the_promise(
     rows: list[tuple[float, int, float]], objective: Objective
 ) -> None:
@@ -245,3 +246,46 @@ def test_weights_count_among_the_bytes_that_are_moved() -> None:
     assert found.candidate == "int8"
     assert "moves 7,000,000 bytes against 8,000,000" in found.why
     assert "no gain in time" not in found.note
+
+
+def of_batches(name: CandidateName, size: int, one: int, eight: int, batch: int = 1) -> Candidate:
+    moved = {"batch_1": one, "batch_8": eight}
+    here = moved[f"batch_{batch}"]
+    return candidate(name, 90.0, size, None, moved_bytes=here, moved_by_batch=moved, batch=batch, bits=name)
+
+
+def test_where_the_answer_differs_by_batch_and_none_was_asked_for_both_are_told() -> None:
+    def found(batch: int, *, asked: bool = False) -> Recommendation:
+        rows = (
+            of_batches("float", 900_000, 9_000_000, 20_000_000, batch),
+            of_batches("mixed", 200_000, 7_000_000, 30_000_000, batch),
+        )
+        files = replace(compared(*rows), own_compiler=True)
+        return recommend_by_batch(files, own_file=FILES["mixed"], asked=asked)
+
+    assert found(1).candidate == "mixed"
+    assert "that is for batch 1; at batch 8 it would be float" in found(1).note
+    assert "float 9,000,000 and 20,000,000, mixed 7,000,000 and 30,000,000" in found(1).note
+    assert (found(8, asked=True).candidate, "--batch" in found(8, asked=True).note) == ("float", False)
+    assert "for a batch of 8 than the policy's own file" in found(8, asked=True).note
+    assert "at batch" not in found(1, asked=True).note
+
+
+def test_where_the_answer_is_the_same_at_every_batch_nothing_is_said_of_batches() -> None:
+    rows = (of_batches("float", 900_000, 9_000_000, 60_000_000), of_batches("mixed", 200_000, 7_000_000, 50_000_000))
+    files = replace(compared(*rows), own_compiler=True)
+    assert recommend_by_batch(files, own_file=FILES["mixed"]) == shipped(files)
+
+
+def test_fp8_is_shipped_where_it_is_more_accurate_than_int8_and_int8_where_nothing_tells_them_apart() -> None:
+    def found(fp8: float) -> Recommendation:
+        rows = {
+            "int8": candidate("int8", 89.2, 250_000, None, moved_bytes=4_000_000),
+            "fp8": candidate("fp8", fp8, 250_000, None, moved_bytes=4_000_000, bits="fp8"),
+        }
+        return shipped(own_compiler(**rows), "latency")
+
+    assert (found(90.0).candidate, found(90.0).file) == ("fp8", "baselines/fp8.qdq.onnx")
+    assert "int8" in {one.candidate for one in found(90.0).dominated}
+    assert found(89.3).candidate == "int8"  # which runs on more GPUs
+    assert next(one.by for one in found(89.3).dominated if one.candidate == "fp8") == "int8"

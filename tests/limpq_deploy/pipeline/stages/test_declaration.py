@@ -15,6 +15,7 @@ from limpq_deploy.pipeline.stages.facts import (
     HANDS_OVER,
     KEEPS_STORED,
     KEEPS_STORED_UNIFORM,
+    OWN_FP8,
     OWN_UNIFORM,
     PIXEL_INPUT,
     ROUNDS_MADE,
@@ -39,13 +40,14 @@ ELSEWHERE = (
     HANDS_OVER,
     KEEPS_STORED,
     KEEPS_STORED_UNIFORM,
+    OWN_FP8,
     OWN_UNIFORM,
     PIXEL_INPUT,
     ROUNDS_MADE,
     STUDIED,
 )
 """Conditions that do not hold where a build is finished, or whose files travel under the same condition (pixels: the
-bundle's own model; a uniform model of its own)."""
+bundle's own model; a uniform model and one of FP8 of their own)."""
 
 
 def file_of(one: str | Part | If) -> str:

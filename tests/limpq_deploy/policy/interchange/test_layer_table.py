@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, ModelError, RecordError, SettingError
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.records import from_json, load_record, to_json
 from limpq_deploy.policy.budgets import budgets_from_options, like_budget
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
@@ -53,6 +54,46 @@ def test_a_table_holds_bits_sizes_and_shares_of_all_layers() -> None:
         "b,2,2,100,30,0.06666666666666667,no",
         "stem,8,8,50,4,0.5333333333333333,yes",
     ]
+
+
+FORMATS = Indicators(
+    model="formats",
+    bits=(8, FP8),
+    layers=(
+        LayerIndicators(name="a", macs=300, num_weights=10, weight=(1.0, 2.0), act=(1.0, 2.0)),
+        LayerIndicators(name="b", macs=100, num_weights=30, weight=(1.0, 2.0), act=(1.0, 2.0)),
+    ),
+    pinned=(),
+)
+IN_FP8 = Policy(bits={"a": LayerBits.of((8, 8)), "b": LayerBits.of((FP8, FP8))}, objective=5.0, alpha=1.0)
+
+
+def test_a_layer_in_fp8_has_8_bits_and_a_format_and_is_read_back(tmp_path: Path) -> None:
+    found = layer_table(IN_FP8, FORMATS)
+    assert [(row.weight_bits, row.act_bits, row.format) for row in found.layers] == [(8, 8, None), (8, 8, "fp8")]
+    assert table_to_csv(found).splitlines() == [
+        "name,weight_bits,act_bits,macs,num_weights,bitops_share,pinned,format",
+        "a,8,8,300,10,0.75,no,",
+        "b,8,8,100,30,0.25,no,fp8",
+    ]
+    for name in ("table.csv", "table.json"):
+        write_layer_table(found, tmp_path / name)
+        again = load_layer_table(tmp_path / name)
+        assert again.layers == found.layers
+        assert policy_from_table(again, FORMATS).pairs() == IN_FP8.pairs()
+
+
+def test_a_format_that_is_none_or_has_other_bits_is_refused(tmp_path: Path) -> None:
+    header = "name,weight_bits,act_bits,format"
+    with pytest.raises(RecordError, match="line 2: format is 'fp8' beside 4 and 8 bits; expected nothing, or fp8"):
+        table_from_csv(csv_of("a,4,8,fp8", header=header), "t.csv")
+    with pytest.raises(RecordError, match="format is 'nvfp4'"):
+        table_from_csv(csv_of("a,8,8,nvfp4", header=header), "t.csv")
+    path = tmp_path / "t.json"
+    row = '{"name": "a", "weight_bits": 4, "act_bits": 8, "format": "fp8"}'
+    path.write_text(f'{{"format": "limpq.layer-table/1", "layers": [{row}]}}')
+    with pytest.raises(RecordError, match="the format is fp8 and the bits are 4 and 8"):
+        load_layer_table(path)
 
 
 def test_without_indicators_a_table_holds_bits_alone() -> None:
