@@ -1,14 +1,16 @@
-"""Which measure of importance earns its place: policies at equal BitOps, fine-tuned alike, on CIFAR-10.
+"""Which measure of importance earns its place: policies at equal cost, fine-tuned alike, on CIFAR-10.
 
-ResNet-20 with the shared float weights. A part of the training images is held out: joint training and fine-tuning do
-not see it, importance is measured and policies are previewed on it. The float weights have seen it, as they have seen
-all of ``train`` and ``val``, so only ``test`` measures accuracy; nothing is chosen by it.
+A part of the training images is held out: joint training and fine-tuning do not see it, importance is measured and
+policies are previewed on it. The shared float weights of ResNet-20 have seen it, as they have seen all of ``train`` and
+``val``; those of `float_nets` (``--model float_nets_made:mobilenet``) have not. Only ``test`` measures accuracy, and
+nothing is chosen by it.
 
 For every seed (of joint training and of fine-tuning) and every budget: the uniform policies at the budget, one policy
 for each measure, and two controls: ``reversed`` (each layer gets the ``kl`` curve of the layer at the other end of the
 ranking) and ``random`` (the program on random curves). Budgets: ``w3a3`` means the BitOps of that uniform policy over
 the searched layers, a number such as ``7.5`` that many times their MACs; between uniform policies there is no uniform
-policy of that budget, and those below it are what uniform bits have to offer.
+policy of that budget, and those below it are what uniform bits have to offer. ``weights3`` limits the size alone: 3
+bits for a weight on average, activations at the widest candidate.
 
 Needs the shared data (LIMPQ_SHARED, or ../shared beside the checkout). Joint networks and finished lines are kept in
 --out and taken from there when the command is given again. ``--table`` prints what is there and trains nothing.
@@ -38,7 +40,7 @@ from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.layers import trace
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
-from limpq_deploy.policy.budgets import like_budget, parse_like
+from limpq_deploy.policy.budgets import budgets_of, like_budget, parse_like
 from limpq_deploy.policy.candidates import find
 from limpq_deploy.policy.costs import Budget, uniform_pairs
 from limpq_deploy.policy.importance_names import MEASURES, read_by
@@ -53,6 +55,8 @@ from limpq_deploy.train.joint import train_indicators
 from limpq_deploy.train.settings import finetune_settings, joint_settings
 
 BITS = (2, 3, 4, 5, 6)
+WEIGHTS = "weights"
+"""What budgets of the size begin with."""
 BATCHNORM_IMAGES = 2000
 Pairs = dict[str, BitPair]
 
@@ -60,13 +64,15 @@ Pairs = dict[str, BitPair]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One policy of one seed. ``preview`` and ``held``: top-1 on held-out images before and after fine-tuning;
-    ``test``: after it, on the test split. ``times_macs``: BitOps of searched layers over their MACs."""
+    ``test``: after it, on the test split. ``times_macs``: BitOps of searched layers over their MACs; ``weight_bits``:
+    of their weights on average."""
 
     seed: int
     budget: str
     policy: str
     bits: str
     times_macs: float
+    weight_bits: float
     preview: float
     preview_loss: float
     held: float
@@ -78,7 +84,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--budgets", nargs="+", default=["w3a3", "7.5"])
     parser.add_argument("--only", nargs="+", help="policies to train, such as uniform kl scale random")
-    parser.add_argument("--model", default="resnet20", help="one of the shared CIFAR ResNets")
+    parser.add_argument("--model", default="resnet20", help="a shared CIFAR ResNet, or float_nets_made:NAME")
     parser.add_argument("--joint-steps", type=int, default=300)
     parser.add_argument("--steps", type=int, default=300, help="fine-tuning steps of 64 images")
     parser.add_argument(
@@ -129,13 +135,15 @@ def opened(model: str, out: Path, *, smoke: bool) -> Subject:
     """The shared images and weights, unpacked beside the results."""
     images, _ = cifar10(out, smoke=smoke)
     weights = data_folder() / "weights" / f"{model}-cifar10.safetensors"
+    if ":" in model:
+        weights = Path(__file__).with_name("float_nets") / f"{model.partition(':')[2]}.safetensors"
     return Subject(Config(model=model, weights=weights, data=f"imagefolder:{images}", out=out))
 
 
 def learned(subject: Subject, seed: int, options: argparse.Namespace) -> tuple[Indicators, QuantizedModel]:
     """Joint training and all measures of one seed, or what an earlier run kept of them."""
     traced = equalise_channels(trace(subject.model.eval(), subject.preprocess.shape))
-    name = f"{options.model}-{options.joint_steps}-{seed}"
+    name = f"{options.model.rpartition(':')[2]}-{options.joint_steps}-{seed}"
     network, record = options.out / f"{name}.safetensors", options.out / f"{name}.indicators.json"
     info = CheckpointInfo(kind="joint", model=options.model, target=subject.target.name, bits=BITS)
     if record.exists():
@@ -162,10 +170,12 @@ def policies(indicators: Indicators, budget: str, seed: int) -> dict[str, Pairs]
     """All policies of one budget by name."""
     found: dict[str, Pairs] = {}
     limit = budget_of(indicators, budget)
-    if budget.startswith("w"):
+    if _is_like(budget):
         weight, act = parse_like(budget)
         for pair in dict.fromkeys(((weight, act), (act, weight))):
             found[f"uniform w{pair[0]}a{pair[1]}"] = uniform_pairs(indicators, *pair)
+    elif budget in (f"{WEIGHTS}{bits}" for bits in BITS):
+        found[f"uniform {budget}"] = uniform_pairs(indicators, int(budget.removeprefix(WEIGHTS)), BITS[-1])
     solve = PolicySearch()
     for name in MEASURES:
         found[name] = find(indicators, (limit,), one_recipe(indicators, importance=name), solve=solve).pairs()
@@ -176,11 +186,18 @@ def policies(indicators: Indicators, budget: str, seed: int) -> dict[str, Pairs]
 
 
 def budget_of(indicators: Indicators, budget: str) -> Budget:
-    """``w3a3``, or so many BitOps for each multiply-accumulate of the searched layers."""
-    if budget.startswith("w"):
+    """``w3a3``, so many bits for each weight, or so many BitOps for each multiply-accumulate of the searched layers."""
+    if _is_like(budget):
         return like_budget(indicators, *parse_like(budget))
+    if budget.startswith(WEIGHTS):
+        [limit] = budgets_of("max_avg_weight_bits", indicators, float(budget.removeprefix(WEIGHTS)))
+        return limit
     one = like_budget(indicators, 1, 1)
     return replace(one, limit=int(one.limit * float(budget)))
+
+
+def _is_like(budget: str) -> bool:
+    return budget.startswith("w") and not budget.startswith(WEIGHTS)
 
 
 def backwards(indicators: Indicators) -> Indicators:
@@ -267,12 +284,14 @@ def trained(
         report=said,
     )
     macs = {layer.name: layer.macs for layer in indicators.layers}
+    weights = {layer.name: layer.num_weights for layer in indicators.layers}
     return Line(
         seed=seed,
         budget=budget,
         policy=name,
         bits=" ".join(f"{weight}{act}" for weight, act in pairs.values()),
         times_macs=sum(macs[layer] * weight * act for layer, (weight, act) in pairs.items()) / sum(macs.values()),
+        weight_bits=sum(weights[layer] * weight for layer, (weight, _) in pairs.items()) / sum(weights.values()),
         preview=seen.top1,
         preview_loss=seen.loss,
         held=found.top1.val,
@@ -287,7 +306,7 @@ def said(done: int, total: int, note: str = "") -> None:
 
 def table(lines: list[Line]) -> Iterator[str]:
     """Means over seeds, and the paired difference to the best uniform policy of the same seed."""
-    yield "| budget | policy | seeds | BitOps / MACs | preview | held after | test after | test - best uniform |"
+    yield "| budget | policy | seeds | cost | preview | held after | test after | test - best uniform |"
     yield "|---|---|---|---|---|---|---|---|"
     for budget in dict.fromkeys(line.budget for line in lines):
         group = [line for line in lines if line.budget == budget]
@@ -298,7 +317,7 @@ def table(lines: list[Line]) -> Iterator[str]:
                     f"| {budget}",
                     name,
                     str(len(mine)),
-                    f"{fmean(line.times_macs for line in mine):.2f}",
+                    f"{fmean(map(_cost, mine)):.2f}",
                     *(_mean([getattr(line, key) for line in mine]) for key in ("preview", "held", "test")),
                     f"{_against_uniform(mine, lines)} |",
                 )
@@ -306,7 +325,7 @@ def table(lines: list[Line]) -> Iterator[str]:
 
 
 def _against_uniform(mine: list[Line], lines: list[Line]) -> str:
-    """Paired over seeds: against the uniform policy of the same seed within the BitOps that is best on held images."""
+    """Paired over seeds: against the uniform policy of the same seed within the budget that is best on held images."""
     differences = []
     for line in mine:
         fitting = [
@@ -314,16 +333,21 @@ def _against_uniform(mine: list[Line], lines: list[Line]) -> str:
             for other in lines
             if other.seed == line.seed
             and other.policy.startswith("uniform")
-            and other.times_macs <= _limit(line, lines) + 1e-9
+            and other.budget.startswith(WEIGHTS) == line.budget.startswith(WEIGHTS)
+            and _cost(other) <= _limit(line) + 1e-9
         ]
         if fitting and not line.policy.startswith("uniform"):
             differences.append(line.test - max(fitting, key=lambda other: other.held).test)
     return _mean(differences, sign=True) if differences else ""
 
 
-def _limit(line: Line, lines: list[Line]) -> float:
-    if not line.budget.startswith("w"):
-        return float(line.budget)
+def _cost(line: Line) -> float:
+    return line.weight_bits if line.budget.startswith(WEIGHTS) else line.times_macs
+
+
+def _limit(line: Line) -> float:
+    if not _is_like(line.budget):
+        return float(line.budget.removeprefix(WEIGHTS))
     weight, act = parse_like(line.budget)
     return float(weight * act)
 

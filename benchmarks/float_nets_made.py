@@ -1,0 +1,74 @@
+"""Small networks whose layers differ, for CIFAR-10's 32 pixels: depthwise beside pointwise convolutions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limpq_deploy.calibration.datasets import Preprocess
+from limpq_deploy.model.zoo import create_model
+from limpq_deploy.model.zoo.torchvision import import_torchvision
+
+PREPROCESS = Preprocess(height=32, width=32, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+CLASSES = 10
+
+
+class MobileNet(nn.Module):
+    """MobileNetV2 of torchvision's own blocks, 32 pixels, a stem of stride 2: 17 blocks become 7."""
+
+    SHAPES = (
+        *((16, 16, 1, 1), (16, 24, 6, 1), (24, 24, 6, 1), (24, 32, 6, 2)),
+        *((32, 32, 6, 1), (32, 48, 6, 2), (48, 48, 6, 1)),
+    )
+    """Channels in and out, expansion, stride of each block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import_torchvision()
+        from torchvision.models.mobilenetv2 import InvertedResidual
+        from torchvision.ops.misc import Conv2dNormActivation
+
+        def plain(channels: int, out: int, kernel: int, stride: int) -> nn.Module:
+            return Conv2dNormActivation(
+                channels, out, kernel_size=kernel, stride=stride, norm_layer=nn.BatchNorm2d, activation_layer=nn.ReLU6
+            )
+
+        blocks = [InvertedResidual(i, o, stride, expand) for i, o, expand, stride in self.SHAPES]
+        self.features = nn.Sequential(plain(3, 16, 3, 2), *blocks, plain(48, 160, 1, 1))
+        self.classifier = nn.Linear(160, CLASSES)
+
+    def forward(self, images_NCHW: Tensor) -> Any:
+        return self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(self.features(images_NCHW), 1), 1))
+
+
+def mobilenet() -> nn.Module:
+    """MobileNetV2-like, ReLU6."""
+    return _small(MobileNet())
+
+
+def efficientnet() -> nn.Module:
+    """EfficientNet of torchvision's own blocks: squeeze-and-excitation, SiLU, 3x3 and 5x5 depthwise convolutions."""
+    import_torchvision()
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+    shapes = [
+        MBConvConfig(1, 3, 1, 16, 16, 1, 1.0, 1.0),
+        MBConvConfig(4, 3, 1, 16, 24, 2, 1.0, 1.0),
+        MBConvConfig(4, 5, 2, 24, 32, 2, 1.0, 1.0),
+        MBConvConfig(4, 3, 2, 32, 48, 2, 1.0, 1.0),
+    ]
+    return _small(EfficientNet(shapes, dropout=0.0, stochastic_depth_prob=0.0, num_classes=CLASSES, last_channel=160))
+
+
+def resnet20() -> nn.Module:
+    """ResNet-20 from fresh weights: the network whose layers hardly differ, here with images it has not seen."""
+    return _small(create_model("resnet20", CLASSES)[0])
+
+
+def _small(net: nn.Module) -> nn.Module:
+    net.preprocess = PREPROCESS  # type: ignore[assignment]
+    return net
+
+
+NETS = {"mobilenet": mobilenet, "efficientnet": efficientnet, "resnet20": resnet20}
+EPOCHS = {"mobilenet": 30, "efficientnet": 25, "resnet20": 25}
