@@ -16,13 +16,13 @@ def holding_threads(count: int) -> Iterator[None]:
     """Let libraries that are loaded from now on compute on ``count`` threads; what makes a pool of threads of its own
     (ONNX Runtime, the reader of images) asks `most_threads`. Those that were loaded before keep their number."""
     global _most
-    before = {name: os.environ.get(name) for name in VARIABLES}
+    most, before = _most, {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(dict.fromkeys(VARIABLES, str(count)))
     _most = count
     try:
         yield
     finally:
-        _most = None
+        _most = most
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

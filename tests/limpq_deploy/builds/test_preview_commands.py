@@ -46,11 +46,12 @@ def test_a_policy_of_other_layers_or_widths_is_refused_by_name(finished: Path, t
     assert result.exit_code == 1
     assert "no entry for 'layer1.conv1'" in result.stderr
     name = next(iter(policy.bits))
-    wide = {**policy.bits, name: replace(policy.bits[name], weight=8)}
-    write_record(replace(policy, bits=wide), tmp_path / "wide.json")
-    result = limpq_deploy("preview", tmp_path / "wide.json", "--build", finished)
-    assert result.exit_code == 1
-    assert "8 weight bits" in result.stderr
+    for width in (8, 9):
+        wide = {**policy.bits, name: replace(policy.bits[name], weight=width)}
+        write_record(replace(policy, bits=wide), tmp_path / "wide.json")
+        result = limpq_deploy("preview", tmp_path / "wide.json", "--build", finished)
+        assert result.exit_code == 1
+        assert f"{width} weight bits" in result.stderr
 
 
 def test_a_folder_that_is_no_build_is_refused_with_what_it_lacks(finished: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from limpq_deploy.calibration.threads import holding_threads
 from limpq_deploy.pipeline import context as subject_module
 from limpq_deploy.pipeline.config import Config, load_config
 from limpq_deploy.pipeline.context import Subject
@@ -185,6 +186,12 @@ def test_other_gpus_are_another_engine(base: Config, finished: Path, monkeypatch
     formats = replace(base, target="tensorrt_rtx", like="w8a8")
     expect(formats, finished, FORMATS)
     expect(replace(formats, formats=("int8", "fp8")), finished, WITH_FP16)
+
+
+def test_latencies_with_another_number_of_threads_are_measured_anew(base: Config, finished: Path) -> None:
+    before = digests(base, finished)
+    with holding_threads(1):
+        assert changed(before, digests(base, finished)) == {"latency", "study"}
 
 
 def test_a_latency_table_repeats_the_search(base: Config, finished: Path, tmp_path: Path) -> None:

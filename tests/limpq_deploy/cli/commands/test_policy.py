@@ -139,6 +139,16 @@ def test_a_difference_names_the_layers(policy: Path, tmp_path: Path) -> None:
     assert json.loads(same.stdout)["layers"] == []
 
 
+@pytest.mark.parametrize("objective", ["NaN", "-Infinity", "1e999"])
+def test_an_objective_that_is_no_number_is_refused(policy: Path, tmp_path: Path, objective: str) -> None:
+    text, count = re.subn(r'"objective": [^,]+', f'"objective": {objective}', policy.read_text())
+    assert count == 1
+    (tmp_path / "odd.json").write_text(text)
+    found = run("diff", policy, tmp_path / "odd.json", "--json")
+    assert found.exit_code == 1
+    assert "odd.json is not valid JSON" in found.stderr
+
+
 def test_uniform_8_bits_can_be_compared_and_made_a_table(policy: Path, tmp_path: Path) -> None:
     csv, wide = tmp_path / "policy.csv", tmp_path / "w8a8.csv"
     assert run("table", policy, "--indicators", INDICATORS, "-o", csv).exit_code == 0
