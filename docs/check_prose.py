@@ -7,12 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PLAIN = (
-    "README.md",
-    *(f"docs/{name}.md" for name in ("index", "tutorial", "concepts", "glossary", "troubleshooting", "api")),
-    *(f"docs/howto/{path.name}" for path in sorted((ROOT / "docs/howto").glob("*.md"))),
-)
-"""Pages that a newcomer reads first."""
+PAGES = (*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/howto").glob("*.md"))
+PLAIN = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in PAGES if page.name != "cli.md"))
+"""Pages of short sentences: all but help texts, and decisions, which are notes of their time."""
 
 MOST_WORDS = 25
 """Of a sentence there."""

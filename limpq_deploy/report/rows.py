@@ -45,12 +45,15 @@ class Scale:
         return svg.group(*(svg.vertical(self(tick), 0, height, "grid") for tick in self.ticks))
 
     def axis(self, text: Callable[[float], str]) -> Markup:
-        """Tick labels; those at the ends stay inside."""
+        """Tick labels; those at the ends stay inside. Of many every other one is ``between``: narrow tracks leave it
+        away."""
         labels = []
-        for tick in self.ticks:
+        many, last = len(self.ticks) > 4, len(self.ticks) - 1
+        for place, tick in enumerate(self.ticks):
             at = self(tick)
             anchor = "start" if at < 0.04 else "end" if at > 0.96 else "middle"
-            labels.append(svg.words(at, 13, text(tick), "tick", anchor))
+            between = many and 0 < place < last and (place % 2 == 1 or place == last - 1)
+            labels.append(svg.words(at, 13, text(tick), "tick between" if between else "tick", anchor))
         return svg.tag("svg", *labels, class_="track", width="100%", height=AXIS_HEIGHT, aria_hidden="true")
 
 

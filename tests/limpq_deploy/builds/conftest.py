@@ -23,6 +23,8 @@ from limpq_deploy.workspace.sources import code_of
 from limpq_deploy.workspace.step import Step
 from limpq_deploy.workspace.workspace import Workspace
 
+from ...export.runtimes.tensorrt.trt_stand_in import stand_in
+
 SETTINGS = """
 like = "w5a5"
 max-accuracy-drop = 30.0  # a float model of 60 steps is no yardstick
@@ -32,6 +34,8 @@ float-steps = 60
 joint_steps = 5
 finetune_steps = 40
 """
+
+QUICK = ("--ptq", "--calibration-images", "64", "--bits", "4,5", "--importance", "scale", "--max-accuracy-drop", "50")
 
 Command = Callable[..., Result]
 
@@ -144,3 +148,27 @@ def refused() -> Callable[..., str]:
         return lines[0]
 
     return check
+
+
+@pytest.fixture(scope="session")
+def built(finished: Path, settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build for TensorRT without a GPU, with a limit that only the other machine can judge."""
+    out = shutil.copytree(finished, tmp_path_factory.mktemp("handed") / "out")
+    limits = ("--max-latency-ms", "100", "--batch", "1:2:8")
+    done = limpq_deploy(
+        *("build", "--config", settings, "--target", "tensorrt", "--no-engine", *QUICK, *limits), "--out", out
+    )
+    assert done.exit_code == 0, done.output
+    assert not [line for line in done.stderr.splitlines() if "no effect" in line and "--max-latency-ms" in line]
+    return out
+
+
+@pytest.fixture
+def bundle(built: Path, here: Path) -> Path:
+    """Its bundle, alone on the other machine."""
+    return Path(shutil.copytree(built / "bundle", here / "bundle"))
+
+
+@pytest.fixture
+def gpu(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, here / "cache")

@@ -1,11 +1,10 @@
 """A build that was handed over without an engine, finished against a stand-in for TensorRT: what is checked before it,
 what stands when it is repeated or stopped, what its verdict says."""
 
-import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +19,11 @@ from limpq_deploy.export.ship.verify import verify_bundle
 from limpq_deploy.pipeline.stages import finish as finishing
 from limpq_deploy.pipeline.stages.measure import LATENCY_OF_FILES
 
-from ...export.runtimes.tensorrt.trt_stand_in import stand_in
+from .conftest import QUICK
 
 Command = Callable[..., Any]
 
 FINISHED = ["received", "engine", "parity", "latency", "candidates", "audit", "verdict", "report", "bundle"]
-QUICK = ("--ptq", "--calibration-images", "64", "--bits", "4,5", "--importance", "scale", "--max-accuracy-drop", "50")
-
-
-@pytest.fixture(scope="module")
-def built(finished: Path, settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build for TensorRT without a GPU, with a limit that only the other machine can judge."""
-    from .conftest import limpq_deploy
-
-    out = shutil.copytree(finished, tmp_path_factory.mktemp("handed") / "out")
-    limits = ("--max-latency-ms", "100", "--batch", "1:2:8")
-    done = limpq_deploy(
-        *("build", "--config", settings, "--target", "tensorrt", "--no-engine", *QUICK, *limits), "--out", out
-    )
-    assert done.exit_code == 0, done.output
-    assert not [line for line in done.stderr.splitlines() if "no effect" in line and "--max-latency-ms" in line]
-    return out
-
-
-@pytest.fixture
-def bundle(built: Path, here: Path) -> Path:
-    """Its bundle, alone on the other machine."""
-    return Path(shutil.copytree(built / "bundle", here / "bundle"))
-
-
-@pytest.fixture
-def gpu(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, here / "cache")
 
 
 @pytest.fixture
@@ -122,72 +94,6 @@ def test_a_bundle_is_finished_once_and_its_limits_are_judged(bundle: Path, gpu: 
     assert run("ship", "limpq-finish", "models", "--backend", "tensorrt").exit_code == 0
 
 
-def test_the_page_shows_what_the_machine_that_trained_found_and_says_so(
-    built: Path, bundle: Path, gpu: None, run: Command, here: Path
-) -> None:
-    assert run("finish", bundle).exit_code == 0
-    there, page = (built / "report.html").read_text(), (here / "limpq-finish/report.html").read_text()
-    for name in ("what-if", "prices", "answers"):
-        assert _section(there, name)
-        assert f'href="#{name}"' in page
-    points = re.findall(r'<details class="point".*?</details>', page, re.DOTALL)
-    assert points == re.findall(r'<details class="point".*?</details>', there, re.DOTALL)  # figures and commands
-    assert len(points) >= 3
-    assert str(built) in points[0]
-    assert _section(page, "prices") == _section(there, "prices")
-    matrix = re.findall(r'<svg class="confusion".*?</svg>', page, re.DOTALL)
-    assert matrix == re.findall(r'<svg class="confusion".*?</svg>', there, re.DOTALL) != []
-    said = " ".join(page.split())
-    assert "The engine that was built here ran none of these policies but its own" in said
-    assert "its own answers to them are not known" in said
-    assert "On the machine that trained; then" in said
-    assert page.count("<pre") == there.count("<pre")
-    assert not [name for name in ("what-if.json", "answers.json") if not (here / "limpq-finish" / name).is_file()]
-
-
-def test_losses_travel_and_those_of_earlier_builds_in_the_folder_do_not(bundle: Path, built: Path) -> None:
-    assert {path.name for path in (built / "training").iterdir()} > {"float.jsonl", "finetune.jsonl"}
-    assert [path.name for path in (bundle / "build/training").iterdir()] == ["float.jsonl"]  # nothing else was trained
-    for page in (built / "report.html", bundle / "report.html"):
-        assert "Fine-tuning of the policy" not in page.read_text()
-        assert "Float model" in page.read_text()
-
-
-def test_of_a_bundle_that_carries_neither_front_nor_answers_the_page_says_so(
-    bundle: Path, gpu: None, run: Command, here: Path
-) -> None:
-    """As bundles of earlier versions are."""
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    absent = ("build/what-if.json", "build/answers.json", "build/training/float.jsonl")
-    manifest["files"] = [file for file in manifest["files"] if file["name"] not in absent]
-    (bundle / MANIFEST).write_text(json.dumps(manifest))
-    for name in absent:
-        (bundle / name).unlink()
-    done = run("finish", bundle)
-    assert done.exit_code == 0, done.output
-    page = " ".join((here / "limpq-finish/report.html").read_text().split())
-    assert "The bundle carries no front" in page
-    assert "The bundle carries no answers" in page
-    assert "<script" not in page
-
-
-def test_records_of_another_model_are_refused(bundle: Path, gpu: None, refused: Command) -> None:
-    text = (bundle / "build/what-if.json").read_text()
-    name = next(iter(json.loads(text)["points"][0]["bits"]))
-    (bundle / "build/what-if.json").write_text(text.replace(f'"{name}"', '"another"'))
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    for file in manifest["files"]:
-        data = (bundle / file["name"]).read_bytes()
-        file |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    (bundle / MANIFEST).write_text(json.dumps(manifest))
-    refused("finish", bundle, words=("among what other budgets give has no entry for layer",))
-
-
-def _section(page: str, name: str) -> str:
-    found = re.search(rf'<section id="{name}".*?</section>', page, re.DOTALL)
-    return found[0] if found is not None else ""
-
-
 def test_what_is_handed_over_is_not_finished_twice(
     bundle: Path, gpu: None, run: Command, refused: Command, finished: Path
 ) -> None:
@@ -217,8 +123,6 @@ def test_stopped_in_a_stage_it_goes_on_with_that_stage(
 
 def _with(name: str, run: Callable[..., str]) -> Callable[..., Any]:
     """`Stage.step` with another function for the stage of this name."""
-    from dataclasses import replace
-
     from limpq_deploy.pipeline.stages.declaration import Stage
 
     own = Stage.step

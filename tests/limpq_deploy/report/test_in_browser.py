@@ -129,6 +129,18 @@ def test_nothing_sticks_out_sideways(opened: Open, whole: ReportInputs, page: st
         assert view.evaluate("document.documentElement.scrollWidth") == width
 
 
+@pytest.mark.parametrize("width", [1400, 1180, 400])
+def test_no_two_labels_of_a_rows_axis_overlap(opened: Open, page: str, width: int) -> None:
+    overlapping = """() => [...document.querySelectorAll(".row.axis svg")].flatMap((axis) => {
+        const boxes = [...axis.querySelectorAll(".tick")].map((one) => one.getBoundingClientRect());
+        const seen = boxes.filter((box) => box.width > 0).sort((one, two) => one.left - two.left);
+        return seen.slice(1).filter((box, place) => box.left < seen[place].right).map(() => axis.textContent);
+    })"""
+    view = opened(page, width=width)
+    assert view.locator(".row.axis svg").count() >= 3
+    assert view.evaluate(overlapping) == []
+
+
 def test_wide_tables_are_shaded_where_they_scroll(opened: Open, page: str) -> None:
     view = opened(page, width=400)
     table = view.locator("#ship .wide, #accuracy .wide").first
