@@ -131,9 +131,15 @@ def search(
     limits = asked.limits
     with listening(progress):
         if minimise is not None:
-            deadline = Deadline.within(TIME_LIMIT_S)
-            bound = {"no_worse_than": no_worse_than, "solve": solve, "deadline": deadline}
-            return least_cost(asked.read, limits, minimise, asked.recipe, **bound)
+            return least_cost(
+                asked.read,
+                limits,
+                minimise,
+                asked.recipe,
+                no_worse_than=no_worse_than,
+                solve=solve,
+                deadline=Deadline.within(TIME_LIMIT_S),
+            )
         if preview is not None:
             return _tournament(asked, limits, solve, folder_of(preview), trusted)
         plain = all(value is None for value in asked.asked.values())

@@ -35,22 +35,31 @@ STEPS = 2**40
 
 @dataclass(frozen=True, slots=True)
 class _ImportanceCost:
-    """Importance in whole ``unit``s; an act_group's counts at its first layer. An entry that is forbidden has no
+    """Importance in whole ``step``s; an act_group's counts at its first layer. An entry that is forbidden has no
     option, so that its price does not matter."""
 
     importance: Importance
     bits: tuple[int, ...]
     leaders: Mapping[str, str]
     alpha: float
-    unit: float
+    step: float
 
-    name = "importance"
-    pinned = False
+    @property
+    def name(self) -> str:
+        return "importance"
+
+    @property
+    def unit(self) -> str:
+        return "steps of importance"
+
+    @property
+    def pinned(self) -> bool:
+        return False
 
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
         weight = self.importance.weight[layer.name][self.bits.index(weight_bits)] or 0.0
         act = self.importance.act[layer.name][self.bits.index(act_bits)] or 0.0
-        return round((self.alpha * weight + (act if self.leaders[layer.name] == layer.name else 0.0)) / self.unit)
+        return round((self.alpha * weight + (act if self.leaders[layer.name] == layer.name else 0.0)) / self.step)
 
 
 def asked_to_minimise(budgets: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def minimise(
         proved=least.proved and not program.rounded,
         no_worse_than=no_worse_than,
     )
-    own = tuple(use for use in policy.costs if use.name != _ImportanceCost.name)
+    own = tuple(use for use in policy.costs if use.name != "importance")
     return replace(policy, importance=recipe.importance, minimised=found, costs=own)
 
 
@@ -127,15 +136,15 @@ def _importance_budget(indicators: Indicators, importance: Importance, recipe: R
     if refused := [one.name for one in indicators.layers if pair not in admitted.get(one.name, (pair,))]:
         raise SettingError(f"--no-worse-than is {than}, which layer {refused[0]!r} may not take here; name other bits")
     layers = indicators.layers
-    unit = sum(recipe.alpha * max(one.weight) + max(one.act) for one in layers) / STEPS or 1.0
+    step = sum(recipe.alpha * max(one.weight) + max(one.act) for one in layers) / STEPS or 1.0
     priced = treat_outliers(indicators, "repair" if recipe.outliers == "forbid" else recipe.outliers)
     most = objective_of(indicators, priced, uniform_pairs(indicators, *pair), recipe.alpha, f"uniform {than}")
     return Budget(
-        cost=_ImportanceCost(importance, indicators.bits, group_leaders(indicators), recipe.alpha, unit),
-        limit=ceil(most / unit) + len(layers),  # a half for what each layer's is rounded by, and to spare
+        cost=_ImportanceCost(importance, indicators.bits, group_leaders(indicators), recipe.alpha, step),
+        limit=ceil(most / step) + len(layers),  # a half for what each layer's is rounded by, and to spare
         option=f"--no-worse-than {than}",
         figure_unit="of importance",
-        multiplier=Fraction(unit),
+        multiplier=Fraction(step),
     )
 
 

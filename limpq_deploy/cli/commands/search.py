@@ -88,9 +88,16 @@ def search(
     if explain and minimise is not None:
         raise SettingError("--explain prices the limits that were given, and --minimise finds its own; leave one away")
     indicators = load_record(Indicators, indicators_file)
-    objective = {"minimise": minimise, "no_worse_than": no_worse_than}
     try:
-        policy = limpq_deploy.search(indicators, solver=solver, preview=build, trusted=trusted, **objective, **options)
+        policy = limpq_deploy.search(
+            indicators,
+            solver=solver,
+            preview=build,
+            minimise=minimise,
+            no_worse_than=no_worse_than,
+            trusted=trusted,
+            **options,
+        )
     except InfeasiblePolicy:
         if explain:
             from limpq_deploy.cli.output.search import conflict_table

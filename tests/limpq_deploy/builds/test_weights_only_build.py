@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.graph.exported import ExportRecord
 from limpq_deploy.export.lint.check import LintReport
+from limpq_deploy.export.reference.parity import ParityReport
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.policy.policy import Policy
 from limpq_deploy.verdict.record import Verdict
@@ -55,6 +57,22 @@ def test_for_tensorrt_such_a_file_is_in_fp16_where_types_are_taken_from_it(
     scales = [tensor for tensor in model.graph.initializer if tensor.name.endswith(".weight_scale")]
     assert len(scales) == 10
     assert {tensor.data_type for tensor in scales} == {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.slow
+def test_for_tensorrt_rtx_convolutions_are_told_to_dequantize_and_numpy_computes_the_same(
+    copy: Path, settings: Path, run: Command
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra limpq-deploy[rtx]")
+    result = run(
+        *("build", "--config", settings, "--out", "out", "--act-bits", "float", "--like", "w4a16", "--no-engine"),
+        *("--target", "tensorrt_rtx", "--ptq", "--importance", "scale"),
+    )
+    assert result.exit_code == 0, result.output
+    found = load_record(LintReport, copy / "lint.json")
+    assert {one.rule for one in found.findings} == {"weights-at-every-call"}
+    assert len(found.findings) == 9  # every convolution, and not the Gemm
+    assert any("NumPy" in note for note in load_record(ParityReport, copy / "parity.json").notes)
 
 
 def test_float_activations_beside_a_space_or_powers_of_two_are_refused(here: Path, refused: Callable[..., str]) -> None:

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from limpq_deploy.calibration.numbers.grid import QuantGrid
+from limpq_deploy.export.graph.float_layers import FloatLayer
 from limpq_deploy.export.qdq.base import Layers
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import TENSORRT, TENSORRT_RTX
@@ -132,7 +133,9 @@ def test_the_file_has_int4_codes_with_a_scale_a_block_and_other_layers_a_scale_a
     assert types["up.weight_codes"] == types["down.weight_codes"] == onnx.TensorProto.INT4
     assert types["small.weight_codes"] == types["head.weight_codes"] == onnx.TensorProto.INT8
     layer = made.layers["up"]
-    assert np.array_equal(made.fixed("up.weight_codes").astype(np.int8), layer.codes)  # type: ignore[union-attr]
+    assert isinstance(layer, FloatLayer)
+    assert layer.codes is not None
+    assert np.array_equal(made.fixed("up.weight_codes").astype(np.int8), layer.codes)
     assert made.fixed("up.weight_scale").dtype == np.float16
     onnx.checker.check_model(made.file, full_check=True)
 
