@@ -115,6 +115,7 @@ EXPORTED_MODELS = Stage(
         If(PIXEL_INPUT, PIXELS),
     ),
     run=_run_export,
+    frees_memory=True,
     when=(EXPORTS,),
 )
 """The mixed model and its baselines (float, uniform at the same budget, uniform 8 bits) as ONNX files."""

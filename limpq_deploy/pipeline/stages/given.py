@@ -49,6 +49,7 @@ GIVEN_MODEL = Stage(
     facts=(MODEL_FACT, DATA, PLACED, FORM),
     writes=(GIVEN,),
     run=_run,
+    frees_memory=True,
 )
 """The placed graph, its quantizers off, and the exported template against the user's own module."""
 
