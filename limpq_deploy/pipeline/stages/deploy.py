@@ -13,6 +13,7 @@ from limpq_deploy.export.graph.exported import BATCH_KEY, ExportRecord, describe
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
 from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.graph.storage import pack_weights
+from limpq_deploy.export.graph.written import write_model
 from limpq_deploy.export.lint.check import LintReport, lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.placement import BitPair
@@ -182,4 +183,4 @@ def _lint_line(report: LintReport) -> str:
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        write_model(temporary, model)
