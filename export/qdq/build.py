@@ -35,6 +35,12 @@ def strip_markers(template: onnx.ModelProto) -> onnx.ModelProto:
     model = onnx.ModelProto()
     copied_fields(template, model, without=("graph",))
     copied_fields(template.graph, model.graph, without=())
+    drop_markers(model)
+    return model
+
+
+def drop_markers(model: onnx.ModelProto) -> None:
+    """Make a template the float model, in place: what stands behind a marker reads what the marker read."""
     renamed: dict[str, str] = {}
     outputs = {output.name for output in model.graph.output}
     nodes = []
@@ -50,7 +56,6 @@ def strip_markers(template: onnx.ModelProto) -> onnx.ModelProto:
     set_nodes(model, nodes)
     drop_marker_domain(model)
     check(model)
-    return model
 
 
 def build_qdq(

@@ -1,6 +1,5 @@
 """The stage that writes the files: the mixed model and its baselines as ONNX."""
 
-import gc
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.graph.storage import pack_weights
 from limpq_deploy.export.graph.written import write_model
 from limpq_deploy.export.lint.check import LintReport, lint
-from limpq_deploy.export.qdq.build import build_qdq, strip_markers
+from limpq_deploy.export.qdq.build import build_qdq, drop_markers
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
@@ -70,7 +69,6 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     traced = subject.traced(folder / FLOAT_WEIGHTS)
     placement = subject.placement
     report(0, 4, "tracing")
-    template = make_template(subject, traced)
     metadata = {
         PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
         **({CLASSES_KEY: json.dumps(list(subject.dataset.classes))} if subject.dataset.classes else {}),
@@ -79,11 +77,11 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     if subject.config.batch is not None:
         metadata[BATCH_KEY] = subject.config.batch
     exported: dict[str, onnx.ModelProto] = {}
-    float_model = strip_markers(template)
-    onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers_text(template)})
+    float_model = make_template(subject, traced)
+    markers = markers_text(float_model)
+    drop_markers(float_model)
+    onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers})
     _save(float_model, folder / FLOAT_MODEL)
-    del template
-    gc.collect()  # the copies that it was made from
     write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
     template = with_markers(float_model)
     del float_model
