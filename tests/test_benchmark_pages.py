@@ -15,6 +15,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 @pytest.mark.parametrize(
     ("module", "figures", "page"),
     [
+        ("compiler", "compiler_x86.json", "compiler_x86.md"),
         ("rtx", "rtx.json", "rtx.md"),
         ("zoo_page", "zoo.json", "zoo.md"),
         ("trained_nets", "trained_nets_x86_2cores.json", "trained_nets_x86_2cores.md"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,23 @@ def test_here_the_verdict_says_what_is_left_and_the_twin_is_served(here: Path) -
     refused = CliRunner().invoke(main, ["ship", str(here / "trained"), str(here / "m"), "--backend", "tensorrt"])
     assert refused.exit_code == 1
     assert "found no TensorRT plan" in refused.stderr
+
+
+@pytest.mark.skipif("LIMPQ_TRITON" not in os.environ, reason="needs LIMPQ_TRITON, a folder with a real tritonserver")
+def test_here_a_real_server_answers_as_the_page_says(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words of the page, at free ports; this server would ask a GPU for metrics unless told otherwise."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # its python backend's
+    monkeypatch.chdir(here)
+    start, (_, *health) = commands("server")[:2]
+    program = Path(os.environ["LIMPQ_TRITON"]).resolve() / "tritonserver"
+    with import_module("tritonserver").TritonServer(program, here / "models", tmp_path / "log") as server:
+        ports = [f"--{name}-port={getattr(server, name)}" for name in ("http", "grpc", "metrics")]
+        server.run([str(program), *start[1:], *ports, "--allow-gpu-metrics=false"], "resnet8")
+        done = call(*(word.replace(":8001/", f":{server.grpc}/") for word in health))
+    assert done.exit_code == 0, done.output
 
 
 def test_there_everything_runs_up_to_the_door_of_the_gpu_without_torch(there: Path) -> None:

@@ -22,6 +22,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra limpq-deploy[rtx]")
 pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]")
 
+import compiler  # noqa: E402
 from compiler_files import FORMS, KINDS, Subject, files, subject_of  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -30,6 +31,7 @@ from limpq_deploy.export.runtimes.tensorrt_rtx.word import CompilerWord, compile
 from limpq_deploy.model.zoo import create_model  # noqa: E402
 
 TABLE = ROOT / "tests/golden/compiler.json"
+TEN_NETWORKS = ROOT / "benchmarks/compiler_x86.json"
 GPUS = ("sm86", "sm89", "sm120")
 OTHER_FORMS = ("w8a8", "mixed", "weights")
 """Kinds whose files of 8.6 and 11 are built as well."""
@@ -121,6 +123,19 @@ def test_files_of_other_versions_are_too(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_each_capability_by_itself_gives_the_same_kernels(form: str, gpu: str) -> None:
     expect(words(made(form, KINDS), (gpu,)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", compiler.NETWORKS)
+def test_files_of_ten_networks_are_as_in_the_committed_table(name: str) -> None:
+    """At 8 bits, in the form of TensorRT 10; `benchmarks/compiler.py` makes all of them."""
+    table = json.loads(TEN_NETWORKS.read_text())
+    [(_, kind, model)] = compiler.made((name,), ("10",), ("w8a8",))
+    word = compiler_word(model)
+    assert (word.accepted, word.as_planned, word.warnings) == (True, True, ()), word.detail
+    if compiler.compiler_name() == table["compiler"]:
+        told, found = table["networks"][name][kind], compiler.row(word, 0)
+        assert {**found, "seconds": told["seconds"]} == told
 
 
 if __name__ == "__main__":
