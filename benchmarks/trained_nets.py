@@ -103,7 +103,7 @@ def measure(name: str, dataset: DataSet, data: Path, out: Path, epochs: int) -> 
 
 def build(name: str, weights: Path, data: Path, target: str, out: Path) -> None:
     """The first stages of a PTQ build, to the exported file; finished ones are not run again."""
-    command = [sys.executable, "-m", "limpq_deploy", "export", "--ptq", "--like", "w8a8", "--bits", "4,8"]
+    command = [sys.executable, "-m", "limpq_deploy", "export", "--ptq", "--like", "w8a8", "--bits", "8"]
     command += [
         "--seed",
         "0",

@@ -133,7 +133,10 @@ def _exported(
             )
             continue
         assert program is not None
-        return program.model_proto
+        model = program.model_proto
+        for value in program.model.graph.initializers.values():
+            value.const_value = None  # rules of onnxscript's optimizer hold the last graph that they saw
+        return model
 
 
 def _failed(error: BaseException) -> str | None:

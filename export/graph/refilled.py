@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from limpq_deploy.export.graph.onnx_files import copied_fields
+
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -28,18 +30,16 @@ class EmptyGraph:
 
 def emptied(model: onnx.ModelProto, state: Tensors) -> EmptyGraph:
     """A copy of the graph without those weights that it has from the module's ``state`` as they are, by their names."""
-    held = {tensor.name: tensor.raw_data for tensor in model.graph.initializer if tensor.HasField("raw_data")}
     digests = {name: _digest(array) for name, array in state.items()}
-    own = {name for name, array in state.items() if held.get(name) == array.tobytes() and array.any()}
+    own = {tensor.name for tensor in model.graph.initializer if _as_it_is(tensor, state)}
     times, shown = Counter(digests.values()), Counter(digests[name] for name in own)
     open_names = frozenset(name for name in own if times[digests[name]] == shown[digests[name]])
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in open_names]
-    for tensor in weights:
-        tensor.ClearField("raw_data")
     empty = onnx.ModelProto()
-    empty.CopyFrom(model)
-    for tensor in weights:
-        tensor.raw_data = held[tensor.name]
+    copied_fields(model, empty, without=("graph",))
+    copied_fields(model.graph, empty.graph, without=("initializer",))
+    for tensor in model.graph.initializer:
+        left_out = ("raw_data",) if tensor.name in open_names else ()
+        copied_fields(tensor, empty.graph.initializer.add(), without=left_out)
     return EmptyGraph(empty, open_names, {name: one for name, one in digests.items() if name not in open_names})
 
 
@@ -49,11 +49,16 @@ def refilled(graph: EmptyGraph, state: Tensors) -> onnx.ModelProto | None:
     if fixed != graph.fixed or not all(name in state and state[name].any() for name in graph.open):
         return None
     model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
+    model.CopyFrom(graph.model)  # small
     for tensor in model.graph.initializer:
         if tensor.name in graph.open:
             tensor.raw_data = state[tensor.name].tobytes()
     return model
+
+
+def _as_it_is(tensor: onnx.TensorProto, state: Tensors) -> bool:
+    array = state.get(tensor.name)
+    return array is not None and tensor.raw_data == array.tobytes() and bool(array.any())
 
 
 def _digest(array: NDArray[Any]) -> bytes:

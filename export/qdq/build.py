@@ -17,6 +17,7 @@ from limpq_deploy.export.graph.checked import check
 from limpq_deploy.export.graph.float_layers import FLOAT_LAYERS, FloatLayer
 from limpq_deploy.export.graph.float_nodes import FLOAT_NODES, float_nodes, products
 from limpq_deploy.export.graph.markers import is_marker
+from limpq_deploy.export.graph.onnx_files import copied_fields
 from limpq_deploy.export.qdq.base import CODE_MOVERS, Dialect, Layers, drop_marker_domain, set_nodes
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import FileForm
@@ -32,7 +33,14 @@ def dialect_named(name: str) -> type[Dialect]:
 def strip_markers(template: onnx.ModelProto) -> onnx.ModelProto:
     """The float model: the template without its quantizer markers."""
     model = onnx.ModelProto()
-    model.CopyFrom(template)
+    copied_fields(template, model, without=("graph",))
+    copied_fields(template.graph, model.graph, without=())
+    drop_markers(model)
+    return model
+
+
+def drop_markers(model: onnx.ModelProto) -> None:
+    """Make a template the float model, in place: what stands behind a marker reads what the marker read."""
     renamed: dict[str, str] = {}
     outputs = {output.name for output in model.graph.output}
     nodes = []
@@ -48,7 +56,6 @@ def strip_markers(template: onnx.ModelProto) -> onnx.ModelProto:
     set_nodes(model, nodes)
     drop_marker_domain(model)
     check(model)
-    return model
 
 
 def build_qdq(

@@ -1,12 +1,14 @@
-"""Memory that a training step frees is kept for the next one."""
+"""Memory that a training step frees is kept for the next one; what a stage of large graphs frees goes back at once."""
 
 import contextlib
 import ctypes
 import platform
 from collections.abc import Iterator
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 """Names of settings in glibc's malloc.h."""
+FIRST, GROWN, MAPPED = 128 * 2**10, 32 * 2**20, 65536
+"""glibc's own: bytes from which a block comes from the system by itself, at first and at most; how many such blocks."""
 
 _holders = {"now": 0}
 """Blocks of code that keep memory at this moment: only the outermost gives it back."""
@@ -34,6 +36,27 @@ def freed_memory_kept() -> Iterator[bool]:
         _holders["now"] -= 1
         if not _holders["now"]:
             library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """Within it freed blocks of 128 KiB or more go back to the system at once: networks and graphs are made one after
+    the other, and would each take memory of their own where smaller blocks lie between."""
+    library = _glibc()
+    if library is not None:
+        _set(library, FIRST)
+    try:
+        yield
+    finally:
+        if library is not None:
+            _set(library, GROWN)
+
+
+def _set(library: ctypes.CDLL, threshold: int) -> None:
+    library.mallopt(MMAP_MAX, MAPPED)
+    library.mallopt(MMAP_THRESHOLD, threshold)
+    library.mallopt(TRIM_THRESHOLD, 2 * threshold)
+    library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -34,6 +34,13 @@ HELD_IMAGES = 2000
 CORRECTIONS = {"none": "no correction", "bias": "bias correction", "batchnorm": "BatchNorm estimated anew"}
 """What may follow the ranges, in words."""
 
+OTHER_RANGES = {"entropy": "ranges of least divergence"}
+"""Methods of `RANGES` tried beside the usual one. Where a few images have numbers many times those of others (blocks
+without a last ReLU add them up), squared errors are theirs alone, and the scale serves nobody else."""
+USUAL_RANGES = "mse"
+
+IN_WORDS = CORRECTIONS | OTHER_RANGES
+
 CHANCE = 0.05
 """How improbable a difference has to be by chance alone before it decides."""
 
@@ -97,7 +104,7 @@ def calibrate(
     policy: dict[str, BitPair],
     dataset: DataSet,
     *,
-    ranges: str,
+    ranges: str | None,
     images: int,
     seed: int,
     float_top1: Top1,
@@ -108,9 +115,10 @@ def calibrate(
 ) -> FineTuned:
     """Give a `model_of_policy` its scales and its best correction, in place; it ends in evaluation mode.
 
-    Tried are the ranges alone, bias correction (`correct_biases`) and, where there is BatchNorm, its statistics
-    estimated anew; see `_best`. The test split is looked at once, at the end. ``float_top1``, ``foreign_weights`` and
-    ``judge``: as in `finetune`; ``float_model``: what the outputs shall stay near to.
+    Tried are the ranges alone, bias correction (`correct_biases`), where there is BatchNorm, its statistics estimated
+    anew, and where ``ranges`` is None `OTHER_RANGES` in place of `USUAL_RANGES`; see `_best`. The test split is looked
+    at once, at the end. ``float_top1``, ``foreign_weights`` and ``judge``: as in `finetune`; ``float_model``: what the
+    outputs shall stay near to.
     """
     start = time.perf_counter()
     train, held = dataset.split("train"), _some(dataset.split("val"), seed)
@@ -121,14 +129,18 @@ def calibrate(
     measure = judge.of(held).measure
     evaluations: list[Evaluation | Scored] = []
     with on_device(model, float_model) as device:
-        count = set_ranges(model, train, ranges=ranges, images=images, seed=seed)
+        count = set_ranges(model, train, ranges=ranges or USUAL_RANGES, images=images, seed=seed)
         model.set_bits(policy)
         batches = Calibration(train, images=images, seed=seed, device=device)
         plain = _corrected(model)
         names = [name for name in CORRECTIONS if name != "batchnorm" or batchnorms(model)]
+        names += () if ranges is not None else OTHER_RANGES
         for number, name in enumerate(names):
-            report(number, len(names), CORRECTIONS[name])
+            report(number, len(names), IN_WORDS[name])
             model.load_state_dict(plain, strict=False)
+            if name in OTHER_RANGES:
+                set_ranges(model, train, ranges=name, images=images, seed=seed)
+                model.set_bits(policy)
             left = correct(name, model, policy, batches)
             uncorrected = left if name == "bias" else uncorrected
             with as_recorded(model, policy):
@@ -153,7 +165,7 @@ def calibrate(
         val_may_be_seen=foreign_weights and dataset.val_held_out,
         seconds=round(time.perf_counter() - start, 3),
         calibrated=Calibrated(
-            ranges=ranges,
+            ranges=tried[best].name if tried[best].name in OTHER_RANGES else ranges or USUAL_RANGES,
             images=count,
             held_images=len(held),
             corrections=tuple(tried),
@@ -176,11 +188,9 @@ def _best(tried: list[Correction], evaluations: list[Evaluation | Scored], measu
 
 def _why(tried: list[Correction], best: int, images: int, measure: Measure) -> str:
     others = ", ".join(
-        f"{measure.shown(one.top1)} with {CORRECTIONS[one.name]}" for one in tried if one is not tried[best]
+        f"{measure.shown(one.top1)} with {IN_WORDS[one.name]}" for one in tried if one is not tried[best]
     )
-    chosen = (
-        f"{CORRECTIONS[tried[best].name]}: {measure.shown(tried[best].top1)} on {images:,} held-out images, {others}"
-    )
+    chosen = f"{IN_WORDS[tried[best].name]}: {measure.shown(tried[best].top1)} on {images:,} held-out images, {others}"
     lower = any(measure.gain(one.top1, tried[best].top1) > 0 for one in tried)
     return f"{chosen}; within chance, and nearest to the float model's outputs" if lower else chosen
 

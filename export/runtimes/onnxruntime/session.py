@@ -18,6 +18,7 @@ from limpq_deploy.calibration.threads import most_threads
 from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.pixel_input import as_pixels
 from limpq_deploy.export.graph.runtime_taps import Watch, file_name, layer_precision, watches, with_outputs
+from limpq_deploy.export.graph.written import write_model
 from limpq_deploy.export.runtimes.base import Engine
 from limpq_deploy.export.runtimes.cpu import Cpu, this_cpu
 from limpq_deploy.export.runtimes.onnxruntime.package import compute_on, load_onnxruntime
@@ -233,7 +234,7 @@ def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtS
         try:
             for name in [*results[len(own) :], *cast]:
                 model.graph.output.append(helper.make_empty_tensor_value_info(name))
-            path.write_bytes(model.SerializeToString())
+            write_model(path, model)
         finally:
             del model.graph.output[len(own) :]
         return OrtSession(_open(path, {}, None, optimise=False), this_cpu(), {}, None, results)

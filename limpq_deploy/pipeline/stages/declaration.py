@@ -12,7 +12,7 @@ from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.settings import TRAINING_OPTIONS, option_of
 from limpq_deploy.progress import Report
-from limpq_deploy.train.kept_memory import freed_memory_kept
+from limpq_deploy.train.kept_memory import freed_memory_kept, freed_memory_returned
 from limpq_deploy.train.settings import Training
 from limpq_deploy.workspace.step import Part, Step
 
@@ -67,7 +67,8 @@ class Stage:
     ``completes``: files of earlier stages that it puts something down in, of which it reads a part. ``run`` is
     given what the build is about, its folder and a progress report, and returns one line for people. ``when``: all of
     these must hold for the stage to be needed. Several stages of one name exclude each other.
-    ``checkpoint``, ``together``: as in `Step`. Raises ValueError for a setting that there is not.
+    ``checkpoint``, ``together``: as in `Step`. ``frees_memory``: it makes and frees whole networks and computes little,
+    so that memory goes back to the system at once. Raises ValueError for a setting that there is not.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Stage:
     when: tuple[Condition, ...] = ()
     checkpoint: str | None = None
     together: bool = False
+    frees_memory: bool = False
 
     def __post_init__(self) -> None:
         _require_known(self.name, self.settings)
@@ -113,7 +115,7 @@ class Stage:
 
         @functools.wraps(self.run)
         def run(report: Report) -> str:
-            with freed_memory_kept():
+            with freed_memory_returned() if self.frees_memory else freed_memory_kept():
                 try:
                     return self.run(subject, folder, report)
                 finally:

@@ -1,6 +1,5 @@
 """The stage that writes the files: the mixed model and its baselines as ONNX."""
 
-import gc
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,8 +12,9 @@ from limpq_deploy.export.graph.exported import BATCH_KEY, ExportRecord, describe
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
 from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.graph.storage import pack_weights
+from limpq_deploy.export.graph.written import write_model
 from limpq_deploy.export.lint.check import LintReport, lint
-from limpq_deploy.export.qdq.build import build_qdq, strip_markers
+from limpq_deploy.export.qdq.build import build_qdq, drop_markers
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
@@ -72,7 +72,6 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     traced = subject.traced(folder / FLOAT_WEIGHTS)
     placement = subject.placement
     report(0, 5, "tracing")
-    template = make_template(subject, traced)
     metadata = {
         PREPROCESS_KEY: json.dumps(to_dict(subject.preprocess)),
         **({CLASSES_KEY: json.dumps(list(subject.dataset.classes))} if subject.dataset.classes else {}),
@@ -81,11 +80,11 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     if subject.config.batch is not None:
         metadata[BATCH_KEY] = subject.config.batch
     exported: dict[str, onnx.ModelProto] = {}
-    float_model = strip_markers(template)
-    onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers_text(template)})
+    float_model = make_template(subject, traced)
+    markers = markers_text(float_model)
+    drop_markers(float_model)
+    onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers})
     _save(float_model, folder / FLOAT_MODEL)
-    del template
-    gc.collect()  # the copies that it was made from
     write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
     template = with_markers(float_model)
     del float_model
@@ -118,6 +117,7 @@ EXPORTED_MODELS = Stage(
         *(If(PIXEL_INPUT, PIXELS), If(OWN_FP8, FP8_MODEL)),
     ),
     run=_run_export,
+    frees_memory=True,
     when=(EXPORTS,),
 )
 """The mixed model and its baselines (float, uniform at the same budget, uniform 8 bits, FP8) as ONNX files."""
@@ -187,4 +187,4 @@ def _lint_line(report: LintReport) -> str:
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        write_model(temporary, model)

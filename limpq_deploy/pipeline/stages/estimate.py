@@ -21,7 +21,7 @@ from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES
 from limpq_deploy.pipeline.stages.rounds import STUDIED_SHARE, STUDY_BITS, STUDY_BUDGETS
 from limpq_deploy.pipeline.stages.what_if import effort
 from limpq_deploy.train.device import settle_threads
-from limpq_deploy.train.ptq import CORRECTIONS, HELD_IMAGES
+from limpq_deploy.train.ptq import CORRECTIONS, HELD_IMAGES, IN_WORDS
 from limpq_deploy.train.trial import MOST_IMAGES, ImageSeconds, try_out
 
 PREVIEWS, PREVIEW_IMAGES = 12, 2000
@@ -125,7 +125,8 @@ def _of_policy(subject: Subject, one: ImageSeconds) -> float:
     test = _images(subject, "test") * one.quantized_forward
     if subject.config.ptq:
         held, images = min(HELD_IMAGES, _images(subject, "val")), calibration_images(subject)
-        return test + (len(CORRECTIONS) * held + 4 * images) * one.quantized_forward
+        tried = len(CORRECTIONS if subject.config.ranges else IN_WORDS)
+        return test + (tried * held + (tried + 1) * images) * one.quantized_forward
     settings = finetune_training(subject)
     tried = min(settings.batchnorm_images, _images(subject, "train")) + _images(subject, "val")
     each = one.quantized_step + (one.float_forward if settings.distill else 0.0)

@@ -151,7 +151,10 @@ def calibration_images(subject: "Subject") -> int:
 CALIBRATION = Fact(
     "calibration",
     ("ranges", "calibration_images"),
-    lambda subject: {"ranges": ranges_method(subject), "images": calibration_images(subject)},
+    lambda subject: {
+        "ranges": subject.config.ranges or f"{ranges_method(subject)} or another",
+        "images": calibration_images(subject),
+    },
 )
 
 

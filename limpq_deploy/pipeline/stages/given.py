@@ -1,12 +1,11 @@
 """Stages' side of the comparison with the user's own module: before any work, and behind the export."""
 
-import gc
 from pathlib import Path
 
 import onnx
 
 from limpq_deploy.calibration.records import write_record
-from limpq_deploy.export.qdq.build import strip_markers
+from limpq_deploy.export.qdq.build import drop_markers
 from limpq_deploy.export.reference.given_comparison import GivenComparison
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.pipeline.stages.declaration import Stage
@@ -27,9 +26,9 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
     skipped = {}
     if subject.target.exportable:
         report(2, 3, "exported template")
-        template = strip_markers(make_template(subject, traced))
         del traced
-        gc.collect()  # the copies that it was made from
+        template = make_template(subject, subject.untrained()[1])
+        drop_markers(template)
         difference, why = compare_template(given, template, raw)
         if difference is None:
             skipped["float template"] = why
@@ -49,6 +48,7 @@ GIVEN_MODEL = Stage(
     facts=(MODEL_FACT, DATA, PLACED, FORM),
     writes=(GIVEN,),
     run=_run,
+    frees_memory=True,
 )
 """The placed graph, its quantizers off, and the exported template against the user's own module."""
 

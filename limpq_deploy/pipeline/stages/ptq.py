@@ -121,7 +121,7 @@ def _calibrate(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitP
         model,
         pairs,
         subject.dataset,
-        ranges=ranges_method(subject),
+        ranges=subject.config.ranges,
         images=calibration_images(subject),
         seed=subject.config.seed,
         float_top1=load_record(FloatModel, folder / FLOAT_RECORD).top1,

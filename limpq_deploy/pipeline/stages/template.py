@@ -1,6 +1,7 @@
 """The float graph that all graphs of a build are made from."""
 
 import copy
+import gc
 
 import onnx
 import torch
@@ -15,16 +16,23 @@ from limpq_deploy.quant.quantized_model import QuantizedModel
 
 def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
     """The float graph with a marker at every quantizer's place, from which all graphs of the build are made. It is
-    exported once; for other weights those of that graph are exchanged, where that is all that differs."""
+    exported once; for other weights those of that graph are exchanged, where that is all that differs.
+
+    A traced model that nobody else holds is gone before the export begins.
+    """
     placement = subject.placement
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name), share=True)
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
+    del traced
+    gc.collect()
     tensors = marked.state_dict().items()
     state = {name: tensor.numpy() for name, tensor in tensors if not name.endswith("num_batches_tracked")}
     template = None if subject.empty_graph is None else refilled(subject.empty_graph, state)
     if template is None:
         template = export_template(marked, placement.input_shape, subject.form.opset)
         subject.empty_graph = emptied(template, state)
+    del marked, tensors, state
+    gc.collect()  # graphs of torch.fx hold each other, and whole networks with them
     return template
 
 

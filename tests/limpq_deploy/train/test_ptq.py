@@ -14,9 +14,21 @@ from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.quant.quantized_model import model_of_policy
 from limpq_deploy.tasks.score import TOP1
+from limpq_deploy.train import ptq
 from limpq_deploy.train.evaluate import Accuracy, Evaluation
 from limpq_deploy.train.finetuned import Correction, FineTuned, Top1
-from limpq_deploy.train.ptq import CORRECTIONS, Calibration, _best, _corrected, _why, calibrate, correct, set_ranges
+from limpq_deploy.train.ptq import (
+    CORRECTIONS,
+    IN_WORDS,
+    OTHER_RANGES,
+    Calibration,
+    _best,
+    _corrected,
+    _why,
+    calibrate,
+    correct,
+    set_ranges,
+)
 
 Tiny = tuple[TracedModel, Placement]
 DEVICE = torch.device("cpu")
@@ -59,6 +71,29 @@ def test_the_correction_that_measures_best_is_kept_and_told(tiny: Tiny, few_digi
     write_record(found, tmp_path / "finetuned.json")
     assert load_record(FineTuned, tmp_path / "finetuned.json") == found
     assert all(torch.equal(before[name], value) for name, value in traced.graph_module.state_dict().items())
+
+
+@pytest.mark.parametrize(("wins", "kept"), [("entropy", "entropy"), ("bias", "mse")])
+def test_other_ranges_are_tried_where_none_were_asked_for_and_stay_where_they_win(
+    wins: str, kept: str, tiny: Tiny, few_digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced, placement = tiny
+    policy = {layer.name: (8, 8) for layer in placement.searched}
+    model = model_of_policy(traced, placement, policy)
+    monkeypatch.setattr(ptq, "_best", lambda tried, *_: [one.name for one in tried].index(wins))
+    settings: dict[str, Any] = {"images": 128, "seed": 0, "float_top1": Top1(val=10.0, test=10.0)}
+    found = calibrate(model, policy, few_digits, ranges=None, float_model=traced.graph_module, **settings).calibrated
+    assert found is not None
+    assert [one.name for one in found.corrections] == [*CORRECTIONS, *OTHER_RANGES]
+    assert (found.chosen, found.ranges) == (wins, kept)
+    assert found.why.startswith(IN_WORDS[wins])
+    again, train = model_of_policy(traced, placement, policy), few_digits.split("train")
+    scales = {}
+    for method in ("mse", "entropy"):
+        set_ranges(again, train, ranges=method, images=128, seed=0)
+        scales[method] = [again.act_quantizer(one.name).scales.values() for one in placement.quantizers]
+    assert scales["mse"] != scales["entropy"]
+    assert [model.act_quantizer(one.name).scales.values() for one in placement.quantizers] == scales[kept]
 
 
 def test_batches_are_of_nearly_one_size_and_the_same_again(few_digits: DataSet) -> None:
