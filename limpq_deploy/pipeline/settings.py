@@ -65,7 +65,8 @@ class Settings(BudgetSettings):
     compete by preview; ``alpha`` and ``outliers`` None: as suits the measure. ``policy``: a file whose policy is taken
     instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
     trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (None: mse, or
-    entropy where that measures better). ``scales``: "pow2" makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``: version that
+    entropy where that measures better). ``scales``: "pow2" makes all of them powers of two, so that every runtime
+    gives the same integers. ``tensorrt``: version that
     files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX;
     ``float_type``, ``tf32``, ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions` (None: its
     defaults); ``gpus``: compute capabilities that one engine is for, such as "sm86,sm89".
