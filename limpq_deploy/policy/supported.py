@@ -127,7 +127,7 @@ def _point(
     seconds: float,
 ) -> FrontPoint:
     used = total_cost(COST, indicators, pairs)
-    bound = min(bound, objective)
+    bound = min(max(0.0, bound), objective)  # costs of importance are 0 or above: below it is rounding alone
     solver = SolverResult(
         name="limpq-deploy, parametric price",
         status="optimal",

@@ -77,3 +77,15 @@ def test_points_of_the_published_indicators_are_what_the_search_finds_for_their_
         best = search_policy(indicators, [gbitops_budget(indicators, point.gbitops_limit)])
         assert best.objective == pytest.approx(point.policy.objective, rel=1e-9)
         assert point.solver.bound <= best.objective
+
+
+def test_where_nothing_is_lost_the_gap_is_none() -> None:
+    """The widest bits of an importance that starts from them: 0, and a bound that rounding puts below it."""
+    layers = tuple(
+        LayerIndicators(name=name, macs=macs, num_weights=1, weight=(3.0, 0.3, 0.0), act=(2.0, 0.1, 0.0))
+        for name, macs in (("a", 3), ("b", 7), ("c", 11))
+    )
+    front = supported_front(Indicators(model="small", bits=BITS, layers=layers, pinned=()))
+    widest = front.points[-1]
+    assert widest.policy.objective == 0.0
+    assert (widest.solver.bound, widest.solver.gap) == (0.0, 0.0)
