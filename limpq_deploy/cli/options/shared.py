@@ -360,7 +360,7 @@ def build_options(command: Command) -> Command:
             default=None,
             help="Train nothing: ranges from images, then bias correction or BatchNorm estimated anew.",
         ),
-        click.option("--ranges", type=OneOf(RANGES), help="How --ptq finds ranges.  [default: the better of mse and entropy]"),
+        click.option("--ranges", type=OneOf(RANGES), help="How --ptq finds ranges.  [default: mse or entropy]"),
         click.option("--calibration-images", type=int, metavar="N", help="Training images for --ptq.  [default: 512]"),
         click.option(
             "--scales",
