@@ -67,8 +67,8 @@ class Settings(BudgetSettings):
     trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (mse or entropy).
     ``scales``: "pow2" makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``:
     version that files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine,
-    MIN:OPT:MAX; ``float_type``, ``tf32``, ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions` (None: its
-    defaults); ``gpus``: compute capabilities that one engine is for, such as "sm86,sm89".
+    MIN:OPT:MAX; ``float_type``, ``tf32``, ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions`
+    (None: its defaults); ``gpus``: compute capabilities that one engine is for, such as "sm86,sm89".
     ``input``: "uint8" writes a file that takes pixels, and ships that. ``storage``: a second file with weights at their
     true bits, none below 4 (or 2).
     """
