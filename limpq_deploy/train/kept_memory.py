@@ -40,8 +40,8 @@ def freed_memory_kept() -> Iterator[bool]:
 
 @contextlib.contextmanager
 def freed_memory_returned() -> Iterator[None]:
-    """Within it freed blocks of 128 KiB or more go back to the system at once: networks and graphs are made one after
-    the other, and would each take memory of their own where smaller blocks lie between."""
+    """Within it blocks of 128 KiB or more that the heap has no room for go back to the system once they are freed:
+    networks and graphs are made one after the other, and small blocks between them would keep the memory of all."""
     library = _glibc()
     if library is not None:
         _set(library, FIRST)

@@ -230,14 +230,22 @@ def open_as_written(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> OrtS
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
     cast = dict.fromkeys(name for node in casts for name in (node.input[0], node.output[0]) if name not in given)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "shown.onnx"
         try:
             for name in [*results[len(own) :], *cast]:
                 model.graph.output.append(helper.make_empty_tensor_value_info(name))
-            write_model(path, model)
+            data = _file_or_bytes(model, Path(folder) / "shown.onnx")
         finally:
             del model.graph.output[len(own) :]
-        return OrtSession(_open(path, {}, None, optimise=False), this_cpu(), {}, None, results)
+        return OrtSession(_open(data, {}, None, optimise=False), this_cpu(), {}, None, results)
+
+
+def _file_or_bytes(model: onnx.ModelProto, path: Path) -> Path | bytes:
+    """A file, of which ONNX Runtime holds no copy; bytes, where there is no room for one."""
+    try:
+        write_model(path, model)
+    except OSError:
+        return bytes(model.SerializeToString())
+    return path
 
 
 def largest_weight_code(model: onnx.ModelProto) -> int:
