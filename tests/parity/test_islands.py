@@ -62,6 +62,21 @@ class Parallel(nn.Module):
         return self.second(z) + z + F.local_response_norm(z, 2)
 
 
+class Tabled(nn.Module):
+    """A bias that a small network computes from a table, whatever the images: Swin V2's positions. Its tensors are too
+    large for an exporter to make constants of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(8, 8, 1)
+        self.network = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, 8, bias=False))
+        self.register_buffer("table", torch.randn(1, 8, 8, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.network(self.table).permute(0, 3, 1, 2)
+        return torch.softmax(self.before(x) + 4 * torch.sigmoid(bias), 1)
+
+
 class Reused(nn.Module):
     """A head for two levels of a pyramid."""
 
@@ -81,6 +96,7 @@ ISLANDS: dict[str, Callable[[], nn.Module]] = {
     "L2": lambda: Of(lambda x: F.normalize(x, dim=1)),
     "attention": Attention,
     "several tensors": Parallel,
+    "bias from a table": Tabled,
     "reflected padding": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
     "bilinear, a head twice": Reused,
     "uneven average": lambda: nn.AdaptiveAvgPool2d(5),
