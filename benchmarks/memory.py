@@ -6,7 +6,8 @@ build's: what it grows by from before the model is made until ``build(model, dat
 the caller's own model included. Weights are random.
 
     python benchmarks/memory.py --json
-    python benchmarks/memory.py --model torchvision/resnet18 --size 64
+    python benchmarks/memory.py --quick                  ResNet-18
+    python benchmarks/memory.py --smoke --json           ResNet-20 of small images: that it runs to its end
 """
 
 import argparse
@@ -33,9 +34,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="torchvision/resnet50")
     parser.add_argument("--size", type=int, default=64, help="pixels")
+    parser.add_argument("--quick", action="store_true", help="ResNet-18")
+    parser.add_argument("--smoke", action="store_true", help="a small network: that it runs to its end")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--alone", choices=("float", "build"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.quick:
+        options.model = "torchvision/resnet18"
+    if options.smoke:
+        options.model, options.size = "resnet20", 32
     if options.alone:
         print(json.dumps(grown_mib(options.model, options.size, options.alone)))
         return
