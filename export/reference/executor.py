@@ -76,7 +76,7 @@ class IntegerReference:
         ruled = {node.name for node in self._graph.node} - names
         self._steps, self.islands = divided(loaded, ruled, AS_WRITTEN, (), islands or _nobody)
         self.input, self.outputs = self._graph.input[0].name, tuple(value.name for value in self._graph.output)
-        nodes = [step for step in self._steps if not isinstance(step, Island)]  # none that computes from constants alone
+        nodes = [step for step in self._steps if not isinstance(step, Island)]  # none of constants alone
         layers = [node for node in nodes if node.op_type in ("Conv", "Gemm") and node.name not in names]
         self._floats = {node.output[0]: _alone(loaded, node, floats) for node in layers if node.name in planned}
         self._layers = {node.output[0]: self._layer(node) for node in layers if node.output[0] not in self._floats}
