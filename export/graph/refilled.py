@@ -5,13 +5,14 @@ Exporting takes seconds, and what training changes of a module is what its tenso
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from limpq_deploy.export.graph.onnx_files import copied_fields
 
@@ -28,10 +29,11 @@ class EmptyGraph:
     fixed: Mapping[str, bytes]
 
 
-def emptied(model: onnx.ModelProto, state: Tensors) -> EmptyGraph:
-    """A copy of the graph without those weights that it has from the module's ``state`` as they are, by their names."""
+def emptied(model: onnx.ModelProto, state: Tensors, folded: Collection[str]) -> EmptyGraph:
+    """A copy of the graph without those weights that it has from the module's ``state`` as they are, by their names.
+    ``folded``: tensors that it may have in constants as well, computed from them."""
     digests = {name: _digest(array) for name, array in state.items()}
-    own = {tensor.name for tensor in model.graph.initializer if _as_it_is(tensor, state)}
+    own = {tensor.name for tensor in model.graph.initializer if _as_it_is(tensor, state)}.difference(folded)
     times, shown = Counter(digests.values()), Counter(digests[name] for name in own)
     open_names = frozenset(name for name in own if times[digests[name]] == shown[digests[name]])
     empty = onnx.ModelProto()
@@ -46,19 +48,30 @@ def emptied(model: onnx.ModelProto, state: Tensors) -> EmptyGraph:
 def refilled(graph: EmptyGraph, state: Tensors) -> onnx.ModelProto | None:
     """The graph with the weights of another ``state`` of the same module; None where that needs another export."""
     fixed = {name: _digest(array) for name, array in state.items() if name not in graph.open}
-    if fixed != graph.fixed or not all(name in state and state[name].any() for name in graph.open):
+    if fixed != graph.fixed:
         return None
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)  # small
     for tensor in model.graph.initializer:
         if tensor.name in graph.open:
+            if not _fits(tensor, state) or not state[tensor.name].any():
+                return None
             tensor.raw_data = state[tensor.name].tobytes()
     return model
 
 
 def _as_it_is(tensor: onnx.TensorProto, state: Tensors) -> bool:
+    if not _fits(tensor, state):
+        return False
+    array = state[tensor.name]
+    return tensor.raw_data == array.tobytes() and bool(array.any())
+
+
+def _fits(tensor: onnx.TensorProto, state: Tensors) -> bool:
     array = state.get(tensor.name)
-    return array is not None and tensor.raw_data == array.tobytes() and bool(array.any())
+    if array is None or array.shape != tuple(tensor.dims):
+        return False
+    return bool(array.dtype == helper.tensor_dtype_to_np_dtype(tensor.data_type))
 
 
 def _digest(array: NDArray[Any]) -> bytes:

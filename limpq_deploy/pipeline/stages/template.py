@@ -6,10 +6,10 @@ import gc
 import onnx
 import torch
 
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
+from limpq_deploy.export.graph.from_torch import export_and_folded
 from limpq_deploy.export.graph.refilled import emptied, refilled
+from limpq_deploy.model.float_template import marked_graph
 from limpq_deploy.model.layers import TracedModel
-from limpq_deploy.model.place import with_quantizers
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.quant.quantized_model import QuantizedModel
 
@@ -21,16 +21,15 @@ def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
     A traced model that nobody else holds is gone before the export begins.
     """
     placement = subject.placement
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name), share=True)
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
+    marked = marked_graph(traced, placement, share=True)
     del traced
     gc.collect()
     tensors = marked.state_dict().items()
     state = {name: tensor.numpy() for name, tensor in tensors if not name.endswith("num_batches_tracked")}
     template = None if subject.empty_graph is None else refilled(subject.empty_graph, state)
     if template is None:
-        template = export_template(marked, placement.input_shape, subject.form.opset)
-        subject.empty_graph = emptied(template, state)
+        template, folded = export_and_folded(marked, placement.input_shape, subject.form.opset)
+        subject.empty_graph = emptied(template, state, folded)
     del marked, tensors, state
     gc.collect()  # graphs of torch.fx hold each other, and whole networks with them
     return template

@@ -1,6 +1,7 @@
 """A graph with other weights is the one that would be exported of them, or none."""
 
 import copy
+from collections.abc import Callable
 
 import onnx
 import pytest
@@ -10,8 +11,8 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 
 from torch import Tensor, fx, nn  # noqa: E402
 
-from limpq_deploy.export.graph.from_torch import export_template  # noqa: E402
-from limpq_deploy.export.graph.refilled import Tensors, emptied, refilled  # noqa: E402
+from limpq_deploy.export.graph.from_torch import export_and_folded  # noqa: E402
+from limpq_deploy.export.graph.refilled import EmptyGraph, Tensors, emptied, refilled  # noqa: E402
 
 SHAPE = (3, 8, 8)
 
@@ -41,7 +42,12 @@ def other(model: nn.Module) -> nn.Module:
 
 
 def exported(model: nn.Module) -> onnx.ModelProto:
-    return export_template(fx.symbolic_trace(copy.deepcopy(model)), SHAPE, 18)
+    return export_and_folded(fx.symbolic_trace(copy.deepcopy(model)), SHAPE, 18)[0]
+
+
+def emptied_of(model: nn.Module) -> EmptyGraph:
+    template, folded = export_and_folded(fx.symbolic_trace(copy.deepcopy(model)), SHAPE, 18)
+    return emptied(template, state(model), folded)
 
 
 def state(model: nn.Module) -> Tensors:
@@ -50,7 +56,7 @@ def state(model: nn.Module) -> Tensors:
 
 def test_other_weights_give_the_graph_that_is_exported_of_them() -> None:
     model = Net(norms=False).eval()
-    graph = emptied(exported(model), state(model))
+    graph = emptied_of(model)
     assert graph.open == {"a.weight", "a.bias", "b.weight", "b.bias", "fc.weight", "fc.bias", "gain"}
     for one in (model, other(model)):
         found = refilled(graph, state(one))
@@ -62,7 +68,7 @@ def test_weights_are_not_kept_and_the_graph_itself_is_not_changed() -> None:
     model = Net(norms=False).eval()
     given = exported(model)
     before = given.SerializeToString(deterministic=True)
-    graph = emptied(given, state(model))
+    graph = emptied(given, state(model), ())
     assert given.SerializeToString(deterministic=True) == before
     sizes = {tensor.name: len(tensor.raw_data) for tensor in graph.model.graph.initializer}
     assert sizes["b.weight"] == 0
@@ -70,18 +76,19 @@ def test_weights_are_not_kept_and_the_graph_itself_is_not_changed() -> None:
 
 def test_tensors_that_the_exporter_made_one_need_another_export_once_they_differ() -> None:
     model = Net(norms=True).eval()
-    graph = emptied(exported(model), state(model))
+    graph = emptied_of(model)
     assert refilled(graph, state(model)) is not None
     assert refilled(graph, state(other(model))) is None
 
 
-def test_a_tensor_of_another_shape_or_a_missing_one_needs_another_export() -> None:
+def test_a_tensor_of_another_shape_or_type_or_a_missing_one_needs_another_export() -> None:
     model = Net(norms=True).eval()
     own = dict(state(model))
-    graph = emptied(exported(model), own)
-    name = next(iter(graph.fixed))
-    assert refilled(graph, {**own, name: own[name].reshape(1, -1)}) is None
-    assert refilled(graph, {key: value for key, value in own.items() if key != name}) is None
+    graph = emptied_of(model)
+    for name in (next(iter(graph.fixed)), "a.weight"):
+        for wrong in (own[name].reshape(1, -1), own[name].astype("float64")):
+            assert refilled(graph, {**own, name: wrong}) is None
+        assert refilled(graph, {key: value for key, value in own.items() if key != name}) is None
 
 
 def test_zeros_that_the_exporter_leaves_out_need_another_export() -> None:
@@ -89,5 +96,33 @@ def test_zeros_that_the_exporter_leaves_out_need_another_export() -> None:
     without = copy.deepcopy(model)
     with torch.no_grad():
         without.get_parameter("b.bias").zero_()
-    assert refilled(emptied(exported(without), state(without)), state(model)) is None
-    assert refilled(emptied(exported(model), state(model)), state(without)) is None
+    assert refilled(emptied_of(without), state(model)) is None
+    assert refilled(emptied_of(model), state(without)) is None
+
+
+class Twice(nn.Module):
+    """A gain that is read beside images, and of which the exporter makes a constant too."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.gain, self.made = nn.Conv2d(3, 8, 3), nn.Parameter(torch.rand(8, 1, 1)), made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.a(x) * self.gain) + self.made(self.gain)
+
+
+CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "another size": torch.exp,
+    "one number": lambda gain: gain.norm(),
+    "turned round": lambda gain: gain.permute(1, 2, 0).softmax(-1).sum(),
+    "beside a constant": lambda gain: gain * torch.arange(8).reshape(8, 1, 1),
+}
+
+
+@pytest.mark.parametrize("kind", CONSTANTS)
+def test_a_tensor_that_the_exporter_also_computed_a_constant_from_needs_another_export(kind: str) -> None:
+    model = Twice(CONSTANTS[kind]).eval()
+    graph = emptied_of(model)
+    assert graph.open == {"a.weight", "a.bias"}
+    assert refilled(graph, state(model)) is not None
+    assert refilled(graph, state(other(model))) is None
