@@ -27,6 +27,7 @@ from limpq_deploy.export.graph.markers import MARKER_DOMAIN, MARKER_OP, is_marke
 from limpq_deploy.export.graph.onnx_files import constants
 from limpq_deploy.export.graph.opsets import lower_opset
 from limpq_deploy.export.graph.pools import covers_image, image_sizes, write_ceil_padding
+from limpq_deploy.export.graph.refilled import alone_in
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -79,34 +80,34 @@ def export_template(graph_module: fx.GraphModule, input_shape: tuple[int, ...], 
     Input ``images`` [batch, C, H, W] float32, output ``logits``, or those of `flatten_outputs`. Raises MissingExtra
     without onnxscript, ModelError for an operator that ONNX has no form for.
     """
-    return export_and_folded(graph_module, input_shape, opset)[0]
+    return export_and_alone(graph_module, input_shape, opset)[0]
 
 
-def export_and_folded(
+def export_and_alone(
     graph_module: fx.GraphModule, input_shape: tuple[int, ...], opset: int
 ) -> tuple[onnx.ModelProto, frozenset[str]]:
-    """As `export_template`, and the module's tensors, by name, that the exporter may have computed constants from."""
+    """As `export_template`, and the module's tensors, by name, that stand for nothing else in the graph."""
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingExtra("exporting needs onnxscript, which is not installed; run: pip install 'limpq-deploy[train]'")
     graph_module.eval()
     names = flatten_outputs(graph_module)
     with _quiet(), torch.no_grad(), _distinct_weights(graph_module) as weights:
         images = torch.zeros(2, *input_shape)
-        model, folded = _exported(graph_module, images, inputs=[INPUT], outputs=names, opset=max(opset, OLDEST_OPSET))
+        model, alone = _exported(graph_module, images, inputs=[INPUT], outputs=names, opset=max(opset, OLDEST_OPSET))
     _give_back(model, weights)
     _with_biases(model)
     _with_global_pools(model)
     write_ceil_padding(model)
     lower_opset(model, opset)
-    return model, folded
+    return model, alone
 
 
 def _exported(
     module: nn.Module, images: torch.Tensor, *, inputs: Sequence[str], outputs: Sequence[str], opset: int
 ) -> tuple[onnx.ModelProto, frozenset[str]]:
-    """What torch's exporter makes of a module, and `_folded`. An operator that it has no form for is taken apart by torch's own
-    decomposition, it alone: an attention of three dimensions becomes products and a softmax. Raises ModelError, naming
-    it, for one that stays."""
+    """What torch's exporter makes of a module, and `alone_in`. An operator that it has no form for is taken apart by
+    torch's own decomposition, it alone: an attention of three dimensions becomes products and a softmax. Raises
+    ModelError, naming it, for one that stays."""
     shapes = ({0: torch.export.Dim("batch")},)
     source: Any = module
     taken_apart: list[str] = []
@@ -143,21 +144,7 @@ def _exported(
         model = program.model_proto
         for value in program.model.graph.initializers.values():
             value.const_value = None  # rules of onnxscript's optimizer hold the last graph that they saw
-        assert program.exported_program is not None
-        return model, _folded(program.exported_program)
-
-
-def _folded(program: torch.export.ExportedProgram) -> frozenset[str]:
-    """Parameters and buffers that some operation reads beside constants alone."""
-    signature = program.graph_signature
-    own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    images, computed = set(signature.user_inputs), set()
-    for node in program.graph.nodes:
-        given = node.name in images if node.op == "placeholder" else bool(computed.intersection(node.all_input_nodes))
-        if given or node.op == "output":
-            computed.add(node)
-    read = {one for node in program.graph.nodes if node not in computed for one in node.all_input_nodes}
-    return frozenset(own[node.name] for node in read if node.name in own)
+        return model, alone_in(program)
 
 
 def _failed(error: BaseException) -> str | None:

@@ -29,11 +29,29 @@ class EmptyGraph:
     fixed: Mapping[str, bytes]
 
 
-def emptied(model: onnx.ModelProto, state: Tensors, folded: Collection[str]) -> EmptyGraph:
+def alone_in(program: Any) -> frozenset[str]:
+    """Parameters and buffers that an ``ONNXProgram`` of torch reads as often in its graph as in the module, and there by
+    nothing that reads constants alone: none was computed from them, and none that is equal was made one with them."""
+    nodes, signature = list(program.exported_program.graph.nodes), program.exported_program.graph_signature
+    own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    images, computed = set(signature.user_inputs), set()
+    for node in nodes:
+        if node.name in images or computed.intersection(node.all_input_nodes):
+            computed.add(node)
+    graph = program.model.graph.initializers
+    return frozenset(
+        name
+        for node in nodes
+        if (name := own.get(node.name)) in graph and computed.issuperset(node.users)
+        if len(node.users) == len(graph[name].uses())
+    )
+
+
+def emptied(model: onnx.ModelProto, state: Tensors, alone: Collection[str]) -> EmptyGraph:
     """A copy of the graph without those weights that it has from the module's ``state`` as they are, by their names.
-    ``folded``: tensors that it may have in constants as well, computed from them."""
+    ``alone``: see `alone_in`."""
     digests = {name: _digest(array) for name, array in state.items()}
-    own = {tensor.name for tensor in model.graph.initializer if _as_it_is(tensor, state)}.difference(folded)
+    own = {tensor.name for tensor in model.graph.initializer if _as_it_is(tensor, state)}.intersection(alone)
     times, shown = Counter(digests.values()), Counter(digests[name] for name in own)
     open_names = frozenset(name for name in own if times[digests[name]] == shown[digests[name]])
     empty = onnx.ModelProto()

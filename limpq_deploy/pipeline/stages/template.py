@@ -6,7 +6,7 @@ import gc
 import onnx
 import torch
 
-from limpq_deploy.export.graph.from_torch import export_and_folded
+from limpq_deploy.export.graph.from_torch import export_and_alone
 from limpq_deploy.export.graph.refilled import emptied, refilled
 from limpq_deploy.model.float_template import marked_graph
 from limpq_deploy.model.layers import TracedModel
@@ -28,8 +28,8 @@ def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
     state = {name: tensor.numpy() for name, tensor in tensors if not name.endswith("num_batches_tracked")}
     template = None if subject.empty_graph is None else refilled(subject.empty_graph, state)
     if template is None:
-        template, folded = export_and_folded(marked, placement.input_shape, subject.form.opset)
-        subject.empty_graph = emptied(template, state, folded)
+        template, alone = export_and_alone(marked, placement.input_shape, subject.form.opset)
+        subject.empty_graph = emptied(template, state, alone)
     del marked, tensors, state
     gc.collect()  # graphs of torch.fx hold each other, and whole networks with them
     return template

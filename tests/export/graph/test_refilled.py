@@ -11,7 +11,7 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 
 from torch import Tensor, fx, nn  # noqa: E402
 
-from limpq_deploy.export.graph.from_torch import export_and_folded  # noqa: E402
+from limpq_deploy.export.graph.from_torch import export_and_alone  # noqa: E402
 from limpq_deploy.export.graph.refilled import EmptyGraph, Tensors, emptied, refilled  # noqa: E402
 
 SHAPE = (3, 8, 8)
@@ -42,12 +42,12 @@ def other(model: nn.Module) -> nn.Module:
 
 
 def exported(model: nn.Module) -> onnx.ModelProto:
-    return export_and_folded(fx.symbolic_trace(copy.deepcopy(model)), SHAPE, 18)[0]
+    return export_and_alone(fx.symbolic_trace(copy.deepcopy(model)), SHAPE, 18)[0]
 
 
 def emptied_of(model: nn.Module) -> EmptyGraph:
-    template, folded = export_and_folded(fx.symbolic_trace(copy.deepcopy(model)), SHAPE, 18)
-    return emptied(template, state(model), folded)
+    template, alone = export_and_alone(fx.symbolic_trace(copy.deepcopy(model)), SHAPE, 18)
+    return emptied(template, state(model), alone)
 
 
 def state(model: nn.Module) -> Tensors:
@@ -68,7 +68,7 @@ def test_weights_are_not_kept_and_the_graph_itself_is_not_changed() -> None:
     model = Net(norms=False).eval()
     given = exported(model)
     before = given.SerializeToString(deterministic=True)
-    graph = emptied(given, state(model), ())
+    graph = emptied(given, state(model), state(model))
     assert given.SerializeToString(deterministic=True) == before
     sizes = {tensor.name: len(tensor.raw_data) for tensor in graph.model.graph.initializer}
     assert sizes["b.weight"] == 0
@@ -125,4 +125,20 @@ def test_a_tensor_that_the_exporter_also_computed_a_constant_from_needs_another_
     graph = emptied_of(model)
     assert graph.open == {"a.weight", "a.bias"}
     assert refilled(graph, state(model)) is not None
+    assert refilled(graph, state(other(model))) is None
+
+
+@pytest.mark.parametrize("shape", [(), (8, 1, 1)])
+def test_a_tensor_that_was_equal_to_a_constant_needs_another_export(shape: tuple[int, ...]) -> None:
+    class Equal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.gain = nn.Conv2d(3, 8, 3), nn.Parameter(torch.full(shape, 2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(torch.tanh(self.a(x) * self.gain) + (torch.full(shape, 2.0) if shape else 2.0))
+
+    model = Equal().eval()
+    graph = emptied_of(model)
+    assert graph.open == {"a.weight", "a.bias"}
     assert refilled(graph, state(other(model))) is None

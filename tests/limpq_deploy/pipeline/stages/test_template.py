@@ -64,5 +64,5 @@ def test_weights_that_were_trained_do_not_need_another_export(monkeypatch: pytes
     subject.empty_graph, kept = None, subject.empty_graph
     exported = make_template(subject, traced)
     subject.empty_graph = kept
-    monkeypatch.delattr("limpq_deploy.pipeline.stages.template.export_and_folded")
+    monkeypatch.delattr("limpq_deploy.pipeline.stages.template.export_and_alone")
     assert make_template(subject, traced) == exported
