@@ -7,12 +7,14 @@ and shapes depends on the types and shapes of large tensors alone.
 import onnx
 from onnx import helper
 
+from limpq_deploy.export.graph.onnx_files import copied_fields
+
 LARGE = 1024
 """Tensors of more numbers are weights; the checker needs the values of shapes, axes and ends of slices."""
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Check types, shapes and attributes of the whole graph. Raises onnx's ValidationError or InferenceError."""
+    """Check types, shapes and attributes of the whole graph, and what else a model says. Raises onnx's ValidationError or InferenceError."""
     graph = model.graph
     large = [tensor for tensor in graph.initializer if _numbers(tensor) > LARGE]
     for tensor in large:
@@ -23,20 +25,12 @@ def check(model: onnx.ModelProto) -> None:
         for tensor in large
         if tensor.name not in names
     ]
-    light = helper.make_graph(
-        graph.node,
-        graph.name,
-        [*graph.input, *declared],
-        graph.output,
-        [tensor for tensor in graph.initializer if _numbers(tensor) <= LARGE],
-        value_info=graph.value_info,
-    )
-    onnx.checker.check_model(
-        helper.make_model(
-            light, opset_imports=model.opset_import, functions=model.functions, ir_version=model.ir_version
-        ),
-        full_check=True,
-    )
+    light = onnx.ModelProto()
+    copied_fields(model, light, without=("graph",))
+    copied_fields(graph, light.graph, without=("initializer",))
+    light.graph.input.extend(declared)
+    light.graph.initializer.extend(tensor for tensor in graph.initializer if _numbers(tensor) <= LARGE)
+    onnx.checker.check_model(light, full_check=True)
 
 
 def _numbers(tensor: onnx.TensorProto) -> int:

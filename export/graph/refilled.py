@@ -30,8 +30,8 @@ class EmptyGraph:
 
 
 def alone_in(program: Any) -> frozenset[str]:
-    """Parameters and buffers that an ``ONNXProgram`` of torch reads as often in its graph as in the module, and there by
-    nothing that reads constants alone: none was computed from them, and none that is equal was made one with them."""
+    """Parameters and buffers that an ``ONNXProgram`` of torch reads as often in its graph as in the module, and where
+    other inputs are not all constant: none was computed from them, and none that is equal was made one with them."""
     nodes, signature = list(program.exported_program.graph.nodes), program.exported_program.graph_signature
     own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     images, computed = set(signature.user_inputs), set()

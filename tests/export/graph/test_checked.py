@@ -31,6 +31,18 @@ def test_a_large_weight_of_the_wrong_shape_is_found() -> None:
         check(dense(1024, 2))
 
 
+def test_what_a_model_says_beside_its_graph_is_checked_too() -> None:
+    twice = dense(2048, 2)
+    for value in ("1", "2"):
+        twice.metadata_props.add(key="a", value=value)
+    with pytest.raises(onnx.checker.ValidationError, match="duplicate keys"):
+        check(twice)
+    sparse = dense(2048, 2)
+    sparse.graph.sparse_initializer.add(dims=[2]).values.name = "without values"
+    with pytest.raises(onnx.checker.ValidationError, match="without values"):
+        check(sparse)
+
+
 PROGRAM = """
 import resource, sys
 import numpy as np, onnx
