@@ -28,7 +28,7 @@ from limpq_deploy.model.operations import Kind, Lowest, float_result, operation,
 from limpq_deploy.model.out_of_place import write_out_of_place
 from limpq_deploy.model.separate_calls import separate_calls
 from limpq_deploy.model.shapes import note_shapes
-from limpq_deploy.model.tied import require_untied
+from limpq_deploy.model.tied import name_apart, require_untied
 from limpq_deploy.model.token_layers import read_rows
 from limpq_deploy.model.tracing import symbolic_trace
 from limpq_deploy.model.transposed_convolutions import write_convolutions
@@ -207,7 +207,9 @@ def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedMod
     blockers.raise_found()
     folded = [node for node in graph_module.graph.nodes if kinds[node.name] in FOLDED]
     separate_calls(graph_module, folded)
-    require_untied({str(node.target): graph_module.get_submodule(str(node.target)) for node in folded})
+    modules = {str(node.target): graph_module.get_submodule(str(node.target)) for node in folded}
+    require_untied(modules)
+    name_apart(graph_module, modules)
     traced = TracedModel(graph_module, kinds, (), tuple(inputs[0].meta["tensor_meta"].shape[1:]), reasons)
     return replace(traced, layers=tuple(_layer(node, traced) for node in layers))
 

@@ -7,6 +7,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Literal
 
 from torch import fx, nn
@@ -95,10 +96,14 @@ def with_quantizers(
 
     The modules live under ``quantizers.<name>``; a quantizer that stands on several edges is one module called several
     times. Everything is copied with the graph; with ``share`` the weights of layers are the traced model's own, where
-    nothing changes them.
+    nothing changes them; not those that an operator reads as well.
     """
-    layers = (traced.graph_module.get_submodule(layer.name) for layer in placement.layers) if share else ()
-    graph_module = copy.deepcopy(traced.graph_module, {id(layer.weight): layer.weight for layer in layers})
+    weights = (traced.graph_module.get_submodule(layer.name).weight for layer in placement.layers)
+    shared = {id(weight): weight for weight in weights} if share else {}
+    for node in traced.nodes.values():
+        if node.op == "get_attr":
+            shared.pop(id(attrgetter(str(node.target))(traced.graph_module)), None)
+    graph_module = copy.deepcopy(traced.graph_module, shared)
     nodes = {node.name: node for node in graph_module.graph.nodes}
     holder = nn.ModuleDict({quantizer.name: make(quantizer) for quantizer in placement.quantizers})
     graph_module.add_submodule(QUANTIZERS, holder)

@@ -1,9 +1,9 @@
 """Parameters that several modules share: two names of one module, and two modules with one tensor."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.own_versions import of_own_versions
@@ -27,6 +27,23 @@ def require_untied(modules: Mapping[str, nn.Module]) -> None:
                 f"{first!r} and {second!r} are one tensor, and each layer needs weights of its own; untie them: give "
                 f"{second.rpartition('.')[0]!r} a copy, as in nn.Parameter(weight.detach().clone())"
             )
+
+
+def name_apart(graph_module: fx.GraphModule, modules: Collection[str]) -> None:
+    """Give tensors of these modules that operators read as well a second name there, in place: the module is replaced
+    by a quantized one, and what the operators read stays."""
+    for node in graph_module.graph.nodes:
+        owner, _, own = str(node.target).rpartition(".")
+        if node.op == "get_attr" and owner in modules:
+            tensor, name = getattr(graph_module.get_submodule(owner), own), f"{node.name}_read"
+            while hasattr(graph_module, name):
+                name += "_"
+            if isinstance(tensor, nn.Parameter):
+                graph_module.register_parameter(name, tensor)
+            else:
+                graph_module.register_buffer(name, tensor)
+            node.target = name
+    graph_module.recompile()
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

@@ -66,3 +66,40 @@ def test_weights_that_were_trained_do_not_need_another_export(monkeypatch: pytes
     subject.empty_graph = kept
     monkeypatch.delattr("limpq_deploy.pipeline.stages.template.export_and_alone")
     assert make_template(subject, traced) == exported
+
+
+class Tied(nn.Module):
+    """A weight that a layer has, and that a product reads as it is; ``first``: under a name of its own."""
+
+    def __init__(self, *, first: bool) -> None:
+        super().__init__()
+        if first:
+            self.table = nn.Parameter(torch.randn(4, 4))
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 2)
+        if first:
+            self.b.weight = self.table
+        else:
+            self.table = self.b.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.b(torch.relu(self.a(x)).mean((2, 3))))
+        return self.c(torch.matmul(y, self.table))
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_layers_weight_that_an_operator_reads_too_is_exported_there_as_it_was_trained(
+    *, first: bool, share: bool
+) -> None:
+    traced = trace(Tied(first=first).eval(), (3, 8, 8))
+    placement = place(traced, ONNXRUNTIME, model="tied")
+    subject: Any = SimpleNamespace(placement=placement, form=ONNXRUNTIME.forms[0], empty_graph=None)
+    template = make_template(subject, traced)
+    model = model_of_policy(traced, placement, {layer.name: (4, 4) for layer in placement.searched}, share=share)
+    trained = torch.rand(4, 4)
+    with torch.no_grad():
+        model.quant_layer("b").weight.copy_(trained)
+    graph = template_of(subject, traced, template, model).graph
+    [product] = [node for node in graph.node if node.op_type == "MatMul"]
+    read = next(onnx.numpy_helper.to_array(one) for one in graph.initializer if one.name == product.input[1])
+    assert torch.equal(torch.from_numpy(read.copy()), trained)
