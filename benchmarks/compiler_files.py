@@ -15,15 +15,15 @@ from onnx import numpy_helper
 from torch import nn
 
 from limpq_deploy.calibration.datasets.preprocess import Preprocess
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.timing.timing_graph import timing_graph
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 
 KINDS = ("float", "w8a8", "w4a4", "mixed", "pow2", "pixels", "weights")
 """No quantizer; 8 and 4 bits; 8, 4 and 16 bits (islands of FP16) in turn; scales of powers of two; uint8 images;
@@ -86,9 +86,7 @@ def _policy(placement: Placement, kind: str) -> dict[str, BitPair]:
 
 
 def _template(traced: TracedModel, placement: Placement, form: str) -> onnx.ModelProto:
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    return export_template(marked, placement.input_shape, TENSORRT_FORMS[form].opset)
+    return float_template(traced, placement, TENSORRT_FORMS[form].opset)
 
 
 def _round_scales(model: onnx.ModelProto) -> None:

@@ -35,7 +35,6 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.graph.markers import is_marker, marker_name
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.environment import read_environment
@@ -45,8 +44,9 @@ from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes.tensorrt_rtx.word import compiler_word
 from limpq_deploy.export.timing.profile import mixed_policies
 from limpq_deploy.export.timing.timing_graph import timing_graph
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import create_model
 
 NETWORKS = {
@@ -124,9 +124,7 @@ def template_of(model: str) -> tuple[onnx.ModelProto, Placement]:
     assert info.preprocess is not None
     traced = trace(module.eval(), info.preprocess.shape)
     placement = place(traced, TENSORRT, model=model)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    return export_template(marked, placement.input_shape, form_for(TENSORRT, "11").opset), placement
+    return float_template(traced, placement, form_for(TENSORRT, "11").opset), placement
 
 
 def forms(model: str, modelopt: Path | None) -> dict[str, onnx.ModelProto]:

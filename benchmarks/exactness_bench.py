@@ -13,7 +13,6 @@ from onnx import helper
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.numbers.params import Scales
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.placement import BitPair
@@ -21,8 +20,9 @@ from limpq_deploy.export.records.targets import TargetSpec
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.parity import TensorParity, compare_codes, merged
 from limpq_deploy.export.runtimes import runtime_named
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import TracedModel
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.quant.fold_model import beyond_float32, integer_model
 from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
@@ -75,9 +75,7 @@ class Case:
 
 def case_of(name: str, traced: TracedModel, target: TargetSpec, first: torch.Tensor, out: Path) -> Case:
     placement = place(traced, target, model=name)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    template = float_template(traced, placement)
     return Case(name=name, traced=traced, target=target, template=template, first=first, out=out)
 
 

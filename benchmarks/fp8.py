@@ -30,7 +30,6 @@ from shared_data import cifar10, imagenet
 
 from limpq_deploy.calibration.numbers.formats import FORMATS, FP8, pair_name
 from limpq_deploy.calibration.records import load_record, write_record
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.graph.to_float16 import in_half
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.environment import read_environment
@@ -40,8 +39,8 @@ from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, pre
 from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import layer_edges
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import trace
-from limpq_deploy.model.place import with_quantizers
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.policy.budgets import budgets_from_options
@@ -121,9 +120,7 @@ class Bench:
         for ranges in methods:
             for name in ("int8", "fp8"):
                 self.row(name, dict.fromkeys(names, (FORMATS[name], FORMATS[name])), ranges)
-        marked = with_quantizers(self.traced, self.placement, lambda quantizer: Marker(quantizer.name))
-        fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in self.placement.layers})
-        template = export_template(marked, self.placement.input_shape, self.placement.spec.opset)
+        template = float_template(self.traced, self.placement)
         own: dict[str, Any] = {}
         if moved:
             own = self.within_bytes(template, graphs)

@@ -35,10 +35,10 @@ def prepare(name: str, folder: Path, *, tensorrt: str = "8.6", seed: int = 0) ->
     """Write all files of a model for a version of TensorRT into a folder; needs torch and ONNX Runtime."""
     import torch
 
-    from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
     from limpq_deploy.model.edges import layer_edges
+    from limpq_deploy.model.float_template import float_template
     from limpq_deploy.model.layers import trace
-    from limpq_deploy.model.place import place, with_quantizers
+    from limpq_deploy.model.place import place
     from limpq_deploy.model.zoo import create_model
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,9 +47,7 @@ def prepare(name: str, folder: Path, *, tensorrt: str = "8.6", seed: int = 0) ->
     assert info.preprocess is not None
     traced = trace(model.eval(), info.preprocess.shape)
     placement = place(traced, TENSORRT, model=name)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, TENSORRT_FORMS[tensorrt].opset)
+    template = float_template(traced, placement, TENSORRT_FORMS[tensorrt].opset)
     plain = strip_markers(template)
     onnx.helper.set_model_props(plain, {MARKERS_KEY: markers_text(template), "limpq.model": name})
     onnx.save(plain, folder / FLOAT_FILE)

@@ -13,14 +13,14 @@ from torch import nn
 
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.ranges import lsq_mean_abs
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.model.edges import layer_edges
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import create_model
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
 
@@ -52,9 +52,7 @@ def prepare(name: str, folder: Path, size: int = SIZE) -> Model:
     placement = place(traced, ONNXRUNTIME, model=name)
     edges = layer_edges(traced)
     scales = {layer.name: _first_scale(traced.graph_module.get_submodule(layer.name)) for layer in placement.layers}
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    template = float_template(traced, placement)
     float_file = folder / f"{name.replace('/', '-')}.float.onnx"
     onnx.save(strip_markers(template), float_file)
     return Model(

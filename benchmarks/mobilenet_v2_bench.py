@@ -14,7 +14,6 @@ from torch import nn
 from limpq_deploy.calibration.datasets import DataSet, Preprocess, open_dataset
 from limpq_deploy.calibration.numbers.grid import QuantGrid
 from limpq_deploy.calibration.numbers.ranges import three_sigma
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.placement import BitPair
@@ -24,8 +23,9 @@ from limpq_deploy.export.reference.parity import compare_runtime
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import create_model
 from limpq_deploy.model.zoo.weights import load_weights
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
@@ -67,9 +67,7 @@ class Bench:
         self.data = self.dataset(224, resize=227)
         self.traced = self.float_model(224)
         self.placement = place(self.traced, ONNXRUNTIME, model=NAME)
-        marked = with_quantizers(self.traced, self.placement, lambda quantizer: Marker(quantizer.name))
-        fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in self.placement.layers})
-        self.template = export_template(marked, self.placement.input_shape, self.placement.spec.opset)
+        self.template = float_template(self.traced, self.placement)
         self.float_file = out / "float.onnx"
         onnx.save(strip_markers(self.template), self.float_file)
         first, _ = next(iter(self.data.split("train").batches(64, shuffle=SEED)))

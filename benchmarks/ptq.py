@@ -20,13 +20,12 @@ import onnx
 from shared_data import cifar10
 
 from limpq_deploy.calibration.numbers.ranges import RANGES
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes import runtime_named
 from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import trace
-from limpq_deploy.model.place import with_quantizers
 from limpq_deploy.pipeline.config import Config
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.quant.fold_model import integer_model
@@ -69,9 +68,7 @@ def measure(data: Path, weights: Path, work: Path, *, widths: list[int], quick: 
     subject = Subject(config)
     traced = equalise_channels(trace(subject.model.eval(), subject.preprocess.shape))
     placement, dataset = subject.placement, subject.dataset
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    template = float_template(traced, placement)
     runtime, file = runtime_named("onnxruntime"), work / "model.onnx"
 
     def top1(model: onnx.ModelProto) -> float:

@@ -24,7 +24,6 @@ from torch import nn
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Preprocess, Split
 from limpq_deploy.calibration.numbers.ranges import DEAD
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
 from limpq_deploy.export.records.placement import BitPair
@@ -32,9 +31,10 @@ from limpq_deploy.export.records.targets import TargetSpec, target_named
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
 from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.given_model import in_float32, plain
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.model.zoo import IMAGENET_PREPROCESS, create_model
 from limpq_deploy.pipeline.stages.compared import against_reference, as_written
 from limpq_deploy.quant.fold_model import integer_model
@@ -99,9 +99,7 @@ def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
 def export(name: str, target: TargetSpec, given: Given, raw: TracedModel, traced: TracedModel, split: Split) -> Checked:
     placement = place(raw, target, model=name)
     apart = [compare_placed(given, traced, raw, placement)]
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, form_for(target).opset)
+    template = float_template(traced, placement, form_for(target).opset)
     apart.append(compare_template(given, strip_markers(template), raw)[0] or 0.0)
     policy = {layer.name: BITS for layer in placement.searched}
     model = model_of_policy(traced, placement, policy, scales="free")

@@ -33,17 +33,17 @@ def alone_in(program: Any) -> frozenset[str]:
     """Parameters and buffers that an ``ONNXProgram`` of torch reads as often in its graph as in the module, and where
     other inputs are not all constant: none was computed from them, and none that is equal was made one with them."""
     nodes, signature = list(program.exported_program.graph.nodes), program.exported_program.graph_signature
-    own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    images, computed = set(signature.user_inputs), set()
+    own: dict[str, str] = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    images, computed = set(signature.user_inputs), set[Any]()
     for node in nodes:
         if node.name in images or computed.intersection(node.all_input_nodes):
             computed.add(node)
     graph = program.model.graph.initializers
     return frozenset(
-        name
+        own[node.name]
         for node in nodes
-        if (name := own.get(node.name)) in graph and computed.issuperset(node.users)
-        if len(node.users) == len(graph[name].uses())
+        if node.name in own and own[node.name] in graph and computed.issuperset(node.users)
+        if len(node.users) == len(graph[own[node.name]].uses())
     )
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn  # noqa: E402
 
 from limpq_deploy.calibration.numbers.params import QuantParams  # noqa: E402
 from limpq_deploy.export.graph.folding import IntegerLayer  # noqa: E402
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.graph.onnx_files import constants  # noqa: E402
 from limpq_deploy.export.lint.check import LintReport, lint  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq  # noqa: E402
@@ -28,8 +27,9 @@ from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpe
 from limpq_deploy.export.reference.executor import IntegerReference  # noqa: E402
 from limpq_deploy.export.reference.parity import ParityReport, compare_runtime  # noqa: E402
 from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
+from limpq_deploy.model.float_template import float_template  # noqa: E402
 from limpq_deploy.model.layers import TracedModel, trace  # noqa: E402
-from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.model.place import place  # noqa: E402
 from limpq_deploy.model.zoo import create_model  # noqa: E402
 from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
 from limpq_deploy.quant.modules import SwitchableBatchNorm  # noqa: E402
@@ -133,9 +133,7 @@ def quantized(
             net.act_quantizer(quantizer.name).scales.log_scale.add_(float(np.log(stretched)))
     net.set_bits(policy)
     layers, acts = integer_model(net.eval(), policy)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    template = float_template(traced, placement)
     integers = {name: layer for name, layer in layers.items() if isinstance(layer, IntegerLayer)}
     return Quantized(traced, placement, net, integers, acts, template)
 

@@ -18,15 +18,15 @@ from torch import Tensor, nn  # noqa: E402
 
 from limpq_deploy.calibration.errors import ModelError  # noqa: E402
 from limpq_deploy.export.graph.folding import IntegerLayer  # noqa: E402
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq  # noqa: E402
 from limpq_deploy.export.records.placement import BitPair  # noqa: E402
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TENSORRT_RTX, TargetSpec  # noqa: E402
 from limpq_deploy.export.reference.executor import IntegerReference  # noqa: E402
 from limpq_deploy.export.reference.parity import compare_runtime  # noqa: E402
 from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
+from limpq_deploy.model.float_template import float_template  # noqa: E402
 from limpq_deploy.model.layers import TracedModel, trace  # noqa: E402
-from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.model.place import place  # noqa: E402
 from limpq_deploy.quant.fold_model import beyond_float32, integer_model  # noqa: E402
 from limpq_deploy.quant.folded_forward import folded_forward  # noqa: E402
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy  # noqa: E402
@@ -100,9 +100,7 @@ def quantized(net: nn.Module, target: TargetSpec, seed: int) -> tuple[TracedMode
 def file_of(traced: TracedModel, model: QuantizedModel, policy: dict[str, BitPair]) -> onnx.ModelProto:
     placement = model.placement
     layers, acts = integer_model(model, policy)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    return build_qdq(export_template(marked, SHAPE, placement.spec.opset), placement, layers, acts, {})
+    return build_qdq(float_template(traced, placement), placement, layers, acts, {})
 
 
 def batches(seed: int) -> list[Any]:

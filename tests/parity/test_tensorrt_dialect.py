@@ -18,14 +18,14 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.datasets import open_dataset  # noqa: E402
 from limpq_deploy.calibration.numbers.params import QuantParams  # noqa: E402
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.lint.check import lint  # noqa: E402
 from limpq_deploy.export.qdq.base import Layers  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq  # noqa: E402
 from limpq_deploy.export.records.placement import BitPair  # noqa: E402
 from limpq_deploy.export.records.targets import TENSORRT, TENSORRT_RTX, TargetSpec  # noqa: E402
+from limpq_deploy.model.float_template import float_template  # noqa: E402
 from limpq_deploy.model.layers import TracedModel, trace  # noqa: E402
-from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.model.place import place  # noqa: E402
 from limpq_deploy.model.zoo import create_model  # noqa: E402
 from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy  # noqa: E402
@@ -74,9 +74,7 @@ def quantized_for(target: TargetSpec, model: nn.Module, pairs: tuple[BitPair, ..
     quantized.initialise_scales(torch.from_numpy(first))
     quantized.set_bits(policy)
     layers, acts = integer_model(quantized.eval(), policy)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    file = build_qdq(export_template(marked, placement.input_shape, placement.spec.opset), placement, layers, acts, {})
+    file = build_qdq(float_template(traced, placement), placement, layers, acts, {})
     assert lint(file, target).passed
     return traced, quantized, layers, acts, file
 

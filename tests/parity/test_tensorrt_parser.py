@@ -21,7 +21,6 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from limpq_deploy.calibration.datasets.preprocess import Preprocess  # noqa: E402
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.graph.onnx_files import attribute, constants  # noqa: E402
 from limpq_deploy.export.graph.pixel_input import with_pixel_input  # noqa: E402
 from limpq_deploy.export.graph.split_at_quantizers import cut_model  # noqa: E402
@@ -31,8 +30,9 @@ from limpq_deploy.export.qdq.build import build_qdq, strip_markers  # noqa: E402
 from limpq_deploy.export.records.targets import TENSORRT  # noqa: E402
 from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS  # noqa: E402
 from limpq_deploy.export.reference.self_test import tiny_model  # noqa: E402
+from limpq_deploy.model.float_template import float_template  # noqa: E402
 from limpq_deploy.model.layers import trace  # noqa: E402
-from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.model.place import place  # noqa: E402
 from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
 from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
 
@@ -138,9 +138,7 @@ def exports(version: str) -> dict[str, onnx.ModelProto]:
         model.initialise_scales(images)
         model.set_bits(policy)
         layers, acts = integer_model(model.eval(), policy)
-        marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-        fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-        template = export_template(marked, SHAPE, form.opset)
+        template = float_template(traced, placement, form.opset)
         found[kind] = build_qdq(template, placement, layers, acts, {}, form)
     preprocess = Preprocess(height=16, width=16, channels=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
     found["pixels"] = with_pixel_input(found["mixed"], preprocess, codes=False)

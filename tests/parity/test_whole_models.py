@@ -10,14 +10,14 @@ torch = pytest.importorskip("torch", reason="needs the extra limpq-deploy[train]
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm  # noqa: E402
 from limpq_deploy.export.lint.check import lint  # noqa: E402
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers  # noqa: E402
 from limpq_deploy.export.records.targets import ONNXRUNTIME  # noqa: E402
 from limpq_deploy.export.reference.parity import compare_runtime  # noqa: E402
 from limpq_deploy.export.runtimes import runtime_named  # noqa: E402
+from limpq_deploy.model.float_template import float_template  # noqa: E402
 from limpq_deploy.model.layers import trace  # noqa: E402
-from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.model.place import place  # noqa: E402
 from limpq_deploy.model.zoo import create_model  # noqa: E402
 from limpq_deploy.quant.fold_model import integer_model  # noqa: E402
 from limpq_deploy.quant.quantized_model import model_of_policy  # noqa: E402
@@ -39,9 +39,7 @@ def test_an_exported_model_runs_in_integers_and_equals_the_reference(name: str, 
     with torch.no_grad():
         quantized(torch.randn(32, *SHAPES[name]))
     layers, acts = integer_model(quantized.eval(), policy)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    template = float_template(traced, placement)
 
     path = tmp_path / "model.qdq.onnx"
     onnx.save(build_qdq(template, placement, layers, acts, {}), path)

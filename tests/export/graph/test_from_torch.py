@@ -17,18 +17,17 @@ from torch.nn import functional as F  # noqa: E402
 
 from limpq_deploy.calibration.errors import ModelError  # noqa: E402
 from limpq_deploy.export.graph.from_torch import (  # noqa: E402
-    Marker,
     export_template,
     flatten_outputs,
-    fold_batchnorm,
 )
 from limpq_deploy.export.graph.markers import is_marker, marker_name  # noqa: E402
 from limpq_deploy.export.graph.onnx_files import constants  # noqa: E402
 from limpq_deploy.export.qdq.build import strip_markers  # noqa: E402
 from limpq_deploy.export.records.placement import Placement  # noqa: E402
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec  # noqa: E402
+from limpq_deploy.model.float_template import float_template  # noqa: E402
 from limpq_deploy.model.layers import trace  # noqa: E402
-from limpq_deploy.model.place import place, with_quantizers  # noqa: E402
+from limpq_deploy.model.place import place  # noqa: E402
 
 POOLS: dict[str, Callable[[Any], Any]] = {
     "AdaptiveAvgPool2d": lambda x: F.adaptive_avg_pool2d(x, 1),
@@ -67,9 +66,7 @@ def exported(pool: str, target: TargetSpec) -> tuple[nn.Module, Placement, onnx.
                 values.normal_()
     traced = trace(model.eval(), (1, 8, 8))
     placement = place(traced, target, model="block")
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    return model, placement, export_template(marked, placement.input_shape, placement.spec.opset)
+    return model, placement, float_template(traced, placement)
 
 
 def reads(template: onnx.ModelProto) -> dict[str, tuple[str, list[str]]]:
@@ -122,9 +119,7 @@ def test_every_layer_has_a_bias_and_its_own_name(target: TargetSpec) -> None:
 def test_a_layer_without_bias_gets_one_of_zeros() -> None:
     traced = trace(nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Flatten(), nn.Linear(72, 3)).eval(), (1, 8, 8))
     placement = place(traced, ONNXRUNTIME, model="two")
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, 21)
+    template = float_template(traced, placement, 21)
     conv = next(node for node in template.graph.node if node.op_type == "Conv")
     np.testing.assert_array_equal(constants(template.graph)[conv.input[2]], np.zeros(2))
 

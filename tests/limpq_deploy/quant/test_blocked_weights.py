@@ -15,8 +15,9 @@ from limpq_deploy.export.qdq.base import Layers
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import TENSORRT, TENSORRT_RTX
 from limpq_deploy.export.reference.half_sums import codes_in_numpy
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.policy.costs import WeightSize, total_cost, uniform_pairs
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.folded_forward import as_recorded
@@ -27,7 +28,6 @@ from limpq_deploy.train.joint import read_indicators
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
@@ -84,9 +84,7 @@ def made() -> Made:
     model.initialise_scales(images)
     model.set_bits(policy)
     layers, acts = integer_model(model.eval(), policy)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, (1, 12, 12), TENSORRT_RTX.opset)
+    template = float_template(traced, placement)
     return Made(traced, placement, model, layers, build_qdq(template, placement, layers, acts, {}))
 
 

@@ -15,15 +15,15 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.datasets import DataSet
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.records.targets import ONNXRUNTIME, TENSORRT, TargetSpec
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.given_comparison import relative_difference
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
 from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.folded_forward import folded_forward
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, model_of_policy
@@ -117,9 +117,7 @@ def templates() -> dict[str, onnx.ModelProto]:
     for target in (ONNXRUNTIME, TENSORRT):
         traced = trace(changed(lambda model: None), (1, 16, 16))
         placement = place(traced, target, model="net")
-        marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-        fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-        found[target.name] = export_template(marked, placement.input_shape, target.opset)
+        found[target.name] = float_template(traced, placement)
     return found
 
 

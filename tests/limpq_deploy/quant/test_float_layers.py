@@ -22,8 +22,9 @@ from limpq_deploy.export.records.targets.tensorrt import TENSORRT_FORMS
 from limpq_deploy.export.reference.executor import IntegerReference
 from limpq_deploy.export.reference.float_execution import on_runtime
 from limpq_deploy.export.reference.parity import compare_runtime
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
 from limpq_deploy.quant.torch_parity import Fed, compare_trained
@@ -33,7 +34,6 @@ from limpq_deploy.train.joint import movements, read_indicators, uniform
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
@@ -90,9 +90,7 @@ def make() -> Callable[..., Made]:
         if target.name not in templates:
             traced = trace(net, (1, 12, 12))
             placement = place(traced, target, model="chain")
-            marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-            fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-            templates[target.name] = traced, placement, export_template(marked, (1, 12, 12), target.opset)
+            templates[target.name] = traced, placement, float_template(traced, placement)
         traced, placement, template = templates[target.name]
         policy = {"a": a, "b": b, "c": c}
         model = model_of_policy(traced, placement, policy)
@@ -293,9 +291,7 @@ def test_with_float_activations_the_file_computes_what_was_trained_and_quantizes
         "c": 8,
         "head": 8,
     }
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    file = build_qdq(export_template(marked, (1, 12, 12), 21), placement, layers, acts, {})
+    file = build_qdq(float_template(traced, placement, 21), placement, layers, acts, {})
     assert "QuantizeLinear" not in {node.op_type for node in file.graph.node}
     path = saved(file, tmp_path)
     looked = lint(path, ONNXRUNTIME)
@@ -352,10 +348,8 @@ def test_a_linear_layer_of_4_bit_weights_and_16_bit_activations_keeps_its_intege
     model.initialise_scales(torch.randn(8, 1, 6, 6))
     model.set_bits(policy)
     layers, acts = integer_model(model.eval(), policy)
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
     form = TENSORRT_FORMS[version]
-    file = build_qdq(export_template(marked, (1, 6, 6), form.opset), placement, layers, acts, {}, form)
+    file = build_qdq(float_template(traced, placement, form.opset), placement, layers, acts, {}, form)
     assert lint(file, TENSORRT).findings == ()
     fixed = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
     assert fixed["hidden.weight_scale"].dtype == (np.float16 if form.typed else np.float32)

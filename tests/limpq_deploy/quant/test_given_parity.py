@@ -16,13 +16,13 @@ pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.export.reference.given_comparison import LIMIT, relative_difference
 from limpq_deploy.model.channel_ranges import equalise_channels
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.quant.given_parity import Given, compare_placed, compare_template, compared, run_given
 
 SHAPE = (3, 12, 12)
@@ -88,9 +88,7 @@ def placed(model: nn.Module, traced: nn.Module | None = None) -> float:
 def exported(model: nn.Module) -> onnx.ModelProto:
     _, raw, traced = forms(model)
     placement = place(raw, ONNXRUNTIME, model="net")
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    return strip_markers(export_template(marked, SHAPE, ONNXRUNTIME.opset))
+    return strip_markers(float_template(traced, placement))
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.export.reference.parity import Disagreement, TensorParity
+from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.place import place, with_quantizers
+from limpq_deploy.model.place import place
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 from limpq_deploy.quant.torch_parity import Fed, TrainedParity, compare_trained
@@ -24,7 +25,6 @@ from limpq_deploy.train.settings import FloatSettings
 
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 
-from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_batchnorm
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.reference.executor import IntegerReference
 
@@ -85,9 +85,7 @@ def export(few_digits: DataSet) -> Callable[[dict[str, tuple[int, int]]], Export
     train_float(net, few_digits, settings=SETTINGS, seed=0)
     traced = trace(net.eval(), (1, 16, 16))
     placement = place(traced, ONNXRUNTIME, model="residual")
-    marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
-    fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
-    template = export_template(marked, placement.input_shape, placement.spec.opset)
+    template = float_template(traced, placement)
     first, _ = next(iter(few_digits.split("train").batches(256)))
 
     def at(policy: dict[str, tuple[int, int]]) -> Exported:

@@ -73,13 +73,11 @@ class Tied(nn.Module):
 
     def __init__(self, *, first: bool) -> None:
         super().__init__()
+        table = nn.Parameter(torch.randn(4, 4))
         if first:
-            self.table = nn.Parameter(torch.randn(4, 4))
+            self.table = table
         self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 2)
-        if first:
-            self.b.weight = self.table
-        else:
-            self.table = self.b.weight
+        self.b.weight = self.table = table
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.b(torch.relu(self.a(x)).mean((2, 3))))
