@@ -157,7 +157,8 @@ class QuantLayer(nn.Module):
 
     @torch.no_grad()
     def choose_spread(self) -> None:
-        """Let every block take the scale of least squared error, of `FRACTIONS` parts of the one that clips nothing."""
+        """Let every block take the scale of least squared error, of `FRACTIONS` parts of the one that clips nothing. One
+        of zeros keeps the layer's: the smallest would be too small for FP16, in which scales are exported."""
         for index, grid in enumerate(self.scales.grids):
             if not self._blocked(index):
                 continue
@@ -166,7 +167,8 @@ class QuantLayer(nn.Module):
             tried = [widest * (part / FRACTIONS) for part in range(FRACTIONS, FRACTIONS // 4, -1)]
             errors = torch.stack([self._squared_error(rows, step, grid) for step in tried])
             best = torch.stack(tried).gather(0, errors.argmin(0, keepdim=True))[0]
-            self.spread[index] = (best / self.scales.scale(index)).view_as(self.spread[index])
+            spread = torch.where(rows.any(1), best / self.scales.scale(index), 1.0)
+            self.spread[index] = spread.view_as(self.spread[index])
 
     def block_steps(self) -> torch.Tensor | None:
         """Steps [O, blocks] at the active width; None where a channel, or the layer, has one."""

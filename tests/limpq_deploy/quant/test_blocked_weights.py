@@ -76,6 +76,7 @@ def made() -> Made:
         images = torch.randn(8, 1, 12, 12)
     with torch.no_grad():
         net.up.weight[:, :32] *= 20  # blocks of very different sizes
+        net.down.weight[3, 64:] = 0
         net.norm.weight.copy_(torch.tensor([1.0, -1.0] * 8))
     traced = trace(net, (1, 12, 12))
     placement = place(traced, TENSORRT_RTX, model="net", act_bits=16)
@@ -135,6 +136,9 @@ def test_the_file_has_int4_codes_with_a_scale_a_block_and_other_layers_a_scale_a
     assert layer.codes is not None
     assert np.array_equal(made.fixed("up.weight_codes").astype(np.int8), layer.codes)
     assert made.fixed("up.weight_scale").dtype == np.float16
+    scales = made.fixed("down.weight_scale")
+    assert scales.dtype == np.float16  # a block of zeros takes none that FP16 cannot hold
+    assert scales[3, 1] == np.float16(made.model.quant_layer("down").scales.scale(0).item())
     onnx.checker.check_model(made.file, full_check=True)
 
 
