@@ -157,8 +157,8 @@ class QuantLayer(nn.Module):
 
     @torch.no_grad()
     def choose_spread(self) -> None:
-        """Let every block take the scale of least squared error, of `FRACTIONS` parts of the one that clips nothing. One
-        of zeros keeps the layer's: the smallest would be too small for FP16, in which scales are exported."""
+        """Let every block take the scale of least squared error, of `FRACTIONS` parts of the one that clips nothing. A
+        block of zeros keeps the layer's: the smallest would be too small for FP16, in which scales are exported."""
         for index, grid in enumerate(self.scales.grids):
             if not self._blocked(index):
                 continue
