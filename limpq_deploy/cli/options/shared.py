@@ -11,7 +11,7 @@ import click
 
 from limpq_deploy.cli.options.builder import Command, builder_options
 from limpq_deploy.cli.options.choice import OneOf
-from limpq_deploy.cli.options.threads import compute_threads_option
+from limpq_deploy.cli.options.threads import threads_option
 from limpq_deploy.export.records.targets import TARGETS, TENSORRT
 from limpq_deploy.model.names import FORMS
 from limpq_deploy.policy.budgets import ROWS, TYPES, option_of
@@ -224,7 +224,7 @@ def training_options(command: Command) -> Command:
             help="Number format of training.  [default: fp32]",
         ),
         click.option("--workers", type=int, metavar="N", help="Processes that read images ahead.  [default: 0]"),
-        compute_threads_option,
+        threads_option(),
     )
     return with_options(options, command)
 
