@@ -8,7 +8,6 @@ import click
 from limpq_deploy.calibration.threads import holding_threads
 from limpq_deploy.cli.options.builder import Command
 
-
 COMPUTE = "Threads of every library that computes, the runtime's among them.  [default: each one's own choice]"
 
 
