@@ -80,9 +80,8 @@ def test_the_bytes_of_a_compilers_kernels_are_minimised_with_what_neighbours_add
 @pytest.mark.parametrize("large", [9.0, 1e6, 1e12])
 def test_the_bound_is_as_exact_beside_importance_of_another_size(large: float) -> None:
     a = replace(SMALL.layers[0], weight=(large, 1 + 1e-7, 1.0))  # 4 bits are a little worse than 8
-    found = search(
-        replace(SMALL, layers=(a, *SMALL.layers[1:])), minimise="mib", no_worse_than="w8a8", **WITHOUT_OUTLIERS
-    )  # type: ignore[arg-type]
+    small = replace(SMALL, layers=(a, *SMALL.layers[1:]))
+    found = search(small, minimise="mib", no_worse_than="w8a8", **WITHOUT_OUTLIERS)  # type: ignore[arg-type]
     assert [bits.weight for bits in found.bits.values()] == [8, 8, 8]
 
 
