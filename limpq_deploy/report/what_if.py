@@ -232,8 +232,10 @@ def _files(inputs: ReportInputs, cost: str, measure: Measure) -> list[Mark]:
 
 
 def _together(found: WhatIf) -> str:
-    """What so many images can tell of neighbours, in a sentence."""
+    """What so many images can tell of neighbours, in a sentence; "" where there are none."""
     seen = [point.preview for point in found.points if point.preview is not None]
+    if len(seen) < 2:
+        return ""
     alike = sum(one.low <= two.high and two.low <= one.high for one, two in pairwise(seen))
     if alike == len(seen) - 1:
         return "The intervals of all neighbours overlap: so many images do not tell one step from the next."

@@ -157,6 +157,9 @@ def test_what_intervals_do_not_tell_apart_is_said(whole: ReportInputs) -> None:
     assert section is not None
     assert "so many images do not tell one step from the next" in section.together
     assert whole.what_if is not None
+    alone = what_if_section(replace(whole, what_if=replace(whole.what_if, points=whole.what_if.points[:1])))
+    assert alone is not None
+    assert alone.together == ""
     sharp = []
     for point in whole.what_if.points:
         assert point.preview is not None
