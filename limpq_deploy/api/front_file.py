@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from limpq_deploy.api.policies import Readable, question
+from limpq_deploy.api.question import Readable, question
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.policy.front import Front, parse_range, uniform_points

@@ -1,23 +1,20 @@
 """From indicators to policies: search, sweep, preview. No torch, but where a build's joint network is asked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limpq_deploy.api.finished import Report, folder_of
-from limpq_deploy.calibration.errors import RecordError, SettingError
+from limpq_deploy.api.question import Question, Readable, question
+from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.records import load_record
 from limpq_deploy.callbacks import Listener, listening
 from limpq_deploy.policy.budgets import (
     BITOPS,
-    COST_FILES,
-    BudgetSettings,
-    budgets_from_options,
     of_kind,
     option_of,
     parse_like,
-    require_within_reach,
     uniform_policy_within,
 )
 from limpq_deploy.policy.candidates import find, find_own
@@ -32,52 +29,14 @@ from limpq_deploy.policy.infeasible import Conflict, explain_conflict
 from limpq_deploy.policy.minimise import asked_to_minimise
 from limpq_deploy.policy.minimise import minimise as least_cost
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.policy.recipes import Recipe, one_recipe, recipes
-from limpq_deploy.policy.restrictions import restrict
+from limpq_deploy.policy.recipes import recipes
 from limpq_deploy.policy.search import TIME_LIMIT_S, PolicySearch
 from limpq_deploy.policy.solver.deadline import Deadline
 from limpq_deploy.policy.supported import supported_front
 from limpq_deploy.progress import progress as reporting
-from limpq_deploy.workspace.file_names import INDICATORS
 
 if TYPE_CHECKING:
     from limpq_deploy.importance.preview import Preview
-
-Readable = Indicators | Report | str | Path
-"""Indicators, their file, or a build that has some."""
-
-RECIPE = ("importance", "alpha", "outliers")
-RESTRICTIONS = ("space", "min_bits", "pin", "tie")
-BUDGET_NAMES = tuple(one.name for one in fields(BudgetSettings))
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a search is asked: ``carried`` as given, ``read`` by one measure and restricted, ``asked`` of the recipe."""
-
-    carried: Indicators
-    recipe: Recipe
-    asked: dict[str, Any]
-    restrictions: dict[str, Any]
-    budgets: dict[str, Any]
-
-    def admit(self, indicators: Indicators) -> Indicators:
-        return restrict(indicators, **self.restrictions)
-
-    @property
-    def read(self) -> Indicators:
-        return self.admit(read_by(self.carried, self.recipe.importance))
-
-    @property
-    def limited(self) -> bool:
-        """Whether any budget is given."""
-        return any(value is not None for value in self.budgets.values())
-
-    @property
-    def limits(self) -> tuple[Budget, ...]:
-        if (like := self.budgets.get("like")) is not None:
-            require_within_reach(self.read, like)
-        return budgets_from_options(self.read, **self.budgets)
 
 
 def search(
@@ -268,37 +227,11 @@ def preview(
     return seen if isinstance(policies, Mapping) else seen["the policy"]
 
 
-def question(indicators: Readable, options: Mapping[str, Any]) -> Question:
-    """Indicators and options of a search, by what each is for. Raises SettingError for an unknown one."""
-    if unknown := sorted(set(options) - {*RECIPE, *RESTRICTIONS, *BUDGET_NAMES}):
-        known = ", ".join((*BUDGET_NAMES, *RESTRICTIONS, *RECIPE))
-        raise SettingError(f"{unknown[0]!r} is no setting of a search; expected {known}")
-    carried = _indicators(indicators)
-    given = {name: options.get(name) for name in RECIPE}
-    restrictions = {name: options[name] for name in RESTRICTIONS if options.get(name) is not None}
-    budgets = {name: options.get(name) for name in BUDGET_NAMES}
-    for name in COST_FILES:
-        if (file := budgets[name]) is not None:
-            budgets[name] = Path(file)
-    return Question(carried, one_recipe(carried, **given), given, restrictions, budgets)
-
-
 def require_torch(what: str) -> None:
     """Raise MissingExtra where torch is missing, in a sentence."""
     from limpq_deploy.optional_packages import require_modules
 
     require_modules(("torch", "safetensors"), what)
-
-
-def _indicators(given: Readable) -> Indicators:
-    if isinstance(given, Indicators):
-        return given
-    if isinstance(given, Report):
-        if given.indicators is None:
-            raise RecordError(f"{given.folder} has no {INDICATORS}; finish that stage, `limpq-deploy indicators`")
-        return given.indicators
-    path = Path(given)
-    return load_record(Indicators, path / INDICATORS if path.is_dir() else path)
 
 
 def _tournament(asked: Question, limits: Sequence[Budget], solve: PolicySearch, build: Path, trusted: bool) -> Policy:

@@ -14,11 +14,11 @@ from limpq_deploy.export.timing.measure import Progress, measure_models
 from limpq_deploy.export.timing.report import LatencyReport, Threads
 from limpq_deploy.latency.baselines import with_fp32
 from limpq_deploy.progress import Report, progress
-from limpq_deploy.workspace.file_names import FLOAT_MODEL, MODEL, UNIFORM8_MODEL
+from limpq_deploy.workspace.file_names import FLOAT_MODEL, FP8_MODEL, MODEL, UNIFORM8_MODEL
 from limpq_deploy.workspace.finished import BuildFiles, checked
 
 BUILT = {"mixed": MODEL, "float": FLOAT_MODEL, "uniform8": UNIFORM8_MODEL}
-"""What is timed of a build's directory, by the series' name."""
+"""What is timed of a build's directory, by the series' name; FP8 too, where that build made it."""
 
 
 def bench_models(
@@ -72,8 +72,8 @@ def _settings(runtime: Runtime, threads: int | None) -> tuple[Threads, ...]:
 
 
 def named_models(paths: Sequence[Path]) -> dict[str, Path]:
-    """Files by the names of their series: a build's are mixed, float and uniform8 (with several directories behind the
-    directory's name), others have their file's name, with its folder where two are equal."""
+    """Files by the names of their series: a build's are mixed, float, uniform8 and fp8 (with several directories behind
+    the directory's name), others have their file's name, with its folder where two are equal."""
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if not path.is_dir()]
     models: dict[str, Path] = {}
@@ -82,6 +82,8 @@ def named_models(paths: Sequence[Path]) -> dict[str, Path]:
             raise ModelError(f"{folder} holds no {MODEL}; name ONNX files, or the --out directory of a finished build")
         written = BuildFiles(folder)
         built = {name: written.path(file) for name, file in BUILT.items() if (folder / file).is_file()}
+        if written.has(FP8_MODEL):
+            built["fp8"] = written.path(FP8_MODEL)
         prefix = "" if len(folders) == 1 else f"{folder.name}/"
         models.update({prefix + name: path for name, path in built.items()})
     for file in files:

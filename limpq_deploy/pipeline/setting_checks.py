@@ -40,7 +40,7 @@ def _check_bits(config: Settings) -> None:
     """Candidate widths."""
     bits = config.bits
     if not bits or list(bits) != sorted(set(bits)) or not all(2 <= one <= 8 for one in bits):
-        shown = ",".join(map(str, bits))
+        shown = ",".join(map(str, bits[:12])) + ("" if len(bits) <= 12 else ",...")
         raise ValueError(f"bits is {shown or 'empty'}; expected ascending bit-widths from 2 to 8, such as 2,3,4,5,6")
 
 

@@ -5,6 +5,7 @@
 within the budgets, and, where it is asked, with no more importance than uniform bits have.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,14 +30,17 @@ from limpq_deploy.policy.solver.deadline import NEVER, Deadline
 NO_LIMIT = 10**15
 """A value of such a budget that limits nothing."""
 
-STEPS = 2**40
-"""Importance is counted in so many parts of the largest sum that there can be."""
+STEPS = 2**36
+"""Importance is counted in so many parts of the uniform policy's."""
+
+BEYOND = 2**48
+"""Steps of a layer's importance at which counting ends: far beyond any bound, and thousands of them fit 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ImportanceCost:
-    """Importance in whole ``step``s; an act_group's counts at its first layer. An entry that is forbidden has no
-    option, so that its price does not matter."""
+    """Importance in whole ``step``s, `BEYOND` at most; an act_group's counts at its first layer. An entry that is
+    forbidden has no option, so that its price does not matter."""
 
     importance: Importance
     bits: tuple[int, ...]
@@ -59,7 +63,8 @@ class _ImportanceCost:
     def of_layer(self, layer: LayerShape, weight_bits: int, act_bits: int) -> int:
         weight = self.importance.weight[layer.name][self.bits.index(weight_bits)] or 0.0
         act = self.importance.act[layer.name][self.bits.index(act_bits)] or 0.0
-        return round((self.alpha * weight + (act if self.leaders[layer.name] == layer.name else 0.0)) / self.step)
+        own = self.alpha * weight + (act if self.leaders[layer.name] == layer.name else 0.0)
+        return round(min(own / self.step, BEYOND))
 
 
 def asked_to_minimise(budgets: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -110,11 +115,13 @@ def minimise(
             solve(indicators, bounds, alpha=recipe.alpha, outliers=recipe.outliers)  # which says what excludes what
         raise PolicyNotFound(f"--minimise {what}: no policy was found in time; relax the budgets")
     total = total_of(target, indicators, program, 0, least.cost)
+    if program.rounded:  # each layer's cost was rounded down, by less than a step
+        total += program.steps[0] * len(indicators.layers)
     limit = replace(target, limit=total, option=f"--minimise {what}")
     policy = solve(indicators, (limit, *bounds), alpha=recipe.alpha, outliers=recipe.outliers)
     found = Minimised(
         name=target.cost.name,
-        least=total,
+        least=next(use.used for use in policy.costs if use.name == target.cost.name),
         unit=target.cost.unit,
         proved=least.proved and not program.rounded,
         no_worse_than=no_worse_than,
@@ -136,9 +143,9 @@ def _importance_budget(indicators: Indicators, importance: Importance, recipe: R
     if refused := [one.name for one in indicators.layers if pair not in admitted.get(one.name, (pair,))]:
         raise SettingError(f"--no-worse-than is {than}, which layer {refused[0]!r} may not take here; name other bits")
     layers = indicators.layers
-    step = sum(recipe.alpha * max(one.weight) + max(one.act) for one in layers) / STEPS or 1.0
     priced = treat_outliers(indicators, "repair" if recipe.outliers == "forbid" else recipe.outliers)
     most = objective_of(indicators, priced, uniform_pairs(indicators, *pair), recipe.alpha, f"uniform {than}")
+    step = max(most / STEPS, sys.float_info.min)
     return Budget(
         cost=_ImportanceCost(importance, indicators.bits, group_leaders(indicators), recipe.alpha, step),
         limit=ceil(most / step) + len(layers),  # a half for what each layer's is rounded by, and to spare

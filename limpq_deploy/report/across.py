@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import bits_of
 from limpq_deploy.export.timing.table import LatencyTable
 from limpq_deploy.policy.costs import BitOps, G, Pairs, WeightSize, total_cost
 from limpq_deploy.policy.indicators import Indicators
@@ -42,7 +43,10 @@ def across(name: str, indicators: Indicators, table: LatencyTable | None = None)
 
         def read(pairs: Pairs) -> float:
             layers = ((layer, pairs[layer.name]) for layer in indicators.layers)
-            return sum(one.num_weights * w + (one.act_elements or 0) * a for one, (w, a) in layers) / 2**23
+            return (
+                sum(one.num_weights * bits_of(w) + (one.act_elements or 0) * bits_of(a) for one, (w, a) in layers)
+                / 2**23
+            )
 
         title = "MiB that the searched layers read, weights and activations at their bits"
         return Across(name=name, title=title, unit="MiB", of=read)

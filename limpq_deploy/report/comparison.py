@@ -156,7 +156,7 @@ def _candidate(number: int, build: ComparedBuild, one: Candidate) -> CandidateRo
     if one.latency_ms is not None:
         time = milliseconds(one.latency_ms)
     elif one.moved is not None:
-        time = f"{count(one.moved)} bytes moved, {one.kernels} kernels"
+        time = f"{count(one.moved)} bytes moved at batch {one.batch}, {one.kernels} kernels"
     return CandidateRow(
         build=number,
         name=one.name,

@@ -52,7 +52,7 @@ def costs_section(inputs: ReportInputs) -> CostsSection:
         off_chart=tuple(model_name(name) for name in outside),
         budgets=_budget_chart(inputs.verdict.budgets) if inputs.verdict.budgets else None,
         sizes=weight_sizes(inputs),
-        native=", ".join(_pair_words(pair) for pair in inputs.placement.spec.native_pairs),
+        native=", ".join(dict.fromkeys(map(_pair_words, inputs.placement.spec.native_pairs))),
     )
 
 

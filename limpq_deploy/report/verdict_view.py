@@ -24,6 +24,7 @@ TITLES = {
     "latency": "Latency limit",
     "speedup": "Speed-up asked for",
     "faster_than_uniform8": "Faster than uniform 8 bits",
+    "faster_than_fp8": "Faster than uniform FP8",
     "faster_than_float16": "Faster than uniform FP16",
 }
 

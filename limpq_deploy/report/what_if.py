@@ -7,7 +7,7 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from limpq_deploy.calibration.numbers.formats import bits_of
+from limpq_deploy.calibration.numbers.formats import FP8_BITS, bits_of
 from limpq_deploy.export.records.placement import FLOAT_BITS, BitPair
 from limpq_deploy.policy.what_if import WhatIf, WhatIfPoint
 from limpq_deploy.report.bits_over_front import bits_chart, pairs_of_all
@@ -17,6 +17,7 @@ from limpq_deploy.report.inputs import ReportInputs
 from limpq_deploy.report.layers import BIT_PX
 from limpq_deploy.report.scatter import Mark, Reference, scatter
 from limpq_deploy.tasks.score import TOP1, Measure
+from limpq_deploy.verdict.record import MIXED
 
 Costs = Callable[[WhatIfPoint], float | None]
 """One cost of a policy; None where it is not known."""
@@ -77,7 +78,8 @@ def what_if_section(inputs: ReportInputs) -> WhatIfSection | None:
         return None
     own = inputs.policy.pairs()
     names = tuple(layer.name for layer in inputs.placement.searched)
-    start = _start(found, own)
+    bitops = next(one.nominal_all for one in inputs.verdict.bitops if one.name == MIXED)
+    start = _start(found, own, bitops)
     same = next((point for point in (*found.points, *found.uniform) if point.pairs() == own), None)
     reached = (same or found.points[start]).preview
     base = reached.value if reached is not None else 0.0
@@ -101,7 +103,7 @@ def what_if_section(inputs: ReportInputs) -> WhatIfSection | None:
         images=found.images,
         together=_together(found),
         swept=f"--{found.swept.replace('_', '-')}",
-        against="this policy" if same is not None else "the best at its budget",
+        against="this policy" if same is not None else f"the best at {found.points[start].name}",
         measure=f"{found.importance}, alpha {found.alpha:g}, outliers: {found.outliers}",
         layers=names,
     )
@@ -111,17 +113,11 @@ def _measure(found: WhatIf) -> Measure:
     return TOP1 if found.figure == TOP1.name else Measure(name=found.figure, unit=found.unit)
 
 
-def _start(found: WhatIf, own: dict[str, BitPair]) -> int:
-    """The policy's own stop, or that with the most BitOps within its own."""
+def _start(found: WhatIf, own: dict[str, BitPair], bitops: int) -> int:
+    """The policy's own stop, or that with the most BitOps within its ``bitops``."""
     same = [place for place, point in enumerate(found.points) if point.pairs() == own]
-    if same:
-        return same[0]
-    costs = {point.bitops: place for place, point in enumerate(found.points)}
-    uniform = next((point.bitops for point in found.uniform if point.pairs() == own), None)
-    limit = uniform or next((point.bitops for point in found.candidates if point.pairs() == own), None)
-    if limit is None:
-        return len(found.points) // 2
-    return max((place for cost, place in costs.items() if cost <= limit), default=0)
+    within = [place for place, point in enumerate(found.points) if point.bitops <= bitops]
+    return same[0] if same else max(within, key=lambda place: found.points[place].bitops, default=0)
 
 
 def _row(
@@ -210,8 +206,9 @@ def _files(inputs: ReportInputs, cost: str, measure: Measure) -> list[Mark]:
     weights = sum(layer.num_weights for layer in inputs.placement.layers)
     sizes = {
         "int8": 8 * weights,
+        "fp8": FP8_BITS * weights,
         "float": FLOAT_BITS * weights,
-        "mixed": sum(layer.num_weights * inputs.pair(layer.name)[0] for layer in inputs.placement.layers),
+        "mixed": sum(layer.num_weights * bits_of(inputs.pair(layer.name)[0]) for layer in inputs.placement.layers),
     }
     if inputs.verdict.accuracy is None or inputs.verdict.accuracy.float.measure.name != measure.name:
         return []
@@ -235,8 +232,10 @@ def _files(inputs: ReportInputs, cost: str, measure: Measure) -> list[Mark]:
 
 
 def _together(found: WhatIf) -> str:
-    """What so many images can tell of neighbours, in a sentence."""
+    """What so many images can tell of neighbours, in a sentence; "" where there are none."""
     seen = [point.preview for point in found.points if point.preview is not None]
+    if len(seen) < 2:
+        return ""
     alike = sum(one.low <= two.high and two.low <= one.high for one, two in pairwise(seen))
     if alike == len(seen) - 1:
         return "The intervals of all neighbours overlap: so many images do not tell one step from the next."

@@ -188,7 +188,7 @@ def against(compared: Compared, first: Candidate, second: Candidate) -> str:
     parts.append(_size_words(first.size, second.size))
     speed = compared.speed(first, second)
     if speed is not None and first.latency_ms is None:
-        parts.append(f"moves {first.moved:,} bytes against {second.moved:,}")
+        parts.append(f"moves {first.moved:,} bytes against {second.moved:,} at batch {first.batch}")
     elif speed is not None:
         noise = "" if speed.low > 1 or speed.high < 1 else " (within noise)"
         parts.append(f"{speed.ratio:.2f} times as fast here{noise}")

@@ -63,6 +63,10 @@ class BuildFiles:
             )
         return path
 
+    def has(self, name: str) -> bool:
+        """Whether the file is here, and not left by an earlier build in this folder."""
+        return (self.folder / name).is_file() and (self._state is None or self.owner(name) is not None)
+
     def owner(self, name: str) -> tuple[str, str] | None:
         """The stage that wrote a file, and the file's digest; None where no finished one did."""
         assert self._state is not None

@@ -10,7 +10,7 @@ import limpq_deploy
 from limpq_deploy.cli.commands.ship import key_option
 from limpq_deploy.cli.options.choice import OneOf
 from limpq_deploy.cli.options.shared import DATA_HELP, FILE, json_option, trust_option
-from limpq_deploy.cli.options.threads import compute_threads_option
+from limpq_deploy.cli.options.threads import threads_option
 from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.cli.output.exit_codes import FAILED
 from limpq_deploy.cli.output.told import Told
@@ -31,7 +31,7 @@ from limpq_deploy.tasks.names import FORMS as TASK_FORMS
     "--task", metavar="NAME", default=DEFAULT_TASK, help=f"Whose figure: {TASK_FORMS}.  [default: {DEFAULT_TASK}]"
 )
 @click.option("--reference", type=FILE, metavar="FLOAT.onnx", help="With --task none: the float model's file.")
-@compute_threads_option
+@threads_option()
 @json_option
 def evaluate(
     model: Path,
@@ -66,7 +66,7 @@ def evaluate(
 @click.argument("subject", metavar="DIR_or_FILE.onnx", type=FILE)
 @click.option("--data", metavar="SPEC", help=f"Images for a file: {DATA_HELP}  [default: random images]")
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Number of images for a file.  [default: 32]")
-@compute_threads_option
+@threads_option()
 @trust_option
 @json_option
 def parity(subject: Path, data: str | None, images: int | None, trusted: bool, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import click
 
 from limpq_deploy.cli.commands.ship import key_option, sign_option
 from limpq_deploy.cli.options.shared import FILE, json_option
-from limpq_deploy.cli.options.threads import compute_threads_option
+from limpq_deploy.cli.options.threads import threads_option
 from limpq_deploy.cli.output.answers import answer
 from limpq_deploy.cli.output.exit_codes import FAILED
 from limpq_deploy.cli.output.told import Told, stages_kept
@@ -20,7 +20,7 @@ from limpq_deploy.cli.output.told import Told, stages_kept
 @click.option("--fresh", is_flag=True, help="Do all stages again.")
 @sign_option
 @key_option
-@compute_threads_option
+@threads_option()
 @json_option
 def finish(bundle: Path, out: Path, fresh: bool, sign: Path | None, key: Path | None, as_json: bool) -> None:
     """Finish a build that was made without a GPU (build --target tensorrt --no-engine), on the machine with the GPU.

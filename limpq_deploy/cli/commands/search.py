@@ -17,7 +17,7 @@ from limpq_deploy.cli.options.shared import (
     json_option,
     trust_option,
 )
-from limpq_deploy.cli.options.threads import compute_threads_option
+from limpq_deploy.cli.options.threads import threads_option
 from limpq_deploy.cli.output.answers import answer, aside
 from limpq_deploy.policy.budgets import MINIMISED
 
@@ -133,7 +133,7 @@ def search(
     metavar="DIR",
     help="The build whose jointly trained network is used.",
 )
-@compute_threads_option
+@threads_option()
 @trust_option
 @json_option
 def preview(policies: tuple[Path, ...], build: Path, trusted: bool, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 
 from limpq_deploy.cli.options.builder import Command, builder_options
 from limpq_deploy.cli.options.choice import OneOf
-from limpq_deploy.cli.options.threads import compute_threads_option
+from limpq_deploy.cli.options.threads import threads_option
 from limpq_deploy.export.records.targets import TARGETS, TENSORRT
 from limpq_deploy.model.names import FORMS
 from limpq_deploy.policy.budgets import ROWS, TYPES, option_of
@@ -66,10 +66,12 @@ class BitList(click.ParamType):
             return value
         bits: list[int] = []
         for part in str(value).split(","):
-            ends = re.fullmatch(r"\s*(\d{1,3})(?:\.\.(\d{1,3}))?\s*", part, re.ASCII)
-            if ends is None:
-                self.fail(f"{value!r} is no list of bit-widths; expected something like 2,3,4,5,6 or 2..6", param, ctx)
-            bits += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+            ends = re.fullmatch(r"\s*(\d{1,2})(?:\.\.(\d{1,2}))?\s*", part, re.ASCII)
+            widths = range(0) if ends is None else range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+            if not widths:
+                said = str(value) if len(str(value)) <= 40 else f"{str(value)[:40]}..."
+                self.fail(f"{said!r} is no list of bit-widths; expected something like 2,3,4,5,6 or 2..6", param, ctx)
+            bits += widths
         return tuple(bits)
 
 
@@ -224,7 +226,7 @@ def training_options(command: Command) -> Command:
             help="Number format of training.  [default: fp32]",
         ),
         click.option("--workers", type=int, metavar="N", help="Processes that read images ahead.  [default: 0]"),
-        compute_threads_option,
+        threads_option(),
     )
     return with_options(options, command)
 

@@ -8,30 +8,21 @@ import click
 from limpq_deploy.calibration.threads import holding_threads
 from limpq_deploy.cli.options.builder import Command
 
+COMPUTE = "Threads of every library that computes, the runtime's among them.  [default: each one's own choice]"
 
-def threads_option(default: str) -> Callable[[Command], Command]:
-    """``--threads`` of a command that times models, which is told the number too."""
+
+def threads_option(default: str | None = None) -> Callable[[Command], Command]:
+    """``--threads`` of a command that computes. ``default``: what is taken without it by a command that times models,
+    which is given the number too."""
     return click.option(
         "--threads",
         type=click.IntRange(min=1),
         metavar="N",
         is_eager=True,
+        expose_value=default is not None,
         callback=_held,
-        help=f"[default: {default}]",
+        help=COMPUTE if default is None else f"[default: {default}]",
     )
-
-
-def compute_threads_option(command: Command) -> Command:
-    """``--threads`` of a command that computes."""
-    return click.option(
-        "--threads",
-        type=click.IntRange(min=1),
-        metavar="N",
-        is_eager=True,
-        expose_value=False,
-        callback=_held,
-        help="Threads of every library that computes, the runtime's among them.  [default: each one's own choice]",
-    )(command)
 
 
 def _held(ctx: click.Context, param: click.Parameter, count: int | None) -> int | None:

@@ -94,11 +94,14 @@ def _float_bits(subject: Deployed) -> str:
 
 
 def _bits(policy: Policy) -> str:
+    """``w4a4``; ``weights of 2 to 6 bits``; ``fp8 in 2 of 8 layers, weights of 8 bits``."""
     pairs = set(policy.pairs().values())
     if len(pairs) == 1:
         return pair_name(pairs.pop())
-    widths = [bits.weight for bits in policy.bits.values()]
-    return f"weights of {min(widths)} to {max(widths)} bits"
+    widths = [bits.weight for bits in policy.bits.values() if bits.format is None]
+    least, most, floats = min(widths), max(widths), len(policy.bits) - len(widths)
+    said = f"weights of {least} bits" if least == most else f"weights of {least} to {most} bits"
+    return f"fp8 in {floats} of {len(policy.bits)} layers, {said}" if floats else said
 
 
 def _bitops_of(name: str) -> CandidateName:

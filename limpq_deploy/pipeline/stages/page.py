@@ -14,7 +14,7 @@ from limpq_deploy.latency.rounds import Rounds
 from limpq_deploy.latency.study import LatencyStudy
 from limpq_deploy.pipeline.deployed import Deployed
 from limpq_deploy.pipeline.handed_over import Handover
-from limpq_deploy.pipeline.stages.comparison import Comparison, own_pair
+from limpq_deploy.pipeline.stages.comparison import Comparison, has_own_fp8, own_pair
 from limpq_deploy.pipeline.stages.declaration import If, Stage
 from limpq_deploy.pipeline.stages.facts import (
     BUILDS,
@@ -82,7 +82,7 @@ def _run(subject: Deployed, folder: Path, report: Report) -> str:
             versions=versions(),
             realised=executed_bits(engine) if engine is not None else {},
             built=built_facts(subject, folder),
-            files=_sizes(folder),
+            files=_sizes(subject, folder),
             class_names=subject.class_names,
             trained=not subject.config.ptq,
             given=subject.config.policy.name if subject.config.policy is not None else None,
@@ -141,6 +141,8 @@ def training_logs(subject: Deployed, folder: Path) -> dict[str, str]:
         left_out |= TRAININGS.keys() - {"float"}
     if own_pair(folder / COMPARISON) is None:
         left_out |= {"uniform"}
+    if not has_own_fp8(folder / COMPARISON):
+        left_out |= {"fp8"}
     return {f"{TRAINING_LOGS}/{name}.jsonl": title for name, title in TRAININGS.items() if name not in left_out}
 
 
@@ -184,7 +186,11 @@ def built_facts(subject: Deployed, folder: Path) -> dict[str, str]:
     }
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes on disk of the exported models."""
-    names = (MODEL, STORED, FLOAT_MODEL, UNIFORM8_MODEL, FP8_MODEL)
+def _sizes(subject: Deployed, folder: Path) -> dict[str, int]:
+    """Bytes on disk of this build's exported models; a folder may hold those of earlier builds too."""
+    names = [MODEL, FLOAT_MODEL, UNIFORM8_MODEL]
+    if KEEPS_STORED.holds(subject, folder):
+        names.insert(1, STORED)
+    if OWN_FP8.holds(subject, folder):
+        names.append(FP8_MODEL)
     return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}

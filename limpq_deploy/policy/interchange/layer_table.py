@@ -119,6 +119,11 @@ def policy_from_table(
     sizes = {layer.name: layer for layer in indicators.layers}
     pairs: dict[str, tuple[int, int]] = {}
     for row in table.layers:
+        if row.format is None and FP8 in row.pair:
+            raise ModelError(
+                f"{origin} gives {row.name!r} {FP8} bits, which nothing here has; FP8 is 8 and 8 bits, and fp8 under "
+                f"{FORMAT}"
+            )
         if row.name in pinned:
             at = pinned[row.name]
             if row.pair != (at.weight_bits, at.act_bits):

@@ -11,11 +11,14 @@ from onnx import TensorProto, helper
 pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.records import load_record
+from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.cli.main import main
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime
 from limpq_deploy.export.timing.report import LatencyReport
 from limpq_deploy.latency.bench import named_models
+from limpq_deploy.workspace.file_names import FP8_MODEL
+from limpq_deploy.workspace.step import digest_of
+from limpq_deploy.workspace.workspace import STATE, BuildState
 
 
 def save_model(path: Path, name: str = "net", size: int = 8) -> Path:
@@ -52,6 +55,16 @@ def test_a_build_is_timed_as_mixed_float_and_uniform_beside_other_files(build: P
     ]
     with pytest.raises(ModelError, match=r"holds no model\.qdq\.onnx"):
         named_models([build / "baselines"])
+
+
+def test_fp8_is_timed_where_this_build_made_it(build: Path) -> None:
+    save_model(build / FP8_MODEL)
+    assert list(named_models([build])) == ["mixed", "float", "uniform8", "fp8"]
+    for made in (True, False):  # else it was left by an earlier build in the folder
+        files = [path.relative_to(build).as_posix() for path in build.rglob("*.onnx")]
+        written = {name: digest_of(build / name) for name in files if made or name != FP8_MODEL}
+        write_record(BuildState(stages={}, written=written), build / STATE)
+        assert ("fp8" in named_models([build])) is made
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A cost as the objective, against every policy there is."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -74,6 +75,22 @@ def test_the_bytes_of_a_compilers_kernels_are_minimised_with_what_neighbours_add
         assert found.minimised is not None
         assert found.minimised.least == figure(predicted(TABLE, found.pairs())) == least
     assert set(found.pairs().values()) <= set(NATIVE)
+
+
+@pytest.mark.parametrize("large", [9.0, 1e6, 1e12])
+def test_the_bound_is_as_exact_beside_importance_of_another_size(large: float) -> None:
+    a = replace(SMALL.layers[0], weight=(large, 1 + 1e-7, 1.0))  # 4 bits are a little worse than 8
+    small = replace(SMALL, layers=(a, *SMALL.layers[1:]))
+    found = search(small, minimise="mib", no_worse_than="w8a8", **WITHOUT_OUTLIERS)  # type: ignore[arg-type]
+    assert [bits.weight for bits in found.bits.values()] == [8, 8, 8]
+
+
+def test_costs_beyond_64_bits_are_minimised_too() -> None:
+    huge = replace(SMALL, layers=tuple(replace(one, macs=one.macs * 10**16 + 1) for one in SMALL.layers))
+    found = search(huge, minimise="gbitops", **WITHOUT_OUTLIERS)  # type: ignore[arg-type]
+    assert set(found.pairs().values()) == {(2, 2)}
+    assert found.minimised is not None
+    assert found.minimised.least == total_cost(BitOps(pinned=True), huge, found.pairs())
 
 
 def test_other_budgets_hold_where_a_cost_is_minimised() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from limpq_deploy.report import ReportInputs
 from limpq_deploy.report.comparison import ComparedBuild, render_comparison
+from limpq_deploy.verdict.candidates import Candidate
 
 from .test_report_page import Reader
 
@@ -48,6 +49,30 @@ def test_fronts_of_all_builds_stand_in_one_picture_and_each_policy_in_its_own_co
     for series in (0, 1):
         assert page.count(f'class="mark front s{series}"') == 2 * len(builds[0].what_if.points)
         assert page.count(f'class="mark own s{series}"') == 2
+
+
+def test_bytes_moved_are_told_with_their_batch(builds: tuple[ComparedBuild, ...]) -> None:
+    file = Candidate(
+        name="int8",
+        file="baselines/uniform8.qdq.onnx",
+        bits="w8a8",
+        accuracy=90.0,
+        accuracy_low=89.0,
+        accuracy_high=91.0,
+        bytes=1,
+        bitops_nominal=1,
+        bitops_realised=1,
+        latency_ms=None,
+        moved_bytes=5000,
+        kernels=7,
+    )
+    pair = [
+        replace(build, verdict=replace(build.verdict, candidates=(replace(file, batch=batch),)))
+        for build, batch in zip(builds, (1, 8), strict=True)
+    ]
+    words = Reader(render_comparison(pair)).words
+    assert "5,000 bytes moved at batch 1, 7 kernels" in words
+    assert "5,000 bytes moved at batch 8, 7 kernels" in words
 
 
 def test_layers_with_other_bits_are_counted_and_marked(builds: tuple[ComparedBuild, ...]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from limpq_deploy.calibration.errors import SettingError
+from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.policy.budgets import compression_budget
 from limpq_deploy.policy.front import Front, InfeasibleBudget, PointPreview, sweep, uniform_points
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
@@ -178,6 +179,7 @@ def test_bytes_are_those_that_layers_read() -> None:
     layer = LayerIndicators(name="a", macs=1, num_weights=2**20, weight=(1.0, 0.5), act=(1.0, 0.5), act_elements=2**21)
     x = across("bytes", Indicators(model="m", bits=(2, 4), layers=(layer,)))
     assert x.of({"a": (4, 2)}) == 0.5 + 0.5  # MiB: 2^20 weights of 4 bits, 2^21 activations of 2 bits
+    assert x.of({"a": (FP8, FP8)}) == 1 + 2
 
 
 @pytest.mark.parametrize("name", ["front.svg", "front.png"])

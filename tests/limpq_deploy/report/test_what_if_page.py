@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from limpq_deploy.policy.indicators import Measure
+from limpq_deploy.policy.policy import LayerBits
 from limpq_deploy.report import ReportInputs, render_report
 from limpq_deploy.report.answers_view import MOST_CLASSES, answers_section
 from limpq_deploy.report.curves import POINTS, Curve, curves_section
@@ -16,7 +17,8 @@ from limpq_deploy.report.figures import signed
 from limpq_deploy.report.page import resource
 from limpq_deploy.report.prices import prices_section
 from limpq_deploy.report.scales import scales_section
-from limpq_deploy.report.what_if import what_if_section
+from limpq_deploy.report.what_if import _files, what_if_section
+from limpq_deploy.verdict.candidates import Candidate
 
 from .test_report_page import Reader
 
@@ -78,6 +80,8 @@ def test_the_slider_begins_at_the_policys_own_budget(whole: ReportInputs) -> Non
     found = what_if_section(moved)
     assert found is not None
     assert (found.start, found.rows[1].own) == (1, True)
+    unknown = replace(whole.what_if, candidates=(), uniform=())  # as of a policy that no tournament had
+    assert what_if_section(replace(whole, what_if=unknown)).start == section.start  # type: ignore[union-attr]
 
 
 def test_figures_are_compared_with_the_policys_own_where_it_was_previewed_on_the_same_images(
@@ -95,7 +99,10 @@ def test_figures_are_compared_with_the_policys_own_where_it_was_previewed_on_the
         assert row.gain == f"{signed(point.preview.value - first.preview.value)} points"
     other = what_if_section(whole)  # previewed in the tournament alone, on images of its own
     assert other is not None
-    assert (other.against, other.rows[other.start].gain) == ("the best at its budget", "0.00 points")
+    assert (other.against, other.rows[other.start].gain) == (
+        f"the best at {other.rows[other.start].name}",
+        "0.00 points",
+    )
 
 
 def test_the_pictures_hold_front_uniform_candidates_and_the_policy(whole: ReportInputs) -> None:
@@ -107,6 +114,33 @@ def test_the_pictures_hold_front_uniform_candidates_and_the_policy(whole: Report
         for kind, number in (("front", len(whole.what_if.points)), ("uniform", 5), ("candidate", 1), ("own", 1)):
             assert picture.count(f'class="mark {kind} s0"') == number
         assert "float, test images" in picture
+
+
+def test_files_stand_at_their_size_and_fp8_has_eight_bits(whole: ReportInputs) -> None:
+    assert whole.verdict.accuracy is not None
+    figure = whole.verdict.accuracy.float.measure
+    other = Candidate(
+        name="fp8",
+        file="baselines/fp8.qdq.onnx",
+        bits="fp8",
+        accuracy=90.0,
+        accuracy_low=89.0,
+        accuracy_high=91.0,
+        bytes=1,
+        bitops_nominal=1,
+        bitops_realised=1,
+        latency_ms=None,
+        moved_bytes=None,
+    )
+    mixed = replace(other, name="mixed", file="model.qdq.onnx")
+    bits = dict.fromkeys(whole.policy.bits, LayerBits(weight=8, act=8, format="fp8"))
+    inputs = replace(
+        whole,
+        policy=replace(whole.policy, bits=bits),
+        verdict=replace(whole.verdict, candidates=(other, mixed)),
+    )
+    kib = sum(layer.num_weights for layer in inputs.placement.layers) / 1024
+    assert [mark.x for mark in _files(inputs, "size", figure)] == [kib, kib]
 
 
 def test_a_table_adds_the_predicted_latency(whole: ReportInputs) -> None:
@@ -123,6 +157,9 @@ def test_what_intervals_do_not_tell_apart_is_said(whole: ReportInputs) -> None:
     assert section is not None
     assert "so many images do not tell one step from the next" in section.together
     assert whole.what_if is not None
+    alone = what_if_section(replace(whole, what_if=replace(whole.what_if, points=whole.what_if.points[:1])))
+    assert alone is not None
+    assert alone.together == ""
     sharp = []
     for point in whole.what_if.points:
         assert point.preview is not None

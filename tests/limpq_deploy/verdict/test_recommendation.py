@@ -173,7 +173,7 @@ def test_moved_bytes_stand_for_time_where_nothing_can_be_timed() -> None:
         )
     )
     assert found.candidate == "int8"
-    assert "moves 4,000,000 bytes against 6,000,000" in found.why
+    assert "moves 4,000,000 bytes against 6,000,000 at batch 1" in found.why
 
 
 def test_a_policy_of_uniform_bits_is_its_own_file_by_either_name() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from limpq_deploy.cli.main import main
-from limpq_deploy.cli.options.threads import compute_threads_option
+from limpq_deploy.cli.options.threads import threads_option
 
 CPU_SECONDS, SHARE = 0.3, 0.1
 """How long a library computes, and what share of that makes a thread one that worked."""
@@ -51,7 +51,7 @@ def of_onnxruntime(folder: Path) -> Callable[[], object]:
 
 
 @click.command()
-@compute_threads_option
+@threads_option()
 def compute() -> None:
     """Let one library after the other compute."""
     import numpy as np

@@ -175,6 +175,7 @@ def test_a_table_at_widths_that_were_not_learned_is_priced_with_a_marked_estimat
     [
         (["a,4,2"], r"here does not fit .*2 searched layers: no entry for 'b'"),
         (["a,4,2", "b,2,2", "c,2,2"], r"unknown 'c'"),
+        (["a,9,9", "b,2,2"], r"gives 'a' 9 bits, which nothing here has; FP8 is 8 and 8 bits, and fp8 under format"),
         (["a,4,2", "b,2,4"], r"'a' 2 and 'b' 4 activation bits, but both read the tensor 'x'"),
         (["a,4,2", "b,4,2"], r"'b' 4 weight bits, an outlier entry that the indicators forbid"),
         (["a,4,2", "b,2,2", "stem,4,8"], r"gives 'stem' w4a8; the indicators of 'small' pin it to w8a8"),
