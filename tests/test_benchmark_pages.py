@@ -1,4 +1,4 @@
-"""Tables of the benchmarks' pages are those of the JSON beside them."""
+"""Tables of figures are those of the benchmarks' JSON."""
 
 import json
 from importlib import import_module
@@ -17,6 +17,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
     [
         ("compiler", "compiler_x86.json", "compiler_x86.md"),
         ("rtx", "rtx.json", "rtx.md"),
+        ("int4_blocks", "int4_blocks.json", "../docs/gpu.md"),
         ("zoo_page", "zoo.json", "zoo.md"),
         ("trained_nets", "trained_nets_x86_2cores.json", "trained_nets_x86_2cores.md"),
     ],

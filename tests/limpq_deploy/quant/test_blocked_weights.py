@@ -31,6 +31,7 @@ from limpq_deploy.export.graph.from_torch import Marker, export_template, fold_b
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
+from limpq_deploy.export.timing.timing_graph import timing_graph
 
 GRID = QuantGrid(bits=4, signed=True)
 LAYERS = ("conv", "up", "normed", "small", "down")
@@ -62,6 +63,7 @@ class Made:
     placement: Placement
     model: QuantizedModel
     layers: Layers
+    template: onnx.ModelProto
     file: onnx.ModelProto
 
     def fixed(self, name: str) -> np.ndarray:
@@ -87,7 +89,7 @@ def made() -> Made:
     marked = with_quantizers(traced, placement, lambda quantizer: Marker(quantizer.name))
     fold_batchnorm(marked, {layer.name: layer.batchnorm for layer in placement.layers})
     template = export_template(marked, (1, 12, 12), TENSORRT_RTX.opset)
-    return Made(traced, placement, model, layers, build_qdq(template, placement, layers, acts, {}))
+    return Made(traced, placement, model, layers, template, build_qdq(template, placement, layers, acts, {}))
 
 
 def test_linear_layers_that_read_floats_have_blocks_of_which_a_row_has_two_or_more(made: Made) -> None:
@@ -138,6 +140,16 @@ def test_the_file_has_int4_codes_with_a_scale_a_block_and_other_layers_a_scale_a
     assert np.array_equal(made.fixed("up.weight_codes").astype(np.int8), layer.codes)
     assert made.fixed("up.weight_scale").dtype == np.float16
     onnx.checker.check_model(made.file, full_check=True)
+
+
+def test_a_stand_in_for_timing_has_the_nodes_types_and_shapes_of_the_file(made: Made) -> None:
+    found = timing_graph(made.template, made.placement, dict.fromkeys(LAYERS, (4, 16)))
+    assert _structure(found) == _structure(made.file)
+
+
+def _structure(model: onnx.ModelProto) -> tuple[object, object]:
+    nodes = [(node.name, node.op_type, [str(one) for one in node.attribute]) for node in model.graph.node]
+    return nodes, {one.name: (one.data_type, tuple(one.dims)) for one in model.graph.initializer}
 
 
 def test_onnx_runtime_numpy_and_the_trained_model_give_the_same_logits(made: Made) -> None:
