@@ -3,9 +3,9 @@
 Two encoder blocks of width 384 (16 tokens, 13 Linear layers, of which the last is pinned) with fresh weights and scales
 nobody's. Nothing is run. Figures are of an engine for sm89, as in `engine.json`.
 
-Keys, by kind of weight: `kernels`, `moved_b1`, `moved_b8` (bytes that planned kernels read and write besides weights, of
-engines tuned for that batch), `weights` (bytes). Kinds: `fp16`: the float model; `int8_channel`: 4 bits in int8, a scale
-a channel; `int4_channel`: INT4, a scale a channel; `int4_blocks`: INT4, a scale for each block, as exported.
+Keys, by kind of weight: `kernels`, `moved_b1`, `moved_b8` (bytes that planned kernels read and write besides weights,
+of engines tuned for that batch), `weights` (bytes). Kinds: `fp16`: the float model; `int8_channel`: 4 bits in int8, a
+scale a channel; `int4_channel`: INT4, a scale a channel; `int4_blocks`: INT4, a scale for each block, as exported.
 
     python benchmarks/int4_blocks.py --json      some seconds; there is no less of it, --quick and --smoke are the same
 """
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def files() -> Iterator[tuple[str, onnx.ModelProto]]:
-    """One network in all kinds. No two constants are equal, as after training: two that are, are one for the compiler."""
+    """One network in all kinds. No two constants are equal, as after training: equal ones are one for the compiler."""
     torch.manual_seed(0)
     net, random = Net().eval(), np.random.default_rng(0)
     for value in net.parameters():

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
         ("compiler", "compiler_x86.json", "compiler_x86.md"),
         ("rtx", "rtx.json", "rtx.md"),
         ("int4_blocks", "int4_blocks.json", "../docs/gpu.md"),
+        ("rtx_prices", "rtx_prices.json", "rtx_prices.md"),
         ("zoo_page", "zoo.json", "zoo.md"),
         ("trained_nets", "trained_nets_x86_2cores.json", "trained_nets_x86_2cores.md"),
     ],

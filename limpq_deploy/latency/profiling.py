@@ -73,8 +73,8 @@ def profiled_files(folder: Path) -> tuple[BuildFiles, Placement, Indicators, tup
     placement = load_record(Placement, files.path(PLACEMENT))
     if placement.weights_only:
         raise ModelError(
-            f"{folder} is a build with --act-bits, whose activations are floats; the parts of such a network are neither "
-            "timed nor priced yet: profile a build without it"
+            f"{folder} is a build with --act-bits, whose activations are floats; the parts of such a network are "
+            "neither timed nor priced yet: profile a build without it"
         )
     indicators = load_record(Indicators, files.path(INDICATORS))
     if indicators.edges is None:
