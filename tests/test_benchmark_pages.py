@@ -32,3 +32,9 @@ def test_a_page_has_the_table_of_its_figures(
     assert len(table) > 3
     told = (FOLDER / page).read_text(encoding="utf-8").splitlines()
     assert [line for line in table if line not in told] == []
+
+
+def test_the_page_of_the_compiler_is_as_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    found = json.loads((FOLDER / "compiler_x86.json").read_text(encoding="utf-8"))
+    assert import_module("compiler").page(found) == (FOLDER / "compiler_x86.md").read_text(encoding="utf-8")
