@@ -113,7 +113,8 @@ def page(found: dict[str, Any]) -> str:
         f"{found['compiler']}, one engine for {', '.join(found['gpus'])}, built without a GPU and never run. "
         f"{found['accepted']} of {found['files']} files accepted, {found['as_planned']} with every integer layer as "
         f"planned ({floats} plan none), {found['warnings']} warnings. Moved: bytes that planned kernels read and "
-        "write, without weights, of an engine tuned for the batch. Renewed by `python benchmarks/compiler.py --out benchmarks`.",
+        "write, without weights, of an engine tuned for the batch. Renewed by `python benchmarks/compiler.py --out "
+        "benchmarks`.",
         "",
         "| network | file | kernels | integer layers (planned, all) | moved MB, batch 1 | batch 8 | weights MB |",
         "|---|---|---|---|---|---|---|",
