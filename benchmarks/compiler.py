@@ -105,14 +105,16 @@ def measure(networks: tuple[str, ...], forms: tuple[str, ...], kinds: tuple[str,
 
 
 def page(found: dict[str, Any]) -> str:
-    """The results as a Markdown table."""
+    """The results as a Markdown page."""
+    floats = sum(one.get("planned") == 0 for rows in found["networks"].values() for one in rows.values())
     lines = [
         "# NVIDIA's compiler on files of ten networks",
         "",
         f"{found['compiler']}, one engine for {', '.join(found['gpus'])}, built without a GPU and never run. "
         f"{found['accepted']} of {found['files']} files accepted, {found['as_planned']} with every integer layer as "
-        f"planned, {found['warnings']} warnings. Moved: bytes that planned kernels read and write, without weights, of "
-        "an engine tuned for the batch. Renewed by `python benchmarks/compiler.py --out benchmarks`.",
+        f"planned ({floats} plan none), {found['warnings']} warnings. Moved: bytes that planned kernels read and "
+        "write, without weights, of an engine tuned for the batch. Renewed by `python benchmarks/compiler.py --out "
+        "benchmarks`.",
         "",
         "| network | file | kernels | integer layers (planned, all) | moved MB, batch 1 | batch 8 | weights MB |",
         "|---|---|---|---|---|---|---|",

@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep images and checkpoints here, and go on from them")
     parser.add_argument("--keep", action="store_true", help=f"weights and curves into {KEPT.name}/ beside this file")
     options = parser.parse_args()
+    if options.keep and (options.quick or options.smoke):
+        parser.error("--keep is for the whole training: leave --quick and --smoke")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
@@ -54,7 +56,7 @@ def main() -> None:
             training = Training(float_epochs=1 if options.quick else EPOCHS[name], batch_size=128)
             if options.smoke:
                 training = Training(float_steps=2, batch_size=32)
-            nets[name], splits = trained(name, images, training, out / name, options.keep)
+            nets[name], splits = trained(name, images, training, out / folder(name, training), options.keep)
     found = {"nets": nets, "images": {split: len(part) for split, part in splits.items()}}
     print(json.dumps(found) if options.json else page(found))
 
@@ -83,9 +85,7 @@ def trained(
             "parameters": sum(value.numel() for value in net.parameters()),
             "epochs": round(epochs),
             "seconds": round(history.seconds),
-            "losses": of_epochs(
-                [loss for (loss,) in history.losses], settings.steps * settings.batch_size / len(parts["train"])
-            ),
+            "losses": of_epochs([loss for (loss,) in history.losses], epochs),
             **{part: round(top1_together(net, parts[part]), 2) for part in ("held_out", "val", "test")},
         }
         record.write_text(json.dumps(figures) + "\n")
@@ -94,6 +94,12 @@ def trained(
         (KEPT / f"{name}.safetensors").write_bytes((out / "weights.safetensors").read_bytes())
         (KEPT / f"{name}.json").write_text(record.read_text())
     return json.loads(record.read_text()), parts
+
+
+def folder(name: str, training: Training) -> str:
+    """Of one training: another length is another one."""
+    length = f"{training.float_steps}-steps" if training.float_epochs is None else f"{training.float_epochs}-epochs"
+    return f"{name}-{length}"
 
 
 def of_epochs(losses: list[float], epochs: float) -> list[float]:

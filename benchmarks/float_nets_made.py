@@ -4,13 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from trained_nets_made import CLASSES, small
 
-from limpq_deploy.calibration.datasets import Preprocess
 from limpq_deploy.model.zoo import create_model
 from limpq_deploy.model.zoo.torchvision import import_torchvision
-
-PREPROCESS = Preprocess(height=32, width=32, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
-CLASSES = 10
 
 
 class MobileNet(nn.Module):
@@ -43,7 +40,7 @@ class MobileNet(nn.Module):
 
 def mobilenet() -> nn.Module:
     """MobileNetV2-like, ReLU6."""
-    return _small(MobileNet())
+    return small(MobileNet())
 
 
 def efficientnet() -> nn.Module:
@@ -57,17 +54,12 @@ def efficientnet() -> nn.Module:
         MBConvConfig(4, 5, 2, 24, 32, 2, 1.0, 1.0),
         MBConvConfig(4, 3, 2, 32, 48, 2, 1.0, 1.0),
     ]
-    return _small(EfficientNet(shapes, dropout=0.0, stochastic_depth_prob=0.0, num_classes=CLASSES, last_channel=160))
+    return small(EfficientNet(shapes, dropout=0.0, stochastic_depth_prob=0.0, num_classes=CLASSES, last_channel=160))
 
 
 def resnet20() -> nn.Module:
     """ResNet-20 from fresh weights: the network whose layers hardly differ, here with images it has not seen."""
-    return _small(create_model("resnet20", CLASSES)[0])
-
-
-def _small(net: nn.Module) -> nn.Module:
-    net.preprocess = PREPROCESS  # type: ignore[assignment]
-    return net
+    return small(create_model("resnet20", CLASSES)[0])
 
 
 NETS = {"mobilenet": mobilenet, "efficientnet": efficientnet, "resnet20": resnet20}

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few steps: shows that it runs, and no more")
     parser.add_argument("--smoke", action="store_true", help="two steps, a few images: that it runs to its end")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--table", action="store_true", help="print what --out holds")
+    parser.add_argument("--table", action="store_true", help="print what --out holds of these settings")
     parser.add_argument("--out", type=Path, default=Path("limpq-importance"))
     options = parser.parse_args()
     if options.quick:
@@ -102,7 +102,7 @@ def main() -> None:
         options.seeds, options.budgets, options.joint_steps, options.steps = options.seeds[:1], ["7.5"], 2, 2
         options.only = ["scale"]
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "lines.jsonl"
+    file = options.out / f"{of_settings(options)}.jsonl"
     if not options.table:
         run(options, file)
     lines = [Line(**json.loads(text)) for text in file.read_text().splitlines()] if file.exists() else []
@@ -131,6 +131,16 @@ def run(options: argparse.Namespace, file: Path) -> None:
                 print(json.dumps(asdict(line)), file=sys.stderr, flush=True)
 
 
+def of_network(options: argparse.Namespace) -> str:
+    """What joint networks of these settings are called."""
+    return f"{options.model.replace(':', '-')}-{options.joint_steps}"
+
+
+def of_settings(options: argparse.Namespace) -> str:
+    """What the lines of these settings are called: others are no part of them."""
+    return f"{of_network(options)}-{options.start}-{options.steps}"
+
+
 def opened(model: str, out: Path, *, smoke: bool) -> Subject:
     """The shared images and weights, unpacked beside the results."""
     images, _ = cifar10(out, smoke=smoke)
@@ -143,7 +153,7 @@ def opened(model: str, out: Path, *, smoke: bool) -> Subject:
 def learned(subject: Subject, seed: int, options: argparse.Namespace) -> tuple[Indicators, QuantizedModel]:
     """Joint training and all measures of one seed, or what an earlier run kept of them."""
     traced = equalise_channels(trace(subject.model.eval(), subject.preprocess.shape))
-    name = f"{options.model.rpartition(':')[2]}-{options.joint_steps}-{seed}"
+    name = f"{of_network(options)}-{seed}"
     network, record = options.out / f"{name}.safetensors", options.out / f"{name}.indicators.json"
     info = CheckpointInfo(kind="joint", model=options.model, target=subject.target.name, bits=BITS)
     if record.exists():

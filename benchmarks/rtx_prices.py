@@ -5,7 +5,8 @@ predicted and built. Weights are fresh and scales nobody's; nothing is run. Batc
 
 Keys, by network: `engines` that prices come from, `bytes` and `kernels` {`mean_error`, `worst_error`} (relative),
 `policies` [{`built_mb`, `predicted_mb`, `built_kernels`, `predicted_kernels`}], `seconds`. With ``--graphs`` of several
-numbers, `by_engines` instead: the first three keys for each, from engines of one sequence.
+numbers, `by_engines` instead: the first three keys for each, from engines of one sequence, and `beyond`, the policies
+whose bytes are more than 2 % off.
 
     python benchmarks/rtx_prices.py --json
     python benchmarks/rtx_prices.py --quick --json      ResNet-20 alone
@@ -41,6 +42,8 @@ NETWORKS = {
 }
 PAIRS = ((8, 8), (16, 16))
 POLICIES = 20
+BEYOND = 0.02
+"""Error of the bytes of a policy that is counted."""
 
 
 def measure(model: str, settings: PricingSettings) -> dict[str, Any]:
@@ -90,7 +93,8 @@ def others(placement: Placement) -> list[dict[str, tuple[int, int]]]:
 
 
 def _errors(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in ("engines", "bytes", "kernels")}
+    beyond = sum(abs(one["predicted_mb"] / one["built_mb"] - 1) > BEYOND for one in found["policies"])
+    return {name: found[name] for name in ("engines", "bytes", "kernels")} | {"beyond": beyond}
 
 
 def errors(values: list[float]) -> dict[str, float]:
@@ -117,7 +121,29 @@ def main() -> None:
         }
     else:
         found = {name: measure(model, settings) for name, model in models.items()}
-    print(json.dumps({"compiler": compiler_name(), "batch": settings.batch, **found}))
+    found |= {"compiler": compiler_name(), "batch": settings.batch}
+    print(json.dumps(found) if options.json else page(found))
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as Markdown tables: of networks, then of numbers of engines."""
+    networks = {name: one for name, one in found.items() if isinstance(one, dict)}
+    lines = ["| network | engines | MB of the 20 | bytes: error on average, at most | kernels | s |", "|" + "---|" * 6]
+    for name, one in networks.items():
+        if "policies" in one:
+            sizes = [policy["built_mb"] for policy in one["policies"]]
+            cells = name, one["engines"], f"{min(sizes):.1f} to {max(sizes):.1f}", *_cells(one), f"{one['seconds']:.0f}"
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "| engines | bytes: error on average, at most | kernels | policies beyond 2 % |", "|" + "---|" * 4]
+    for one in networks.values():
+        for few in one.get("by_engines", ()):
+            lines.append(f"| {few['engines']} | {' | '.join(_cells(few))} | {few['beyond']} |")
+    return "\n".join(lines)
+
+
+def _cells(found: dict[str, Any]) -> list[str]:
+    parts = found["bytes"], found["kernels"]
+    return [f"{100 * part['mean_error']:.2f}, {100 * part['worst_error']:.2f} %" for part in parts]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def regnet() -> nn.Module:
     from torchvision.models.regnet import BlockParams, RegNet
 
     blocks = BlockParams.from_init_params(depth=8, w_0=24, w_a=16.0, w_m=2.2, group_width=8, se_ratio=0.25)
-    return _small(RegNet(blocks, num_classes=CLASSES, stem_width=16))
+    return small(RegNet(blocks, num_classes=CLASSES, stem_width=16))
 
 
 def selecsls() -> nn.Module:
@@ -41,7 +41,7 @@ def selecsls() -> nn.Module:
     ]
     head = [(128, 160, 3, 2), (160, 256, 1, 1)]
     shape = {"block": SelecSlsBlock, "features": features, "head": head, "num_features": 256, "feature_info": []}
-    return _small(SelecSls(shape, num_classes=CLASSES))
+    return small(SelecSls(shape, num_classes=CLASSES))
 
 
 def mnasnet() -> nn.Module:
@@ -53,7 +53,7 @@ def mnasnet() -> nn.Module:
     net.layers[12][0].layers[3].stride = (1, 1)
     for norm in batchnorms(net):
         norm.momentum = 0.1  # its own, 0.0003, is for weeks of training
-    return _small(net)
+    return small(net)
 
 
 def convnext() -> nn.Module:
@@ -61,7 +61,7 @@ def convnext() -> nn.Module:
     import_torchvision()
     from timm.models.convnext import ConvNeXt
 
-    return _small(ConvNeXt(num_classes=CLASSES, patch_size=2, depths=(2, 2, 2, 1), dims=(32, 64, 96, 128)))
+    return small(ConvNeXt(num_classes=CLASSES, patch_size=2, depths=(2, 2, 2, 1), dims=(32, 64, 96, 128)))
 
 
 def vit() -> nn.Module:
@@ -69,10 +69,11 @@ def vit() -> nn.Module:
     import_torchvision()
     from timm.models.vision_transformer import VisionTransformer
 
-    return _small(VisionTransformer(img_size=32, patch_size=4, num_classes=CLASSES, embed_dim=64, depth=4, num_heads=2))
+    return small(VisionTransformer(img_size=32, patch_size=4, num_classes=CLASSES, embed_dim=64, depth=4, num_heads=2))
 
 
-def _small(net: nn.Module) -> nn.Module:
+def small(net: nn.Module) -> nn.Module:
+    """A network with the preprocessing of CIFAR-10's images."""
     net.preprocess = PREPROCESS  # type: ignore[assignment]
     return net
 

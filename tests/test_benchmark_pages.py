@@ -1,4 +1,4 @@
-"""Tables of the benchmarks' pages are those of the JSON beside them."""
+"""Tables of figures are those of the benchmarks' JSON."""
 
 import json
 from importlib import import_module
@@ -17,6 +17,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
     [
         ("compiler", "compiler_x86.json", "compiler_x86.md"),
         ("rtx", "rtx.json", "rtx.md"),
+        ("int4_blocks", "int4_blocks.json", "../docs/gpu.md"),
+        ("rtx_prices", "rtx_prices.json", "rtx_prices.md"),
         ("zoo_page", "zoo.json", "zoo.md"),
         ("trained_nets", "trained_nets_x86_2cores.json", "trained_nets_x86_2cores.md"),
     ],
@@ -30,3 +32,9 @@ def test_a_page_has_the_table_of_its_figures(
     assert len(table) > 3
     told = (FOLDER / page).read_text(encoding="utf-8").splitlines()
     assert [line for line in table if line not in told] == []
+
+
+def test_the_page_of_the_compiler_is_as_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    found = json.loads((FOLDER / "compiler_x86.json").read_text(encoding="utf-8"))
+    assert import_module("compiler").page(found) == (FOLDER / "compiler_x86.md").read_text(encoding="utf-8")

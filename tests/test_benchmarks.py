@@ -32,7 +32,7 @@ KEYS = {
 
 ELSEWHERE = {
     "serving": "no Triton server: set LIMPQ_TRITON to the folder",
-    **dict.fromkeys(("rtx", "compiler_forms"), "NVIDIA's compiler TensorRT-RTX is not here"),
+    **dict.fromkeys(("rtx", "compiler_forms", "int4_blocks"), "NVIDIA's compiler TensorRT-RTX is not here"),
     "gpu": "the benchmark runs on a machine with an NVIDIA GPU and TensorRT",
 }
 """What benchmarks that need another program say where it is not."""

@@ -12,13 +12,13 @@ import onnx
 
 from limpq_deploy.calibration.numbers.float8 import nearest_fp8
 from limpq_deploy.calibration.numbers.params import QuantParams
-from limpq_deploy.export.graph.float_layers import fold_float, fold_weight_only
+from limpq_deploy.export.graph.float_layers import blocked_weights, fold_float, fold_weight_only
 from limpq_deploy.export.graph.folding import fold
 from limpq_deploy.export.graph.fp8_layers import fold_fp8
 from limpq_deploy.export.graph.onnx_files import constants
 from limpq_deploy.export.qdq.base import AnyLayer
 from limpq_deploy.export.qdq.build import build_qdq
-from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
+from limpq_deploy.export.records.placement import BLOCKED_BITS, BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import in_float
 
 RANGE = 4.0
@@ -48,6 +48,7 @@ def timing_graph(
                 name=layer.name, bits=max(policy[layer.name]), weight=weight, bias=bias, batchnorm=None
             )
             continue
+        carried = max(*policy.get(layer.name, ()), placement.quantizer(layer.input).bits or 0, 0)
         grid = placement.spec.weight_grid(bits)
         scale = float(np.abs(weight).max(initial=0.0)) / grid.qmax or 1.0
         if grid.fp8:
@@ -61,10 +62,19 @@ def timing_graph(
             )
             continue
         codes = np.clip(np.rint(weight / scale), grid.qmin, grid.qmax).astype(np.int64)
-        if layer.name in floats:
+        if layer.name in floats and layer.block is not None and grid.bits <= BLOCKED_BITS:
+            layers[layer.name] = blocked_weights(
+                name=layer.name,
+                bits=carried,
+                codes=codes.astype(np.int8),
+                grid=grid,
+                scale=np.full((len(codes), codes.shape[1] // layer.block), scale),
+                bias=bias,
+            )
+        elif layer.name in floats:
             layers[layer.name] = fold_weight_only(
                 name=layer.name,
-                bits=max(policy[layer.name]),
+                bits=carried,
                 codes=codes,
                 grid=grid,
                 weight_scale=scale,

@@ -71,6 +71,11 @@ def profiled_files(folder: Path) -> tuple[BuildFiles, Placement, Indicators, tup
             raise ModelError(f"{folder} has no {name}; name the --out directory of a build that came to its export")
     files = BuildFiles(folder)
     placement = load_record(Placement, files.path(PLACEMENT))
+    if placement.weights_only:
+        raise ModelError(
+            f"{folder} is a build with --act-bits, whose activations are floats; the parts of such a network are "
+            "neither timed nor priced yet: profile a build without it"
+        )
     indicators = load_record(Indicators, files.path(INDICATORS))
     if indicators.edges is None:
         raise ModelError(f"the indicators of {folder} know no edges; renew them with `limpq-deploy indicators --fresh`")

@@ -137,7 +137,7 @@ def _importance_budget(indicators: Indicators, importance: Importance, recipe: R
         known = ", ".join(map(width_name, indicators.bits))
         raise SettingError(
             f"--no-worse-than is {than}; the indicators of {indicators.model!r} know no importance at "
-            f"{width_name(unknown[0])} bits, but at {known}"
+            f"{width_name(unknown[0])} bits, but at {known}; name one of these, or learn more (--bits of indicators)"
         )
     admitted = admitted_pairs(indicators)
     if refused := [one.name for one in indicators.layers if pair not in admitted.get(one.name, (pair,))]:

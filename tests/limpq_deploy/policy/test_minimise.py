@@ -122,6 +122,10 @@ def test_what_makes_no_sense_beside_a_minimised_cost_is_refused() -> None:
         refused(rf"--minimise {what} needs .*; give --(cost|latency)-table FILE.json", minimise=what)
     refused("--no-worse-than has no effect without --minimise", no_worse_than="w4a4", like="w4a4")
     refused("--preview has no effect beside --minimise", minimise="mib", preview="limpq-build")
-    refused("know no importance at 6 bits, but at 2, 4, 8", minimise="mib", no_worse_than="w6a6")
+    refused(
+        "know no importance at 6 bits, but at 2, 4, 8; name one of these, or learn more",
+        minimise="mib",
+        no_worse_than="w6a6",
+    )
     refused("expected wNaM, such as w8a8, or one of int8, fp8, fp16", minimise="mib", no_worse_than="best")
     refused("which layer 'a' may not take here", minimise="mib", no_worse_than="w2a2", min_bits=("a=4",))

@@ -31,6 +31,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cpu]")
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq
 from limpq_deploy.export.runtimes.onnxruntime.session import open_as_written
+from limpq_deploy.export.timing.timing_graph import timing_graph
 
 GRID = QuantGrid(bits=4, signed=True)
 LAYERS = ("conv", "up", "normed", "small", "down")
@@ -62,6 +63,7 @@ class Made:
     placement: Placement
     model: QuantizedModel
     layers: Layers
+    template: onnx.ModelProto
     file: onnx.ModelProto
 
     def fixed(self, name: str) -> np.ndarray:
@@ -86,7 +88,7 @@ def made() -> Made:
     model.set_bits(policy)
     layers, acts = integer_model(model.eval(), policy)
     template = float_template(traced, placement)
-    return Made(traced, placement, model, layers, build_qdq(template, placement, layers, acts, {}))
+    return Made(traced, placement, model, layers, template, build_qdq(template, placement, layers, acts, {}))
 
 
 def test_linear_layers_that_read_floats_have_blocks_of_which_a_row_has_two_or_more(made: Made) -> None:
@@ -140,6 +142,16 @@ def test_the_file_has_int4_codes_with_a_scale_a_block_and_other_layers_a_scale_a
     assert scales.dtype == np.float16  # a block of zeros takes none that FP16 cannot hold
     assert scales[3, 1] == np.float16(made.model.quant_layer("down").scales.scale(0).item())
     onnx.checker.check_model(made.file, full_check=True)
+
+
+def test_a_stand_in_for_timing_has_the_nodes_types_and_shapes_of_the_file(made: Made) -> None:
+    found = timing_graph(made.template, made.placement, dict.fromkeys(LAYERS, (4, 16)))
+    assert _structure(found) == _structure(made.file)
+
+
+def _structure(model: onnx.ModelProto) -> tuple[object, object]:
+    nodes = [(node.name, node.op_type, [str(one) for one in node.attribute]) for node in model.graph.node]
+    return nodes, {one.name: (one.data_type, tuple(one.dims)) for one in model.graph.initializer}
 
 
 def test_onnx_runtime_numpy_and_the_trained_model_give_the_same_logits(made: Made) -> None:
