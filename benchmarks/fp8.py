@@ -36,7 +36,8 @@ from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.timing.cost_table import Moved
-from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, predicted, price
+from limpq_deploy.export.timing.predictions import predicted
+from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, price
 from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import layer_edges

@@ -29,7 +29,8 @@ from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.records.targets import TENSORRT_RTX
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import compiler_name
 from limpq_deploy.export.timing.cost_table import Moved
-from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, predicted, price
+from limpq_deploy.export.timing.predictions import predicted
+from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, price
 from limpq_deploy.model.edges import layer_edges
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.zoo import create_model

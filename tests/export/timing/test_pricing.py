@@ -23,7 +23,8 @@ from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.timing import pricing
 from limpq_deploy.export.timing.cost_table import CostTable
-from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, predicted, price
+from limpq_deploy.export.timing.predictions import predicted
+from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, price
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
 
 EDGES = (("stem", "block1.conv1"), ("block1.conv1", "block1.conv2"), ("stem", "block1.conv2"))
