@@ -74,7 +74,7 @@ class CostTable:
     ``macs``: of each, for one image. ``bounds``: layers at pairs that no policy of these indicators takes, in networks
     wholly at those pairs: for the bounds of `roofline` alone, no budget reads them. ``near``: engines of policies that
     somebody named and of some around them, as ``checks`` beside what a table predicts that was made without all of
-    them; this one gives them again.
+    them; this one gives them again as nearly as it can.
 
     Raises ValueError where a price is no number, a layer is priced twice at one precision, or a name is unknown.
     """

@@ -39,7 +39,7 @@ from limpq_deploy.export.timing.timing_graph import timing_graph
 GRAPHS = 64
 """Engines that mix precisions, for each precision after the first."""
 
-AROUND = 8
+AROUND = 16
 """Engines around a policy, which differ from it in one layer."""
 
 FOLDS = 4
@@ -80,7 +80,7 @@ def price(
 
     ``edges``: (producer, consumer) of every tensor that one layer hands to another. ``bounds``: pairs that no policy
     takes; one engine of each, and none that mixes them. ``near``: policies that are built too, with `AROUND` of each
-    that differ in one layer: the table gives them again, and ``table.near`` says what was predicted without them.
+    that differ in one layer: the table is held to them, and ``table.near`` says what was predicted without them.
     Raises MissingExtra without the compiler, BuildFailed where it refuses a graph, SettingError for capabilities that
     one engine cannot be for, and for bits of ``near`` without a price.
     """

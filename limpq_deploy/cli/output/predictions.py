@@ -21,9 +21,10 @@ def error_lines(priced: CostTable) -> list[str]:
         )
     own = [abs(one.error) for one in priced.near]
     if own:
+        now = [abs(predicted(priced, one.pairs).bytes / max(one.built.bytes, 1) - 1) for one in priced.near]
         lines.append(
             f"{len(own)} engines of policies given with --near and of some around them, predicted by a table made "
-            f"without them: off by {_errors(own)}; this table gives them again"
+            f"without them: off by {_errors(own)}; by this table, which knows them: {_errors(now)}"
         )
     return lines
 
