@@ -169,7 +169,8 @@ def _rows(found: dict[str, Any]) -> Iterator[str]:
         spread = f" (sd {stdev(apart):.2f})" if len(apart) > 1 else ""
         beside = "-" if name == "fp16" or not apart else f"{fmean(apart):+.2f}{spread}"
         counts = ", ".join(str(mine[0]["layers"][one]) for one in FORMATS)
-        yield f"| {name} | {counts} | {held} | {tests} % | {beside} |"
+        shown = name.replace(" %", "%").replace("%", " %")
+        yield f"| {shown} | {counts} | {held} | {tests} % | {beside} |"
 
 
 if __name__ == "__main__":
