@@ -95,7 +95,14 @@ def run(options: argparse.Namespace, file: Path) -> None:
             for name in options.only:
                 if (seed, budget, name) in done or (name == "gradient" and budget.startswith("weights")):
                     continue
-                pairs, more = found_by(name, subject, joint, indicators, budget, seed, scores, options)
+                kept = file.with_name(f"{file.stem}-{seed}-{budget}-{name.replace(' ', '-')}.json")
+                if not kept.exists():
+                    kept.write_text(
+                        json.dumps(found_by(name, subject, joint, indicators, budget, seed, scores, options))
+                    )
+                policy = json.loads(kept.read_text())
+                pairs = {layer: (weight, act) for layer, (weight, act) in policy["pairs"].items()}
+                more = {key: value for key, value in policy.items() if key != "pairs"}
                 line = trained(subject, joint, indicators, pairs, seed, budget, name, options)
                 with file.open("a") as out:
                     out.write(json.dumps(asdict(line) | more) + "\n")
@@ -111,8 +118,8 @@ def found_by(
     seed: int,
     scores: dict[str, Indicators],
     options: argparse.Namespace,
-) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
-    """A rival's policy, and what is recorded beside its line. ``scores`` keeps those of this seed for other budgets."""
+) -> dict[str, Any]:
+    """A rival's policy (`pairs`), and what is recorded beside its line. ``scores`` keeps those of this seed."""
     start, limit, data = time.process_time(), budget_of(indicators, budget), subject.joint_data
     if name == LEARNED:
         settings = finetune_settings(len(data.split("train")))
@@ -124,7 +131,7 @@ def found_by(
         if name not in scores:
             scores[name] = scored(name, subject, indicators, seed, options)
         pairs, more = PolicySearch()(scores[name], (limit,), alpha=1.0, outliers="repair").pairs(), {}
-    return pairs, {**more, "cpu_seconds": round(time.process_time() - start, 1)}
+    return {"pairs": pairs, **more, "cpu_seconds": round(time.process_time() - start, 1)}
 
 
 def scored(name: str, subject: Subject, indicators: Indicators, seed: int, options: argparse.Namespace) -> Indicators:
