@@ -169,8 +169,8 @@ def page(found: dict[str, Any]) -> str:
 
 def differences(lines: list[Line]) -> Iterator[str]:
     """Paired over seeds: every rival less every policy of the tournament."""
-    yield "| budget | rival | less | seeds | preview | held after | test after |"
-    yield "|" + "---|" * 7
+    yield "| budget | rival | less | seeds | preview loss | preview | held after | test after |"
+    yield "|" + "---|" * 8
     for budget in dict.fromkeys(line.budget for line in lines):
         group = [line for line in lines if line.budget == budget]
         by = {(line.policy, line.seed): line for line in group}
@@ -180,8 +180,8 @@ def differences(lines: list[Line]) -> Iterator[str]:
                 seeds = [line.seed for line in group if line.policy == rival and (other, line.seed) in by]
                 if seeds:
                     cells = [
-                        spread([getattr(by[rival, s], key) - getattr(by[other, s], key) for s in seeds])
-                        for key in ("preview", "held", "test")
+                        spread([getattr(by[rival, s], key) - getattr(by[other, s], key) for s in seeds], digits)
+                        for key, digits in (("preview_loss", 4), ("preview", 2), ("held", 2), ("test", 2))
                     ]
                     yield f"| {budget} | {rival} | {other} | {len(seeds)} | {' | '.join(cells)} |"
 
@@ -216,9 +216,9 @@ def apart(bits: str, other: str) -> float:
     return fmean(abs(int(mine) - int(its)) for mine, its in pairs)
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 2) -> str:
     """Mean, and the standard deviation in brackets."""
-    return f"{fmean(values):+.2f}" + (f" ({stdev(values):.2f})" if len(values) > 1 else "")
+    return f"{fmean(values):+.{digits}f}" + (f" ({stdev(values):.{digits}f})" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -317,7 +317,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def shown(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.4f}"
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 if __name__ == "__main__":
