@@ -72,14 +72,15 @@ def main() -> None:
     file = options.out / f"rivals-{of_settings(options)}.jsonl"
     if not options.table:
         run(options, file)
+    mine = [line for line in rows(file) if line["seed"] in options.seeds and line["budget"] in options.budgets]
+    of = {(line["seed"], line["budget"]) for line in mine}
+    beside = rows(options.beside) if options.beside is not None else []
     found = {
-        "lines": [line for line in rows(file) if line["seed"] in options.seeds and line["budget"] in options.budgets],
+        "lines": mine,
+        "beside": [line for line in beside if (line["seed"], line["budget"]) in of],
         "settings": {"model": options.model, "joint_steps": options.joint_steps, "steps": options.steps},
         "machine": {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()},
     }
-    of = {(line["seed"], line["budget"]) for line in found["lines"]}
-    beside = rows(options.beside) if options.beside is not None else []
-    found["beside"] = [line for line in beside if (line["seed"], line["budget"]) in of]
     print(json.dumps(found) if options.json else page(found))
 
 
@@ -161,10 +162,11 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 def page(found: dict[str, Any]) -> str:
-    """Three tables: all policies, rivals less the others, and what was learned."""
+    """Tables: all policies, rivals less the others, widths, how far these are apart, and what was learned."""
     names = Line.__slots__
     lines = [Line(**{name: one[name] for name in names}) for one in (*found["beside"], *found["lines"])]
-    return "\n".join((*lines_table(lines), "", *differences(lines), "", *policies(lines), "", *learning(found)))
+    tables = lines_table(lines), differences(lines), policies(lines), distances(lines), learning(found)
+    return "\n\n".join("\n".join(table) for table in tables)
 
 
 def differences(lines: list[Line]) -> Iterator[str]:
@@ -187,16 +189,28 @@ def differences(lines: list[Line]) -> Iterator[str]:
 
 
 def policies(lines: list[Line]) -> Iterator[str]:
-    """Bits of the rivals and of the program on ``kl``, and how many bits apart a tensor's widths are on average."""
-    yield "| budget | seed | policy | weight and activation bits, layer by layer | bits from `kl` |"
-    yield "|" + "---|" * 5
+    """Bits of the rivals and of the program on ``kl``."""
+    yield "| budget | seed | policy | weight and activation bits, layer by layer |"
+    yield "|" + "---|" * 4
     for budget in dict.fromkeys(line.budget for line in lines):
         for seed in sorted({line.seed for line in lines}):
             mine = {line.policy: line.bits for line in lines if (line.budget, line.seed) == (budget, seed)}
             for name in ("kl", *RIVALS):
                 if name in mine:
-                    away = f"{apart(mine[name], mine['kl']):.2f}" if "kl" in mine and name != "kl" else ""
-                    yield f"| {budget} | {seed} | {name} | {mine[name]} | {away} |"
+                    yield f"| {budget} | {seed} | {name} | {mine[name]} |"
+
+
+def distances(lines: list[Line]) -> Iterator[str]:
+    """How many bits apart the widths of two policies of one seed are, the mean over tensors and seeds."""
+    ends = ("kl", *(name for name in RIVALS if any(line.policy == name for line in lines)))
+    yield f"| budget | policy | {' | '.join(f'bits from {end}' for end in ends)} |"
+    yield "|" + "---|" * (2 + len(ends))
+    for budget in dict.fromkeys(line.budget for line in lines):
+        by = {(line.policy, line.seed): line.bits for line in lines if line.budget == budget}
+        for name in dict.fromkeys(policy for policy, _ in by):
+            each = [[apart(by[name, s], by[end, s]) for p, s in by if p == name and (end, s) in by] for end in ends]
+            cells = [f"{fmean(one):.2f}" if one and name != end else "" for end, one in zip(ends, each, strict=True)]
+            yield f"| {budget} | {name} | {' | '.join(cells)} |"
 
 
 def learning(found: dict[str, Any]) -> Iterator[str]:

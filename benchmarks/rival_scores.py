@@ -90,7 +90,9 @@ class HessianTraces:
             values = [self._value(tensor, acts) for tensor in self.tensors]
             gradients = torch.autograd.grad(loss, values, create_graph=True)
             signs = [self._signs(value) for value in values]
-            along = sum((gradient * sign).sum() for gradient, sign in zip(gradients, signs, strict=True))
+            along = torch.stack(
+                [(gradient * sign).sum() for gradient, sign in zip(gradients, signs, strict=True)]
+            ).sum()
             for tensor, sign, product in zip(self.tensors, signs, torch.autograd.grad(along, values), strict=True):
                 found[tensor] += (sign * product).sum().item() / len(self._batches)
         self.samples.append(found)
