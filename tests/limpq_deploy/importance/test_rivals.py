@@ -1,5 +1,6 @@
 """What the program is compared with, which lives in benchmarks/: learned widths, Hessian traces, gradient scores."""
 
+import json
 from dataclasses import replace
 from importlib import import_module
 from itertools import product
@@ -177,3 +178,14 @@ def test_gradient_scores_are_squared_gradients_times_squared_changes_of_a_layers
     expected = (gradient * (outputs[1] - outputs[0])).square().sum().item()
     assert scores.scores["conv3", 3] == pytest.approx(expected, rel=1e-5)
     assert all(scores.scores["conv3", bits] > scores.scores["conv3", bits + 1] for bits in BITS[:-1])
+
+
+def test_the_lines_beside_the_rivals_are_the_tournaments() -> None:
+    """Its lines were copied to stand in one table; both are committed."""
+    folder = Path(__file__).resolve().parents[3] / "benchmarks"
+    rivals = json.loads((folder / "learned_bits_x86_2cores.json").read_text(encoding="utf-8"))
+    lines = (folder / "float_nets/mobilenet-lines.jsonl").read_text(encoding="utf-8").splitlines()
+    of = {(line["seed"], line["budget"]) for line in rivals["lines"]}
+    wanted = [line for line in map(json.loads, lines) if (line["seed"], line["budget"]) in of]
+    assert len(wanted) > len(of)
+    assert sorted(rivals["beside"], key=str) == sorted(wanted, key=str)
