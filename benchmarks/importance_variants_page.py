@@ -41,7 +41,10 @@ def _judged(found: Row) -> Iterator[str]:
     for (budget, measure), seeds in sorted(groups.items(), key=lambda item: item[0][0], reverse=True):
         figures = []
         for key, sign in (("preview_loss", 1), ("held", -1), ("test", -1)):
-            values = [rank_correlation(*zip(*((v, sign * line[key]) for v, line in some))) for some in seeds.values()]
+            values = [
+                rank_correlation([value for value, _ in some], [sign * line[key] for _, line in some])
+                for some in seeds.values()
+            ]
             figures.append(_mean(values, sign=True))
         yield f"| {budget} | {measure} | {len(seeds)} | {' | '.join(figures)} |"
 
