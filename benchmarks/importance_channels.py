@@ -18,6 +18,7 @@ from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.importance.variants import batch_statistics
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.quant.fake_quant import fake_quantize
+from limpq_deploy.quant.modules import QuantLayer
 from limpq_deploy.quant.quantized_model import QuantizedModel
 
 Curves = dict[str, dict[str, list[float]]]
@@ -104,7 +105,7 @@ def _add(
                 found[kind][tensor][name][place] += share.item() / count
 
 
-def _weight_at(layer: torch.nn.Module, place: int) -> torch.Tensor:
+def _weight_at(layer: QuantLayer, place: int) -> torch.Tensor:
     step, grid = layer.step(place), layer.scales.grids[place]
     axis = 0 if step.dim() else None
     return fake_quantize(layer.weight, step, grid, elements=layer.weight.numel(), axis=axis)

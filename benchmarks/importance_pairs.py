@@ -80,8 +80,7 @@ def pair_terms(
                         away = _kl(variants.outputs_with(_placed(joint, second), other), reference)
                         key = first, width, second, other
                         both[key] = both.get(key, 0.0) + away
-    below = indicators.bits[:-1]
-    near = [*(min(bits, key=lambda width, wanted=wanted: abs(width - wanted)) for wanted in below), None]
+    near = [*(_nearest(width, bits) for width in indicators.bits[:-1]), None]
     return [
         [
             *(first.kind, first.name, second.kind, second.name),
@@ -162,6 +161,10 @@ def require_own_inputs(indicators: Indicators) -> None:
     """Ends the program where layers share an input: then a tensor is no layer's own."""
     if any(layer.act_group is not None for layer in indicators.layers):
         raise SystemExit(f"layers of {indicators.model} share an input; variants are for networks where none do")
+
+
+def _nearest(width: int, bits: Sequence[int]) -> int:
+    return min(bits, key=lambda one: abs(one - width))
 
 
 def _placed(joint: QuantizedModel, tensor: TensorAt) -> TensorAt:

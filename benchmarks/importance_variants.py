@@ -70,7 +70,9 @@ def main() -> None:
         "previews": _read(files["previews"]),
         "judged": _read(files["judged"]),
         "beside": _beside(options),
-        "measures": [_told(file) for seed in options.seeds if (file := _measures(options, seed)).exists()],
+        "measures": [
+            _told(file) for file in sorted(options.out.glob(f"{importance.of_network(options)}-*.variants.json"))
+        ],
         "machine": {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()},
     }
     print(json.dumps(found) if options.json else page(found))
@@ -148,7 +150,8 @@ def _told(file: Path) -> dict[str, Any]:
             steps = [both for curve in moved for both in pairwise(curve)]
             told[f"{name}, steps"] = len(steps)
             told[f"{name}, rising steps"] = sum(left < right for left, right in steps)
-    return {"seed": int(file.name.split("-")[-2]), **told}
+    seed, images = file.name.partition(".")[0].split("-")[-2:]
+    return {"seed": int(seed), "images": int(images), **told}
 
 
 def _beside(options: argparse.Namespace) -> list[dict[str, Any]]:

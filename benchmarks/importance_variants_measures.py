@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -76,24 +77,24 @@ def read_of(seed: Seed, budget: str, name: str, *, reach: bool = True) -> Read:
     if name in MEASURES:
         return Read(indicators=read_by(indicators, name), alpha=MEASURES[name].alpha)
     if name == "pairs":
-        measure = lambda: pair_terms(indicators, joint, split, images=images // 2, bits=PAIR_BITS, seed=number)  # noqa: E731
-        return Read(indicators=read_by(indicators, "kl"), terms=seed.once(name, measure))
+        pairs = partial(pair_terms, indicators, joint, split, images=images // 2, bits=PAIR_BITS, seed=number)
+        return Read(indicators=read_by(indicators, "kl"), terms=seed.once(name, pairs))
     if name.startswith("moves"):
         point, model = point_of(indicators, budget), seed.subject.model.eval()
-        measure = lambda: moves(indicators, joint, model, split, point, images=images, seed=number)  # noqa: E731
-        curves = seed.once(f"moves {budget}", measure)
+        leaving = partial(moves, indicators, joint, model, split, point, images=images, seed=number)
+        curves = seed.once(f"moves {budget}", leaving)
         if not reach:
             return Read(indicators=with_curves(indicators, curves))
         return Read(indicators=around(indicators, curves, point, int(name.split()[1])))
     if name == "kl of float":
         point = (indicators.bits[-1], indicators.bits[-1])
-        measure = lambda: moves(indicators, joint, None, split, point, images=images, seed=number)  # noqa: E731
-        return Read(indicators=with_curves(indicators, seed.once(name, measure)))
+        leaving = partial(moves, indicators, joint, None, split, point, images=images, seed=number)
+        return Read(indicators=with_curves(indicators, seed.once(name, leaving)))
     if name in ("norm", "energy"):
         return Read(indicators=with_curves(indicators, of_scales(indicators, {"norm": 1, "energy": 2}[name])))
     assert name.startswith("channels"), name
-    measure = lambda: of_channels(indicators, joint, split, images=images, seed=number)  # noqa: E731
-    return Read(indicators=with_curves(indicators, seed.once("channels", measure)[name.split()[1]]))
+    channels = partial(of_channels, indicators, joint, split, images=images, seed=number)
+    return Read(indicators=with_curves(indicators, seed.once("channels", channels)[name.split()[1]]))
 
 
 def policy_of(seed: Seed, budget: str, name: str) -> Pairs:

@@ -56,7 +56,7 @@ def rank_correlation(left: Iterable[float], right: Iterable[float]) -> float:
         ranks.append([(values < one).sum() + ((values == one).sum() - 1) / 2 for one in values])
     if min(np.std(one) for one in ranks) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _previews(found: Row) -> Iterator[str]:
@@ -78,13 +78,14 @@ def _previews(found: Row) -> Iterator[str]:
 
 
 def _measures(found: Row) -> Iterator[str]:
-    yield "| seed | measure | CPU seconds | steps that rise with a bit |"
-    yield "|---|---|---|---|"
+    yield "| seed | images | measure | CPU seconds | steps that rise with a bit |"
+    yield "|---|---|---|---|---|"
     for one in found["measures"]:
         for name in sorted(key.removesuffix(", seconds") for key in one if key.endswith(", seconds")):
             steps = one.get(f"{name}, steps")
             rising = "" if steps is None else f"{one[f'{name}, rising steps']} of {steps}"
-            yield f"| {one['seed']} | {name} | {one[f'{name}, seconds']:.0f} | {rising} |"
+            images = one["images"] // 2 if name == "pairs" else one["images"]
+            yield f"| {one['seed']} | {images} | {name} | {one[f'{name}, seconds']:.0f} | {rising} |"
 
 
 def _groups(lines: Iterable[Row]) -> Iterator[tuple[str, str, list[Row]]]:
