@@ -3,7 +3,8 @@
 - the graph that is placed and the float file against the network's own module (`quant.given_parity`);
 - ONNX's checker, the target's lint (for TensorRT with NVIDIA's compiler, where it is installed) and a run;
 - parity: integer reference against ONNX Runtime, and the quantized model in torch layer by layer;
-- agreement with float: correlation of the file's outputs with the network's own.
+- agreement with float: correlation of the file's outputs with the network's own, beside that of a plain min/max W8A8
+  (`zoo_plain.py`).
 
 Weights are random, and no parameter is left constant, so that none which is read wrongly goes unseen (layer scales of
 1e-6, biases of 0). Images are smooth noise. They are of 96 pixels, where the network takes such, else of its own size.
@@ -20,6 +21,7 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
+from zoo_plain import plain_outputs
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Preprocess, Split
@@ -56,7 +58,8 @@ class Checked:
     from the network itself. ``findings`` of lint by severity. ``compiler``: what NVIDIA's says (None: not asked).
     ``codes`` compared with the runtime and ``mismatches``; ``islands`` of float and what differs behind them;
     ``layer_mismatches`` of ``layer_codes``: layer by layer, the quantized torch model, by ``layer_lsb`` steps at most.
-    ``correlation`` with float, the least over outputs. ``seconds`` for all of it, under the machine's load."""
+    ``correlation`` with float, the least over outputs, and that of ``plain`` min/max. ``seconds`` for all of it, under
+    the machine's load."""
 
     side: int
     faults: tuple[str, ...]
@@ -71,11 +74,27 @@ class Checked:
     layer_mismatches: int
     layer_lsb: int
     correlation: float
+    plain: float | None = None
     seconds: float = field(default=0.0)
 
 
 def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     """What was found of the files, by target. Raises what stops an export."""
+    made, raw, split = prepared(name)
+    seen = torch.from_numpy(split.load(np.arange(CALIBRATED))[0])
+    given = run_given(made, seen[:COMPARED], raw)
+    traced = equalise_channels(copy.deepcopy(raw))
+    found = {}
+    for target in map(target_named, targets):
+        start = time.monotonic()
+        checked = export(name, target, given, raw, traced, split)
+        plainest = plain_correlation(target, given, raw, seen)
+        found[target.name] = replace(checked, plain=plainest, seconds=round(time.monotonic() - start, 1))
+    return found
+
+
+def prepared(name: str) -> tuple[nn.Module, TracedModel, Split]:
+    """A network with its numbers varied, as it is and traced, and its images."""
     torch.manual_seed(0)
     module, info = create_model(name)
     in_float32(module)
@@ -85,15 +104,13 @@ def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     split = noise(preprocess)
     images, _ = split.load(np.arange(CALIBRATED))
     reestimate_batchnorm(made.model, [torch.from_numpy(images)])
-    raw = trace(made.model, preprocess.shape)
-    given = run_given(made.model, torch.from_numpy(images[:COMPARED]), raw)
-    traced = equalise_channels(copy.deepcopy(raw))
-    found = {}
-    for target in targets:
-        start = time.monotonic()
-        checked = export(name, target_named(target), given, raw, traced, split)
-        found[target] = replace(checked, seconds=round(time.monotonic() - start, 1))
-    return found
+    return made.model, trace(made.model, preprocess.shape), split
+
+
+def plain_correlation(target: TargetSpec, given: Given, raw: TracedModel, seen_NCHW: torch.Tensor) -> float:
+    """That of a plain min/max W8A8, on the target's kind of grid, with the network's own outputs."""
+    outputs = plain_outputs(raw, seen_NCHW, given.images_NCHW, symmetric=not target.unsigned_acts)
+    return round(min(map(correlation, given.outputs, outputs)), 4)
 
 
 def export(name: str, target: TargetSpec, given: Given, raw: TracedModel, traced: TracedModel, split: Split) -> Checked:
