@@ -82,7 +82,7 @@ def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     """What was found of the files, by target. Raises what stops an export."""
     made, raw, split = prepared(name)
     seen = torch.from_numpy(split.load(np.arange(CALIBRATED))[0])
-    given = run_given(made, seen[:COMPARED], raw)
+    given = run_given(lambda: made, seen[:COMPARED], raw)
     traced = equalise_channels(copy.deepcopy(raw))
     found = {}
     for target in map(target_named, targets):
