@@ -31,9 +31,9 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{len(files)} files of {len({name for name, *_ in files})} networks. Of {total['codes']:,} codes of the "
         f"integer reference {total['mismatches']} are others on ONNX Runtime; {total['islands']} islands of float "
-        f"are counted apart, and {total['island_mismatches']} codes behind them differ. Of {total['layer_codes']:,} codes of the "
-        f"quantized model in torch, layer by layer, {total['layer_mismatches']:,} are others in the file, by {steps} "
-        "step at most."
+        f"are counted apart, and {total['island_mismatches']} codes behind them differ. Layer by layer, "
+        f"{total['layer_mismatches']:,} of {total['layer_codes']:,} codes of the quantized model in torch are others "
+        f"in the file, by {steps} step at most."
     )
     asked = [str(one["compiler"]) for *_, one in files if one["compiler"] is not None]
     yield ""
