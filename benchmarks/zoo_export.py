@@ -3,7 +3,7 @@
 - the graph that is placed and the float file against the network's own module (`quant.given_parity`);
 - ONNX's checker, the target's lint (for TensorRT with NVIDIA's compiler, where it is installed) and a run;
 - parity: integer reference against ONNX Runtime, and the quantized model in torch layer by layer;
-- agreement with float: correlation of the file's outputs with the network's own, beside that of a plain min/max W8A8
+- agreement with float: correlation of the file's outputs with the network's own, beside that of two plain min/max W8A8
   (`zoo_plain.py`).
 
 Weights are random, and no parameter is left constant, so that none which is read wrongly goes unseen (layer scales of
@@ -28,7 +28,7 @@ from limpq_deploy.calibration.datasets import Preprocess, Split
 from limpq_deploy.calibration.numbers.ranges import DEAD
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
-from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import TargetSpec, target_named
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
@@ -37,11 +37,12 @@ from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.given_model import in_float32, plain
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.model.zoo import IMAGENET_PREPROCESS, create_model
 from limpq_deploy.pipeline.stages.compared import against_reference, as_written
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.given_parity import Given, compare_placed, compare_template, run_given
-from limpq_deploy.quant.quantized_model import model_of_policy
+from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 from limpq_deploy.quant.torch_parity import compare_trained
 from limpq_deploy.train.ptq import set_ranges
 
@@ -58,8 +59,8 @@ class Checked:
     from the network itself. ``findings`` of lint by severity. ``compiler``: what NVIDIA's says (None: not asked).
     ``codes`` compared with the runtime and ``mismatches``; ``islands`` of float and what differs behind them;
     ``layer_mismatches`` of ``layer_codes``: layer by layer, the quantized torch model, by ``layer_lsb`` steps at most.
-    ``correlation`` with float, the least over outputs, and that of ``plain`` min/max. ``seconds`` for all of it, under
-    the machine's load."""
+    ``correlation`` with float, the least over outputs; that of ``plain`` min/max, which quantizes layers alone, and of
+    ``min_max`` at the file's own places. ``seconds`` for all of it, under the machine's load."""
 
     side: int
     faults: tuple[str, ...]
@@ -75,21 +76,21 @@ class Checked:
     layer_lsb: int
     correlation: float
     plain: float | None = None
+    min_max: float | None = None
     seconds: float = field(default=0.0)
 
 
 def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     """What was found of the files, by target. Raises what stops an export."""
     made, raw, split = prepared(name)
-    seen = torch.from_numpy(split.load(np.arange(CALIBRATED))[0])
-    given = run_given(lambda: made, seen[:COMPARED], raw)
+    given = run_given(lambda: made, torch.from_numpy(split.load(np.arange(COMPARED))[0]), raw)
     traced = equalise_channels(copy.deepcopy(raw))
     found = {}
     for target in map(target_named, targets):
         start = time.monotonic()
         checked = export(name, target, given, raw, traced, split)
-        plainest = plain_correlation(target, given, raw, seen)
-        found[target.name] = replace(checked, plain=plainest, seconds=round(time.monotonic() - start, 1))
+        beside = plain_correlations(name, target, given, raw, split)
+        found[target.name] = replace(checked, **beside, seconds=round(time.monotonic() - start, 1))
     return found
 
 
@@ -107,10 +108,25 @@ def prepared(name: str) -> tuple[nn.Module, TracedModel, Split]:
     return made.model, trace(made.model, preprocess.shape), split
 
 
-def plain_correlation(target: TargetSpec, given: Given, raw: TracedModel, seen_NCHW: torch.Tensor) -> float:
-    """That of a plain min/max W8A8, on the target's kind of grid, with the network's own outputs."""
-    outputs = plain_outputs(raw, seen_NCHW, given.images_NCHW, symmetric=not target.unsigned_acts)
-    return round(min(map(correlation, given.outputs, outputs)), 4)
+def plain_correlations(name: str, target: TargetSpec, given: Given, raw: TracedModel, split: Split) -> dict[str, float]:
+    """Those of `Checked` with the network's own outputs."""
+    seen = torch.from_numpy(split.load(np.arange(CALIBRATED))[0])
+    model = min_max_model(raw, place(raw, target, model=name), split)
+    with torch.no_grad():
+        outputs = {
+            "plain": plain_outputs(raw, seen, given.images_NCHW, symmetric=not target.unsigned_acts),
+            "min_max": [one.numpy() for one in tensors_of(model(given.images_NCHW))],
+        }
+    return {key: round(min(map(correlation, given.outputs, found)), 4) for key, found in outputs.items()}
+
+
+def min_max_model(raw: TracedModel, placement: Placement, split: Split) -> QuantizedModel:
+    """The quantized model whose ranges clip nothing, and of which nothing was equalised or chosen."""
+    policy = {layer.name: BITS for layer in placement.searched}
+    model = model_of_policy(raw, placement, policy, scales="free", share=True)
+    set_ranges(model, split, ranges="minmax", images=CALIBRATED, seed=0)
+    model.set_bits(policy)
+    return model.eval()
 
 
 def export(name: str, target: TargetSpec, given: Given, raw: TracedModel, traced: TracedModel, split: Split) -> Checked:

@@ -12,7 +12,7 @@ from typing import Any
 
 KINDS = ("torchvision", "timm", "others")
 WORSE = 1.25
-"""Times a plain file's distance from float (1 - correlation) that a file of ours is told beyond."""
+"""Times the distance from float (1 - correlation) of min/max ranges beyond which a file is named."""
 TOTALS = ("codes", "mismatches", "islands", "island_mismatches", "layer_codes", "layer_mismatches")
 ALIKE = 1e-4
 """Networks whose float forms are farther apart are named."""
@@ -47,19 +47,19 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
         if apart
         else f"No float forms are more than {ALIKE:g} apart."
     )
-    plain = [(name, target, one) for name, target, one in files if one.get("plain") is not None]
-    nearer = sum(one["correlation"] >= one["plain"] for *_, one in plain)
+    plain = [(name, target, one) for name, target, one in files if one.get("min_max") is not None]
+    nearer = sum(one["correlation"] >= one["min_max"] for *_, one in plain)
     yield ""
     yield (
-        f"Beside a plain min/max W8A8 stand {len(plain)} files: {nearer} agree with float as well or better; farther "
-        f"from it than {WORSE:g} times the plain one are {', '.join(_worse(plain)) or 'none'}."
+        f"{len(plain)} files stand beside min/max ranges at the same places: {nearer} agree with float as well or "
+        f"better. Farther from it than {WORSE:g} times: {', '.join(_worse(plain)) or 'none'}."
     )
 
 
 def _worse(plain: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Iterator[str]:
     for name, target, one in plain:
-        if 1 - one["correlation"] > WORSE * (1 - one["plain"]) + ALIKE:
-            yield f"{name} for {target} ({one['correlation']} beside {one['plain']})"
+        if 1 - one["correlation"] > WORSE * (1 - one["min_max"]) + ALIKE:
+            yield f"{name} for {target} ({one['correlation']} beside {one['min_max']})"
 
 
 def _each(kind: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -80,16 +80,16 @@ def _counts(result: dict[str, Any]) -> Iterator[str]:
 def _files(result: dict[str, Any]) -> Iterator[str]:
     yield (
         "| network | target | px | float forms apart | codes, differing | layer by layer, steps | correlation "
-        "| plain min/max | compiler |"
+        "| min/max there | layers alone | compiler |"
     )
-    yield "|" + "---|" * 9
+    yield "|" + "---|" * 10
     for kind in KINDS:
         for name, target, one in _each(result[kind]):
             codes = f"{one['codes']:,}, {one['mismatches']}" if one["codes"] else "-"
             layers = f"{one['layer_mismatches']:,} of {one['layer_codes']:,}, {one['layer_lsb']}"
             word = {None: "-"}.get(one["compiler"], "accepts" if "accepts" in str(one["compiler"]) else "refuses")
-            plain = "-" if one.get("plain") is None else one["plain"]
-            cells = (name, target, one["side"], f"{one['given']:.1g}", codes, layers, one["correlation"], plain, word)
+            plain = ["-" if one.get(key) is None else one[key] for key in ("min_max", "plain")]
+            cells = (name, target, one["side"], f"{one['given']:.1g}", codes, layers, one["correlation"], *plain, word)
             yield f"| {' | '.join(map(str, cells))} |"
 
 

@@ -58,7 +58,7 @@ def test_rows_of_a_later_run_stand_in_place_of_the_earlier_ones(monkeypatch: pyt
     figures = json.loads((SCRIPT.parent / "zoo.json").read_text(encoding="utf-8"))
     known = figures["torchvision"]
     name, files = next(iter(known["files"].items()))
-    worse = {target: {**one, "correlation": 0.5, "plain": 0.75} for target, one in files.items()}
+    worse = {target: {**one, "correlation": 0.5, "min_max": 0.75} for target, one in files.items()}
     rows = [
         {"name": name, "files": worse, "exported": True, "export_error": ""},
         {"name": "timm/none_such", "files": {}, "exported": False, "export_error": "it does not end"},
