@@ -89,8 +89,8 @@ def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     for target in map(target_named, targets):
         start = time.monotonic()
         checked = export(name, target, given, raw, traced, split)
-        beside = plain_correlations(name, target, given, raw, split)
-        found[target.name] = replace(checked, **beside, seconds=round(time.monotonic() - start, 1))
+        plainest, there = plain_correlations(name, target, given, raw, split)
+        found[target.name] = replace(checked, plain=plainest, min_max=there, seconds=round(time.monotonic() - start, 1))
     return found
 
 
@@ -108,16 +108,18 @@ def prepared(name: str) -> tuple[nn.Module, TracedModel, Split]:
     return made.model, trace(made.model, preprocess.shape), split
 
 
-def plain_correlations(name: str, target: TargetSpec, given: Given, raw: TracedModel, split: Split) -> dict[str, float]:
-    """Those of `Checked` with the network's own outputs."""
+def plain_correlations(
+    name: str, target: TargetSpec, given: Given, raw: TracedModel, split: Split
+) -> tuple[float, float]:
+    """Those of `Checked`, ``plain`` and ``min_max``, with the network's own outputs."""
     seen = torch.from_numpy(split.load(np.arange(CALIBRATED))[0])
+    plainest = plain_outputs(raw, seen, given.images_NCHW, symmetric=not target.unsigned_acts)
     model = min_max_model(raw, place(raw, target, model=name), split)
     with torch.no_grad():
-        outputs = {
-            "plain": plain_outputs(raw, seen, given.images_NCHW, symmetric=not target.unsigned_acts),
-            "min_max": [one.numpy() for one in tensors_of(model(given.images_NCHW))],
-        }
-    return {key: round(min(map(correlation, given.outputs, found)), 4) for key, found in outputs.items()}
+        there = [one.numpy() for one in tensors_of(model(given.images_NCHW))]
+    least = (min(map(correlation, given.outputs, outputs)) for outputs in (plainest, there))
+    first, second = (round(one, 4) for one in least)
+    return first, second
 
 
 def min_max_model(raw: TracedModel, placement: Placement, split: Split) -> QuantizedModel:

@@ -115,7 +115,7 @@ def with_rows(result: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict
         one["files"] = dict(sorted(one["files"].items()))
         tried = one["files"].keys() | one["not_exported"].keys()
         one["tried"], one["exported"] = len(tried), len(tried - one["not_exported"].keys()) if tried else None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def renewed(text: str, result: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ program quantizes for a target of integers.
 """
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -40,13 +41,13 @@ def plain_outputs(
 
 def _round_weight(layer: nn.Module) -> None:
     axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-    weight = layer.weight.detach()
+    weight = layer.get_parameter("weight").detach()
     others = [each for each in range(weight.ndim) if each != axis]
     scale = (weight.abs().amax(others, keepdim=True) / 127).clamp_min(DEAD)
     layer.weight = nn.Parameter((weight / scale).round() * scale)
 
 
-def _rounding(low: float, high: float, *, symmetric: bool):  # type: ignore[no-untyped-def]
+def _rounding(low: float, high: float, *, symmetric: bool) -> Callable[..., tuple[torch.Tensor, ...]]:
     if symmetric:
         scale, least, most = max(high / 127, -low / 128, DEAD), -128.0, 127.0
     else:
