@@ -55,7 +55,7 @@ class Marker(nn.Module):
         self._calls = itertools.count()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        attributes = {"name": self.name, CALL: next(self._calls)}
+        attributes: dict[str, Any] = {"name": self.name, CALL: next(self._calls)}
         marked: torch.Tensor = torch.onnx.ops.symbolic(
             f"{MARKER_DOMAIN}::{MARKER_OP}", (x,), attributes, dtype=x.dtype, shape=x.shape, version=1
         )
