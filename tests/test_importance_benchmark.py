@@ -27,13 +27,28 @@ def test_lines_of_other_settings_are_kept_apart(benchmark: Any, setting: str, ot
     assert importance.of_settings(Namespace(**ASKED)) != importance.of_settings(Namespace(**ASKED | {setting: other}))
 
 
-def test_the_page_has_the_table_of_the_committed_lines(benchmark: Any) -> None:
+@pytest.mark.parametrize("network", ["mobilenet", "efficientnet"])
+def test_the_page_has_the_table_of_the_committed_lines(benchmark: Any, network: str) -> None:
     importance = benchmark("importance")
-    lines = (FOLDER / "float_nets/mobilenet-lines.jsonl").read_text(encoding="utf-8").splitlines()
-    table = list(importance.table([importance.Line(**json.loads(line)) for line in lines]))
-    assert len(table) == 2 + len(lines)
+    kept = (FOLDER / f"float_nets/{network}-lines.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = [importance.Line(**json.loads(line)) for line in kept]
+    table = list(importance.table(lines))
+    assert len(table) == 2 + len({(line.budget, line.policy) for line in lines})
     told = (FOLDER / "importance_x86_2cores.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in table if line not in told] == []
+
+
+@pytest.mark.parametrize("network", ["mobilenet", "efficientnet"])
+def test_the_page_of_importance_has_the_means_of_the_committed_lines(benchmark: Any, network: str) -> None:
+    importance = benchmark("importance")
+    kept = (FOLDER / f"float_nets/{network}-lines.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = [importance.Line(**json.loads(line)) for line in kept]
+    page = (FOLDER.parent / "docs/importance.md").read_text(encoding="utf-8")
+    for row in list(importance.table(lines))[2:]:
+        _, budget, policy, seeds, *_, test, gain, _ = (cell.strip() for cell in row.split("|"))
+        if gain and int(seeds) == 3:
+            said = f"{test.partition(' ')[0]} ({gain.replace(' (', ', ')}"
+            assert said in page, (budget, policy)
 
 
 def test_one_epoch_of_a_network_is_not_taken_for_all_of_them(

@@ -25,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.utils._pytree import tree_flatten_with_path
 
 from limpq_deploy.calibration.errors import MissingExtra, ModelError
+from limpq_deploy.export.graph.equations import write_equations
 from limpq_deploy.export.graph.markers import MARKER_DOMAIN, MARKER_OP, is_marker
 from limpq_deploy.export.graph.onnx_files import constants
 from limpq_deploy.export.graph.opsets import lower_opset
@@ -107,6 +108,7 @@ def export_and_alone(
     _with_biases(model)
     _with_global_pools(model)
     write_ceil_padding(model)
+    write_equations(model)
     lower_opset(model, opset)
     return model, alone
 

@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[2]
 LOADS = re.compile(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=\"(https?:)?//[^\"]+\"|@import|url\(.?https?:")
 
 
-def test_pictures_are_those_that_the_script_draws() -> None:
-    spec = importlib.util.spec_from_file_location("draw_pictures", ROOT / "docs/draw_pictures.py")
+@pytest.mark.parametrize("script", ["draw_pictures", "draw_importance"])
+def test_pictures_are_those_that_the_script_draws(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    spec = importlib.util.spec_from_file_location(script, ROOT / f"docs/{script}.py")
     assert spec is not None
     assert spec.loader is not None
     drawn = importlib.util.module_from_spec(spec)
