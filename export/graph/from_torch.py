@@ -12,7 +12,6 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -104,7 +103,6 @@ def export_and_alone(
         model, alone = _exported(graph_module, images, inputs=[INPUT], outputs=names, opset=max(opset, OLDEST_OPSET))
     _give_back(model, weights)
     _drop_calls(model)
-    _lower_einsums(model)
     _with_biases(model)
     _with_global_pools(model)
     write_ceil_padding(model)
@@ -213,17 +211,6 @@ def _drop_calls(model: onnx.ModelProto) -> None:
         kept = [one for one in node.attribute if one.name != CALL]
         del node.attribute[:]
         node.attribute.extend(kept)
-
-
-def _lower_einsums(model: onnx.ModelProto) -> None:
-    """Write the axes of every Einsum with small letters and no blanks, the only ones that TensorRT reads."""
-    for node in model.graph.node:
-        if node.op_type == "Einsum":
-            equation = next(one for one in node.attribute if one.name == "equation")
-            text = equation.s.decode().replace(" ", "")
-            axes = sorted({one for one in text if one.isalpha()})  # their order is that of results that are not named
-            if len(axes) <= len(ascii_lowercase):
-                equation.s = text.translate(str.maketrans(dict(zip(axes, ascii_lowercase, strict=False)))).encode()
 
 
 def flatten_outputs(graph_module: fx.GraphModule) -> list[str]:

@@ -217,26 +217,3 @@ def test_results_of_any_form_have_names() -> None:
     assert [int(one) for one in graph_module(torch.zeros(()))] == [1, 2, 3]
     pair = fx.symbolic_trace(nn.Identity())
     assert flatten_outputs(pair) == ["logits"]
-
-
-def test_axes_of_einsum_are_small_letters_as_tensorrt_reads_them() -> None:
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = nn.Conv2d(1, 4, 1)
-
-        def forward(self, images: Tensor) -> Tensor:
-            x = self.stem(images)
-            return torch.einsum("B C I a, B C J a -> B C I J", x, x)
-
-    torch.manual_seed(0)
-    model = Attention().eval()
-    template = strip_markers(
-        float_template(trace(model, (1, 6, 6)), place(trace(model, (1, 6, 6)), TENSORRT, model="n"))
-    )
-    (node,) = (one for one in template.graph.node if one.op_type == "Einsum")
-    assert node.attribute[0].s == b"abce,abde->abcd"
-    images = torch.randn(2, 1, 6, 6)
-    found = ort.InferenceSession(template.SerializeToString()).run(None, {"images": images.numpy()})[0]
-    with torch.no_grad():
-        np.testing.assert_allclose(found, model(images).numpy(), atol=1e-4)
