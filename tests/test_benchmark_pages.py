@@ -44,3 +44,11 @@ def test_the_page_of_the_compiler_is_as_it_was_made(monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(str(FOLDER))
     found = json.loads((FOLDER / "compiler_x86.json").read_text(encoding="utf-8"))
     assert import_module("compiler").page(found) == (FOLDER / "compiler_x86.md").read_text(encoding="utf-8")
+
+
+def test_what_the_zoo_comes_to_is_as_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    text = (FOLDER / "zoo.md").read_text(encoding="utf-8")
+    found = json.loads((FOLDER / "zoo.json").read_text(encoding="utf-8"))
+    assert import_module("zoo_page").renewed(text, found) == text
+    assert import_module("zoo_page").page(found) in text
