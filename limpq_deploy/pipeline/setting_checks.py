@@ -152,6 +152,11 @@ def _check_widths(config: Settings) -> None:
 
 def _check_company(config: Settings) -> None:
     """Settings that mean something beside others alone."""
+    if config.ptq and not config.finetune:
+        raise ValueError(
+            "finetune is false, which takes models from the joint training, and ptq trains nothing at all; leave one "
+            "away"
+        )
     for name in () if config.ptq else ("ranges", "calibration_images"):
         if getattr(config, name) is not None:
             raise ValueError(f"{name} is {getattr(config, name)}, which has no effect without ptq; give --ptq too")

@@ -29,7 +29,10 @@ TRAINING_OPTIONS = (
 )
 """Keys of ``[training]`` that are options of ``build`` too."""
 
-FLAGS = {"engine": "--no-engine", "ptq": "--ptq", "tf32": "--no-tf32", "pretrained": "--pretrained"}
+FLAGS = {
+    **{"engine": "--no-engine", "ptq": "--ptq", "finetune": "--no-finetune"},
+    **{"tf32": "--no-tf32", "pretrained": "--pretrained"},
+}
 """Options that say what is not the default by being there."""
 
 ENGINE_SETTINGS = ("batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds", "gpus")
@@ -65,9 +68,10 @@ class Settings(BudgetSettings):
     compete by preview; ``alpha`` and ``outliers`` None: as suits the measure. ``policy``: a file whose policy is taken
     instead of a search; budgets are then checked where they are given. ``ptq``: nothing but a missing float model is
     trained; scales come from ``calibration_images`` (512) training images by the method ``ranges`` (None: mse, or
-    entropy where that measures better). ``scales``: "pow2" makes all of them powers of two, so that every runtime
-    gives the same integers. ``tensorrt``: version that
-    files are written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX;
+    entropy where that measures better). ``finetune`` False: policies' models are the jointly trained network at their
+    bits, BatchNorm estimated anew, and int8 is calibrated as with ``ptq``; nothing else is trained. ``scales``: "pow2"
+    makes all of them powers of two, so that every runtime gives the same integers. ``tensorrt``: version that files are
+    written for (None: the installed one, else 8.6); ``batch``: images per call of its engine, MIN:OPT:MAX;
     ``float_type``, ``tf32``, ``workspace_mib``, ``builder_level``, ``builds``: as in `EngineOptions` (None: its
     defaults); ``gpus``: compute capabilities that one engine is for, such as "sm86,sm89".
     ``input``: "uint8" writes a file that takes pixels, and ships that. ``storage``: a second file with weights at their
@@ -102,6 +106,7 @@ class Settings(BudgetSettings):
     solver: Literal["auto", "own", "cbc", "highs"] = "auto"
     policy: Path | None = None
     ptq: bool = False
+    finetune: bool = True
     ranges: Literal["mse", "minmax", "percentile", "entropy"] | None = None
     calibration_images: int | None = None
     scales: Literal["free", "pow2"] = "free"

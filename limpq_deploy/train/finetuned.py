@@ -11,6 +11,8 @@ from limpq_deploy.train.settings import FinetuneSettings
 NOT_TRAINED: Literal["ranges only, not trained"] = "ranges only, not trained"
 """What is said wherever such a model is spoken of."""
 
+NOT_FINETUNED: Literal["from the joint training, not fine-tuned"] = "from the joint training, not fine-tuned"
+"""The same of the jointly trained network at a policy's bits."""
 
 FLOAT_IN_TORCH = "the float model in PyTorch"
 
@@ -65,11 +67,12 @@ class Correction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """How a model came to its scales where nothing was trained.
+    """How a model came to its scales where nothing was trained at its bits.
 
-    ``ranges``: the method of `calibration.numbers.ranges.RANGES`. ``images``: training images that gave ranges and
-    corrections. ``corrections``: what was tried, measured on ``held_images`` of the validation split; ``chosen`` names
-    one and ``why`` says so in a sentence. ``uncorrected``: layers that have neither bias nor BatchNorm to correct.
+    ``ranges``: the method of `calibration.numbers.ranges.RANGES`; "learned" in joint training. ``images``: training
+    images that gave ranges and corrections. ``corrections``: what was tried, measured on ``held_images`` of the
+    validation split; ``chosen`` names one and ``why`` says so in a sentence. ``uncorrected``: layers that have neither
+    bias nor BatchNorm to correct.
     """
 
     ranges: str
@@ -79,7 +82,7 @@ class Calibrated:
     chosen: str
     why: str
     uncorrected: tuple[str, ...] = ()
-    how: Literal["ranges only, not trained"] = NOT_TRAINED
+    how: Literal["ranges only, not trained", "from the joint training, not fine-tuned"] = NOT_TRAINED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +94,10 @@ class FineTuned:
     ``activations``: by quantizer. ``epochs``: passes over the train split. ``seconds``: wall time of training alone.
     ``val_may_be_seen``: the validation images, which chose the checkpoint, are a part of what others train on, and the
     float weights came from elsewhere: accuracy on them may flatter. The test split chose nothing.
-    ``calibrated``: of a model that was not trained at all; then ``settings`` is None, ``epochs`` and ``chosen_step``
-    are 0, there are no ``candidates``, and ``top1.val`` is that of ``calibrated.held_images``. ``scales``: "pow2" where
-    all are powers of two; ``weights`` are then per channel, as they are after BatchNorm is folded in. ``measure``: the
-    figure that accuracies are, None for top-1.
+    ``calibrated``: of a model that was not trained at its bits; then ``settings`` is None, ``epochs`` and
+    ``chosen_step`` are 0, there are no ``candidates``, and ``top1.val`` is that of ``calibrated.held_images``.
+    ``scales``: "pow2" where all are powers of two; ``weights`` are then per channel, as they are after BatchNorm is
+    folded in. ``measure``: the figure that accuracies are, None for top-1.
     """
 
     model: str

@@ -13,7 +13,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Start = Literal["float", "joint"]
 
 JOINT_ONLY = ("freeze_weights", "inplace_distill")
-QUANTIZED_ONLY = (*JOINT_ONLY, "data_fraction", "distill", "temperature", "ema")
+FINETUNE_ONLY = ("temperature", "ema")
+QUANTIZED_ONLY = (*JOINT_ONLY, *FINETUNE_ONLY, "data_fraction", "distill")
 """Settings of joint training and fine-tuning, beside those that have ``joint_`` or ``finetune_`` in their name."""
 
 MAY_BE_ZERO = ("label_smoothing", "warmup", "distill", "ema", "workers")
@@ -98,6 +99,10 @@ class Training:
         return tuple(
             name for name in self.given() if name in QUANTIZED_ONLY or name.startswith(("joint_", "finetune_"))
         )
+
+    def of_finetuning(self) -> tuple[str, ...]:
+        """Names of what is given for fine-tuning alone."""
+        return tuple(name for name in self.given() if name in FINETUNE_ONLY or name.startswith("finetune_"))
 
 
 AS_SUITS = Training()

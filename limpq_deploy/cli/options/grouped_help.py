@@ -17,8 +17,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("importance", "alpha", "outliers", "solver", "policy"),
     ),
     "Training": (
-        *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill", "finetune_start", "finetune_epochs"),
-        *("distill", "ema", "precision", "workers", "threads", "seed", "ranges", "calibration_images", "scales"),
+        *("joint_epochs", "data_fraction", "freeze_weights", "inplace_distill", "finetune", "finetune_start"),
+        *("finetune_epochs", "distill", "ema", "precision", "workers", "threads", "seed"),
+        *("ranges", "calibration_images", "scales"),
     ),
     "TensorRT": ("tensorrt", "batch", "float_type", "tf32", "workspace_mib", "builder_level", "builds", "gpus"),
     "Checks": ("max_accuracy_drop", "min_speedup", "objective", "latency_seconds"),

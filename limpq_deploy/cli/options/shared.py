@@ -353,6 +353,14 @@ def build_options(command: Command) -> Command:
             help="Train nothing: ranges from images, then bias correction or BatchNorm estimated anew.",
         ),
         click.option(
+            "--no-finetune",
+            "finetune",
+            flag_value=False,
+            default=None,
+            help="Ship the jointly trained network at the policy's bits, BatchNorm estimated anew; the same command "
+            "without this option goes on from there.",
+        ),
+        click.option(
             "--ranges", type=OneOf(RANGES), help="How --ptq finds ranges.  [default: the better of mse and entropy]"
         ),
         click.option("--calibration-images", type=int, metavar="N", help="Training images for --ptq.  [default: 512]"),

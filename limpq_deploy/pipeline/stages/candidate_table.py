@@ -86,7 +86,11 @@ def candidate_table(subject: Deployed, folder: Path, verdict: Verdict) -> Compar
 def _how(subject: Deployed, name: CandidateName) -> str:
     if name == "float":
         return subject.start.source
-    return "calibrated" if subject.config.ptq else "trained"
+    if subject.config.ptq:
+        return "calibrated"
+    if not subject.config.finetune:
+        return "jointly trained" if name in ("mixed", "uniform") else "calibrated"
+    return "trained"
 
 
 def _float_bits(subject: Deployed) -> str:

@@ -20,9 +20,11 @@ from limpq_deploy.pipeline.stages.facts import (
 from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES
 from limpq_deploy.pipeline.stages.rounds import STUDIED_SHARE, STUDY_BITS, STUDY_BUDGETS
 from limpq_deploy.pipeline.stages.what_if import effort
+from limpq_deploy.train.corrections import HELD_IMAGES
 from limpq_deploy.train.device import settle_threads
-from limpq_deploy.train.ptq import CORRECTIONS, HELD_IMAGES, IN_WORDS
+from limpq_deploy.train.ptq import CORRECTIONS, IN_WORDS
 from limpq_deploy.train.trial import MOST_IMAGES, ImageSeconds, try_out
+from limpq_deploy.train.untuned import BATCHNORM_IMAGES, OF_BATCHNORM
 
 PREVIEWS, PREVIEW_IMAGES = 12, 2000
 """Policies of a tournament, and images that give each its BatchNorm statistics, at most."""
@@ -60,7 +62,8 @@ def estimate_stages(subject: Subject) -> Mapping[str, float]:
         "float": _float(subject, one),
         "indicators": (_ranges if subject.config.ptq else _joint)(subject, one) + _importance(subject, one),
         "search": _previews(subject, one),
-        **dict.fromkeys(("finetune", "uniform", "int8", "fp8"), _of_policy(subject, one)),
+        **dict.fromkeys(("finetune", "uniform"), _of_policy(subject, one)),
+        **dict.fromkeys(("int8", "fp8"), _of_others(subject, one)),
         "export": export + 30 * one.float_forward,
         "engine": 0.1 if subject.target.device == "cpu" else export,
         "parity": PARITY_IMAGES * (macs * REFERENCE_SECONDS + 3 * one.quantized_forward),
@@ -122,16 +125,30 @@ def _front(subject: Subject, one: ImageSeconds, macs: int) -> float:
 
 
 def _of_policy(subject: Subject, one: ImageSeconds) -> float:
-    test = _images(subject, "test") * one.quantized_forward
     if subject.config.ptq:
-        held, images = min(HELD_IMAGES, _images(subject, "val")), calibration_images(subject)
-        tried = len(CORRECTIONS if subject.config.ranges else IN_WORDS)
-        return test + (tried * held + (tried + 1) * images) * one.quantized_forward
+        return _calibrated(subject, one)
+    test = _images(subject, "test") * one.quantized_forward
+    if not subject.config.finetune:
+        held = min(HELD_IMAGES, _images(subject, "val"))
+        settled = min(BATCHNORM_IMAGES, _images(subject, "train"))
+        return test + (len(OF_BATCHNORM) * held + (len(OF_BATCHNORM) - 1) * settled) * one.quantized_forward
     settings = finetune_training(subject)
     tried = min(settings.batchnorm_images, _images(subject, "train")) + _images(subject, "val")
     each = one.quantized_step + (one.float_forward if settings.distill else 0.0)
     trained = settings.steps * settings.batch_size * each
     return test + trained + (settings.candidates + 1) * tried * one.quantized_forward
+
+
+def _of_others(subject: Subject, one: ImageSeconds) -> float:
+    """Of widths that joint training does not know."""
+    return _of_policy(subject, one) if subject.config.finetune else _calibrated(subject, one)
+
+
+def _calibrated(subject: Subject, one: ImageSeconds) -> float:
+    held, images = min(HELD_IMAGES, _images(subject, "val")), calibration_images(subject)
+    tried = len(CORRECTIONS if subject.config.ranges else IN_WORDS)
+    looked_at = tried * held + (tried + 1) * images + _images(subject, "test")
+    return looked_at * one.quantized_forward
 
 
 def _timed(subject: Subject, traced: TracedModel) -> dict[str, float]:

@@ -218,6 +218,19 @@ def _came(subject: Deployed, file: Path) -> bool:
 
 TRAINS = condition("quantized models are trained", ("ptq",), lambda subject: not subject.config.ptq)
 CALIBRATES = condition("nothing is trained", ("ptq",), lambda subject: subject.config.ptq)
+FINETUNES = condition(
+    "policies are fine-tuned", ("ptq", "finetune"), lambda subject: subject.config.finetune and not subject.config.ptq
+)
+TAKES_JOINT = condition(
+    "policies are taken from the joint training",
+    ("ptq", "finetune"),
+    lambda subject: not subject.config.finetune and not subject.config.ptq,
+)
+CALIBRATES_OTHERS = condition(
+    "widths that joint training does not know are not trained",
+    ("ptq", "finetune"),
+    lambda subject: subject.config.ptq or not subject.config.finetune,
+)
 SEARCHES = condition("no policy is given", ("policy",), lambda subject: subject.config.policy is None)
 TAKES_POLICY = condition("a policy is given", ("policy",), lambda subject: subject.config.policy is not None)
 PREVIEWS = condition("policies compete by preview", ("importance",), lambda subject: subject.config.importance is None)

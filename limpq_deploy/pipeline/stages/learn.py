@@ -15,6 +15,7 @@ from limpq_deploy.pipeline.stages.facts import (
     DATA,
     EXPORTS,
     FINETUNE_TRAINING,
+    FINETUNES,
     FLOAT_TRAINING,
     JOINT_TRAINING,
     MODEL_FACT,
@@ -219,12 +220,12 @@ def _finetune(subject: Subject, folder: Path, stage: Stage, pairs: dict[str, Bit
 FINETUNED_MODEL = Stage(
     name="finetune",
     title="fine-tuning",
-    settings=("ptq", "bits", "formats", "scales"),
+    settings=("ptq", "finetune", "bits", "formats", "scales"),
     facts=(MODEL_FACT, DATA, FINETUNE_TRAINING),
     reads=(PAIRS, FLOAT_WEIGHTS, FLOAT_RECORD, JOINT, PLACEMENT),
     writes=(FINETUNED, FINETUNED_RECORD),
     run=_run_finetune,
-    when=(TRAINS,),
+    when=(FINETUNES,),
     checkpoint=checkpoint_of("finetune"),
     together=True,
 )
@@ -237,7 +238,7 @@ FINETUNED_UNIFORM = replace(
     reads=(UNIFORM_PAIR, *FINETUNED_MODEL.reads[1:]),
     writes=(UNIFORM, UNIFORM_RECORD),
     run=_run_uniform,
-    when=(TRAINS, OWN_UNIFORM),
+    when=(FINETUNES, OWN_UNIFORM),
     checkpoint=checkpoint_of("uniform"),
 )
 """The uniform policy within the same budgets, by the same recipe: what mixed bits have to beat."""
@@ -246,12 +247,12 @@ FINETUNED_INT8 = replace(
     FINETUNED_MODEL,
     name="int8",
     title="int8 baseline",
-    settings=("ptq", "scales"),
+    settings=("ptq", "finetune", "scales"),
     facts=(*FINETUNED_MODEL.facts, PLACED),
     reads=(FLOAT_WEIGHTS, FLOAT_RECORD),
     writes=(INT8, INT8_RECORD),
     run=_run_int8,
-    when=(TRAINS, EXPORTS),
+    when=(FINETUNES, EXPORTS),
     checkpoint=checkpoint_of("int8"),
 )
 """8 bits everywhere, by the same recipe; no policy is in it, so that another one leaves it as it is."""
@@ -263,7 +264,7 @@ FINETUNED_FP8 = replace(
     reads=FINETUNED_MODEL.reads[1:],
     writes=(FP8_WEIGHTS, FP8_RECORD),
     run=_run_fp8,
-    when=(TRAINS, EXPORTS, OWN_FP8),
+    when=(FINETUNES, EXPORTS, OWN_FP8),
     checkpoint=checkpoint_of("fp8"),
 )
 """FP8 everywhere, by the same recipe, where formats admit it."""

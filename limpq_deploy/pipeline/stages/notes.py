@@ -20,7 +20,7 @@ from limpq_deploy.pipeline.stages.facts import AUDITED, LOOKED_INTO, ROUNDS_MADE
 from limpq_deploy.pipeline.stages.measure import PARITY_IMAGES, Measured
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.report.figures import plural
-from limpq_deploy.train.finetuned import FineTuned
+from limpq_deploy.train.finetuned import NOT_FINETUNED, FineTuned
 from limpq_deploy.verdict.realised_bits import layers_of_unknown_precision
 from limpq_deploy.verdict.record import MIXED, AccuracyResult
 from limpq_deploy.workspace.file_names import (
@@ -141,10 +141,12 @@ def operator_notes(placement: Placement) -> tuple[str, ...]:
 
 
 def _calibration_notes(found: FineTuned) -> tuple[str, ...]:
-    """That a model was not trained, and how it came to its scales."""
+    """That a model was not trained at its bits, and how it came to its scales."""
     made = found.calibrated
     if made is None:
         return ()
+    if made.how == NOT_FINETUNED:
+        return (f"{made.how.capitalize()}: {made.why}. Without --no-finetune the same build goes on from here.",)
     left = f" {len(made.uncorrected)} layers have neither bias nor BatchNorm to correct." if made.uncorrected else ""
     return (f"{made.how.capitalize()}: {made.ranges} on {made.images:,} training images, then {made.why}.{left}",)
 

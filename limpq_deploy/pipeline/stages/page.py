@@ -37,7 +37,7 @@ from limpq_deploy.policy.what_if import WhatIf
 from limpq_deploy.progress import Report
 from limpq_deploy.report import ReportInputs, write_report
 from limpq_deploy.report.curves import Curve
-from limpq_deploy.train.finetuned import NOT_TRAINED
+from limpq_deploy.train.finetuned import NOT_FINETUNED, NOT_TRAINED
 from limpq_deploy.train.training_log import read_losses
 from limpq_deploy.verdict.answers import Answers
 from limpq_deploy.verdict.realised_bits import executed_bits
@@ -139,6 +139,8 @@ def training_logs(subject: Deployed, folder: Path) -> dict[str, str]:
     left_out = {"float"} if subject.start.trained else set()
     if subject.config.ptq:
         left_out |= TRAININGS.keys() - {"float"}
+    if not subject.config.finetune:
+        left_out |= TRAININGS.keys() - {"float", "indicators"}
     if own_pair(folder / COMPARISON) is None:
         left_out |= {"uniform"}
     if not has_own_fp8(folder / COMPARISON):
@@ -183,6 +185,7 @@ def built_facts(subject: Deployed, folder: Path) -> dict[str, str]:
         "Target": subject.target.description,
         "Indicators": f"{source.get('steps', '?')} joint steps, seed {subject.config.seed}",
         **({"Indicators": NOT_TRAINED, "Training": NOT_TRAINED} if subject.config.ptq else {}),
+        **({"Training": NOT_FINETUNED} if not subject.config.finetune else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Stages of a build that trains nothing: importance from ranges alone, and the calibrated model of a policy."""
+"""Stages that train nothing: importance from ranges alone, and the calibrated model of a policy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from limpq_deploy.pipeline.stages.comparison import compared_pairs, eight_bits, 
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import (
     CALIBRATES,
+    CALIBRATES_OTHERS,
     CALIBRATION,
     DATA,
     EXPORTS,
@@ -139,7 +140,7 @@ def _calibrate(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitP
 CALIBRATED_MODEL = Stage(
     name="finetune",
     title="calibration",
-    settings=("ptq", "scales", "seed"),
+    settings=("ptq", "finetune", "scales", "seed"),
     facts=(MODEL_FACT, DATA, CALIBRATION),
     reads=(PAIRS, FLOAT_WEIGHTS, FLOAT_RECORD, PLACEMENT),
     writes=(FINETUNED, FINETUNED_RECORD),
@@ -167,7 +168,7 @@ CALIBRATED_INT8 = replace(
     reads=(FLOAT_WEIGHTS, FLOAT_RECORD),
     writes=(INT8, INT8_RECORD),
     run=_run_int8,
-    when=(CALIBRATES, EXPORTS),
+    when=(CALIBRATES_OTHERS, EXPORTS),
 )
 """8 bits everywhere, calibrated the same way."""
 
@@ -178,7 +179,7 @@ CALIBRATED_FP8 = replace(
     reads=CALIBRATED_MODEL.reads[1:],
     writes=(FP8_WEIGHTS, FP8_RECORD),
     run=_run_fp8,
-    when=(CALIBRATES, EXPORTS, OWN_FP8),
+    when=(CALIBRATES_OTHERS, EXPORTS, OWN_FP8),
 )
 """FP8 everywhere, calibrated the same way, where formats admit it."""
 

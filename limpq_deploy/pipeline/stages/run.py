@@ -176,6 +176,8 @@ def notes(subject: Subject, cpu: Cpu, until: str | None = None) -> Iterator[str]
         )
     if subject.config.ptq and (idle := subject.config.training.of_quantized_models()):
         yield f"--ptq trains no quantized model, so these settings of [training] have no effect: {', '.join(idle)}"
+    if not config.finetune and (idle := config.training.of_finetuning()):
+        yield f"--no-finetune leaves fine-tuning out, so these settings of [training] have no effect: {', '.join(idle)}"
 
 
 def _left(bundle: Path) -> str:

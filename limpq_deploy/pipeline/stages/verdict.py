@@ -154,7 +154,7 @@ VERDICT_OF_BUILD = Stage(
     title="verdict",
     settings=(
         *("max_accuracy_drop", "max_float_share", "max_latency_ms", "min_speedup"),
-        *("float_type", "objective", "ptq", "batch"),
+        *("float_type", "objective", "ptq", "finetune", "batch"),
     ),
     facts=(TARGET,),
     reads=(

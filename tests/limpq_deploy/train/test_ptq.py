@@ -14,7 +14,8 @@ from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.quant.quantized_model import model_of_policy
 from limpq_deploy.tasks.score import TOP1
-from limpq_deploy.train import ptq
+from limpq_deploy.train import corrections
+from limpq_deploy.train.corrections import best_of, state_without_weights, why_best
 from limpq_deploy.train.evaluate import Accuracy, Evaluation
 from limpq_deploy.train.finetuned import Correction, FineTuned, Top1
 from limpq_deploy.train.ptq import (
@@ -22,9 +23,6 @@ from limpq_deploy.train.ptq import (
     IN_WORDS,
     OTHER_RANGES,
     Calibration,
-    _best,
-    _corrected,
-    _why,
     calibrate,
     correct,
     set_ranges,
@@ -80,7 +78,7 @@ def test_other_ranges_are_tried_where_none_were_asked_for_and_stay_where_they_wi
     traced, placement = tiny
     policy = {layer.name: (8, 8) for layer in placement.searched}
     model = model_of_policy(traced, placement, policy)
-    monkeypatch.setattr(ptq, "_best", lambda tried, *_: [one.name for one in tried].index(wins))
+    monkeypatch.setattr(corrections, "best_of", lambda tried, *_: [one.name for one in tried].index(wins))
     settings: dict[str, Any] = {"images": 128, "seed": 0, "float_top1": Top1(val=10.0, test=10.0)}
     found = calibrate(model, policy, few_digits, ranges=None, float_model=traced.graph_module, **settings).calibrated
     assert found is not None
@@ -132,9 +130,9 @@ def test_the_nearest_to_float_is_kept_until_another_is_better_beyond_chance(righ
     counts = {"none": 3, "bias": 4, "batchnorm": right}
     distances = {"none": 0.1, "bias": 0.2, "batchnorm": 0.9}
     tried = [Correction(name=name, top1=float(hits), loss=distances[name]) for name, hits in counts.items()]
-    best = _best(tried, [evaluation(hits) for hits in counts.values()], TOP1)
+    best = best_of(tried, [evaluation(hits) for hits in counts.values()], TOP1)
     assert tried[best].name == chosen
-    assert ("within chance" in _why(tried, best, 100, TOP1)) == (chosen == "none")
+    assert ("within chance" in why_best(tried, best, 100, TOP1, CORRECTIONS)) == (chosen == "none")
 
 
 def test_corrections_are_undone_without_a_copy_of_the_weights(tiny: Tiny, few_digits: DataSet) -> None:
@@ -143,7 +141,7 @@ def test_corrections_are_undone_without_a_copy_of_the_weights(tiny: Tiny, few_di
     model = model_of_policy(traced, placement, policy)
     set_ranges(model, few_digits.split("train"), ranges="mse", images=64, seed=0)
     model.set_bits(policy)
-    before, kept = {name: value.clone() for name, value in model.state_dict().items()}, _corrected(model)
+    before, kept = {name: value.clone() for name, value in model.state_dict().items()}, state_without_weights(model)
     assert not {f"graph.{layer.name}.weight" for layer in placement.layers} & set(kept)
     for name in CORRECTIONS:
         correct(name, model, policy, Calibration(few_digits.split("train"), images=64, seed=0, device=DEVICE))

@@ -50,6 +50,15 @@ def test_without_training_there_are_calibration_and_evaluation() -> None:
 
 
 @pytest.mark.usefixtures("known")
+def test_without_fine_tuning_there_are_joint_training_and_evaluation() -> None:
+    trained, taken, calibrated = (
+        estimate_stages(Subject(config)) for config in (Config(), Config(finetune=False), Config(ptq=True))
+    )
+    assert taken["finetune"] < trained["finetune"] / 5
+    assert (taken["indicators"], taken["int8"]) == (trained["indicators"], calibrated["int8"])
+
+
+@pytest.mark.usefixtures("known")
 def test_timing_takes_the_seconds_that_are_asked_for() -> None:
     usual = Config()
     longer = replace(usual, latency_seconds=10 * usual.latency_seconds)

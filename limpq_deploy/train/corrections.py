@@ -1,0 +1,100 @@
+"""What repairs a model that is not trained at its bits: several are tried, and the one that measures best stays."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from limpq_deploy.calibration.datasets import Split
+from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.progress import Report
+from limpq_deploy.quant.folded_forward import as_recorded
+from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.tasks.score import Measure, Scored
+from limpq_deploy.train.accuracy import evaluation_and_distance
+from limpq_deploy.train.evaluate import Evaluation
+from limpq_deploy.train.finetuned import Correction
+from limpq_deploy.train.judge import Judge
+from limpq_deploy.train.judged import compare, value_of
+
+HELD_IMAGES = 2000
+"""At most so many validation images choose the correction."""
+
+CHANCE = 0.05
+"""How improbable a difference has to be by chance alone before it decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """What was tried; the place of what stays; and why, in a sentence."""
+
+    tried: tuple[Correction, ...]
+    best: int
+    why: str
+
+    @property
+    def chosen(self) -> Correction:
+        return self.tried[self.best]
+
+
+def keep_best(
+    model: QuantizedModel,
+    policy: Mapping[str, BitPair],
+    held: Split,
+    judge: Judge,
+    corrections: Mapping[str, str],
+    correct: Callable[[str], None],
+    report: Report,
+) -> Trials:
+    """Try corrections (name: in words), each on the model as it came, and leave it at the best, in evaluation mode.
+
+    ``correct`` applies one in place; weights of layers are not its to change. ``judge``: beside the float model, whose
+    outputs the model's are compared with, exported as they would be; see `best_of`.
+    """
+    plain, tensors = state_without_weights(model), list[dict[str, torch.Tensor]]()
+    tried, evaluations = list[Correction](), list[Evaluation | Scored]()
+    for number, (name, words) in enumerate(corrections.items()):
+        report(number, len(corrections), words)
+        model.load_state_dict(plain, strict=False)
+        correct(name)
+        with as_recorded(model, policy):
+            found, distance = evaluation_and_distance(model, held, judge)
+        evaluations.append(found)
+        tried.append(Correction(name=name, top1=value_of(found), loss=distance))
+        tensors.append(state_without_weights(model))
+    measure = judge.of(held).measure
+    best = best_of(tried, evaluations, measure)
+    model.load_state_dict(tensors[best], strict=False)
+    model.eval()
+    return Trials(tuple(tried), best, why_best(tried, best, len(held), measure, corrections))
+
+
+def best_of(tried: list[Correction], evaluations: list[Evaluation | Scored], measure: Measure) -> int:
+    """Of those that are not worse than the best figure beyond chance (a one-sided test on the same images), the one
+    nearest to the float model: a few images more or less say nothing, and a correction repairs a network, it makes no
+    other one of it. Figures that do not count images are taken as they are."""
+    first = max(range(len(tried)), key=lambda index: measure.gain(tried[index].top1, 0.0))
+    even = [at for at, one in enumerate(evaluations) if compare(one, evaluations[first]).p_first_worse >= CHANCE]
+    return min(even, key=lambda index: tried[index].loss)
+
+
+def why_best(tried: list[Correction], best: int, images: int, measure: Measure, words: Mapping[str, str]) -> str:
+    """The figure of what stays, beside the others."""
+    chosen = f"{words[tried[best].name]}: {measure.shown(tried[best].top1)} on {images:,} held-out images"
+    others = (f"{measure.shown(one.top1)} with {words[one.name]}" for one in tried if one is not tried[best])
+    said = ", ".join((chosen, *others))
+    lower = any(measure.gain(one.top1, tried[best].top1) > 0 for one in tried)
+    return f"{said}; within chance, and nearest to the float model's outputs" if lower else said
+
+
+def some_of(split: Split, seed: int) -> Split:
+    """At most `HELD_IMAGES` images, drawn once, in the data's order."""
+    order = np.random.default_rng(seed).permutation(len(split))
+    return split.subset(np.sort(order[:HELD_IMAGES]))
+
+
+def state_without_weights(model: QuantizedModel) -> dict[str, torch.Tensor]:
+    """Copies of what a correction may change: all but the weights of layers, which would be the model again."""
+    kept = {f"graph.{layer.name}.weight" for layer in model.placement.layers}
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in kept}
