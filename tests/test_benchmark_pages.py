@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
         ("rtx_prices", "rtx_prices.json", "rtx_prices.md"),
         ("zoo_page", "zoo.json", "zoo.md"),
         ("trained_nets", "trained_nets_x86_2cores.json", "trained_nets_x86_2cores.md"),
+        ("judges_page", "judges_x86_2cores.json", "judges_x86_2cores.md"),
     ],
 )
 def test_a_page_has_the_table_of_its_figures(
