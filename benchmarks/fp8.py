@@ -6,6 +6,7 @@ Accuracies are of the quantized model in PyTorch that computes as its file does,
 executed as written. The first and last layer are in int8 throughout. ``chosen``: formats that a search on ``kl`` gives
 within the BitOps of w8a8, and its layers in FP8. ``--moved`` instead: formats that a search on ``kl`` gives within
 bytes that a call may move (``--max-moved-mib``, batch 1), priced by NVIDIA's compiler, and what engines of them move.
+``--model float_nets_made:mobilenet``: the small network of `float_nets` on the same images, with its own weights.
 
     python benchmarks/fp8.py --json
     python benchmarks/fp8.py --imagenet --uniform --quick --json      minutes; without --uniform an hour of two cores
@@ -35,7 +36,8 @@ from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.environment import read_environment
 from limpq_deploy.export.runtimes.onnxruntime.as_written import AsWritten
 from limpq_deploy.export.timing.cost_table import Moved
-from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, predicted, price
+from limpq_deploy.export.timing.predictions import predicted
+from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, price
 from limpq_deploy.importance.all_measures import measured
 from limpq_deploy.model.channel_ranges import equalise_channels
 from limpq_deploy.model.edges import layer_edges
@@ -69,6 +71,7 @@ SHARES = (0.25, 0.5, 0.75)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--imagenet", action="store_true", help="MobileNetV2 on the sample of ImageNet")
+    parser.add_argument("--model", default="resnet20", help="on CIFAR-10; or float_nets_made:NAME")
     parser.add_argument("--moved", action="store_true", help="policies within bytes moved; needs NVIDIA's compiler")
     parser.add_argument("--graphs", type=int, help="engines that mix formats, for prices [default: 64]")
     parser.add_argument("--test-images", type=int, help="evenly among all [default: all]")
@@ -90,14 +93,21 @@ def main() -> None:
                 target="tensorrt_rtx",
             )
         else:
-            data, weights = cifar10(work, smoke=options.smoke)
-            config = Config(model="resnet20", weights=weights, data=f"imagefolder:{data}", target="tensorrt_rtx")
+            config = on_cifar10(options.model, work, smoke=options.smoke)
         methods = RANGES[1:] if options.quick or options.smoke or options.moved else RANGES
         graphs = 4 if options.smoke else options.graphs
         found = Bench(config, work, options.test_images).measure(
             methods, moved=options.moved, uniform=options.uniform, graphs=graphs
         )
     print(json.dumps(found) if options.json else page(found))
+
+
+def on_cifar10(model: str, work: Path, *, smoke: bool) -> Config:
+    """Shared images and weights, or a network of `float_nets` with its own."""
+    images, weights = cifar10(work, smoke=smoke)
+    if ":" in model:
+        weights = Path(__file__).with_name("float_nets") / f"{model.partition(':')[2]}.safetensors"
+    return Config(model=model, weights=weights, data=f"imagefolder:{images}", target="tensorrt_rtx")
 
 
 class Bench:

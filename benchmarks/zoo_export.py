@@ -3,7 +3,8 @@
 - the graph that is placed and the float file against the network's own module (`quant.given_parity`);
 - ONNX's checker, the target's lint (for TensorRT with NVIDIA's compiler, where it is installed) and a run;
 - parity: integer reference against ONNX Runtime, and the quantized model in torch layer by layer;
-- agreement with float: correlation of the file's outputs with the network's own.
+- agreement with float: correlation of the file's outputs with the network's own, beside that of two plain min/max W8A8
+  (`zoo_plain.py`).
 
 Weights are random, and no parameter is left constant, so that none which is read wrongly goes unseen (layer scales of
 1e-6, biases of 0). Images are smooth noise. They are of 96 pixels, where the network takes such, else of its own size.
@@ -20,13 +21,14 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
+from zoo_plain import plain_outputs
 
 from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
 from limpq_deploy.calibration.datasets import Preprocess, Split
 from limpq_deploy.calibration.numbers.ranges import DEAD
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.export.qdq.build import build_qdq, strip_markers
-from limpq_deploy.export.records.placement import BitPair
+from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import TargetSpec, target_named
 from limpq_deploy.export.records.tensorrt_versions import form_for
 from limpq_deploy.export.runtimes.onnxruntime.session import OnnxRuntime, open_as_written
@@ -35,11 +37,12 @@ from limpq_deploy.model.float_template import float_template
 from limpq_deploy.model.given_model import in_float32, plain
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
+from limpq_deploy.model.results import tensors_of
 from limpq_deploy.model.zoo import IMAGENET_PREPROCESS, create_model
 from limpq_deploy.pipeline.stages.compared import against_reference, as_written
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.given_parity import Given, compare_placed, compare_template, run_given
-from limpq_deploy.quant.quantized_model import model_of_policy
+from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 from limpq_deploy.quant.torch_parity import compare_trained
 from limpq_deploy.train.ptq import set_ranges
 
@@ -56,7 +59,8 @@ class Checked:
     from the network itself. ``findings`` of lint by severity. ``compiler``: what NVIDIA's says (None: not asked).
     ``codes`` compared with the runtime and ``mismatches``; ``islands`` of float and what differs behind them;
     ``layer_mismatches`` of ``layer_codes``: layer by layer, the quantized torch model, by ``layer_lsb`` steps at most.
-    ``correlation`` with float, the least over outputs. ``seconds`` for all of it, under the machine's load."""
+    ``correlation`` with float, the least over outputs; that of ``plain`` min/max, which quantizes layers alone, and of
+    ``min_max`` at the file's own places. ``seconds`` for all of it, under the machine's load."""
 
     side: int
     faults: tuple[str, ...]
@@ -71,11 +75,27 @@ class Checked:
     layer_mismatches: int
     layer_lsb: int
     correlation: float
+    plain: float | None = None
+    min_max: float | None = None
     seconds: float = field(default=0.0)
 
 
 def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     """What was found of the files, by target. Raises what stops an export."""
+    made, raw, split = prepared(name)
+    given = run_given(lambda: made, torch.from_numpy(split.load(np.arange(COMPARED))[0]), raw)
+    traced = equalise_channels(copy.deepcopy(raw))
+    found = {}
+    for target in map(target_named, targets):
+        start = time.monotonic()
+        checked = export(name, target, given, raw, traced, split)
+        plainest, there = plain_correlations(name, target, given, raw, split)
+        found[target.name] = replace(checked, plain=plainest, min_max=there, seconds=round(time.monotonic() - start, 1))
+    return found
+
+
+def prepared(name: str) -> tuple[nn.Module, TracedModel, Split]:
+    """A network with its numbers varied, as it is and traced, and its images."""
     torch.manual_seed(0)
     module, info = create_model(name)
     in_float32(module)
@@ -85,15 +105,30 @@ def export_all(name: str, targets: Sequence[str]) -> dict[str, Checked]:
     split = noise(preprocess)
     images, _ = split.load(np.arange(CALIBRATED))
     reestimate_batchnorm(made.model, [torch.from_numpy(images)])
-    raw = trace(made.model, preprocess.shape)
-    given = run_given(made.model, torch.from_numpy(images[:COMPARED]), raw)
-    traced = equalise_channels(copy.deepcopy(raw))
-    found = {}
-    for target in targets:
-        start = time.monotonic()
-        checked = export(name, target_named(target), given, raw, traced, split)
-        found[target] = replace(checked, seconds=round(time.monotonic() - start, 1))
-    return found
+    return made.model, trace(made.model, preprocess.shape), split
+
+
+def plain_correlations(
+    name: str, target: TargetSpec, given: Given, raw: TracedModel, split: Split
+) -> tuple[float, float]:
+    """Those of `Checked`, ``plain`` and ``min_max``, with the network's own outputs."""
+    seen = torch.from_numpy(split.load(np.arange(CALIBRATED))[0])
+    plainest = plain_outputs(raw, seen, given.images_NCHW, symmetric=not target.unsigned_acts)
+    model = min_max_model(raw, place(raw, target, model=name), split)
+    with torch.no_grad():
+        there = [one.numpy() for one in tensors_of(model(given.images_NCHW))]
+    least = (min(map(correlation, given.outputs, outputs)) for outputs in (plainest, there))
+    first, second = (round(one, 4) for one in least)
+    return first, second
+
+
+def min_max_model(raw: TracedModel, placement: Placement, split: Split) -> QuantizedModel:
+    """The quantized model whose ranges clip nothing, and of which nothing was equalised or chosen."""
+    policy = {layer.name: BITS for layer in placement.searched}
+    model = model_of_policy(raw, placement, policy, scales="free", share=True)
+    set_ranges(model, split, ranges="minmax", images=CALIBRATED, seed=0)
+    model.set_bits(policy)
+    return model.eval()
 
 
 def export(name: str, target: TargetSpec, given: Given, raw: TracedModel, traced: TracedModel, split: Split) -> Checked:

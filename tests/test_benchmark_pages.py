@@ -19,9 +19,15 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
         ("rtx", "rtx.json", "rtx.md"),
         ("int4_blocks", "int4_blocks.json", "../docs/gpu.md"),
         ("rtx_prices", "rtx_prices.json", "rtx_prices.md"),
+        ("fp8", "fp8_moved_mobilenet.json", "fp8.md"),
+        ("fp8_trained", "fp8_trained.json", "fp8.md"),
+        ("fp8_trained", "fp8_trained_mobilenet.json", "fp8.md"),
         ("zoo_page", "zoo.json", "zoo.md"),
         ("trained_nets", "trained_nets_x86_2cores.json", "trained_nets_x86_2cores.md"),
         ("judges_page", "judges_x86_2cores.json", "judges_x86_2cores.md"),
+        ("learned_bits", "learned_bits_x86_2cores.json", "learned_bits_x86_2cores.md"),
+        ("method_cost", "method_cost_x86_2cores.json", "method_cost_x86_2cores.md"),
+        ("importance_variants_page", "importance_variants.json", "importance_variants_x86_2cores.md"),
     ],
 )
 def test_a_page_has_the_table_of_its_figures(
@@ -39,3 +45,11 @@ def test_the_page_of_the_compiler_is_as_it_was_made(monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(str(FOLDER))
     found = json.loads((FOLDER / "compiler_x86.json").read_text(encoding="utf-8"))
     assert import_module("compiler").page(found) == (FOLDER / "compiler_x86.md").read_text(encoding="utf-8")
+
+
+def test_what_the_zoo_comes_to_is_as_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    text = (FOLDER / "zoo.md").read_text(encoding="utf-8")
+    found = json.loads((FOLDER / "zoo.json").read_text(encoding="utf-8"))
+    assert import_module("zoo_page").renewed(text, found) == text
+    assert import_module("zoo_page").page(found) in text

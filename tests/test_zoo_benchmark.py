@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,25 @@ def test_an_interrupted_run_goes_on_and_an_inspection_is_no_export(tmp_path: Pat
     assert files["onnxruntime"]["mismatches"] == 0
     assert all(one["layer_codes"] > 0 and one["correlation"] > 0.9 for one in files.values())
     assert len((tmp_path / "zoo.jsonl").read_text().splitlines()) == 2
+
+
+def test_rows_of_a_later_run_stand_in_place_of_the_earlier_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    page = import_module("zoo_page")
+    figures = json.loads((SCRIPT.parent / "zoo.json").read_text(encoding="utf-8"))
+    known = figures["torchvision"]
+    name, files = next(iter(known["files"].items()))
+    worse = {target: {**one, "correlation": 0.5, "min_max": 0.75} for target, one in files.items()}
+    rows = [
+        {"name": name, "files": worse, "exported": True, "export_error": ""},
+        {"name": "timm/none_such", "files": {}, "exported": False, "export_error": "it does not end"},
+    ]
+    found = page.with_rows(figures, rows)
+    assert found["torchvision"]["files"][name] == worse
+    assert (found["torchvision"]["tried"], found["torchvision"]["exported"]) == (known["tried"], known["exported"])
+    assert found["timm"]["tried"] == figures["timm"]["tried"] + 1
+    assert found["timm"]["exported"] == (figures["timm"]["exported"] or 0)
+    told = page.page(found)
+    assert f"{name} for tensorrt (0.5 beside 0.75)" in told
+    assert "- timm/none_such: it does not end" in told
+    assert page.page(page.with_rows(figures, [])) == page.page(figures)

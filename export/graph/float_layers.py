@@ -5,6 +5,7 @@ knows which float nodes are planned.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,7 +73,7 @@ def fold_weight_only(
     *,
     name: str,
     bits: int,
-    codes: NDArray[np.int64],
+    codes: NDArray[Any],
     grid: QuantGrid,
     weight_scale: float,
     bias: NDArray[np.float64] | None,
@@ -86,7 +87,7 @@ def fold_weight_only(
     for a scale that is not positive in float32.
     """
     factor, real_bias = channel_factors(len(codes), bias, batchnorm)
-    signed = (codes * column(np.sign(factor), codes.ndim)).astype(np.int8)
+    signed = (codes * column(np.sign(factor).astype(np.int8), codes.ndim)).astype(np.int8)
     scale = (folded_scales(weight_scale, factor) if powers is None else powers).astype(np.float32)
     require_finite(name, scale, real_bias, positive=(scale,))
     return FloatLayer(

@@ -96,7 +96,7 @@ class IntegerLayer:
 def fold(
     *,
     name: str,
-    codes: NDArray[np.int64],
+    codes: NDArray[Any],
     grid: QuantGrid,
     weight_scale: float,
     input_scale: float,
@@ -105,7 +105,8 @@ def fold(
     powers: NDArray[np.float64] | None = None,
     input_grid: QuantGrid | None = None,
 ) -> IntegerLayer:
-    """Fold a BatchNorm into per-channel scales; the codes stay, and flip their sign where gamma is negative.
+    """Fold a BatchNorm into per-channel scales; the codes (whole numbers of any type) stay, and flip their sign where
+    gamma is negative.
 
     ``scale[c] = weight_scale * |gamma[c]| / sqrt(var[c] + eps)``. A channel with gamma 0 gives its beta whatever comes
     in: zero codes at the layer's own scale. ``powers``: the folded scales [O] themselves, where the codes were rounded
@@ -114,9 +115,9 @@ def fold(
     """
     _require_scale(name, "weight scale", weight_scale)
     _require_scale(name, "input scale", input_scale)
-    if codes.min() < grid.qmin or codes.max() > grid.qmax:
+    if not (codes.min() >= grid.qmin and codes.max() <= grid.qmax):
         raise ModelError(
-            f"layer {name!r} has weight codes from {codes.min()} to {codes.max()}; "
+            f"layer {name!r} has weight codes from {codes.min():.0f} to {codes.max():.0f}; "
             f"its {grid.bits}-bit grid holds {grid.qmin} to {grid.qmax}"
         )
     factor, real_bias = channel_factors(len(codes), bias, batchnorm)
@@ -124,7 +125,6 @@ def fold(
     if powers is not None:
         assert input_grid is not None
         step, largest_bias = _exact_step(step, codes, input_grid), LARGEST_EXACT_BIAS
-    signed_codes = codes * step * column(np.sign(factor).astype(np.int64), codes.ndim)
     fine = powers / step if powers is not None else folded_scales(weight_scale / step, factor)
     if powers is not None:
         for value in powers[~(np.isfinite(powers) & (powers > 0))]:
@@ -133,7 +133,9 @@ def fold(
         raise ModelError(f"layer {name!r} has a scale or bias that is not finite after folding BatchNorm")
     wanted = np.maximum(np.abs(real_bias) / largest_bias, SMALLEST_STEP) / input_scale
     coarser = _powers_of_two(np.maximum(wanted, SMALLEST_STEP), fine)
-    signed_codes = np.rint(signed_codes / column(coarser, codes.ndim))
+    turned = (step * np.sign(factor) / coarser).astype(np.float32)  # powers of two, so that products are exact
+    signed_codes = np.multiply(codes, column(turned, codes.ndim), dtype=np.float32)
+    np.rint(signed_codes, out=signed_codes)
     scale = (fine * coarser).astype(np.float32)
     bias_scale = np.float32(input_scale) * scale
     bias_codes = np.rint(real_bias / bias_scale.astype(np.float64))
@@ -172,7 +174,7 @@ def folded_scales(weight_scale: float, factor: NDArray[np.float64]) -> NDArray[n
     return scales
 
 
-def _exact_step(step: int, codes: NDArray[np.int64], input_grid: QuantGrid) -> int:
+def _exact_step(step: int, codes: NDArray[Any], input_grid: QuantGrid) -> int:
     """The largest power of two up to ``step`` that leaves room for a bias in sums that float32 holds exactly, or 1."""
     largest = int(_largest_sums(codes, input_grid).max(initial=0))
     while step > 1 and largest * step > FLOAT32_EXACT - LARGEST_EXACT_BIAS:
@@ -182,11 +184,11 @@ def _exact_step(step: int, codes: NDArray[np.int64], input_grid: QuantGrid) -> i
 
 def _largest_sums(codes: NDArray[Any], input_grid: QuantGrid) -> NDArray[np.int64]:
     """Per channel, what the absolute value of no sum of some of its products exceeds."""
-    flat = codes.reshape(len(codes), -1).astype(np.int64)
-    ends = np.stack([flat * input_grid.qmin, flat * input_grid.qmax])
-    upper, lower = ends.max(0).clip(0).sum(1), ends.min(0).clip(None, 0).sum(1)
-    found: NDArray[np.int64] = np.maximum(upper, -lower)
-    return found
+    flat = codes.reshape(len(codes), -1)
+    above, below = (half(flat, 0).sum(1, dtype=np.float64) for half in (np.maximum, np.minimum))  # exact below 2^53
+    upper = above * input_grid.qmax + below * input_grid.qmin
+    lower = above * input_grid.qmin + below * input_grid.qmax
+    return np.maximum(upper, -lower).astype(np.int64)
 
 
 def _powers_of_two(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:

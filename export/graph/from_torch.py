@@ -7,6 +7,7 @@ is found in it by its weight initializer, ``<layer>.weight``; see `markers` for 
 import contextlib
 import importlib.util
 import io
+import itertools
 import logging
 import re
 import warnings
@@ -36,6 +37,8 @@ OUTPUT = "logits"
 _FAILED = re.compile(r"target=torch\.ops\.(\w+)\.(\w+)\.(\w+)\]")
 """How the exporter names the operator that it stops at."""
 
+CALL = "call"
+"""Attribute of a marker while it is exported."""
 EXPORTER_MERGES = 1024
 """Tensors of up to so many numbers are one in the exported file where they are equal."""
 OLDEST_OPSET = 18
@@ -43,15 +46,18 @@ OLDEST_OPSET = 18
 
 
 class Marker(nn.Module):
-    """Stands where an activation quantizer stands; exports as one node that carries its name."""
+    """Stands where an activation quantizer stands; exports as one node that carries its name. Where it stands on
+    several edges, each has a node, which a number keeps: the exporter makes equal nodes that read one tensor one."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        self._calls = itertools.count()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        attributes: dict[str, Any] = {"name": self.name, CALL: next(self._calls)}
         marked: torch.Tensor = torch.onnx.ops.symbolic(
-            f"{MARKER_DOMAIN}::{MARKER_OP}", (x,), {"name": self.name}, dtype=x.dtype, shape=x.shape, version=1
+            f"{MARKER_DOMAIN}::{MARKER_OP}", (x,), attributes, dtype=x.dtype, shape=x.shape, version=1
         )
         return marked
 
@@ -96,6 +102,7 @@ def export_and_alone(
         images = torch.zeros(2, *input_shape)
         model, alone = _exported(graph_module, images, inputs=[INPUT], outputs=names, opset=max(opset, OLDEST_OPSET))
     _give_back(model, weights)
+    _drop_calls(model)
     _with_biases(model)
     _with_global_pools(model)
     write_ceil_padding(model)
@@ -197,6 +204,13 @@ def _give_back(model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+
+
+def _drop_calls(model: onnx.ModelProto) -> None:
+    for node in filter(is_marker, model.graph.node):
+        kept = [one for one in node.attribute if one.name != CALL]
+        del node.attribute[:]
+        node.attribute.extend(kept)
 
 
 def flatten_outputs(graph_module: fx.GraphModule) -> list[str]:

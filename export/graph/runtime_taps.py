@@ -64,6 +64,7 @@ def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[st
         if node.name and node.op_type not in ("DequantizeLinear", "Transpose")
     }
     fixed = constants(optimized.graph)
+    turned = {node.output[0] for node in optimized.graph.node if node.op_type == "Transpose"}
     tables = {node.output[0] for node in optimized.graph.node if is_table(node, fixed)}
     found: dict[str, Watch] = {}
     lost: dict[str, str] = {}
@@ -71,7 +72,9 @@ def watches(model: onnx.ModelProto, optimized: onnx.ModelProto) -> tuple[dict[st
         made = [makers[name].output[place] for name, place in operators if place < len(_outputs(makers.get(name)))]
         codes = next((name for name in made if name in grids), None)
         looked_up = [name for name in made if name in tables]
-        if codes is None and looked_up:
+        if codes is None and tensor in turned and tensor in grids:  # quantized before it, under the name of before
+            codes, back[tensor] = tensor, NCHW
+        elif codes is None and looked_up:
             codes, grids[looked_up[0]] = looked_up[0], grid
         if codes is None:
             lost[tensor] = f"no node of the optimised graph is named {' or '.join(name for name, _ in operators)}"

@@ -209,8 +209,17 @@ class Dialect(ABC):
         return node.name if node.name and node.name not in taken else f"{node.output[0]}_{node.op_type.lower()}"
 
     def _moves(self, node: onnx.NodeProto) -> bool:
+        if node.op_type == "Pad":
+            return self._pads_codes(node)
         nearest = node.op_type == "Resize" and attribute(node, "mode", "nearest") == "nearest"
         return node.op_type in CODE_MOVERS or nearest
+
+    def _pads_codes(self, node: onnx.NodeProto) -> bool:
+        """Whether a Pad adds values that the tensor has, or zeros, which alone have a code."""
+        mode = attribute(node, "mode", "constant")
+        value = self.fixed.get(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(())
+        zeros = value is not None and not np.any(value)
+        return mode in ("edge", "reflect") or (mode == "constant" and zeros)
 
     def _is_bounded_relu(self, node: onnx.NodeProto) -> bool:
         bounds = [self.fixed.get(name) for name in node.input[1:]]

@@ -208,16 +208,8 @@ class OnnxRuntimeDialect(Dialect):
     def move(self, node: onnx.NodeProto) -> None:
         codes = self.codes[node.input[0]]
         inputs = [codes.tensor, *node.input[1:]]
-        if node.op_type == "Pad":
-            value = self.fixed.get(node.input[2], None) if len(node.input) > 2 and node.input[2] else np.zeros(())
-            if (
-                value is None
-                or np.any(value)
-                or attribute(node, "mode", "constant") not in ("constant", "edge", "reflect")
-            ):
-                raise ModelError(f"node {node.name!r} pads with something else than zero; only zero has a code")
-            if attribute(node, "mode", "constant") == "constant":
-                inputs = [codes.tensor, node.input[1], codes.zero_point, *node.input[3:]]
+        if node.op_type == "Pad" and attribute(node, "mode", "constant") == "constant":
+            inputs = [codes.tensor, node.input[1], codes.zero_point, *node.input[3:]]
         self.copy(node, inputs)
         moved = node.output[0]
         if moved in {output.name for output in self.template.graph.output}:

@@ -67,7 +67,7 @@ def exact_type(weight: Codes, bias: NDArray[np.int32], largest_input: int, name:
 
     Raises ModelError where a sum could leave int32, which is what the runtime's kernels add in.
     """
-    products = np.abs(weight.astype(np.int64)).reshape(weight.shape[0], -1).sum(axis=1) * largest_input
+    products = np.abs(weight.astype(np.int32)).reshape(weight.shape[0], -1).sum(axis=1, dtype=np.int64) * largest_input
     bound = int((products + np.abs(bias.astype(np.int64))).max(initial=0))
     if bound >= INT32_LIMIT:
         raise ModelError(f"layer {name!r} can reach sums of {bound}; int32 accumulators hold less than {INT32_LIMIT}")

@@ -72,7 +72,9 @@ class CostTable:
     its engines are for; ``target``: whose files it built; ``network``: `network_digest`; ``model_sha256``: of the float
     model's file. ``units``: by layer, the first of the layers whose precision is decided with its own;
     ``macs``: of each, for one image. ``bounds``: layers at pairs that no policy of these indicators takes, in networks
-    wholly at those pairs: for the bounds of `roofline` alone, no budget reads them.
+    wholly at those pairs: for the bounds of `roofline` alone, no budget reads them. ``near``: engines of policies that
+    somebody named and of some around them, as ``checks`` beside what a table predicts that was made without all of
+    them; this one gives them again as nearly as it can.
 
     Raises ValueError where a price is no number, a layer is priced twice at one precision, or a name is unknown.
     """
@@ -90,6 +92,7 @@ class CostTable:
     neighbours: tuple[NeighbourCost, ...] = ()
     checks: tuple[Check, ...] = ()
     bounds: tuple[PartCost, ...] = ()
+    near: tuple[Check, ...] = ()
     format: Literal["limpq.cost-table/1"] = field(default="limpq.cost-table/1")
 
     def __post_init__(self) -> None:

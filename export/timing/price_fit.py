@@ -22,7 +22,7 @@ RIDGE = 0.1
 """Weight of the common fit against one engine, for each layer."""
 
 SURE = 100.0
-"""Weight of an engine wholly at one pair, which prices have to give again."""
+"""Weight of an engine wholly at one pair, and of any other that prices have to give again."""
 
 Pairs = Mapping[str, BitPair]
 """The priced pair of every unit: of layers that are decided together, named by the first."""
@@ -92,9 +92,12 @@ class Prices:
         return sum([*alone, *(one for change, one in self.together.items() if _holds(change, pairs))], Moved())
 
 
-def fit(around: Surroundings, uniform: Mapping[BitPair, Built], mixed: Sequence[Built]) -> Prices:
-    """Prices from one engine for each pair in which all searched layers have it, and from some that mix pairs."""
-    engines = [*uniform.values(), *mixed]
+def fit(
+    around: Surroundings, uniform: Mapping[BitPair, Built], mixed: Sequence[Built], certain: Sequence[Built] = ()
+) -> Prices:
+    """Prices from one engine for each pair in which all searched layers have it, and from some that mix pairs.
+    ``certain``: mixed ones too, which prices have to give again as nearly as they can."""
+    engines = [*uniform.values(), *certain, *mixed]
     first = engines[0]
     own: dict[tuple[str, BitPair], Moved] = {}
     for layer, unit in around.units.items():
@@ -108,7 +111,7 @@ def fit(around: Surroundings, uniform: Mapping[BitPair, Built], mixed: Sequence[
     together: dict[Change, dict[str, float]] = defaultdict(lambda: dict.fromkeys(QUANTITIES, 0.0))
     for layers in alike.values():
         for quantity in QUANTITIES:
-            for change, value in _beside(around, layers, engines, own, quantity, len(uniform)):
+            for change, value in _beside(around, layers, engines, own, quantity, len(uniform) + len(certain)):
                 together[change][quantity] += value
     found = {change: Moved(**values) for change, values in together.items() if any(map(abs, values.values()))}
     return Prices(own=own, together=found, units=around.units)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.files import cache_folder, keep, kept_bytes
 from limpq_deploy.calibration.numbers.formats import FP8, pair_name
 from limpq_deploy.calibration.records import from_json, to_json
@@ -37,6 +38,9 @@ from limpq_deploy.export.timing.timing_graph import timing_graph
 
 GRAPHS = 64
 """Engines that mix precisions, for each precision after the first."""
+
+AROUND = 16
+"""Engines around a policy, which differ from it in one layer."""
 
 FOLDS = 4
 """Parts of these, each of which is predicted by a table of the others."""
@@ -69,13 +73,16 @@ def price(
     model_sha256: str,
     report: Report,
     bounds: Sequence[BitPair] = (),
+    near: Sequence[Mapping[str, BitPair]] = (),
 ) -> CostTable:
     """Price every layer at each of ``pairs`` by building, FP8 where all capabilities execute it. Needs the compiler and
     no GPU.
 
     ``edges``: (producer, consumer) of every tensor that one layer hands to another. ``bounds``: pairs that no policy
-    takes; one engine of each, and none that mixes them. Raises MissingExtra without the compiler, BuildFailed where it
-    refuses a graph, SettingError for capabilities that one engine cannot be for.
+    takes; one engine of each, and none that mixes them. ``near``: policies that are built too, with `AROUND` of each
+    that differ in one layer: the table is held to them, and ``table.near`` says what was predicted without them.
+    Raises MissingExtra without the compiler, BuildFailed where it refuses a graph, SettingError for capabilities that
+    one engine cannot be for, and for bits of ``near`` without a price.
     """
     no_fp8 = without_fp8(capabilities_named(settings.gpus), placement.model) is not None
     ordered, beside = (
@@ -86,6 +93,8 @@ def price(
     count = GRAPHS * (len(ordered) - 1) if settings.graphs is None else settings.graphs
     policies = {pair_name(pair): _everywhere(placement, pair) for pair in (*ordered, *beside)}
     policies |= {f"mixed {at}": one for at, one in enumerate(_mixed(placement, units, ordered, count, settings.seed))}
+    given = _near(placement, units, ordered, near, settings.seed)
+    policies |= given
     built: dict[str, Built] = {}
     for number, (name, policy) in enumerate(policies.items()):
         report(number, len(policies), name)
@@ -95,13 +104,18 @@ def price(
         )
     report(len(policies), len(policies), "fitting")
     uniform = {pair: built[pair_name(pair)] for pair in ordered}
-    mixed = {name: one for name, one in built.items() if name not in set(map(pair_name, (*ordered, *beside)))}
+    known = {*given, *map(pair_name, (*ordered, *beside))}
+    certain = [built[name] for name in given]
+    again = [one.pairs for one in certain]
+    mixed = {name: one for name, one in built.items() if name not in known and one.pairs not in again}
+    without = fit(around, uniform, list(mixed.values()))
     return _table(
-        fit(around, uniform, list(mixed.values())),
+        fit(around, uniform, list(mixed.values()), certain) if certain else without,
         placement,
         settings,
         model_sha256=model_sha256,
         checks=tuple(_checks(around, uniform, mixed, policies)),
+        near=tuple(_check(name, policy, built[name], without) for name, policy in given.items()),
         bounds=tuple(
             PartCost(
                 layer=layer.name,
@@ -113,23 +127,6 @@ def price(
             for layer in placement.searched
         ),
     )
-
-
-def predicted(table: CostTable, policy: Mapping[str, BitPair]) -> Moved:
-    """What an engine of a policy of the searched layers moves, by the table."""
-    priced: dict[str, dict[BitPair, Moved]] = {}
-    for part in table.parts:
-        priced.setdefault(part.layer, {})[part.weight_bits, part.act_bits] = part.moved
-    at = {}
-    for unit in dict.fromkeys(table.units.values()):
-        asked = policy.get(unit)
-        found = next(iter(priced[unit])) if asked is None else narrowest(priced[unit], asked)
-        if found is None:
-            raise ValueError(f"layer {unit!r} has bits {asked}, which the table does not price")
-        at[unit] = found
-    alone = [priced[layer][at[unit]] for layer, unit in table.units.items()]
-    beside = [one.moved for one in table.neighbours if (at[one.first], at[one.second]) == (one.before, one.after)]
-    return sum([*alone, *beside], Moved())
 
 
 def built_moved(
@@ -183,6 +180,37 @@ def _mixed(
     return found
 
 
+def _near(
+    placement: Placement,
+    units: Mapping[str, str],
+    pairs: Sequence[BitPair],
+    near: Sequence[Mapping[str, BitPair]],
+    seed: int,
+) -> dict[str, dict[str, BitPair]]:
+    """These policies at the pairs that run their bits, each followed by some that differ from it in one unit. Raises
+    SettingError for bits that no pair runs, and for a layer that has none."""
+    generator, found = random.Random(seed), dict[str, dict[str, BitPair]]()
+    for number, policy in enumerate(near):
+        own: dict[str, BitPair] = {}
+        for layer in placement.searched:
+            asked = policy.get(layer.name)
+            pair = None if asked is None else narrowest(pairs, asked)
+            if pair is None:
+                raise SettingError(
+                    f"a policy to price near gives layer {layer.name!r} "
+                    f"{'no bits' if asked is None else pair_name(asked)}, and priced are "
+                    f"{', '.join(map(pair_name, pairs))}; name a policy that was searched for this build"
+                )
+            own[layer.name] = pair
+        found[f"policy {number}"] = own
+        searched = dict.fromkeys(units[layer.name] for layer in placement.searched)
+        others = [(unit, pair) for unit in searched for pair in pairs if own[unit] != pair]
+        for unit, pair in generator.sample(others, min(AROUND, len(others))):
+            name = f"policy {number} with {unit} at {pair_name(pair)}"
+            found[name] = {layer: pair if units[layer] == unit else old for layer, old in own.items()}
+    return found
+
+
 def _pairs(
     placement: Placement, units: Mapping[str, str], pairs: Sequence[BitPair], policy: Mapping[str, BitPair]
 ) -> dict[str, BitPair]:
@@ -206,16 +234,12 @@ def _checks(
     for fold in range(min(FOLDS, len(names))):
         left_out = names[fold::FOLDS]
         prices = fit(around, uniform, [mixed[name] for name in names if name not in left_out])
-        found += [
-            Check(
-                name=name,
-                pairs=dict(policies[name]),
-                built=mixed[name].total,
-                predicted=prices.of(mixed[name].pairs),
-            )
-            for name in left_out
-        ]
+        found += [_check(name, policies[name], mixed[name], prices) for name in left_out]
     return sorted(found, key=lambda one: names.index(one.name))
+
+
+def _check(name: str, policy: Mapping[str, BitPair], built: Built, prices: Prices) -> Check:
+    return Check(name=name, pairs=dict(policy), built=built.total, predicted=prices.of(built.pairs))
 
 
 def _table(
@@ -225,6 +249,7 @@ def _table(
     *,
     model_sha256: str,
     checks: tuple[Check, ...],
+    near: tuple[Check, ...],
     bounds: tuple[PartCost, ...],
 ) -> CostTable:
     layers = ((layer.name, layer.macs, layer.num_weights) for layer in placement.layers)
@@ -247,6 +272,7 @@ def _table(
             for (first, second, before, after), moved in prices.together.items()
         ),
         checks=checks,
+        near=near,
         bounds=bounds,
     )
 

@@ -1,5 +1,6 @@
 """A build's model priced by a compiler, from its files alone. No torch and no GPU here."""
 
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from limpq_deploy.export.timing.cost_table import CostTable
 from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, price
 from limpq_deploy.latency.profiling import profiled_files
 from limpq_deploy.policy.admitted import admitted_pairs
+from limpq_deploy.policy.policy import Policy
 from limpq_deploy.progress import progress
 from limpq_deploy.workspace.file_names import FLOAT_MODEL
 
 
-def price_build(folder: Path, settings: PricingSettings) -> CostTable:
+def price_build(folder: Path, settings: PricingSettings, near: Sequence[Policy] = ()) -> CostTable:
     """Price the layers of a build's model at the pairs that run the bits of its indicators, and at the target's own: at
-    FP8, where the indicators do not know it, for the bounds alone.
+    FP8, where the indicators do not know it, for the bounds alone. ``near``: policies that are built too.
 
     Raises ModelError as `profiled_files`, and what `export.timing.pricing.price` raises.
     """
@@ -38,4 +40,5 @@ def price_build(folder: Path, settings: PricingSettings) -> CostTable:
             model_sha256=sha256_of(model),
             report=report,
             bounds=bounds,
+            near=[policy.pairs() for policy in near],
         )

@@ -24,6 +24,7 @@ from limpq_deploy.model.functional_layers import make_modules
 from limpq_deploy.model.functions import is_function, lowest_of
 from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.lone_batchnorms import give_layers, scales
+from limpq_deploy.model.node_names import rename_reserved
 from limpq_deploy.model.operations import Kind, Lowest, float_result, operation, relu_bounds
 from limpq_deploy.model.out_of_place import write_out_of_place
 from limpq_deploy.model.separate_calls import separate_calls
@@ -171,6 +172,7 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         graph_module = written_graph(model, input_shape)
         make_modules(graph_module)
         canonicalise(graph_module)
+        rename_reserved(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
         write_convolutions(graph_module)
         read_rows(graph_module)

@@ -51,7 +51,7 @@ def integer_model(model: QuantizedModel, policy: dict[str, BitPair]) -> tuple[La
         if grid.fp8:
             layers[placed.name] = fold_fp8(**folded, codes=codes)
         else:
-            layers[placed.name] = fold(**folded, codes=codes.astype(np.int64), grid=grid, input_grid=read.grid)
+            layers[placed.name] = fold(**folded, codes=codes, grid=grid, input_grid=read.grid)
     return layers, acts
 
 
@@ -71,7 +71,7 @@ def _float_layer(model: QuantizedModel, placed: LayerPlacement, pair: BitPair) -
     return fold_weight_only(
         name=placed.name,
         bits=bits,
-        codes=module.codes().cpu().numpy().astype(np.int64),
+        codes=module.codes().cpu().numpy(),
         grid=module.scales.grids[0],
         weight_scale=float(module.scales.scale(0).item()),
         bias=bias,

@@ -41,18 +41,19 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the user's ``module`` gives: its outputs [N, ...]. ``names``: of its modules that are worth watching, should
-    something differ; what they read and gave takes many times the memory of the model."""
+    """What the user's module, which ``make`` makes, gives: its outputs [N, ...]. Only where something differs is it
+    made again. ``names``: of its modules that are worth watching then; what they read and gave takes many times the
+    memory of the model."""
 
-    module: nn.Module
+    make: Callable[[], nn.Module]
     images_NCHW: torch.Tensor
     outputs: tuple[Values, ...]
     names: tuple[str, ...]
 
     def watched(self) -> tuple[dict[str, Values], dict[str, Values]]:
-        """What each of the modules reads and gives, by name: the module is run once more."""
+        """What each of the modules reads and gives, by name: the user's module is run once more."""
         with _drawing_apart():
-            _, read, gave = _watch(self.module, self.images_NCHW, self.names)
+            _, read, gave = _watch(self.make().eval(), self.images_NCHW, self.names)
         return read, gave
 
     def allowed(self) -> float:
@@ -60,22 +61,22 @@ class Given:
         times what the module's float32 results differ from its float64 ones by, at most `WORST`."""
         try:
             with _drawing_apart():
-                exact = _outputs(copied(self.module).double().eval()(self.images_NCHW.double()))
+                exact = _outputs(copied(self.make()).double().eval()(self.images_NCHW.double()))
         except Exception:  # a module may know one type only, and says so in its own way
             return LIMIT
         return min(max(LIMIT, ORDERS * _apart(exact, self.outputs)), WORST)
 
 
-def run_given(module: nn.Module, images_NCHW: torch.Tensor, traced: TracedModel) -> Given:
-    """The user's module in evaluation mode, layers and BatchNorms watched.
+def run_given(make: Callable[[], nn.Module], images_NCHW: torch.Tensor, traced: TracedModel) -> Given:
+    """The user's module, as ``make`` makes it, in evaluation mode, layers and BatchNorms watched.
 
     Raises ModelError where it gives no tensor, numbers that are not finite, or other ones when it is asked again.
     """
     names = tuple(str(node.target) for node in traced.graph_module.graph.nodes if _watched(node, traced))
-    module.eval()
+    module = make().eval()
     with _drawing_apart():
         first, again = (_watch(module, images_NCHW, ())[0] for _ in range(2))
-    given = Given(module, images_NCHW, first, names)
+    given = Given(make, images_NCHW, first, names)
     if not all(np.isfinite(one).all() for one in first):
         wrong = [~np.isfinite(one).reshape(len(one), -1).all(1) for one in first]
         bad, images = int(np.any(wrong, axis=0).sum()), len(first[0])

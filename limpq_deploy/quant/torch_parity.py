@@ -189,7 +189,7 @@ def _folded(
 ) -> tuple[nn.Module, list[_FedQuantizer]]:
     placement = model.placement
     feeds = _feeds(placement, acts, counts)
-    graph = with_quantizers(traced, placement, lambda quantizer: feeds.get(quantizer.name, nn.Identity()))
+    graph = with_quantizers(traced, placement, lambda one: feeds.get(one.name, nn.Identity()), share=True)
     graph.load_state_dict(model.float_state(), strict=False)
     if model.pow2:
         compute_as_exported(graph, traced, placement.spec)
@@ -207,7 +207,8 @@ def _folded(
 def _as_trained(
     model: QuantizedModel, acts: Mapping[str, QuantParams], counts: dict[str, TensorParity]
 ) -> tuple[nn.Module, list[_FedQuantizer]]:
-    fed = copy.deepcopy(model)
+    weights = [model.quant_layer(layer.name).weight for layer in model.placement.layers]
+    fed = copy.deepcopy(model, {id(weight): weight for weight in weights})  # nothing changes them
     feeds = _feeds(model.placement, acts, counts)
     for quantizer in model.placement.quantizers:
         fed.graph.set_submodule(f"{QUANTIZERS}.{quantizer.name}", feeds.get(quantizer.name, nn.Identity()))

@@ -98,6 +98,8 @@ ISLANDS: dict[str, Callable[[], nn.Module]] = {
     "several tensors": Parallel,
     "bias from a table": Tabled,
     "reflected padding": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+    "padding of ones": lambda: Of(lambda x: F.pad(x, (1, 0, 0, 2), value=1.0)),
+    "circular padding": lambda: Of(lambda x: F.pad(x, (1, 1, 2, 0), mode="circular")),
     "bilinear, a head twice": Reused,
     "uneven average": lambda: nn.AdaptiveAvgPool2d(5),
     "cumulative sum": lambda: Of(lambda x: x.cumsum(2) / 3),

@@ -36,6 +36,14 @@ from limpq_deploy.cli.output.answers import answer
     metavar="sm86,sm89,..",
     help="With --runtime tensorrt_rtx: compute capabilities that the priced engines are for.  [default: sm89]",
 )
+@click.option(
+    "--near",
+    type=FILE,
+    multiple=True,
+    metavar="POLICY.json",
+    help="With --runtime tensorrt_rtx: build this policy too, and some that differ from it in one layer, say how far "
+    "off their prices were, and mend the table there. Again for more policies.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Random seed of the mixed graphs.")
 @click.option("-o", "--output", type=NEW_FILE, metavar="FILE", help="[default: latency-table.json, cost-table.json]")
 @json_option
@@ -47,6 +55,7 @@ def profile(
     graphs: int | None,
     runtime: str | None,
     gpus: str | None,
+    near: tuple[Path, ...],
     seed: int,
     output: Path | None,
     as_json: bool,
@@ -61,7 +70,8 @@ def profile(
     With --runtime tensorrt_rtx nothing is timed and no GPU is needed: NVIDIA's compiler builds engines, and its own
     list of their kernels says what each layer moves for a call of --batch images and how many kernels it takes, at each
     precision and beside neighbours of other ones: a table for --cost-table. Engines are kept, so that a run that was
-    stopped goes on where it was.
+    stopped goes on where it was. The table says how far off it is; --near POLICY.json holds it to what a search found,
+    after which the search is asked again.
 
     \b
     limpq-deploy profile limpq-build -o here.json
@@ -69,6 +79,7 @@ def profile(
     limpq-deploy profile limpq-build --runtime tensorrt_rtx --batch 8 -o moved.json
     limpq-deploy search limpq-build/indicators.json --space native:tensorrt_rtx --cost-table moved.json \\
       --max-moved-mib 120
+    limpq-deploy profile limpq-build --runtime tensorrt_rtx --batch 8 --near policy.json -o moved.json
     """
     from limpq_deploy.calibration.records import to_dict, write_record
     from limpq_deploy.export.records.targets import runtime_record
@@ -79,9 +90,9 @@ def profile(
             ("threads", "seconds", *BUILDER_FIELDS),
             f"with --runtime {runtime}, whose compiler prices kernels for calls of --batch images and times nothing",
         )
-        _price(build, batch, gpus, graphs, seed, output, as_json)
+        _price(build, batch, gpus, graphs, near, seed, output, as_json)
         return
-    refuse_idle(("gpus",), "where parts are timed, on the device that is here, and none is priced")
+    refuse_idle(("gpus", "near"), "where parts are timed, on the device that is here, and none is priced")
     table = profile_build(
         build,
         threads=threads or "default",
@@ -103,15 +114,24 @@ def profile(
 
 
 def _price(
-    build: Path, batch: int, gpus: str | None, graphs: int | None, seed: int, output: Path | None, as_json: bool
+    build: Path,
+    batch: int,
+    gpus: str | None,
+    graphs: int | None,
+    near: tuple[Path, ...],
+    seed: int,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
-    from limpq_deploy.calibration.records import to_dict, write_record
+    from limpq_deploy.calibration.records import load_record, to_dict, write_record
     from limpq_deploy.export.runtimes.tensorrt_rtx.capabilities import split
     from limpq_deploy.export.timing.pricing import PricingSettings
     from limpq_deploy.latency.pricing import price_build
+    from limpq_deploy.policy.policy import Policy
 
+    policies = [load_record(Policy, file) for file in near]
     named = PricingSettings().gpus if gpus is None else split(gpus)
-    table = price_build(build, PricingSettings(batch=batch, gpus=named, graphs=graphs, seed=seed))
+    table = price_build(build, PricingSettings(batch=batch, gpus=named, graphs=graphs, seed=seed), policies)
     file = output or Path("cost-table.json")
     write_record(table, file)
     if as_json:

@@ -115,6 +115,11 @@ def search(
     from limpq_deploy.cli.output.tables import policy_table, tournament_table
 
     answer(f"{policy_table(policy, as_read(policy, indicators, **options))}\nwritten to {file}")
+    if options.get("cost_table") is not None:
+        from limpq_deploy.cli.output.predictions import said_of_policy
+        from limpq_deploy.export.timing.cost_table import CostTable
+
+        answer(said_of_policy(load_record(CostTable, options["cost_table"]), policy.pairs()))
     if policy.tournament is not None:
         answer(f"\n{tournament_table(policy.tournament)}")
     if explanation is not None:

@@ -1,8 +1,7 @@
 """What a compiler's kernels move, as text."""
 
-from statistics import fmean
-
 from limpq_deploy.calibration.numbers.formats import pair_name
+from limpq_deploy.cli.output.predictions import error_lines
 from limpq_deploy.cli.output.tables import table
 from limpq_deploy.export.timing.cost_table import CostTable, Moved
 from limpq_deploy.report.bounds import FORMATS, bound_rows
@@ -23,12 +22,7 @@ def price_table(priced: CostTable) -> str:
         table(["layer: MiB (kernels) at", *map(pair_name, pairs)], rows),
         f"{priced.compiler} for {', '.join(priced.capabilities)}, batch {priced.batch}; planned, not run",
     ]
-    if priced.checks:
-        errors = [abs(one.error) for one in priced.checks]
-        lines.append(
-            f"{len(errors)} engines that mix precisions, each predicted by a table made without it: off by "
-            f"{100 * fmean(errors):.1f} % on average, {100 * max(errors):.1f} % at most"
-        )
+    lines += error_lines(priced)
     alone = sorted({pair_name((one.weight_bits, one.act_bits)) for one in priced.bounds})
     if alone:
         lines.append(f"{', '.join(alone)}: for the bounds alone, as no policy of this build takes it")

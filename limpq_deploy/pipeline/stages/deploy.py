@@ -1,5 +1,6 @@
 """The stage that writes the files: the mixed model and its baselines as ONNX."""
 
+import gc
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,6 +95,8 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
         own = template_of(subject, traced, template, model)
         exported[name] = build_qdq(own, placement, layers, acts, metadata, subject.form)
         _save(exported[name], folder / name)
+    del traced, template, model, layers, own
+    gc.collect()  # what follows opens files, and needs no network in floats
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)

@@ -20,7 +20,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
     report(0, 3, "tracing")
     raw, traced = subject.untrained()
     report(0, 3, "the model's own outputs")
-    given = run_given(subject.given_model, subject.first_images(IMAGES), raw)
+    given = run_given(lambda: subject.given_model, subject.first_images(IMAGES), raw)
     report(1, 3, "placed graph")
     differences = {"placed graph": compare_placed(given, traced, raw, subject.placement)}
     skipped = {}
@@ -56,7 +56,7 @@ GIVEN_MODEL = Stage(
 def compare_exported(subject: Subject, folder: Path, model: onnx.ModelProto) -> GivenComparison:
     """The exported float model against the user's own module with the float stage's weights."""
     raw = subject.raw
-    given = run_given(subject.given_carrying(folder / FLOAT_WEIGHTS), subject.first_images(IMAGES), raw)
+    given = run_given(lambda: subject.given_carrying(folder / FLOAT_WEIGHTS), subject.first_images(IMAGES), raw)
     difference, why = compare_template(given, model, raw)
     name = "exported float model"
     if difference is None:

@@ -1,9 +1,12 @@
 """Folding keeps real weights, rounds the bias finely, and refuses what integers cannot hold."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.grid import QuantGrid
@@ -224,4 +227,41 @@ def test_a_folded_scale_that_is_no_scale_is_refused_by_name(scale: float) -> Non
             batchnorm=None,
             powers=np.array([0.5, scale]),
             input_grid=QuantGrid(bits=8, signed=False),
+        )
+
+
+@pytest.mark.parametrize("powers", [None, np.full(64, 2.0**-5)])
+def test_folding_takes_few_bytes_a_weight_beside_its_codes(powers: NDArray[np.float64] | None) -> None:
+    """Float32 products and the int8 codes that stay; a Linear of 100 million weights is folded at once."""
+    codes = np.random.default_rng(0).integers(-8, 8, (64, 16384)).astype(np.float32)
+    grid, read = QuantGrid(bits=4, signed=True), QuantGrid(bits=8, signed=False)
+    tracemalloc.start()
+    layer = fold(
+        name="fc",
+        codes=codes,
+        grid=grid,
+        weight_scale=0.07,
+        input_scale=0.1,
+        bias=None,
+        batchnorm=None,
+        powers=powers,
+        input_grid=read,
+    )
+    layer.largest_sum(read)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * codes.size
+
+
+def test_codes_that_are_no_numbers_are_refused() -> None:
+    codes = np.array([[1.0, np.nan]], np.float32)
+    with pytest.raises(ModelError, match="nan"):
+        fold(
+            name="fc",
+            codes=codes,
+            grid=QuantGrid(bits=8, signed=True),
+            weight_scale=0.1,
+            input_scale=0.1,
+            bias=None,
+            batchnorm=None,
         )

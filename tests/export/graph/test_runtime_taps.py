@@ -46,3 +46,16 @@ def test_codes_behind_a_transpose_of_the_file_are_compared_in_the_order_that_fit
     assert found.exact
     assert not found.unwatched
     assert conv in {one.tensor for one in found.tensors}
+
+
+def test_codes_that_the_runtime_makes_before_a_transpose_of_the_file_are_found_behind_it(tmp_path: Path) -> None:
+    net = Graph([4, 4, 6])
+    read = net.pair("x", 0.03, 128)
+    inner = net.node("MatMul", read, net.constant(net.random.normal(size=(6, 6)), np.float32))
+    turned = net.quantize(net.node("Transpose", inner, perm=[1, 0, 2]), 0.02, 120)
+    total = net.node("Add", net.dequantize(turned, 0.02, 120), read)
+    other = net.quantize(total, 0.05, 128)
+    path = saved(net.model(net.dequantize(other, 0.05, 128)), tmp_path)
+    found = compare_file(path, images_of(load_model(path)), OnnxRuntime(), threads=1)
+    assert not found.unwatched
+    assert [island.codes for island in found.islands] == [found.images * 4 * 6]

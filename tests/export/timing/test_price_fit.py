@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from limpq_deploy.export.timing.cost_table import Moved
-from limpq_deploy.export.timing.price_fit import Built, Surroundings, fit
+from limpq_deploy.export.timing.price_fit import Built, Prices, Surroundings, fit
 
 NAMES = tuple("abcdef")
 CHAIN = Surroundings(units={name: name for name in NAMES}, edges=tuple(pairwise(NAMES)))
@@ -55,3 +55,24 @@ def test_layers_see_those_beside_them_and_those_that_read_the_same() -> None:
     assert around.of("c") == ("a", "b", "c", "d")
     assert around.of("e") == ("e", "f")
     assert CHAIN.like("b") == CHAIN.like("c") != CHAIN.like("a")
+
+
+def test_what_is_certain_is_given_again_where_three_layers_count_at_once() -> None:
+    """Three that have to be alike are more than prices of two can say; around a policy that was built they need not."""
+
+    def odd(one: Built) -> Built:
+        more = Moved(activations=60.0 * all(one.pairs[name] == INTEGER for name in "bcd"))
+        return Built(pairs=one.pairs, moved={**one.moved, "c": one.moved["c"] + more})
+
+    uniform = {pair: odd(engine(dict.fromkeys(NAMES, pair))) for pair in (INTEGER, HALF)}
+    mixed = [odd(one) for one in some(24, 0)]
+    policy = {**dict.fromkeys(NAMES, HALF), **dict.fromkeys("bc", INTEGER)}
+    built = [odd(engine(policy))]
+    built += [odd(engine({**policy, name: HALF if policy[name] == INTEGER else INTEGER})) for name in NAMES]
+    without, mended = fit(CHAIN, uniform, mixed), fit(CHAIN, uniform, mixed, built)
+
+    def worst(prices: Prices) -> float:
+        return max(abs(prices.of(one.pairs).bytes / one.total.bytes - 1) for one in built)
+
+    assert worst(without) > 0.02
+    assert worst(mended) < 0.005

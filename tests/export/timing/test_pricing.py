@@ -14,6 +14,7 @@ import onnx
 from click.testing import CliRunner
 from onnx import helper
 
+from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.cli.main import main
@@ -22,9 +23,11 @@ from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text
 from limpq_deploy.export.qdq.build import strip_markers
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.export.timing import pricing
-from limpq_deploy.export.timing.cost_table import CostTable
-from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, predicted, price
+from limpq_deploy.export.timing.cost_table import CostTable, Moved
+from limpq_deploy.export.timing.predictions import built_of, predicted
+from limpq_deploy.export.timing.pricing import PricingSettings, pairs_of, price
 from limpq_deploy.policy.indicators import Indicators, LayerEdge, LayerIndicators, PinnedLayer
+from limpq_deploy.policy.policy import Policy
 
 EDGES = (("stem", "block1.conv1"), ("block1.conv1", "block1.conv2"), ("stem", "block1.conv2"))
 
@@ -106,6 +109,34 @@ def test_fp8_has_prices_of_its_own_where_all_gpus_execute_it_and_none_elsewhere(
     assert "fp8" in said
 
 
+def test_a_policy_is_built_with_others_around_it_and_given_again(net: Priced) -> None:
+    template, placement, edges = net
+    settings, pairs = PricingSettings(batch=2, graphs=3), ((8, 8), (16, 16))
+    names = [layer.name for layer in placement.searched]
+    policy = dict.fromkeys(names, (8, 8)) | {names[0]: (16, 16)}
+
+    def priced(*near: dict[str, tuple[int, int]]) -> CostTable:
+        return price(
+            template, placement, edges, pairs, settings, model_sha256="", report=lambda *found: None, near=near
+        )
+
+    table, mended = priced(), priced({**policy, names[-1]: (4, 4)})  # of 4 bits: they run at 8
+    own, *others = mended.near
+    assert own.pairs == policy
+    assert own.built == sum(pricing.built_moved(template, placement, policy, settings).values(), Moved())
+    assert [sum(one.pairs[name] != policy[name] for name in names) for one in others] == [1] * len(others)
+    for one in mended.near:
+        without = predicted(table, one.pairs).bytes  # of a net this small, a mixed engine may be one of these
+        assert one.predicted.bytes == pytest.approx(without, rel=0.01)
+        assert predicted(mended, one.pairs).bytes == pytest.approx(one.built.bytes, rel=0.01)  # as nearly as pairs can
+    assert built_of(mended, policy) == own
+    assert built_of(table, {**policy, names[0]: (8, 8)}) is None
+    with pytest.raises(SettingError, match=f"gives layer '{names[0]}' w32a32, and priced are w8a8, w16a16"):
+        priced({**policy, names[0]: (32, 32)})
+    with pytest.raises(SettingError, match=f"gives layer '{names[0]}' no bits"):
+        priced({})
+
+
 def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(net: Priced, tmp_path: Path) -> None:
     template, placement, edges = net
     float_model = strip_markers(template)
@@ -151,6 +182,16 @@ def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(net: Price
     done = CliRunner().invoke(main, [*search, "--max-moved-mib", str(1.5 * most / 2**20), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["costs"][0]["name"] == "moved"
+    found = load_record(Policy, tmp_path / "policy.json")
+    done = CliRunner().invoke(main, [*words, "--gpus", "sm86,sm89", "--near", str(tmp_path / "policy.json")])
+    assert done.exit_code == 0, done.output
+    assert "given with --near and of some around them, predicted by a table made without them" in done.stdout
+    table = load_record(CostTable, file)
+    assert table.near[0].pairs == found.pairs()
+    done = CliRunner().invoke(main, [*search, "--max-moved-mib", str(1.5 * most / 2**20)])
+    assert done.exit_code == 0, done.output
+    again = load_record(Policy, tmp_path / "policy.json")
+    assert ("an engine of this policy was built" in done.stdout) == (built_of(table, again.pairs()) is not None)
     done = CliRunner().invoke(main, [*search, "--max-moved-mib", "0.0001"])
     assert (done.exit_code, "the smallest reachable is" in done.output) == (1, True), done.output
     done = CliRunner().invoke(main, [*search[:2], "--max-kernels", "3"])

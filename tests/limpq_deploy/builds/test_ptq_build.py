@@ -1,10 +1,17 @@
 """Builds that train nothing but a missing float model, and builds of a policy that the user gives."""
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from limpq_deploy.calibration.records import load_record, write_record
+from limpq_deploy.export.lint.check import lint
+from limpq_deploy.pipeline.stages import deploy as deploy_stage
+from limpq_deploy.pipeline.stages.learn import load_finetuned
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.train.finetuned import NOT_TRAINED, FineTuned
@@ -14,11 +21,27 @@ from .conftest import Command
 
 
 def test_a_build_without_training_goes_all_the_way_says_so_and_is_not_repeated(
-    copy: Path, settings: Path, run: Command
+    copy: Path, settings: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    networks: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def load(*args: Any, **settings: Any) -> Any:
+        model = load_finetuned(*args, **settings)
+        networks.append(weakref.ref(model))
+        return model
+
+    def looked_at(*args: Any, **settings: Any) -> Any:
+        alive.append(sum(one() is not None for one in networks))
+        return lint(*args, **settings)
+
     command = ("build", "--config", settings, "--out", "out", "--ptq", "--calibration-images", "128")
-    result = run(*command, "--importance", "kl")
+    with monkeypatch.context() as patched:
+        patched.setattr(deploy_stage, "load_finetuned", load)
+        patched.setattr(deploy_stage, "lint", looked_at)
+        result = run(*command, "--importance", "kl")
     assert result.exit_code in (0, 3), result.output
+    assert (len(networks) > 1, alive) == (True, [0])  # memory: no network stays while the written file is looked at
     assert "= float model" in result.stderr
     assert "not trained" in result.stderr
     found = load_record(FineTuned, copy / "finetuned.json")

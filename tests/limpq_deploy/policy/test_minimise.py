@@ -8,7 +8,7 @@ import pytest
 from limpq_deploy.api.policies import search
 from limpq_deploy.calibration.errors import InfeasiblePolicy, SettingError
 from limpq_deploy.calibration.records import from_json, to_json, write_record
-from limpq_deploy.export.timing.pricing import predicted
+from limpq_deploy.export.timing.predictions import predicted
 from limpq_deploy.policy.budgets import MINIMISED
 from limpq_deploy.policy.costs import BitOps, WeightSize, total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators

@@ -8,7 +8,7 @@ import pytest
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.formats import FP8
 from limpq_deploy.export.timing.cost_table import CostTable, Moved, NeighbourCost, PartCost, network_digest
-from limpq_deploy.export.timing.pricing import predicted
+from limpq_deploy.export.timing.predictions import predicted
 from limpq_deploy.policy.budgets import budgets_of
 from limpq_deploy.policy.costs import LayerShape, total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer

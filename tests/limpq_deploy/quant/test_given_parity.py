@@ -1,6 +1,8 @@
 """The user's own module is the reference: right graphs pass, wrong ones are refused by what differs first."""
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +79,7 @@ def fresh(make: Callable[[], nn.Module] = Net) -> nn.Module:
 def forms(model: nn.Module, traced: nn.Module | None = None) -> tuple[Given, TracedModel, TracedModel]:
     """What the module gives, the traced model (of another one, as a faulty trace would be), and its equalised copy."""
     raw = copy.deepcopy(trace(traced or model, SHAPE))
-    return run_given(model, IMAGES, raw), raw, equalise_channels(copy.deepcopy(raw))
+    return run_given(lambda: model, IMAGES, raw), raw, equalise_channels(copy.deepcopy(raw))
 
 
 def placed(model: nn.Module, traced: nn.Module | None = None) -> float:
@@ -132,7 +134,7 @@ def test_a_model_that_draws_random_numbers_is_told_so() -> None:
     model = fresh(Drops)
     raw, before = trace(fresh(), SHAPE), torch.random.get_rng_state()
     with pytest.raises(ModelError, match=r"gives other outputs when it is called again .* first in module 'd\.0'"):
-        run_given(model, IMAGES, raw)
+        run_given(lambda: model, IMAGES, raw)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -222,11 +224,29 @@ def test_several_results_are_all_looked_at() -> None:
             return {"logits": logits, "more": [logits.sum(1) / self.parts]}
 
     model = fresh(Pair)
-    given = run_given(model, IMAGES, trace(fresh(), SHAPE))
+    given = run_given(lambda: model, IMAGES, trace(fresh(), SHAPE))
     assert [one.shape for one in given.outputs] == [(len(IMAGES), given.outputs[0].shape[1]), (len(IMAGES),)]
     Pair.parts = 0
     with pytest.raises(ModelError, match="not finite for 8 of 8 images"):
-        run_given(model, IMAGES, trace(fresh(), SHAPE))
+        run_given(lambda: model, IMAGES, trace(fresh(), SHAPE))
+
+
+def test_the_module_is_gone_when_its_outputs_are_known_and_made_again_where_they_differ() -> None:
+    """A copy of the whole network would else be there while it is exported."""
+    made: list[weakref.ref[nn.Module]] = []
+
+    def make() -> nn.Module:
+        model = fresh()
+        made.append(weakref.ref(model))
+        return model
+
+    raw = trace(fresh(), SHAPE)
+    given = run_given(make, IMAGES, raw)
+    gc.collect()
+    assert made[0]() is None
+    read, _ = given.watched()
+    assert len(made) == 2
+    assert set(read) == set(given.names)
 
 
 def test_no_tensor_at_all_is_refused() -> None:
@@ -235,4 +255,4 @@ def test_no_tensor_at_all_is_refused() -> None:
             return "done"
 
     with pytest.raises(ModelError, match="gives a str without any tensor"):
-        run_given(fresh(Silent), IMAGES, trace(fresh(), SHAPE))
+        run_given(lambda: fresh(Silent), IMAGES, trace(fresh(), SHAPE))

@@ -34,6 +34,7 @@ IDLE = [
         "--engine-batch has no effect with --runtime tensorrt_rtx",
     ),
     (("profile", "BUILD", "--gpus", "sm89"), "--gpus has no effect where parts are timed"),
+    (("profile", "BUILD", "--near", "POLICY"), "--near has no effect where parts are timed"),
     (
         ("build", "--plan", "--policy", "POLICY", "--solver", "cbc"),
         "--solver is cbc, and nothing is searched where a policy is given; leave one away",
