@@ -154,8 +154,8 @@ def _check_company(config: Settings) -> None:
     """Settings that mean something beside others alone."""
     if config.ptq and not config.finetune:
         raise ValueError(
-            "finetune is false, which takes models from the joint training, and ptq trains nothing at all; leave one "
-            "away"
+            "ptq trains nothing at all, and --no-finetune (finetune = false) takes models from the joint training; "
+            "leave one away"
         )
     for name in () if config.ptq else ("ranges", "calibration_images"):
         if getattr(config, name) is not None:

@@ -47,5 +47,10 @@ def test_a_build_without_fine_tuning_goes_on_from_the_joint_network_and_back(
 
 
 def test_what_contradicts_it_is_refused(here: Path, refused: Callable[..., str]) -> None:
-    refused("build", "--no-finetune", "--ptq", words=("--no-finetune is false", "ptq trains nothing", "leave one away"))
+    refused(
+        "build",
+        "--no-finetune",
+        "--ptq",
+        words=("--ptq trains nothing", "--no-finetune (finetune = false)", "leave one away"),
+    )
     assert not Path("limpq-build").exists()
