@@ -60,6 +60,7 @@ ON_CPU: dict[str, tuple[Any, str]] = {
     "solver": ("own", LIMIT),
     "policy": ("policy.json", LIMIT),  # what other budgets give is not asked
     "ptq": (True, f"{JOINT} {TUNED} verdict"),
+    "finetune": (False, f"{TUNED} verdict"),
     "scales": ("pow2", f"{TUNED} export"),
     "storage": ("int4", "export candidates"),
     "input": ("uint8", "export bundle"),
