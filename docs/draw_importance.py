@@ -81,7 +81,9 @@ def key(*entries: tuple[str, Any, bool]) -> list[Shape]:
 
 def importance_budgets() -> Drawing:
     """Test top-1 after fine-tuning of every policy of the MobileNetV2-like network, by budget: mean and spread."""
-    lines = [json.loads(line) for line in (FIGURES / "mobilenet-lines.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (FIGURES / "mobilenet-lines.jsonl").read_text().splitlines()]
+    searched = {line["budget"] for line in kept if line["policy"] == "kl"}
+    lines = [line for line in kept if line["budget"] in searched]
     budgets = list(dict.fromkeys(line["budget"] for line in sorted(lines, key=costly)))
     policies = sorted({line["policy"].split()[0] for line in lines}, key=ORDER.index)
     low = min(line["test"] for line in lines) - 0.5

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from limpq_deploy.calibration.datasets import Split
+from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.tasks.score import Measure, Scored
-from limpq_deploy.train.accuracy import evaluation_and_distance
+from limpq_deploy.train.accuracy import evaluation_and_distance, figure
 from limpq_deploy.train.evaluate import Evaluation
-from limpq_deploy.train.finetuned import Correction
+from limpq_deploy.train.finetune import of_model
+from limpq_deploy.train.finetuned import Calibrated, Correction, FineTuned, Top1
 from limpq_deploy.train.judge import Judge
 from limpq_deploy.train.judged import compare, value_of
 
@@ -68,6 +69,40 @@ def keep_best(
     model.load_state_dict(tensors[best], strict=False)
     model.eval()
     return Trials(tuple(tried), best, why_best(tried, best, len(held), measure, corrections))
+
+
+def untrained(
+    model: QuantizedModel,
+    policy: dict[str, BitPair],
+    dataset: DataSet,
+    judge: Judge,
+    calibrated: Calibrated,
+    *,
+    val: float,
+    seed: int,
+    float_top1: Top1,
+    foreign_weights: bool,
+    seconds: float,
+) -> FineTuned:
+    """The record of a model that was not trained at its bits, after a look at the test split. ``val``: its figure on
+    the held-out images."""
+    test = dataset.split("test")
+    with as_recorded(model, policy):
+        figure_on_test = figure(model, test, judge)
+    return FineTuned(
+        **of_model(model, policy),
+        seed=seed,
+        settings=None,
+        epochs=0.0,
+        float_top1=float_top1,
+        top1=Top1(val=val, test=figure_on_test, val_images=calibrated.held_images, test_images=len(test)),
+        chosen_step=0,
+        candidates=(),
+        val_may_be_seen=foreign_weights and dataset.val_held_out,
+        seconds=round(seconds, 3),
+        calibrated=calibrated,
+        measure=judge.of(test).named,
+    )
 
 
 def best_of(tried: list[Correction], evaluations: list[Evaluation | Scored], measure: Measure) -> int:

@@ -14,12 +14,9 @@ from limpq_deploy.calibration.observe import sample_inputs
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.progress import Report, counted, silent
 from limpq_deploy.quant.bias_correction import correct_biases
-from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.accuracy import figure
-from limpq_deploy.train.corrections import keep_best, some_of
+from limpq_deploy.train.corrections import keep_best, some_of, untrained
 from limpq_deploy.train.device import device_of, on_device
-from limpq_deploy.train.finetune import of_model
 from limpq_deploy.train.finetuned import Calibrated, FineTuned, Top1
 from limpq_deploy.train.judge import CLASSES, Judge
 
@@ -132,28 +129,24 @@ def calibrate(
             uncorrected = left if name == "bias" else uncorrected
 
         trials = keep_best(model, policy, held, judge, {name: IN_WORDS[name] for name in names}, apply, report)
-        with as_recorded(model, policy):
-            test = figure(model, dataset.split("test"), judge)
-    chosen = trials.chosen
-    return FineTuned(
-        **of_model(model, policy),
-        seed=seed,
-        settings=None,
-        epochs=0.0,
-        float_top1=float_top1,
-        top1=Top1(val=chosen.top1, test=test, val_images=len(held), test_images=len(dataset.split("test"))),
-        chosen_step=0,
-        candidates=(),
-        val_may_be_seen=foreign_weights and dataset.val_held_out,
-        seconds=round(time.perf_counter() - start, 3),
-        calibrated=Calibrated(
-            ranges=chosen.name if chosen.name in OTHER_RANGES else ranges or USUAL_RANGES,
-            images=count,
-            held_images=len(held),
-            corrections=trials.tried,
-            chosen=chosen.name,
-            why=trials.why,
-            uncorrected=uncorrected if chosen.name == "bias" else (),
-        ),
-        measure=judge.of(dataset.split("test")).named,
-    )
+        chosen = trials.chosen
+        return untrained(
+            model,
+            policy,
+            dataset,
+            judge,
+            Calibrated(
+                ranges=chosen.name if chosen.name in OTHER_RANGES else ranges or USUAL_RANGES,
+                images=count,
+                held_images=len(held),
+                corrections=trials.tried,
+                chosen=chosen.name,
+                why=trials.why,
+                uncorrected=uncorrected if chosen.name == "bias" else (),
+            ),
+            val=chosen.top1,
+            seed=seed,
+            float_top1=float_top1,
+            foreign_weights=foreign_weights,
+            seconds=time.perf_counter() - start,
+        )

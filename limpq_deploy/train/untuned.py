@@ -8,12 +8,10 @@ from limpq_deploy.calibration.batchnorm import batchnorms
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.progress import Report, silent
-from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit
-from limpq_deploy.train.accuracy import figure, settle_batchnorm
-from limpq_deploy.train.corrections import keep_best, some_of
+from limpq_deploy.train.accuracy import settle_batchnorm
+from limpq_deploy.train.corrections import keep_best, some_of, untrained
 from limpq_deploy.train.device import on_device
-from limpq_deploy.train.finetune import of_model
 from limpq_deploy.train.finetuned import NOT_FINETUNED, Calibrated, FineTuned, Top1
 from limpq_deploy.train.judge import CLASSES, Judge
 
@@ -67,27 +65,24 @@ def take_joint(
                 settle_batchnorm(model, train, images=images, seed=seed, augment=augment)
 
         trials = keep_best(model, policy, held, judge, tried, estimate, report)
-        with as_recorded(model, policy):
-            test = figure(model, dataset.split("test"), judge)
-    return FineTuned(
-        **of_model(model, policy),
-        seed=seed,
-        settings=None,
-        epochs=0.0,
-        float_top1=float_top1,
-        top1=Top1(val=trials.chosen.top1, test=test, val_images=len(held), test_images=len(dataset.split("test"))),
-        chosen_step=0,
-        candidates=(),
-        val_may_be_seen=foreign_weights and dataset.val_held_out,
-        seconds=round(time.perf_counter() - start, 3),
-        calibrated=Calibrated(
-            ranges="learned",
-            images=images,
-            held_images=len(held),
-            corrections=trials.tried,
-            chosen=trials.chosen.name,
-            why=trials.why,
-            how=NOT_FINETUNED,
-        ),
-        measure=judge.of(dataset.split("test")).named,
-    )
+        chosen = trials.chosen
+        return untrained(
+            model,
+            policy,
+            dataset,
+            judge,
+            Calibrated(
+                ranges="learned",
+                images=images,
+                held_images=len(held),
+                corrections=trials.tried,
+                chosen=chosen.name,
+                why=trials.why,
+                how=NOT_FINETUNED,
+            ),
+            val=chosen.top1,
+            seed=seed,
+            float_top1=float_top1,
+            foreign_weights=foreign_weights,
+            seconds=time.perf_counter() - start,
+        )

@@ -28,7 +28,7 @@ from limpq_deploy.pipeline.stages.facts import (
     ranges_method,
 )
 from limpq_deploy.pipeline.stages.previewer import joint_info
-from limpq_deploy.pipeline.stages.training import save_model
+from limpq_deploy.pipeline.stages.training import save_untrained
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.quantized_model import joint_model, model_of_policy
@@ -131,10 +131,7 @@ def _calibrate(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitP
         judge=subject.judge,
         float_model=traced.graph_module,
     )
-    save_model(subject, folder, stage, model, pairs, found)
-    assert found.calibrated is not None
-    seen = "; the given weights may have seen those images" if found.val_may_be_seen else ""
-    return f"{found.figure.said(found.top1.test)} on test in PyTorch, {NOT_TRAINED}; {found.calibrated.why}{seen}"
+    return save_untrained(subject, folder, stage, model, pairs, found)
 
 
 CALIBRATED_MODEL = Stage(

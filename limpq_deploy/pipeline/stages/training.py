@@ -59,6 +59,17 @@ def save_model(
     write_record(found, folder / record)
 
 
+def save_untrained(
+    subject: Subject, folder: Path, stage: str, model: nn.Module, pairs: Mapping[str, BitPair], found: FineTuned
+) -> str:
+    """`save_model` of one that was not trained at these bits; what is to be said of it."""
+    save_model(subject, folder, stage, model, pairs, found)
+    assert found.calibrated is not None
+    seen = "; the given weights may have seen those images" if found.val_may_be_seen else ""
+    made = found.calibrated
+    return f"{found.figure.said(found.top1.test)} on test in PyTorch, {made.how}; {made.why}{seen}"
+
+
 def prepare(subject: Subject, folder: Path, stage: Stage) -> tuple[Execution, str]:
     """How to run the training of a stage, and what to say of a checkpoint that was found (empty: there was none).
 

@@ -10,10 +10,10 @@ from limpq_deploy.pipeline.stages.comparison import compared_pairs
 from limpq_deploy.pipeline.stages.declaration import Stage
 from limpq_deploy.pipeline.stages.facts import DATA, MODEL_FACT, OWN_UNIFORM, PAIRS, TAKES_JOINT, UNIFORM_PAIR
 from limpq_deploy.pipeline.stages.previewer import load_joint
-from limpq_deploy.pipeline.stages.training import save_model
+from limpq_deploy.pipeline.stages.training import save_untrained
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.quantized_model import model_of_policy
-from limpq_deploy.train.finetuned import NOT_FINETUNED, FloatModel
+from limpq_deploy.train.finetuned import FloatModel
 from limpq_deploy.train.untuned import take_joint
 from limpq_deploy.workspace.file_names import (
     FINETUNED,
@@ -52,10 +52,7 @@ def _take(subject: Subject, folder: Path, stage: str, pairs: dict[str, BitPair] 
         judge=subject.judge,
         float_model=traced.graph_module,
     )
-    save_model(subject, folder, stage, model, pairs, found)
-    assert found.calibrated is not None
-    seen = "; the given weights may have seen those images" if found.val_may_be_seen else ""
-    return f"{found.figure.said(found.top1.test)} on test in PyTorch, {NOT_FINETUNED}; {found.calibrated.why}{seen}"
+    return save_untrained(subject, folder, stage, model, pairs, found)
 
 
 UNTUNED_MODEL = Stage(
