@@ -7,8 +7,8 @@ import pytest
 
 from limpq_deploy.report import ReportInputs
 from limpq_deploy.report.comparison import ComparedBuild, render_comparison
-from limpq_deploy.verdict.candidates import Candidate
 
+from ..verdict.test_recommendation import candidate
 from .test_report_page import Reader
 
 
@@ -52,20 +52,7 @@ def test_fronts_of_all_builds_stand_in_one_picture_and_each_policy_in_its_own_co
 
 
 def test_bytes_moved_are_told_with_their_batch(builds: tuple[ComparedBuild, ...]) -> None:
-    file = Candidate(
-        name="int8",
-        file="baselines/uniform8.qdq.onnx",
-        bits="w8a8",
-        accuracy=90.0,
-        accuracy_low=89.0,
-        accuracy_high=91.0,
-        bytes=1,
-        bitops_nominal=1,
-        bitops_realised=1,
-        latency_ms=None,
-        moved_bytes=5000,
-        kernels=7,
-    )
+    file = candidate("int8", 90.0, 1, None, moved_bytes=5000, kernels=7)
     pair = [
         replace(build, verdict=replace(build.verdict, candidates=(replace(file, batch=batch),)))
         for build, batch in zip(builds, (1, 8), strict=True)

@@ -18,8 +18,8 @@ from limpq_deploy.report.page import resource
 from limpq_deploy.report.prices import prices_section
 from limpq_deploy.report.scales import scales_section
 from limpq_deploy.report.what_if import _files, what_if_section
-from limpq_deploy.verdict.candidates import Candidate
 
+from ..verdict.test_recommendation import candidate
 from .test_report_page import Reader
 
 
@@ -119,19 +119,7 @@ def test_the_pictures_hold_front_uniform_candidates_and_the_policy(whole: Report
 def test_files_stand_at_their_size_and_fp8_has_eight_bits(whole: ReportInputs) -> None:
     assert whole.verdict.accuracy is not None
     figure = whole.verdict.accuracy.float.measure
-    other = Candidate(
-        name="fp8",
-        file="baselines/fp8.qdq.onnx",
-        bits="fp8",
-        accuracy=90.0,
-        accuracy_low=89.0,
-        accuracy_high=91.0,
-        bytes=1,
-        bitops_nominal=1,
-        bitops_realised=1,
-        latency_ms=None,
-        moved_bytes=None,
-    )
+    other = candidate("fp8", 90.0, 1, None)
     mixed = replace(other, name="mixed", file="model.qdq.onnx")
     bits = dict.fromkeys(whole.policy.bits, LayerBits(weight=8, act=8, format="fp8"))
     inputs = replace(
