@@ -42,6 +42,7 @@ class Sampled:
 
     def __init__(self, *, batches: int, limit: int = 200_000, seed: int = 0) -> None:
         self._each = max(1, limit // batches)
+        self._room = torch.empty(batches * self._each)  # now: between tensors that come and go it would hold them apart
         self._generator = torch.Generator().manual_seed(seed)
         self._drawn: list[torch.Tensor] = []
         self._low, self._high = float("inf"), float("-inf")
@@ -52,7 +53,8 @@ class Sampled:
         self._low, self._high = min(self._low, flat.min().item()), max(self._high, flat.max().item())
         if flat.numel() > self._each:
             flat = flat[torch.randint(flat.numel(), (self._each,), generator=self._generator).to(flat.device)]
-        self._drawn.append(flat.cpu().clone())
+        room, self._room = self._room[: flat.numel()], self._room[flat.numel() :]
+        self._drawn.append(room.copy_(flat) if len(room) == flat.numel() else flat.cpu().clone())
 
     def values(self) -> torch.Tensor:
         """What was drawn, and both ends: ``[K]``, float32."""

@@ -1,5 +1,6 @@
 """A trained quantized model as integers: weight codes with BatchNorm folded into their scales, activation grids."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.params import QuantParams
 from limpq_deploy.export.graph.float_layers import FloatLayer, blocked_weights, fold_float, fold_weight_only
 from limpq_deploy.export.graph.folding import FLOAT32_EXACT, BatchNormParams, IntegerLayer, fold
-from limpq_deploy.export.graph.fp8_layers import Fp8Layer, fold_fp8
-from limpq_deploy.export.qdq.base import Layers
+from limpq_deploy.export.graph.fp8_layers import fold_fp8
+from limpq_deploy.export.qdq.base import AnyLayer, Layers
 from limpq_deploy.export.records.placement import BitPair, LayerPlacement, Placement
 from limpq_deploy.export.records.targets import in_float
 from limpq_deploy.quant.modules import SwitchableBatchNorm
@@ -24,16 +25,26 @@ def integer_model(model: QuantizedModel, policy: dict[str, BitPair]) -> tuple[La
 
     Raises ModelError, naming the tensor, where a scale is not positive and finite.
     """
-    placement = model.placement
     acts = _activations(model, policy)
-    layers: dict[str, IntegerLayer | FloatLayer | Fp8Layer] = {}
+    return dict(_layers(model, policy, acts)), acts
+
+
+def integer_layers(model: QuantizedModel, policy: dict[str, BitPair]) -> Iterator[tuple[str, AnyLayer]]:
+    """The layers of `integer_model` by name, each made when it is asked for."""
+    yield from _layers(model, policy, _activations(model, policy))
+
+
+def _layers(
+    model: QuantizedModel, policy: dict[str, BitPair], acts: dict[str, QuantParams]
+) -> Iterator[tuple[str, AnyLayer]]:
+    placement = model.placement
     floats = placement.float_layers(policy)
     for placed in placement.layers:
         if placed.name in floats:
             weight, act = policy.get(placed.name, (placed.pinned_bits or 0, 0))
             if placement.weights_only:
                 act = placement.quantizer(placed.input).bits or act
-            layers[placed.name] = _float_layer(model, placed, (weight, act))
+            yield placed.name, _float_layer(model, placed, (weight, act))
             continue
         module = model.quant_layer(placed.name)
         weight_scale = float(module.scales.scale(0).item())
@@ -49,10 +60,9 @@ def integer_model(model: QuantizedModel, policy: dict[str, BitPair]) -> tuple[La
         }
         grid, codes = module.scales.grids[0], module.codes().cpu().numpy()
         if grid.fp8:
-            layers[placed.name] = fold_fp8(**folded, codes=codes)
+            yield placed.name, fold_fp8(**folded, codes=codes)
         else:
-            layers[placed.name] = fold(**folded, codes=codes, grid=grid, input_grid=read.grid)
-    return layers, acts
+            yield placed.name, fold(**folded, codes=codes, grid=grid, input_grid=read.grid)
 
 
 def _float_layer(model: QuantizedModel, placed: LayerPlacement, pair: BitPair) -> FloatLayer:

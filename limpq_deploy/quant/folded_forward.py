@@ -1,7 +1,7 @@
 """A trained model that computes with the weights and biases of its integers, as the exported file does."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from limpq_deploy.export.graph.folding import IntegerLayer
 from limpq_deploy.export.qdq.base import AnyLayer, Layers
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.records.targets import TargetSpec
-from limpq_deploy.quant.fold_model import integer_model
+from limpq_deploy.quant.fold_model import integer_layers
 from limpq_deploy.quant.half_sums import Apply, HalfSums
 from limpq_deploy.quant.modules import ActFakeQuant
 from limpq_deploy.quant.quantized_model import QuantizedModel
@@ -28,20 +28,27 @@ def folded_forward(model: QuantizedModel, layers: Layers) -> Iterator[None]:
     ``layers``: of `integer_model`. What is left between the model and the file is the order of float32 sums; with
     scales that are powers of two and sums below 2^24 steps, nothing.
     """
+    with _replaced(model, layers.items()):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(model: QuantizedModel, layers: Iterable[tuple[str, AnyLayer]]) -> Iterator[None]:
+    """`folded_forward`, which holds one layer's integers at a time where they are made one by one."""
     norms = [model.batchnorm(placed.batchnorm) for placed in model.placement.layers if placed.batchnorm is not None]
-    for name, layer in layers.items():
-        module, read = model.quant_layer(name), _read_by(model, name)
-        found = exported_layer(
-            module.apply_weight, layer, model.placement.spec, None if read is None else read.active_params()
-        )
-        module.exported = found.to(module.weight.device).__call__
-    for norm in norms:
-        norm.folded = True
     try:
+        for name, layer in layers:
+            module, read = model.quant_layer(name), _read_by(model, name)
+            found = exported_layer(
+                module.apply_weight, layer, model.placement.spec, None if read is None else read.active_params()
+            )
+            module.exported = found.to(module.weight.device).__call__
+        for norm in norms:
+            norm.folded = True
         yield
     finally:
-        for name in layers:
-            model.quant_layer(name).exported = None
+        for placed in model.placement.layers:
+            model.quant_layer(placed.name).exported = None
         for norm in norms:
             norm.folded = False
 
@@ -85,7 +92,7 @@ def as_recorded(model: QuantizedModel, policy: Mapping[str, BitPair]) -> context
     """
     if not model.placement.spec.exportable:
         return contextlib.nullcontext()
-    return folded_forward(model, integer_model(model, dict(policy))[0])
+    return _replaced(model, integer_layers(model, dict(policy)))
 
 
 def real_values(layer: AnyLayer, target: TargetSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

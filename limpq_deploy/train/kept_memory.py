@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import platform
 from collections.abc import Iterator
 
@@ -36,6 +37,32 @@ def freed_memory_kept() -> Iterator[bool]:
         _holders["now"] -= 1
         if not _holders["now"]:
             library.malloc_trim(0)
+
+
+def give_back() -> None:
+    """What is free goes back to the system at once, within such blocks too. Parts of a stage make tensors of other
+    sizes, which find no room between what the part before left: what is kept of several parts adds up, to one and a
+    half times a float model's memory where a network was calibrated. It takes milliseconds; so seldom, not in a loop.
+    """
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def let_go() -> None:
+    """What nobody holds is freed and goes back: graphs of torch.fx hold each other, and whole networks with them."""
+    gc.collect()
+    give_back()
+
+
+@contextlib.contextmanager
+def memory_apart() -> Iterator[None]:
+    """Within it memory is kept for itself alone, where it is kept."""
+    give_back()
+    try:
+        yield
+    finally:
+        give_back()
 
 
 @contextlib.contextmanager

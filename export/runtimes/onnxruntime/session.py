@@ -83,6 +83,7 @@ class OnnxRuntime:
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             refused = None if takes_indices(session) else " ".join(str(error).split())
             return Trial(refused=refused, optimized=optimized, signal_db=None)
+        del session  # each has all weights, in a form of its own
         try:
             as_written = _open(data, options, 1, optimise=False).run(None, feeds)
         except Exception:  # nothing to compare with: the optimised graph is what runs

@@ -1,6 +1,5 @@
 """The stage that writes the files: the mixed model and its baselines as ONNX."""
 
-import gc
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,6 +46,7 @@ from limpq_deploy.pipeline.stages.template import make_template, template_of
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.train.kept_memory import let_go
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
     EXPORT,
@@ -89,14 +89,16 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
     template = with_markers(float_model)
     del float_model
+    let_go()
     for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
         report(done, 5, name)
         layers, acts = integer_model(model, policy)
         own = template_of(subject, traced, template, model)
         exported[name] = build_qdq(own, placement, layers, acts, metadata, subject.form)
         _save(exported[name], folder / name)
+        let_go()
     del traced, template, model, layers, own
-    gc.collect()  # what follows opens files, and needs no network in floats
+    let_go()  # what follows opens files, and needs no network in floats
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"
         _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)

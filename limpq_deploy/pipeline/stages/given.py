@@ -13,6 +13,7 @@ from limpq_deploy.pipeline.stages.facts import DATA, FORM, MODEL_FACT, PLACED
 from limpq_deploy.pipeline.stages.template import make_template
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.given_parity import IMAGES, compare_placed, compare_template, compared, run_given
+from limpq_deploy.train.kept_memory import let_go
 from limpq_deploy.workspace.file_names import FLOAT_WEIGHTS, GIVEN
 
 
@@ -27,6 +28,7 @@ def _run(subject: Subject, folder: Path, report: Report) -> str:
     if subject.target.exportable:
         report(2, 3, "exported template")
         del traced
+        let_go()
         template = make_template(subject, subject.untrained()[1])
         drop_markers(template)
         difference, why = compare_template(given, template, raw)

@@ -124,8 +124,9 @@ def _seen(found: Preview) -> PointPreview:
 
 
 def load_joint(subject: Subject, traced: TracedModel, folder: Path) -> QuantizedModel:
-    """The jointly trained network from its checkpoint."""
-    joint = joint_model(traced, subject.placement, subject.config.candidates)
+    """The jointly trained network from its checkpoint; its weights are the float model's own where none were
+    trained."""
+    joint = joint_model(traced, subject.placement, subject.config.candidates, share=subject.config.ptq)
     load_module(folder / JOINT, joint, joint_info(subject))
     return joint
 

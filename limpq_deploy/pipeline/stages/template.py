@@ -1,7 +1,6 @@
 """The float graph that all graphs of a build are made from."""
 
 import copy
-import gc
 
 import onnx
 import torch
@@ -12,6 +11,7 @@ from limpq_deploy.model.float_template import marked_graph
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.pipeline.context import Subject
 from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.train.kept_memory import let_go
 
 
 def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
@@ -23,7 +23,7 @@ def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
     placement = subject.placement
     marked = marked_graph(traced, placement, share=True)
     del traced
-    gc.collect()
+    let_go()
     tensors = marked.state_dict().items()
     state = {name: tensor.numpy() for name, tensor in tensors if not name.endswith("num_batches_tracked")}
     template = None if subject.empty_graph is None else refilled(subject.empty_graph, state)
@@ -31,7 +31,7 @@ def make_template(subject: Subject, traced: TracedModel) -> onnx.ModelProto:
         template, alone = export_and_alone(marked, placement.input_shape, subject.form.opset)
         subject.empty_graph = emptied(template, state, alone)
     del marked, tensors, state
-    gc.collect()  # graphs of torch.fx hold each other, and whole networks with them
+    let_go()
     return template
 
 
