@@ -14,6 +14,7 @@ from limpq_deploy.progress import Report, silent
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.judge import CLASSES, Judge
+from limpq_deploy.train.kept_memory import freed_memory_kept
 
 IMAGES = 512
 """Images that importance is measured on, unless told otherwise."""
@@ -51,7 +52,7 @@ def measured(
     generator = torch.Generator().manual_seed(seed)
     size = min(BATCH, images, len(split))
     count = min(images, len(split)) // size
-    with on_device(model) as device:
+    with on_device(model) as device, freed_memory_kept():
         for number, (batch, targets) in zip(range(count), split.batches(size, shuffle=(seed, 0)), strict=False):
             report(number, count, f"{len(tensors)} tensors x {len(below)} bit-widths")
             images_NCHW = torch.from_numpy(batch).to(device)

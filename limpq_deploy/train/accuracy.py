@@ -20,7 +20,7 @@ from limpq_deploy.train.device import device_of
 from limpq_deploy.train.evaluate import Evaluation, evaluate
 from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.judged import Predict, judged, value_of
-from limpq_deploy.train.kept_memory import memory_apart
+from limpq_deploy.train.kept_memory import freed_memory_kept
 from limpq_deploy.train.processes import add_up, count, rank
 
 MOST_IMAGES, MOST_PIXELS = 250, 1_600_000
@@ -53,7 +53,7 @@ def predictor(model: nn.Module) -> Predict:
     return predict
 
 
-@memory_apart()
+@freed_memory_kept()
 def figure(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
     """The judge's figure of a split; leaves the model in evaluation mode."""
     reference = predictor(judge.reference.to(device_of(model))) if judge.reference is not None else None
@@ -97,7 +97,7 @@ def _distances(judge: Judge, task: Task, outputs: Outputs, images_NCHW: torch.Te
     return found
 
 
-@memory_apart()
+@freed_memory_kept()
 def _evaluated(
     model: nn.Module, split: Split, judge: Judge, per_image: PerImage, *, interval: bool
 ) -> tuple[Evaluation | Scored, tuple[float, ...]]:
@@ -182,7 +182,7 @@ def average_statistics(model: nn.Module, weight: float) -> None:
     add_up(found)
 
 
-@memory_apart()
+@freed_memory_kept()
 def _settle(model: nn.Module, split: Split, size: int, numbers: range, seed: int, augment: Augment | None) -> int:
     order, device = split.order((seed, 0)), device_of(model)
     most = len(split) // size

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from limpq_deploy.calibration.errors import SettingError
-from limpq_deploy.train.kept_memory import freed_memory_kept
 
 SHORT_STEP_MACS = 1_000_000_000
 """Multiply-accumulates of a forward pass over a batch below which a second thread gains nothing."""
@@ -30,16 +29,13 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextlib.contextmanager
 def on_device(*models: nn.Module | None) -> Iterator[torch.device]:
-    """Within it these models are where training computes; afterwards they are back where they were. On a CPU freed
-    memory is kept meanwhile."""
+    """Within it these models are where training computes; afterwards they are back where they were."""
     device = training_device()
     present = [(model, device_of(model)) for model in models if model is not None]
-    keeping = freed_memory_kept() if device.type == "cpu" else contextlib.nullcontext()
     try:
         for model, _ in present:
             model.to(device)
-        with keeping:
-            yield device
+        yield device
     finally:
         for model, before in present:
             model.to(before)

@@ -5,14 +5,15 @@ import ctypes
 import gc
 import platform
 from collections.abc import Iterator
+from typing import Literal
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 """Names of settings in glibc's malloc.h."""
 FIRST, GROWN, MAPPED = 128 * 2**10, 32 * 2**20, 65536
 """glibc's own: bytes from which a block comes from the system by itself, at first and at most; how many such blocks."""
 
-_holders = {"now": 0}
-"""Blocks of code that keep memory at this moment: only the outermost gives it back."""
+_within: list[Literal["kept", "returned"]] = []
+"""Blocks of code that the process is in, the innermost last."""
 
 
 @contextlib.contextmanager
@@ -22,28 +23,31 @@ def freed_memory_kept() -> Iterator[bool]:
     glibc hands large blocks back at once and asks for them anew, and the kernel clears every page: a joint step of
     ResNet-18 at 64 px met 150,000 page faults, about a fifth of its time; with memory kept, next to none. MobileNetV2
     on 250 images of 224 px met 6 million, and was in the kernel for 10 s beside 4 s of work. Settings of the allocator
-    cannot be read, so they stay as they are set here; what is free goes back at the end of the outermost such block.
+    cannot be read, so that glibc's own come after the outermost such block; what is free goes back at its end.
+
+    What outlives such a block is better made outside it, in a stage that returns its memory: large tensors among those
+    that come and go hold free memory apart, in pieces that the next ones do not fit into. Stages that made networks
+    within it kept twice as much as they ever used.
     """
     library = _glibc()
     if library is None:
         yield False
         return
-    library.mallopt(TRIM_THRESHOLD, -1)  # never
-    library.mallopt(MMAP_MAX, 0)
-    _holders["now"] += 1
-    try:
+    with _mode(library, "kept"):
         yield True
-    finally:
-        _holders["now"] -= 1
-        if not _holders["now"]:
-            library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """Within it blocks of 128 KiB or more that the heap has no room for go back to the system once they are freed:
+    networks and graphs are made one after the other, and small blocks between them would keep the memory of all."""
+    library = _glibc()
+    with contextlib.nullcontext() if library is None else _mode(library, "returned"):
+        yield
 
 
 def give_back() -> None:
-    """What is free goes back to the system at once, within such blocks too. Parts of a stage make tensors of other
-    sizes, which find no room between what the part before left: what is kept of several parts adds up, to one and a
-    half times a float model's memory where a network was calibrated. It takes milliseconds; so seldom, not in a loop.
-    """
+    """What is free goes back to the system now. It takes milliseconds."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
@@ -56,34 +60,26 @@ def let_go() -> None:
 
 
 @contextlib.contextmanager
-def memory_apart() -> Iterator[None]:
-    """Within it memory is kept for itself alone, where it is kept."""
-    give_back()
+def _mode(library: ctypes.CDLL, mode: Literal["kept", "returned"]) -> Iterator[None]:
+    before = _within[-1:]
+    _within.append(mode)
+    if before != [mode]:
+        _set(library, mode)
     try:
         yield
     finally:
-        give_back()
+        _within.pop()
+        if before != [mode]:
+            _set(library, *before)
 
 
-@contextlib.contextmanager
-def freed_memory_returned() -> Iterator[None]:
-    """Within it blocks of 128 KiB or more that the heap has no room for go back to the system once they are freed:
-    networks and graphs are made one after the other, and small blocks between them would keep the memory of all."""
-    library = _glibc()
-    if library is not None:
-        _set(library, FIRST)
-    try:
-        yield
-    finally:
-        if library is not None:
-            _set(library, GROWN)
-
-
-def _set(library: ctypes.CDLL, threshold: int) -> None:
-    library.mallopt(MMAP_MAX, MAPPED)
+def _set(library: ctypes.CDLL, mode: Literal["kept", "returned"] | None = None) -> None:
+    threshold = FIRST if mode == "returned" else GROWN
+    library.mallopt(MMAP_MAX, 0 if mode == "kept" else MAPPED)
     library.mallopt(MMAP_THRESHOLD, threshold)
-    library.mallopt(TRIM_THRESHOLD, 2 * threshold)
-    library.malloc_trim(0)
+    library.mallopt(TRIM_THRESHOLD, -1 if mode == "kept" else 2 * threshold)  # -1: never
+    if mode != "kept":
+        library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -27,6 +27,7 @@ from limpq_deploy.train.batches import Batch, StepBatches
 from limpq_deploy.train.device import at_least_float32, autocast, channels_last, on_device, require_precision
 from limpq_deploy.train.execution import ALONE, Execution
 from limpq_deploy.train.interruption import Interruption
+from limpq_deploy.train.kept_memory import freed_memory_kept
 from limpq_deploy.train.losses import Pass, taught_by_labels
 from limpq_deploy.train.optimizers import Optimizers
 from limpq_deploy.train.resume import ModuleState, OptimizerState, Saver, ScalerState
@@ -80,6 +81,7 @@ def train(
     require_precision(settings.precision)
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(on_device(model))
+        stack.enter_context(freed_memory_kept())
         stack.enter_context(channels_last(model, settings.channels_last))
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         interruption = stack.enter_context(Interruption()) if execution.checkpoint is not None else None

@@ -19,7 +19,7 @@ from limpq_deploy.train.corrections import keep_best, some_of, untrained
 from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.finetuned import Calibrated, FineTuned, Top1
 from limpq_deploy.train.judge import CLASSES, Judge
-from limpq_deploy.train.kept_memory import memory_apart
+from limpq_deploy.train.kept_memory import freed_memory_kept
 
 IMAGES = 512
 """Training images for ranges and corrections, unless told otherwise."""
@@ -63,7 +63,7 @@ def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int,
     model.eval()
     quantizers = {placed.name: model.act_quantizer(placed.name) for placed in model.placement.quantizers}
     batches = Calibration(split, images=images, seed=seed, device=device_of(model))
-    with memory_apart():
+    with freed_memory_kept():
         seen = sample_inputs(model, quantizers, batches, count=len(batches.chunks), seed=seed)
     for name, quantizer in counted(quantizers.items(), len(quantizers), "ranges of activations"):
         scales = [method(seen[name], grid) for grid in quantizer.scales.grids]
@@ -79,7 +79,7 @@ def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int,
     return batches.images
 
 
-@memory_apart()
+@freed_memory_kept()
 def correct(
     name: str, model: QuantizedModel, policy: dict[str, BitPair], batches: Iterable[torch.Tensor]
 ) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.results import tensors_of
 from limpq_deploy.quant.quantized_model import joint_model
 from limpq_deploy.train.device import on_device
+from limpq_deploy.train.kept_memory import freed_memory_kept
 
 SECONDS = 1.0
 """About as long is one thing tried, and with two images at least."""
@@ -37,7 +38,7 @@ def try_out(
     quantized = joint_model(traced, placement, bits)
     quantized.initialise_scales(images_NCHW[:8])
     quantized.set_bits({layer.name: (bits[-1], bits[-1]) for layer in placement.searched})
-    with on_device(plain, quantized) as device, torch.random.fork_rng(devices=[]):
+    with on_device(plain, quantized) as device, freed_memory_kept(), torch.random.fork_rng(devices=[]):
         images = images_NCHW.to(device)
 
         def forward(model: torch.nn.Module) -> Callable[[torch.Tensor], object]:

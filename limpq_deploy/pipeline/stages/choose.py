@@ -116,6 +116,7 @@ SEARCHED_POLICY = Stage(
     completes=(INDICATORS,),
     run=_run_search,
     when=(SEARCHES,),
+    frees_memory=True,
 )
 """The best policy of a tournament, or one program's where ``importance`` names its measure; which one it was is put
 down in the indicators file, for later searches."""

@@ -90,6 +90,7 @@ RANGES_ALONE = Stage(
     writes=(JOINT, PLACEMENT, INDICATORS),
     run=_run_ranges,
     when=(CALIBRATES,),
+    frees_memory=True,
 )
 """The network of all bit-widths with ranges alone, and the importance measured in it.
 
@@ -143,6 +144,7 @@ CALIBRATED_MODEL = Stage(
     writes=(FINETUNED, FINETUNED_RECORD),
     run=_run_calibration,
     when=(CALIBRATES,),
+    frees_memory=True,
 )
 """The mixed policy, calibrated."""
 
