@@ -100,7 +100,8 @@ def real_values(layer: AnyLayer, target: TargetSpec) -> tuple[NDArray[np.float32
     if isinstance(layer, FloatLayer):
         return layer.weight, layer.float_bias
     column = (slice(None),) + (None,) * (layer.codes.ndim - 1)
-    weight = layer.codes.astype(np.float32) * layer.scale[column]
+    weight = layer.codes.astype(np.float32)
+    weight *= layer.scale[column]
     if isinstance(layer, IntegerLayer) and target.bias == "int32":
         return weight, layer.rounded_bias
     return weight, layer.float_bias

@@ -1,6 +1,7 @@
 """Tensors of a module in a safetensors file that says what they belong to."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from limpq_deploy.model.tied import distinct
 FORMAT = "limpq.checkpoint/1"
 KEY = "limpq"
 """The one metadata entry: JSON with sorted keys, so that equal checkpoints are equal files."""
+
+PORTION = 16 * 2**20
+"""Bytes that are read at a time: what was read of a file, which is mapped, stays in memory until it is closed."""
 
 KINDS = {"float": "a float model", "joint": "a jointly trained model", "finetuned": "a fine-tuned model"}
 
@@ -66,13 +70,27 @@ def load_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
             _require_same(path, found, info)
             shapes = {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118  no mapping
             _require_tensors(path, shapes, module)
-            state = module.state_dict()
-            for name in shapes:  # one at a time: all of them would be the model again
-                state[name].copy_(stream.get_tensor(name))
+        state = module.state_dict()
+        for names in _portions({name: state[name].nbytes for name in shapes}):
+            with safe_open(path, framework="pt") as stream:
+                for name in names:
+                    state[name].copy_(stream.get_tensor(name))
     except OSError as error:
         raise ModelError(f"cannot read checkpoint {path}: {error.strerror or error}; train again") from error
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); train again, or copy it again") from error
+
+
+def _portions(sizes: dict[str, int]) -> Iterator[list[str]]:
+    """Names of tensors of about `PORTION` bytes, or of a larger one."""
+    names, size = list[str](), 0
+    for name, more in sizes.items():
+        if names and size + more > PORTION:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += more
+    yield names
 
 
 def _info(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:

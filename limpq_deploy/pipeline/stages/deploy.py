@@ -46,7 +46,7 @@ from limpq_deploy.pipeline.stages.template import make_template, template_of
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.fold_model import integer_model
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.kept_memory import let_go
+from limpq_deploy.train.kept_memory import give_back, let_go
 from limpq_deploy.workspace.file_names import (
     COMPARISON,
     EXPORT,
@@ -89,14 +89,14 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
     template = with_markers(float_model)
     del float_model
-    let_go()
+    give_back()
     for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):
         report(done, 5, name)
         layers, acts = integer_model(model, policy)
         own = template_of(subject, traced, template, model)
         exported[name] = build_qdq(own, placement, layers, acts, metadata, subject.form)
         _save(exported[name], folder / name)
-        let_go()
+        give_back()
     del traced, template, model, layers, own
     let_go()  # what follows opens files, and needs no network in floats
     if subject.config.input == "uint8":

@@ -13,23 +13,22 @@ from limpq_deploy.pipeline.stages.facts import DATA, FORM, MODEL_FACT, PLACED
 from limpq_deploy.pipeline.stages.template import make_template
 from limpq_deploy.progress import Report
 from limpq_deploy.quant.given_parity import IMAGES, compare_placed, compare_template, compared, run_given
-from limpq_deploy.train.kept_memory import let_go
 from limpq_deploy.workspace.file_names import FLOAT_WEIGHTS, GIVEN
 
 
 def _run(subject: Subject, folder: Path, report: Report) -> str:
     report(0, 3, "tracing")
-    raw, traced = subject.untrained()
+    raw, copy = subject.untrained()
+    held = [copy]  # by nobody else, see `make_template`
+    del copy
     report(0, 3, "the model's own outputs")
     given = run_given(lambda: subject.given_model, subject.first_images(IMAGES), raw)
     report(1, 3, "placed graph")
-    differences = {"placed graph": compare_placed(given, traced, raw, subject.placement)}
+    differences = {"placed graph": compare_placed(given, held[0], raw, subject.placement)}
     skipped = {}
     if subject.target.exportable:
         report(2, 3, "exported template")
-        del traced
-        let_go()
-        template = make_template(subject, subject.untrained()[1])
+        template = make_template(subject, held.pop())
         drop_markers(template)
         difference, why = compare_template(given, template, raw)
         if difference is None:
