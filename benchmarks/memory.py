@@ -149,7 +149,10 @@ def page(found: dict[str, Any]) -> str:
     """A table: every build of every network, the float model's memory, and of each stage where they were looked at."""
     rows = [(network, build) for network in found["networks"] for build in network["builds"]]
     titles = list(dict.fromkeys(title for _, build in rows for title in build.get("stages", {})))
-    lines = [f"| MiB | float model | build | of the float model | {' | '.join(titles)} |", "|---" * (4 + len(titles)) + "|"]
+    lines = [
+        f"| MiB | float model | build | of the float model | {' | '.join(titles)} |",
+        "|---" * (4 + len(titles)) + "|",
+    ]
     for network, build in rows:
         alone, stages = network["float_mib"], build.get("stages", {})
         each = " | ".join(f"{stages[title]:.0f}" for title in titles)

@@ -1,6 +1,7 @@
 """What repairs a model that is not trained at its bits: several are tried, and the one that measures best stays."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from limpq_deploy.train.finetune import of_model
 from limpq_deploy.train.finetuned import Calibrated, Correction, FineTuned, Top1
 from limpq_deploy.train.judge import Judge
 from limpq_deploy.train.judged import compare, value_of
+from limpq_deploy.train.kept_memory import freed_memory_returned
 
 HELD_IMAGES = 2000
 """At most so many validation images choose the correction."""
@@ -59,7 +61,7 @@ def keep_best(
         report(number, len(corrections), words)
         model.load_state_dict(plain, strict=False)
         correct(name)
-        with as_recorded(model, policy):
+        with _recorded(model, policy):
             found, distance = evaluation_and_distance(model, held, judge)
         evaluations.append(found)
         tried.append(Correction(name=name, top1=value_of(found), loss=distance))
@@ -87,7 +89,7 @@ def untrained(
     """The record of a model that was not trained at its bits, after a look at the test split. ``val``: its figure on
     the held-out images."""
     test = dataset.split("test")
-    with as_recorded(model, policy):
+    with _recorded(model, policy):
         figure_on_test = figure(model, test, judge)
     return FineTuned(
         **of_model(model, policy),
@@ -103,6 +105,15 @@ def untrained(
         calibrated=calibrated,
         measure=judge.of(test).named,
     )
+
+
+@contextlib.contextmanager
+def _recorded(model: QuantizedModel, policy: Mapping[str, BitPair]) -> Iterator[None]:
+    """`as_recorded`, whose weights lie apart from what passes over images leave behind."""
+    with contextlib.ExitStack() as stack:
+        with freed_memory_returned():
+            stack.enter_context(as_recorded(model, policy))
+        yield
 
 
 def best_of(tried: list[Correction], evaluations: list[Evaluation | Scored], measure: Measure) -> int:

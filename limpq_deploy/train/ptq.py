@@ -63,8 +63,7 @@ def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int,
     model.eval()
     quantizers = {placed.name: model.act_quantizer(placed.name) for placed in model.placement.quantizers}
     batches = Calibration(split, images=images, seed=seed, device=device_of(model))
-    with freed_memory_kept():
-        seen = sample_inputs(model, quantizers, batches, count=len(batches.chunks), seed=seed)
+    seen = sample_inputs(model, quantizers, batches, count=len(batches.chunks), seed=seed)
     for name, quantizer in counted(quantizers.items(), len(quantizers), "ranges of activations"):
         scales = [method(seen[name], grid) for grid in quantizer.scales.grids]
         bound = quantizer.placed.bound
@@ -79,7 +78,6 @@ def set_ranges(model: QuantizedModel, split: Split, *, ranges: str, images: int,
     return batches.images
 
 
-@freed_memory_kept()
 def correct(
     name: str, model: QuantizedModel, policy: dict[str, BitPair], batches: Iterable[torch.Tensor]
 ) -> tuple[str, ...]:
@@ -116,7 +114,7 @@ def calibrate(
     train, held = dataset.split("train"), some_of(dataset.split("val"), seed)
     uncorrected: tuple[str, ...] = ()
     judge = judge.beside(float_model.eval())
-    with on_device(model, float_model) as device:
+    with on_device(model, float_model) as device, freed_memory_kept():
         count = set_ranges(model, train, ranges=ranges or USUAL_RANGES, images=images, seed=seed)
         model.set_bits(policy)
         batches = Calibration(train, images=images, seed=seed, device=device)

@@ -36,6 +36,7 @@ from limpq_deploy.train.checkpoints import save_module
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.finetuned import NOT_TRAINED, FloatModel
 from limpq_deploy.train.joint import read_indicators, uniform
+from limpq_deploy.train.kept_memory import freed_memory_kept
 from limpq_deploy.train.ptq import calibrate, set_ranges
 from limpq_deploy.workspace.file_names import (
     FINETUNED,
@@ -61,7 +62,7 @@ def _run_ranges(subject: Subject, folder: Path, report: Report) -> str:
     traced, data = subject.traced(folder / FLOAT_WEIGHTS), subject.joint_data
     model = joint_model(traced, subject.placement, config.candidates, share=True)
     report(0, 1, f"ranges ({method})")
-    with on_device(model):
+    with on_device(model), freed_memory_kept():
         images = set_ranges(
             model, data.split("train"), ranges=method, images=calibration_images(subject), seed=config.seed
         )
