@@ -37,12 +37,7 @@ def _replaced(model: QuantizedModel, layers: Iterable[tuple[str, AnyLayer]]) -> 
     """`folded_forward`, which holds one layer's integers at a time where they are made one by one."""
     norms = [model.batchnorm(placed.batchnorm) for placed in model.placement.layers if placed.batchnorm is not None]
     try:
-        for name, layer in layers:
-            module, read = model.quant_layer(name), _read_by(model, name)
-            found = exported_layer(
-                module.apply_weight, layer, model.placement.spec, None if read is None else read.active_params()
-            )
-            module.exported = found.to(module.weight.device).__call__
+        _hand_over(model, layers)
         for norm in norms:
             norm.folded = True
         yield
@@ -51,6 +46,15 @@ def _replaced(model: QuantizedModel, layers: Iterable[tuple[str, AnyLayer]]) -> 
             model.quant_layer(placed.name).exported = None
         for norm in norms:
             norm.folded = False
+
+
+def _hand_over(model: QuantizedModel, layers: Iterable[tuple[str, AnyLayer]]) -> None:
+    for name, layer in layers:
+        module, read = model.quant_layer(name), _read_by(model, name)
+        found = exported_layer(
+            module.apply_weight, layer, model.placement.spec, None if read is None else read.active_params()
+        )
+        module.exported = found.to(module.weight.device).__call__
 
 
 class Exported(nn.Module):

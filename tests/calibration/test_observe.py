@@ -38,6 +38,13 @@ def test_a_sample_keeps_both_ends_and_the_middle_of_every_batch() -> None:
     assert (values[500:1000] == 2).float().mean() > 0.99
 
 
+def test_a_sample_takes_more_calls_than_it_was_told_of_in_their_order() -> None:
+    sampled = Sampled(batches=1, limit=4)
+    for numbers in ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0]):
+        sampled.add(torch.tensor(numbers))
+    assert sampled.values().tolist() == [1, 2, 3, 4, 5, 6, 7, 1, 7]
+
+
 def test_small_inputs_are_sampled_whole() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     batches = [torch.randn(4, 2), torch.randn(3, 2)]

@@ -12,6 +12,7 @@ from limpq_deploy.calibration.records import load_record, write_record
 from limpq_deploy.export.lint.check import lint
 from limpq_deploy.pipeline.stages import deploy as deploy_stage
 from limpq_deploy.pipeline.stages.learn import load_finetuned
+from limpq_deploy.pipeline.stages.previewer import open_previewer
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.train.finetuned import NOT_TRAINED, FineTuned
@@ -57,6 +58,11 @@ def test_a_build_without_training_goes_all_the_way_says_so_and_is_not_repeated(
     page = (copy / "report.html").read_text()
     assert NOT_TRAINED in page
     assert not [claim for claim in ("earned scale", "jointly trained", "moved from") if claim in page]
+    look = open_previewer(copy, trusted=True)
+    joint, reference = look._joint, look._judge.reference
+    assert reference is not None
+    weights = [(joint.quant_layer(name).weight, reference.get_submodule(name).weight) for name in found.bits]
+    assert all(one is other for one, other in weights)  # memory: nothing was trained, so there is one network
     again = run(*command, "--importance", "kl", "--json")
     assert not any(stage["ran"] for stage in json.loads(again.stdout)["stages"])
 

@@ -1,3 +1,4 @@
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from limpq_deploy.export.records.targets import TENSORRT
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import place
 from limpq_deploy.quant.fold_model import beyond_float32, input_quantizer, integer_model
+from limpq_deploy.quant.folded_forward import as_recorded
 from limpq_deploy.quant.quantized_model import QuantizedModel, model_of_policy
 
 Tiny = tuple[TracedModel, Placement]
@@ -34,6 +36,18 @@ def model(tiny: Tiny) -> QuantizedModel:
                 norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator))
     model.set_bits(POLICY)
     return model.eval()
+
+
+def test_a_model_that_computes_as_exported_holds_no_integers_beside_its_weights(model: QuantizedModel) -> None:
+    def integers() -> list[IntegerLayer]:
+        gc.collect()
+        return [one for one in gc.get_objects() if type(one) is IntegerLayer]
+
+    before = len(integers())
+    with as_recorded(model, POLICY):
+        assert model.quant_layer("conv2").exported is not None
+        assert len(integers()) == before
+    assert model.quant_layer("conv2").exported is None
 
 
 @pytest.mark.parametrize("name", ["conv1", "conv2", "shortcut", "linear"])

@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,34 @@ def test_what_was_saved_is_loaded_bit_by_bit(tmp_path: Path) -> None:
     save_module(tmp_path / "x", first, INFO)
     load_module(tmp_path / "x", second, INFO)
     assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from torch import nn
+from limpq_deploy.train.checkpoints import CheckpointInfo, load_module, save_module
+
+def most():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+module = nn.ModuleList(nn.Linear(2048, 1024, bias=False) for _ in range(12))
+info = CheckpointInfo(kind="float", model="m")
+save_module(Path(sys.argv[1]), module, info)
+Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is what is resident now
+before = most()
+load_module(Path(sys.argv[1]), module, info)
+print(most() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel is not Linux")
+def test_a_file_of_96_mib_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 32
 
 
 def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
