@@ -26,6 +26,7 @@ KEYS = {
     "latency_loop": {"prediction_error", "rounds", "bitops_rank_correlation"},
     "tasks": {"none", "segmentation", "detection"},
     "zoo": {"torchvision", "timm", "others"},
+    "memory": {"float_mib", "build_mib", "ratio"},
     "serving": {"requests", "failed", "p50_overhead_ms", "swaps", "swap_failed"},
 }
 """What checks from outside read."""
@@ -67,6 +68,14 @@ def test_a_benchmark_runs_to_its_end_and_prints_one_json_object(script: Path, sh
     assert len(found.stdout.splitlines()) == 1
     printed = json.loads(found.stdout)
     assert printed.keys() >= KEYS.get(script.stem, set())
+
+
+@pytest.mark.slow
+def test_a_ptq_build_takes_at_most_three_times_the_memory_of_the_float_model() -> None:
+    command = [sys.executable, str(FOLDER / "memory.py"), "--quick", "--stages", "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = json.loads(found.stdout)
+    assert printed["ratio"] <= 3, printed
 
 
 @pytest.mark.parametrize("name", ["ptq.py", "mobilenet_v2.py"])
