@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from limpq_deploy.policy.solver import solvers
 from limpq_deploy.policy.solver.least_in_row import least_in_row
 from limpq_deploy.policy.solver.milp import Answer, Library, solve_milp
-from limpq_deploy.policy.solver.program import Block, Choice, PairTable, Program
+from limpq_deploy.policy.solver.program import Block, Choice, JointCost, Program
 from limpq_deploy.policy.solver.relaxation import relax
 from limpq_deploy.policy.solver.solvers import Solver, solve_by
 
@@ -47,7 +47,7 @@ def programs(draw: st.DrawFn) -> Program:
         shape = (max(classes[first]) + 1, max(classes[second]) + 1)
         numbers = draw(st.lists(cost, min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]))
         cost_CD = np.array(numbers, np.int64).reshape(shape)
-        tables.append(PairTable(row=row, first=first, second=second, cost_CD=cost_CD))
+        tables.append(JointCost(row=row, blocks=(first, second), cost=cost_CD))
     whole = Program.of(blocks, [0] * rows)
     program = Program(
         layers=whole.layers,
@@ -75,9 +75,9 @@ def counted_again(program: Program, choice: Choice) -> list[int]:
     at = [int(start) + number for start, number in zip(program.start_B1, choice, strict=False)]
     costs = [sum(int(program.cost_MN[row, number]) for number in at) for row in range(program.rows)]
     for table in program.tables:
-        classes = program.class_N[at[table.first]], program.class_N[at[table.second]]
+        classes = tuple(program.class_N[at[block]] for block in table.blocks)
         assert table.row is not None
-        costs[table.row] += int(table.cost_CD[classes])
+        costs[table.row] += int(table.cost[classes])
     return costs
 
 
@@ -113,7 +113,7 @@ def test_one_library_alone_is_believed_less() -> None:
     ]
     program = replace(
         Program.of(blocks, [4]),
-        tables=(PairTable(row=0, first=0, second=1, cost_CD=np.array([[0, 1], [1, 1]])),),
+        tables=(JointCost(row=0, blocks=(0, 1), cost=np.array([[0, 1], [1, 1]])),),
         class_N=np.array([0, 1, 0, 1]),
     )
     for library, gap in solvers.LIBRARY_GAP.items():
@@ -149,7 +149,7 @@ def chain(count: int) -> Program:
         for index in range(count)
     ]
     unlike = np.array([[0, 1], [1, 0]])
-    tables = tuple(PairTable(row=0, first=at, second=at + 1, cost_CD=unlike) for at in range(count - 1))
+    tables = tuple(JointCost(row=0, blocks=(at, at + 1), cost=unlike) for at in range(count - 1))
     whole = Program.of(blocks, [2 * count + 1])
     return replace(whole, tables=tables, class_N=np.tile([0, 1], count))
 
@@ -184,7 +184,7 @@ def test_what_a_library_calls_infeasible_is_solved_all_the_same() -> None:
         bits=tuple(blocks),
         limits=(1, 1),
         steps=(1, 1),
-        tables=(PairTable(row=1, first=0, second=1, cost_CD=np.array([[1, 0], [1, 0]])),),
+        tables=(JointCost(row=1, blocks=(0, 1), cost=np.array([[1, 0], [1, 0]])),),
         class_N=np.array([0, 0, 0, 1, 0, 1]),
     )
     best = best_value(program)
@@ -221,7 +221,7 @@ def test_what_only_pairs_cost_is_found_where_blocks_cost_nothing(cost: int) -> N
     block = Block(layers=("a",), value_K=np.zeros(1), cost_MK=np.zeros((1, 1), np.int64), bits_KG2=one)
     program = replace(
         Program.of([block, replace(block, layers=("b",))], [0]),
-        tables=(PairTable(row=0, first=0, second=1, cost_CD=np.array([[cost]])),),
+        tables=(JointCost(row=0, blocks=(0, 1), cost=np.array([[cost]])),),
         class_N=np.array([0, 0]),
     )
     asked, _ = least_in_row(program, 0, [])
