@@ -1,6 +1,6 @@
 """Which of the units around a layer decide what its kernels move: all but those that were seen to change nothing."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from limpq_deploy.export.records.placement import BitPair
 
 LEAST_TESTS = 8
-"""Times that engines of other pairs at a unit, and the same ones around it, must have moved the same."""
+"""Engines that must have moved what others did that had another pair at a unit, and the same around it."""
 
 SAME = 1e-3
 """Difference of two figures, in shares of a layer's own price, that is none."""
@@ -36,18 +36,15 @@ def deciding(layers: Sequence[Sequence[Shown]]) -> tuple[int, ...]:
 
 
 def _passed(layers: Iterable[Sequence[Shown]], rest: Sequence[int], place: int) -> int:
-    """Surroundings in which a unit had several pairs and its layer moved the same; -1 where in one it did not."""
+    """Engines that had another pair at a unit than most of those with the same ``rest``, and moved the same; -1 where
+    one did not."""
     tests = 0
     for shown in layers:
-        found: dict[tuple[BitPair, ...], tuple[set[BitPair], list[NDArray[np.float64]]]] = defaultdict(
-            lambda: (set(), [])
-        )
+        found: dict[tuple[BitPair, ...], list[Shown]] = defaultdict(list)
         for pairs, figures in shown:
-            chosen, values = found[tuple(pairs[one] for one in rest)]
-            chosen.add(pairs[place])
-            values.append(figures)
-        for chosen, values in found.values():
-            if np.ptp(values, axis=0).max() > SAME:
+            found[tuple(pairs[one] for one in rest)].append((pairs, figures))
+        for same in found.values():
+            if np.ptp([figures for _, figures in same], axis=0).max() > SAME:
                 return -1
-            tests += len(chosen) > 1
+            tests += len(same) - max(Counter(pairs[place] for pairs, _ in same).values())
     return tests

@@ -23,8 +23,8 @@ from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.policy.admitted import components, nothing_in_common, tie_classes
 from limpq_deploy.policy.costs import Budget, pinned_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
-from limpq_deploy.policy.outliers import Importance
 from limpq_deploy.policy.joint_costs import Classes, class_columns, handover_classes, with_handovers
+from limpq_deploy.policy.outliers import Importance
 from limpq_deploy.policy.solver.pareto import undominated
 from limpq_deploy.policy.solver.program import MAX_COST, Block, Floats, Integers, Program
 from limpq_deploy.policy.units import in_units

@@ -75,8 +75,8 @@ def _planned(indicators: Indicators, table: CostTable, name: str, unit: str, fig
     amounts: dict[tuple[str, ...], dict[tuple[BitPair, ...], int]] = {}
     for units, pairs, moved in _besides(table):
         free = [at for at, unit in enumerate(units) if unit in searched]
-        given = (pairs[at] == next(iter(own[unit])) for at, unit in enumerate(units) if at not in free)
-        if not all(given):
+        possible = (own[unit] if unit in searched else list(own[unit])[:1] for unit in units)
+        if not all(pair in some for pair, some in zip(pairs, possible, strict=True)):
             continue
         value, ends, chosen = figure(moved), tuple(units[at] for at in free), tuple(pairs[at] for at in free)
         if not free:

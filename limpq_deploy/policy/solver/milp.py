@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,23 +129,28 @@ def _all_taken(program: Program, picks: list[Any]) -> tuple[list[tuple[JointCost
     for pick, block, number in zip(picks, program.block_of.tolist(), program.class_N.tolist(), strict=True):
         of_class.setdefault((block, number), []).append(pick)
     taken, links = [], []
-    groups: list[tuple[tuple[int, ...], Any]] = []
-    for number, table in enumerate(program.tables):
-        names = [pulp.LpVariable(f"y{number}_{at}", lowBound=0) for at in range(table.cost.size)]
-        taken += [(table, name, float(cost)) for name, cost in zip(names, table.cost.flat, strict=True)]
-        group = np.array(names, dtype=object).reshape(table.cost.shape)
-        for axis, block in enumerate(table.blocks):
-            for c, some in enumerate(np.moveaxis(group, axis, 0)):
-                parts = [(pick, -1) for pick in of_class[block, c]]
-                links.append(pulp.LpAffineExpression([*((name, 1) for name in some.flat), *parts]))
-        for blocks, other in groups:
-            shared = [block for block in table.blocks if block in blocks]
-            if len(shared) > 1:
-                ends = (_by_shared(group, table.blocks, shared), _by_shared(other, blocks, shared))
-                for mine, its in zip(*ends, strict=True):
-                    links.append(pulp.LpAffineExpression([*((name, 1) for name in mine), *((name, -1) for name in its)]))
-        groups.append((table.blocks, group))
+    groups: dict[tuple[int, ...], Any] = {}
+    for table in program.tables:
+        if table.blocks not in groups:
+            names = [pulp.LpVariable(f"y{len(groups)}_{at}", lowBound=0) for at in range(table.cost.size)]
+            group = np.array(names, dtype=object).reshape(table.cost.shape)
+            for axis, block in enumerate(table.blocks):
+                for c, some in enumerate(np.moveaxis(group, axis, 0)):
+                    links.append(_equal(pulp, some.flat, of_class[block, c]))
+            for blocks, other in groups.items():
+                shared = [block for block in table.blocks if block in blocks]
+                if len(shared) > 1:
+                    ends = (_by_shared(group, table.blocks, shared), _by_shared(other, blocks, shared))
+                    links += [_equal(pulp, mine, its) for mine, its in zip(*ends, strict=True)]
+            groups[table.blocks] = group
+        costs = zip(groups[table.blocks].flat, table.cost.flat, strict=True)
+        taken += [(table, name, float(cost)) for name, cost in costs]
     return taken, links
+
+
+def _equal(pulp: Any, some: Iterable[Any], others: Iterable[Any]) -> Any:
+    """What must be 0 for two sums of variables to be equal."""
+    return pulp.LpAffineExpression([*((name, 1) for name in some), *((name, -1) for name in others)])
 
 
 def _by_shared(group: Any, blocks: Sequence[int], shared: Sequence[int]) -> Any:
