@@ -22,6 +22,9 @@ from limpq_deploy.export.timing.cost_table import QUANTITIES, Moved
 from limpq_deploy.export.timing.price_deciding import deciding
 from limpq_deploy.export.timing.price_groups import MOST_TUPLES, Figures, Units, group_prices
 
+MOST_SEEN = 16
+"""Units around a layer of which some may count all at once; where there are more, no two engines are alike there."""
+
 RIDGE = 0.1
 """Weight of the common fit against one engine, for each layer."""
 
@@ -121,9 +124,20 @@ def fit(
     taken = {unit: tuple(sorted({one.pairs[unit] for one in engines})) for unit in around.units.values()}
     figures: dict[str, Figures] = {}
     for layers in alike.values():
-        counting = _deciding(around, layers, engines, own)
+        seen = {layer: around.of(layer) for layer in layers}
+        if len(seen[layers[0]]) > MOST_SEEN:
+            continue
+        counting = deciding(
+            [
+                [
+                    (tuple(one.pairs[unit] for unit in seen[layer]), _beyond(layer, one, own, around.units[layer]))
+                    for one in engines
+                ]
+                for layer in layers
+            ]
+        )
         for layer in layers:
-            units = tuple(around.of(layer)[place] for place in counting)
+            units = tuple(seen[layer][place] for place in counting)
             if prod(len(taken[unit]) for unit in units) <= MOST_TUPLES:
                 figures[layer] = _figures(layer, units, engines, sure, own, around.units[layer])
     groups = group_prices(figures, {layer: around.like(layer) for layer in figures}, taken)
@@ -135,24 +149,6 @@ def fit(
                 together[change][quantity] += value
     found = {change: Moved(**values) for change, values in together.items() if any(map(abs, values.values()))}
     return Prices(own=own, groups=groups, together=found, units=around.units)
-
-
-def _deciding(
-    around: Surroundings,
-    layers: Sequence[str],
-    engines: Sequence[Built],
-    own: Mapping[tuple[str, BitPair], Moved],
-) -> tuple[int, ...]:
-    """Places, among the units that alike layers see, of those that decide what they move."""
-    return deciding(
-        [
-            [
-                (tuple(one.pairs[unit] for unit in around.of(layer)), _beyond(layer, one, own, around.units[layer]))
-                for one in engines
-            ]
-            for layer in layers
-        ]
-    )
 
 
 def _figures(

@@ -117,8 +117,8 @@ def _all_taken(program: Program, picks: list[Any]) -> tuple[list[tuple[JointCost
         sum of y[.., c, ..] over the other blocks' classes = sum of x over the options of class c
 
     is as tight as a linear description of one pair can be (Adams and Johnson, 1994); y are integers where x are, and
-    need not be declared so. Where two groups have several blocks in common, what both say of these is the same, which
-    makes a chain of groups as tight as one of pairs (Wainwright and Jordan, 2008, section 4.1).
+    need not be declared so. Where a group has several blocks in common with one before it, both say the same of these,
+    which makes a chain of groups as tight as one of pairs (Wainwright and Jordan, 2008).
     """
     import pulp
 
@@ -137,11 +137,11 @@ def _all_taken(program: Program, picks: list[Any]) -> tuple[list[tuple[JointCost
             for axis, block in enumerate(table.blocks):
                 for c, some in enumerate(np.moveaxis(group, axis, 0)):
                     links.append(_equal(pulp, some.flat, of_class[block, c]))
-            for blocks, other in groups.items():
-                shared = [block for block in table.blocks if block in blocks]
-                if len(shared) > 1:
-                    ends = (_by_shared(group, table.blocks, shared), _by_shared(other, blocks, shared))
-                    links += [_equal(pulp, mine, its) for mine, its in zip(*ends, strict=True)]
+            nearest = max(groups, key=lambda blocks: len(set(blocks).intersection(table.blocks)), default=())
+            shared = [block for block in table.blocks if block in nearest]
+            if len(shared) > 1:
+                ends = _by_shared(group, table.blocks, shared), _by_shared(groups[nearest], nearest, shared)
+                links += [_equal(pulp, mine, its) for mine, its in zip(*ends, strict=True)]
             groups[table.blocks] = group
         costs = zip(groups[table.blocks].flat, table.cost.flat, strict=True)
         taken += [(table, name, float(cost)) for name, cost in costs]
