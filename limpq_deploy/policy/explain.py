@@ -81,14 +81,14 @@ class BudgetPrice:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandoverUse:
     """What a budget's cost takes between ``layers`` of the policy, such as a conversion between the precisions of two.
-    ``before`` and ``after``: the first and the last of them."""
+    ``before`` and ``after``: the first and the last of them; a file of an older version has these two alone."""
 
     budget: str
     before: str
     after: str
     used: int
     unit: str
-    layers: tuple[str, ...]
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
