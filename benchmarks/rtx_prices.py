@@ -6,12 +6,13 @@ and built, and 20 of a second draw. Weights are fresh and scales nobody's; nothi
 Keys, by network: `formats`; `engines` that prices come from; `groups` {`groups`, `units`, `prices`}: how many there
 are, units of the largest, prices of all; `bytes` and `kernels` {`mean_error`, `worst_error`} (relative); `beyond`: the
 policies whose bytes are more than 2 % off; `policies` [{`built_mb`, `predicted_mb`, `built_kernels`,
-`predicted_kernels`}]; `second`: the last four of the second draw; `search_seconds`: the longest search of `SEARCHES`
-limits of bytes, importances made up; `seconds` (None where engines of an earlier run were at hand). With ``--graphs``
-of several numbers, `by_engines` instead: `engines`, `bytes`, `kernels` and `beyond` for each, from engines of one
-sequence. With ``--near``, `near` besides: for the policies that were furthest off, `own` (error of each before it was
-built), `before` and `after` {`mean_error`, `worst_error`, `policies`}: of others that differ from one of them in two
-layers, predicted before and after the table knew engines of the policy and around it.
+`predicted_kernels`}]; `second`: the last four of the second draw; `pairs_alone`: `bytes`, `kernels` and `beyond` of
+both draws where prices of groups are left out, and sums over two layers fitted; `search_seconds`: the longest of some
+searches within bytes, importances made up; `seconds` (None where engines of an earlier run were at hand). With
+``--graphs`` of several numbers, `by_engines` instead: `engines`, `bytes`, `kernels` and `beyond` for each, from engines
+of one sequence. With ``--near``, `near` besides: for the policies that were furthest off, `own` (error of each before
+it was built), `before` and `after` {`mean_error`, `worst_error`, `policies`}: of others that differ from one of them in
+two layers, predicted before and after the table knew engines of the policy and around it.
 
     python benchmarks/rtx_prices.py --json
     python benchmarks/rtx_prices.py --quick --json      ResNet-20 alone
@@ -31,21 +32,20 @@ from typing import Any
 
 import torch
 from compiler_forms import template_of
+from rtx_search_time import longest_search
 
 from limpq_deploy.calibration.files import cache_folder
 from limpq_deploy.calibration.numbers.formats import FP8, pair_name
 from limpq_deploy.export.records.placement import BitPair, Placement
 from limpq_deploy.export.records.targets import TENSORRT_RTX
 from limpq_deploy.export.runtimes.tensorrt_rtx.bindings import compiler_name
+from limpq_deploy.export.timing import price_fit
 from limpq_deploy.export.timing.cost_table import CostTable, Moved
 from limpq_deploy.export.timing.predictions import predicted
 from limpq_deploy.export.timing.pricing import PricingSettings, built_moved, price
 from limpq_deploy.model.edges import layer_edges
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.zoo import create_model
-from limpq_deploy.policy.budgets import budgets_of
-from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
-from limpq_deploy.policy.search import search_policy
 
 PAIRS = ((8, 8), (16, 16))
 WITH_FP8 = ((8, 8), (FP8, FP8), (16, 16))
@@ -60,7 +60,6 @@ POLICIES = 20
 DRAWS = (2026, 7)
 """Seeds of the policies that are predicted."""
 
-SEARCHES = 8
 FURTHEST, TWICE_CHANGED = 3, 6
 """Policies that are built near, and others around each that no table knows."""
 
@@ -91,6 +90,11 @@ def measure(model: str, pairs: Sequence[BitPair], settings: PricingSettings, *, 
 
     table = priced()
     first, second = (_against(table, others(placement, pairs, seed), moved) for seed in DRAWS)
+    most, price_fit.MOST_TUPLES = price_fit.MOST_TUPLES, 1
+    try:
+        plain = priced()
+    finally:
+        price_fit.MOST_TUPLES = most
     own = {}
     if near:
         policies = others(placement, pairs, DRAWS[0])
@@ -106,7 +110,8 @@ def measure(model: str, pairs: Sequence[BitPair], settings: PricingSettings, *, 
         },
         **first,
         "second": second,
-        "search_seconds": round(_longest_search(table, placement, pairs), 2),
+        "pairs_alone": [_few(_against(plain, others(placement, pairs, seed), moved)) for seed in DRAWS],
+        "search_seconds": round(longest_search(table, placement, pairs), 2),
         **own,
         "seconds": None if at_hand else round(time.perf_counter() - started, 1),
     }
@@ -132,43 +137,6 @@ def _against(table: CostTable, policies: list[Policy], moved: Callable[[Policy],
         "beyond": sum(abs(row["predicted_mb"] / row["built_mb"] - 1) > BEYOND for row in rows),
         "policies": rows,
     }
-
-
-def _longest_search(table: CostTable, placement: Placement, pairs: Sequence[BitPair]) -> float:
-    """Seconds of the longest of some searches within bytes, between the fewest and what the best policy moves. Narrow
-    formats are worth more here, which move more: a search has to give some up."""
-    generator, bits = random.Random(0), tuple(pair[0] for pair in pairs)
-
-    def worth() -> tuple[float, ...]:
-        return tuple(sorted(generator.random() for _ in bits))
-
-    indicators = Indicators(
-        model=placement.model,
-        bits=bits,
-        layers=tuple(
-            LayerIndicators(
-                name=one.name, macs=one.macs, num_weights=one.num_weights, weight=worth(), act=worth(),
-                pairs=tuple(pairs), act_group=placement.act_group(one),
-            )
-            for one in placement.searched
-        ),
-        pinned=tuple(
-            PinnedLayer(name=one.name, macs=one.macs, num_weights=one.num_weights, weight_bits=8, act_bits=8)
-            for one in placement.pinned
-        ),
-    )  # fmt: skip
-
-    def search(most: float) -> tuple[int, float]:
-        started = time.perf_counter()
-        budgets = budgets_of("max_moved_mib", indicators, str(most / 2**20), table)
-        found = search_policy(indicators, budgets, alpha=1.0, outliers="keep")
-        assert found.solver is not None
-        assert found.solver.status == "optimal"
-        return found.costs[0].used, time.perf_counter() - started
-
-    least, most = (predicted(table, {one.name: pairs[at] for one in placement.searched}).bytes for at in (-1, 0))
-    dearest, _ = search(2 * most)
-    return max(search(least + (dearest - least) * (at + 0.5) / SEARCHES)[1] for at in range(SEARCHES))
 
 
 def _near(
@@ -241,7 +209,7 @@ def main() -> None:
 
 
 def _few(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in ("engines", "bytes", "kernels", "beyond")}
+    return {name: found[name] for name in ("engines", "bytes", "kernels", "beyond") if name in found}
 
 
 def page(found: dict[str, Any]) -> str:
@@ -254,6 +222,11 @@ def page(found: dict[str, Any]) -> str:
             sizes = [policy["built_mb"] for policy in some["policies"]]
             cells = f"{name}, {draw}", one["engines"], f"{min(sizes):.1f} to {max(sizes):.1f}", *_cells(some)
             lines.append(f"| {' | '.join(map(str, cells))} | {some['beyond']} |")
+    lines += ["", "| pairs of layers alone: network, draw | bytes: error on average, at most | kernels | beyond 2 % |"]
+    lines.append("|" + "---|" * 4)
+    for name, one in networks.items():
+        for draw, some in enumerate(one.get("pairs_alone", ()), start=1):
+            lines.append(f"| {name}, {draw} | {' | '.join(_cells(some))} | {some['beyond']} |")
     lines += ["", "| network | formats | groups | units of the largest | prices of groups | longest search, s |"]
     lines.append("|" + "---|" * 6)
     for name, one in networks.items():
