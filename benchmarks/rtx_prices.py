@@ -7,7 +7,7 @@ Keys, by network: `formats`; `engines` that prices come from; `groups` {`groups`
 are, units of the largest, prices of all; `bytes` and `kernels` {`mean_error`, `worst_error`} (relative); `beyond`: the
 policies whose bytes are more than 2 % off; `policies` [{`built_mb`, `predicted_mb`, `built_kernels`,
 `predicted_kernels`}]; `second`: the last four of the second draw; `pairs_alone`: `bytes`, `kernels` and `beyond` of
-both draws where prices of groups are left out, and sums over two layers fitted; `search_seconds`: the longest of some
+both draws by sums over two layers of all that groups are made of; `search_seconds`: CPU time of the longest of some
 searches within bytes, importances made up; `seconds` (None where engines of an earlier run were at hand). With
 ``--graphs`` of several numbers, `by_engines` instead: `engines`, `bytes`, `kernels` and `beyond` for each, from engines
 of one sequence. With ``--near``, `near` besides: for the policies that were furthest off, `own` (error of each before
@@ -227,7 +227,7 @@ def page(found: dict[str, Any]) -> str:
     for name, one in networks.items():
         for draw, some in enumerate(one.get("pairs_alone", ()), start=1):
             lines.append(f"| {name}, {draw} | {' | '.join(_cells(some))} | {some['beyond']} |")
-    lines += ["", "| network | formats | groups | units of the largest | prices of groups | longest search, s |"]
+    lines += ["", "| network | formats | groups | units of the largest | prices of groups | longest search, CPU s |"]
     lines.append("|" + "---|" * 6)
     for name, one in networks.items():
         if "policies" in one:

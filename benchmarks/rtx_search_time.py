@@ -1,7 +1,7 @@
 """How long a search within bytes takes with a compiler's price table: see `rtx_prices`."""
 
+import os
 import random
-import time
 from collections.abc import Sequence
 
 from limpq_deploy.export.records.placement import BitPair, Placement
@@ -16,8 +16,8 @@ SEARCHES = 8
 
 
 def longest_search(table: CostTable, placement: Placement, pairs: Sequence[BitPair]) -> float:
-    """Seconds of the longest of some searches within bytes, between the fewest and what the best policy moves. Narrow
-    formats are worth more here, which move more: a search has to give some up."""
+    """Seconds of CPU time, solvers' processes with it, of the longest of some searches within bytes, between the fewest
+    and what the best policy moves. Narrow formats are worth more here, which move more: a search gives some up."""
     generator, bits = random.Random(0), tuple(pair[0] for pair in pairs)
     by_input: dict[str, tuple[float, ...]] = {}
 
@@ -42,13 +42,18 @@ def longest_search(table: CostTable, placement: Placement, pairs: Sequence[BitPa
     )  # fmt: skip
 
     def search(most: float) -> tuple[int, float]:
-        started = time.perf_counter()
+        started = _cpu_s()
         budgets = budgets_of("max_moved_mib", indicators, str(most / 2**20), table)
         found = search_policy(indicators, budgets, alpha=1.0, outliers="keep")
         assert found.solver is not None
         assert found.solver.status == "optimal"
-        return found.costs[0].used, time.perf_counter() - started
+        return found.costs[0].used, _cpu_s() - started
 
     least, most = (predicted(table, {one.name: pairs[at] for one in placement.searched}).bytes for at in (-1, 0))
     dearest, _ = search(2 * most)
     return max(search(least + (dearest - least) * (at + 0.5) / SEARCHES)[1] for at in range(SEARCHES))
+
+
+def _cpu_s() -> float:
+    """Of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
