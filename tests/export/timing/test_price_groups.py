@@ -1,6 +1,8 @@
 """Prices of groups: what was seen is given again, what was not is near what differs in few units."""
 
+from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ PAIRS = dict.fromkeys("abcd", (INTEGER, HALF))
 MOVED = {chosen: 1000.0 * at for at, chosen in enumerate(product((INTEGER, HALF), repeat=3))}
 
 
-def figures(units: str, beyond: dict[tuple[tuple[int, int], ...], float]) -> Figures:
-    """Of activations, in shares of 1000 bytes."""
+def figures(units: str, beyond: Mapping[Any, float]) -> Figures:
+    """Of activations, by the units' pairs, in bytes; a share is of 1000."""
     return Figures(
         units=tuple(units),
         beyond={chosen: np.array([value / 1000, 0, 0, 0]) for chosen, value in beyond.items()},
