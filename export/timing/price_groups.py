@@ -68,6 +68,8 @@ def group_prices(
         for some in _parts(layers, figures):
             for layer, tensor in _tensors(some, figures, pairs):
                 units = tuple(unit for unit in figures[layer].units if len(pairs[unit]) > 1)
+                if not units:  # what its own price leaves is less than counts
+                    continue
                 whole = tensor.reshape(*(len(pairs[unit]) for unit in units), len(QUANTITIES))
                 found[units] = found[units] + whole if units in found else whole
     return {

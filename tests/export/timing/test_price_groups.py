@@ -65,4 +65,6 @@ def test_units_of_one_pair_are_no_part_of_a_group_and_nothing_makes_none() -> No
     given = PAIRS | {"b": (INTEGER,)}
     shown = {chosen: value for chosen, value in MOVED.items() if chosen[1] == INTEGER}
     assert list(group_prices({"one": figures("abc", shown)}, {"one": 0}, given)) == [("a", "c")]
+    same = figures("b", {(INTEGER,): 0.4})  # of a figure that hardly differs among engines
+    assert group_prices({"one": same}, {"one": 0}, given) == {}
     assert group_prices({"one": figures("abc", dict.fromkeys(MOVED, 0.0))}, {"one": 0}, PAIRS) == {}
