@@ -23,7 +23,7 @@ from limpq_deploy.model.results import tensors_of
 from limpq_deploy.policy.costs import Budget, pinned_cost
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import treat_outliers
-from limpq_deploy.policy.solver.program import Block, PairTable, Program
+from limpq_deploy.policy.solver.program import Block, JointCost, Program
 from limpq_deploy.policy.solver.solvers import solve_by
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.tasks.classification import CLASSIFICATION
@@ -146,7 +146,7 @@ def solve_with_pairs(indicators: Indicators, terms: Terms, budget: Budget) -> Pa
     program = replace(
         Program.of(blocks, [budget.limit - pinned_cost(budget.cost, indicators)]),
         tables=tuple(
-            PairTable(row=None, first=first, second=second, cost_CD=term_KK)
+            JointCost(row=None, blocks=(first, second), cost=term_KK)
             for (first, second), term_KK in sorted(tables.items(), key=lambda item: item[0])
         ),
         class_N=np.tile(np.arange(len(options)), len(blocks)),

@@ -52,6 +52,22 @@ class NeighbourCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPrice:
+    """What is moved besides, or less, where the units of a group have these pairs, in the group's order."""
+
+    pairs: tuple[tuple[int, int], ...]
+    moved: Moved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCost:
+    """Units whose precisions count all at once. Pairs that are not listed move nothing besides."""
+
+    units: tuple[str, ...]
+    prices: tuple[GroupPrice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """An engine that mixes precisions, as built, and as a table predicts that was made without it."""
 
@@ -72,7 +88,8 @@ class CostTable:
     its engines are for; ``target``: whose files it built; ``network``: `network_digest`; ``model_sha256``: of the float
     model's file. ``units``: by layer, the first of the layers whose precision is decided with its own;
     ``macs``: of each, for one image. ``bounds``: layers at pairs that no policy of these indicators takes, in networks
-    wholly at those pairs: for the bounds of `roofline` alone, no budget reads them. ``near``: engines of policies that
+    wholly at those pairs: for the bounds of `roofline` alone, no budget reads them. ``neighbours`` and ``groups``: what
+    is moved besides the parts. ``near``: engines of policies that
     somebody named and of some around them, as ``checks`` beside what a table predicts that was made without all of
     them; this one gives them again as nearly as it can.
 
@@ -90,6 +107,7 @@ class CostTable:
     macs: dict[str, int]
     parts: tuple[PartCost, ...]
     neighbours: tuple[NeighbourCost, ...] = ()
+    groups: tuple[GroupCost, ...] = ()
     checks: tuple[Check, ...] = ()
     bounds: tuple[PartCost, ...] = ()
     near: tuple[Check, ...] = ()
@@ -113,6 +131,20 @@ class CostTable:
                 raise ValueError(f"neighbours {one.first!r} and {one.second!r} are no two units of the table")
             if not (isfinite(one.moved.bytes) and isfinite(one.moved.kernels)):
                 raise ValueError(f"neighbours {one.first!r} and {one.second!r} move no finite number of bytes")
+        for group in self.groups:
+            _check_group(group, set(self.units.values()))
+
+
+def _check_group(group: GroupCost, units: set[str]) -> None:
+    named = ", ".join(map(repr, group.units))
+    if not group.units or not units.issuperset(group.units) or len(set(group.units)) < len(group.units):
+        raise ValueError(f"the group of {named} is none of different units of the table")
+    if any(len(one.pairs) != len(group.units) for one in group.prices):
+        raise ValueError(f"the group of {named} has a price for another number of units")
+    if len({one.pairs for one in group.prices}) < len(group.prices):
+        raise ValueError(f"the group of {named} is priced twice at the same pairs")
+    if not all(isfinite(one.moved.bytes) and isfinite(one.moved.kernels) for one in group.prices):
+        raise ValueError(f"the group of {named} moves no finite number of bytes")
 
 
 def network_digest(layers: Iterable[tuple[str, int, int]]) -> str:

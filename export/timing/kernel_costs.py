@@ -19,12 +19,12 @@ def moved_by_layer(text: str, model: onnx.ModelProto, order: Sequence[str], batc
     """From the compiler's list of an engine's layers. ``order``: the layers as they are executed. Raises RecordError
     for a list of another form."""
     entries, at, found = parse_layers(text), {name: place for place, name in enumerate(order)}, dict[str, Moved]()
-    homes, computing = _homes(model, at), set(compute_nodes(model).values())
+    home, computing = homes(model, at), set(compute_nodes(model).values())
     here = order[0]
     for entry, layer in zip(entries, engine_layers(entries), strict=True):
         if not works(entry["LayerType"]):
             continue
-        here = max((homes[node] for node in layer.nodes if node in homes), key=at.__getitem__, default=here)
+        here = max((home[node] for node in layer.nodes if node in home), key=at.__getitem__, default=here)
         found[here] = found.get(here, Moved()) + _moved(entry, batch, computes=not computing.isdisjoint(layer.nodes))
     return found
 
@@ -38,23 +38,23 @@ def _moved(entry: Entry, batch: int, *, computes: bool) -> Moved:
     )
 
 
-def _homes(model: onnx.ModelProto, at: Mapping[str, int]) -> dict[str, str]:
+def homes(model: onnx.ModelProto, at: Mapping[str, int]) -> dict[str, str]:
     """The layer of each node, by the node's name."""
     layers = {node: layer for layer, node in compute_nodes(model).items()}
     made: dict[str, str] = {}
-    homes: dict[str, str] = {}
+    found: dict[str, str] = {}
     for node in model.graph.node:
         before = [made[name] for name in node.input if name in made]
         home = layers.get(node.name) or max(before, key=at.__getitem__, default=None)
         if home is not None:
-            homes[node.name] = home
+            found[node.name] = home
             made.update(dict.fromkeys(node.output, home))
     first: dict[str, str] = {}
     for node in reversed(model.graph.node):
         readers = [first[name] for name in node.output if name in first]
-        home = homes.get(node.name) or min(readers, key=at.__getitem__, default=None)
+        home = found.get(node.name) or min(readers, key=at.__getitem__, default=None)
         if home is not None:
-            homes[node.name] = home
+            found[node.name] = home
             for name in node.input:
                 first[name] = min(first.get(name, home), home, key=at.__getitem__)
-    return homes
+    return found

@@ -13,7 +13,14 @@ def predicted(table: CostTable, policy: Mapping[str, BitPair]) -> Moved:
     at = priced_pairs(table, policy)
     alone = [priced[layer][at[unit]] for layer, unit in table.units.items()]
     beside = [one.moved for one in table.neighbours if (at[one.first], at[one.second]) == (one.before, one.after)]
-    return sum([*alone, *beside], Moved())
+    together = [
+        one.moved
+        for group in table.groups
+        for chosen in [tuple(at[unit] for unit in group.units)]
+        for one in group.prices
+        if one.pairs == chosen
+    ]
+    return sum([*alone, *beside, *together], Moved())
 
 
 def priced_pairs(table: CostTable, policy: Mapping[str, BitPair]) -> dict[str, BitPair]:

@@ -26,6 +26,8 @@ from limpq_deploy.export.runtimes.tensorrt_rtx.sources import builder_digest
 from limpq_deploy.export.timing.cost_table import (
     Check,
     CostTable,
+    GroupCost,
+    GroupPrice,
     Moved,
     NeighbourCost,
     PartCost,
@@ -33,6 +35,7 @@ from limpq_deploy.export.timing.cost_table import (
 )
 from limpq_deploy.export.timing.kernel_costs import moved_by_layer
 from limpq_deploy.export.timing.price_fit import Built, Prices, Surroundings, fit
+from limpq_deploy.export.timing.price_wiring import seen_further
 from limpq_deploy.export.timing.table import narrowest
 from limpq_deploy.export.timing.timing_graph import timing_graph
 
@@ -89,7 +92,8 @@ def price(
         _narrowest_first(pair for pair in some if not (no_fp8 and FP8 in pair)) for some in (pairs, bounds)
     )
     units = _units(placement)
-    around = Surroundings(units=units, edges=tuple(edges))
+    order = {layer.name: at for at, layer in enumerate(placement.layers)}
+    around = Surroundings(units=units, edges=tuple(edges), further=seen_further(template, order))
     count = GRAPHS * (len(ordered) - 1) if settings.graphs is None else settings.graphs
     policies = {pair_name(pair): _everywhere(placement, pair) for pair in (*ordered, *beside)}
     policies |= {f"mixed {at}": one for at, one in enumerate(_mixed(placement, units, ordered, count, settings.seed))}
@@ -270,6 +274,12 @@ def _table(
         neighbours=tuple(
             NeighbourCost(first=first, second=second, before=before, after=after, moved=moved)
             for (first, second, before, after), moved in prices.together.items()
+        ),
+        groups=tuple(
+            GroupCost(
+                units=units, prices=tuple(GroupPrice(pairs=chosen, moved=moved) for chosen, moved in some.items())
+            )
+            for units, some in prices.groups.items()
         ),
         checks=checks,
         near=near,

@@ -7,7 +7,7 @@
 A block is one layer, or layers that are decided together (`admitted.components`): those of one ``act_group`` have one
 activation bit-width, whose indicator counts once; those of one ``tie`` share both. An entry without importance, or a
 pair that is not admitted, has no option; an option that another of its block matches or beats in value and in every
-row is dropped, unless the two differ in what neighbours pay beside them (`pair_tables`). L: single layer, K: option,
+row is dropped, unless the two differ in what neighbours pay beside them (`joint_costs`). L: single layer, K: option,
 M: row, G: layer of a group.
 """
 
@@ -23,8 +23,8 @@ from limpq_deploy.calibration.errors import SettingError
 from limpq_deploy.policy.admitted import components, nothing_in_common, tie_classes
 from limpq_deploy.policy.costs import Budget, pinned_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators
+from limpq_deploy.policy.joint_costs import Classes, class_columns, handover_classes, with_handovers
 from limpq_deploy.policy.outliers import Importance
-from limpq_deploy.policy.pair_tables import Classes, class_columns, handover_classes, with_handovers
 from limpq_deploy.policy.solver.pareto import undominated
 from limpq_deploy.policy.solver.program import MAX_COST, Block, Floats, Integers, Program
 from limpq_deploy.policy.units import in_units
@@ -76,14 +76,14 @@ def _in_steps(program: Program, indicators: Indicators, budgets: Sequence[Budget
     if any(most > MAX_COST for most in program.most):
         raise OverflowError
     steps = np.gcd.reduce(program.cost_MN, axis=1)
-    for pair in program.tables:
-        steps[pair.row] = np.gcd(steps[pair.row], np.gcd.reduce(pair.cost_CD, axis=None))
+    for one in program.tables:
+        steps[one.row] = np.gcd(steps[one.row], np.gcd.reduce(one.cost, axis=None))
     steps = np.maximum(steps, 1)
     stepped = replace(
         program,
         cost_MN=program.cost_MN // steps[:, None],
         steps=tuple(steps.tolist()),
-        tables=tuple(replace(pair, cost_CD=pair.cost_CD // steps[pair.row]) for pair in program.tables),
+        tables=tuple(replace(one, cost=one.cost // steps[one.row]) for one in program.tables),
     )
     return stepped.with_limits(limits_of(stepped, indicators, budgets))
 

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
+from itertools import product
 from math import floor
 from typing import Any, Protocol
 
@@ -33,15 +34,13 @@ class LayerShape(Protocol):
 
 
 class Handover(Protocol):
-    """What a cost takes between two searched layers, by the bits of both. ``precision``: a name for everything that it
-    reads of one end's bits; pairs of one precision cost the same."""
+    """What a cost takes between two or more searched ``layers``, by the bits of all. ``precision``: a name for
+    everything that it reads of one layer's bits; pairs of one precision cost the same."""
 
     @property
-    def before(self) -> str: ...
-    @property
-    def after(self) -> str: ...
+    def layers(self) -> tuple[str, ...]: ...
     def precision(self, layer: str, pair: BitPair) -> Hashable: ...
-    def between(self, before: BitPair, after: BitPair) -> int: ...
+    def between(self, *pairs: BitPair) -> int: ...
 
 
 class Cost(Protocol):
@@ -194,10 +193,22 @@ def handovers_of(cost: Cost) -> Sequence[Handover]:
     return found
 
 
+def handed_over(handover: Handover, pairs: Pairs) -> int:
+    """What a handover takes of a policy."""
+    return handover.between(*(pairs[layer] for layer in handover.layers))
+
+
+def handover_range(handover: Handover, pairs: Sequence[BitPair]) -> tuple[int, int]:
+    """The least and the most that a handover takes, where each of its layers has one of these pairs."""
+    unlike = [list({handover.precision(layer, pair): pair for pair in pairs}.values()) for layer in handover.layers]
+    taken = [handover.between(*chosen) for chosen in product(*unlike)]
+    return min(taken), max(taken)
+
+
 def total_cost(cost: Cost, indicators: Indicators, pairs: Pairs) -> int:
     """Cost of a whole policy in the cost's unit. Raises KeyError for a searched layer without an entry."""
     searched = sum(cost.of_layer(layer, *pairs[layer.name]) for layer in indicators.layers)
-    between = sum(one.between(pairs[one.before], pairs[one.after]) for one in handovers_of(cost))
+    between = sum(handed_over(one, pairs) for one in handovers_of(cost))
     return searched + between + pinned_cost(cost, indicators)
 
 
@@ -210,9 +221,9 @@ def cost_change(cost: Cost, indicators: Indicators, pairs: Pairs, changed: Pairs
     )
     after = {**pairs, **changed} if handovers_of(cost) else pairs
     return alone + sum(
-        one.between(after[one.before], after[one.after]) - one.between(pairs[one.before], pairs[one.after])
+        handed_over(one, after) - handed_over(one, pairs)
         for one in handovers_of(cost)
-        if one.before in changed or one.after in changed
+        if not changed.keys().isdisjoint(one.layers)
     )
 
 

@@ -9,7 +9,16 @@ from typing import Literal
 
 from limpq_deploy.calibration.errors import InfeasiblePolicy, PolicyNotFound
 from limpq_deploy.policy.admitted import components, tie_classes
-from limpq_deploy.policy.costs import Budget, Pairs, cost_change, handovers_of, pinned_cost, total_cost
+from limpq_deploy.policy.costs import (
+    Budget,
+    Pairs,
+    cost_change,
+    handed_over,
+    handover_range,
+    handovers_of,
+    pinned_cost,
+    total_cost,
+)
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.objective import group_leaders, objective_of
 from limpq_deploy.policy.outliers import Importance, OutlierMode, treat_outliers
@@ -71,13 +80,15 @@ class BudgetPrice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandoverUse:
-    """What a budget's cost takes between two layers of the policy, such as a conversion between their precisions."""
+    """What a budget's cost takes between ``layers`` of the policy, such as a conversion between the precisions of two.
+    ``before`` and ``after``: the first and the last of them; a file of an older version has these two alone."""
 
     budget: str
     before: str
     after: str
     used: int
     unit: str
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +172,17 @@ def _steps(
 
 def _handovers(pairs: Pairs, budgets: Sequence[Budget]) -> tuple[HandoverUse, ...]:
     uses = [
-        HandoverUse(budget=budget.cost.name, before=one.before, after=one.after, used=used, unit=budget.cost.unit)
+        HandoverUse(
+            budget=budget.cost.name,
+            before=one.layers[0],
+            after=one.layers[-1],
+            used=used,
+            unit=budget.cost.unit,
+            layers=one.layers,
+        )
         for budget in budgets
         for one in handovers_of(budget.cost)
-        if (used := one.between(pairs[one.before], pairs[one.after]))
+        if (used := handed_over(one, pairs))
     ]
     return tuple(sorted(uses, key=lambda use: -use.used))
 
@@ -278,7 +296,5 @@ def _beyond(budget: Budget, indicators: Indicators) -> int:
     """A limit that every policy keeps."""
     both = tuple(product(indicators.bits, indicators.bits))
     dearest = sum(max(budget.cost.of_layer(layer, *pair) for pair in both) for layer in indicators.layers)
-    dearest += sum(
-        max(one.between(before, after) for before in both for after in both) for one in handovers_of(budget.cost)
-    )
+    dearest += sum(handover_range(one, both)[1] for one in handovers_of(budget.cost))
     return max(budget.limit, dearest + pinned_cost(budget.cost, indicators))

@@ -39,12 +39,16 @@ class Converted:
     after_times: Times
     ns: Mapping[tuple[BitPair, BitPair], int]
 
+    @property
+    def layers(self) -> tuple[str, str]:
+        return self.before, self.after
+
     def precision(self, layer: str, pair: BitPair) -> BitPair | None:
         """The measured precision at which one of the two runs."""
         return runs_at(self.before_times if layer == self.before else self.after_times, pair)[0]
 
-    def between(self, before: BitPair, after: BitPair) -> int:
-        first, last = self.precision(self.before, before), self.precision(self.after, after)
+    def between(self, *pairs: BitPair) -> int:
+        first, last = (self.precision(layer, pair) for layer, pair in zip(self.layers, pairs, strict=True))
         return 0 if first is None or last is None else self.ns.get((first, last), 0)
 
 

@@ -1,6 +1,6 @@
-"""What a compiler's kernels move, or how many they are, as a cost: prices of layers, and of neighbours together."""
+"""What a compiler's kernels move, or how many they are, as a cost: prices of layers, and of several together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -11,10 +11,28 @@ from limpq_deploy.export.timing.cost_table import CostTable, Moved, network_dige
 from limpq_deploy.policy.admitted import admitted_pairs
 from limpq_deploy.policy.costs import LayerShape
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.latency_cost import Converted, Times, runs_at
+from limpq_deploy.policy.latency_cost import Times, runs_at
 
 SCALE = 1000
 """Kernels are counted in thousandths, as what neighbours add is fitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """What ``layers``, at which units stand, take together. ``times``: of each, whose pairs are priced; ``amounts``: by
+    the priced pairs at which they run; what is not there takes nothing."""
+
+    layers: tuple[str, ...]
+    times: tuple[Times, ...]
+    amounts: Mapping[tuple[BitPair, ...], int]
+
+    def precision(self, layer: str, pair: BitPair) -> BitPair | None:
+        """The priced pair at which a layer runs."""
+        return runs_at(self.times[self.layers.index(layer)], pair)[0]
+
+    def between(self, *pairs: BitPair) -> int:
+        at = tuple(runs_at(times, pair)[0] for times, pair in zip(self.times, pairs, strict=True))
+        return 0 if None in at else self.amounts.get(at, 0)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +43,7 @@ class Planned:
     unit: str
     prices: Mapping[str, Times]
     constant: int
-    handovers: tuple[Converted, ...]
+    handovers: tuple[Together, ...]
 
     @property
     def pinned(self) -> bool:
@@ -53,19 +71,21 @@ def _planned(indicators: Indicators, table: CostTable, name: str, unit: str, fig
         pair = part.weight_bits, part.act_bits
         prices[pair] = prices.get(pair, 0) + figure(part.moved)
     _require(indicators, table, own)
-    tables: dict[tuple[str, str], dict[tuple[BitPair, BitPair], int]] = {}
     constant = sum(next(iter(prices.values())) for one, prices in own.items() if one not in searched)
-    for beside in table.neighbours:
-        ends, value = (beside.first, beside.second), figure(beside.moved)
-        free = [one in searched for one in ends]
-        if all(free):
-            tables.setdefault(ends, {})[beside.before, beside.after] = value
-        elif free[0]:
-            own[ends[0]][beside.before] += value
-        elif free[1]:
-            own[ends[1]][beside.after] += value
-        else:
+    amounts: dict[tuple[str, ...], dict[tuple[BitPair, ...], int]] = {}
+    for units, pairs, moved in _besides(table):
+        free = [at for at, unit in enumerate(units) if unit in searched]
+        possible = (own[unit] if unit in searched else list(own[unit])[:1] for unit in units)
+        if not all(pair in some for pair, some in zip(pairs, possible, strict=True)):
+            continue
+        value, ends, chosen = figure(moved), tuple(units[at] for at in free), tuple(pairs[at] for at in free)
+        if not free:
             constant += value
+        elif len(free) == 1:
+            own[ends[0]][chosen[0]] += value
+        else:
+            some = amounts.setdefault(ends, {})
+            some[chosen] = some.get(chosen, 0) + value
     times: dict[str, Times] = {}
     for one, prices in own.items():
         if one in searched:  # costs of the program are 0 or above
@@ -74,20 +94,27 @@ def _planned(indicators: Indicators, table: CostTable, name: str, unit: str, fig
             ordered = sorted(prices.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))
             times[one] = tuple((pair, value - least) for pair, value in ordered)
     handovers = []
-    for (first, second), changes in tables.items():
-        every = {pairs: changes.get(pairs, 0) for pairs in product(own[first], own[second])}
+    for ends, some in amounts.items():
+        every = {chosen: some.get(chosen, 0) for chosen in product(*(own[unit] for unit in ends))}
         least = min(every.values())
         constant += least
         handovers.append(
-            Converted(
-                before=first,
-                after=second,
-                before_times=times[first],
-                after_times=times[second],
-                ns={pairs: value - least for pairs, value in every.items()},
+            Together(
+                layers=ends,
+                times=tuple(times[unit] for unit in ends),
+                amounts={chosen: value - least for chosen, value in every.items()},
             )
         )
     return Planned(name=name, unit=unit, prices=times, constant=constant, handovers=tuple(handovers))
+
+
+def _besides(table: CostTable) -> Iterator[tuple[tuple[str, ...], tuple[BitPair, ...], Moved]]:
+    """What is moved besides the parts: units, their pairs, and what."""
+    for one in table.neighbours:
+        yield (one.first, one.second), (one.before, one.after), one.moved
+    for group in table.groups:
+        for price in group.prices:
+            yield group.units, price.pairs, price.moved
 
 
 def _require(indicators: Indicators, table: CostTable, own: Mapping[str, Mapping[BitPair, int]]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from limpq_deploy.export.records.placement import BitPair
-from limpq_deploy.policy.costs import Budget, Cost, Handover, LayerShape, handovers_of, pinned_cost
+from limpq_deploy.policy.costs import Budget, Cost, Handover, LayerShape, handover_range, handovers_of, pinned_cost
 from limpq_deploy.policy.indicators import Indicators
 from limpq_deploy.policy.outliers import Importance
 from limpq_deploy.policy.solver.program import MAX_COST
@@ -51,18 +51,14 @@ class HandoverInUnits:
     size: int
 
     @property
-    def before(self) -> str:
-        return self.whole.before
-
-    @property
-    def after(self) -> str:
-        return self.whole.after
+    def layers(self) -> tuple[str, ...]:
+        return self.whole.layers
 
     def precision(self, layer: str, pair: BitPair) -> Hashable:
         return self.whole.precision(layer, pair)
 
-    def between(self, before: BitPair, after: BitPair) -> int:
-        return self.whole.between(before, after) // self.size
+    def between(self, *pairs: BitPair) -> int:
+        return self.whole.between(*pairs) // self.size
 
 
 def in_units(budget: Budget, indicators: Indicators, importance: Importance) -> tuple[Budget, int]:
@@ -73,10 +69,7 @@ def in_units(budget: Budget, indicators: Indicators, importance: Importance) -> 
         max(budget.cost.of_layer(layer, *pair) for pair in importance.pairs.get(layer.name, everything))
         for layer in indicators.layers
     )
-    most += sum(
-        max(one.between(before, after) for before in everything for after in everything)
-        for one in handovers_of(budget.cost)
-    )
+    most += sum(handover_range(one, everything)[1] for one in handovers_of(budget.cost))
     size = 1 << (most // MAX_COST).bit_length()
     limit = budget.limit - pinned_cost(budget.cost, indicators)
     return (

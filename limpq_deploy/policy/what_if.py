@@ -16,7 +16,17 @@ from limpq_deploy.calibration.numbers.formats import pair_name
 from limpq_deploy.policy.admitted import admitted_pairs
 from limpq_deploy.policy.budgets import BITOPS, BUDGETS, budgets_of, of_kind
 from limpq_deploy.policy.candidates import Admit, find
-from limpq_deploy.policy.costs import BitOps, Budget, Cost, Pairs, WeightSize, handovers_of, pinned_cost, total_cost
+from limpq_deploy.policy.costs import (
+    BitOps,
+    Budget,
+    Cost,
+    Pairs,
+    WeightSize,
+    handover_range,
+    handovers_of,
+    pinned_cost,
+    total_cost,
+)
 from limpq_deploy.policy.explain import Explanation
 from limpq_deploy.policy.importance_names import read_by
 from limpq_deploy.policy.indicators import Indicators
@@ -211,8 +221,8 @@ def _ends(budget: Budget, restricted: Indicators) -> tuple[Fraction, Fraction]:
         costs = [budget.cost.of_layer(layer, *pair) for pair in admitted.get(layer.name, both)]
         least, most = least + min(costs), most + max(costs)
     for one in handovers_of(budget.cost):
-        costs = [one.between(before, after) for before in both for after in both]
-        least, most = least + min(costs), most + max(costs)
+        low, high = handover_range(one, both)
+        least, most = least + low, most + high
     return least * budget.multiplier, most * budget.multiplier
 
 

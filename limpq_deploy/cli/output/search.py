@@ -126,7 +126,10 @@ def explanation_table(explanation: Explanation) -> str:
         lines.append("+N: layers that share these bits change with it")
     lines += _improvement_lines(explanation)
     if explanation.handovers:
-        listed = ", ".join(f"{use.before} -> {use.after} {use.used:,} {use.unit}" for use in explanation.handovers[:8])
+        listed = ", ".join(
+            f"{' -> '.join(use.layers or (use.before, use.after))} {use.used:,} {use.unit}"
+            for use in explanation.handovers[:8]
+        )
         more = f" and {len(explanation.handovers) - 8} more" if len(explanation.handovers) > 8 else ""
         lines.append(wrapped(f"paid between layers of different precision: {listed}{more}"))
     return "\n".join(lines)

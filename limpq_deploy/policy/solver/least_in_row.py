@@ -25,11 +25,11 @@ def least_in_row(program: Program, row: int, others: Sequence[int]) -> tuple[Pro
         for options in program.ranges()
     ]
     kept = np.concatenate(parts)
-    tables = [replace(pair, row=None, cost_CD=pair.cost_CD / unit) for pair in program.tables if pair.row == row]
+    tables = [replace(one, row=None, cost=one.cost / unit) for one in program.tables if one.row == row]
     tables += [
-        replace(pair, row=kept_rows.index(pair.row))
-        for pair in program.tables
-        if pair.row is not None and pair.row in others
+        replace(one, row=kept_rows.index(one.row))
+        for one in program.tables
+        if one.row is not None and one.row in others
     ]
     asked = replace(
         program,

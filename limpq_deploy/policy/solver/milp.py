@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from limpq_deploy.calibration.errors import MissingExtra
 from limpq_deploy.foreign_output import stdout_to_stderr
 from limpq_deploy.optional_packages import require_modules
 from limpq_deploy.policy.solver.deadline import NEVER, Deadline
-from limpq_deploy.policy.solver.program import Choice, PairTable, Program
+from limpq_deploy.policy.solver.program import Choice, JointCost, Program
 
 Library = Literal["cbc", "highs"]
 
@@ -85,13 +85,13 @@ def _model(program: Program, bound: float, forbidden: Sequence[Choice]) -> tuple
 
     least_B = np.minimum.reduceat(program.value_N, program.start_B1[:-1])
     floor = float(least_B.sum())
-    together = [float(table.cost_CD.max()) for table in program.tables if table.row is None]
+    together = [float(table.cost.max()) for table in program.tables if table.row is None]
     dearest = max([float((program.value_N - least_B[program.block_of]).max()), *together])
     scale = SCALE / max(bound - floor, 1e-6 * abs(floor), dearest / STEEPEST, 1e-300)
     problem = pulp.LpProblem("limpq", pulp.LpMinimize)
     picks = [pulp.LpVariable(f"x{number}", cat=pulp.LpBinary) for number in range(len(program.value_N))]
     prices = ((program.value_N - least_B[program.block_of]) * scale).tolist()
-    both, links = _both_taken(program, picks)
+    both, links = _all_taken(program, picks)
     more = [(taken, cost * scale) for table, taken, cost in both if table.row is None]
     problem += pulp.LpAffineExpression([*zip(picks, prices, strict=True), *more])
     for options in program.ranges():
@@ -110,13 +110,15 @@ def _model(program: Program, bound: float, forbidden: Sequence[Choice]) -> tuple
     return problem, picks
 
 
-def _both_taken(program: Program, picks: list[Any]) -> tuple[list[tuple[PairTable, Any, float]], list[Any]]:
-    """For every pair of blocks and every two of their classes, a variable that is 1 where both are taken, and its cost;
-    and the expressions that must be 0 for that.
+def _all_taken(program: Program, picks: list[Any]) -> tuple[list[tuple[JointCost, Any, float]], list[Any]]:
+    """For blocks that cost something together and every tuple of their classes, a variable that is 1 where all of it is
+    taken, and its cost; and the expressions that must be 0 for that.
 
-        sum_d y[c, d] = sum of x over the options of class c     (and so for d; Adams and Johnson, 1994)
+        sum of y[.., c, ..] over the other blocks' classes = sum of x over the options of class c
 
-    is as tight as a linear description of one pair can be; y are integers where x are, and need not be declared so.
+    is as tight as a linear description of one pair can be (Adams and Johnson, 1994); y are integers where x are, and
+    need not be declared so. Where a group has several blocks in common with one before it, both say the same of these,
+    which makes a chain of groups as tight as one of pairs (Wainwright and Jordan, 2008).
     """
     import pulp
 
@@ -126,21 +128,35 @@ def _both_taken(program: Program, picks: list[Any]) -> tuple[list[tuple[PairTabl
     of_class: dict[tuple[int, int], list[Any]] = {}
     for pick, block, number in zip(picks, program.block_of.tolist(), program.class_N.tolist(), strict=True):
         of_class.setdefault((block, number), []).append(pick)
-    both, links = [], []
-    for number, table in enumerate(program.tables):
-        names = np.array(
-            [
-                [pulp.LpVariable(f"y{number}_{c}_{d}", lowBound=0) for d in range(table.cost_CD.shape[1])]
-                for c in range(table.cost_CD.shape[0])
-            ],
-            dtype=object,
-        )
-        both += [(table, taken, float(cost)) for taken, cost in zip(names.flat, table.cost_CD.flat, strict=True)]
-        for block, rows in ((table.first, names), (table.second, names.T)):
-            for c, row in enumerate(rows):
-                parts = [(pick, -1) for pick in of_class[block, c]]
-                links.append(pulp.LpAffineExpression([*((taken, 1) for taken in row), *parts]))
-    return both, links
+    taken, links = [], []
+    groups: dict[tuple[int, ...], Any] = {}
+    for table in program.tables:
+        if table.blocks not in groups:
+            names = [pulp.LpVariable(f"y{len(groups)}_{at}", lowBound=0) for at in range(table.cost.size)]
+            group = np.array(names, dtype=object).reshape(table.cost.shape)
+            for axis, block in enumerate(table.blocks):
+                for c, some in enumerate(np.moveaxis(group, axis, 0)):
+                    links.append(_equal(pulp, some.flat, of_class[block, c]))
+            nearest = max(groups, key=lambda blocks: len(set(blocks).intersection(table.blocks)), default=())
+            shared = [block for block in table.blocks if block in nearest]
+            if len(shared) > 1:
+                ends = _by_shared(group, table.blocks, shared), _by_shared(groups[nearest], nearest, shared)
+                links += [_equal(pulp, mine, its) for mine, its in zip(*ends, strict=True)]
+            groups[table.blocks] = group
+        costs = zip(groups[table.blocks].flat, table.cost.flat, strict=True)
+        taken += [(table, name, float(cost)) for name, cost in costs]
+    return taken, links
+
+
+def _equal(pulp: Any, some: Iterable[Any], others: Iterable[Any]) -> Any:
+    """What must be 0 for two sums of variables to be equal."""
+    return pulp.LpAffineExpression([*((name, 1) for name in some), *((name, -1) for name in others)])
+
+
+def _by_shared(group: Any, blocks: Sequence[int], shared: Sequence[int]) -> Any:
+    """The variables of a group by the classes of some of its blocks: a row for every tuple of those."""
+    ordered = np.moveaxis(group, [blocks.index(block) for block in shared], range(len(shared)))
+    return ordered.reshape(int(np.prod(ordered.shape[: len(shared)])), -1)
 
 
 def _cbc(time_limit_s: float | None) -> Any:

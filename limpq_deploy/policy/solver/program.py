@@ -2,10 +2,9 @@
 
     minimise  sum_b value[b, x_b]     subject to     sum_b cost[j, b, x_b] <= limit[j]  for every row j
 
-A block is what is decided together: one layer, or the layers of one ``act_group``. Two blocks may also cost something
-together (`PairTable`), by the classes of their options: conversions between neighbours. Nothing here knows layers'
-costs or indicators; `blocks.build_program` does. B: block, N: option of any block (flat, block after block), M: row,
-C, D: classes of the options of two blocks.
+A block is what is decided together: one layer, or the layers of one ``act_group``. Blocks may also cost something
+together (`JointCost`), by the classes of their options: conversions between neighbours. Nothing here knows layers'
+costs or indicators; `blocks.build_program` does. B: block, N: option of any block (flat, block after block), M: row.
 """
 
 from collections.abc import Sequence
@@ -42,14 +41,13 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PairTable:
-    """What two blocks take together, besides their own costs, by the classes of their options: integers of at least 0
-    in ``row``, or, where ``row`` is None, a share of the objective."""
+class JointCost:
+    """What two or more ``blocks`` take together, besides their own costs, by the classes of their options, an axis of
+    ``cost`` for each block: integers of at least 0 in ``row``, or, where ``row`` is None, a share of the objective."""
 
     row: int | None
-    first: int
-    second: int
-    cost_CD: Floats | Integers
+    blocks: tuple[int, ...]
+    cost: Floats | Integers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +57,7 @@ class Program:
     ``start_B1``: where each block's options begin, and the end; ``bits``: as in `Block`, one array per block.
     A row's costs are ``steps[j]`` times what stands here (and the pinned layers' constant is in the limit), so that
     neighbouring integers are as far apart as they can be beside a solver's tolerance. Memory grows with the options.
-    ``tables``: at most one of a row and two blocks; ``class_N``: the class of each option in its block, counted
+    ``tables``: at most one of a row and some blocks; ``class_N``: the class of each option in its block, counted
     from 0 without gaps, where there are tables. ``rounded``: costs are rounded down to whole steps, so that a choice
     that keeps these limits may exceed the true ones by less than a step for each of its terms.
     """
@@ -71,7 +69,7 @@ class Program:
     bits: tuple[NDArray[np.int16], ...]
     limits: tuple[int, ...]
     steps: tuple[int, ...]
-    tables: tuple[PairTable, ...] = ()
+    tables: tuple[JointCost, ...] = ()
     class_N: Integers | None = None
     rounded: bool = False
 
@@ -95,16 +93,16 @@ class Program:
 
     @cached_property
     def least(self) -> tuple[int, ...]:
-        """What no choice goes below in each row; where no pairs count in it, the least that any choice costs."""
+        """What no choice goes below in each row; where nothing joint counts in it, the least that any choice costs."""
         least_MB = np.minimum.reduceat(self.cost_MN, self.start_B1[:-1], axis=1)
-        together = [sum(int(pair.cost_CD.min()) for pair in self.tables if pair.row == row) for row in range(self.rows)]
+        together = [sum(int(one.cost.min()) for one in self.tables if one.row == row) for row in range(self.rows)]
         return tuple(int(least) + more for least, more in zip(least_MB.sum(axis=1), together, strict=True))
 
     @cached_property
     def most(self) -> tuple[int, ...]:
         """What no choice exceeds in each row."""
         most_MB = np.maximum.reduceat(self.cost_MN, self.start_B1[:-1], axis=1)
-        together = [sum(int(pair.cost_CD.max()) for pair in self.tables if pair.row == row) for row in range(self.rows)]
+        together = [sum(int(one.cost.max()) for one in self.tables if one.row == row) for row in range(self.rows)]
         return tuple(sum(most_B) + more for most_B, more in zip(most_MB.tolist(), together, strict=True))
 
     @property
@@ -129,8 +127,7 @@ class Program:
                 ]
             )
             tables = tuple(
-                replace(pair, cost_CD=pair.cost_CD[np.ix_(classes[pair.first], classes[pair.second])])
-                for pair in tables
+                replace(one, cost=one.cost[np.ix_(*(classes[block] for block in one.blocks))]) for one in tables
             )
         return replace(
             self,
@@ -156,12 +153,12 @@ class Program:
         return tuple(int(alone) + int(sum(self._together(choice, row))) for row, alone in enumerate(alone_M))
 
     def _together(self, choice: Choice, row: int | None) -> list[float]:
-        """What pairs of blocks take in a row, or of the objective."""
+        """What blocks take together in a row, or of the objective."""
         if not self.tables:
             return []
         assert self.class_N is not None
         class_B = self.class_N[self.places(choice)]
-        return [pair.cost_CD[class_B[pair.first], class_B[pair.second]] for pair in self.tables if pair.row == row]
+        return [one.cost[tuple(class_B[list(one.blocks)])] for one in self.tables if one.row == row]
 
     def feasible(self, choice: Choice) -> bool:
         return all(cost <= limit for cost, limit in zip(self.costs(choice), self.limits, strict=True))

@@ -183,6 +183,8 @@ def test_the_command_prices_a_build_and_the_search_keeps_to_its_bytes(net: Price
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["costs"][0]["name"] == "moved"
     found = load_record(Policy, tmp_path / "policy.json")
+    assert priced.groups
+    assert found.costs[0].used == predicted(priced, found.pairs()).bytes
     done = CliRunner().invoke(main, [*words, "--gpus", "sm86,sm89", "--near", str(tmp_path / "policy.json")])
     assert done.exit_code == 0, done.output
     assert "given with --near and of some around them, predicted by a table made without them" in done.stdout

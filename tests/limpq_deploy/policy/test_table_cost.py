@@ -1,4 +1,4 @@
-"""What a compiler's kernels move as a budget: the sum of prices, and neighbours together."""
+"""What a compiler's kernels move as a budget: the sum of prices, of neighbours and of groups together."""
 
 from dataclasses import replace
 from itertools import product
@@ -7,10 +7,18 @@ import pytest
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.numbers.formats import FP8
-from limpq_deploy.export.timing.cost_table import CostTable, Moved, NeighbourCost, PartCost, network_digest
+from limpq_deploy.export.timing.cost_table import (
+    CostTable,
+    GroupCost,
+    GroupPrice,
+    Moved,
+    NeighbourCost,
+    PartCost,
+    network_digest,
+)
 from limpq_deploy.export.timing.predictions import predicted
 from limpq_deploy.policy.budgets import budgets_of
-from limpq_deploy.policy.costs import LayerShape, total_cost
+from limpq_deploy.policy.costs import LayerShape, handover_range, total_cost
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, PinnedLayer
 from limpq_deploy.policy.search import search_policy
 from limpq_deploy.policy.table_cost import Planned, kernel_cost, moved_cost
@@ -64,6 +72,17 @@ TABLE = CostTable(
         beside("a", "b", (16, 16), (8, 8), -60),
         beside("b", "c", (8, 8), (16, 16), 25),
     ),
+    groups=(
+        GroupCost(
+            units=("stem", "a", "b", "c"),
+            prices=(
+                GroupPrice(pairs=((8, 8), (8, 8), (16, 16), (8, 8)), moved=Moved(activations=-170, kernels=0.125)),
+                GroupPrice(pairs=((8, 8), (16, 16), (16, 16), (8, 8)), moved=Moved(activations=33, kernels=-0.25)),
+            ),
+        ),
+        GroupCost(units=("stem", "b"), prices=(GroupPrice(pairs=((8, 8), (8, 8)), moved=Moved(activations=7)),)),
+        GroupCost(units=("stem",), prices=(GroupPrice(pairs=((8, 8),), moved=Moved(activations=3)),)),
+    ),
 )
 
 
@@ -101,6 +120,27 @@ def test_the_search_finds_the_best_policy_within_the_bytes(limit: int) -> None:
     assert worth(found.pairs()) == pytest.approx(min(map(worth, within)))
     assert predicted(TABLE, found.pairs()).bytes <= limit
     assert found.costs[0].name == "moved"
+
+
+@pytest.mark.parametrize("limit", [1450, 1700, 1900, 2200])
+def test_layers_of_a_group_that_share_their_bits_are_priced_at_those(limit: int) -> None:
+    tied = tuple(replace(one, tie="t") if one.name in "ab" else one for one in INDICATORS.layers)
+    indicators = replace(INDICATORS, layers=tied)
+    budgets = budgets_of("max_moved_mib", indicators, str(limit / 2**20), TABLE)
+    found = search_policy(indicators, budgets, alpha=1.0, outliers="keep")
+    assert found.costs[0].used == predicted(TABLE, found.pairs()).bytes <= limit
+    narrow = {"a": 0.7, "b": 0.7, "c": 1.0, "d": 0.0}  # c and d read one tensor
+    within = [one for one in policies() if one["a"] == one["b"] and predicted(TABLE, one).bytes <= limit]
+    best = min(sum(narrow[name] for name, pair in one.items() if pair == (8, 8)) for one in within)
+    assert found.objective == pytest.approx(best)
+
+
+def test_what_a_policy_pays_in_a_group_is_told_with_all_its_layers() -> None:
+    cost = moved_cost(INDICATORS, TABLE)
+    (group,) = [one for one in cost.handovers if len(one.layers) > 2]
+    assert group.layers == ("a", "b", "c")
+    assert handover_range(group, NATIVE) == (0, 203)  # 33 above the least, which is part of the constant
+    assert group.between((8, 8), (16, 16), (8, 8)) == 0
 
 
 def test_a_table_of_another_network_is_refused_in_a_sentence() -> None:
@@ -147,7 +187,7 @@ def test_integers_are_never_priced_as_fp8_and_fp8_without_a_price_runs_in_float(
             replace(one, weight=(0.3, 0.2, 0.0), act=(0.4, 0.2, 0.0), pairs=None) for one in INDICATORS.layers
         ),
     )
-    table = replace(TABLE, parts=(TABLE.parts[0], *floats, *in_fp8), neighbours=())
+    table = replace(TABLE, parts=(TABLE.parts[0], *floats, *in_fp8), neighbours=(), groups=())
     cost, names = moved_cost(model, table), [one.name for one in model.layers]
 
     def moved(pair: tuple[int, int], cost: Planned = cost) -> int:

@@ -1,4 +1,5 @@
-"""Programs whose blocks cost something together: what the libraries find, against enumeration."""
+"""Programs whose blocks cost something together, in pairs and larger groups: what the libraries find, against
+enumeration."""
 
 import itertools
 from dataclasses import replace
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limpq_deploy.policy.solver import solvers
+from limpq_deploy.policy.solver import milp, solvers
 from limpq_deploy.policy.solver.least_in_row import least_in_row
 from limpq_deploy.policy.solver.milp import Answer, Library, solve_milp
-from limpq_deploy.policy.solver.program import Block, Choice, PairTable, Program
+from limpq_deploy.policy.solver.program import Block, Choice, JointCost, Program
 from limpq_deploy.policy.solver.relaxation import relax
 from limpq_deploy.policy.solver.solvers import Solver, solve_by
 
@@ -22,7 +23,7 @@ LIBRARIES: list[Library] = ["cbc", "highs"] if find_spec("highspy") else ["cbc"]
 @st.composite
 def programs(draw: st.DrawFn) -> Program:
     """Values are multiples of 1/8, so their sums are exact and many are equal; up to three rows, in some of which any
-    two blocks may cost something together."""
+    two to four blocks may cost something together."""
     rows, count = draw(st.integers(1, 3)), draw(st.integers(2, 5))
     value = st.integers(0, draw(st.sampled_from([1, 5, 30]))).map(lambda number: number / 8)
     cost = st.integers(0, draw(st.sampled_from([1, 9, 1000])))
@@ -41,13 +42,13 @@ def programs(draw: st.DrawFn) -> Program:
                 ),
             )
         )
-    ends = st.tuples(st.integers(0, rows - 1), st.sampled_from(list(itertools.combinations(range(count), 2))))
+    some = [at for size in range(2, min(count, 4) + 1) for at in itertools.combinations(range(count), size)]
+    together = st.tuples(st.integers(0, rows - 1), st.sampled_from(some))
     tables = []
-    for row, (first, second) in sorted(draw(st.sets(ends, min_size=1, max_size=6))):
-        shape = (max(classes[first]) + 1, max(classes[second]) + 1)
-        numbers = draw(st.lists(cost, min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]))
-        cost_CD = np.array(numbers, np.int64).reshape(shape)
-        tables.append(PairTable(row=row, first=first, second=second, cost_CD=cost_CD))
+    for row, blocks_of in sorted(draw(st.sets(together, min_size=1, max_size=6))):
+        shape = [max(classes[block]) + 1 for block in blocks_of]
+        numbers = draw(st.lists(cost, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
+        tables.append(JointCost(row=row, blocks=blocks_of, cost=np.array(numbers, np.int64).reshape(shape)))
     whole = Program.of(blocks, [0] * rows)
     program = Program(
         layers=whole.layers,
@@ -75,9 +76,9 @@ def counted_again(program: Program, choice: Choice) -> list[int]:
     at = [int(start) + number for start, number in zip(program.start_B1, choice, strict=False)]
     costs = [sum(int(program.cost_MN[row, number]) for number in at) for row in range(program.rows)]
     for table in program.tables:
-        classes = program.class_N[at[table.first]], program.class_N[at[table.second]]
+        classes = tuple(program.class_N[at[block]] for block in table.blocks)
         assert table.row is not None
-        costs[table.row] += int(table.cost_CD[classes])
+        costs[table.row] += int(table.cost[classes])
     return costs
 
 
@@ -113,7 +114,7 @@ def test_one_library_alone_is_believed_less() -> None:
     ]
     program = replace(
         Program.of(blocks, [4]),
-        tables=(PairTable(row=0, first=0, second=1, cost_CD=np.array([[0, 1], [1, 1]])),),
+        tables=(JointCost(row=0, blocks=(0, 1), cost=np.array([[0, 1], [1, 1]])),),
         class_N=np.array([0, 1, 0, 1]),
     )
     for library, gap in solvers.LIBRARY_GAP.items():
@@ -149,7 +150,7 @@ def chain(count: int) -> Program:
         for index in range(count)
     ]
     unlike = np.array([[0, 1], [1, 0]])
-    tables = tuple(PairTable(row=0, first=at, second=at + 1, cost_CD=unlike) for at in range(count - 1))
+    tables = tuple(JointCost(row=0, blocks=(at, at + 1), cost=unlike) for at in range(count - 1))
     whole = Program.of(blocks, [2 * count + 1])
     return replace(whole, tables=tables, class_N=np.tile([0, 1], count))
 
@@ -184,7 +185,7 @@ def test_what_a_library_calls_infeasible_is_solved_all_the_same() -> None:
         bits=tuple(blocks),
         limits=(1, 1),
         steps=(1, 1),
-        tables=(PairTable(row=1, first=0, second=1, cost_CD=np.array([[1, 0], [1, 0]])),),
+        tables=(JointCost(row=1, blocks=(0, 1), cost=np.array([[1, 0], [1, 0]])),),
         class_N=np.array([0, 0, 0, 1, 0, 1]),
     )
     best = best_value(program)
@@ -221,10 +222,40 @@ def test_what_only_pairs_cost_is_found_where_blocks_cost_nothing(cost: int) -> N
     block = Block(layers=("a",), value_K=np.zeros(1), cost_MK=np.zeros((1, 1), np.int64), bits_KG2=one)
     program = replace(
         Program.of([block, replace(block, layers=("b",))], [0]),
-        tables=(PairTable(row=0, first=0, second=1, cost_CD=np.array([[cost]])),),
+        tables=(JointCost(row=0, blocks=(0, 1), cost=np.array([[cost]])),),
         class_N=np.array([0, 0]),
     )
     asked, _ = least_in_row(program, 0, [])
     solution = solve_by(asked, "auto").solution
     assert solution.choice == (0, 0)
     assert solution.complete
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_chain_of_overlapping_groups_is_as_tight_as_one_of_pairs(library: Library) -> None:
+    """What two groups say of the blocks that both hold is the same in every fraction too, so that the description has
+    no other corners than choices."""
+    import pulp
+
+    program = groups_of_four(14)
+    problem, picks = milp._model(program, relax(program).bound, [])
+    for pick in picks:
+        pick.cat = pulp.LpContinuous
+        pick.bounds(0, 1)
+    problem.solve(milp._cbc(10.0) if library == "cbc" else milp._highs(10.0))
+    assert all(min(pick.value(), 1 - pick.value()) < 1e-6 for pick in picks)
+
+
+def groups_of_four(count: int) -> Program:
+    """Blocks of two options, of which any four neighbours are worth something together; a row that never binds."""
+    rng = np.random.default_rng(0)
+    bits_KG2 = np.array([[[2, 2]], [[4, 4]]], np.int16)
+    blocks = [
+        Block(layers=(f"l{at}",), value_K=rng.random(2), cost_MK=np.array([[1, 3]]), bits_KG2=bits_KG2)
+        for at in range(count)
+    ]
+    tables = tuple(
+        JointCost(row=None, blocks=tuple(range(at, at + 4)), cost=rng.random((2, 2, 2, 2))) for at in range(count - 3)
+    )
+    return replace(Program.of(blocks, [9 * count]), tables=tables, class_N=np.tile([0, 1], count))

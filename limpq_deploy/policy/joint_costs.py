@@ -1,4 +1,4 @@
-"""What neighbouring layers cost together becomes pair tables between blocks: see `costs.Handover`.
+"""What layers cost together becomes joint costs of their blocks: see `costs.Handover`.
 
 Pairs of bits that no handover tells apart are one class. Options of different classes never push each other out, as a
 dearer one may spare a conversion. L: layer, K: option.
@@ -13,7 +13,7 @@ import numpy as np
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.policy.costs import Budget, Handover, handovers_of
 from limpq_deploy.policy.indicators import Indicators
-from limpq_deploy.policy.solver.program import MAX_COST, Block, Integers, PairTable, Program
+from limpq_deploy.policy.solver.program import MAX_COST, Block, Integers, JointCost, Program
 
 Classes = dict[str, dict[BitPair, int]]
 """By layer that hands over or takes, the class of each of its pairs of bits."""
@@ -25,7 +25,7 @@ def handover_classes(indicators: Indicators, budgets: Sequence[Budget]) -> Class
     parts: dict[str, list[Handover]] = {}
     for budget in budgets:
         for one in handovers_of(budget.cost):
-            for layer in (one.before, one.after):
+            for layer in one.layers:
                 parts.setdefault(layer, []).append(one)
     classes: Classes = {}
     for layer, handovers in parts.items():
@@ -56,34 +56,32 @@ def with_handovers(blocks: Sequence[Block], classes: Classes, budgets: Sequence[
     home = {layer: (at, place) for at, block in enumerate(blocks) for place, layer in enumerate(block.layers)}
     numbered = [_numbered(class_columns(classes, block.layers, block.bits_KG2)) for block in blocks]
     cost_MN = whole.cost_MN.copy()
-    tables: dict[tuple[int, int, int], Integers] = {}
+    tables: dict[tuple[int, tuple[int, ...]], Integers] = {}
     for row, budget in enumerate(budgets):
         for one in handovers_of(budget.cost):
-            (first, at_first), (second, at_second) = home[one.before], home[one.after]
-            before, after = blocks[first].bits_KG2[:, at_first], blocks[second].bits_KG2[:, at_second]
-            if first == second:
-                options = whole.options_of(first)
-                cost_MN[row, options.start : options.stop] += [
-                    one.between(_pair(mine), _pair(other)) for mine, other in zip(before, after, strict=True)
-                ]
+            places = [home[layer] for layer in one.layers]
+            at = tuple(sorted({block for block, _ in places}))
+            if len(at) == 1:
+                options = whole.options_of(at[0])
+                bits_KL2 = blocks[at[0]].bits_KG2[:, [place for _, place in places]]
+                cost_MN[row, options.start : options.stop] += [one.between(*map(_pair, some)) for some in bits_KL2]
                 continue
-            examples = (before[numbered[first][1]], after[numbered[second][1]])
-            cost_CD = np.array(
-                [[one.between(_pair(mine), _pair(other)) for other in examples[1]] for mine in examples[0]], np.int64
-            )
-            if cost_CD.max() > MAX_COST:
+            examples = [blocks[block].bits_KG2[numbered[block][1]] for block in at]
+            cost = np.zeros([len(some) for some in examples], np.int64)
+            for classes_B in np.ndindex(cost.shape):
+                chosen = dict(zip(at, classes_B, strict=True))
+                bits = (examples[at.index(block)][chosen[block], place] for block, place in places)
+                cost[classes_B] = one.between(*map(_pair, bits))
+            if cost.max() > MAX_COST:
                 raise OverflowError
-            key, cost_CD = (row, first, second), cost_CD
-            if first > second:
-                key, cost_CD = (row, second, first), cost_CD.T
-            tables[key] = tables[key] + cost_CD if key in tables else cost_CD
+            tables[row, at] = tables[row, at] + cost if (row, at) in tables else cost
     return replace(
         whole,
         cost_MN=cost_MN,
         tables=tuple(
-            PairTable(row=row, first=first, second=second, cost_CD=cost_CD)
-            for (row, first, second), cost_CD in sorted(tables.items(), key=lambda item: item[0])
-            if cost_CD.any()
+            JointCost(row=row, blocks=at, cost=cost)
+            for (row, at), cost in sorted(tables.items(), key=lambda item: item[0])
+            if cost.any()
         ),
         class_N=np.concatenate([class_K for class_K, _ in numbered]),
     )
