@@ -1,4 +1,4 @@
-"""Small networks for CIFAR-10's 32 pixels whose layers differ (depthwise beside pointwise convolutions), and ResNet-20."""
+"""Small networks for CIFAR-10's 32 pixels whose layers differ (depthwise beside pointwise), and ResNet-20."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def efficientnet() -> nn.Module:
 
 
 def convnext() -> nn.Module:
-    """ConvNeXt of torchvision's own blocks: 7x7 depthwise convolutions, LayerNorm, GELU; a stem of 2x2 in place of 4x4."""
+    """ConvNeXt of torchvision's own blocks: 7x7 depthwise convolutions, LayerNorm, GELU; a stem of 2x2, not 4x4."""
     import_torchvision()
     from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 

@@ -127,8 +127,9 @@ def choosers(looks: Iterable[str], groups: list[Group]) -> Iterator[Chooser]:
             if all(figure in row["looks"][look] for group in groups for row in group):
                 yield _by_figure(look, figure)
             if all(f"{figure}_ties" in row["looks"][look] for group in groups for row in group):
-                yield _among_ties(look, figure, simplest=True)
-                yield _among_ties(look, figure, simplest=False)
+                yield _among_ties(look, figure, first="uniform", simplest=True)
+                yield _among_ties(look, figure, first="uniform", simplest=False)
+                yield _among_ties(look, figure, first="kl", simplest=False)
     for name in ("uniform", "scale", "kl", "loss", "fisher"):
         if all(any(row["policy"].split()[0] == name for row in group) for group in groups):
             yield Chooser(f"always {name}", lambda group, name=name: _named(group, name))  # type: ignore[misc]
@@ -143,9 +144,9 @@ def _by_figure(look: str, figure: str) -> Chooser:
     return Chooser(f"{look}, {figure}", lambda group: min(group, key=score), score)
 
 
-def _among_ties(look: str, figure: str, *, simplest: bool) -> Chooser:
-    """Uniform bits where they tie with the best; else the fewest pairs of bits among ties (`ties.chosen`), or the best
-    itself."""
+def _among_ties(look: str, figure: str, *, first: str, simplest: bool) -> Chooser:
+    """The policy named ``first`` where it ties with the best; else the fewest pairs of bits among ties (`ties.chosen`),
+    or the best itself."""
 
     def choose(group: Group) -> Row:
         ties = [row for row in group if row["looks"][look][f"{figure}_ties"]]
@@ -153,9 +154,9 @@ def _among_ties(look: str, figure: str, *, simplest: bool) -> Chooser:
         def simplicity(row: Row) -> tuple[int, float]:
             return len(set(row["bits"].split())) if simplest else 0, row["looks"][look][figure]
 
-        return next((row for row in ties if _uniform(row)), min(ties, key=simplicity))
+        return next((row for row in ties if row["policy"].split()[0] == first), min(ties, key=simplicity))
 
-    return Chooser(f"{look}, {figure}; of ties uniform{', else the simplest' if simplest else ''}", choose)
+    return Chooser(f"{look}, {figure}; of ties {first}{', else the simplest' if simplest else ''}", choose)
 
 
 def judged(chooser: Chooser, groups: list[Group], built: Chooser | None) -> Row:
