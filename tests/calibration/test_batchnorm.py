@@ -46,3 +46,11 @@ def test_modes_are_put_back_after_an_error() -> None:
         reestimate_batchnorm(model, [torch.zeros(2, 7, 4, 4)])
     assert not model[1].training
     assert model[1].momentum == 0.1
+
+
+def test_one_image_alone_gives_no_variance() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3)).eval()
+    assert reestimate_batchnorm(model, batches(1)) == 0
+    assert torch.equal(model[2].running_mean, torch.zeros(3))
+    assert reestimate_batchnorm(model, batches(1, 4)) == 4
+    assert torch.isfinite(model[2].running_var).all()
