@@ -77,10 +77,21 @@ def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Shape
     except ModelError:
         raise
     except Exception as error:
+        inputs = [str(node.target) for node in tracer.graph.nodes if node.op == "placeholder"]
+        if len(inputs) > 1:
+            raise takes_several(inputs) from error
         if error is tracer.failed or isinstance(error, AssertionError):
             raise does_not_run(error, batch, input_shape) from error
         raise ModelError(f"the model cannot be traced: {cause(error)}{line_of(error)}; {_remedy(error)}") from error
     return tracer
+
+
+def takes_several(names: list[str]) -> ModelError:
+    """A forward that wants tensors beside the images."""
+    return ModelError(
+        f"the model takes {len(names)} tensors ({', '.join(names)}); expected one, the images: give the others "
+        "defaults, or write a module that makes them"
+    )
 
 
 @contextlib.contextmanager
