@@ -20,6 +20,7 @@ from limpq_deploy.model.average_pools import is_windows
 from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
 from limpq_deploy.model.constants import take_up
+from limpq_deploy.model.convolutions_per_image import write_products
 from limpq_deploy.model.functional_layers import make_modules
 from limpq_deploy.model.functions import is_function, lowest_of
 from limpq_deploy.model.lines import written_at
@@ -174,6 +175,7 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         make_modules(graph_module)
         canonicalise(graph_module)
         join_means(graph_module)
+        write_products(graph_module, input_shape)
         rename_reserved(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
         write_convolutions(graph_module)

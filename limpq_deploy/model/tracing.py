@@ -59,6 +59,7 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
     tracer = tracers[-1]
     for_any_batch((tracers[0].graph, tracer.graph), model, BATCHES)
     graph_module = fx.GraphModule(tracer.root, tracer.graph)
+    _own_memory(graph_module)
     for one in tracers:
         one.forget_constants()
     for name in tracer.fused:
@@ -67,6 +68,17 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
         graph_module.set_submodule(name, as_plain(graph_module.get_submodule(name), kind))
     graph_module.recompile()
     return graph_module
+
+
+def _own_memory(graph_module: fx.GraphModule) -> None:
+    """Tensors of which several elements lie at one place (``expand``) get a place for each, so that they can be
+    loaded."""
+    for name in {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}:
+        owner, _, own = name.rpartition(".")
+        module = graph_module.get_submodule(owner)
+        held = getattr(module, own)
+        if not isinstance(held, nn.Parameter) and 0 in held.stride():
+            setattr(module, own, held.contiguous())
 
 
 def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ShapeTracer:
