@@ -13,6 +13,8 @@ from torch.utils import checkpoint as checkpoints
 TRACED_THROUGH = ("torchvision.",)
 """Libraries whose functions hide from torch.fx what can be traced where shapes are known."""
 
+PYTHONS = builtins.isinstance
+
 
 @contextlib.contextmanager
 def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
@@ -62,6 +64,18 @@ def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
         checkpoints._checkpoint_without_reentrant_generator = keeping
         function.apply = apply
         torch_fx._wrapped_fns_to_patch.update(hidden)
+
+
+@contextlib.contextmanager
+def not_knowing() -> Iterator[None]:
+    """Within it ``isinstance`` is Python's own again. What torch imports while it computes would keep the other one: a
+    compiler that does cannot export an LSTM any more."""
+    knows = builtins.isinstance
+    builtins.isinstance = PYTHONS
+    try:
+        yield
+    finally:
+        builtins.isinstance = knows
 
 
 class _Context:

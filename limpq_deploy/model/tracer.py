@@ -20,7 +20,7 @@ from torch.fx.proxy import Attribute
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import line_of_stack
-from limpq_deploy.model.knowing_proxies import knowing
+from limpq_deploy.model.knowing_proxies import knowing, not_knowing
 from limpq_deploy.model.lines import note_line, written_at
 from limpq_deploy.model.node_by_node import float_type
 from limpq_deploy.model.on_meta import OnMeta, ReadsValues
@@ -213,7 +213,8 @@ class ShapeTracer(fx.Tracer):
     def _computed(self, node: fx.Node) -> Any:
         self._computing = True
         try:
-            return self._on_meta.call(node, self.values)
+            with not_knowing():
+                return self._on_meta.call(node, self.values)
         except ReadsValues as error:
             raise branches(str(error), written_at(node)) from error
         except Exception as error:

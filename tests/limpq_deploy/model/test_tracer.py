@@ -1,5 +1,7 @@
 """Tracing that knows shapes: what a forward may ask of them, and what it is told where it asks for values."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.layers import trace
+from limpq_deploy.model.on_meta import OnMeta
 from limpq_deploy.model.tracing import symbolic_trace
 
 SHAPE = (4, 6, 6)
@@ -262,3 +265,46 @@ def test_python_is_as_it_was_behind_a_trace() -> None:
         symbolic_trace(Net(written_into).eval(), SHAPE)
     after = builtins.isinstance, torch.autograd.Function.__dict__["apply"], torch.jit.ScriptFunction.__call__
     assert after == before
+
+
+def test_torch_computes_shapes_while_isinstance_is_pythons_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    call, seen = OnMeta.call, set()
+
+    def watched(self: OnMeta, *given: Any) -> Any:
+        seen.add(builtins.isinstance)
+        return call(self, *given)
+
+    monkeypatch.setattr(OnMeta, "call", watched)
+    symbolic_trace(Net(iterated).eval(), SHAPE)
+    assert seen == {builtins.isinstance}
+
+
+RECURRENT = """
+import torch
+from torch import nn
+from limpq_deploy.export.graph.from_torch import export_template
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.on_meta import OnMeta
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rnn = nn.Conv2d(3, 4, 3, padding=1), nn.LSTM(4, 5, bidirectional=True)
+        self.gru, self.last = nn.GRU(10, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.conv(x).mean(2).permute(2, 0, 1)
+        x, _ = self.gru(self.rnn(x)[0].transpose(0, 1), torch.zeros(1, x.size(1), 4))
+        return self.last(x[:, -1])
+
+graph = trace(Net().eval(), (3, 6, 6)).graph_module
+print({"LSTM", "GRU"} <= {node.op_type for node in export_template(graph, (3, 6, 6), 20).graph.node})
+"""
+
+
+@pytest.mark.slow  # a process of its own, where torch's compiler was not imported before
+def test_recurrences_are_exported_behind_a_trace() -> None:
+    done = subprocess.run([sys.executable, "-c", RECURRENT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "True"
