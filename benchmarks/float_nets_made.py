@@ -1,4 +1,4 @@
-"""Small networks whose layers differ, for CIFAR-10's 32 pixels: depthwise beside pointwise convolutions."""
+"""Small networks for CIFAR-10's 32 pixels whose layers differ (depthwise beside pointwise convolutions), and ResNet-20."""
 
 from typing import Any
 
@@ -57,10 +57,21 @@ def efficientnet() -> nn.Module:
     return small(EfficientNet(shapes, dropout=0.0, stochastic_depth_prob=0.0, num_classes=CLASSES, last_channel=160))
 
 
+def convnext() -> nn.Module:
+    """ConvNeXt of torchvision's own blocks: 7x7 depthwise convolutions, LayerNorm, GELU; a stem of 2x2 in place of 4x4."""
+    import_torchvision()
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    blocks = [CNBlockConfig(24, 48, 2), CNBlockConfig(48, 96, 2), CNBlockConfig(96, None, 2)]
+    net = ConvNeXt(blocks, stochastic_depth_prob=0.0, layer_scale=1.0, num_classes=CLASSES)
+    net.features[0][0] = nn.Conv2d(3, 24, 2, 2)
+    return small(net)
+
+
 def resnet20() -> nn.Module:
     """ResNet-20 from fresh weights: the network whose layers hardly differ, here with images it has not seen."""
     return small(create_model("resnet20", CLASSES)[0])
 
 
-NETS = {"mobilenet": mobilenet, "efficientnet": efficientnet, "resnet20": resnet20}
-EPOCHS = {"mobilenet": 30, "efficientnet": 25, "resnet20": 25}
+NETS = {"mobilenet": mobilenet, "efficientnet": efficientnet, "convnext": convnext, "resnet20": resnet20}
+EPOCHS = {"mobilenet": 30, "efficientnet": 25, "convnext": 30, "resnet20": 25}
