@@ -76,6 +76,7 @@ def _padding(given: dict[str, Any], kernel: list[int]) -> Any:
 def _write(node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> None:
     given, each = _given(node), _groups_per_image(node)
     image, weight, graph = given["input"], given["weight"], node.graph
+    assert each is not None
     channels, size = shapes[image][1], shapes[node]
     outputs, inner, *kernel = shapes[weight]
 

@@ -36,6 +36,6 @@ def _axis(node: fx.Node) -> tuple[int, bool] | None:
     axis = given.get("dim", given.get("axis"))
     if isinstance(axis, tuple | list) and len(axis) == 1:
         axis = axis[0]
-    known = not isinstance(axis, bool) and isinstance(axis, int) and given.get("dtype") is None
-    plain = isinstance(given.get("input"), fx.Node) and "out" not in given
-    return (axis, bool(given.get("keepdim", False))) if known and plain else None
+    if isinstance(axis, bool) or not isinstance(axis, int) or given.get("dtype") is not None or "out" in given:
+        return None
+    return (axis, bool(given.get("keepdim", False))) if isinstance(given.get("input"), fx.Node) else None

@@ -207,8 +207,12 @@ class ShapeTracer(fx.Tracer):
 
     def _like_images(self, target: str, args: Any, kwargs: Any) -> Tensor:
         """A tensor of the model's own in the type of the images' (``self.mean.to(x)``): a constant, too."""
-        typed = [torch.empty((), dtype=one.dtype) if type(one) is TracedTensor else one for one in args[1:]]
-        return getattr(args[0], target)(*typed, **_on_cpu(kwargs))  # type: ignore[no-any-return]
+
+        def typed(one: Any) -> Any:
+            return torch.empty((), dtype=one.dtype) if type(one) is TracedTensor else one
+
+        others = {name: typed(one) for name, one in _on_cpu(kwargs).items()}
+        return getattr(args[0], target)(*map(typed, args[1:]), **others)
 
     def _computed(self, node: fx.Node) -> Any:
         self._computing = True
@@ -263,7 +267,7 @@ class ShapeTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._computing:
             return forward(*args, **kwargs)
-        if m not in self.submodule_paths:
+        if self.submodule_paths is not None and m not in self.submodule_paths:
             _require_no_numbers(m)
             return forward(*args, **kwargs)
         if not is_fused(m):
