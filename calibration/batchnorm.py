@@ -11,6 +11,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> i
     """Replace running statistics by those of ``batches`` of images_NCHW; returns the number of images.
 
     They become the average of the batches' means and (unbiased) variances, each weighted with its number of images.
+    One image alone has no variance where a BatchNorm reads vectors: a batch of one is passed over.
     The rest of the model stays in evaluation mode; all modes and momenta are put back.
     """
     norms = batchnorms(model)
@@ -23,6 +24,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> i
             norm.train()
         with torch.no_grad():
             for batch in batches:
+                if len(batch) == 1:
+                    continue
                 images += len(batch)
                 for norm in norms:
                     norm.momentum = len(batch) / images

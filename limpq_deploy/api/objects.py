@@ -79,8 +79,11 @@ def _outputs(model: Any, data: Any, preprocess: Preprocess | None) -> int | None
         return None
     split = next(iter(dataset_of(data, preprocess).splits.values()))
     image, _ = split.load(split.order(None)[:1])
-    with torch.no_grad():
-        found = copied(model).eval().cpu()(torch.from_numpy(image))
+    try:
+        with torch.no_grad():
+            found = copied(model).eval().cpu()(torch.from_numpy(image))
+    except Exception:  # tracing tells what it is, with its line
+        return None
     return int(found.shape[1]) if isinstance(found, torch.Tensor) and found.ndim == 2 else None
 
 

@@ -12,6 +12,7 @@ from torch import fx
 
 from limpq_deploy.export.records.placement import ActQuantizer, Placement
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
+from limpq_deploy.model.shapes import elements
 from limpq_deploy.policy.indicators import ActMoment, Indicators
 
 IN_PLACE = ("batchnorm", "relu")
@@ -19,10 +20,10 @@ IN_PLACE = ("batchnorm", "relu")
 
 def with_memory(indicators: Indicators, traced: TracedModel, placement: Placement) -> Indicators:
     """Indicators that know ``act_elements`` of every layer and all ``moments``."""
-    elements = act_elements(traced)
+    read = act_elements(traced)
     return replace(
         indicators,
-        layers=tuple(replace(layer, act_elements=elements[layer.name]) for layer in indicators.layers),
+        layers=tuple(replace(layer, act_elements=read[layer.name]) for layer in indicators.layers),
         moments=activation_moments(traced, placement),
     )
 
@@ -30,7 +31,7 @@ def with_memory(indicators: Indicators, traced: TracedModel, placement: Placemen
 def act_elements(traced: TracedModel) -> dict[str, int]:
     """Elements of the tensor that each layer reads, for one image, by layer."""
     return {
-        str(node.target): _elements(tensor_inputs(node, traced.kinds)[0])
+        str(node.target): elements(tensor_inputs(node, traced.kinds)[0])
         for node in traced.graph_module.graph.nodes
         if traced.kinds[node.name] == "layer"
     }
@@ -42,7 +43,7 @@ def activation_moments(traced: TracedModel, placement: Placement) -> tuple[ActMo
     order = {node.name: place for place, node in enumerate(nodes)}
     homes = _homes(traced, nodes)
     quantizers = _quantizers(traced, placement, homes)
-    sizes = {node.name: _elements(node) for node in nodes if homes.get(node.name) == node.name}
+    sizes = {node.name: elements(node) for node in nodes if homes.get(node.name) == node.name}
     dies = dict.fromkeys(sizes, -1)
     for node in nodes:
         if node.name in homes:
@@ -75,7 +76,7 @@ def _homes(traced: TracedModel, nodes: list[fx.Node]) -> dict[str, str]:
         if kind == "output":
             continue
         before = tensor_inputs(node, traced.kinds)
-        shares = kind == "through" and _elements(node) == _elements(before[0])
+        shares = kind == "through" and elements(node) == elements(before[0])
         shares |= kind in IN_PLACE and sum(traced.kinds[user.name] != "shape" for user in before[0].users) == 1
         homes[node.name] = homes[before[0].name] if shares else node.name
     return homes
@@ -90,7 +91,3 @@ def _quantizers(traced: TracedModel, placement: Placement, homes: dict[str, str]
             if quantizer.tensor == source and quantizer.parent is None:
                 found.setdefault(home, {})[quantizer.name] = quantizer
     return {home: list(found.get(home, {}).values()) for home in homes.values()}
-
-
-def _elements(node: fx.Node) -> int:
-    return int(node.meta["tensor_meta"].shape.numel())  # noted for one image

@@ -30,6 +30,7 @@ class _Merge:
     batches: tuple[int, int]
     same: dict[fx.Node, fx.Node] = field(default_factory=dict)
     counts: dict[tuple[int, int], fx.Node] = field(default_factory=dict)
+    whole: dict[str, Tensor] = field(default_factory=dict)
 
     def node(self, before: fx.Node | None, node: fx.Node | None) -> None:
         if before is None or node is None or before.op != node.op:
@@ -106,6 +107,7 @@ class _Merge:
             row = row.narrow(axis, 0, 1)
         if not all(torch.equal(row.expand_as(each), each) for each in (one, other)):
             raise self._differs(node)
+        self.whole[str(node.target)] = other  # it may be read again
         setattr(self.root, str(node.target), row.clone())
         sizes = [self._merged(a, b, node) for a, b in zip(one.shape, other.shape, strict=True)]
         with self.graph.inserting_after(node):
@@ -115,6 +117,8 @@ class _Merge:
         self.same[before] = whole
 
     def _tensor(self, name: str) -> Tensor:
+        if name in self.whole:
+            return self.whole[name]
         owner, _, own = name.rpartition(".")
         found = getattr(self.root.get_submodule(owner), own)
         assert isinstance(found, Tensor)

@@ -1,12 +1,14 @@
-"""Average pools over windows: which of them do nothing, and all others as ``F.avg_pool2d``."""
+"""Pools over windows: which of them do nothing, and adaptive ones as ``F.avg_pool2d`` and ``F.max_pool2d``."""
 
 import operator
 from typing import Any
 
 from torch import fx, nn
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 ADAPTIVE = (F.adaptive_avg_pool2d,)
+LARGEST = (F.adaptive_max_pool2d,)
 WINDOWS = (F.avg_pool2d,)
 
 
@@ -31,7 +33,10 @@ def simplify_pools(graph_module: fx.GraphModule) -> None:
         else:
             with graph_module.graph.inserting_before(node):
                 pool = graph_module.graph.create_node(
-                    "call_function", F.avg_pool2d, (source, kernel, kernel), name=f"{node.name}_windows"
+                    "call_function",
+                    F.max_pool2d if _is_largest(node, graph_module) else F.avg_pool2d,
+                    (source, kernel, kernel),
+                    name=f"{node.name}_windows",
                 )
             pool.meta.update(node.meta)
             node.replace_all_uses_with(pool)
@@ -44,9 +49,17 @@ def _kernel(node: fx.Node, graph_module: nn.Module) -> tuple[int, int] | None:
     module: Any = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.AvgPool2d):
         return (1, 1) if {module.kernel_size, module.stride, module.padding} <= {1, 0, (1, 1), (0, 0)} else None
-    if not (isinstance(module, nn.AdaptiveAvgPool2d) or node.target in ADAPTIVE) or "tensor_meta" not in node.meta:
+    largest = _is_largest(node, graph_module)
+    adaptive = largest or isinstance(module, nn.AdaptiveAvgPool2d) or node.target in ADAPTIVE
+    if not adaptive or not isinstance(node.meta.get("tensor_meta"), TensorMetadata):
         return None
     before, after = (one.meta["tensor_meta"].shape[-2:] for one in (node.all_input_nodes[0], node))
-    if any(map(operator.mod, before, after)) or tuple(after) == (1, 1) != tuple(before):
+    whole = tuple(after) == (1, 1) != tuple(before)
+    if any(map(operator.mod, before, after)) or (whole and not largest):
         return None
     return before[0] // after[0], before[1] // after[1]
+
+
+def _is_largest(node: fx.Node, graph_module: nn.Module) -> bool:
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return isinstance(module, nn.AdaptiveMaxPool2d) or node.target in LARGEST

@@ -6,9 +6,8 @@ A sum belongs to that of its layers which runs last; the other one hands its ten
 
 from dataclasses import replace
 
-from torch import fx
-
 from limpq_deploy.model.layers import TracedModel, tensor_inputs
+from limpq_deploy.model.shapes import elements
 from limpq_deploy.policy.indicators import Indicators, LayerEdge
 
 
@@ -21,7 +20,7 @@ def layer_edges(traced: TracedModel) -> tuple[LayerEdge, ...]:
     """Every edge once, consumers in execution order. A tensor that reaches a layer on two ways counts once."""
     order = {layer.name: place for place, layer in enumerate(traced.layers)}
     maker: dict[str, str | None] = {}
-    elements: dict[tuple[str, str], int] = {}
+    sizes: dict[tuple[str, str], int] = {}
     for node in traced.graph_module.graph.nodes:
         kind = traced.kinds[node.name]
         if kind in ("shape", "output"):
@@ -32,15 +31,11 @@ def layer_edges(traced: TracedModel) -> tuple[LayerEdge, ...]:
         here = str(node.target) if kind == "layer" else max(read, key=order.__getitem__, default=None)
         for made, tensor in read.items():
             if here is not None and made != here:
-                elements.setdefault((made, here), _elements(tensor))
+                sizes.setdefault((made, here), elements(tensor))
         maker[node.name] = here
     return tuple(
         LayerEdge(producer=producer, consumer=consumer, elements=count)
         for (producer, consumer), count in sorted(
-            elements.items(), key=lambda item: [order[name] for name in item[0]][::-1]
+            sizes.items(), key=lambda item: [order[name] for name in item[0]][::-1]
         )
     )
-
-
-def _elements(node: fx.Node) -> int:
-    return int(node.meta["tensor_meta"].shape.numel())  # noted for one image

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx import _symbolic_trace as torch_fx
+from torch.utils import checkpoint as checkpoints
 
 TRACED_THROUGH = ("torchvision.",)
 """Libraries whose functions hide from torch.fx what can be traced where shapes are known."""
+
+PYTHONS = builtins.isinstance
 
 
 @contextlib.contextmanager
@@ -19,11 +22,12 @@ def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
 
     Within it ``isinstance`` takes the proxy of a tensor for a tensor (a ``__class__`` of the proxy's own would be
     believed by torch's C++, too), a user's autograd function is what its forward computes, a scripted function is the
-    one that was scripted, and what torchvision hides from torch.fx is traced through.
+    one that was scripted, a checkpoint keeps nothing, and what torchvision hides from torch.fx is traced through.
     """
     function: Any = torch.autograd.Function
     check, apply = builtins.isinstance, function.__dict__["apply"]
     scripted = torch.jit.ScriptFunction.__call__
+    keeping = checkpoints._checkpoint_without_reentrant_generator
     hidden = {
         key: names
         for key, names in torch_fx._wrapped_fns_to_patch.items()
@@ -50,14 +54,28 @@ def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
         builtins.isinstance = isinstance_
         function.apply = classmethod(applied)
         torch.jit.ScriptFunction.__call__ = unscripted  # type: ignore[method-assign]
+        checkpoints._checkpoint_without_reentrant_generator = lambda *_, **__: iter((None,))
         for key in hidden:
             del torch_fx._wrapped_fns_to_patch[key]
         yield
     finally:
         builtins.isinstance = check
         torch.jit.ScriptFunction.__call__ = scripted  # type: ignore[method-assign]
+        checkpoints._checkpoint_without_reentrant_generator = keeping
         function.apply = apply
         torch_fx._wrapped_fns_to_patch.update(hidden)
+
+
+@contextlib.contextmanager
+def not_knowing() -> Iterator[None]:
+    """Within it ``isinstance`` is Python's own again. What torch imports while it computes would keep the other one: a
+    compiler that does cannot export an LSTM any more."""
+    knows = builtins.isinstance
+    builtins.isinstance = PYTHONS
+    try:
+        yield
+    finally:
+        builtins.isinstance = knows
 
 
 class _Context:

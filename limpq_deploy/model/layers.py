@@ -20,6 +20,7 @@ from limpq_deploy.model.average_pools import is_windows
 from limpq_deploy.model.blockers import Blockers
 from limpq_deploy.model.canonical import canonicalise
 from limpq_deploy.model.constants import take_up
+from limpq_deploy.model.convolutions_per_image import write_products
 from limpq_deploy.model.functional_layers import make_modules
 from limpq_deploy.model.functions import is_function, lowest_of
 from limpq_deploy.model.lines import written_at
@@ -29,9 +30,10 @@ from limpq_deploy.model.operations import Kind, Lowest, float_result, operation,
 from limpq_deploy.model.out_of_place import write_out_of_place
 from limpq_deploy.model.separate_calls import separate_calls
 from limpq_deploy.model.shapes import note_shapes
+from limpq_deploy.model.successive_means import join_means
 from limpq_deploy.model.tied import name_apart, require_untied
 from limpq_deploy.model.token_layers import read_rows
-from limpq_deploy.model.tracing import symbolic_trace
+from limpq_deploy.model.tracing import symbolic_trace, takes_several
 from limpq_deploy.model.transposed_convolutions import write_convolutions
 
 NO_TENSOR: tuple[Kind, ...] = ("shape", "constant")
@@ -172,6 +174,8 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
         graph_module = written_graph(model, input_shape)
         make_modules(graph_module)
         canonicalise(graph_module)
+        join_means(graph_module)
+        write_products(graph_module, input_shape)
         rename_reserved(graph_module)
         global_pools = note_shapes(graph_module, input_shape)
         write_convolutions(graph_module)
@@ -217,12 +221,8 @@ def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedMod
 
 
 def _require_images_alone(inputs: list[fx.Node]) -> None:
-    names = [str(node.target) for node in inputs]
-    if len(names) > 1:
-        raise ModelError(
-            f"the model takes {len(names)} tensors ({', '.join(names)}); expected one, the images: give the others "
-            "defaults, or write a module that makes them"
-        )
+    if len(inputs) > 1:
+        raise takes_several([str(node.target) for node in inputs])
 
 
 def tensor_inputs(node: fx.Node, kinds: dict[str, Kind]) -> list[fx.Node]:

@@ -45,6 +45,8 @@ def does_not_run(error: Exception, images: int, shape: tuple[int, ...], where: s
         if images == 1
         else "expected a forward that takes any number of images at once"
     )
+    if "cuda" in str(error).lower():
+        remedy = "models are taken on the CPU: let its forward ask the images where they are, as in x.to(images.device)"
     count = "one image" if images == 1 else f"{images} images at once"
     return ModelError(
         f"the model does not run on {count} of {'x'.join(map(str, shape))}: {cause(error)}"

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.node import map_aggregate
-from torch.fx.passes.shape_prop import _extract_tensor_metadata
+from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from limpq_deploy.model.average_pools import simplify_pools
-from limpq_deploy.model.movers import simplify_moves
+from limpq_deploy.model.movers import called, simplify_moves
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
 
@@ -17,6 +18,10 @@ MACS = "macs"
 """Where the meta of a node that the table does not know holds its multiply-accumulates for one image."""
 COPIES = ("contiguous", "clone")
 """Methods that give the same values in other memory."""
+
+RESHAPES = {"view": "reshape", "view_as": "reshape_as"}
+ORDERED = ("as_strided", "view_as_complex", "is_contiguous", "stride", "storage_offset", "data_ptr")
+"""What shows how a tensor lies in memory."""
 
 WHOLE = "averages_images"
 """In the ``meta`` of a pool that averages each whole image."""
@@ -33,15 +38,35 @@ def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> s
     return shapes.global_pools
 
 
+def elements(node: fx.Node) -> int:
+    """Of what a node gives for one image: of a tensor, or of several together."""
+    shown = pytree.tree_leaves(node.meta["tensor_meta"], is_leaf=_is_noted)
+    return sum(int(one.shape.numel()) for one in shown if _is_noted(one))
+
+
+def _is_noted(one: Any) -> bool:
+    return isinstance(one, TensorMetadata)
+
+
 def _drop_copies(graph_module: fx.GraphModule) -> None:
-    """Whoever reads a copy reads the tensor itself, where that lies in memory as the copy does."""
-    for node in list(graph_module.graph.nodes):
+    """Whoever reads a copy reads the tensor itself. Where that lies in memory in another order, views become reshapes;
+    not where anything asks for an order."""
+    nodes = list(graph_module.graph.nodes)
+    free = not any(_asks_for_order(node) for node in nodes)
+    for node in nodes:
         if node.op == "call_method" and node.target in COPIES:
             tensor = node.all_input_nodes[0]
-            if tensor.meta["tensor_meta"].memory_format == torch.contiguous_format:
+            if free or tensor.meta["tensor_meta"].memory_format == torch.contiguous_format:
                 node.replace_all_uses_with(tensor)
                 graph_module.graph.erase_node(node)
+        elif free and node.op == "call_method" and node.target in RESHAPES:
+            node.target = RESHAPES[node.target]
     graph_module.recompile()
+
+
+def _asks_for_order(node: fx.Node) -> bool:
+    to_another_type = called(node) == "view" and any(isinstance(one, torch.dtype) for one in node.args)
+    return called(node) in ORDERED or to_another_type
 
 
 class _Shapes(NodeByNode):

@@ -20,16 +20,21 @@ from torch.fx.proxy import Attribute
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import line_of_stack
-from limpq_deploy.model.knowing_proxies import knowing
+from limpq_deploy.model.knowing_proxies import knowing, not_knowing
 from limpq_deploy.model.lines import note_line, written_at
 from limpq_deploy.model.node_by_node import float_type
 from limpq_deploy.model.on_meta import OnMeta, ReadsValues
 from limpq_deploy.model.operations import AUGMENTED
 from limpq_deploy.model.plain_modules import is_fused, plain_kind
+from limpq_deploy.model.results import plain_nest
 
 TORCH = Path(torch.__file__).parent
 MADE_BY_SHAPE = ("new_zeros", "new_ones", "new_full", "new_tensor")
 """Methods that take of a tensor its type only: what they make is a constant."""
+
+
+OF_THE_TYPE = ("to", "type_as")
+"""Methods that take of other tensors their type only."""
 
 
 def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,10 +89,15 @@ class TracedTensor(fx.Proxy):
         super().__setattr__(name, value)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        """A write through a view, as torch has it: `writes` finds it and writes it out of place."""
+        """A write through a view, as torch has it, or of a number where a mask says so: `writes` finds it and writes it
+        out of place."""
+        one = not isinstance(value, Tensor | TracedTensor) or value.dim() == 0
+        if one and type(index) is TracedTensor and index.dtype is torch.bool:
+            self.masked_fill_(index.reshape(*index.shape, *[1] * (self.dim() - index.dim())), value)
+            return
         places = index if type(index) is tuple else (index,)
         if any(not isinstance(one, int | slice | EllipsisType) for one in places):
-            raise TypeError("'TracedTensor' object does not support item assignment but by numbers and slices")
+            raise TypeError("'TracedTensor' object does not support item assignment but by numbers, slices and masks")
         part = operator.getitem(self, index)
         if not isinstance(value, Tensor | TracedTensor):
             part.fill_(value)
@@ -138,7 +148,8 @@ class ShapeTracer(fx.Tracer):
     def forget_constants(self) -> None:
         """Take off the model what torch.fx hung there: tensors that its forward made."""
         for name in self._hung:
-            delattr(self.root, name)
+            if hasattr(self.root, name):  # another trace of one model may have hung the same tensor there
+                delattr(self.root, name)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         kind = plain_kind(m)
@@ -157,6 +168,8 @@ class ShapeTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, fx.Proxy):
             return a.node
+        if (nest := plain_nest(a)) is not a:  # torch.fx would write a call of the class
+            return self.create_arg(nest)
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a.grad_fn is not None:
             raise ModelError(
                 f"the model's forward computes with parameters in a way that no graph shows{_here()}; read them as "
@@ -180,6 +193,8 @@ class ShapeTracer(fx.Tracer):
         return node
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
+        if kind == "call_method" and target in OF_THE_TYPE and not isinstance(args[0], fx.Proxy):
+            return self._like_images(target, args, kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
         if kind not in ("call_module", "call_function", "call_method"):
             return proxy
@@ -190,10 +205,20 @@ class ShapeTracer(fx.Tracer):
             return made
         return self._handed(proxy, self._computed(node))
 
+    def _like_images(self, target: str, args: Any, kwargs: Any) -> Tensor:
+        """A tensor of the model's own in the type of the images' (``self.mean.to(x)``): a constant, too."""
+
+        def typed(one: Any) -> Any:
+            return torch.empty((), dtype=one.dtype) if type(one) is TracedTensor else one
+
+        others = {name: typed(one) for name, one in _on_cpu(kwargs).items()}
+        return getattr(args[0], target)(*map(typed, args[1:]), **others)
+
     def _computed(self, node: fx.Node) -> Any:
         self._computing = True
         try:
-            return self._on_meta.call(node, self.values)
+            with not_knowing():
+                return self._on_meta.call(node, self.values)
         except ReadsValues as error:
             raise branches(str(error), written_at(node)) from error
         except Exception as error:
@@ -242,6 +267,9 @@ class ShapeTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._computing:
             return forward(*args, **kwargs)
+        if self.submodule_paths is not None and m not in self.submodule_paths:
+            _require_no_numbers(m)
+            return forward(*args, **kwargs)
         if not is_fused(m):
             return super().call_module(m, forward, args, kwargs)
         name = self.path_of_module(m)
@@ -250,6 +278,16 @@ class ShapeTracer(fx.Tracer):
         for part in (m.drop, m.act):
             result = part(result)  # type: ignore[operator]
         return result
+
+
+def _require_no_numbers(module: nn.Module) -> None:
+    """Of a module that the model does not hold, such as the ReLU of ``nn.ReLU()(x)``, which is what it computes."""
+    if any(True for _ in (*module.parameters(), *module.buffers())):
+        raise ModelError(
+            f"the model's forward calls a {type(module).__name__} that is no submodule of the model{_here()}, so that "
+            "state_dict() and eval() do not reach it; make it in __init__, and keep it as an attribute or in an "
+            "nn.ModuleList or nn.ModuleDict instead of a plain list or dict"
+        )
 
 
 def _like(value: Any, parts: list[Any]) -> Any:

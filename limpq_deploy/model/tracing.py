@@ -59,6 +59,7 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
     tracer = tracers[-1]
     for_any_batch((tracers[0].graph, tracer.graph), model, BATCHES)
     graph_module = fx.GraphModule(tracer.root, tracer.graph)
+    _own_memory(graph_module)
     for one in tracers:
         one.forget_constants()
     for name in tracer.fused:
@@ -69,6 +70,17 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
     return graph_module
 
 
+def _own_memory(graph_module: fx.GraphModule) -> None:
+    """Tensors of which several elements lie at one place (``expand``) get a place for each, so that they can be
+    loaded."""
+    for name in {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}:
+        owner, _, own = name.rpartition(".")
+        module = graph_module.get_submodule(owner)
+        held = getattr(module, own)
+        if not isinstance(held, nn.Parameter) and 0 in held.stride():
+            setattr(module, own, held.contiguous())
+
+
 def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ShapeTracer:
     tracer = ShapeTracer((batch, *input_shape), model)
     try:
@@ -77,10 +89,21 @@ def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Shape
     except ModelError:
         raise
     except Exception as error:
+        inputs = [str(node.target) for node in tracer.graph.nodes if node.op == "placeholder"]
+        if len(inputs) > 1:
+            raise takes_several(inputs) from error
         if error is tracer.failed or isinstance(error, AssertionError):
             raise does_not_run(error, batch, input_shape) from error
         raise ModelError(f"the model cannot be traced: {cause(error)}{line_of(error)}; {_remedy(error)}") from error
     return tracer
+
+
+def takes_several(names: list[str]) -> ModelError:
+    """A forward that wants tensors beside the images."""
+    return ModelError(
+        f"the model takes {len(names)} tensors ({', '.join(names)}); expected one, the images: give the others "
+        "defaults, or write a module that makes them"
+    )
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ class _Watched(NodeByNode):
         self._extents: dict[fx.Node, tuple[Extent, ...]] = {}
         self._kept: dict[int, int] = {}
         self._storages = 0
+        self._reshaped: set[int] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         read = [tensor for node in n.all_input_nodes for tensor in _tensors(self.env[node])]
@@ -110,6 +111,8 @@ class _Watched(NodeByNode):
         written = self._extents[node][0] if isinstance(result, torch.Tensor) else None
         inputs = {extent for before in node.all_input_nodes for extent in self._extents[before]}
         storages = {tensor.untyped_storage()._cdata for tensor in changed}
+        if written is not None and written not in inputs and any(one is result for one in changed):
+            return self._reshape(node, written, result)
         if written is None or written not in inputs or storages != {result.untyped_storage()._cdata}:
             raise self._refused(node, "in a way that has no form out of place")
         if node.target == "copy_" and not _alike(*(self.env[one] for one in node.all_input_nodes)):
@@ -129,7 +132,19 @@ class _Watched(NodeByNode):
             found = self._names_and_views(node, touched, whole, steps) if steps else None
         if found is None:
             raise self._refused(node, "through a view, and the tensor behind it is read later")
+        if written.storage in self._reshaped and (found.views or found.steps):
+            raise self._refused(node, "that another call gave a new shape in place, and a view of it is read later")
         return found
+
+    def _reshape(self, node: fx.Node, shown: Extent, result: torch.Tensor) -> Write:
+        """``x.unsqueeze_(1)``: no element changes, and whoever names the tensor sees its new shape."""
+        names = [other for other, value in self.env.items() if value is result]
+        for other in names:
+            if other.op == "get_attr":
+                raise self._refused(node, f"that is the model's own {str(other.target)!r}")
+            self._extents[other] = (shown,)
+        self._reshaped.add(shown.storage)
+        return Write(node, tuple(other for other in names if self._read_after(other, node)), {}, {})
 
     def _names_and_views(
         self, node: fx.Node, touched: list[fx.Node], shown: Extent, steps: tuple[Step, ...]

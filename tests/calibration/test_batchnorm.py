@@ -46,3 +46,14 @@ def test_modes_are_put_back_after_an_error() -> None:
         reestimate_batchnorm(model, [torch.zeros(2, 7, 4, 4)])
     assert not model[1].training
     assert model[1].momentum == 0.1
+
+
+def test_one_image_alone_gives_no_variance() -> None:
+    norm = nn.BatchNorm1d(3)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), norm).eval()
+    assert reestimate_batchnorm(model, batches(1)) == 0
+    assert torch.equal(norm.running_mean, torch.zeros(3))
+    assert reestimate_batchnorm(model, batches(1, 4)) == 4
+    assert torch.isfinite(norm.running_var).all()

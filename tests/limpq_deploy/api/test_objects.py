@@ -97,6 +97,11 @@ def test_a_build_of_objects_is_read_again_when_they_are_given_again(tmp_path: Pa
     assert limpq_deploy.preview(policy, out, model=net, data=loader) == here
 
 
+class Labelled(Net):
+    def forward(self, x: Any, label: Any) -> Any:  # type: ignore[override]
+        return super().forward(x) * torch.nn.functional.one_hot(label.view(-1), 4)
+
+
 def test_what_makes_no_sense_is_said_in_a_sentence(tmp_path: Path, net: Any, loader: Any) -> None:
     with pytest.raises(SettingError, match="'lik' is no setting of a build; did you mean like"):
         limpq_deploy.build(net, loader, lik="w4a4")
@@ -104,6 +109,8 @@ def test_what_makes_no_sense_is_said_in_a_sentence(tmp_path: Path, net: Any, loa
         limpq_deploy.search(limpq_deploy.Indicators(model="m", bits=(4,), layers=()), max_mb=3)
     with pytest.raises(ModelError, match="model is a int; expected an nn"):
         limpq_deploy.build(3, loader, out=tmp_path / "out")
+    with pytest.raises(ModelError, match=r"takes 2 tensors \(x, label\); expected one, the images"):
+        limpq_deploy.build(Labelled(), loader, out=tmp_path / "labelled", **PTQ)
     with pytest.raises(LimpqError, match="holds no file of a build"):
         limpq_deploy.load(tmp_path)
 

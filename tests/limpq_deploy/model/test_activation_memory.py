@@ -9,6 +9,7 @@ from limpq_deploy.export.records.targets import ONNXRUNTIME, REFERENCE, TENSORRT
 from limpq_deploy.model.activation_memory import act_elements, activation_moments, with_memory
 from limpq_deploy.model.layers import TracedModel, trace
 from limpq_deploy.model.place import place
+from limpq_deploy.model.shapes import elements
 from limpq_deploy.policy.indicators import ActMoment, Indicators, LayerIndicators
 
 IMAGE, X, Y, OUT = 16 * 16, 6 * 8 * 8, 8 * 4 * 4, 8
@@ -68,6 +69,31 @@ def test_a_maximum_pool_keeps_what_it_reads_and_what_it_makes_at_one_width() -> 
     assert found["max_pool2d"].tensors == {"third": 2 * 8 * 8 + 2 * 4 * 4}
     assert found["third"] == ActMoment(name="third", fixed_bits=8 * 2 * 4 * 4, tensors={"third": 2 * 4 * 4})
     assert found["last"] == ActMoment(name="last", fixed_bits=8 * 2 * 4 * 4, tensors={})
+
+
+class Several(nn.Module):
+    """What gives several tensors at once: a maximum with its place, a recurrence with its states, attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 3)
+        self.attention, self.rnn = nn.MultiheadAttention(4, 2, batch_first=True), nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        x, _ = torch.max(torch.relu(self.first(images_NCHW)), dim=2)
+        x = x.transpose(1, 2)
+        x = x + self.attention(x, x, x)[0]
+        _, (state, _) = self.rnn(x)
+        return self.last(state[-1])
+
+
+@pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT, REFERENCE])
+def test_all_of_several_tensors_that_are_made_at_once_count(target: TargetSpec) -> None:
+    traced = trace(Several().eval(), (1, 8, 8))
+    found = activation_moments(traced, place(traced, target, model="several"))
+    assert {"first", "max_1", "attention", "rnn", "last"} <= {moment.name for moment in found}
+    assert elements(traced.node("max_1")) == 2 * 4 * 8
+    assert elements(traced.node("rnn")) == 8 * 4 + 2 * 4
 
 
 @pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT, REFERENCE])

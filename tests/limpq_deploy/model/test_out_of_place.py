@@ -146,6 +146,22 @@ def add_to_a_part(n: Net, x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
+def set_where_a_mask_says(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[x > 0.5] = 0
+    x[:, 1:][y[:, 1:] > 0] = y.mean()
+    x[y.mean((1, 2, 3)) > 0] = -1
+    return x + y
+
+
+def shaped_anew_in_place(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    alias = x
+    x.unsqueeze_(1)
+    alias.relu_()
+    y.transpose_(2, 3)
+    z = (n.relu(x) + torch.relu_(y).unsqueeze(1)).squeeze_(1)
+    return z + alias[:, 0]
+
+
 SPELLINGS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
     **{
         function.__name__: function
@@ -153,7 +169,7 @@ SPELLINGS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
             *(augmented_add, augmented_mul, before_and_after, twice, views_of_the_old_name, flattened_before),
             *(disjoint_views, gate, before_a_pool, given_out, write_through_a_slice, write_through_a_view),
             *(write_through_views_of_views, overlapping_parts, parts_are_filled, one_image_is_written),
-            *(set_a_part, add_to_a_part),
+            *(set_a_part, add_to_a_part, set_where_a_mask_says, shaped_anew_in_place),
         )
     },
     "add_": lambda n, x, y: x.add_(y) + y,
@@ -220,8 +236,18 @@ def write_through_every_second_channel(n: Net, x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
-def set_what_a_mask_chooses(n: Net, x: Tensor, y: Tensor) -> Tensor:
-    x[x > 0] = 0
+def set_what_indices_choose(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, torch.tensor([0, 2])] = 0
+    return x
+
+
+def written_in_another_shape(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    (part := x[:, :1], x.transpose_(2, 3).relu_())
+    return x + part
+
+
+def shape_a_parameter_anew(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    n.a.weight.unsqueeze_(0)
     return x
 
 
@@ -245,7 +271,9 @@ def set_the_data(n: Net, x: Tensor, y: Tensor) -> Tensor:
     [
         (write_through_a_transposed_view, "relu_{here} writes into a tensor through a view"),
         (write_through_every_second_channel, "relu_{here} writes into a tensor through a view"),
-        (set_what_a_mask_chooses, "item assignment but by numbers and slices{here}; it writes into part of a tensor"),
+        (set_what_indices_choose, "but by numbers, slices and masks{here}; it writes into part of a tensor"),
+        (written_in_another_shape, "relu_{here} writes into a tensor that another call gave a new shape in place"),
+        (shape_a_parameter_anew, "unsqueeze_{here} writes into a tensor that is the model's own 'a.weight'"),
         (write_into_a_buffer, "writes into its own parameters or buffers in evaluation mode, too{here}"),
         (write_into_a_parameter, "mul_{here} writes into a tensor that is the model's own 'a.weight'"),
         (set_the_data, "sets 'data' of a tensor{here}"),

@@ -1,5 +1,7 @@
 """Tracing that knows shapes: what a forward may ask of them, and what it is told where it asks for values."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.on_meta import OnMeta
 from limpq_deploy.model.tracing import symbolic_trace
 
 SHAPE = (4, 6, 6)
@@ -101,8 +106,37 @@ def doubled(x: Tensor) -> Tensor:
     return 2 * x
 
 
+def checkpointed(m: Net, x: Tensor) -> Tensor:
+    def both(first: Tensor, *, second: Tensor) -> Tensor:
+        return m.conv(first) + second
+
+    x = checkpoint(both, x, second=x, use_reentrant=False)
+    x = checkpoint(m.conv, x, use_reentrant=True)
+    return checkpoint_sequential(nn.Sequential(m.conv, nn.Tanh()), 2, x, use_reentrant=False)
+
+
+def made_while_it_runs(m: Net, x: Tensor) -> Tensor:
+    x = nn.ReLU(inplace=True)(nn.ReplicationPad2d(1)(m.conv(x)))
+    x = nn.Sequential(nn.MaxPool2d(2), nn.Hardswish(), nn.Upsample(scale_factor=2))(x)
+    return nn.Softmax(dim=1)(nn.Flatten()(nn.AdaptiveAvgPool2d(1)(nn.LeakyReLU(0.1)(x))))
+
+
+def with_places(m: Net, x: Tensor) -> Tensor:
+    """A table repeated for every image and read twice."""
+    rows = torch.linspace(-1, 1, x.shape[2]).view(1, 1, -1, 1).repeat(x.shape[0], 1, 1, x.shape[3])
+    columns = rows.transpose(2, 3)
+    x = torch.cat([x[:, :2], rows.type_as(x), columns.type_as(x)], 1)
+    return m.conv(torch.cat([x[:, :2], torch.sqrt(rows.type_as(x) ** 2 + columns.type_as(x) ** 2), x[:, 2:3]], 1))
+
+
+def copied_on_the_way(m: Net, x: Tensor) -> Tensor:
+    x = m.conv(x).permute(0, 2, 3, 1).contiguous()
+    return torch.tanh(x.view(x.size(0), -1, 4)).transpose(1, 2).contiguous().view(x.shape)
+
+
 FOLLOWED: tuple[Body, ...] = (
     *(padded_as_tensorflow, asserted, split_as_c2f, iterated, as_tokens, attended, made_for_each_image, windowed),
+    *(checkpointed, made_while_it_runs, with_places, copied_on_the_way),
     lambda m, x: Swish.apply(m.conv(x)),
     lambda m, x: doubled(m.conv(x)),
     lambda m, x: x.T if x.dim() == 2 else m.conv(x).mT,
@@ -121,6 +155,41 @@ def test_what_a_forward_asks_of_shapes_is_answered(body: Body) -> None:
     for count in (1, 2, 5):
         images = torch.randn(count, *SHAPE)
         torch.testing.assert_close(traced(images), model(images), rtol=0, atol=0)
+
+
+def test_a_tensor_of_the_model_s_own_in_the_images_type_is_a_constant() -> None:
+    body: Body = lambda m, x: m.conv(x - m.table.to(x)) * torch.ones(1, 4, 1, 1).type_as(x)  # noqa: E731
+    model = Net(body).eval()
+    traced = symbolic_trace(model, SHAPE)
+    images = torch.randn(2, *SHAPE)
+    assert torch.equal(traced(images), model(images))
+    assert not {"to", "type_as"} & {str(node.target) for node in traced.graph.nodes}
+
+
+def test_copies_in_another_order_move_codes() -> None:
+    traced = trace(Net(copied_on_the_way).eval(), SHAPE)
+    images = torch.randn(2, *SHAPE)
+    assert torch.equal(traced.graph_module(images), Net(copied_on_the_way).eval()(images))
+    assert "float" not in traced.kinds.values()
+
+
+def test_a_model_that_keeps_tensors_of_an_earlier_call_is_traced() -> None:
+    class Kept(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda m, x: x)
+            self.grid = [torch.empty(0)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.grid[0].shape[2:4] != x.shape[2:4]:
+                self.grid[0] = torch.arange(6.0).view(1, 1, 6, 1).expand(1, 1, 6, 6)
+            return self.conv(x) + self.grid[0]
+
+    model, images = Kept().eval(), torch.randn(2, *SHAPE)
+    expected = model(images)
+    traced = symbolic_trace(model, SHAPE)
+    assert torch.equal(traced(images), expected)
+    traced.load_state_dict(traced.state_dict())  # which torch refuses of what `expand` gives
+    assert not [name for name in vars(model) if name.startswith("_tensor_constant")]
 
 
 def test_layers_stay_modules_and_sizes_become_numbers() -> None:
@@ -152,8 +221,12 @@ def test_a_forward_that_reads_values_is_told_its_line(body: Body, sentence: str)
 
 
 def written_into(m: Net, x: Tensor) -> Tensor:
-    x[x > 0] = 0
+    x[:, torch.tensor([0, 2])] = 0
     return x
+
+
+def kept_in_a_list(m: Net, x: Tensor) -> Tensor:
+    return [nn.BatchNorm2d(4)][0](m.conv(x))
 
 
 OTHERS: tuple[tuple[Body, int, str], ...] = (
@@ -169,6 +242,7 @@ OTHERS: tuple[tuple[Body, int, str], ...] = (
     (lambda m, x: x[torch.arange(len(x))], 0, "does something else for 1 image than for 3"),
     (lambda m, x: m.conv(x) * torch.frombuffer(x, dtype=x.dtype), 0, "mend the forward"),
     (lambda m, x: m.conv(x) + next(m.parameters()).sum(), 0, "computes with parameters in a way that no graph"),
+    (kept_in_a_list, 1, "calls a BatchNorm2d that is no submodule of the model"),
     (written_into, 1, "it writes into part of a tensor: make the whole one anew"),
 )
 
@@ -191,3 +265,46 @@ def test_python_is_as_it_was_behind_a_trace() -> None:
         symbolic_trace(Net(written_into).eval(), SHAPE)
     after = builtins.isinstance, torch.autograd.Function.__dict__["apply"], torch.jit.ScriptFunction.__call__
     assert after == before
+
+
+def test_torch_computes_shapes_while_isinstance_is_pythons_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    call, seen = OnMeta.call, set()
+
+    def watched(self: OnMeta, *given: Any) -> Any:
+        seen.add(builtins.isinstance)
+        return call(self, *given)
+
+    monkeypatch.setattr(OnMeta, "call", watched)
+    symbolic_trace(Net(iterated).eval(), SHAPE)
+    assert seen == {builtins.isinstance}
+
+
+RECURRENT = """
+import torch
+from torch import nn
+from limpq_deploy.export.graph.from_torch import export_template
+from limpq_deploy.model.layers import trace
+from limpq_deploy.model.on_meta import OnMeta
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rnn = nn.Conv2d(3, 4, 3, padding=1), nn.LSTM(4, 5, bidirectional=True)
+        self.gru, self.last = nn.GRU(10, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.conv(x).mean(2).permute(2, 0, 1)
+        x, _ = self.gru(self.rnn(x)[0].transpose(0, 1), torch.zeros(1, x.size(1), 4))
+        return self.last(x[:, -1])
+
+graph = trace(Net().eval(), (3, 6, 6)).graph_module
+print({"LSTM", "GRU"} <= {node.op_type for node in export_template(graph, (3, 6, 6), 20).graph.node})
+"""
+
+
+@pytest.mark.slow  # a process of its own, where torch's compiler was not imported before
+def test_recurrences_are_exported_behind_a_trace() -> None:
+    done = subprocess.run([sys.executable, "-c", RECURRENT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "True"

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.layers import trace
+from limpq_deploy.model.node_by_node import does_not_run
 from limpq_deploy.model.tracing import symbolic_trace
 
 
@@ -312,6 +313,12 @@ def test_arguments_beside_the_images_have_their_defaults() -> None:
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
             return super().forward(x * mask)
 
+    class Margin(Bodied):
+        """Labels do not run as images do."""
+
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
+            return F.one_hot(label.view(-1), 4) * super().forward(x)
+
     images = torch.randn(2, 3, 4, 4)
     for kind, name in ((WithLoss, "x"), (Star, "images")):
         model = kind(lambda m, x: x).eval()
@@ -320,6 +327,16 @@ def test_arguments_beside_the_images_have_their_defaults() -> None:
         torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
     with pytest.raises(ModelError, match=r"takes 2 tensors \(x, mask\); expected one, the images"):
         trace(Needed(lambda m, x: x).eval(), (3, 4, 4))
+    with pytest.raises(ModelError, match=r"takes 2 tensors \(x, label\); expected one, the images"):
+        trace(Margin(lambda m, x: x).eval(), (3, 4, 4))
+
+
+def test_a_forward_that_asks_for_cuda_is_told_what_to_ask() -> None:
+    error = does_not_run(RuntimeError("Torch not compiled with CUDA enabled"), 1, (3, 4, 4), " (net.py:3)")
+    assert str(error).endswith(
+        "(net.py:3); models are taken on the CPU: let its forward ask the images where they are, "
+        "as in x.to(images.device)"
+    )
 
 
 def test_a_compiled_forward_is_told() -> None:
