@@ -29,7 +29,7 @@ from limpq_deploy.policy.infeasible import Conflict, explain_conflict
 from limpq_deploy.policy.minimise import asked_to_minimise
 from limpq_deploy.policy.minimise import minimise as least_cost
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.policy.recipes import recipes
+from limpq_deploy.policy.recipes import recipes, usual_recipe
 from limpq_deploy.policy.search import TIME_LIMIT_S, PolicySearch
 from limpq_deploy.policy.solver.deadline import Deadline
 from limpq_deploy.policy.supported import supported_front
@@ -240,13 +240,16 @@ def _tournament(asked: Question, limits: Sequence[Budget], solve: PolicySearch, 
 
     like = asked.budgets["like"]
     uniform = uniform_policy_within(asked.read, limits, parse_like(like) if like is not None else None)
+    look = open_previewer(build, asked.carried, trusted=trusted)
+    own = {name: asked.asked[name] for name in ("alpha", "outliers")}
     with reporting("previews") as report:
         return hold_tournament(
             asked.carried,
             limits,
             recipes(asked.carried, **asked.asked),
-            open_previewer(build, asked.carried, trusted=trusted),
+            look,
             uniform=uniform,
+            usual=usual_recipe(asked.carried, **own) if look.trained else None,
             solve=solve,
             admit=asked.admit,
             report=report,

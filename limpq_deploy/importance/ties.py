@@ -41,12 +41,14 @@ def simplicity(policy: Policy) -> int:
     return len(set(policy.pairs().values()))
 
 
-def chosen(previews: Sequence[Preview], policies: Sequence[Policy], uniform: int | None) -> int:
-    """Place of the one to take. Those that the images do not tell from the best tie: of these the ``uniform`` one
-    (its place), else the simplest, else that with the least loss."""
+def chosen(
+    previews: Sequence[Preview], policies: Sequence[Policy], *, usual: int | None = None, uniform: int | None = None
+) -> int:
+    """Place of the one to take. Those that the images do not tell from the best tie: of these the ``usual`` one (its
+    place), else the ``uniform`` one, else the simplest, else that with the least loss."""
     best = min(range(len(previews)), key=lambda place: previews[place].loss)
     ties = [place for place, one in enumerate(previews) if not behind(one, previews[best]).told_apart]
-    if uniform in ties:
-        assert uniform is not None
-        return uniform
+    for place in (usual, uniform):
+        if place is not None and place in ties:
+            return place
     return min(ties, key=lambda place: (simplicity(policies[place]), previews[place].loss))

@@ -36,6 +36,7 @@ def hold_tournament(
     look: Look,
     *,
     uniform: BitPair | None,
+    usual: Recipe | None = None,
     solve: PolicySearch | None = None,
     admit: Admit = lambda indicators: indicators,
     report: Report = silent,
@@ -44,11 +45,12 @@ def hold_tournament(
     first.
 
     Every recipe's certified policy competes, and ``uniform`` where there is one. Of those that the images do not tell
-    from the best, uniform bits are taken, else the simplest policy (`ties.chosen`). A policy that several recipes find
-    is previewed once. ``admit`` puts restrictions on indicators. Raises InfeasiblePolicy where no recipe finds a
-    policy.
+    from the best, that of the ``usual`` recipe is taken, else uniform bits, else the simplest policy (`ties.chosen`). A
+    policy that several recipes find is previewed once, under the usual one's name where that finds it. ``admit`` puts
+    restrictions on indicators. Raises InfeasiblePolicy where no recipe finds a policy.
     """
-    entries = _entries(indicators, budgets, recipes, uniform, solve or PolicySearch(), admit)
+    ordered = sorted(recipes, key=lambda recipe: recipe != usual)
+    entries = _entries(indicators, budgets, ordered, uniform, solve or PolicySearch(), admit)
     started, seen = time.perf_counter(), list[tuple[Preview, _Entry]]()
     for number, entry in enumerate(entries):
         report(number, len(entries), entry.name)
@@ -56,7 +58,8 @@ def hold_tournament(
     seen.sort(key=lambda one: one[0].loss)
     previews, policies = [preview for preview, _ in seen], [entry.policy for _, entry in seen]
     beside = next((place for place, (_, entry) in enumerate(seen) if entry.recipe is None), None)
-    place = chosen(previews, policies, beside)
+    first = next((place for place, (_, entry) in enumerate(seen) if entry.recipe == usual is not None), None)
+    place = chosen(previews, policies, usual=first, uniform=beside)
     programs = [entry.policy for _, entry in seen if entry.recipe is not None]
     if place == beside and programs:  # priced by the best program's measure
         assert uniform is not None
@@ -66,7 +69,7 @@ def hold_tournament(
         tournament=Tournament(
             candidates=tuple(_candidate(preview, entry, previews[0]) for preview, entry in seen),
             chosen=seen[place][1].name,
-            why=_why(seen, place, beside),
+            why=_why(seen, place, first, beside),
             images=previews[0].images,
             batchnorm_images=previews[0].batchnorm_images,
             seconds=round(time.perf_counter() - started, 3),
@@ -119,7 +122,7 @@ def _candidate(preview: Preview, entry: _Entry, best: Preview) -> PolicyCandidat
     )
 
 
-def _why(seen: list[tuple[Preview, _Entry]], place: int, beside: int | None) -> str:
+def _why(seen: list[tuple[Preview, _Entry]], place: int, first: int | None, beside: int | None) -> str:
     best, (taken, winner) = seen[0][0], seen[place]
     more = behind(taken, best)
     text = f"{winner.name}: preview loss {taken.loss:.4f}, the least of {len(seen)}"
@@ -130,7 +133,8 @@ def _why(seen: list[tuple[Preview, _Entry]], place: int, beside: int | None) -> 
         )
     if winner.recipe is None:
         return f"{text}: no program's policy previewed better than uniform bits, so uniform bits it is"
-    text += "" if place == 0 else ": the simplest of these"
+    if place != 0:
+        text += ": of these the usual measure's" if place == first else ": the simplest of these"
     if beside is None:
         return f"{text}; no uniform policy keeps the budgets"
     rival = seen[beside][0]

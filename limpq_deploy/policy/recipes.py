@@ -89,6 +89,16 @@ def recipes(
     return tuple(found)
 
 
+def usual_recipe(
+    indicators: Indicators, *, alpha: float | None = None, outliers: OutlierMode | None = None
+) -> Recipe | None:
+    """That whose policy is taken where previews do not tell it from the best and training follows: ``kl`` with its own
+    settings, which ended better than uniform bits in such cases (docs/importance.md). None for indicators without."""
+    if "kl" not in carried(indicators):
+        return None
+    return one_recipe(replace(indicators, found=None), importance="kl", alpha=alpha, outliers=outliers)
+
+
 def found_by(
     recipe: Recipe, restricted: Indicators, budgets: Sequence[Budget], uniform: BitPair | None = None
 ) -> Found:

@@ -32,7 +32,7 @@ from limpq_deploy.policy.given_policy import own_budget
 from limpq_deploy.policy.importance_names import SCALE, read_by
 from limpq_deploy.policy.indicators import Found, Indicators
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.policy.recipes import Recipe, found_by, one_recipe, recipes
+from limpq_deploy.policy.recipes import Recipe, found_by, one_recipe, recipes, usual_recipe
 from limpq_deploy.policy.search import PolicySearch
 from limpq_deploy.policy.tie_warning import tie_warning
 from limpq_deploy.progress import Report
@@ -199,6 +199,7 @@ def _choose(
         recipes(indicators, alpha=config.alpha, outliers=config.outliers),
         look(),
         uniform=uniform,
+        usual=None if config.ptq else usual_recipe(indicators, alpha=config.alpha, outliers=config.outliers),
         solve=solve,
         admit=functools.partial(under_restrictions, subject),
         report=report,

@@ -35,6 +35,8 @@ class Previewer:
         """``images``: at most so many give the figure, and so many BatchNorm's statistics. ``interval``: of the figure
         too."""
         self._indicators = load_record(Indicators, folder / INDICATORS)
+        self.trained = not subject.config.ptq
+        """Whether the network was trained at all bit-widths; with ranges alone it was not."""
         traced = subject.traced(folder / FLOAT_WEIGHTS)
         self._joint = load_joint(subject, traced, folder)
         self._judge = subject.judge.beside(traced.graph_module.eval())

@@ -12,7 +12,7 @@ from limpq_deploy.policy.budgets import like_budget
 from limpq_deploy.policy.costs import Budget
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
 from limpq_deploy.policy.policy import Policy
-from limpq_deploy.policy.recipes import Recipe, one_recipe, recipes
+from limpq_deploy.policy.recipes import Recipe, one_recipe, recipes, usual_recipe
 
 BITS = (2, 3, 4)
 
@@ -144,6 +144,39 @@ def test_what_the_images_do_not_tell_apart_goes_to_uniform_bits_then_to_the_simp
     assert alone.tournament is not None
     ties = [one for one in alone.tournament.candidates if (one.behind_low or 0) <= 0]
     assert len(set(alone.pairs().values())) == min(len(set(map(str, one.bits.values()))) for one in ties)
+
+
+def test_of_ties_the_usual_recipes_policy_is_taken_before_uniform_bits_and_the_least() -> None:
+    usual = one_recipe(INDICATORS, importance="scale")
+    policy = hold_tournament(INDICATORS, budgets(), RECIPES, noisy, uniform=(3, 3), usual=usual)
+    tournament = policy.tournament
+    assert tournament is not None
+    assert tournament.chosen == usual.title != tournament.candidates[0].name
+    assert policy.importance == "scale"
+    uniform = next(one for one in tournament.candidates if one.importance is None)
+    assert uniform.behind_low is not None
+    assert uniform.behind_low <= 0  # a tie as well
+    assert "8 images do not tell from the least of 4" in tournament.why
+    assert ": of these the usual measure's; uniform bits 9.9700" in tournament.why
+
+
+def test_the_usual_recipes_policy_gives_way_where_the_images_tell_that_it_is_worse() -> None:
+    def first_layer_matters(pairs: Mapping[str, BitPair]) -> Preview:
+        losses = tuple(image + 10.0 / pairs["a"][0] for image in range(8))
+        return Preview(top1=50.0, loss=sum(losses) / 8, images=8, batchnorm_images=8, losses=losses)
+
+    policy = hold_tournament(
+        INDICATORS, budgets(), RECIPES, first_layer_matters, uniform=(3, 3), usual=usual_recipe(INDICATORS)
+    )
+    assert policy.importance == "scale"
+
+
+def test_there_is_no_usual_recipe_where_indicators_carry_no_divergence() -> None:
+    scales = dataclasses.replace(
+        INDICATORS, layers=tuple(dataclasses.replace(layer, measures=None) for layer in INDICATORS.layers)
+    )
+    assert usual_recipe(scales) is None
+    assert usual_recipe(INDICATORS) == Recipe(importance="kl", alpha=1.0, outliers="repair")
 
 
 def test_a_policy_that_every_image_calls_worse_is_no_tie() -> None:
