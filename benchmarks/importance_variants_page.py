@@ -8,6 +8,7 @@ import numpy as np
 
 Row = dict[str, Any]
 UNIFORM = "uniform"
+QUARTERED = "kl, weights / 4"
 
 
 def page(found: Row) -> str:
@@ -25,6 +26,18 @@ def _trained(found: Row) -> Iterator[str]:
         figures = [_mean([line[key] for line in mine]) for key in ("preview", "held", "test")]
         behind = _paired(mine, lines, "test", "kl")
         yield " | ".join((f"| {budget} | {name}", str(len(mine)), *figures, uniform, kl, f"{behind} |"))
+
+
+def quarters(lines: dict[str, list[Row]]) -> Iterator[str]:
+    """Of networks, the lines of importance.py and those of ``kl, weights / 4``: what the quarter changes."""
+    yield "| network | budget | seeds | held after | test after | held - `kl` | test - `kl` |"
+    yield "|---|---|---|---|---|---|---|"
+    for network, known in lines.items():
+        for budget, name, mine in _groups(known):
+            if name == QUARTERED:
+                figures = [_mean([line[key] for line in mine]) for key in ("held", "test")]
+                behind = [_paired(mine, known, key, "kl") for key in ("held", "test")]
+                yield " | ".join((f"| {network} | {budget}", str(len(mine)), *figures, *behind)) + " |"
 
 
 def _judged(found: Row) -> Iterator[str]:

@@ -14,8 +14,8 @@ from scipy.stats import kendalltau, spearmanr
 CONTROLS = ("reversed", "random")
 LEAST_POLICIES = 3
 """Of a budget and seed, that there is something to choose among."""
-OF_A_BUILD = "preview, loss; of ties uniform, else the simplest"
-"""What a build's tournament goes by."""
+OLD_RULE = "preview, loss; of ties uniform, else the simplest"
+"""What a build's tournament went by before these figures; since then ties go to ``kl`` first."""
 TRAINED_BY_A_BUILD, EPOCHS_OF_A_BUILD = 3, 3
 SHIPPED = "joint-0"
 """The look at what `build --no-finetune` ships."""
@@ -112,11 +112,11 @@ def tables(rows: list[Row]) -> Iterator[Row]:
         ]
         if groups:
             rules = list(choosers(looks, groups))
-            built = next((rule for rule in rules if rule.name == OF_A_BUILD), None)
+            old = next((rule for rule in rules if rule.name == OLD_RULE), None)
             yield {
                 "looks": list(looks),
                 "groups": [[*_choice(group[0]), len(group)] for group in groups],
-                "rows": [judged(rule, groups, built) for rule in rules],
+                "rows": [judged(rule, groups, old) for rule in rules],
             }
 
 
@@ -127,9 +127,9 @@ def choosers(looks: Iterable[str], groups: list[Group]) -> Iterator[Chooser]:
             if all(figure in row["looks"][look] for group in groups for row in group):
                 yield _by_figure(look, figure)
             if all(f"{figure}_ties" in row["looks"][look] for group in groups for row in group):
-                yield _among_ties(look, figure, first="uniform", simplest=True)
-                yield _among_ties(look, figure, first="uniform", simplest=False)
-                yield _among_ties(look, figure, first="kl", simplest=False)
+                yield _among_ties(look, figure, "uniform", simplest=True)
+                yield _among_ties(look, figure, "uniform", simplest=False)
+                yield _among_ties(look, figure, "kl", "uniform", simplest=True)
     for name in ("uniform", "scale", "kl", "loss", "fisher"):
         if all(any(row["policy"].split()[0] == name for row in group) for group in groups):
             yield Chooser(f"always {name}", lambda group, name=name: _named(group, name))  # type: ignore[misc]
@@ -144,9 +144,9 @@ def _by_figure(look: str, figure: str) -> Chooser:
     return Chooser(f"{look}, {figure}", lambda group: min(group, key=score), score)
 
 
-def _among_ties(look: str, figure: str, *, first: str, simplest: bool) -> Chooser:
-    """The policy named ``first`` where it ties with the best; else the fewest pairs of bits among ties (`ties.chosen`),
-    or the best itself."""
+def _among_ties(look: str, figure: str, *first: str, simplest: bool) -> Chooser:
+    """The first of these that ties with the best; else the fewest pairs of bits among ties, or the best itself
+    (`ties.chosen`)."""
 
     def choose(group: Group) -> Row:
         ties = [row for row in group if row["looks"][look][f"{figure}_ties"]]
@@ -154,14 +154,16 @@ def _among_ties(look: str, figure: str, *, first: str, simplest: bool) -> Choose
         def simplicity(row: Row) -> tuple[int, float]:
             return len(set(row["bits"].split())) if simplest else 0, row["looks"][look][figure]
 
-        return next((row for row in ties if row["policy"].split()[0] == first), min(ties, key=simplicity))
+        preferred = [row for name in first for row in ties if row["policy"].split()[0] == name]
+        return preferred[0] if preferred else min(ties, key=simplicity)
 
-    return Chooser(f"{look}, {figure}; of ties {first}{', else the simplest' if simplest else ''}", choose)
+    names = ", else ".join((*first, "the simplest") if simplest else first)
+    return Chooser(f"{look}, {figure}; of ties {names}", choose)
 
 
-def judged(chooser: Chooser, groups: list[Group], built: Chooser | None) -> Row:
+def judged(chooser: Chooser, groups: list[Group], old: Chooser | None) -> Row:
     """How well a rule chooses: after fine-tuning, on held-out images and on test, against the best of the group and
-    against the best uniform policy (best on held-out images) and what the ``built`` rule of a build takes; and its
+    against the best uniform policy (best on held-out images) and what the ``old`` rule takes; and its
     rank correlations."""
     found: Row = {"judge": chooser.name}
     taken = [chooser.choose(group) for group in groups]
@@ -172,9 +174,9 @@ def judged(chooser: Chooser, groups: list[Group], built: Chooser | None) -> Row:
         mine = [row[split] for row in taken]
         found[f"regret_{split}"] = spread([a - b for a, b in zip(mine, best, strict=True)], seeds)
         found[f"over_uniform_{split}"] = spread([a - b for a, b in zip(mine, uniform, strict=True)], seeds)
-        if built is not None:
-            other = [built.choose(group)[split] for group in groups]
-            found[f"over_build_{split}"] = spread([a - b for a, b in zip(mine, other, strict=True)], seeds)
+        if old is not None:
+            other = [old.choose(group)[split] for group in groups]
+            found[f"over_old_{split}"] = spread([a - b for a, b in zip(mine, other, strict=True)], seeds)
         if chooser.score is not None:
             for name, correlation in (("spearman", spearmanr), ("kendall", kendalltau)):
                 each = [
@@ -241,16 +243,16 @@ def _page(found: Row) -> Iterator[str]:
         yield f"\n{len(table['groups'])} choices ({_choices(table['groups'])}); looks {', '.join(table['looks'])}:\n"
         yield (
             "| judge | Spearman, held | Kendall, held | less than best, held | over uniform, held | "
-            "over the build, held | Spearman, test | less than best, test | over uniform, test | "
-            "over the build, test | takes uniform |"
+            "over the old rule, held | Spearman, test | less than best, test | over uniform, test | "
+            "over the old rule, test | takes uniform |"
         )
         yield "|---|---|---|---|---|---|---|---|---|---|---|"
         for row in table["rows"]:
             cells = [
                 _shown(row.get(key), "+")
                 for key in (
-                    *("spearman_held", "kendall_held", "regret_held", "over_uniform_held", "over_build_held"),
-                    *("spearman_test", "regret_test", "over_uniform_test", "over_build_test"),
+                    *("spearman_held", "kendall_held", "regret_held", "over_uniform_held", "over_old_held"),
+                    *("spearman_test", "regret_test", "over_uniform_test", "over_old_test"),
                 )
             ]
             yield f"| {row['judge']} | {' | '.join(cells)} | {row['uniform_taken']} of {len(table['groups'])} |"

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("onnxscript", reason="needs the extra limpq-deploy[train]")
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+NETWORKS = ("mobilenet", "efficientnet", "resnet20")
 ASKED = {"model": "float_nets_made:resnet20", "joint_steps": 300, "start": "float", "steps": 300}
 
 
@@ -27,7 +28,7 @@ def test_lines_of_other_settings_are_kept_apart(benchmark: Any, setting: str, ot
     assert importance.of_settings(Namespace(**ASKED)) != importance.of_settings(Namespace(**ASKED | {setting: other}))
 
 
-@pytest.mark.parametrize("network", ["mobilenet", "efficientnet"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_the_page_has_the_table_of_the_committed_lines(benchmark: Any, network: str) -> None:
     importance = benchmark("importance")
     kept = (FOLDER / f"float_nets/{network}-lines.jsonl").read_text(encoding="utf-8").splitlines()
@@ -38,7 +39,7 @@ def test_the_page_has_the_table_of_the_committed_lines(benchmark: Any, network: 
     assert [line for line in table if line not in told] == []
 
 
-@pytest.mark.parametrize("network", ["mobilenet", "efficientnet"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_the_page_of_importance_has_the_means_of_the_committed_lines(benchmark: Any, network: str) -> None:
     importance = benchmark("importance")
     kept = (FOLDER / f"float_nets/{network}-lines.jsonl").read_text(encoding="utf-8").splitlines()
@@ -49,6 +50,21 @@ def test_the_page_of_importance_has_the_means_of_the_committed_lines(benchmark: 
         if gain and int(seeds) == 3:
             said = f"{test.partition(' ')[0]} ({gain.replace(' (', ', ')}"
             assert said in page, (budget, policy)
+
+
+def test_the_page_of_variants_has_what_a_quarter_of_the_weights_importance_changes(benchmark: Any) -> None:
+    lines = {
+        network: [
+            json.loads(line)
+            for kind in ("lines", "quarter")
+            for line in (FOLDER / f"float_nets/{network}-{kind}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for network in NETWORKS
+    }
+    table = list(benchmark("importance_variants_page").quarters(lines))
+    assert len(table) > 2 + len(lines)
+    told = (FOLDER / "importance_variants_x86_2cores.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in table if line not in told] == []
 
 
 def test_one_epoch_of_a_network_is_not_taken_for_all_of_them(
