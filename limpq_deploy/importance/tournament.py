@@ -128,13 +128,13 @@ def _why(seen: list[tuple[Preview, _Entry]], place: int, first: int | None, besi
     text = f"{winner.name}: preview loss {taken.loss:.4f}, the least of {len(seen)}"
     if place != 0:
         text = (
-            f"{winner.name}: preview loss {taken.loss:.4f}, which {taken.images:,} images do not tell from the least "
-            f"of {len(seen)}, {best.loss:.4f} ({more.loss:+.4f}, 95 % {more.low:+.4f} to {more.high:+.4f})"
+            f"{winner.name}: preview loss {taken.loss:.4f}, a tie with the least of {len(seen)}, {best.loss:.4f} "
+            f"({taken.images:,} images, 95 % {more.low:+.3f} to {more.high:+.3f})"
         )
     if winner.recipe is None:
         return f"{text}: no program's policy previewed better than uniform bits, so uniform bits it is"
     if place != 0:
-        text += ": of these the usual measure's" if place == first else ": the simplest of these"
+        text += ", the usual measure's" if place == first else ", the simplest of these"
     if beside is None:
         return f"{text}; no uniform policy keeps the budgets"
     rival = seen[beside][0]

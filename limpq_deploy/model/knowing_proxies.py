@@ -13,6 +13,9 @@ from torch.utils import checkpoint as checkpoints
 TRACED_THROUGH = ("torchvision.",)
 """Libraries whose functions hide from torch.fx what can be traced where shapes are known."""
 
+KEEPING = ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl")
+"""What a checkpoint runs around a forward, torch 2.13 and before, and since: it keeps the inputs, which are proxies."""
+
 PYTHONS = builtins.isinstance
 
 
@@ -27,7 +30,7 @@ def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
     function: Any = torch.autograd.Function
     check, apply = builtins.isinstance, function.__dict__["apply"]
     scripted = torch.jit.ScriptFunction.__call__
-    keeping = checkpoints._checkpoint_without_reentrant_generator
+    keeping = {name: getattr(checkpoints, name) for name in KEEPING if hasattr(checkpoints, name)}
     hidden = {
         key: names
         for key, names in torch_fx._wrapped_fns_to_patch.items()
@@ -54,14 +57,16 @@ def knowing(value_of: Callable[[Any], Any]) -> Iterator[None]:
         builtins.isinstance = isinstance_
         function.apply = classmethod(applied)
         torch.jit.ScriptFunction.__call__ = unscripted  # type: ignore[method-assign]
-        checkpoints._checkpoint_without_reentrant_generator = lambda *_, **__: iter((None,))
+        for name in keeping:
+            setattr(checkpoints, name, lambda *_, **__: iter((None,)))
         for key in hidden:
             del torch_fx._wrapped_fns_to_patch[key]
         yield
     finally:
         builtins.isinstance = check
         torch.jit.ScriptFunction.__call__ = scripted  # type: ignore[method-assign]
-        checkpoints._checkpoint_without_reentrant_generator = keeping
+        for name, generator in keeping.items():
+            setattr(checkpoints, name, generator)
         function.apply = apply
         torch_fx._wrapped_fns_to_patch.update(hidden)
 

@@ -26,7 +26,7 @@ IDLE |= {"training.checkpoint_minutes"}
 
 CARRIED = {
     "float.safetensors": {*OF_MODEL, "seed"},  # of fresh weights
-    "joint.safetensors": {*OF_MODEL, *OF_DATA, "bits", "target", "seed"},
+    "joint.safetensors": {*OF_MODEL, *OF_DATA, "bits", "target", "seed", "ptq"},
     "indicators.json": {"model", "bits", "seed"},
     "placement.json": {*OF_PLACEMENT},
     "model.qdq.onnx": {*OF_DATA, *OF_PLACEMENT, "scales", "seed", "tensorrt"},
