@@ -16,6 +16,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from limpq_deploy.calibration.portions import portions
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.export.timing.cost_table import QUANTITIES, Moved
 
@@ -65,7 +66,7 @@ def group_prices(
         classes[alike[layer]].append(layer)
     found: Tensors = {}
     for layers in classes.values():
-        for some in _parts(layers, figures):
+        for some in portions({layer: len(figures[layer].beyond) for layer in layers}, MOST_FIGURES):
             for layer, tensor in _tensors(some, figures, pairs):
                 units = tuple(unit for unit in figures[layer].units if len(pairs[unit]) > 1)
                 if not units:  # what its own price leaves is less than counts
@@ -80,20 +81,6 @@ def group_prices(
         }
         for units, tensor in _within_largest(found).items()
     }
-
-
-def _parts(layers: Sequence[str], figures: Mapping[str, Figures]) -> Iterator[list[str]]:
-    """Layers in execution order, as many at a time as can be solved together."""
-    some: list[str] = []
-    count = 0
-    for layer in layers:
-        more = len(figures[layer].beyond)
-        if some and count + more > MOST_FIGURES:
-            yield some
-            some, count = [], 0
-        some.append(layer)
-        count += more
-    yield some
 
 
 def _tensors(

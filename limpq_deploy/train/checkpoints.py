@@ -1,7 +1,6 @@
 """Tensors of a module in a safetensors file that says what they belong to."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from torch import nn
 from limpq_deploy.calibration.errors import MissingExtra, ModelError, OutputError, RecordError
 from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.json_text import parse_json
+from limpq_deploy.calibration.portions import portions
 from limpq_deploy.model.tied import distinct
 
 FORMAT = "limpq.checkpoint/1"
@@ -71,7 +71,7 @@ def load_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
             shapes = {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118  no mapping
             _require_tensors(path, shapes, module)
         state = module.state_dict()
-        for names in _portions({name: state[name].nbytes for name in shapes}):
+        for names in portions({name: state[name].nbytes for name in shapes}, PORTION):
             with safe_open(path, framework="pt") as stream:
                 for name in names:
                     state[name].copy_(stream.get_tensor(name))
@@ -79,18 +79,6 @@ def load_module(path: Path, module: nn.Module, info: CheckpointInfo) -> None:
         raise ModelError(f"cannot read checkpoint {path}: {error.strerror or error}; train again") from error
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); train again, or copy it again") from error
-
-
-def _portions(sizes: dict[str, int]) -> Iterator[list[str]]:
-    """Names of tensors of about `PORTION` bytes, or of a larger one."""
-    names, size = list[str](), 0
-    for name, more in sizes.items():
-        if names and size + more > PORTION:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += more
-    yield names
 
 
 def _info(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from limpq_deploy.tasks.score import Measure, Scored
 from limpq_deploy.train.accuracy import evaluation_and_distance, figure
 from limpq_deploy.train.evaluate import Evaluation
 from limpq_deploy.train.finetune import of_model
-from limpq_deploy.train.finetuned import Calibrated, Correction, FineTuned, Top1
+from limpq_deploy.train.finetuned import NOT_TRAINED, Calibrated, Correction, FineTuned, How, Top1
 from limpq_deploy.train.judge import Judge
 from limpq_deploy.train.judged import compare, value_of
 from limpq_deploy.train.kept_memory import freed_memory_returned
@@ -30,9 +30,10 @@ CHANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """What was tried; the place of what stays; and why, in a sentence."""
+    """What was tried, on how many held-out images; the place of what stays; and why, in a sentence."""
 
     tried: tuple[Correction, ...]
+    held_images: int
     best: int
     why: str
 
@@ -70,7 +71,7 @@ def keep_best(
     best = best_of(tried, evaluations, measure)
     model.load_state_dict(tensors[best], strict=False)
     model.eval()
-    return Trials(tuple(tried), best, why_best(tried, best, len(held), measure, corrections))
+    return Trials(tuple(tried), len(held), best, why_best(tried, best, len(held), measure, corrections))
 
 
 def untrained(
@@ -78,17 +79,20 @@ def untrained(
     policy: dict[str, BitPair],
     dataset: DataSet,
     judge: Judge,
-    calibrated: Calibrated,
+    trials: Trials,
     *,
-    val: float,
+    ranges: str,
+    images: int,
+    how: How = NOT_TRAINED,
+    uncorrected: tuple[str, ...] = (),
     seed: int,
     float_top1: Top1,
     foreign_weights: bool,
     seconds: float,
 ) -> FineTuned:
-    """The record of a model that was not trained at its bits, after a look at the test split. ``val``: its figure on
-    the held-out images."""
-    test = dataset.split("test")
+    """The record of a model that was not trained at its bits, after a look at the test split. ``images``: those that
+    gave its ``ranges`` or statistics; the others as in `Calibrated`."""
+    test, chosen = dataset.split("test"), trials.chosen
     with _recorded(model, policy):
         figure_on_test = figure(model, test, judge)
     return FineTuned(
@@ -97,12 +101,21 @@ def untrained(
         settings=None,
         epochs=0.0,
         float_top1=float_top1,
-        top1=Top1(val=val, test=figure_on_test, val_images=calibrated.held_images, test_images=len(test)),
+        top1=Top1(val=chosen.top1, test=figure_on_test, val_images=trials.held_images, test_images=len(test)),
         chosen_step=0,
         candidates=(),
         val_may_be_seen=foreign_weights and dataset.val_held_out,
         seconds=round(seconds, 3),
-        calibrated=calibrated,
+        calibrated=Calibrated(
+            ranges=ranges,
+            images=images,
+            held_images=trials.held_images,
+            corrections=trials.tried,
+            chosen=chosen.name,
+            why=trials.why,
+            how=how,
+            uncorrected=uncorrected,
+        ),
         measure=judge.of(test).named,
     )
 

@@ -8,10 +8,11 @@ from limpq_deploy.policy.policy import LayerBits
 from limpq_deploy.tasks.score import TOP1, Measure
 from limpq_deploy.train.settings import FinetuneSettings
 
-NOT_TRAINED: Literal["ranges only, not trained"] = "ranges only, not trained"
+How = Literal["ranges only, not trained", "from the joint training, not fine-tuned"]
+NOT_TRAINED: How = "ranges only, not trained"
 """What is said wherever such a model is spoken of."""
 
-NOT_FINETUNED: Literal["from the joint training, not fine-tuned"] = "from the joint training, not fine-tuned"
+NOT_FINETUNED: How = "from the joint training, not fine-tuned"
 """The same of the jointly trained network at a policy's bits."""
 
 FLOAT_IN_TORCH = "the float model in PyTorch"
@@ -82,7 +83,7 @@ class Calibrated:
     chosen: str
     why: str
     uncorrected: tuple[str, ...] = ()
-    how: Literal["ranges only, not trained", "from the joint training, not fine-tuned"] = NOT_TRAINED
+    how: How = NOT_TRAINED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

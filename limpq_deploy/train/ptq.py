@@ -17,7 +17,7 @@ from limpq_deploy.quant.bias_correction import correct_biases
 from limpq_deploy.quant.quantized_model import QuantizedModel
 from limpq_deploy.train.corrections import keep_best, some_of, untrained
 from limpq_deploy.train.device import device_of, on_device
-from limpq_deploy.train.finetuned import Calibrated, FineTuned, Top1
+from limpq_deploy.train.finetuned import FineTuned, Top1
 from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.kept_memory import freed_memory_kept
 
@@ -130,22 +130,16 @@ def calibrate(
             uncorrected = left if name == "bias" else uncorrected
 
         trials = keep_best(model, policy, held, judge, {name: IN_WORDS[name] for name in names}, apply, report)
-        chosen = trials.chosen
+        chosen = trials.chosen.name
         return untrained(
             model,
             policy,
             dataset,
             judge,
-            Calibrated(
-                ranges=chosen.name if chosen.name in OTHER_RANGES else ranges or USUAL_RANGES,
-                images=count,
-                held_images=len(held),
-                corrections=trials.tried,
-                chosen=chosen.name,
-                why=trials.why,
-                uncorrected=uncorrected if chosen.name == "bias" else (),
-            ),
-            val=chosen.top1,
+            trials,
+            ranges=chosen if chosen in OTHER_RANGES else ranges or USUAL_RANGES,
+            images=count,
+            uncorrected=uncorrected if chosen == "bias" else (),
             seed=seed,
             float_top1=float_top1,
             foreign_weights=foreign_weights,

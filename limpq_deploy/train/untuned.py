@@ -12,7 +12,7 @@ from limpq_deploy.quant.quantized_model import QuantizedModel, inherit
 from limpq_deploy.train.accuracy import settle_batchnorm
 from limpq_deploy.train.corrections import keep_best, some_of, untrained
 from limpq_deploy.train.device import on_device
-from limpq_deploy.train.finetuned import NOT_FINETUNED, Calibrated, FineTuned, Top1
+from limpq_deploy.train.finetuned import NOT_FINETUNED, FineTuned, Top1
 from limpq_deploy.train.judge import CLASSES, Judge
 
 BATCHNORM_IMAGES = 6000
@@ -65,22 +65,15 @@ def take_joint(
                 settle_batchnorm(model, train, images=images, seed=seed, augment=augment)
 
         trials = keep_best(model, policy, held, judge, tried, estimate, report)
-        chosen = trials.chosen
         return untrained(
             model,
             policy,
             dataset,
             judge,
-            Calibrated(
-                ranges="learned",
-                images=images,
-                held_images=len(held),
-                corrections=trials.tried,
-                chosen=chosen.name,
-                why=trials.why,
-                how=NOT_FINETUNED,
-            ),
-            val=chosen.top1,
+            trials,
+            ranges="learned",
+            images=images,
+            how=NOT_FINETUNED,
             seed=seed,
             float_top1=float_top1,
             foreign_weights=foreign_weights,
