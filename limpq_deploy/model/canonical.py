@@ -43,7 +43,7 @@ NEUTRAL: dict[object, int] = {
 }
 """The number that changes nothing, of operations that take their two operands in any order."""
 
-MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
+MAX_POOLS = (F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, nn.MaxPool1d, nn.MaxPool2d)
 
 
 def canonicalise(graph_module: fx.GraphModule) -> None:
@@ -121,5 +121,4 @@ def _chain(last: fx.Node, first: fx.Node) -> list[fx.Node]:
 
 
 def _is_max_pool(node: fx.Node, graph_module: nn.Module) -> bool:
-    called = _called(node, graph_module)
-    return called is nn.MaxPool2d or called in MAX_POOLS
+    return _called(node, graph_module) in MAX_POOLS

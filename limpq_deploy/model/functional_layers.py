@@ -1,5 +1,5 @@
 """Convolutions and linear layers that a forward computes with parameters of its own become modules: ``F.conv2d(x,
-self.weight)``, as in timm's Conv2dSame, and the projections inside torchvision's attention.
+self.weight)``, as in timm's Conv2dSame, ``F.conv1d``, and the projections inside torchvision's attention.
 
 The module holds the model's own parameters and stands where they stand: ``stem.weight`` is that of layer ``stem``. A
 weight that is computed from parameters alone (standardised, say) is computed once, and is a parameter from then on.
@@ -7,6 +7,7 @@ weight that is computed from parameters alone (standardised, say) is computed on
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from limpq_deploy.model.constants import value_of
 
-CONVOLUTIONS = (F.conv2d, torch.conv2d)
+CONVOLUTIONS = {F.conv1d: nn.Conv1d, torch.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, torch.conv2d: nn.Conv2d}
 _CONVOLUTION = inspect.signature(lambda input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: None)
 _LINEAR = inspect.signature(lambda input, weight, bias=None: None)
 
@@ -24,7 +25,7 @@ def make_modules(graph_module: fx.GraphModule) -> None:
     """Rewrite a traced graph in place."""
     for node in list(graph_module.graph.nodes):
         if node.op == "call_function" and node.target in CONVOLUTIONS:
-            _replace(node, graph_module, _CONVOLUTION, _convolution)
+            _replace(node, graph_module, _CONVOLUTION, partial(_convolution, CONVOLUTIONS[node.target]))
         elif node.op == "call_function" and node.target is F.linear:
             _replace(node, graph_module, _LINEAR, _linear)
     graph_module.recompile()
@@ -70,10 +71,12 @@ def _followed(weight: fx.Node, graph_module: fx.GraphModule) -> tuple[nn.Paramet
     return (None if value is None or named.op != "get_attr" else nn.Parameter(value.clone())), named
 
 
-def _convolution(weight: nn.Parameter, bias: bool, **given: Any) -> nn.Module:
+def _convolution(
+    kind: type[nn.Conv1d] | type[nn.Conv2d], weight: nn.Parameter, bias: bool, **given: Any
+) -> nn.Module:
     outputs, inputs, *kernel = weight.shape
     groups = given["groups"]
-    return nn.Conv2d(inputs * groups, outputs, tuple(kernel), bias=bias, device="meta", **given)  # type: ignore[arg-type]
+    return kind(inputs * groups, outputs, tuple(kernel), bias=bias, device="meta", **given)  # type: ignore[arg-type]
 
 
 def _linear(weight: nn.Parameter, bias: bool) -> nn.Module:

@@ -259,6 +259,9 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
         raise ModelError(f"{described} gives several tensors at once, which has no integer form here")
     if kind in (None, "add", "mul", "relu") and _is_table(node, graph_module):
         return "function"
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode != "zeros":
+        raise ModelError(f"layer {described} pads with {module.padding_mode!r}; only zero padding is supported")
     if kind is None:
         raise ModelError(f"layer {described} has no integer form here")
     if not shown.dtype.is_floating_point:
@@ -267,9 +270,6 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
         raise ModelError(f"{described} takes a tensor of the model's own, which has no integer form here")
     if node.target is operator.getitem and not _cuts(node):
         raise ModelError(f"{described} takes other than slices of a tensor, which has no integer form here")
-    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        raise ModelError(f"layer {described} pads with {module.padding_mode!r}; only zero padding is supported")
     if kind == "pool" and node.name not in global_pools and not is_windows(node, graph_module):
         shape = "x".join(map(str, node.meta["tensor_meta"].shape[2:])) or "vectors"
         raise ModelError(

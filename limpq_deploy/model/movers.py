@@ -36,7 +36,7 @@ def simplify_moves(graph_module: fx.GraphModule) -> None:
             moves.split(node, unbound=name == "unbind")
         elif name in ("stack", "roll", "expand_as", "channel_shuffle"):
             getattr(moves, name)(node)
-        elif _is_nearest(node, graph_module):
+        elif is_nearest(node, graph_module):
             moves.enlarge(node)
         elif _gives_image(node):
             moves.shuffle(node)
@@ -67,6 +67,11 @@ class _Sizes(NodeByNode):
         return result
 
 
+def sizes_for_several(graph_module: fx.GraphModule) -> dict[str, torch.Size]:
+    """Shapes of all tensors by node, for several images."""
+    return _Sizes(graph_module).found
+
+
 class _Moves:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self.graph_module, self.graph = graph_module, graph_module.graph
@@ -76,7 +81,7 @@ class _Moves:
     def is_fixed(self, tensor: fx.Node, axis: int) -> bool:
         """Whether an axis has the same size for any number of images."""
         if self._sizes is None:
-            self._sizes = _Sizes(self.graph_module).found
+            self._sizes = sizes_for_several(self.graph_module)
         return self._sizes.get(tensor.name, ())[axis : axis + 1] == tensor.meta["tensor_meta"].shape[axis : axis + 1]
 
     def split(self, node: fx.Node, *, unbound: bool) -> None:
@@ -224,11 +229,13 @@ def enlarged(x_NCHW: Tensor, rows: int, columns: int) -> Tensor:
     return F.interpolate(x_NCHW, scale_factor=(float(rows), float(columns)), mode="nearest")
 
 
-def _is_nearest(node: fx.Node, graph_module: fx.GraphModule) -> bool:
-    return _mode(node, graph_module) in ("nearest", "nearest-exact") and len(node.all_input_nodes) >= 1
+def is_nearest(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Whether a call enlarges to the nearest pixel."""
+    return enlarging_mode(node, graph_module) in ("nearest", "nearest-exact") and len(node.all_input_nodes) >= 1
 
 
-def _mode(node: fx.Node, graph_module: fx.GraphModule) -> str | None:
+def enlarging_mode(node: fx.Node, graph_module: fx.GraphModule) -> str | None:
+    """How a call of Upsample or interpolate chooses or mixes pixels; None of all else."""
     if node.op == "call_module":
         module = graph_module.get_submodule(str(node.target))
         return module.mode if isinstance(module, nn.Upsample) else None
@@ -240,7 +247,7 @@ def _mode(node: fx.Node, graph_module: fx.GraphModule) -> str | None:
 def _chosen(node: fx.Node, graph_module: fx.GraphModule, old: int, size: int) -> Tensor:
     """Which of ``old`` rows each of ``size`` is, by torch itself."""
     rows = torch.arange(float(old)).reshape(1, 1, old)
-    return F.interpolate(rows, size=size, mode=_mode(node, graph_module) or "nearest").reshape(-1).long()
+    return F.interpolate(rows, size=size, mode=enlarging_mode(node, graph_module) or "nearest").reshape(-1).long()
 
 
 def _number(node: fx.Node) -> Any:

@@ -51,7 +51,10 @@ MODULE_KINDS: dict[type[nn.Module], Kind] = {
     nn.Flatten: "through",
     nn.Identity: "through",
     nn.Dropout: "through",
+    nn.Dropout1d: "through",
     nn.Dropout2d: "through",
+    nn.AlphaDropout: "through",
+    nn.FeatureAlphaDropout: "through",
     nn.ZeroPad2d: "through",
     nn.Unflatten: "through",
     nn.PixelShuffle: "through",
@@ -105,6 +108,14 @@ METHOD_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("unflatten", "expand", "select", "narrow"), "through"),
     "mean": "pool",
 }
+SIGNAL_KINDS: dict[object, Kind] = {
+    **dict.fromkeys((nn.Conv1d, nn.ConvTranspose1d), "layer"),
+    **dict.fromkeys((nn.AvgPool1d, nn.AdaptiveAvgPool1d, F.avg_pool1d, F.adaptive_avg_pool1d), "pool"),
+    **dict.fromkeys((nn.MaxPool1d, F.max_pool1d, torch.max_pool1d), "through"),
+}
+"""What is written as its counterpart of two axes (`signals`)."""
+DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+"""Modules that hand on their input in evaluation mode."""
 NEGATIVE_VALUES: dict[object, Lowest] = {
     **dict.fromkeys((nn.GELU, F.gelu, nn.Mish, F.mish), "near"),
     **dict.fromkeys((nn.Softmax, F.softmax, torch.softmax, "softmax", nn.Softplus, F.softplus), "zero"),
@@ -126,7 +137,7 @@ AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 """``x += y`` is ``operator.iadd``; out of place it is ``operator.add``."""
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
+    "Conv1d, Conv2d, Linear, BatchNorm, ReLU, ReLU6, SiLU, Hardswish, Sigmoid, Hardsigmoid, add, "
     "multiply, concatenate, average pools, MaxPool2d, Flatten, slice, zero pad"
 )
 
@@ -144,9 +155,7 @@ def operation(node: fx.Node, graph_module: nn.Module) -> tuple[Kind | None, str]
 
 def does_nothing(node: fx.Node, graph_module: nn.Module) -> bool:
     """Whether a call hands its input on unchanged: Identity, and a Dropout, which acts in training only."""
-    return node.op == "call_module" and isinstance(
-        graph_module.get_submodule(str(node.target)), nn.Identity | nn.Dropout | nn.Dropout2d
-    )
+    return node.op == "call_module" and isinstance(graph_module.get_submodule(str(node.target)), DO_NOTHING)
 
 
 def relu_bounds(node: fx.Node, graph_module: nn.Module) -> tuple[float, float | None]:

@@ -13,6 +13,7 @@ from limpq_deploy.model.average_pools import simplify_pools
 from limpq_deploy.model.movers import called, simplify_moves
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
+from limpq_deploy.model.signals import signals_as_images
 
 MACS = "macs"
 """Where the meta of a node that the table does not know holds its multiply-accumulates for one image."""
@@ -35,6 +36,11 @@ def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> s
     _drop_copies(graph_module)
     simplify_pools(graph_module)
     simplify_moves(graph_module)
+    if signals_as_images(graph_module):
+        shapes = _Shapes(graph_module)
+        shapes.run_on(1, input_shape)
+        simplify_pools(graph_module)
+        simplify_moves(graph_module)
     return shapes.global_pools
 
 

@@ -4,13 +4,15 @@ Along one axis, with stride s, kernel k and K = ceil(k / s), the result before i
 
     y[s m + r] = sum over j < K of x[m - j] w[r + s j],   0 <= r < s
 
-so that for each r it is a convolution of kernel K, with K - 1 zeros before and behind: s * s channels for one, which a
-pixel shuffle puts between each other. Where s divides k (2x2 with stride 2, 4x4 with stride 2) no weight is zero and
-the work is the same; else K * s - k taps along each axis are. BatchNorm and ReLU behind it come before the shuffle,
-each channel's numbers once for every r.
+so that for each r it is a convolution of kernel K, with K - 1 zeros before and behind: as many channels for one as
+both axes have r, which a pixel shuffle puts between each other. Where s divides k (2x2 with stride 2, 4x4 with stride
+2) no weight is zero and the work is the same; else K * s - k taps along each axis are. BatchNorm and ReLU behind it
+come before the shuffle, each channel's numbers once for every r.
 """
 
 import operator
+from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -23,25 +25,26 @@ from limpq_deploy.model.operations import operation
 
 
 def write_convolutions(graph_module: fx.GraphModule) -> None:
-    """Rewrite, in place, a graph whose shapes are noted; what has two strides, or dilation, stays."""
-    on_meta = OnMeta(graph_module)
+    """Rewrite, in place, a graph whose shapes are noted; what has dilation stays."""
     calls = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
     for node in list(graph_module.graph.nodes):
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.ConvTranspose2d) and calls.count(str(node.target)) == 1 and _has_form(module, node):
-            _write(node, module, graph_module, on_meta)
+        once = calls.count(str(node.target)) == 1 and len(node.all_input_nodes) == 1
+        if isinstance(module, nn.ConvTranspose2d) and once and is_convolution(module):
+            _write(node, module, graph_module)
     graph_module.recompile()
 
 
-def _has_form(module: nn.ConvTranspose2d, node: fx.Node) -> bool:
-    plain = module.stride[0] == module.stride[1] and tuple(module.dilation) == (1, 1) and len(node.all_input_nodes) == 1
+def is_convolution(module: nn.ConvTranspose1d | nn.ConvTranspose2d) -> bool:
+    """Whether it can be written so."""
     pads: Any = zip(module.output_padding, module.padding, strict=True)
     beyond = any(more > before for more, before in pads)
-    return plain and not beyond and module.padding_mode == "zeros"
+    plain = set(module.dilation) == {1} and module.padding_mode == "zeros"
+    return plain and not beyond
 
 
-def _write(node: fx.Node, module: nn.ConvTranspose2d, graph_module: fx.GraphModule, on_meta: OnMeta) -> None:
-    graph, side = graph_module.graph, module.stride[0]
+def _write(node: fx.Node, module: nn.ConvTranspose2d, graph_module: fx.GraphModule) -> None:
+    graph, (down, right) = graph_module.graph, module.stride
     size = node.meta["tensor_meta"].shape[2:]
     graph_module.set_submodule(str(node.target), _convolution(module))
     last, chain = node, [node]
@@ -50,19 +53,34 @@ def _write(node: fx.Node, module: nn.ConvTranspose2d, graph_module: fx.GraphModu
         chain.append(last)
         norm = graph_module.get_submodule(str(last.target)) if last.op == "call_module" else None
         if isinstance(norm, nn.BatchNorm2d):
-            graph_module.set_submodule(str(last.target), _repeated(norm, side**2))
-    with graph.inserting_after(last):
-        shuffled = graph.call_function(F.pixel_shuffle, (last, side)) if side > 1 else last
-    cut = tuple(slice(start, start + length) for start, length in zip(module.padding, size, strict=True))
-    with graph.inserting_after(shuffled):
-        cropped = graph.call_function(operator.getitem, (shuffled, (slice(None), slice(None), *cut)))
-    last.replace_all_uses_with(cropped, delete_user_cb=lambda user: user not in (shuffled, cropped))
+            graph_module.set_submodule(str(last.target), _repeated(norm, down * right))
+    following, readers = last.next, list(last.users)
+    with graph.inserting_before(following):
+        shuffled = list(_shuffle(last, module, graph))
+        cut = tuple(slice(start, start + length) for start, length in zip(module.padding, size, strict=True))
+        whole = shuffled[-1] if shuffled else last
+        cropped = graph.call_function(operator.getitem, (whole, (slice(None), slice(None), *cut)))
+    for reader in readers:
+        reader.replace_input_with(last, cropped)
     shape = node.meta["tensor_meta"]
     fresh = OnMeta(graph_module)
-    for one in dict.fromkeys((*chain, shuffled, cropped)):
+    for one in (*chain, *shuffled, cropped):
         one.meta.update({key: value for key, value in node.meta.items() if key not in one.meta})
         note_shape(one, fresh)
     assert cropped.meta["tensor_meta"].shape == shape.shape
+
+
+def _shuffle(last: fx.Node, module: nn.ConvTranspose2d, graph: fx.Graph) -> Iterator[fx.Node]:
+    """The calls that put a channel's pixels between each other."""
+    down, right = module.stride
+    if down == right:
+        if down > 1:
+            yield graph.call_function(F.pixel_shuffle, (last, down))
+        return
+    yield (parts := graph.call_method("unflatten", (last, 1, (module.out_channels, down, right))))
+    yield (moved := graph.call_method("permute", (parts, 0, 1, 4, 2, 5, 3)))
+    yield (rows := graph.call_method("flatten", (moved, 4, 5)))
+    yield graph.call_method("flatten", (rows, 2, 3))
 
 
 def _follows(node: fx.Node, graph_module: nn.Module) -> bool:
@@ -72,31 +90,31 @@ def _follows(node: fx.Node, graph_module: nn.Module) -> bool:
 
 
 def _convolution(module: nn.ConvTranspose2d) -> nn.Conv2d:
-    side, groups = module.stride[0], module.groups
-    reach = [-(-size // side) for size in module.kernel_size]
-    weight = _weight(module.weight.detach(), side, reach, groups)
+    sides, groups = module.stride, module.groups
+    reach = tuple(-(-size // side) for size, side in zip(module.kernel_size, sides, strict=True))
     layer = nn.Conv2d(
         module.in_channels,
-        module.out_channels * side**2,
-        tuple(reach),  # type: ignore[arg-type]
+        module.out_channels * prod(sides),
+        reach,  # type: ignore[arg-type]
         padding=tuple(size - 1 for size in reach),  # type: ignore[arg-type]
         groups=groups,
         bias=module.bias is not None,
         device="meta",
     )
-    layer.weight = nn.Parameter(weight)
+    layer.weight = nn.Parameter(_weight(module.weight.detach(), sides, reach, groups))
     if module.bias is not None:
-        layer.bias = nn.Parameter(module.bias.detach().repeat_interleave(side**2))
+        layer.bias = nn.Parameter(module.bias.detach().repeat_interleave(prod(sides)))
     return layer.eval()
 
 
-def _weight(weight_IOHW: Tensor, side: int, reach: list[int], groups: int) -> Tensor:
-    """[O * side * side, I / groups, K, K] of [I, O / groups, k, k]."""
+def _weight(weight_IOHW: Tensor, sides: tuple[int, ...], reach: tuple[int, ...], groups: int) -> Tensor:
+    """[O * s * s, I / groups, K, K] of [I, O / groups, k, k]."""
     inputs, outputs, *kernel = weight_IOHW.shape
-    padded = F.pad(weight_IOHW, (0, reach[1] * side - kernel[1], 0, reach[0] * side - kernel[0]))
-    taps = padded.reshape(groups, inputs // groups, outputs, reach[0], side, reach[1], side).flip(3, 5)
+    (down, right), (rows, columns) = sides, reach
+    padded = F.pad(weight_IOHW, (0, columns * right - kernel[1], 0, rows * down - kernel[0]))
+    taps = padded.reshape(groups, inputs // groups, outputs, rows, down, columns, right).flip(3, 5)
     ordered = taps.permute(0, 2, 4, 6, 1, 3, 5)  # group, output, row, column, input, taps
-    return ordered.reshape(groups * outputs * side**2, inputs // groups, *reach).contiguous()
+    return ordered.reshape(groups * outputs * down * right, inputs // groups, rows, columns).contiguous()
 
 
 def _repeated(norm: nn.BatchNorm2d, times: int) -> nn.BatchNorm2d:

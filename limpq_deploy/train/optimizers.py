@@ -70,7 +70,7 @@ def _optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.O
                 continue
             if isinstance(module, LearnedScales):
                 scales.append(parameter)
-            elif name == "weight" and isinstance(module, nn.Conv2d | nn.Linear | QuantLayer):
+            elif name == "weight" and isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear | QuantLayer):
                 weights.append(parameter)
             else:
                 others.append(parameter)

@@ -50,6 +50,12 @@ def test_the_batchnorm_and_the_relu_behind_it_belong_to_the_layer() -> None:
     assert traced.kinds["_3"] == "relu"
 
 
-def test_two_strides_and_dilation_stay_in_float() -> None:
-    for layer in (nn.ConvTranspose2d(4, 3, 2, (1, 2)), nn.ConvTranspose2d(4, 3, 2, dilation=2)):
-        assert traced_with(layer).kinds["_1"] == "float"
+@pytest.mark.parametrize("stride", [(1, 2), (3, 1), (2, 3)])
+def test_each_axis_may_have_a_stride_of_its_own(stride: tuple[int, int]) -> None:
+    traced = traced_with(nn.ConvTranspose2d(4, 6, (3, 4), stride, (0, 1), groups=2), nn.BatchNorm2d(6), nn.ReLU())
+    assert [one.kind for one in traced.layers] == ["conv", "conv", "linear"]
+    assert traced.layers[1].out_channels == 6 * stride[0] * stride[1]
+
+
+def test_dilation_stays_in_float() -> None:
+    assert traced_with(nn.ConvTranspose2d(4, 3, 2, dilation=2)).kinds["_1"] == "float"

@@ -1,0 +1,227 @@
+"""Signals [N, C, L] are images of one row [N, C, 1, L]: what has a form for images has one for signals.
+
+    conv1d(x) = conv2d(x.unsqueeze(2)).squeeze(2), with kernels of one row
+
+and so have BatchNorm1d and the pools. What treats each number by itself, sums, joins, pads and slices of such signals
+follow, so that nothing stands between Conv1d, BatchNorm, ReLU and the next Conv1d; where signals come from images or
+go back to them, the two moves are one that codes take. Layers keep their names.
+"""
+
+import operator
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import TensorMetadata
+from torch.nn import functional as F
+
+from limpq_deploy.model.functions import is_function
+from limpq_deploy.model.movers import called, enlarging_mode, is_nearest, sizes_for_several
+from limpq_deploy.model.operations import does_nothing, operation
+from limpq_deploy.model.signal_calls import MODULES, POOLS, has_image_module, image_module, image_pool
+from limpq_deploy.model.successive_means import mean_axis
+from limpq_deploy.model.tied import name_apart
+
+RESHAPES = ("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "getitem")
+"""Calls that give the numbers that they read in another shape, as long as they give all of them."""
+Shapes = tuple[tuple[int, ...], ...]
+"""Of one tensor, for one image and for several."""
+
+
+def signals_as_images(graph_module: fx.GraphModule) -> bool:
+    """Rewrite, in place, a graph whose shapes are noted; whether anything was. Shapes are to be noted again."""
+    if not any(_begins(node, graph_module) for node in graph_module.graph.nodes):
+        return False
+    signals = _Signals(graph_module)
+    for node in list(graph_module.graph.nodes):
+        signals.visit(node)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+    return True
+
+
+def _begins(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Whether a call wants signals to be images: a layer, norm or pool of one axis, a mean of flattened images."""
+    if _is_mean(node):
+        return _name(node.all_input_nodes[0], graph_module) in RESHAPES
+    kind = type(graph_module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+    return _rank(node) == 3 and (kind in MODULES or kind in POOLS)
+
+
+class _Signals:
+    """``images``: of each signal, the node that gives it as images of one row."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self.graph_module, self.graph = graph_module, graph_module.graph
+        self.images: dict[fx.Node, fx.Node] = {}
+        self.sizes = sizes_for_several(graph_module)
+        self.modules = _modules(graph_module)
+        name_apart(graph_module, self.modules)
+        for name in self.modules:
+            graph_module.set_submodule(name, image_module(graph_module.get_submodule(name)))
+
+    def visit(self, node: fx.Node) -> None:
+        """Rewrite a call whose inputs were visited."""
+        tensors = [one for one in node.all_input_nodes if _rank(one) is not None]
+        if not tensors:
+            return
+        if node.op == "call_module" and str(node.target) in self.modules:
+            node.replace_input_with(tensors[0], self.image_of(tensors[0]))
+            self.gives_signal(node)
+        elif _is_mean(node):
+            self.mean(node, tensors[0])
+        elif _rank(node) == _rank(tensors[0]) == 3 and (pool := image_pool(node, self.graph_module)) is not None:
+            self.call(node, pool[0], (self.image_of(tensors[0]), *pool[1]))
+        elif _rank(node) == _rank(tensors[0]) == 3 and is_nearest(node, self.graph_module):
+            size = (1, node.meta["tensor_meta"].shape[2])
+            mode = enlarging_mode(node, self.graph_module)
+            self.call(node, F.interpolate, (self.image_of(tensors[0]), size, None, mode))
+        elif not any(one in self.images for one in tensors):
+            return
+        elif self.reshapes(node):
+            self.reshape(node, tensors[0])
+        elif _rank(node) == 3 and self.follows(node, tensors):
+            self.gives_signal(node)
+
+    def image_of(self, signal: fx.Node) -> fx.Node:
+        """What gives a signal as images: what it was squeezed from, else itself with an axis more."""
+        if signal not in self.images:
+            before = signal.all_input_nodes[0] if self.reshapes(signal) else None
+            same = before is not None and self.shapes(before) == _as_images(self.shapes(signal))
+            self.images[signal] = before if before is not None and same else self.raised(signal)
+        return self.images[signal]
+
+    def raised(self, tensor: fx.Node) -> fx.Node:
+        """A signal, or what is broadcast with signals, with an axis before the last one."""
+        with self.graph.inserting_after(tensor):
+            found = self.graph.call_method("unsqueeze", (tensor, -2))
+        found.meta.update({key: one for key, one in tensor.meta.items() if key != "tensor_meta"})
+        return found
+
+    def gives_signal(self, node: fx.Node) -> None:
+        """Of a node that now gives images: whoever reads it reads the signal."""
+        with self.graph.inserting_after(node):
+            signal = self.graph.create_node("call_method", "squeeze", (node, 2), name=f"{node.name}_signal")
+        signal.meta.update(node.meta)
+        self.sizes[signal.name] = self.sizes[node.name]
+        node.replace_all_uses_with(signal, delete_user_cb=lambda user: user is not signal)
+        self.images[signal] = node
+
+    def call(self, node: fx.Node, function: Any, args: tuple[Any, ...]) -> None:
+        node.op, node.target, node.args, node.kwargs = "call_function", function, args, {}
+        self.gives_signal(node)
+
+    def mean(self, node: fx.Node, source: fx.Node) -> None:
+        """Along the only axis: of a signal, or of images that were flattened."""
+        image = self.images.get(source)
+        if image is None and self.reshapes(source):
+            before = source.all_input_nodes[0]
+            if _rank(before) == 4 and [one[:2] for one in self.shapes(before)] == [one[:2] for one in self.shapes(source)]:
+                image = before
+        if image is None:
+            return
+        keeps = _rank(node) == 3
+        node.op, node.target, node.args, node.kwargs = "call_function", torch.mean, (image, (2, 3), keeps), {}
+        if keeps:
+            self.gives_signal(node)
+
+    def reshape(self, node: fx.Node, signal: fx.Node) -> None:
+        """Of a signal: to the images that it was, to vectors, or to anything else."""
+        shapes, found = self.shapes(signal), self.shapes(node)
+        if found == _as_images(shapes):
+            node.replace_all_uses_with(self.images[signal])
+        elif found == tuple((images, channels * length) for images, channels, length in shapes):
+            node.op, node.target, node.args, node.kwargs = "call_method", "flatten", (self.images[signal], 1), {}
+        elif _name(node, self.graph_module) in ("view", "reshape"):
+            node.replace_input_with(signal, self.images[signal])
+
+    def follows(self, node: fx.Node, tensors: list[fx.Node]) -> bool:
+        """Let a call on signals read images, where it is as good on these; whether it is."""
+        kind = operation(node, self.graph_module)[0]
+        if node.target is F.pad:
+            fits = _pads_ends(node)
+        elif kind == "concat":
+            fits = _joins_signals(node, tensors)
+        elif node.target is operator.getitem:
+            fits = _cuts_signal(node)
+        else:
+            single = does_nothing(node, self.graph_module) or is_function(node, self.graph_module)
+            fits = single or kind in ("relu", "gate", "add", "mul")
+        for one in tensors if fits else ():
+            rank = _rank(one) or 0
+            if rank > 1:
+                node.replace_input_with(one, self.image_of(one) if rank == 3 else self.raised(one))
+        return fits
+
+    def reshapes(self, node: fx.Node) -> bool:
+        """Whether a call gives all numbers of one tensor, in another shape."""
+        tensors = [one for one in node.all_input_nodes if _rank(one) is not None]
+        if _name(node, self.graph_module) not in RESHAPES or len(tensors) != 1 or _rank(node) is None:
+            return False
+        typed = any(isinstance(one, torch.dtype) for one in node.args)
+        return not typed and [prod(one) for one in self.shapes(node)] == [prod(one) for one in self.shapes(tensors[0])]
+
+    def shapes(self, node: fx.Node) -> Shapes:
+        return tuple(node.meta["tensor_meta"].shape), tuple(self.sizes[node.name])
+
+
+def _modules(graph_module: fx.GraphModule) -> list[str]:
+    """Names of the modules of one axis whose every call gives signals."""
+    fits: dict[str, bool] = {}
+    for node in graph_module.graph.nodes:
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if module is not None and type(module) in MODULES:
+            plain = _rank(node) == 3 and len(node.args) + len(node.kwargs) == 1 and has_image_module(module)
+            fits[str(node.target)] = fits.get(str(node.target), True) and plain
+    return [name for name, plain in fits.items() if plain]
+
+
+def _is_mean(node: fx.Node) -> bool:
+    """Whether a call is a mean of signals along their axis."""
+    axis = mean_axis(node)
+    return axis is not None and _rank(node.all_input_nodes[0]) == 3 and axis[0] in (2, -1)
+
+
+def _pads_ends(node: fx.Node) -> bool:
+    given = dict(zip(("input", "pad", "mode"), node.args, strict=False)) | node.kwargs
+    return len(given["pad"]) == 2 and given.get("mode", "constant") == "constant"
+
+
+def _joins_signals(node: fx.Node, tensors: list[fx.Node]) -> bool:
+    """Of channels, or one behind the other; the axis is then that of images."""
+    given = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    axis = given.get("dim", given.get("axis", 0)) % 3
+    if axis == 0 or any(_rank(one) != 3 for one in tensors):
+        return False
+    node.args, node.kwargs = (given["tensors"], 1 if axis == 1 else 3), {}
+    return True
+
+
+def _cuts_signal(node: fx.Node) -> bool:
+    """Slices of a signal; those are then of images."""
+    given: Any = node.args[1]
+    places = list(given) if isinstance(given, tuple | list) else [given]
+    if Ellipsis in places:
+        at = places.index(Ellipsis)
+        places[at : at + 1] = [slice(None)] * (4 - len(places))
+    if not all(isinstance(one, slice) for one in places):
+        return False
+    node.args = (node.args[0], (*places[:2], *[slice(None)] * (3 - len(places[:2])), *places[2:]))
+    return True
+
+
+def _as_images(signals: Shapes) -> Shapes:
+    return tuple((images, channels, 1, length) for images, channels, length in signals)
+
+
+def _rank(node: fx.Node) -> int | None:
+    """Axes of what a node gives; None where that is no tensor."""
+    shown = node.meta.get("tensor_meta")
+    return len(shown.shape) if isinstance(shown, TensorMetadata) else None
+
+
+def _name(node: fx.Node, graph_module: fx.GraphModule) -> str:
+    if node.op != "call_module":
+        return called(node)
+    return {nn.Flatten: "flatten", nn.Unflatten: "unflatten"}.get(type(graph_module.get_submodule(str(node.target))), "")
