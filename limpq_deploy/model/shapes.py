@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from limpq_deploy.model.average_pools import simplify_pools
+from limpq_deploy.model.axis_pools import pool_axes
 from limpq_deploy.model.movers import called, simplify_moves
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.operations import operation
@@ -34,14 +35,18 @@ def note_shapes(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> s
     shapes = _Shapes(graph_module)
     shapes.run_on(1, input_shape)
     _drop_copies(graph_module)
-    simplify_pools(graph_module)
-    simplify_moves(graph_module)
+    _simplify(graph_module)
     if signals_as_images(graph_module):
         shapes = _Shapes(graph_module)
         shapes.run_on(1, input_shape)
-        simplify_pools(graph_module)
-        simplify_moves(graph_module)
+        _simplify(graph_module)
     return shapes.global_pools
+
+
+def _simplify(graph_module: fx.GraphModule) -> None:
+    simplify_pools(graph_module)
+    simplify_moves(graph_module)
+    pool_axes(graph_module)
 
 
 def elements(node: fx.Node) -> int:

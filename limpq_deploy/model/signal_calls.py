@@ -20,7 +20,7 @@ POOLS = {
     **dict.fromkeys((nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d), F.adaptive_avg_pool2d),
     **dict.fromkeys((nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d), F.adaptive_max_pool2d),
 }
-MODULES = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
+MODULES = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.Dropout1d)
 """Those of one axis that have a counterpart of two."""
 
 _WINDOWS = inspect.signature(
@@ -34,10 +34,10 @@ _ADAPTIVE = inspect.signature(lambda input, output_size, return_indices=False: N
 
 def image_module(module: nn.Module) -> nn.Module:
     """One of `MODULES` with a second axis, its numbers in the same memory."""
-    if isinstance(module, nn.BatchNorm1d):
-        norm = copy.copy(module)
-        norm.__class__ = nn.BatchNorm2d
-        return norm
+    if isinstance(module, nn.BatchNorm1d | nn.Dropout1d):
+        found = copy.copy(module)
+        found.__class__ = nn.BatchNorm2d if isinstance(module, nn.BatchNorm1d) else nn.Dropout2d
+        return found
     assert isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
     given: dict[str, Any] = {
         name: getattr(module, name) for name in ("in_channels", "out_channels", "groups", "padding_mode")
@@ -48,10 +48,10 @@ def image_module(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.Conv1d):
         del given["output_padding"]
     kind = nn.Conv2d if isinstance(module, nn.Conv1d) else nn.ConvTranspose2d
-    found = kind(**given, bias=module.bias is not None, device="meta")
-    found.weight = nn.Parameter(module.weight.detach().unsqueeze(2), requires_grad=module.weight.requires_grad)
-    found.bias = module.bias
-    return found.eval()
+    made = kind(**given, bias=module.bias is not None, device="meta")
+    made.weight = nn.Parameter(module.weight.detach().unsqueeze(2), requires_grad=module.weight.requires_grad)
+    made.bias = module.bias
+    return made.eval()
 
 
 def has_image_module(module: nn.Module) -> bool:

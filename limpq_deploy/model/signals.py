@@ -16,15 +16,18 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
+from limpq_deploy.model.axis_pools import reduction
 from limpq_deploy.model.functions import is_function
 from limpq_deploy.model.movers import called, enlarging_mode, is_nearest, sizes_for_several
 from limpq_deploy.model.operations import does_nothing, operation
 from limpq_deploy.model.signal_calls import MODULES, POOLS, has_image_module, image_module, image_pool
-from limpq_deploy.model.successive_means import mean_axis
 from limpq_deploy.model.tied import name_apart
 
 RESHAPES = ("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "getitem")
 """Calls that give the numbers that they read in another shape, as long as they give all of them."""
+EACH = (nn.PReLU, operator.sub, torch.sub, "sub", operator.truediv, torch.div, "div")
+"""More calls that treat each number by itself; those of two tensors, and of a number for each channel, have no integer
+form."""
 Shapes = tuple[tuple[int, ...], ...]
 """Of one tensor, for one image and for several."""
 
@@ -43,7 +46,7 @@ def signals_as_images(graph_module: fx.GraphModule) -> bool:
 
 def _begins(node: fx.Node, graph_module: fx.GraphModule) -> bool:
     """Whether a call wants signals to be images: a layer, norm or pool of one axis, a mean of flattened images."""
-    if _is_mean(node):
+    if _along_signals(node):
         return _name(node.all_input_nodes[0], graph_module) in RESHAPES
     kind = type(graph_module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
     return _rank(node) == 3 and (kind in MODULES or kind in POOLS)
@@ -69,8 +72,8 @@ class _Signals:
         if node.op == "call_module" and str(node.target) in self.modules:
             node.replace_input_with(tensors[0], self.image_of(tensors[0]))
             self.gives_signal(node)
-        elif _is_mean(node):
-            self.mean(node, tensors[0])
+        elif (name := _along_signals(node)) is not None:
+            self.reduce(node, tensors[0], name)
         elif _rank(node) == _rank(tensors[0]) == 3 and (pool := image_pool(node, self.graph_module)) is not None:
             self.call(node, pool[0], (self.image_of(tensors[0]), *pool[1]))
         elif _rank(node) == _rank(tensors[0]) == 3 and is_nearest(node, self.graph_module):
@@ -83,6 +86,8 @@ class _Signals:
             self.reshape(node, tensors[0])
         elif _rank(node) == 3 and self.follows(node, tensors):
             self.gives_signal(node)
+        elif self.called(node) is nn.InstanceNorm1d:
+            self.images[node] = self.raised(node)
 
     def image_of(self, signal: fx.Node) -> fx.Node:
         """What gives a signal as images: what it was squeezed from, else itself with an axis more."""
@@ -112,8 +117,8 @@ class _Signals:
         node.op, node.target, node.args, node.kwargs = "call_function", function, args, {}
         self.gives_signal(node)
 
-    def mean(self, node: fx.Node, source: fx.Node) -> None:
-        """Along the only axis: of a signal, or of images that were flattened."""
+    def reduce(self, node: fx.Node, source: fx.Node, name: str) -> None:
+        """A mean or maxima along the only axis: of a signal, or of images that were flattened."""
         image = self.images.get(source)
         if image is None and self.reshapes(source):
             before = source.all_input_nodes[0]
@@ -122,7 +127,8 @@ class _Signals:
         if image is None:
             return
         keeps = _rank(node) == 3
-        node.op, node.target, node.args, node.kwargs = "call_function", torch.mean, (image, (2, 3), keeps), {}
+        function = torch.mean if name == "mean" else torch.amax
+        node.op, node.target, node.args, node.kwargs = "call_function", function, (image, (2, 3), keeps), {}
         if keeps:
             self.gives_signal(node)
 
@@ -147,12 +153,16 @@ class _Signals:
             fits = _cuts_signal(node)
         else:
             single = does_nothing(node, self.graph_module) or is_function(node, self.graph_module)
-            fits = single or kind in ("relu", "gate", "add", "mul")
+            fits = single or kind in ("relu", "gate", "add", "mul") or self.called(node) in EACH
         for one in tensors if fits else ():
             rank = _rank(one) or 0
             if rank > 1:
                 node.replace_input_with(one, self.image_of(one) if rank == 3 else self.raised(one))
         return fits
+
+    def called(self, node: fx.Node) -> Any:
+        module = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return node.target if module is None else type(module)
 
     def reshapes(self, node: fx.Node) -> bool:
         """Whether a call gives all numbers of one tensor, in another shape."""
@@ -177,10 +187,10 @@ def _modules(graph_module: fx.GraphModule) -> list[str]:
     return [name for name, plain in fits.items() if plain]
 
 
-def _is_mean(node: fx.Node) -> bool:
-    """Whether a call is a mean of signals along their axis."""
-    axis = mean_axis(node)
-    return axis is not None and _rank(node.all_input_nodes[0]) == 3 and axis[0] in (2, -1)
+def _along_signals(node: fx.Node) -> str | None:
+    """``mean`` or ``amax`` where a call is that of signals along their axis."""
+    found = reduction(node)
+    return found[0] if found is not None and found[1] == {2} and _rank(node.all_input_nodes[0]) == 3 else None
 
 
 def _pads_ends(node: fx.Node) -> bool:

@@ -8,9 +8,9 @@ from torch import fx
 def join_means(graph_module: fx.GraphModule) -> None:
     """Rewrite a traced graph in place; nothing else may read the first average."""
     for node in list(graph_module.graph.nodes):
-        second = mean_axis(node)
+        second = _axis(node)
         source = node.all_input_nodes[0] if second is not None else None
-        first = None if source is None else mean_axis(source)
+        first = None if source is None else _axis(source)
         if source is None or first is None or second is None or len(source.users) > 1:
             continue
         (axis, kept), (after, also_kept) = first, second
@@ -28,7 +28,7 @@ def join_means(graph_module: fx.GraphModule) -> None:
     graph_module.recompile()
 
 
-def mean_axis(node: fx.Node) -> tuple[int, bool] | None:
+def _axis(node: fx.Node) -> tuple[int, bool] | None:
     """The one axis of an average, and whether it is kept with one element; None of all else."""
     if node.target not in (torch.mean, "mean") or node.op not in ("call_function", "call_method"):
         return None

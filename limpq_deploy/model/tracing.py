@@ -66,6 +66,7 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
         take_apart(graph_module, name)
     for name, kind in tracer.plain.items():
         graph_module.set_submodule(name, as_plain(graph_module.get_submodule(name), kind))
+    _norms_by_axes(graph_module, tracer)
     graph_module.recompile()
     return graph_module
 
@@ -81,6 +82,13 @@ def _own_memory(graph_module: fx.GraphModule) -> None:
             setattr(module, own, held.contiguous())
 
 
+def _norms_by_axes(graph_module: fx.GraphModule, tracer: ShapeTracer) -> None:
+    """SyncBatchNorm is that of vectors and signals as it is that of images."""
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module" and tracer.plain.get(str(node.target)) is nn.BatchNorm2d:
+            value = tracer.values.get(node)
+            if isinstance(value, torch.Tensor) and value.dim() < 4:
+                graph_module.get_submodule(str(node.target)).__class__ = nn.BatchNorm1d
 def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ShapeTracer:
     tracer = ShapeTracer((batch, *input_shape), model)
     try:

@@ -1,0 +1,58 @@
+"""Means and maxima along one spatial axis of images, and maxima along both, as pools of windows.
+
+    x.mean(2) = avg_pool2d(x, (H, 1)).squeeze(2);  x.amax((2, 3)) = max_pool2d(x, (H, W)).flatten(1)
+"""
+
+from typing import Any
+
+from torch import fx
+from torch.nn import functional as F
+
+from limpq_deploy.model.movers import called, note_shape
+from limpq_deploy.model.on_meta import OnMeta
+
+POOLS = {"mean": F.avg_pool2d, "amax": F.max_pool2d}
+SPATIAL = {2, 3}
+
+
+def reduction(node: fx.Node) -> tuple[str, set[int], bool] | None:
+    """``mean`` or ``amax``, along which axes of the tensor (from 0), and whether these are kept with one element; None
+    of all else."""
+    given = dict(zip(("input", "dim", "keepdim"), node.args, strict=False)) | node.kwargs
+    axes: Any = given.get("dim", given.get("axis"))
+    axes = list(axes) if isinstance(axes, tuple | list) else [axes]
+    plain = all(isinstance(one, int) and not isinstance(one, bool) for one in axes) and given.get("dtype") is None
+    source = given.get("input")
+    if called(node) not in POOLS or not plain or "out" in given or not isinstance(source, fx.Node):
+        return None
+    shape = getattr(source.meta.get("tensor_meta"), "shape", ())
+    return (called(node), {one % len(shape) for one in axes}, bool(given.get("keepdim", False))) if shape else None
+
+
+def pool_axes(graph_module: fx.GraphModule) -> None:
+    """Rewrite, in place, a graph whose shapes are noted; new nodes have theirs."""
+    on_meta = OnMeta(graph_module)
+    for node in list(graph_module.graph.nodes):
+        found = reduction(node)
+        if found is None:
+            continue
+        (name, axes, keeps), source = found, node.all_input_nodes[0]
+        shape = source.meta["tensor_meta"].shape
+        if len(shape) != 4 or not axes <= SPATIAL or (name == "mean" and axes == SPATIAL):
+            continue
+        window = tuple(shape[axis] if axis in axes else 1 for axis in sorted(SPATIAL))
+        with graph_module.graph.inserting_before(node):
+            pool = graph_module.graph.create_node(
+                "call_function", POOLS[name], (source, window), name=f"{node.name}_windows"
+            )
+        result = [pool]
+        if not keeps:
+            move = ("flatten", 1) if axes == SPATIAL else ("squeeze", *axes)
+            with graph_module.graph.inserting_before(node):
+                result.append(graph_module.graph.call_method(move[0], (pool, move[1])))
+        for one in result:
+            one.meta.update(node.meta)
+            note_shape(one, on_meta)
+        node.replace_all_uses_with(result[-1])
+        graph_module.graph.erase_node(node)
+    graph_module.recompile()
