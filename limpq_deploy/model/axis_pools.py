@@ -1,6 +1,10 @@
 """Means and maxima along one spatial axis of images, and maxima along both, as pools of windows.
 
     x.mean(2) = avg_pool2d(x, (H, 1)).squeeze(2);  x.amax((2, 3)) = max_pool2d(x, (H, W)).flatten(1)
+    x.transpose(1, 2).mean(1) = x.mean(2)
+
+A mean along one axis that keeps it stays as it is: so a norm is written by hand, ``x / x.square().mean(-1, True).sqrt()``,
+which wants floats.
 """
 
 from typing import Any
@@ -33,12 +37,13 @@ def pool_axes(graph_module: fx.GraphModule) -> None:
     """Rewrite, in place, a graph whose shapes are noted; new nodes have theirs."""
     on_meta = OnMeta(graph_module)
     for node in list(graph_module.graph.nodes):
+        _look_through(node)
         found = reduction(node)
         if found is None:
             continue
         (name, axes, keeps), source = found, node.all_input_nodes[0]
         shape = source.meta["tensor_meta"].shape
-        if len(shape) != 4 or not axes <= SPATIAL or (name == "mean" and axes == SPATIAL):
+        if len(shape) != 4 or not axes <= SPATIAL or (name == "mean" and (axes == SPATIAL or keeps)):
             continue
         window = tuple(shape[axis] if axis in axes else 1 for axis in sorted(SPATIAL))
         with graph_module.graph.inserting_before(node):
@@ -56,3 +61,35 @@ def pool_axes(graph_module: fx.GraphModule) -> None:
         node.replace_all_uses_with(result[-1])
         graph_module.graph.erase_node(node)
     graph_module.recompile()
+
+
+def _look_through(node: fx.Node) -> None:
+    """Let a mean or maxima along one axis read what was only turned for it; the other axes keep their order."""
+    found = reduction(node)
+    while found is not None and len(found[1]) == 1 and not found[2]:
+        source = node.all_input_nodes[0]
+        order = _order(source)
+        if order is None:
+            return
+        axis = order.pop(*found[1])
+        if order != sorted(order):
+            return
+        node.args, node.kwargs = (source.all_input_nodes[0], axis), {}
+        found = reduction(node)
+
+
+def _order(node: fx.Node) -> list[int] | None:
+    """Which axis of the tensor before each axis of a permuted one is; None of all else."""
+    rank = len(getattr(node.meta.get("tensor_meta"), "shape", ()))
+    given: Any = node.args[1:]
+    given = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    if called(node) not in ("permute", "transpose", "swapaxes", "swapdims") or node.kwargs:
+        return None
+    if not all(isinstance(one, int) for one in given):
+        return None
+    places = [one % rank for one in given]
+    if called(node) == "permute":
+        return places
+    order = list(range(rank))
+    order[places[0]], order[places[1]] = order[places[1]], order[places[0]]
+    return order

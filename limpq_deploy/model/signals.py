@@ -80,7 +80,7 @@ class _Signals:
             size = (1, node.meta["tensor_meta"].shape[2])
             mode = enlarging_mode(node, self.graph_module)
             self.call(node, F.interpolate, (self.image_of(tensors[0]), size, None, mode))
-        elif not any(one in self.images for one in tensors):
+        elif not any(one in self.images for one in tensors) and node.target is not F.pad:
             return
         elif self.reshapes(node):
             self.reshape(node, tensors[0])
@@ -101,7 +101,7 @@ class _Signals:
         """A signal, or what is broadcast with signals, with an axis before the last one."""
         with self.graph.inserting_after(tensor):
             found = self.graph.call_method("unsqueeze", (tensor, -2))
-        found.meta.update({key: one for key, one in tensor.meta.items() if key != "tensor_meta"})
+        self.is_image_of(found, tensor)
         return found
 
     def gives_signal(self, node: fx.Node) -> None:
@@ -110,8 +110,15 @@ class _Signals:
             signal = self.graph.create_node("call_method", "squeeze", (node, 2), name=f"{node.name}_signal")
         signal.meta.update(node.meta)
         self.sizes[signal.name] = self.sizes[node.name]
+        self.is_image_of(node, signal)
         node.replace_all_uses_with(signal, delete_user_cb=lambda user: user is not signal)
         self.images[signal] = node
+
+    def is_image_of(self, image: fx.Node, signal: fx.Node) -> None:
+        """Note shapes of what has an axis before the signal's last one."""
+        one, several = (torch.Size((*shape[:-1], 1, shape[-1])) for shape in self.shapes(signal))
+        image.meta.update(signal.meta, tensor_meta=signal.meta["tensor_meta"]._replace(shape=one))
+        self.sizes[image.name] = several
 
     def call(self, node: fx.Node, function: Any, args: tuple[Any, ...]) -> None:
         node.op, node.target, node.args, node.kwargs = "call_function", function, args, {}

@@ -80,8 +80,8 @@ class Several(nn.Module):
         self.attention, self.rnn = nn.MultiheadAttention(4, 2, batch_first=True), nn.LSTM(4, 4, batch_first=True)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        x, _ = torch.max(torch.relu(self.first(images_NCHW)), dim=2)
-        x = x.transpose(1, 2)
+        x, places = torch.max(torch.relu(self.first(images_NCHW)), dim=2)
+        x = (x + places).transpose(1, 2)
         x = x + self.attention(x, x, x)[0]
         _, (state, _) = self.rnn(x)
         return self.last(state[-1])
