@@ -14,7 +14,7 @@ import limpq_deploy.model as room
 from limpq_deploy.model.canonical import GATES
 from limpq_deploy.model.functions import FUNCTIONS
 from limpq_deploy.model.movers import enlarged
-from limpq_deploy.model.operations import FUNCTION_KINDS, METHOD_KINDS, MODULE_KINDS
+from limpq_deploy.model.operations import FUNCTION_KINDS, METHOD_KINDS, MODULE_KINDS, WRITTEN_KINDS
 
 PAGE = Path(__file__).with_name("models.md")
 SOURCES = sorted(Path(str(room.__file__)).parent.glob("*.py"))
@@ -50,7 +50,8 @@ def renewed(text: str) -> str:
 def integers() -> list[str]:
     """A row for each kind of operation that runs in integers."""
     named: dict[str, set[str]] = {}
-    for called, kind in (*MODULE_KINDS.items(), *FUNCTION_KINDS.items(), *METHOD_KINDS.items()):
+    tables = (MODULE_KINDS, FUNCTION_KINDS, METHOD_KINDS, WRITTEN_KINDS)
+    for called, kind in (pair for table in tables for pair in table.items()):
         if getattr(called, "__module__", "") != enlarged.__module__:  # a user never calls ours
             named.setdefault(KINDS[kind], set()).add(_name(called))
     named["products with a gate"] = {_name(one) for one in GATES}

@@ -3,10 +3,12 @@
     x.mean(2) = avg_pool2d(x, (H, 1)).squeeze(2);  x.amax((2, 3)) = max_pool2d(x, (H, W)).flatten(1)
     x.transpose(1, 2).mean(1) = x.mean(2)
 
-A mean along one axis that keeps it stays as it is: so a norm is written by hand, ``x / x.square().mean(-1, True).sqrt()``,
-which wants floats.
+A mean along one axis that keeps it stays as it is: so a norm is written by hand, which wants floats,
+
+    x / x.square().mean(-1, keepdim=True).sqrt()
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 from limpq_deploy.model.movers import called, note_shape
 from limpq_deploy.model.on_meta import OnMeta
 
-POOLS = {"mean": F.avg_pool2d, "amax": F.max_pool2d}
+POOLS: dict[str, Callable[..., Any]] = {"mean": F.avg_pool2d, "amax": F.max_pool2d}
 SPATIAL = {2, 3}
 
 
@@ -52,9 +54,9 @@ def pool_axes(graph_module: fx.GraphModule) -> None:
             )
         result = [pool]
         if not keeps:
-            move = ("flatten", 1) if axes == SPATIAL else ("squeeze", *axes)
+            move, axis = ("flatten", 1) if axes == SPATIAL else ("squeeze", min(axes))
             with graph_module.graph.inserting_before(node):
-                result.append(graph_module.graph.call_method(move[0], (pool, move[1])))
+                result.append(graph_module.graph.call_method(move, (pool, axis)))
         for one in result:
             one.meta.update(node.meta)
             note_shape(one, on_meta)

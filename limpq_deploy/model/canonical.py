@@ -97,8 +97,8 @@ def _hands_on(node: fx.Node) -> bool:
 def _take_values(node: fx.Node) -> None:
     """Of maxima along an axis whose places nobody reads."""
     given = dict(zip(("input", "dim", "keepdim"), node.args, strict=False)) | node.kwargs
-    takers = [(user, user.args[1]) for user in node.users if user.target is operator.getitem]
-    if not isinstance(given.get("dim"), int) or [place for _, place in takers] != [0] * len(node.users) or "out" in given:
+    values_alone = all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
+    if not isinstance(given.get("dim"), int) or not values_alone or "out" in given:
         return
     with node.graph.inserting_before(node):
         values = node.graph.create_node(
@@ -108,7 +108,7 @@ def _take_values(node: fx.Node) -> None:
             name=f"{node.name}_values",
         )
     values.meta.update(node.meta)
-    for user, _ in takers:
+    for user in list(node.users):
         user.replace_all_uses_with(values)
         node.graph.erase_node(user)
     node.graph.erase_node(node)

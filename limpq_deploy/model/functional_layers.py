@@ -1,5 +1,6 @@
 """Convolutions and linear layers that a forward computes with parameters of its own become modules: ``F.conv2d(x,
-self.weight)``, as in timm's Conv2dSame, ``F.conv1d``, and the projections inside torchvision's attention.
+self.weight)``, as in timm's Conv2dSame, transposed ones and those of one axis, and the projections inside torchvision's
+attention.
 
 The module holds the model's own parameters and stands where they stand: ``stem.weight`` is that of layer ``stem``. A
 weight that is computed from parameters alone (standardised, say) is computed once, and is a parameter from then on.
@@ -10,24 +11,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from limpq_deploy.model.constants import value_of
 
-CONVOLUTIONS = {F.conv1d: nn.Conv1d, torch.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d, torch.conv2d: nn.Conv2d}
 _CONVOLUTION = inspect.signature(lambda input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: None)
+_TRANSPOSED = inspect.signature(
+    lambda input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1: None
+)
 _LINEAR = inspect.signature(lambda input, weight, bias=None: None)
 
 
 def make_modules(graph_module: fx.GraphModule) -> None:
     """Rewrite a traced graph in place."""
     for node in list(graph_module.graph.nodes):
-        if node.op == "call_function" and node.target in CONVOLUTIONS:
-            _replace(node, graph_module, _CONVOLUTION, partial(_convolution, CONVOLUTIONS[node.target]))
-        elif node.op == "call_function" and node.target is F.linear:
-            _replace(node, graph_module, _LINEAR, _linear)
+        found = LAYERS.get(node.target) if node.op == "call_function" else None
+        if found is not None:
+            _replace(node, graph_module, *found)
     graph_module.recompile()
 
 
@@ -71,12 +72,14 @@ def _followed(weight: fx.Node, graph_module: fx.GraphModule) -> tuple[nn.Paramet
     return (None if value is None or named.op != "get_attr" else nn.Parameter(value.clone())), named
 
 
-def _convolution(
-    kind: type[nn.Conv1d] | type[nn.Conv2d], weight: nn.Parameter, bias: bool, **given: Any
-) -> nn.Module:
+def _convolution(kind: type[nn.Module], weight: nn.Parameter, bias: bool, **given: Any) -> nn.Module:
     outputs, inputs, *kernel = weight.shape
-    groups = given["groups"]
-    return kind(inputs * groups, outputs, tuple(kernel), bias=bias, device="meta", **given)  # type: ignore[arg-type]
+    return kind(inputs * given["groups"], outputs, tuple(kernel), bias=bias, device="meta", **given)
+
+
+def _transposed(kind: type[nn.Module], weight: nn.Parameter, bias: bool, **given: Any) -> nn.Module:
+    inputs, outputs, *kernel = weight.shape
+    return kind(inputs, outputs * given["groups"], tuple(kernel), bias=bias, device="meta", **given)
 
 
 def _linear(weight: nn.Parameter, bias: bool) -> nn.Module:
@@ -113,3 +116,13 @@ def _free_name(weight: str, graph_module: fx.GraphModule) -> str:
     while name in others or hasattr(graph_module.get_submodule(owner), name.rpartition(".")[2]):
         name += "_layer"
     return name
+
+
+LAYERS: dict[Any, tuple[inspect.Signature, Callable[..., nn.Module]]] = {
+    F.conv1d: (_CONVOLUTION, partial(_convolution, nn.Conv1d)),
+    F.conv2d: (_CONVOLUTION, partial(_convolution, nn.Conv2d)),
+    F.conv_transpose1d: (_TRANSPOSED, partial(_transposed, nn.ConvTranspose1d)),
+    F.conv_transpose2d: (_TRANSPOSED, partial(_transposed, nn.ConvTranspose2d)),
+    F.linear: (_LINEAR, _linear),
+}
+"""Functions that become layers (torch's own names of them are these), their parameters, and what makes the module."""

@@ -108,12 +108,12 @@ METHOD_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("unflatten", "expand", "select", "narrow"), "through"),
     "mean": "pool",
 }
-SIGNAL_KINDS: dict[object, Kind] = {
-    **dict.fromkeys((nn.Conv1d, nn.ConvTranspose1d), "layer"),
+WRITTEN_KINDS: dict[object, Kind] = {
+    **dict.fromkeys((nn.Conv1d, nn.ConvTranspose1d, nn.ConvTranspose2d), "layer"),
     **dict.fromkeys((nn.AvgPool1d, nn.AdaptiveAvgPool1d, F.avg_pool1d, F.adaptive_avg_pool1d), "pool"),
-    **dict.fromkeys((nn.MaxPool1d, F.max_pool1d, torch.max_pool1d), "through"),
+    **dict.fromkeys((nn.MaxPool1d, F.max_pool1d, torch.max_pool1d, torch.amax), "through"),
 }
-"""What is written as its counterpart of two axes (`signals`)."""
+"""What is written as something else (`signals`, `transposed_convolutions`, `axis_pools`), and is of this kind then."""
 DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 """Modules that hand on their input in evaluation mode."""
 NEGATIVE_VALUES: dict[object, Lowest] = {

@@ -14,7 +14,7 @@ from limpq_deploy.model.transposed_convolutions import is_convolution
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function, and its arguments behind the image."""
 
-POOLS = {
+POOLS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((nn.MaxPool1d, F.max_pool1d, torch.max_pool1d), F.max_pool2d),
     **dict.fromkeys((nn.AvgPool1d, F.avg_pool1d), F.avg_pool2d),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d), F.adaptive_avg_pool2d),
@@ -35,7 +35,7 @@ _ADAPTIVE = inspect.signature(lambda input, output_size, return_indices=False: N
 def image_module(module: nn.Module) -> nn.Module:
     """One of `MODULES` with a second axis, its numbers in the same memory."""
     if isinstance(module, nn.BatchNorm1d | nn.Dropout1d):
-        found = copy.copy(module)
+        found: Any = copy.copy(module)
         found.__class__ = nn.BatchNorm2d if isinstance(module, nn.BatchNorm1d) else nn.Dropout2d
         return found
     assert isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
@@ -64,7 +64,7 @@ def has_image_module(module: nn.Module) -> bool:
 def image_pool(node: fx.Node, graph_module: nn.Module) -> Call | None:
     """A pool of signals as one of images; None of all else, and of one that gives places, too."""
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    pool = POOLS.get(type(module) if module is not None else node.target)  # type: ignore[arg-type]
+    pool = POOLS.get(type(module) if module is not None else node.target)
     if pool is None:
         return None
     signature = {F.max_pool2d: _WINDOWS, F.avg_pool2d: _AVERAGES}.get(pool, _ADAPTIVE)
@@ -87,4 +87,3 @@ def _in_two_axes(name: str, value: Any, given: Mapping[str, Any]) -> Any:
         value = given["kernel_size"]
     along = value[0] if isinstance(value, tuple | list) else value
     return (0 if name == "padding" else 1, along)
-

@@ -129,7 +129,7 @@ class _Signals:
         image = self.images.get(source)
         if image is None and self.reshapes(source):
             before = source.all_input_nodes[0]
-            if _rank(before) == 4 and [one[:2] for one in self.shapes(before)] == [one[:2] for one in self.shapes(source)]:
+            if _rank(before) == 4 and self.shapes(before, 2) == self.shapes(source, 2):
                 image = before
         if image is None:
             return
@@ -179,8 +179,9 @@ class _Signals:
         typed = any(isinstance(one, torch.dtype) for one in node.args)
         return not typed and [prod(one) for one in self.shapes(node)] == [prod(one) for one in self.shapes(tensors[0])]
 
-    def shapes(self, node: fx.Node) -> Shapes:
-        return tuple(node.meta["tensor_meta"].shape), tuple(self.sizes[node.name])
+    def shapes(self, node: fx.Node, axes: int | None = None) -> Shapes:
+        """``axes``: of so many from the first; None for all."""
+        return tuple(node.meta["tensor_meta"].shape[:axes]), tuple(self.sizes[node.name][:axes])
 
 
 def _modules(graph_module: fx.GraphModule) -> list[str]:
@@ -201,13 +202,13 @@ def _along_signals(node: fx.Node) -> str | None:
 
 
 def _pads_ends(node: fx.Node) -> bool:
-    given = dict(zip(("input", "pad", "mode"), node.args, strict=False)) | node.kwargs
+    given: dict[str, Any] = dict(zip(("input", "pad", "mode"), node.args, strict=False)) | node.kwargs
     return len(given["pad"]) == 2 and given.get("mode", "constant") == "constant"
 
 
 def _joins_signals(node: fx.Node, tensors: list[fx.Node]) -> bool:
     """Of channels, or one behind the other; the axis is then that of images."""
-    given = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
     axis = given.get("dim", given.get("axis", 0)) % 3
     if axis == 0 or any(_rank(one) != 3 for one in tensors):
         return False
@@ -241,4 +242,5 @@ def _rank(node: fx.Node) -> int | None:
 def _name(node: fx.Node, graph_module: fx.GraphModule) -> str:
     if node.op != "call_module":
         return called(node)
-    return {nn.Flatten: "flatten", nn.Unflatten: "unflatten"}.get(type(graph_module.get_submodule(str(node.target))), "")
+    kind: type[nn.Module] = type(graph_module.get_submodule(str(node.target)))
+    return {nn.Flatten: "flatten", nn.Unflatten: "unflatten"}.get(kind, "")

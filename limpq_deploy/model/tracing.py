@@ -89,6 +89,8 @@ def _norms_by_axes(graph_module: fx.GraphModule, tracer: ShapeTracer) -> None:
             value = tracer.values.get(node)
             if isinstance(value, torch.Tensor) and value.dim() < 4:
                 graph_module.get_submodule(str(node.target)).__class__ = nn.BatchNorm1d
+
+
 def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ShapeTracer:
     tracer = ShapeTracer((batch, *input_shape), model)
     try:

@@ -156,7 +156,7 @@ class Pixels(nn.Module):
         return self.linear(x.flatten(2).permute(2, 0, 1)).permute(1, 2, 0).unflatten(2, (8, 8))
 
 
-def enlarging(kernel: int, stride: int, **options: Any) -> nn.Module:
+def enlarging(kernel: int | tuple[int, int], stride: int | tuple[int, int], **options: Any) -> nn.Module:
     return nn.Sequential(nn.ConvTranspose2d(8, 6, kernel, stride, **options), nn.BatchNorm2d(6), nn.ReLU())
 
 
@@ -197,6 +197,41 @@ class Scaled(nn.Module):
 OPERATORS |= {"parameters": Scaled}
 
 
+class Signals(nn.Module):
+    """Rows behind each other: convolutions of one axis with all that they may have, BatchNorms, pools, a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv1d(8, 8, 5, stride=2, padding=2, groups=2, bias=False), nn.BatchNorm1d(8)
+        self.deep, self.lone = nn.Conv1d(8, 8, 4, padding="same", dilation=2), nn.BatchNorm1d(8)
+        self.up = nn.ConvTranspose1d(8, 8, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x.flatten(2))))
+        x = self.lone(x + F.max_pool1d(self.deep(F.pad(x, (2, 0))), 3, 1))
+        gate = torch.sigmoid(F.adaptive_avg_pool1d(x, 1))
+        return F.relu(self.up(x * gate)).unflatten(2, (8, 8))
+
+
+class Attended(nn.Module):
+    """Efficient channel attention: a convolution along the channels of a pooled image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.conv(x.mean((2, 3)).unsqueeze(1))).transpose(1, 2)[..., None]
+
+
+OPERATORS |= {
+    "signals": Signals,
+    "attention of channels": Attended,
+    "largest and mean along an axis": lambda: lambda x: (x.max(2)[0] + x.mean(2)).unsqueeze(2).expand(-1, -1, 3, -1),
+    "ConvTranspose2d of two strides": lambda: enlarging((3, 4), (1, 2), padding=(1, 1)),
+}
+
+
 def randomise(model: nn.Module) -> None:
     """Statistics that no operation may drop unseen."""
     with torch.no_grad():
@@ -220,7 +255,7 @@ def around(name: str, *, relu: bool) -> nn.Module:
 
 FAST = (
     *("average, ceil mode, padding counted", "shuffle of channels", "several BatchNorms", "GELU", "parameters"),
-    *("ConvTranspose2d 4x4", "Linear of pixels", "interpolate by part of a factor", "ReLUs elsewhere"),
+    *("ConvTranspose2d 4x4", "Linear of pixels", "interpolate by part of a factor", "ReLUs elsewhere", "signals"),
 )
 """One of each kind; all others are slow together."""
 EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in OPERATORS]

@@ -49,6 +49,34 @@ def test_they_become_modules_with_the_models_own_parameters() -> None:
     torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
 
 
+class Transposed(nn.ConvTranspose2d):
+    """With a forward of its own, which is traced through."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return super().forward(x, output_size)
+
+
+class Signals(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.head = Transposed(3, 4, 2, 2), nn.Linear(4, 2)
+        self.weight, self.wide_weight = nn.Parameter(torch.randn(6, 2, 3)), nn.Parameter(torch.randn(6, 2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.conv1d(self.up(x).flatten(2), self.weight, stride=2, groups=2)
+        return self.head(F.conv_transpose1d(x, self.wide_weight, padding=1, stride=2, groups=2).mean(2))
+
+
+def test_so_do_transposed_ones_and_those_of_one_axis() -> None:
+    model = Signals().eval()
+    traced = trace(model, (3, 4, 5))
+    assert [layer.name for layer in traced.layers] == ["up", "weight_layer", "wide", "head"]
+    images = torch.randn(2, 3, 4, 5)
+    # float32 sums in another order
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=1e-4, atol=1e-5)
+
+
 def test_timms_tensorflow_networks_are_taken() -> None:
     if importlib.util.find_spec("timm") is None:
         pytest.skip("needs the extra limpq-deploy[timm]")

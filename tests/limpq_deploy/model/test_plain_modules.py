@@ -52,5 +52,17 @@ def test_frozen_and_synchronised_ones_are_folded_as_any_other() -> None:
         assert type(model[1]) is type(norm)  # type: ignore[index]
 
 
+def test_a_synchronised_one_is_that_of_vectors_where_these_are_normalised() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.SyncBatchNorm(4), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    model.extend([nn.Linear(4, 6), nn.SyncBatchNorm(6), nn.ReLU(), nn.Linear(6, 2)])
+    model[2].running_mean = torch.randn(4)
+    traced = trace(model.eval(), (3, 8, 8))
+    assert [layer.batchnorm for layer in traced.layers] == [None, "2", "6", None]
+    assert type(traced.graph_module.get_submodule("6")) is nn.BatchNorm1d
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=1e-5, atol=1e-5)
+
+
 def test_one_that_computes_something_else_is_none() -> None:
     assert plain_kind(FrozenBatchNorm2d(4, power=-0.4)) is None

@@ -144,12 +144,13 @@ class Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(6, 2, 3)), nn.Parameter(torch.randn(6))
+        self.smooth: Tensor
         self.register_buffer("smooth", torch.ones(6, 1, 5) / 5)
         self.factor = nn.Parameter(torch.rand(6, 1) + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.conv1d(x, self.weight, self.bias, 2, 1, groups=2)
-        return F.conv1d(x, self.smooth, padding="same", groups=6) * self.factor
+        return F.conv1d(x, self.smooth, padding=2, groups=6) * self.factor
 
 
 BODIES: dict[str, Callable[[], nn.Module]] = {

@@ -39,7 +39,7 @@ def read_twice(x: Tensor) -> Tensor:
         (read_twice, 2),
     ],
 )
-def test_an_average_along_one_axis_after_the_other_is_one_pool_where_nothing_reads_the_first(body: Callable[[Tensor], Tensor], pools: int) -> None:
+def test_an_average_along_both_axes_is_one_pool_where_it_can_be(body: Callable[[Tensor], Tensor], pools: int) -> None:
     model = Net(body).eval()
     traced = trace(model, (3, 6, 8))
     images = torch.randn(2, 3, 6, 8)
