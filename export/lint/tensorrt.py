@@ -62,7 +62,8 @@ def _reads_no_codes(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]
 
 def _padded(node: onnx.NodeProto, graph: LintGraph) -> Iterator[Finding]:
     dequantize = graph.maker(node.input[0], DEQUANTIZE)
-    if dequantize is not None and _op(_quantized(dequantize, graph)) == "Pad":
+    pad = _quantized(dequantize, graph) if dequantize is not None else None
+    if pad is not None and pad.op_type == "Pad" and attribute(pad, "mode", "constant") == "constant":
         yield finding(
             "pad-between",
             name_of(node),

@@ -6,7 +6,6 @@
     dropout(x, training=False) = x
     0 + x = x, as `sum([x, y])` begins; 1 * x = x
     max(x, axis)[0] = amax(x, axis)
-    ConstantPad1d(x) = pad(x)
 
 The first two are what a runtime without a kernel for them executes: a product of two quantized tensors, the second one
 a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
@@ -14,7 +13,6 @@ a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
 
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -49,10 +47,6 @@ NEUTRAL: dict[object, int] = {
 MAX_POOLS = (F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, nn.MaxPool1d, nn.MaxPool2d)
 
 
-PADS = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ZeroPad1d)
-"""Modules that pad with a number; ZeroPad2d is known as it is."""
-
-
 def canonicalise(graph_module: fx.GraphModule) -> None:
     """Rewrite a traced graph in place."""
     for node in list(graph_module.graph.nodes):
@@ -62,8 +56,6 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
     for node in list(graph_module.graph.nodes):
         if node.target in (torch.max, "max") and node.op in ("call_function", "call_method"):
             _take_values(node)
-        elif _called(node, graph_module) in PADS:
-            _call_pad(node, graph_module)
     for node in list(graph_module.graph.nodes):
         gate = GATES.get(_called(node, graph_module))
         if gate is not None:
@@ -112,13 +104,6 @@ def _take_values(node: fx.Node) -> None:
         user.replace_all_uses_with(values)
         node.graph.erase_node(user)
     node.graph.erase_node(node)
-
-
-def _call_pad(node: fx.Node, graph_module: nn.Module) -> None:
-    module: Any = graph_module.get_submodule(str(node.target))
-    source = node.all_input_nodes[0]
-    node.op, node.target, node.kwargs = "call_function", F.pad, {}
-    node.args = (source, tuple(module.padding), "constant", module.value)
 
 
 def _called(node: fx.Node, graph_module: nn.Module) -> object:

@@ -28,6 +28,7 @@ from limpq_deploy.model.lone_batchnorms import give_layers, scales
 from limpq_deploy.model.node_names import rename_reserved
 from limpq_deploy.model.operations import Kind, Lowest, float_result, operation, relu_bounds
 from limpq_deploy.model.out_of_place import write_out_of_place
+from limpq_deploy.model.paddings import call_pads
 from limpq_deploy.model.separate_calls import separate_calls
 from limpq_deploy.model.shapes import note_shapes
 from limpq_deploy.model.successive_means import join_means
@@ -173,6 +174,7 @@ def prepared(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[fx.GraphMo
     try:
         graph_module = written_graph(model, input_shape)
         make_modules(graph_module)
+        call_pads(graph_module)
         canonicalise(graph_module)
         join_means(graph_module)
         write_products(graph_module, input_shape)
@@ -259,9 +261,6 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
         raise ModelError(f"{described} gives several tensors at once, which has no integer form here")
     if kind in (None, "add", "mul", "relu") and _is_table(node, graph_module):
         return "function"
-    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode != "zeros":
-        raise ModelError(f"layer {described} pads with {module.padding_mode!r}; only zero padding is supported")
     if kind is None:
         raise ModelError(f"layer {described} has no integer form here")
     if not shown.dtype.is_floating_point:
@@ -278,7 +277,7 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule, global_pools: set[str], k
     if kind == "batchnorm":
         _require_foldable(node, described, graph_module, kinds)
     if node.target is F.pad:
-        _require_zeros(node, described)
+        _require_codes(node, described)
     if kind == "relu" and relu_bounds(node, graph_module)[0] != 0:
         raise ModelError(f"{described} cuts at {relu_bounds(node, graph_module)[0]:g}; only a cut at 0 is supported")
     if kind == "add":
@@ -321,13 +320,12 @@ def _require_foldable(node: fx.Node, described: str, graph_module: fx.GraphModul
         )
 
 
-def _require_zeros(node: fx.Node, described: str) -> None:
-    """Of a call of ``F.pad(input, pad, mode="constant", value=None)``."""
+def _require_codes(node: fx.Node, described: str) -> None:
+    """Of what a call of ``F.pad(input, pad, mode="constant", value=None)`` pads with."""
     given = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | node.kwargs
-    mode, value = given.get("mode", "constant"), given.get("value") or 0
-    if mode != "constant" or value != 0:
-        how = repr(mode) if mode != "constant" else f"the value {value}"
-        raise ModelError(f"{described} pads with {how}; only zero padding is supported")
+    value = given.get("value") or 0
+    if given.get("mode", "constant") == "constant" and value != 0:
+        raise ModelError(f"{described} pads with the value {value}; only zeros and numbers of its own are supported")
 
 
 def _require_sum(node: fx.Node, described: str) -> None:

@@ -2,6 +2,7 @@
 axis, joins.
 
     chunk, split, unbind = slices;  stack = unsqueeze, then cat;  roll = cat of two slices
+    pad around = index_select
     view, transpose, view that give channels in another order = index_select
 
 so that neither several tensors at once are left nor a transpose where none is needed.
@@ -36,6 +37,8 @@ def simplify_moves(graph_module: fx.GraphModule) -> None:
             moves.split(node, unbound=name == "unbind")
         elif name in ("stack", "roll", "expand_as", "channel_shuffle"):
             getattr(moves, name)(node)
+        elif name == "pad":
+            moves.pad_around(node)
         elif is_nearest(node, graph_module):
             moves.enlarge(node)
         elif _gives_image(node):
@@ -137,6 +140,22 @@ class _Moves:
                     ends = [(*before, slice(cut, None)), (*before, slice(0, cut))]
                     parts = [self._new(node, "call_function", operator.getitem, (result, one)) for one in ends]
                     result = self._new(node, "call_function", torch.cat, (parts, axis))
+        self._succeed(node, result)
+
+    def pad_around(self, node: fx.Node) -> None:
+        """With what stands at the other end."""
+        given: dict[str, Any] = dict(zip(("input", "pad", "mode"), node.args, strict=False)) | node.kwargs
+        result = node.all_input_nodes[0]
+        rank, ends = len(result.meta["tensor_meta"].shape), given["pad"]
+        axes = [rank - 1 - place for place in range(len(ends) // 2)]
+        if given.get("mode") != "circular" or not all(self.is_fixed(result, axis) for axis in axes):
+            return
+        with self.graph.inserting_before(node):
+            for place, axis in enumerate(axes):
+                places = torch.arange(float(result.meta["tensor_meta"].shape[axis])).reshape(1, 1, -1)
+                order = F.pad(places, ends[2 * place : 2 * place + 2], mode="circular").reshape(-1).long()
+                held = self._held(f"{node.name}_order{axis}", order)
+                result = self._new(node, "call_function", torch.index_select, (result, axis, held))
         self._succeed(node, result)
 
     def expand_as(self, node: fx.Node) -> None:

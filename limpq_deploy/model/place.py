@@ -194,11 +194,12 @@ def _before_pad(consumer: fx.Node, tensor: fx.Node, traced: TracedModel) -> tupl
 
 
 def _pads(node: fx.Node, traced: TracedModel) -> bool:
-    if traced.kinds[node.name] == "float":  # with ones, or around: no zeros
+    if traced.kinds[node.name] == "float":  # with ones
         return False
     if node.op == "call_module":
         return isinstance(traced.graph_module.get_submodule(str(node.target)), nn.ZeroPad2d)
-    return node.target is F.pad
+    given = dict(zip(("input", "pad", "mode"), node.args, strict=False)) | node.kwargs
+    return node.target is F.pad and given.get("mode", "constant") == "constant"
 
 
 def _quantizers_of(

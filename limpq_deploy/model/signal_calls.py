@@ -39,9 +39,7 @@ def image_module(module: nn.Module) -> nn.Module:
         found.__class__ = nn.BatchNorm2d if isinstance(module, nn.BatchNorm1d) else nn.Dropout2d
         return found
     assert isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
-    given: dict[str, Any] = {
-        name: getattr(module, name) for name in ("in_channels", "out_channels", "groups", "padding_mode")
-    }
+    given: dict[str, Any] = {name: getattr(module, name) for name in ("in_channels", "out_channels", "groups")}
     for name, own in {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}.items():
         along = getattr(module, name)
         given[name] = along if isinstance(along, str) else (own, *along)
@@ -55,10 +53,8 @@ def image_module(module: nn.Module) -> nn.Module:
 
 
 def has_image_module(module: nn.Module) -> bool:
-    """Whether that has an integer form: other paddings than zeros, and what cannot be a convolution, have none."""
-    if isinstance(module, nn.ConvTranspose1d):
-        return is_convolution(module)
-    return not isinstance(module, nn.Conv1d) or module.padding_mode == "zeros"
+    """Whether that has an integer form: what cannot be a convolution has none."""
+    return not isinstance(module, nn.ConvTranspose1d) or is_convolution(module)
 
 
 def image_pool(node: fx.Node, graph_module: nn.Module) -> Call | None:

@@ -158,6 +158,8 @@ class _Signals:
             fits = _joins_signals(node, tensors)
         elif node.target is operator.getitem:
             fits = _cuts_signal(node)
+        elif node.target is torch.index_select:
+            fits = _chooses(node)
         else:
             single = does_nothing(node, self.graph_module) or is_function(node, self.graph_module)
             fits = single or kind in ("relu", "gate", "add", "mul") or self.called(node) in EACH
@@ -203,7 +205,11 @@ def _along_signals(node: fx.Node) -> str | None:
 
 def _pads_ends(node: fx.Node) -> bool:
     given: dict[str, Any] = dict(zip(("input", "pad", "mode"), node.args, strict=False)) | node.kwargs
-    return len(given["pad"]) == 2 and given.get("mode", "constant") == "constant"
+    if len(given["pad"]) != 2:
+        return False
+    if given.get("mode", "constant") != "constant":  # torch asks for both axes of images then
+        node.args, node.kwargs = (given["input"], (*given["pad"], 0, 0), given["mode"]), {}
+    return True
 
 
 def _joins_signals(node: fx.Node, tensors: list[fx.Node]) -> bool:
@@ -214,6 +220,14 @@ def _joins_signals(node: fx.Node, tensors: list[fx.Node]) -> bool:
         return False
     node.args, node.kwargs = (given["tensors"], 1 if axis == 1 else 3), {}
     return True
+
+
+def _chooses(node: fx.Node) -> bool:
+    """Channels or places along the axis by number; the axis is then that of images."""
+    given: dict[str, Any] = dict(zip(("input", "dim", "index"), node.args, strict=False)) | node.kwargs
+    axis = given["dim"] % 3
+    node.args, node.kwargs = (given["input"], axis + (axis == 2), given["index"]), {}
+    return axis > 0
 
 
 def _cuts_signal(node: fx.Node) -> bool:

@@ -15,8 +15,9 @@ ort = pytest.importorskip("onnxruntime", reason="needs the extra limpq-deploy[cp
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from limpq_deploy.export.lint.check import lint  # noqa: E402
 from limpq_deploy.export.qdq.build import strip_markers  # noqa: E402
-from limpq_deploy.export.records.targets import TENSORRT, TargetSpec  # noqa: E402
+from limpq_deploy.export.records.targets import TENSORRT, TENSORRT_RTX, TargetSpec  # noqa: E402
 
 from .test_mobile_nets import SHAPE, compared, conv, quantized  # noqa: E402
 
@@ -225,6 +226,9 @@ class Attended(nn.Module):
 
 
 OPERATORS |= {
+    "reflected padding": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+    "circular padding": lambda: lambda x: F.pad(x, (1, 1, 2, 0), mode="circular"),
+    "replicated padding": lambda: nn.Sequential(nn.ReplicationPad2d((2, 0, 1, 1)), nn.Conv2d(8, 8, 3)),
     "signals": Signals,
     "attention of channels": Attended,
     "largest and mean along an axis": lambda: lambda x: (x.max(2)[0] + x.mean(2)).unsqueeze(2).expand(-1, -1, 3, -1),
@@ -256,6 +260,7 @@ def around(name: str, *, relu: bool) -> nn.Module:
 FAST = (
     *("average, ceil mode, padding counted", "shuffle of channels", "several BatchNorms", "GELU", "parameters"),
     *("ConvTranspose2d 4x4", "Linear of pixels", "interpolate by part of a factor", "ReLUs elsewhere", "signals"),
+    "reflected padding",
 )
 """One of each kind; all others are slow together."""
 EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in OPERATORS]
@@ -297,3 +302,14 @@ def test_the_float_model_and_tensorrts_file_compute_what_torch_does(name: str, t
         trained = net.model(images).numpy()
     # sums in another order put a value on a tie one step off, which the layers behind it pass on
     np.testing.assert_allclose(run(net.file), trained, atol=0.05 * np.abs(trained).max())
+
+
+@pytest.mark.parametrize("target", [TENSORRT, TENSORRT_RTX], ids=lambda target: target.name)
+@pytest.mark.parametrize("name", ["signals", pytest.param("reflected padding", marks=pytest.mark.slow)])
+def test_nvidias_compiler_computes_every_layer_in_int8(name: str, target: TargetSpec) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra limpq-deploy[rtx]")
+    report = lint(quantized(around(name, relu=True), target, pair=(8, 8)).file, target, compiler=True)
+    assert report.compiler is not None
+    assert report.compiler.as_planned, report.compiler.detail
+    assert report.compiler.as_floats == ()
+    assert report.findings == ()

@@ -11,12 +11,12 @@ from limpq_deploy.model.layers import trace
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
-        self.b = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
-        self.c = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+        self.a = nn.Conv2d(3, 4, 3, padding=1, dtype=torch.cfloat)
+        self.b = nn.Conv2d(4, 4, 3, padding=1, dtype=torch.cfloat)
+        self.c = nn.Linear(6, 6, dtype=torch.cfloat)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = self.a(x)
+        x = self.a(torch.fft.fft(x))
         x = self.b(x)
         return self.c(x)
 
@@ -32,11 +32,11 @@ def test_every_kind_has_a_sentence_with_its_lines() -> None:
         trace(Net().eval(), (3, 6, 6))
     alone = "and no other layer can be quantized"
     assert refused.value.reasons == (
-        f"layer a (Conv2d) (test_blockers.py:{line + 1}) pads with 'reflect'; only zero padding is supported, {alone}; "
+        f"a (Conv2d) (test_blockers.py:{line + 1}) gives no real numbers, which has no integer form here, {alone}; "
         f"so it is with 1 more (test_blockers.py:{line + 2})",
-        f"layer c (Conv2d) (test_blockers.py:{line + 3}) pads with 'circular'; only zero padding is supported, {alone}",
+        f"c (Linear) (test_blockers.py:{line + 3}) gives no real numbers, which has no integer form here, {alone}",
     )
-    assert str(refused.value).startswith("2 things stop this model: (1) layer a")
+    assert str(refused.value).startswith("2 things stop this model: (1) a (Conv2d)")
 
 
 def test_without_a_layer_there_is_nothing_to_quantize_and_a_second_input_is_told_beside_it() -> None:

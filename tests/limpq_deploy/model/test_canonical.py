@@ -105,13 +105,3 @@ def test_largest_values_without_their_places_are_one_tensor() -> None:
     assert (called.count("amax"), called.count("max")) == (2, 1)
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(graph_module(images), Largest()(images), rtol=0, atol=0)
-
-
-def test_a_module_that_pads_with_a_number_is_a_call() -> None:
-    for module, ends in ((nn.ConstantPad2d((1, 0, 2, 0), 0.0), (1, 0, 2, 0)), (nn.ZeroPad1d(1), (1, 1))):
-        graph_module = symbolic_trace(nn.Sequential(module), (3, 8, 8))
-        canonicalise(graph_module)
-        pad = next(node for node in graph_module.graph.nodes if node.target is F.pad)
-        assert pad.args[1:] == (ends, "constant", 0)
-        images = torch.randn(2, 3, 8, 8)
-        torch.testing.assert_close(graph_module(images), module(images), rtol=0, atol=0)

@@ -24,9 +24,9 @@ def with_layer(module: nn.Module) -> nn.Module:
         (nn.AdaptiveAvgPool2d(5), "1 (AdaptiveAvgPool2d) pools to 5x5; only averages over whole images or windows"),
         (nn.AvgPool2d(2, divisor_override=3), "1 (AvgPool2d) pools to 4x4; only averages over whole images or"),
         (nn.BatchNorm2d(2, track_running_stats=False), "has affine=True and track_running_stats=False; expected both"),
-        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), "1 (Conv2d) pads with 'circular'; only zero padding"),
+        (nn.ConvTranspose2d(2, 2, 3, padding=2, dilation=2), "layer 1 (ConvTranspose2d) has no integer form here"),
     ],
-    ids=["GroupNorm", "windows of several sizes", "sums of windows", "statistics of images", "circular padding"],
+    ids=["GroupNorm", "windows of several sizes", "sums of windows", "statistics of images", "dilation"],
 )
 def test_what_has_no_integer_form_is_computed_in_float_and_the_placement_says_why(
     module: nn.Module, sentence: str, target: TargetSpec
@@ -37,7 +37,7 @@ def test_what_has_no_integer_form_is_computed_in_float_and_the_placement_says_wh
     assert (found.name, found.operator) == ("_1", type(module).__name__)
     assert sentence in found.why
     assert found.num_weights == sum(one.numel() for one in module.parameters())
-    assert found.macs == (64 * 2 * 2 * 9 if isinstance(module, nn.Conv2d) else 0)
+    assert found.macs == (64 * 2 * 2 * 9 if isinstance(module, nn.ConvTranspose2d) else 0)
 
 
 class Tail(nn.Module):

@@ -211,7 +211,7 @@ def test_signals_stay_images_through_a_whole_block(name: str) -> None:
 
 
 FLOATS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "convolution around": (lambda: nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), "pads with 'circular'"),
+    "pad of ones": (lambda: nn.ConstantPad1d(1, 1.0), "pads with the value 1"),
     "transposed with dilation": (lambda: nn.ConvTranspose1d(4, 4, 3, dilation=2), "(ConvTranspose1d)"),
     "InstanceNorm": (lambda: nn.InstanceNorm1d(4, affine=True), "(InstanceNorm1d)"),
     "PReLU of channels": (lambda: nn.PReLU(4), "(PReLU)"),
