@@ -58,4 +58,4 @@ def _unpadded(module: nn.Module) -> nn.Module:
     found: Any = copy.copy(module)
     found.padding_mode, found.padding = "zeros", tuple(0 for _ in found.kernel_size)
     found._reversed_padding_repeated_twice = [0] * (2 * len(found.padding))
-    return found  # type: ignore[no-any-return]
+    return found
