@@ -37,7 +37,7 @@ def simplify_moves(graph_module: fx.GraphModule) -> None:
             moves.split(node, unbound=name == "unbind")
         elif name in ("stack", "roll", "expand_as", "channel_shuffle"):
             getattr(moves, name)(node)
-        elif name == "pad":
+        elif node.target is F.pad:
             moves.pad_around(node)
         elif is_nearest(node, graph_module):
             moves.enlarge(node)
@@ -145,10 +145,12 @@ class _Moves:
     def pad_around(self, node: fx.Node) -> None:
         """With what stands at the other end."""
         given: dict[str, Any] = dict(zip(("input", "pad", "mode"), node.args, strict=False)) | node.kwargs
+        if given.get("mode") != "circular" or not all(isinstance(one, int) for one in given["pad"]):
+            return
         result = node.all_input_nodes[0]
         rank, ends = len(result.meta["tensor_meta"].shape), given["pad"]
         axes = [rank - 1 - place for place in range(len(ends) // 2)]
-        if given.get("mode") != "circular" or not all(self.is_fixed(result, axis) for axis in axes):
+        if not all(self.is_fixed(result, axis) for axis in axes):
             return
         with self.graph.inserting_before(node):
             for place, axis in enumerate(axes):
