@@ -60,4 +60,4 @@ def test_it_is_searched_calibrated_and_proved_in_integers(
     assert policy["bits"].keys() == {"deep", "last"}
     assert sum(tensor["mismatches"] for tensor in parity["tensors"]) == 0
     assert sum(tensor["elements"] for tensor in parity["tensors"]) > 1e5
-    assert parity["integer_logits_equal"]
+    assert parity["logits_equal"]
