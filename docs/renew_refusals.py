@@ -12,8 +12,8 @@ from typing import Any
 
 import limpq_deploy.model as room
 from limpq_deploy.model.canonical import GATES
+from limpq_deploy.model.enlarging import enlarged
 from limpq_deploy.model.functions import FUNCTIONS
-from limpq_deploy.model.movers import enlarged
 from limpq_deploy.model.operations import FUNCTION_KINDS, METHOD_KINDS, MODULE_KINDS, WRITTEN_KINDS
 
 PAGE = Path(__file__).with_name("models.md")

@@ -34,7 +34,7 @@ def simplify_pools(graph_module: fx.GraphModule) -> None:
             with graph_module.graph.inserting_before(node):
                 pool = graph_module.graph.create_node(
                     "call_function",
-                    F.max_pool2d if _is_largest(node, graph_module) else F.avg_pool2d,
+                    F.max_pool2d if is_largest(node, graph_module) else F.avg_pool2d,
                     (source, kernel, kernel),
                     name=f"{node.name}_windows",
                 )
@@ -49,7 +49,7 @@ def _kernel(node: fx.Node, graph_module: nn.Module) -> tuple[int, int] | None:
     module: Any = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.AvgPool2d):
         return (1, 1) if {module.kernel_size, module.stride, module.padding} <= {1, 0, (1, 1), (0, 0)} else None
-    largest = _is_largest(node, graph_module)
+    largest = is_largest(node, graph_module)
     adaptive = largest or isinstance(module, nn.AdaptiveAvgPool2d) or node.target in ADAPTIVE
     if not adaptive or not isinstance(node.meta.get("tensor_meta"), TensorMetadata):
         return None
@@ -60,6 +60,7 @@ def _kernel(node: fx.Node, graph_module: nn.Module) -> tuple[int, int] | None:
     return before[0] // after[0], before[1] // after[1]
 
 
-def _is_largest(node: fx.Node, graph_module: nn.Module) -> bool:
+def is_largest(node: fx.Node, graph_module: nn.Module) -> bool:
+    """Whether a call gives adaptive maxima."""
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     return isinstance(module, nn.AdaptiveMaxPool2d) or node.target in LARGEST

@@ -2,7 +2,7 @@
 axis, joins.
 
     chunk, split, unbind = slices;  stack = unsqueeze, then cat;  roll = cat of two slices
-    pad around = index_select
+    pad around = index_select;  adaptive maxima = index_select, then max_pool2d
     view, transpose, view that give channels in another order = index_select
 
 so that neither several tensors at once are left nor a transpose where none is needed.
@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.nn import functional as F
 
+from limpq_deploy.model import axis_orders
+from limpq_deploy.model.average_pools import is_largest
+from limpq_deploy.model.enlarging import enlarged, enlarging_mode, is_nearest
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.on_meta import OnMeta
 
@@ -41,6 +44,8 @@ def simplify_moves(graph_module: fx.GraphModule) -> None:
             moves.pad_around(node)
         elif is_nearest(node, graph_module):
             moves.enlarge(node)
+        elif _gives_image(node) and is_largest(node, graph_module):
+            moves.spread(node)
         elif _gives_image(node):
             moves.shuffle(node)
     graph_module.graph.eliminate_dead_code()
@@ -148,17 +153,33 @@ class _Moves:
         if given.get("mode") != "circular" or not all(isinstance(one, int) for one in given["pad"]):
             return
         result = node.all_input_nodes[0]
-        rank, ends = len(result.meta["tensor_meta"].shape), given["pad"]
-        axes = [rank - 1 - place for place in range(len(ends) // 2)]
-        if not all(self.is_fixed(result, axis) for axis in axes):
-            return
-        with self.graph.inserting_before(node):
+        shape, ends = result.meta["tensor_meta"].shape, given["pad"]
+        axes = [len(shape) - 1 - place for place in range(len(ends) // 2)]
+        if all(self.is_fixed(result, axis) for axis in axes):
             for place, axis in enumerate(axes):
-                places = torch.arange(float(result.meta["tensor_meta"].shape[axis])).reshape(1, 1, -1)
-                order = F.pad(places, ends[2 * place : 2 * place + 2], mode="circular").reshape(-1).long()
-                held = self._held(f"{node.name}_order{axis}", order)
-                result = self._new(node, "call_function", torch.index_select, (result, axis, held))
-        self._succeed(node, result)
+                order = axis_orders.around(shape[axis], *ends[2 * place : 2 * place + 2])
+                result = self._chosen(node, result, axis, order)
+            self._succeed(node, result)
+
+    def spread(self, node: fx.Node) -> None:
+        """Adaptive maxima of uneven windows."""
+        result = node.all_input_nodes[0]
+        orders = [
+            axis_orders.spread(before, after)
+            for before, after in zip(*(one.meta["tensor_meta"].shape[2:] for one in (result, node)), strict=True)
+        ]
+        for axis, (order, _) in enumerate(orders):
+            result = self._chosen(node, result, axis + 2, order)
+        windows = tuple(length for _, length in orders)
+        self._replace(node, "call_function", F.max_pool2d, (result, windows), name=f"{node.name}_windows")
+
+    def _chosen(self, node: fx.Node, source: fx.Node, axis: int, order: Tensor) -> fx.Node:
+        """Places of an axis, before a node that they become part of; the source where all are there in order."""
+        if torch.equal(order, torch.arange(source.meta["tensor_meta"].shape[axis])):
+            return source
+        with self.graph.inserting_before(node):
+            held = self._held(f"{node.name}_order{axis}", order)
+            return self._new(node, "call_function", torch.index_select, (source, axis, held))
 
     def expand_as(self, node: fx.Node) -> None:
         sizes = node.meta["tensor_meta"].shape
@@ -179,11 +200,10 @@ class _Moves:
             factors = [size // old for size, old in zip(after, before, strict=True)]
             self._replace(node, "call_function", enlarged, (source, *factors))
             return
-        order = [_chosen(node, self.graph_module, old, size) for old, size in zip(before, after, strict=True)]
-        with self.graph.inserting_before(node):
-            held = [self._held(f"{node.name}_order{axis}", places) for axis, places in enumerate(order)]
-            rows = self._new(node, "call_function", torch.index_select, (source, 2, held[0]))
-        self._replace(node, "call_function", torch.index_select, (rows, 3, held[1]))
+        mode = enlarging_mode(node, self.graph_module) or "nearest"
+        for axis, (old, size) in enumerate(zip(before, after, strict=True)):
+            source = self._chosen(node, source, axis + 2, axis_orders.nearest(old, size, mode))
+        self._succeed(node, source)
 
     def _held(self, name: str, places: Tensor) -> fx.Node:
         self.graph_module.register_buffer(name, places.clone(), persistent=False)
@@ -243,32 +263,6 @@ class _Moves:
         made.meta.update(near.meta)
         note_shape(made, self.on_meta)
         return made
-
-
-def enlarged(x_NCHW: Tensor, rows: int, columns: int) -> Tensor:
-    """Every pixel ``rows`` x ``columns`` times."""
-    return F.interpolate(x_NCHW, scale_factor=(float(rows), float(columns)), mode="nearest")
-
-
-def is_nearest(node: fx.Node, graph_module: fx.GraphModule) -> bool:
-    """Whether a call enlarges to the nearest pixel."""
-    return enlarging_mode(node, graph_module) in ("nearest", "nearest-exact") and len(node.all_input_nodes) >= 1
-
-
-def enlarging_mode(node: fx.Node, graph_module: fx.GraphModule) -> str | None:
-    """How a call of Upsample or interpolate chooses or mixes pixels; None of all else."""
-    if node.op == "call_module":
-        module = graph_module.get_submodule(str(node.target))
-        return module.mode if isinstance(module, nn.Upsample) else None
-    if node.target is not F.interpolate:
-        return None
-    return str(dict(enumerate(node.args)).get(3, node.kwargs.get("mode", "nearest")))
-
-
-def _chosen(node: fx.Node, graph_module: fx.GraphModule, old: int, size: int) -> Tensor:
-    """Which of ``old`` rows each of ``size`` is, by torch itself."""
-    rows = torch.arange(float(old)).reshape(1, 1, old)
-    return F.interpolate(rows, size=size, mode=enlarging_mode(node, graph_module) or "nearest").reshape(-1).long()
 
 
 def _number(node: fx.Node) -> Any:

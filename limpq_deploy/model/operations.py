@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from limpq_deploy.model.movers import enlarged
+from limpq_deploy.model.enlarging import enlarged
 
 Kind = Literal[
     "input",
@@ -112,8 +112,10 @@ WRITTEN_KINDS: dict[object, Kind] = {
     **dict.fromkeys((nn.Conv1d, nn.ConvTranspose1d, nn.ConvTranspose2d), "layer"),
     **dict.fromkeys((nn.AvgPool1d, nn.AdaptiveAvgPool1d, F.avg_pool1d, F.adaptive_avg_pool1d), "pool"),
     **dict.fromkeys((nn.MaxPool1d, F.max_pool1d, torch.max_pool1d, torch.amax), "through"),
+    **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), "through"),
+    **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d), "through"),
 }
-"""What is written as something else (`signals`, `transposed_convolutions`, `axis_pools`), and is of this kind then."""
+"""What is written as something else (`signals`, `transposed_convolutions`, `axis_pools`, `movers`), and is of this kind then."""
 DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 """Modules that hand on their input in evaluation mode."""
 NEGATIVE_VALUES: dict[object, Lowest] = {

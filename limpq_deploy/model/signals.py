@@ -17,8 +17,9 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.model.axis_pools import reduction
+from limpq_deploy.model.enlarging import enlarging_mode, is_nearest
 from limpq_deploy.model.functions import is_function
-from limpq_deploy.model.movers import called, enlarging_mode, is_nearest, sizes_for_several
+from limpq_deploy.model.movers import called, sizes_for_several
 from limpq_deploy.model.operations import does_nothing, operation
 from limpq_deploy.model.signal_calls import MODULES, POOLS, has_image_module, image_module, image_pool
 from limpq_deploy.model.tied import name_apart

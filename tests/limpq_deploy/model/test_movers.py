@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limpq_deploy.model.enlarging import enlarged
 from limpq_deploy.model.layers import TracedModel, trace
-from limpq_deploy.model.movers import enlarged
 
 Move = Callable[[Tensor], Tensor]
 
@@ -53,6 +53,10 @@ MOVES: dict[str, Move] = {
     "channel shuffle": lambda x: F.channel_shuffle(x, 2),
     "nearest": lambda x: F.interpolate(x, scale_factor=3.0),
     "nearest, to fewer pixels": lambda x: F.interpolate(x, (4, 9)),
+    "nearest, one axis": lambda x: F.interpolate(x, (6, 9)),
+    "adaptive maxima": lambda x: F.adaptive_max_pool2d(x, (4, 9)),
+    "adaptive maxima of one axis": nn.AdaptiveMaxPool2d((6, 5)),
+    "adaptive maxima of signals": lambda x: F.adaptive_max_pool1d(x.flatten(2), 7),
     "nearest-exact": lambda x: F.interpolate(x, (4, 9), mode="nearest-exact"),
 }
 
