@@ -115,7 +115,8 @@ WRITTEN_KINDS: dict[object, Kind] = {
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), "through"),
     **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d), "through"),
 }
-"""What is written as something else (`signals`, `transposed_convolutions`, `axis_pools`, `movers`), and is of this kind then."""
+"""What is written as something else, and is of this kind then: by `signals`, `transposed_convolutions`, `axis_pools`,
+`movers`."""
 DO_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 """Modules that hand on their input in evaluation mode."""
 NEGATIVE_VALUES: dict[object, Lowest] = {
