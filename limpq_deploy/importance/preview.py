@@ -56,7 +56,7 @@ def preview(
     ``train`` gives the statistics, ``held`` (images that joint training has not seen) is classified. Seconds where
     fine-tuning takes minutes or days; what fine-tuning would repair, it cannot know. ``interval``: of the figure too.
     ``trained`` False: the network has ranges alone, and the float model's statistics, which stay where they measure
-    better, as in the calibration that follows: a few images with very large activations spoil those estimated anew.
+    better, as in the calibration that follows: variances that few images make up shrink where quantizers cut those.
     """
     with on_device(joint, judge.reference), _statistics_kept(joint):
         joint.set_bits(policy)

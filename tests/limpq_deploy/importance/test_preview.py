@@ -78,7 +78,7 @@ def test_a_network_that_was_not_trained_keeps_its_statistics(
     judge = CLASSES.beside(tiny[0].graph_module.eval())
     policy = {layer.name: (6, 6) for layer in tiny[1].searched}
     net.set_bits(policy)
-    if kept:  # a few images with numbers many times those of others do the same
+    if kept:  # other images make other statistics
         train = Split(labels=train.labels, read=lambda at: 0 * PIXELS[0], preprocess=train.preprocess)
     else:
         with torch.no_grad():
