@@ -1,12 +1,16 @@
+import weakref
 from itertools import product
 from typing import Any
 
 import torch
+from torch import nn
 
 from limpq_deploy.calibration.datasets import DataSet
 from limpq_deploy.export.records.placement import Placement
+from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.importance.variants import TensorAt, Variants, batch_statistics, searched_tensors
-from limpq_deploy.model.layers import TracedModel
+from limpq_deploy.model.layers import TracedModel, trace
+from limpq_deploy.model.place import place
 from limpq_deploy.quant.quantized_model import QuantizedModel, joint_model
 
 BITS = (2, 3, 6)
@@ -84,3 +88,21 @@ def test_batch_statistics_leave_running_statistics_modes_and_momenta_alone(tiny:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert momenta == [module.momentum for module in model.modules() if hasattr(module, "running_mean")]
     assert not any(module.training for module in model.modules())
+
+
+def test_no_more_values_are_kept_than_are_still_read() -> None:
+    middle = [one for _ in range(10) for one in (nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())]
+    net = nn.Sequential(nn.Conv2d(1, 4, 1), *middle, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
+    traced = trace(net, (1, 8, 8))
+    model = joint_model(traced, place(traced, ONNXRUNTIME, model="chain"), BITS)
+    images_NCHW = torch.randn(2, 1, 8, 8)
+    model.initialise_scales(images_NCHW)
+    model.set_bits({layer.name: (6, 6) for layer in model.placement.searched})
+    model.eval()
+    made: list[weakref.ref[torch.Tensor]] = []
+    for layer in model.placement.layers:
+        model.quant_layer(layer.name).register_forward_hook(lambda *seen: made.append(weakref.ref(seen[2])))
+    with torch.no_grad():
+        for _ in Variants(model, images_NCHW).each(searched_tensors(model.placement), BITS):
+            assert sum(one() is not None for one in made) <= 3
+    assert len(made) > 100
