@@ -24,6 +24,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
         ("fp8_trained", "fp8_trained_mobilenet.json", "fp8.md"),
         ("zoo_page", "zoo.json", "zoo.md"),
         ("trained_nets", "trained_nets_x86_2cores.json", "trained_nets_x86_2cores.md"),
+        ("ptq_previews", "ptq_previews_x86_2cores.json", "ptq_previews_x86_2cores.md"),
         ("judges_page", "judges_x86_2cores.json", "judges_x86_2cores.md"),
         ("learned_bits", "learned_bits_x86_2cores.json", "learned_bits_x86_2cores.md"),
         ("method_cost", "method_cost_x86_2cores.json", "method_cost_x86_2cores.md"),

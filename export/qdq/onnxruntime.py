@@ -163,8 +163,7 @@ class OnnxRuntimeDialect(Dialect):
         return [*(one for at, one in enumerate(before) if one not in before[:at]), node]
 
     def bounded_relu(self, node: onnx.NodeProto) -> None:
-        readers = [reader for reader in self.template.graph.node if node.output[0] in reader.input]
-        if not all(is_marker(reader) and marker_name(reader) in self.acts for reader in readers):
+        if not self._cut_on_codes(node.output[0]):
             super().bounded_relu(node)
             return
         if node.input[0] in self.codes:
@@ -172,6 +171,15 @@ class OnnxRuntimeDialect(Dialect):
             self.functions[node.output[0]] = relu, node.input[0]
             return
         self.add("Relu", [self.real(node.input[0])], node.output[0], name=self.unique_name(node))
+
+    def _cut_on_codes(self, tensor: str) -> bool:
+        """Whether all that reads a tensor are codes that end where it is cut."""
+        if tensor in {output.name for output in self.template.graph.output}:
+            return False
+        readers = [reader for reader in self.template.graph.node if tensor in reader.input]
+        names = [marker_name(reader) for reader in readers if is_marker(reader)]
+        ends = [name in self.acts and self.placement.quantizer(name).bound is not None for name in names]
+        return len(names) == len(readers) and all(ends)
 
     def layer_constants(self, layer: IntegerLayer | Fp8Layer) -> tuple[str, str]:
         if isinstance(layer, Fp8Layer):

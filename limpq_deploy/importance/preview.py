@@ -1,4 +1,4 @@
-"""A policy's accuracy without fine-tuning: the jointly trained network at its bits, BatchNorm estimated anew."""
+"""A policy's accuracy without fine-tuning: the network of all widths at its bits, BatchNorm estimated anew."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from limpq_deploy.calibration.batchnorm import batchnorms
 from limpq_deploy.calibration.datasets import Split
 from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.quant.quantized_model import QuantizedModel
@@ -24,8 +25,9 @@ BATCHNORM_IMAGES = 2000
 class Preview:
     """Of a policy on ``images`` images: ``top1`` in percent, or the figure that ``measure`` names, and ``loss``, the
     mean cross-entropy or distance to the float model's outputs, which tells near policies apart sooner than counting
-    does. ``batchnorm_images`` gave the statistics. ``losses``: of each image, in the data's order, by which previews
-    are compared in pairs. ``low`` and ``high``: ends of the figure's 95 % interval, where it was asked for."""
+    does. ``batchnorm_images`` gave the statistics (0: they are the network's own). ``losses``: of each image, in the
+    data's order, by which previews are compared in pairs. ``low`` and ``high``: ends of the figure's 95 % interval,
+    where it was asked for."""
 
     top1: float
     loss: float
@@ -47,16 +49,24 @@ def preview(
     seed: int = 0,
     judge: Judge = CLASSES,
     interval: bool = False,
+    trained: bool = True,
 ) -> Preview:
     """Preview of one policy; the joint model's BatchNorm statistics and modes are put back, its widths are not.
 
     ``train`` gives the statistics, ``held`` (images that joint training has not seen) is classified. Seconds where
     fine-tuning takes minutes or days; what fine-tuning would repair, it cannot know. ``interval``: of the figure too.
+    ``trained`` False: the network has ranges alone, and the float model's statistics, which stay where they measure
+    better, as in the calibration that follows: variances that few images make up shrink where quantizers cut those.
     """
     with on_device(joint, judge.reference), _statistics_kept(joint):
         joint.set_bits(policy)
+        own = None
+        if not trained and batchnorms(joint):
+            own = judged_with_losses(joint, held, judge, interval=interval)
         settled = settle_batchnorm(joint, train, images=min(batchnorm_images, len(train)), seed=seed)
         found, losses = judged_with_losses(joint, held, judge, interval=interval)
+        if own is not None and fsum(own[1]) <= fsum(losses):
+            settled, (found, losses) = 0, own
     low, high = found.accuracy.interval if interval else (None, None)
     return Preview(
         top1=found.accuracy.value,

@@ -15,6 +15,10 @@ REAL: tuple[Kind, ...] = ("float", "input")
 """Kinds of nodes whose result is there as reals, whatever quantizes it for others."""
 READ_REALS: tuple[Kind, ...] = ("float", "output")
 """Kinds of nodes that take reals as they are."""
+ALONE: tuple[Kind, ...] = ("function", "gate")
+"""Kinds computed in float where reals are asked for: their codes would be rounded once more for nobody."""
+JOINING: tuple[Kind, ...] = ("add", "mul", "concat", "pool", "relu")
+"""The same of those that have reals to read, too."""
 
 
 def for_target(traced: TracedModel, target: TargetSpec) -> TracedModel:
@@ -31,10 +35,28 @@ def for_target(traced: TracedModel, target: TargetSpec) -> TracedModel:
             kinds[node.name] = "float"
             reasons[node.name] = f"{node.name!r}{written_at(node)} reads what is computed in float"
     for node in reversed(nodes):
-        if kinds[node.name] == "function" and {kinds[reader.name] for reader in node.users} <= {*READ_REALS, "shape"}:
+        asked = kinds[node.name] in ALONE or (kinds[node.name] in JOINING and _takes_reals(node, found))
+        if asked and {kinds[reader.name] for reader in readers(node, found)} <= {*READ_REALS, "shape"}:
             kinds[node.name] = "float"
             reasons[node.name] = f"{node.name!r}{written_at(node)} is read by what is computed in float alone"
     return found
+
+
+def readers(node: fx.Node, traced: TracedModel) -> list[fx.Node]:
+    """What reads a tensor, behind nodes that only move its elements."""
+    found = []
+    for reader in node.users:
+        found += readers(reader, traced) if traced.kinds[reader.name] == "through" else [reader]
+    return found
+
+
+def _takes_reals(node: fx.Node, traced: TracedModel) -> bool:
+    """Whether one of an operator's tensors is there as reals, or would be: made of such for this operator alone."""
+    for source in map(traced.source, tensor_inputs(node, traced.kinds)):
+        kind = traced.kinds[source.name]
+        if kind in REAL or (kind in JOINING and len(readers(source, traced)) == 1 and _takes_reals(source, traced)):
+            return True
+    return False
 
 
 def _is_absorbed(relu: fx.Node, traced: TracedModel) -> bool:

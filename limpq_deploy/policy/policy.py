@@ -120,8 +120,9 @@ class PolicyCandidate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
     """Candidates for one set of budgets, best first; ``chosen`` names the one that became the policy and ``why`` says
-    so in a sentence. ``images`` were looked at, ``batchnorm_images`` gave BatchNorm its statistics; ``seconds``: what
-    all previews took. ``measure`` and its ``unit``: of the figure in place of top-1, None for that."""
+    so in a sentence. ``images`` were looked at, ``batchnorm_images`` gave BatchNorm its statistics in the best one's
+    preview (0: the float model's were kept); ``seconds``: what all previews took. ``measure`` and its ``unit``: of the
+    figure in place of top-1, None for that."""
 
     candidates: tuple[PolicyCandidate, ...]
     chosen: str

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from limpq_deploy.export.records.targets import TargetSpec
 from limpq_deploy.export.reference.elementwise import hard_sigmoid_values, sigmoid_values
+from limpq_deploy.model.islands import for_target
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.model.place import QUANTIZERS
 from limpq_deploy.model.shapes import WHOLE
@@ -32,8 +33,9 @@ def compute_as_exported(placed: fx.GraphModule, traced: TracedModel, target: Tar
     """
     if not target.pools:
         return
+    kinds = for_target(traced, target).kinds
     for node in list(placed.graph.nodes):
-        kind = traced.kinds.get(node.name)
+        kind = kinds.get(node.name)
         if kind != "gate" and not (kind == "pool" and WHOLE in node.meta):
             continue
         source = node.all_input_nodes[0]

@@ -224,7 +224,7 @@ def tournament_table(tournament: Tournament) -> str:
         (f"{one.loss:.4f}", _behind(one), tournament.shown(one), one.name, _bits(one.bits))
         for one in tournament.candidates
     ]
-    head = f"preview on {tournament.images:,} held-out training images, BatchNorm from {tournament.batchnorm_images:,}"
+    head = f"preview on {_seen(tournament.images, tournament.batchnorm_images)}"
     head += f", {tournament.seconds:.1f} s in all" if tournament.seconds is not None else ""
     header = ("loss", "behind (95 %)", tournament.figure, "candidate", "weight/activation bits")
     drawn = table(header, rows, right=(0, 1, 2))
@@ -239,8 +239,13 @@ def preview_table(previews: Mapping[str, Preview], policies: Mapping[str, Policy
     ]
     found = next(iter(previews.values()))
     drawn = table(("loss", found.measure.name, "found by", "policy"), rows, right=(0, 1))
-    images = f"{found.images:,} held-out training images, BatchNorm from {found.batchnorm_images:,}"
-    return f"{drawn}\non {images}; not fine-tuned"
+    return f"{drawn}\non {_seen(found.images, found.batchnorm_images)}; not fine-tuned"
+
+
+def _seen(images: int, batchnorm_images: int) -> str:
+    """What a preview looked at; of several, that of the first."""
+    norms = f"BatchNorm from {batchnorm_images:,}" if batchnorm_images else "BatchNorm as in the float model"
+    return f"{images:,} held-out training images, {norms}"
 
 
 def _behind(one: PolicyCandidate) -> str:

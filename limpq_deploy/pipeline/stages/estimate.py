@@ -111,7 +111,8 @@ def _previews(subject: Subject, one: ImageSeconds) -> float:
     if subject.config.policy is not None or subject.config.importance is not None:
         return 0.1
     data = subject.joint_data
-    looked_at = min(PREVIEW_IMAGES, len(data.split("train"))) + len(data.split("val"))
+    looks = 2 if subject.config.ptq else 1
+    looked_at = min(PREVIEW_IMAGES, len(data.split("train"))) + looks * len(data.split("val"))
     return 0.1 + PREVIEWS * looked_at * one.quantized_forward
 
 

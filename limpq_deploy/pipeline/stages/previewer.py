@@ -68,6 +68,7 @@ class Previewer:
                 seed=self._seed,
                 judge=self._judge,
                 interval=self._interval,
+                trained=self.trained,
             )
         return self._seen[key]
 

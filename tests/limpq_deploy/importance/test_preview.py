@@ -1,13 +1,20 @@
+from math import fsum
+
+import numpy as np
+import pytest
 import torch
 
-from limpq_deploy.calibration.datasets import DataSet
+from limpq_deploy.calibration.batchnorm import batchnorms
+from limpq_deploy.calibration.datasets import DataSet, Split
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.importance.preview import preview
 from limpq_deploy.model.layers import TracedModel
 from limpq_deploy.quant.quantized_model import QuantizedModel, inherit, joint_model, model_of_policy
-from limpq_deploy.train.accuracy import settle_batchnorm, top1
+from limpq_deploy.train.accuracy import figure_and_losses, settle_batchnorm, top1
+from limpq_deploy.train.judge import CLASSES
 
 BITS = (2, 3, 6)
+PIXELS = np.random.default_rng(0).integers(0, 256, (60, 16, 16), np.uint8)
 
 
 def joint(tiny: tuple[TracedModel, Placement], data: DataSet) -> QuantizedModel:
@@ -59,3 +66,29 @@ def test_statistics_come_from_the_training_images_not_from_the_joint_networks(
     with torch.no_grad():
         trained.batchnorm("bn2").running_mean.fill_(100.0)
     assert look() == before
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["where the others are spoiled", "unless they are"])
+def test_a_network_that_was_not_trained_keeps_its_statistics(
+    tiny: tuple[TracedModel, Placement], few_digits: DataSet, kept: bool
+) -> None:
+    """Without labels the loss is the distance to the float model, whose statistics the network has."""
+    net, train, labelled = joint(tiny, few_digits), few_digits.split("train"), few_digits.split("val")
+    held = Split(labels=labelled.labels, read=lambda at: PIXELS[at], preprocess=labelled.preprocess, labelled=False)
+    judge = CLASSES.beside(tiny[0].graph_module.eval())
+    policy = {layer.name: (6, 6) for layer in tiny[1].searched}
+    net.set_bits(policy)
+    if kept:  # other images make other statistics
+        train = Split(labels=train.labels, read=lambda at: 0 * PIXELS[0], preprocess=train.preprocess)
+    else:
+        with torch.no_grad():
+            for norm in batchnorms(net):
+                norm.running_mean.add_(100.0)
+    own = fsum(figure_and_losses(net, held, judge)[1]) / len(held)
+    trained, ranges_alone = (
+        preview(net, policy, train=train, held=held, judge=judge, trained=trained) for trained in (True, False)
+    )
+    assert (own < trained.loss) == kept
+    assert ranges_alone.loss == min(own, trained.loss)
+    assert (ranges_alone.batchnorm_images == 0) == kept
+    assert trained.batchnorm_images > 0
