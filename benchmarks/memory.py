@@ -150,14 +150,14 @@ def page(found: dict[str, Any]) -> str:
     rows = [(network, build) for network in found["networks"] for build in network["builds"]]
     titles = list(dict.fromkeys(title for _, build in rows for title in build.get("stages", {})))
     lines = [
-        f"| MiB | float model | build | of the float model | {' | '.join(titles)} |",
-        "|---" * (4 + len(titles)) + "|",
+        f"| MiB | px | float model | build | of the float model | {' | '.join(titles)} |",
+        "|---" * (5 + len(titles)) + "|",
     ]
     for network, build in rows:
         alone, stages = network["float_mib"], build.get("stages", {})
         each = " | ".join(f"{stages[title]:.0f}" for title in titles)
         name = network["model"].rpartition("/")[2]
-        lines.append(f"| {name} | {alone:.0f} | {build['mib']:.0f} | {build['mib'] / alone:.2f} | {each} |")
+        lines.append(f"| {name} | {network['size']} | {alone:.0f} | {build['mib']:.0f} | {build['mib'] / alone:.2f} | {each} |")
     return "\n".join(lines)
 
 
