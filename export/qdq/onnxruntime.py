@@ -163,8 +163,10 @@ class OnnxRuntimeDialect(Dialect):
         return [*(one for at, one in enumerate(before) if one not in before[:at]), node]
 
     def bounded_relu(self, node: onnx.NodeProto) -> None:
+        """Without its bound, where every reader is a quantizer that cuts there."""
         readers = [reader for reader in self.template.graph.node if node.output[0] in reader.input]
-        if not all(is_marker(reader) and marker_name(reader) in self.acts for reader in readers):
+        shown = any(output.name == node.output[0] for output in self.template.graph.output)
+        if shown or not all(is_marker(reader) and self._cuts(marker_name(reader)) for reader in readers):
             super().bounded_relu(node)
             return
         if node.input[0] in self.codes:
@@ -172,6 +174,9 @@ class OnnxRuntimeDialect(Dialect):
             self.functions[node.output[0]] = relu, node.input[0]
             return
         self.add("Relu", [self.real(node.input[0])], node.output[0], name=self.unique_name(node))
+
+    def _cuts(self, name: str) -> bool:
+        return name in self.acts and self.placement.quantizer(name).bound is not None
 
     def layer_constants(self, layer: IntegerLayer | Fp8Layer) -> tuple[str, str]:
         if isinstance(layer, Fp8Layer):
@@ -229,10 +234,11 @@ class OnnxRuntimeDialect(Dialect):
 
     def _dequantized(self, codes: _Codes) -> str:
         if codes.tensor not in self.dequantized:
-            stem = codes.tensor.removesuffix("_codes")
-            self.dequantized[codes.tensor] = self.add(
-                "DequantizeLinear", [codes.tensor, codes.scale, codes.zero_point], f"{stem}_dequantized"
-            )
+            name = f"{codes.tensor.removesuffix('_codes')}_dequantized"
+            while name in self.dequantized.values():  # of a tensor that was moved on its way to its quantizer
+                name += "_moved"
+            inputs = [codes.tensor, codes.scale, codes.zero_point]
+            self.dequantized[codes.tensor] = self.add("DequantizeLinear", inputs, name)
         return self.dequantized[codes.tensor]
 
     def finish(self) -> None:
