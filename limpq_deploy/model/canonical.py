@@ -5,6 +5,7 @@
     ReLU(MaxPool(x)) = MaxPool(ReLU(x)), so that the ReLU stands behind its layer
     dropout(x, training=False) = x
     0 + x = x, as `sum([x, y])` begins; 1 * x = x
+    clamp(x, 0, 0.5) = clamp(x, 0.0, 0.5): torch's exporter has no form for bounds of two types
 
 The first two are what a runtime without a kernel for them executes: a product of two quantized tensors, the second one
 a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
@@ -12,6 +13,7 @@ a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -43,6 +45,8 @@ NEUTRAL: dict[object, int] = {
 }
 """The number that changes nothing, of operations that take their two operands in any order."""
 
+CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
+
 MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
 
 
@@ -52,6 +56,10 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
         if _hands_on(node):
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph_module.graph.erase_node(node)
+    for node in graph_module.graph.nodes:
+        if node.target in CLAMPS and any(isinstance(value, float) for value in (*node.args, *node.kwargs.values())):
+            node.args = tuple(map(_as_float, node.args))
+            node.kwargs = {name: _as_float(value) for name, value in node.kwargs.items()}
     for node in list(graph_module.graph.nodes):
         gate = GATES.get(_called(node, graph_module))
         if gate is not None:
@@ -80,6 +88,10 @@ def _hands_on(node: fx.Node) -> bool:
             "training=self.training, or leave it out"
         )
     return True
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) else value
 
 
 def _called(node: fx.Node, graph_module: nn.Module) -> object:
