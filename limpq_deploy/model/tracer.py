@@ -14,6 +14,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
@@ -35,6 +36,9 @@ MADE_BY_SHAPE = ("new_zeros", "new_ones", "new_full", "new_tensor")
 
 OF_THE_TYPE = ("to", "type_as")
 """Methods that take of other tensors their type only."""
+
+
+SQUEEZES = (torch.squeeze, "squeeze")
 
 
 def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,11 +124,16 @@ for _reader in ("__bool__", "__int__", "__float__", "__index__", "__complex__", 
 class ShapeTracer(fx.Tracer):
     """``images``: their shape, [N, C, H, W]. ``fused``: names of modules that are a BatchNorm2d with an activation
     behind it; ``plain``: those that are one of torch's own, and which.
-    ``failed``: what the last call raised that did not run on these images."""
+    ``failed``: what the last call raised that did not run on these images. ``squeezed``: the axes that each
+    ``x.squeeze()`` takes away; ``squeezes``: those of a trace for several images, which hold for one, too."""
 
-    def __init__(self, images: tuple[int, ...], root: nn.Module) -> None:
+    def __init__(
+        self, images: tuple[int, ...], root: nn.Module, squeezes: tuple[tuple[int, ...], ...] | None = None
+    ) -> None:
         super().__init__()
         self.images = images
+        self.squeezes = squeezes
+        self.squeezed: list[tuple[int, ...]] = []
         self.fused: list[str] = []
         self.plain: dict[str, type[nn.Module]] = {}
         self.values: dict[fx.Node, Any] = {}
@@ -168,6 +177,8 @@ class ShapeTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, fx.Proxy):
             return a.node
+        if isinstance(a, np.generic):  # torch.fx would write its repr, a name that no graph knows
+            return a.item()
         if (nest := plain_nest(a)) is not a:  # torch.fx would write a call of the class
             return self.create_arg(nest)
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a.grad_fn is not None:
@@ -195,6 +206,10 @@ class ShapeTracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
         if kind == "call_method" and target in OF_THE_TYPE and not isinstance(args[0], fx.Proxy):
             return self._like_images(target, args, kwargs)
+        if target in SQUEEZES and len(args) == 1 and not kwargs and isinstance(args[0], fx.Proxy):
+            args = (args[0], self._axes_of_one(self.values[args[0].node]))
+            if not args[1]:
+                return args[0]
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
         if kind not in ("call_module", "call_function", "call_method"):
             return proxy
@@ -204,6 +219,13 @@ class ShapeTracer(fx.Tracer):
             self.graph.erase_node(node)
             return made
         return self._handed(proxy, self._computed(node))
+
+    def _axes_of_one(self, tensor: Tensor) -> tuple[int, ...]:
+        """The axes that a ``squeeze`` takes away where there are several images: theirs stays."""
+        known = () if self.squeezes is None else self.squeezes[len(self.squeezed) : len(self.squeezed) + 1]
+        axes = tuple(axis for axis, size in enumerate(tensor.shape) if size == 1)
+        self.squeezed.append(known[0] if known else axes)
+        return self.squeezed[-1]
 
     def _like_images(self, target: str, args: Any, kwargs: Any) -> Tensor:
         """A tensor of the model's own in the type of the images' (``self.mean.to(x)``): a constant, too."""

@@ -38,12 +38,12 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
     stops it."""
     require_nothing_hidden(model)
     draws, versions = _draws(), _versions(model)
-    tracers = [_traced(model, batch, input_shape) for batch in BATCHES]
+    tracers = _traced_for_each(model, input_shape)
     if _versions(model) != versions:  # tables made at the first call are the same ones at the next
         for one in tracers:
             one.forget_constants()
         versions = _versions(model)
-        tracers = [_traced(model, batch, input_shape) for batch in BATCHES]
+        tracers = _traced_for_each(model, input_shape)
     if _draws() != draws:
         again = _moved_at(model, input_shape, _draws)
         raise ModelError(
@@ -81,8 +81,21 @@ def _own_memory(graph_module: fx.GraphModule) -> None:
             setattr(module, own, held.contiguous())
 
 
-def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ShapeTracer:
-    tracer = ShapeTracer((batch, *input_shape), model)
+def _traced_for_each(model: nn.Module, input_shape: tuple[int, ...]) -> list[ShapeTracer]:
+    """A trace for each of `BATCHES`; ``squeeze`` without an axis takes the same ones away in all."""
+    one, several = BATCHES
+    try:
+        last = _traced(model, several, input_shape)
+    except ModelError:
+        _traced(model, one, input_shape)  # what one image has of it is told first
+        raise
+    return [_traced(model, one, input_shape, tuple(last.squeezed)), last]
+
+
+def _traced(
+    model: nn.Module, batch: int, input_shape: tuple[int, ...], squeezes: tuple[tuple[int, ...], ...] | None = None
+) -> ShapeTracer:
+    tracer = ShapeTracer((batch, *input_shape), model, squeezes)
     try:
         with _attributes_kept(model):
             tracer.trace(model)

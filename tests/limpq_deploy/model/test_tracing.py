@@ -399,3 +399,38 @@ def test_a_table_that_the_first_call_makes_is_a_constant() -> None:
 def test_a_buffer_that_every_call_replaces_is_refused() -> None:
     with pytest.raises(ModelError, match="writes into its own parameters or buffers in evaluation mode, too"):
         trace(Table(counting=True).eval(), (3, 4, 4))
+
+
+class Written(nn.Module):
+    """``written``: what its forward makes of the maps of a convolution."""
+
+    def __init__(self, written: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.written = written
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.written(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(),
+        lambda x: torch.squeeze(x.amax((2, 3), keepdim=True)).squeeze(),
+        lambda x: x.mean(1, keepdim=True).squeeze(),
+    ],
+)
+def test_a_squeeze_without_an_axis_leaves_that_of_the_images(written: Callable[[Tensor], Tensor]) -> None:
+    model, images = Written(written), torch.randn(3, 3, 4, 4)
+    graph = symbolic_trace(model, (3, 4, 4))
+    torch.testing.assert_close(graph(images), model(images))
+    torch.testing.assert_close(graph(images[:1]), model(images[:1])[None])
+
+
+def test_numbers_of_numpy_are_pythons() -> None:
+    model, images = (
+        Written(lambda x: x[:, : np.int64(2)] * np.float64(2) - np.log10(np.float32(3))),
+        torch.ones(2, 3, 1, 1),
+    )
+    torch.testing.assert_close(symbolic_trace(model, (3, 1, 1))(images), model(images))
