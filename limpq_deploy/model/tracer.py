@@ -7,6 +7,7 @@ A forward that takes another way by a tensor's values is refused with its line.
 
 import inspect
 import operator
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -18,11 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
+from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import line_of_stack
+from limpq_deploy.model.assertions import asserted
 from limpq_deploy.model.knowing_proxies import knowing, not_knowing
 from limpq_deploy.model.lines import note_line, written_at
+from limpq_deploy.model.made_tensors import MadeTensors
 from limpq_deploy.model.node_by_node import float_type
 from limpq_deploy.model.on_meta import OnMeta, ReadsValues
 from limpq_deploy.model.operations import AUGMENTED
@@ -39,6 +43,7 @@ OF_THE_TYPE = ("to", "type_as")
 
 
 SQUEEZES = (torch.squeeze, "squeeze")
+ASSERTIONS = (torch._assert, torch._assert_async)
 
 
 def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,6 +87,8 @@ class TracedTensor(fx.Proxy):
             raise AttributeError(k)
         if not isinstance(value, Tensor):
             return super().__getattr__(k)
+        if k == "data":
+            return self.detach()
         found = getattr(value, k)
         if isinstance(found, Tensor):
             return self.tracer.create_proxy("call_function", getattr, (self, k), {})
@@ -108,6 +115,13 @@ class TracedTensor(fx.Proxy):
         else:
             part.copy_(value if value.shape == part.shape else value.expand(part.shape))
 
+    def __bool__(self) -> bool:
+        """As an assertion wants it; whatever else branches on values is refused."""
+        held = asserted(sys._getframe(1))
+        if held is None:
+            raise branches("__bool__")
+        return held
+
     def __len__(self) -> int:
         return len(self._value)
 
@@ -117,7 +131,7 @@ class TracedTensor(fx.Proxy):
 
 for _operator in AUGMENTED:
     setattr(TracedTensor, f"__{_operator.__name__}__", _augmented(_operator))
-for _reader in ("__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__"):
+for _reader in ("__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__"):
     setattr(TracedTensor, _reader, _reading(_reader))
 
 
@@ -144,10 +158,12 @@ class ShapeTracer(fx.Tracer):
         self.failed: Exception | None = None
         self._type = float_type(root)
         self._names = {id(one): name for name, one in root.named_parameters(remove_duplicate=False)}
+        self._made = MadeTensors(self._copied, _here)
+        self._owned = {id(one) for one in (*root.parameters(), *root.buffers())}
         self._parameters: dict[int, Any] = {}
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        with knowing(lambda one: one._value if type(one) is TracedTensor else None):
+        with knowing(lambda one: one._value if type(one) is TracedTensor else None), self._made:
             graph = super().trace(root, concrete_args)
         for node in reversed(list(graph.nodes)):
             if not node.users and (node.op == "get_attr" or node in self._parts):
@@ -161,6 +177,8 @@ class ShapeTracer(fx.Tracer):
                 delattr(self.root, name)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, nn.RReLU):  # a LeakyReLU in evaluation mode
+            return False
         kind = plain_kind(m)
         if kind is not None:
             self.plain[module_qualified_name] = kind
@@ -175,6 +193,7 @@ class ShapeTracer(fx.Tracer):
         return self._parameters[id(attr_val)]
 
     def create_arg(self, a: Any) -> Any:
+        a = self._made.proxy_of(a)
         if isinstance(a, fx.Proxy):
             return a.node
         if isinstance(a, np.generic):  # torch.fx would write its repr, a name that no graph knows
@@ -206,6 +225,11 @@ class ShapeTracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
         if kind == "call_method" and target in OF_THE_TYPE and not isinstance(args[0], fx.Proxy):
             return self._like_images(target, args, kwargs)
+        if target in ASSERTIONS:
+            return None
+        if target is F.rrelu and not _bound(F.rrelu, args, kwargs)["training"]:
+            given = _bound(F.rrelu, args, kwargs)
+            target, args, kwargs = F.leaky_relu, (given["input"], (given["lower"] + given["upper"]) / 2), {}
         if target in SQUEEZES and len(args) == 1 and not kwargs and isinstance(args[0], fx.Proxy):
             args = (args[0], self._axes_of_one(self.values[args[0].node]))
             if not args[1]:
@@ -218,7 +242,11 @@ class ShapeTracer(fx.Tracer):
             made = getattr(torch.zeros((), dtype=self.values[args[0].node].dtype), target)(*args[1:], **_on_cpu(kwargs))
             self.graph.erase_node(node)
             return made
-        return self._handed(proxy, self._computed(node))
+        try:
+            return self._handed(proxy, self._computed(node))
+        except Exception:  # which the forward may catch, and take another way
+            self.graph.erase_node(node)
+            raise
 
     def _axes_of_one(self, tensor: Tensor) -> tuple[int, ...]:
         """The axes that a ``squeeze`` takes away where there are several images: theirs stays."""
@@ -226,6 +254,10 @@ class ShapeTracer(fx.Tracer):
         axes = tuple(axis for axis, size in enumerate(tensor.shape) if size == 1)
         self.squeezed.append(known[0] if known else axes)
         return self.squeezed[-1]
+
+    def _copied(self, tensor: Tensor) -> Any:
+        """A tensor that the forward made, as it is now, to be written into."""
+        return self.create_proxy("call_method", "clone", (tensor.clone(),), {})
 
     def _like_images(self, target: str, args: Any, kwargs: Any) -> Tensor:
         """A tensor of the model's own in the type of the images' (``self.mean.to(x)``): a constant, too."""
@@ -239,7 +271,7 @@ class ShapeTracer(fx.Tracer):
     def _computed(self, node: fx.Node) -> Any:
         self._computing = True
         try:
-            with not_knowing():
+            with not_knowing(), torch._C.DisableTorchFunction():
                 return self._on_meta.call(node, self.values)
         except ReadsValues as error:
             raise branches(str(error), written_at(node)) from error
@@ -290,7 +322,7 @@ class ShapeTracer(fx.Tracer):
         if self._computing:
             return forward(*args, **kwargs)
         if self.submodule_paths is not None and m not in self.submodule_paths:
-            _require_no_numbers(m)
+            _require_no_numbers(m, self._owned)
             return forward(*args, **kwargs)
         if not is_fused(m):
             return super().call_module(m, forward, args, kwargs)
@@ -302,14 +334,21 @@ class ShapeTracer(fx.Tracer):
         return result
 
 
-def _require_no_numbers(module: nn.Module) -> None:
-    """Of a module that the model does not hold, such as the ReLU of ``nn.ReLU()(x)``, which is what it computes."""
-    if any(True for _ in (*module.parameters(), *module.buffers())):
+def _require_no_numbers(module: nn.Module, owned: set[int]) -> None:
+    """Of its own, of a module that the model does not hold: ``nn.ReLU()(x)`` is what it computes, and a part of an
+    nn.Sequential, ``self.body[:2](x)``, holds the model's modules. ``owned``: ids of the model's tensors."""
+    if any(id(one) not in owned for one in (*module.parameters(), *module.buffers())):
         raise ModelError(
             f"the model's forward calls a {type(module).__name__} that is no submodule of the model{_here()}, so that "
             "state_dict() and eval() do not reach it; make it in __init__, and keep it as an attribute or in an "
             "nn.ModuleList or nn.ModuleDict instead of a plain list or dict"
         )
+
+
+def _bound(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _like(value: Any, parts: list[Any]) -> Any:
@@ -338,4 +377,4 @@ def _is_machinery(path: str) -> bool:
     return Path(path).is_relative_to(TORCH) or Path(path) in MACHINERY
 
 
-MACHINERY = {Path(__file__), Path(note_line.__code__.co_filename)}
+MACHINERY = {Path(__file__), *(Path(one.__code__.co_filename) for one in (note_line, MadeTensors.proxy_of))}

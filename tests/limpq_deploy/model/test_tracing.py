@@ -434,3 +434,39 @@ def test_numbers_of_numpy_are_pythons() -> None:
         torch.ones(2, 3, 1, 1),
     )
     torch.testing.assert_close(symbolic_trace(model, (3, 1, 1))(images), model(images))
+
+
+class Parts(nn.Module):
+    """``forwards``: what it computes with its parts."""
+
+    def __init__(self, forwards: Callable[["Parts", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.RReLU(0.1, 0.3), nn.Conv2d(4, 4, 1), nn.ReLU())
+        self.wide = nn.Conv2d(8, 4, 1)
+        self.lone = nn.Parameter(torch.randn(4))
+        self.forwards = forwards
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forwards(self, x)
+
+
+def with_another_way(m: Parts, x: Tensor) -> Tensor:
+    try:
+        return m.wide(m.body(x))
+    except RuntimeError:
+        return m.body(x)
+
+
+@pytest.mark.parametrize(
+    "forwards",
+    [
+        lambda m, x: m.body(x),
+        lambda m, x: F.rrelu(m.body[2:](m.body[:2](x)), 0.2, 0.4),
+        lambda m, x: nn.Sequential(*list(m.body.children())[:-1])(x),
+        lambda m, x: F.linear(m.body(x).permute(0, 2, 3, 1), m.lone),
+        with_another_way,
+    ],
+)
+def test_what_a_forward_does_with_its_parts_is_followed(forwards: Callable[[Parts, Tensor], Tensor]) -> None:
+    model, images = Parts(forwards).eval(), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(trace(model, (3, 4, 4)).graph_module(images), model(images))
