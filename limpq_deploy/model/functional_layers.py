@@ -41,6 +41,8 @@ def _replace(
     named = weight
     if tensors[0] is None and isinstance(weight, fx.Node):
         tensors[0], named = _followed(weight, graph_module)
+    if tensors[1] is None and isinstance(bias, fx.Node):
+        tensors[1] = _followed(bias, graph_module)[0]
     if tensors[0] is None or tensors[0].dim() == 1 or (bias is not None and tensors[1] is None) or _holds_nodes(given):
         return
     name = _free_name(str(named.target), graph_module)
