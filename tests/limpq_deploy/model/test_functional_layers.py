@@ -44,6 +44,7 @@ def test_they_become_modules_with_the_models_own_parameters() -> None:
     ]
     assert [layer.macs for layer in traced.layers] == [25 * 8 * 27, 25 * 8 * 4, 40]
     assert traced.graph_module.get_submodule("stem").weight is model.stem.weight
+    assert traced.graph_module.get_submodule("stem").bias is model.stem.bias
     assert traced.graph_module.get_submodule("head").bias is model.head_bias
     images = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
