@@ -4,13 +4,19 @@ import copy
 from types import CellType, FunctionType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 
 def whole_copy(model: nn.Module) -> nn.Module:
     """``copy.deepcopy``, which leaves functions as they are: a ``lambda x: self.conv(x)`` among the copy's attributes
-    would go on calling the original's layer."""
+    would go on calling the original's layer. What a model keeps of its last call (maps of attention, what hooks saw)
+    is taken without its gradients, which cannot be copied."""
     memo: dict[int, Any] = {}
+    for module in model.modules():
+        for one in pytree.tree_leaves(vars(module)):
+            if isinstance(one, Tensor) and one.grad_fn is not None:
+                memo[id(one)] = one.detach().clone()
     found = copy.deepcopy(model, memo)
     for module in found.modules():
         for name, value in vars(module).items():

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import line_of_stack
 from limpq_deploy.model.assertions import asserted
+from limpq_deploy.model.hidden_state import hooked
 from limpq_deploy.model.knowing_proxies import knowing, not_knowing
 from limpq_deploy.model.lines import note_line, written_at
 from limpq_deploy.model.made_tensors import MadeTensors
@@ -324,9 +325,14 @@ class ShapeTracer(fx.Tracer):
         if self.submodule_paths is not None and m not in self.submodule_paths:
             _require_no_numbers(m, self._owned)
             return forward(*args, **kwargs)
+        name = self.path_of_module(m)
+        if not is_fused(m) and not self.is_leaf_module(m, name):
+            return super().call_module(m, forward, args, kwargs)
+        return hooked(m, lambda given: self._leaf(m, name, forward, given, kwargs), args)
+
+    def _leaf(self, m: nn.Module, name: str, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not is_fused(m):
             return super().call_module(m, forward, args, kwargs)
-        name = self.path_of_module(m)
         self.fused.append(name)
         result = self.create_proxy("call_module", name, args, kwargs)
         for part in (m.drop, m.act):
@@ -377,4 +383,4 @@ def _is_machinery(path: str) -> bool:
     return Path(path).is_relative_to(TORCH) or Path(path) in MACHINERY
 
 
-MACHINERY = {Path(__file__), *(Path(one.__code__.co_filename) for one in (note_line, MadeTensors.proxy_of))}
+MACHINERY = {Path(__file__), *(Path(one.__code__.co_filename) for one in (note_line, MadeTensors.proxy_of, hooked))}

@@ -17,7 +17,7 @@ from torch import fx, nn
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import cause, is_users, line_of
 from limpq_deploy.model.any_batch import for_any_batch
-from limpq_deploy.model.hidden_state import require_nothing_hidden
+from limpq_deploy.model.hidden_state import require_nothing_hidden, without_hooks
 from limpq_deploy.model.lines import line, written_at
 from limpq_deploy.model.node_by_node import does_not_run
 from limpq_deploy.model.plain_modules import as_plain, take_apart
@@ -64,6 +64,10 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
         one.forget_constants()
     for name in tracer.fused:
         take_apart(graph_module, name)
+    for name in {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}:
+        module = graph_module.get_submodule(name)
+        if without_hooks(module) is not module:
+            graph_module.set_submodule(name, without_hooks(module))
     for name, kind in tracer.plain.items():
         graph_module.set_submodule(name, as_plain(graph_module.get_submodule(name), kind))
     graph_module.recompile()
@@ -128,7 +132,7 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
         (
             vars(module),
             dict(vars(module)),
-            [(one, copy.copy(one)) for name, one in vars(module).items() if type(one) in KEPT and name not in OWN],
+            [(one, copy.copy(one)) for name, one in vars(module).items() if isinstance(one, KEPT) and name not in OWN],
         )
         for module in model.modules()
     ]
