@@ -139,6 +139,7 @@ for _reader in ("__int__", "__float__", "__index__", "__complex__", "__contains_
 class ShapeTracer(fx.Tracer):
     """``images``: their shape, [N, C, H, W]. ``fused``: names of modules that are a BatchNorm2d with an activation
     behind it; ``plain``: those that are one of torch's own, and which.
+    ``counted``: whether whole numbers among the model's attributes changed.
     ``failed``: what the last call raised that did not run on these images. ``squeezed``: the axes that each
     ``x.squeeze()`` takes away; ``squeezes``: those of a trace for several images, which hold for one, too."""
 
@@ -147,6 +148,7 @@ class ShapeTracer(fx.Tracer):
     ) -> None:
         super().__init__()
         self.images = images
+        self.counted = False
         self.squeezes = squeezes
         self.squeezed: list[tuple[int, ...]] = []
         self.fused: list[str] = []

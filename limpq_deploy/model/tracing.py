@@ -57,6 +57,8 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
             "a forward that leaves the model as it is"
         )
     tracer = tracers[-1]
+    if any(one.counted for one in tracers):
+        _require_one_way(model, input_shape)
     for_any_batch((tracers[0].graph, tracer.graph), model, BATCHES)
     graph_module = fx.GraphModule(tracer.root, tracer.graph)
     _own_memory(graph_module)
@@ -72,6 +74,38 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
         graph_module.set_submodule(name, as_plain(graph_module.get_submodule(name), kind))
     graph_module.recompile()
     return graph_module
+
+
+def _require_one_way(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Raises ModelError for a forward that counts its calls and goes by the count: its second and third call are
+    another graph."""
+    calls: list[list[tuple[str, str]]] = []
+    with _attributes_kept(model):
+        before = _counts(model)
+        for _ in range(3):
+            with contextlib.suppress(Exception):  # what it kept of a trace may be of no use in the next
+                tracer = _traced(model, BATCHES[-1], input_shape, keep=False)
+                tracer.forget_constants()
+                calls.append([(node.op, str(node.target)) for node in tracer.graph.nodes])
+            after = _counts(model)
+            if after == before:
+                return
+            changed, before = next(name for name in after if after[name] != before.get(name)), after
+    if len(calls) == 3 and calls[1] != calls[2]:
+        raise ModelError(
+            f"the model's forward does something else at one call than at the next, and counts them in {changed!r}; "
+            "expected a forward that gives one result: count where self.training is set"
+        )
+
+
+def _counts(model: nn.Module) -> dict[str, int]:
+    """Whole numbers among a model's attributes."""
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) is int
+    }
 
 
 def _own_memory(graph_module: fx.GraphModule) -> None:
@@ -97,12 +131,20 @@ def _traced_for_each(model: nn.Module, input_shape: tuple[int, ...]) -> list[Sha
 
 
 def _traced(
-    model: nn.Module, batch: int, input_shape: tuple[int, ...], squeezes: tuple[tuple[int, ...], ...] | None = None
+    model: nn.Module,
+    batch: int,
+    input_shape: tuple[int, ...],
+    squeezes: tuple[tuple[int, ...], ...] | None = None,
+    *,
+    keep: bool = True,
 ) -> ShapeTracer:
+    """``keep`` False: what the forward remembers is there afterwards."""
     tracer = ShapeTracer((batch, *input_shape), model, squeezes)
     try:
-        with _attributes_kept(model):
+        with _attributes_kept(model) if keep else contextlib.nullcontext():
+            before = _counts(model)
             tracer.trace(model)
+            tracer.counted = _counts(model) != before
     except ModelError:
         raise
     except Exception as error:

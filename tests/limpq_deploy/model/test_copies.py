@@ -11,11 +11,11 @@ class Called(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1)
-        self.block = lambda x: torch.relu(self.conv(x)) * self.by["two"](1)
-        self.by = {"two": lambda x: 2 * x, "skip": [lambda x: x + self.conv(x).mean()]}
+        self.skips = [lambda x: x + self.conv(x).mean()]
+        self.by = {"two": lambda x: 2 * x, "relu": lambda x: torch.relu(self.conv(x))}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block(x) + self.by["skip"][0](x).mean(1, keepdim=True)
+        return self.by["two"](self.by["relu"](x)) + self.skips[0](x).mean(1, keepdim=True)
 
 
 def test_functions_of_a_copy_call_the_copys_layers() -> None:
@@ -27,4 +27,5 @@ def test_functions_of_a_copy_call_the_copys_layers() -> None:
         model.conv.weight.zero_()
     torch.testing.assert_close(found(images), before)
     torch.testing.assert_close(trace(found, (3, 4, 4)).graph_module(images), before)
+    assert isinstance(found, Called)
     assert found.by["two"] is model.by["two"], "what names nothing of the model stays"

@@ -111,7 +111,5 @@ def test_a_call_that_reads_nothing_of_the_images_has_weights_of_its_own() -> Non
 
 
 def test_a_model_whose_only_layer_reads_nothing_of_the_images_is_told_so() -> None:
-    with pytest.raises(
-        ModelError, match=r"layer state \(test_layers.py:\d+\) reads nothing of the images, and"
-    ):
+    with pytest.raises(ModelError, match=r"layer state \(test_layers.py:\d+\) reads nothing of the images, and"):
         trace(Stepping(alone=True).eval(), (3, 4, 4))

@@ -136,16 +136,19 @@ def test_multiply_accumulates_of_islands_are_counted_beside_those_of_layers() ->
 
 def test_every_layer_that_feeds_an_output_is_pinned() -> None:
     class Heads(Tail):
+        def __init__(self) -> None:
+            super().__init__(logits)
+            self.near = nn.Conv2d(2, 2, 1)
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = torch.relu(self.a(x))
             z = torch.relu(self.b(x))
-            y = torch.relu(self.b2(z)) + x
+            y = torch.relu(self.near(z)) + x
             return {"near": self.wide(x), "far": [F.interpolate(torch.sigmoid(y), scale_factor=2)]}  # type: ignore[return-value]
 
-    model = Heads(logits)
-    model.b2 = nn.Conv2d(2, 2, 1)
+    model = Heads()
     placement = place(trace(model.eval(), (1, 8, 8)), ONNXRUNTIME, model="heads")
-    assert [layer.name for layer in placement.pinned] == ["a", "b2", "wide"]
+    assert [layer.name for layer in placement.pinned] == ["a", "near", "wide"]
 
 
 def test_where_all_would_be_pinned_the_first_layer_alone_is() -> None:

@@ -470,3 +470,25 @@ def with_another_way(m: Parts, x: Tensor) -> Tensor:
 def test_what_a_forward_does_with_its_parts_is_followed(forwards: Callable[[Parts, Tensor], Tensor]) -> None:
     model, images = Parts(forwards).eval(), torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(trace(model, (3, 4, 4)).graph_module(images), model(images))
+
+
+class Counting(nn.Module):
+    """``last``: the number of the call from which on it does the same; 0: never."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.calls, self.last, self.side = 0, last, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls, self.side = self.calls + 1, x.shape[-1]
+        x = self.conv(x)
+        return self.other(x) if self.calls % 2 == 0 and (self.last == 0 or self.calls < self.last) else x
+
+
+def test_a_forward_that_goes_by_the_number_of_its_calls_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"at one call than at the next, and counts them in 'calls'; expected"):
+        symbolic_trace(Counting(last=0), (3, 4, 4))
+    model = Counting(last=1)
+    assert len(list(symbolic_trace(model, (3, 4, 4)).graph.nodes)) == 3
+    assert (model.calls, model.side) == (0, 0)
