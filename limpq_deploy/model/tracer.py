@@ -108,6 +108,10 @@ class TracedTensor(fx.Proxy):
             self.masked_fill_(index.reshape(*index.shape, *[1] * (self.dim() - index.dim())), value)
             return
         places = index if type(index) is tuple else (index,)
+        lists = [axis for axis, one in enumerate(places) if _is_list_of_places(one)]
+        if len(lists) == 1 and all(one == slice(None) for one in places[: lists[0]]) and len(places) == lists[0] + 1:
+            self._set_places(lists[0], places[-1], value, one)
+            return
         if any(not isinstance(one, int | slice | EllipsisType) for one in places):
             raise TypeError("'TracedTensor' object does not support item assignment but by numbers, slices and masks")
         part = operator.getitem(self, index)
@@ -115,6 +119,15 @@ class TracedTensor(fx.Proxy):
             part.fill_(value)
         else:
             part.copy_(value if value.shape == part.shape else value.expand(part.shape))
+
+    def _set_places(self, axis: int, places: Any, value: Any, one: bool) -> None:
+        """``x[:, [0, 2]] = value``, which is ``one`` number or as many values as places."""
+        given = torch.tensor(places) if isinstance(places, list) else places
+        if one:
+            self.index_fill_(axis, given, value)
+            return
+        shape = (*self.shape[:axis], len(given), *self.shape[axis + 1 :])
+        self.index_copy_(axis, given, value if value.shape == shape else value.expand(shape))
 
     def __bool__(self) -> bool:
         """As an assertion wants it; whatever else branches on values is refused."""
@@ -364,6 +377,13 @@ def _like(value: Any, parts: list[Any]) -> Any:
     if hasattr(value, "_fields"):
         return type(value)(*parts)
     return type(value)(parts) if type(value).__module__ == "torch.return_types" or isinstance(value, tuple) else parts
+
+
+def _is_list_of_places(one: Any) -> bool:
+    if isinstance(one, list):
+        return bool(one) and all(type(place) is int for place in one)
+    whole = isinstance(one, Tensor | TracedTensor) and not one.is_floating_point() and one.dtype is not torch.bool
+    return whole and one.dim() == 1
 
 
 def _is_plain(value: Any) -> bool:

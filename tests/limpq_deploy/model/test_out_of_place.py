@@ -160,6 +160,13 @@ def every_second_is_written(n: Net, x: Tensor, y: Tensor) -> Tensor:
     return x + y
 
 
+def places_are_set(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, [0, 3]] = 0.5
+    x[:, torch.tensor([2, 1])] += y[:, 4:]
+    x[:, y.mean((0, 2, 3)).topk(2)[1]] = y.amax(1, keepdim=True)
+    return x + y
+
+
 def what_it_made_is_written(n: Net, x: Tensor, y: Tensor) -> Tensor:
     out, kept = torch.ones(x.shape[0], 6, 4, 4), x.new_zeros(x.shape)
     out[:, 2:] += y[:, 2:]
@@ -187,7 +194,7 @@ SPELLINGS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
             *(disjoint_views, gate, before_a_pool, given_out, write_through_a_slice, write_through_a_view),
             *(write_through_views_of_views, overlapping_parts, parts_are_filled, one_image_is_written),
             *(set_a_part, add_to_a_part, set_where_a_mask_says, shaped_anew_in_place),
-            *(every_second_is_written, what_it_made_is_written),
+            *(every_second_is_written, places_are_set, what_it_made_is_written),
         )
     },
     "add_": lambda n, x, y: x.add_(y) + y,
@@ -251,7 +258,7 @@ def write_through_a_transposed_view(n: Net, x: Tensor, y: Tensor) -> Tensor:
 
 
 def set_what_indices_choose(n: Net, x: Tensor, y: Tensor) -> Tensor:
-    x[:, torch.tensor([0, 2])] = 0
+    x[:, torch.tensor([0, 2]), 0] = 0
     return x
 
 
