@@ -7,32 +7,26 @@ A forward that takes another way by a tensor's values is refused with its line.
 
 import inspect
 import operator
-import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import EllipsisType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import Attribute
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.foreign import line_of_stack
-from limpq_deploy.model.assertions import asserted
 from limpq_deploy.model.hidden_state import hooked
 from limpq_deploy.model.knowing_proxies import knowing, not_knowing
 from limpq_deploy.model.lines import note_line, written_at
 from limpq_deploy.model.made_tensors import MadeTensors
 from limpq_deploy.model.node_by_node import float_type
 from limpq_deploy.model.on_meta import OnMeta, ReadsValues
-from limpq_deploy.model.operations import AUGMENTED
 from limpq_deploy.model.plain_modules import is_fused, plain_kind
 from limpq_deploy.model.results import plain_nest
+from limpq_deploy.model.traced_tensor import TracedTensor, branches, cpus, here
 
 TORCH = Path(torch.__file__).parent
 MADE_BY_SHAPE = ("new_zeros", "new_ones", "new_full", "new_tensor")
@@ -45,108 +39,6 @@ OF_THE_TYPE = ("to", "type_as")
 
 SQUEEZES = (torch.squeeze, "squeeze")
 ASSERTIONS = (torch._assert, torch._assert_async)
-
-
-def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return method
-
-
-def _reading(name: str) -> Callable[..., Any]:
-    def method(self: "TracedTensor", *_: Any) -> NoReturn:
-        raise branches(name)
-
-    return method
-
-
-def branches(how: str, where: str | None = None) -> ModelError:
-    """A forward that reads values, by the name of what reads them."""
-    what = "branches on the values of a tensor" if how == "__bool__" else f"reads the values of a tensor ({how})"
-    return ModelError(
-        f"the model cannot be traced: it {what}{_here() if where is None else where}; its forward must not branch on "
-        "tensor values: compute with tensors there, as torch.where does, or outside of the forward"
-    )
-
-
-def _here() -> str:
-    return line_of_stack(traceback.extract_stack())
-
-
-class TracedTensor(fx.Proxy):
-    """A tensor while a model is traced. torch.fx takes ``x += y`` for ``x = x + y``, although it changes what every
-    other name of ``x`` shows; and it forgets ``x.data = y``, which is refused here."""
-
-    @property
-    def _value(self) -> Any:
-        return self.tracer.values.get(self.node)  # type: ignore[attr-defined]
-
-    def __getattr__(self, k: str) -> Any:
-        value = self._value
-        if k.startswith("__"):  # protocols for real tensors, such as __dlpack__
-            raise AttributeError(k)
-        if not isinstance(value, Tensor):
-            return super().__getattr__(k)
-        if k == "data":
-            return self.detach()
-        found = getattr(value, k)
-        if isinstance(found, Tensor):
-            return self.tracer.create_proxy("call_function", getattr, (self, k), {})
-        return Attribute(self, k) if callable(found) else _cpus(found)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node"):
-            raise ModelError(f"the model's forward sets {name!r} of a tensor{_here()}; make a new tensor instead")
-        super().__setattr__(name, value)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        """A write through a view, as torch has it, or of a number where a mask says so: `writes` finds it and writes it
-        out of place."""
-        one = not isinstance(value, Tensor | TracedTensor) or value.dim() == 0
-        if one and type(index) is TracedTensor and index.dtype is torch.bool:
-            self.masked_fill_(index.reshape(*index.shape, *[1] * (self.dim() - index.dim())), value)
-            return
-        places = index if type(index) is tuple else (index,)
-        lists = [axis for axis, one in enumerate(places) if _is_list_of_places(one)]
-        if len(lists) == 1 and all(one == slice(None) for one in places[: lists[0]]) and len(places) == lists[0] + 1:
-            self._set_places(lists[0], places[-1], value, one)
-            return
-        if any(not isinstance(one, int | slice | EllipsisType) for one in places):
-            raise TypeError("'TracedTensor' object does not support item assignment but by numbers, slices and masks")
-        part = operator.getitem(self, index)
-        if not isinstance(value, Tensor | TracedTensor):
-            part.fill_(value)
-        else:
-            part.copy_(value if value.shape == part.shape else value.expand(part.shape))
-
-    def _set_places(self, axis: int, places: Any, value: Any, one: bool) -> None:
-        """``x[:, [0, 2]] = value``, which is ``one`` number or as many values as places."""
-        given = torch.tensor(places) if isinstance(places, list) else places
-        if one:
-            self.index_fill_(axis, given, value)
-            return
-        shape = (*self.shape[:axis], len(given), *self.shape[axis + 1 :])
-        self.index_copy_(axis, given, value if value.shape == shape else value.expand(shape))
-
-    def __bool__(self) -> bool:
-        """As an assertion wants it; whatever else branches on values is refused."""
-        held = asserted(sys._getframe(1))
-        if held is None:
-            raise branches("__bool__")
-        return held
-
-    def __len__(self) -> int:
-        return len(self._value)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([operator.getitem(self, number) for number in range(len(self))])
-
-
-for _operator in AUGMENTED:
-    setattr(TracedTensor, f"__{_operator.__name__}__", _augmented(_operator))
-for _reader in ("__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__"):
-    setattr(TracedTensor, _reader, _reading(_reader))
 
 
 class ShapeTracer(fx.Tracer):
@@ -174,7 +66,7 @@ class ShapeTracer(fx.Tracer):
         self.failed: Exception | None = None
         self._type = float_type(root)
         self._names = {id(one): name for name, one in root.named_parameters(remove_duplicate=False)}
-        self._made = MadeTensors(self._copied, _here)
+        self._made = MadeTensors(self._copied, here)
         self._owned = {id(one) for one in (*root.parameters(), *root.buffers())}
         self._parameters: dict[int, Any] = {}
 
@@ -218,7 +110,7 @@ class ShapeTracer(fx.Tracer):
             return self.create_arg(nest)
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a.grad_fn is not None:
             raise ModelError(
-                f"the model's forward computes with parameters in a way that no graph shows{_here()}; read them as "
+                f"the model's forward computes with parameters in a way that no graph shows{here()}; read them as "
                 "attributes of their modules, as in self.weight"
             )
         made = super().create_arg(a)
@@ -314,7 +206,7 @@ class ShapeTracer(fx.Tracer):
             del self.values[node]
             self._parts.pop(node, None)
             self.graph.erase_node(node)
-            return _cpus(value)
+            return cpus(value)
         return proxy
 
     def create_args_for_root(self, root_fn: Any, *_: Any, **__: Any) -> tuple[Any, list[Any]]:
@@ -360,7 +252,7 @@ def _require_no_numbers(module: nn.Module, owned: set[int]) -> None:
     nn.Sequential, ``self.body[:2](x)``, holds the model's modules. ``owned``: ids of the model's tensors."""
     if any(id(one) not in owned for one in (*module.parameters(), *module.buffers())):
         raise ModelError(
-            f"the model's forward calls a {type(module).__name__} that is no submodule of the model{_here()}, so that "
+            f"the model's forward calls a {type(module).__name__} that is no submodule of the model{here()}, so that "
             "state_dict() and eval() do not reach it; make it in __init__, and keep it as an attribute or in an "
             "nn.ModuleList or nn.ModuleDict instead of a plain list or dict"
         )
@@ -379,21 +271,10 @@ def _like(value: Any, parts: list[Any]) -> Any:
     return type(value)(parts) if type(value).__module__ == "torch.return_types" or isinstance(value, tuple) else parts
 
 
-def _is_list_of_places(one: Any) -> bool:
-    if isinstance(one, list):
-        return bool(one) and all(type(place) is int for place in one)
-    whole = isinstance(one, Tensor | TracedTensor) and not one.is_floating_point() and one.dtype is not torch.bool
-    return whole and one.dim() == 1
-
-
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(_is_plain(one) for one in value)
     return value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.device)
-
-
-def _cpus(value: Any) -> Any:
-    return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
 def _on_cpu(given: dict[str, Any]) -> dict[str, Any]:
@@ -405,4 +286,7 @@ def _is_machinery(path: str) -> bool:
     return Path(path).is_relative_to(TORCH) or Path(path) in MACHINERY
 
 
-MACHINERY = {Path(__file__), *(Path(one.__code__.co_filename) for one in (note_line, MadeTensors.proxy_of, hooked))}
+MACHINERY = {
+    Path(__file__),
+    *(Path(one.__code__.co_filename) for one in (note_line, MadeTensors.proxy_of, hooked, here)),
+}
