@@ -53,13 +53,18 @@ def moves(
             joint.set_bits({layer.name: point for layer in indicators.layers})
             variants = Variants(joint, images_NCHW)
             here = _away(variants.outputs, wanted)
-            for (kind, start), layer, (place, width) in product(kinds.items(), indicators.layers, enumerate(bits)):
-                if width == start or (kind == "act" and start == bits[-1] != point[0]):  # nothing is gained by it
+            moved: dict[TensorAt, list[str]] = {}
+            for (kind, start), layer in product(kinds.items(), indicators.layers):
+                if kind == "act" and start == bits[-1] != point[0]:  # nothing is gained by it
                     continue
                 name = layer.name if kind == "weight" else joint.placement.layer(layer.name).input
-                tensor = TensorAt("weight" if kind == "weight" else "act", name)
-                more = _away(variants.outputs_with(tensor, width), wanted) - here
-                sums[kind][layer.name][place] += more / (size * count)
+                moved.setdefault(TensorAt("weight" if kind == "weight" else "act", name), []).append(layer.name)
+            for tensor, width, found in variants.each(moved, bits):
+                if width == kinds[tensor.kind]:
+                    continue
+                more = _away(found, wanted) - here
+                for name in moved[tensor]:
+                    sums[tensor.kind][name][bits.index(width)] += more / (size * count)
     return sums
 
 

@@ -68,18 +68,16 @@ def pair_terms(
             joint.set_bits(base)
             variants = Variants(joint, images_NCHW)
             reference = _outputs(variants.outputs)
-            for layer, kind, width in product(indicators.layers, ("weight", "act"), bits):
-                tensor = TensorAt("act" if kind == "act" else "weight", layer.name)
-                found = variants.outputs_with(_placed(joint, tensor), width)
+            singles = [TensorAt(kind, layer.name) for layer in indicators.layers for kind in ("weight", "act")]
+            for tensor, width, found in _each(variants, joint, singles, bits):
                 alone[tensor, width] = alone.get((tensor, width), 0.0) + _kl(found, reference)
             for first, seconds in behind.items():
                 for width in bits:
                     joint.set_bits({**base, first.name: _changed(first, width, widest)})
                     variants = Variants(joint, images_NCHW)
-                    for second, other in product(seconds, bits):
-                        away = _kl(variants.outputs_with(_placed(joint, second), other), reference)
+                    for second, other, found in _each(variants, joint, seconds, bits):
                         key = first, width, second, other
-                        both[key] = both.get(key, 0.0) + away
+                        both[key] = both.get(key, 0.0) + _kl(found, reference)
     near = [*(_nearest(width, bits) for width in indicators.bits[:-1]), None]
     return [
         [
@@ -165,6 +163,18 @@ def require_own_inputs(indicators: Indicators) -> None:
 
 def _nearest(width: int, bits: Sequence[int]) -> int:
     return min(bits, key=lambda one: abs(one - width))
+
+
+def _each(
+    variants: Variants, joint: QuantizedModel, tensors: Sequence[TensorAt], bits: Sequence[int]
+) -> Iterator[tuple[TensorAt, int, Any]]:
+    """(tensor by its layer, bits, outputs); several layers may read one quantizer."""
+    placed: dict[TensorAt, list[TensorAt]] = {}
+    for tensor in tensors:
+        placed.setdefault(_placed(joint, tensor), []).append(tensor)
+    for one, width, found in variants.each(placed, bits):
+        for tensor in placed[one]:
+            yield tensor, width, found
 
 
 def _placed(joint: QuantizedModel, tensor: TensorAt) -> TensorAt:

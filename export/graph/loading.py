@@ -40,7 +40,9 @@ def load_model(path: Path, *, limit: int = MAX_BYTES) -> onnx.ModelProto:
         raise ModelRefused(
             f"{path} is not an ONNX file, or it is cut off or damaged ({plain(error)}); fetch or export it again"
         ) from error
-    problem = graph_problem(model) or settle_tensors(model, path.parent, limit, used=len(data))
+    used = len(data)
+    del data  # a copy of all weights
+    problem = graph_problem(model) or settle_tensors(model, path.parent, limit, used=used)
     if problem is not None:
         raise ModelRefused(f"{path} is refused: {plain(problem, LONGEST_PROBLEM)}")
     _require_sound(model, path)

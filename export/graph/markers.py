@@ -51,20 +51,19 @@ def markers_text(template: onnx.ModelProto) -> str:
 
 
 def with_markers(float_model: onnx.ModelProto) -> onnx.ModelProto:
-    """The template of a float model that knows where its markers stood. Raises ModelError where it does not know, or
-    was changed since."""
+    """The template of a float model that knows where its markers stood: the same object, changed. Raises ModelError
+    where it does not know, or was changed since."""
     texts = {entry.key: entry.value for entry in float_model.metadata_props}
     if MARKERS_KEY not in texts:
         raise ModelError(
             f"the float model does not say where quantizers stand ({MARKERS_KEY}); an older version wrote it, build "
             "again"
         )
-    template = onnx.ModelProto()
-    template.CopyFrom(float_model)
+    graph = float_model.graph
     try:
         markers = {int(one["place"]): one for one in parse_json(texts[MARKERS_KEY], MARKERS_KEY)}
         ends = {one["output"] for one in markers.values() if one["is_output"]}
-        kept = [node for node in template.graph.node if not (node.op_type == "Identity" and node.output[0] in ends)]
+        kept = [node for node in graph.node if not (node.op_type == "Identity" and node.output[0] in ends)]
         others = iter(kept)
         nodes: list[onnx.NodeProto] = []
         for place in range(len(kept) + len(markers)):
@@ -82,9 +81,9 @@ def with_markers(float_model: onnx.ModelProto) -> onnx.ModelProto:
                 nodes[place].input[index] = one["output"]
     except (RecordError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
         raise ModelError(f"the float model has damaged metadata {MARKERS_KEY}; export it again") from error
-    del template.graph.node[:]
-    template.graph.node.extend(nodes)
-    if MARKER_DOMAIN not in {entry.domain for entry in template.opset_import}:
-        template.opset_import.append(helper.make_opsetid(MARKER_DOMAIN, 1))
-    del template.metadata_props[:]
-    return template
+    del graph.node[:]
+    graph.node.extend(nodes)
+    if MARKER_DOMAIN not in {entry.domain for entry in float_model.opset_import}:
+        float_model.opset_import.append(helper.make_opsetid(MARKER_DOMAIN, 1))
+    del float_model.metadata_props[:]
+    return float_model

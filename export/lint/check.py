@@ -77,7 +77,7 @@ def lint(
     ``apart``: the target's own runtime tries the file in a process of its own, as one of a stranger deserves.
     Raises ModelError for a version that is not known.
     """
-    loaded = _named(model if isinstance(model, onnx.ModelProto) else load_model(model))
+    loaded = _named(model) if isinstance(model, onnx.ModelProto) else _name(load_model(model))
     form = lint_form(loaded, target, version)
     left = set(planned_nodes(loaded))
     static = tuple(
@@ -159,9 +159,13 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     named = onnx.ModelProto()
     named.CopyFrom(model)
-    for node in named.graph.node:
+    return _name(named)
+
+
+def _name(model: onnx.ModelProto) -> onnx.ModelProto:
+    for node in model.graph.node:
         node.name = node.name or next(filter(None, node.output))
-    return named
+    return model
 
 
 def _planned_nodes(model: onnx.ModelProto) -> frozenset[str]:

@@ -10,8 +10,9 @@ from limpq_deploy.importance.divergence import Table, add_divergence
 from limpq_deploy.importance.fisher import add_fisher
 from limpq_deploy.importance.variants import TensorAt, batch_statistics, searched_tensors
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
-from limpq_deploy.progress import Report, silent
+from limpq_deploy.progress import Report, silent, tell_part
 from limpq_deploy.quant.quantized_model import QuantizedModel
+from limpq_deploy.train.at_once import images_at_once
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.kept_memory import freed_memory_kept
@@ -19,8 +20,10 @@ from limpq_deploy.train.kept_memory import freed_memory_kept
 IMAGES = 512
 """Images that importance is measured on, unless told otherwise."""
 
-BATCH = 128
-"""Images at once: BatchNorm takes its statistics from them."""
+BATCH, FEWEST = 128, 32
+"""Images at once, from which BatchNorm takes its statistics, and of large images."""
+FEWEST_WITH_GRADIENTS = 4
+"""Images at once where all activations are kept, and each image stands alone."""
 
 
 def measured(
@@ -50,14 +53,17 @@ def measured(
     names = ("kl", "loss", "fisher") if task.labels_teach else ("kl", "fisher")
     tables: dict[str, Table] = {name: {} for name in names}
     generator = torch.Generator().manual_seed(seed)
-    size = min(BATCH, images, len(split))
+    size = min(images_at_once(split, least=FEWEST, most=BATCH), images, len(split))
+    part = images_at_once(split, least=FEWEST_WITH_GRADIENTS, most=BATCH)
     count = min(images, len(split)) // size
     with on_device(model) as device, freed_memory_kept():
         for number, (batch, targets) in zip(range(count), split.batches(size, shuffle=(seed, 0)), strict=False):
             report(number, count, f"{len(tensors)} tensors x {len(below)} bit-widths")
             images_NCHW = torch.from_numpy(batch).to(device)
             labels = torch.from_numpy(targets).to(device) if task.labels_teach else None
-            add_fisher(model, images_NCHW, tensors, below, generator=generator, table=tables["fisher"], task=task)
+            for done, some in enumerate(images_NCHW.split(part)):
+                tell_part(done * part * len(tensors) // size, len(tensors) * (len(below) + 1), "gradients")
+                add_fisher(model, some, tensors, below, generator=generator, table=tables["fisher"], task=task)
             with batch_statistics(model):
                 add_divergence(
                     model, images_NCHW, labels, tensors, below, kl=tables["kl"], loss=tables.get("loss", {}), task=task

@@ -39,16 +39,15 @@ def add_divergence(
         variants = Variants(model, images_NCHW)
         reference = _double(variants.outputs)
         before = task.loss_sum(reference, labels).item() if labels is not None else 0.0
-        for number, tensor in enumerate(tensors):
-            for place, width in enumerate(bits):
-                done = len(tensors) + number * len(bits) + place  # fisher came before, a unit a tensor
-                tell_part(done, len(tensors) * (len(bits) + 1), f"{tensor.name}, {width} bits")
-                changed = _double(variants.outputs_with(tensor, width))
-                away = task.divergence(changed, reference).item()
-                kl[tensor, width] = kl.get((tensor, width), 0.0) + max(away, 0.0)
-                if labels is not None:
-                    more = task.loss_sum(changed, labels).item() - before
-                    loss[tensor, width] = loss.get((tensor, width), 0.0) + more
+        for number, (tensor, width, outputs) in enumerate(variants.each(tensors, bits), 1):
+            done = len(tensors) + number  # fisher came before, a unit a tensor
+            tell_part(done, len(tensors) * (len(bits) + 1), f"{tensor.name}, {width} bits")
+            changed = _double(outputs)
+            away = task.divergence(changed, reference).item()
+            kl[tensor, width] = kl.get((tensor, width), 0.0) + max(away, 0.0)
+            if labels is not None:
+                more = task.loss_sum(changed, labels).item() - before
+                loss[tensor, width] = loss.get((tensor, width), 0.0) + more
 
 
 def _double(result: Any) -> Outputs:

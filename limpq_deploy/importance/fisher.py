@@ -10,7 +10,6 @@ import torch
 from limpq_deploy.importance.divergence import Table
 from limpq_deploy.importance.variants import TensorAt
 from limpq_deploy.model.results import tensors_of
-from limpq_deploy.progress import tell_part
 from limpq_deploy.quant.fake_quant import fake_quantize
 from limpq_deploy.quant.quantized_model import ActFakeQuant, QuantizedModel, QuantLayer
 from limpq_deploy.tasks.base import Task
@@ -55,8 +54,7 @@ def add_fisher(
     finally:
         model.train(was_training)
     with torch.no_grad():
-        for number, (tensor, one) in enumerate(seen.items()):
-            tell_part(number, len(seen) * (len(bits) + 1), f"{tensor.name}, gradients")
+        for tensor, one in seen.items():
             gradients = [next(found) for _ in one.outputs]
             for width in bits:
                 per_image = torch.zeros(len(images_NCHW), dtype=torch.float64, device=images_NCHW.device)

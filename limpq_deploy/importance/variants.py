@@ -3,8 +3,9 @@ computed."""
 
 import contextlib
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -37,52 +38,83 @@ class Variants:
     """One batch through a quantized model, and again with single tensors changed.
 
     The model's active bit-widths are the base. Values in front of a changed tensor are those of the base; the rest of
-    the graph is computed anew, on average half of it in a chain. BatchNorm works as the model's mode says, see
-    `batch_statistics`.
+    the graph is computed anew, on average half of it in a chain. Of the base no more is kept than is read from there
+    on. BatchNorm works as the model's mode says, see `batch_statistics`.
     """
 
     def __init__(self, model: QuantizedModel, images_NCHW: torch.Tensor) -> None:
         self.model = model
-        self._graph = model.graph
-        self._interpreter = fx.Interpreter(self._graph)
-        self._order = list(self._graph.graph.nodes)
-        self._base: dict[fx.Node, Any] = {}
-        self._interpreter.args_iter = iter((images_NCHW,))
-        for node in self._order:
-            self._base[node] = self._run(node, self._base)
-        self.outputs = self._base[self._order[-1]]
+        self.outputs = model(images_NCHW)
+        self._images_NCHW = images_NCHW
+        self._order = list(model.graph.graph.nodes)
+        self._interpreter = fx.Interpreter(model.graph)
+        place = {node: at for at, node in enumerate(self._order)}
+        self._last = {node: max((place[user] for user in node.users), default=at) for node, at in place.items()}
 
-    def outputs_with(self, tensor: TensorAt, bits: int) -> Any:
-        """What the model gives with ``tensor`` at ``bits`` and all else as in the base; the BatchNorm behind a weight
-        goes along."""
-        with self._changed(tensor, bits) as targets:
-            values: dict[fx.Node, Any] = {}
-            for node in self._order:
-                touched = node.target in targets or any(source in values for source in node.all_input_nodes)
-                if touched:
-                    values[node] = self._run(node, ChainMap(values, self._base))
-        return values.get(self._order[-1], self.outputs)
+    def each(self, tensors: Iterable[TensorAt], bits: Sequence[int]) -> Iterator[tuple[TensorAt, int, Any]]:
+        """(tensor, bits, what the model gives with this tensor at these bits and all else as in the base), in the order
+        in which the network computes them; the BatchNorm behind a weight goes along."""
+        first: dict[int, list[TensorAt]] = {}
+        for tensor in tensors:
+            first.setdefault(self._first(tensor), []).append(tensor)
+        base: dict[fx.Node, Any] = {}
+        self._interpreter.args_iter = iter((self._images_NCHW,))
+        for at in range(max(first, default=-1) + 1):
+            for tensor, width in product(first.get(at, ()), bits):
+                with self._changed(tensor, width) as names:
+                    found = self._from(at, base, names)
+                yield tensor, width, found
+            for node in self._order[at : at + 1]:
+                if node not in base:
+                    base[node] = self._run(node, base)
+                self._forget(base, node, at)
+
+    def _first(self, tensor: TensorAt) -> int:
+        """Where the network first computes with a tensor; behind its end, if nowhere."""
+        names = self._modules(tensor)
+        return next((at for at, node in enumerate(self._order) if node.target in names), len(self._order))
+
+    def _from(self, at: int, base: dict[fx.Node, Any], names: Container[Any]) -> Any:
+        """The outputs, all in front of a place being in the base; so is, from now on, what stands behind it beside what
+        changes."""
+        values, touched = dict[fx.Node, Any](), set[fx.Node]()
+        result = self.outputs
+        for place, node in enumerate(self._order[at:], at):
+            if node.target in names or not touched.isdisjoint(node.all_input_nodes):
+                touched.add(node)
+                values[node] = result = self._run(node, ChainMap(values, base))
+                self._forget(values, node, place)
+            elif node not in base:
+                base[node] = self._run(node, base)
+        return result if self._order[-1] in touched else self.outputs
 
     def _run(self, node: fx.Node, values: Any) -> Any:
         self._interpreter.env = values
         return self._interpreter.run_node(node)
 
-    @contextlib.contextmanager
-    def _changed(self, tensor: TensorAt, bits: int) -> Iterator[frozenset[str]]:
-        """Set the width; gives the modules whose result changes."""
-        modules: dict[str, Any] = {}
+    def _forget(self, values: dict[fx.Node, Any], node: fx.Node, at: int) -> None:
+        """What nobody reads behind a node goes."""
+        for one in (node, *node.all_input_nodes):
+            if self._last[one] <= at:
+                values.pop(one, None)
+
+    def _modules(self, tensor: TensorAt) -> dict[str, Any]:
+        """What works at the tensor's width, by its name in the graph."""
         if tensor.kind == "act":
-            modules[f"{QUANTIZERS}.{tensor.name}"] = self.model.act_quantizer(tensor.name)
-        else:
-            modules[tensor.name] = self.model.quant_layer(tensor.name)
-            batchnorm = self.model.placement.layer(tensor.name).batchnorm
-            if batchnorm is not None:
-                modules[batchnorm] = self.model.batchnorm(batchnorm)
+            return {f"{QUANTIZERS}.{tensor.name}": self.model.act_quantizer(tensor.name)}
+        modules: dict[str, Any] = {tensor.name: self.model.quant_layer(tensor.name)}
+        batchnorm = self.model.placement.layer(tensor.name).batchnorm
+        return modules if batchnorm is None else modules | {batchnorm: self.model.batchnorm(batchnorm)}
+
+    @contextlib.contextmanager
+    def _changed(self, tensor: TensorAt, bits: int) -> Iterator[Container[Any]]:
+        """Set the width; gives the names of what computes something else now."""
+        modules = self._modules(tensor)
         before = {name: module.active for name, module in modules.items()}
         try:
             for module in modules.values():
                 module.active = bits
-            yield frozenset(modules)
+            yield modules
         finally:
             for name, module in modules.items():
                 module.active = before[name]

@@ -16,27 +16,31 @@ from limpq_deploy.model.results import Outputs, tensors_of
 from limpq_deploy.progress import counted
 from limpq_deploy.tasks.base import Arrays, Task
 from limpq_deploy.tasks.score import TOP1, Scored
-from limpq_deploy.train.device import device_of
+from limpq_deploy.train.at_once import images_at_once
+from limpq_deploy.train.device import CPU, device_of
 from limpq_deploy.train.evaluate import Evaluation, evaluate
 from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.judged import Predict, judged, value_of
 from limpq_deploy.train.kept_memory import freed_memory_kept
 from limpq_deploy.train.processes import add_up, count, rank
 
-MOST_IMAGES, MOST_PIXELS = 250, 1_600_000
-"""Of a batch that is evaluated: beyond so many pixels (32 images of 224 px) the activations of a layer fill gigabytes,
-and a larger batch is slower."""
+ON_GPU, ON_GPU_PIXELS = 250, 1_600_000
+"""Images and pixels of a batch that is evaluated on a GPU, which has work for all its cores by then."""
+BATCHNORM_BATCH, FEWEST_FOR_BATCHNORM = 128, 32
+"""Images of a batch that BatchNorm takes its statistics from, and of large images."""
 
 
-def evaluated(split: Split) -> Iterator[tuple[NDArray[np.float32], Any]]:
+def evaluated(split: Split, device: torch.device = CPU) -> Iterator[tuple[NDArray[np.float32], Any]]:
     """A split's batches (images NCHW, labels) in the data's order; the progress that is under way counts them."""
-    size = evaluation_batch(split)
+    size = evaluation_batch(split, device)
     return counted(split.batches(size), -(-len(split) // size), f"batches of {len(split):,} images evaluated")
 
 
-def evaluation_batch(split: Split) -> int:
+def evaluation_batch(split: Split, device: torch.device = CPU) -> int:
     """Images of a batch."""
-    return max(1, min(MOST_IMAGES, MOST_PIXELS // (split.preprocess.height * split.preprocess.width)))
+    if device.type != "cpu":
+        return max(1, min(ON_GPU, ON_GPU_PIXELS // (split.preprocess.height * split.preprocess.width)))
+    return images_at_once(split, least=8, most=ON_GPU)
 
 
 def predictor(model: nn.Module) -> Predict:
@@ -57,7 +61,8 @@ def predictor(model: nn.Module) -> Predict:
 def figure(model: nn.Module, split: Split, judge: Judge = CLASSES) -> float:
     """The judge's figure of a split; leaves the model in evaluation mode."""
     reference = predictor(judge.reference.to(device_of(model))) if judge.reference is not None else None
-    return value_of(judged(predictor(model), evaluated(split), judge.of(split), reference=reference, interval=False))
+    batches = evaluated(split, device_of(model))
+    return value_of(judged(predictor(model), batches, judge.of(split), reference=reference, interval=False))
 
 
 def figure_and_losses(model: nn.Module, split: Split, judge: Judge = CLASSES) -> tuple[float, tuple[float, ...]]:
@@ -115,7 +120,7 @@ def _evaluated(
     given: list[Any] = []
 
     def batches() -> Iterator[tuple[NDArray[np.float32], Any]]:
-        for images_NCHW, targets in evaluated(split):
+        for images_NCHW, targets in evaluated(split, device_of(model)):
             given[:] = [targets]
             yield images_NCHW, targets
 
@@ -132,7 +137,7 @@ def figure_together(model: nn.Module, split: Split, judge: Judge = CLASSES) -> f
 
 def top1(model: nn.Module, split: Split) -> float:
     """Top-1 in percent; leaves the model in evaluation mode."""
-    return evaluate(predictor(model), evaluated(split)).accuracy.top1
+    return evaluate(predictor(model), evaluated(split, device_of(model))).accuracy.top1
 
 
 def top1_together(model: nn.Module, split: Split) -> float:
@@ -140,7 +145,7 @@ def top1_together(model: nn.Module, split: Split) -> float:
     if count() == 1:
         return top1(model, split)
     mine = np.arange(rank(), len(split), count())
-    size = evaluation_batch(split)
+    size = evaluation_batch(split, device_of(model))
     batches = (split.load(mine[start : start + size]) for start in range(0, len(mine), size))
     correct = evaluate(predictor(model), batches).accuracy.correct if len(mine) else 0
     total = torch.tensor([correct], dtype=torch.int64, device=device_of(model))
@@ -154,7 +159,7 @@ def settle_batchnorm(model: nn.Module, split: Split, *, images: int, seed: int, 
     ``augment``: what training does to them. Statistics of images as they are stored differ from those that the model
     was trained with, which costs up to a point of top-1 (docs/adr/0012).
     """
-    size = min(128, len(split), images)
+    size = min(_batchnorm_batch(split), len(split), images)
     return _settle(model, split, size, range(images // size), seed, augment)
 
 
@@ -164,12 +169,16 @@ def settle_batchnorm_together(
     """The same in every process, each of which looks at a share of the batches."""
     if count() == 1:
         return settle_batchnorm(model, split, images=images, seed=seed, augment=augment)
-    size = min(128, len(split), images)
+    size = min(_batchnorm_batch(split), len(split), images)
     seen = _settle(model, split, size, range(rank(), images // size, count()), seed, augment)
     total = torch.tensor([seen], dtype=torch.int64, device=device_of(model))
     add_up([total])
     average_statistics(model, seen / int(total))
     return int(total)
+
+
+def _batchnorm_batch(split: Split) -> int:
+    return images_at_once(split, least=FEWEST_FOR_BATCHNORM, most=BATCHNORM_BATCH)
 
 
 def average_statistics(model: nn.Module, weight: float) -> None:

@@ -22,6 +22,9 @@ def training_device() -> torch.device:
     return torch.device("cpu")
 
 
+CPU = torch.device("cpu")
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's parameters are."""
     return next(model.parameters()).device

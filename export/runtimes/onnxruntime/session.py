@@ -70,7 +70,10 @@ class OnnxRuntime:
 
     def trial(self, model: onnx.ModelProto) -> Trial:
         """Load, run once with random numbers, and run again as written."""
-        data = model.SerializeToString()
+        with tempfile.TemporaryDirectory() as folder:
+            return self._trial(model, _file_or_bytes(model, Path(folder) / "tried.onnx"))
+
+    def _trial(self, model: onnx.ModelProto, data: bytes | Path) -> Trial:
         try:
             session, optimized, options = _tried(data, precision_options(model, self._cpu))
         except ModelError as error:
@@ -291,14 +294,14 @@ def _open(
     return session
 
 
-def _optimized(data: bytes, options: dict[str, str], *, optimise: bool) -> onnx.ModelProto:
+def _optimized(data: bytes | Path, options: dict[str, str], *, optimise: bool) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "optimized.onnx"
         _open(data, options, 1, optimise=optimise, save=saved)
         return read_graph(saved)
 
 
-def _tried(data: bytes, options: dict[str, str]) -> tuple[Any, onnx.ModelProto, dict[str, str]]:
+def _tried(data: bytes | Path, options: dict[str, str]) -> tuple[Any, onnx.ModelProto, dict[str, str]]:
     """A session, the graph that it executes and its options; without options where those make the file unloadable, as
     ``session.x64quantprecision`` does with some files of QLinearConv operators."""
     with tempfile.TemporaryDirectory() as folder:

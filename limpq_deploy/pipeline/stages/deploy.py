@@ -1,7 +1,7 @@
 """The stage that writes the files: the mixed model and its baselines as ONNX."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -9,6 +9,7 @@ import onnx
 from limpq_deploy.calibration.files import replacing
 from limpq_deploy.calibration.records import to_dict, write_record
 from limpq_deploy.export.graph.exported import BATCH_KEY, ExportRecord, describe_export
+from limpq_deploy.export.graph.loading import load_model
 from limpq_deploy.export.graph.markers import MARKERS_KEY, markers_text, with_markers
 from limpq_deploy.export.graph.pixel_input import with_pixel_input
 from limpq_deploy.export.graph.storage import pack_weights
@@ -80,13 +81,11 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     }
     if subject.config.batch is not None:
         metadata[BATCH_KEY] = subject.config.batch
-    exported: dict[str, onnx.ModelProto] = {}
     float_model = make_template(subject, traced)
     markers = markers_text(float_model)
     drop_markers(float_model)
     onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers})
     _save(float_model, folder / FLOAT_MODEL)
-    write_record(compare_exported(subject, folder, float_model), folder / GIVEN_EXPORTED)
     template = with_markers(float_model)
     del float_model
     give_back()
@@ -94,18 +93,20 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
         report(done, 5, name)
         layers, acts = integer_model(model, policy)
         own = template_of(subject, traced, template, model)
-        exported[name] = build_qdq(own, placement, layers, acts, metadata, subject.form)
-        _save(exported[name], folder / name)
+        _save(build_qdq(own, placement, layers, acts, metadata, subject.form), folder / name)
+        del model, layers, own
         give_back()
-    del traced, template, model, layers, own
+    del traced, template
     let_go()  # what follows opens files, and needs no network in floats
+    write_record(compare_exported(subject, folder, onnx.load(folder / FLOAT_MODEL)), folder / GIVEN_EXPORTED)
+    let_go()
     if subject.config.input == "uint8":
         codes = subject.target.act_container == "uint8"
-        _save(with_pixel_input(exported[MODEL], subject.preprocess, codes=codes), folder / PIXELS)
+        _save(with_pixel_input(load_model(folder / MODEL), subject.preprocess, codes=codes), folder / PIXELS)
     checked = lint(folder / MODEL, subject.target, compiler=True, gpus=subject.gpus, batch=subject.config.batch_range)
     write_record(checked, folder / LINT)
-    _store_uniform(subject, folder, exported)
-    record = _record(subject, folder, exported[MODEL])
+    _store_uniform(subject, folder)
+    record = _record(subject, folder, load_model(folder / MODEL))
     write_record(record, folder / EXPORT)
     return f"{MODEL}, {sizes_line(record)}; {_lint_line(checked)}"
 
@@ -159,12 +160,12 @@ def _record(subject: Subject, folder: Path, model: onnx.ModelProto) -> ExportRec
     )
 
 
-def _store_uniform(subject: Subject, folder: Path, exported: Mapping[str, onnx.ModelProto]) -> None:
+def _store_uniform(subject: Subject, folder: Path) -> None:
     """The stored twin of the uniform model, where there is one and such are asked for."""
     pairs = compared_pairs(subject, folder)
     if subject.config.storage is not None and pairs is not None:
         bits = {layer.name: layer.pinned_bits or pairs[layer.name][0] for layer in subject.placement.layers}
-        _save(pack_weights(exported[UNIFORM_MODEL], bits, subject.config.storage), folder / UNIFORM_STORED)
+        _save(pack_weights(load_model(folder / UNIFORM_MODEL), bits, subject.config.storage), folder / UNIFORM_STORED)
 
 
 def _quantized_models(

@@ -1,3 +1,4 @@
+from itertools import product
 from typing import Any
 
 import torch
@@ -45,12 +46,12 @@ def test_logits_of_a_variant_are_those_of_the_whole_network_bit_by_bit(tiny: Tin
     with torch.no_grad(), batch_statistics(model):
         variants = Variants(model, images_NCHW)
         assert torch.equal(variants.outputs, model(images_NCHW))
-        for tensor in searched_tensors(model.placement):
-            for bits in BITS:
-                expected = whole_forward(model, tensor, bits, images_NCHW)
-                found = variants.outputs_with(tensor, bits)
-                assert torch.equal(found, expected), (tensor, bits)
-                assert torch.equal(found, variants.outputs) == (bits == 6), (tensor, bits)
+        tensors, seen = searched_tensors(model.placement), set()
+        for tensor, bits, found in variants.each(tensors, BITS):
+            assert torch.equal(found, whole_forward(model, tensor, bits, images_NCHW)), (tensor, bits)
+            assert torch.equal(found, variants.outputs) == (bits == 6), (tensor, bits)
+            seen.add((tensor, bits))
+    assert seen == set(product(tensors, BITS))
 
 
 def test_a_tensor_that_several_layers_read_is_listed_once(tiny: Tiny) -> None:
@@ -68,8 +69,9 @@ def test_values_in_front_of_the_changed_tensor_are_not_computed_again(tiny: Tiny
     with torch.no_grad():
         variants = Variants(model, images_NCHW)
         calls.clear()
-        variants.outputs_with(TensorAt("weight", "conv3"), 2)
-    assert calls == ["conv3", "linear"]
+        for _ in variants.each([TensorAt("weight", "conv3")], [2, 3]):
+            calls.append("")
+    assert calls == ["conv1", "conv2", "conv3", "shortcut", "linear", "", "conv3", "linear", "", "conv3"]
 
 
 def test_batch_statistics_leave_running_statistics_modes_and_momenta_alone(tiny: Tiny, few_digits: DataSet) -> None:

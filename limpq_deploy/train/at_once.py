@@ -1,0 +1,13 @@
+"""How many images are computed at once: their activations, and not a network's weights, are what fills memory."""
+
+from limpq_deploy.calibration.datasets import Split
+
+PIXELS = 131_072
+"""Of a batch: 128 images of 32 px, 32 of 64 px. Larger ones are not faster on a processor (`benchmarks/memory.py --batches`)."""
+
+
+def images_at_once(split: Split, *, least: int, most: int) -> int:
+    """As many as have `PIXELS`, within bounds. ``least``: what the work needs, for BatchNorm's statistics of a batch,
+    say; at large images that is what counts."""
+    pixels = split.preprocess.height * split.preprocess.width
+    return max(least, min(most, PIXELS // pixels))
