@@ -157,7 +157,9 @@ def page(found: dict[str, Any]) -> str:
         alone, stages = network["float_mib"], build.get("stages", {})
         each = " | ".join(f"{stages[title]:.0f}" for title in titles)
         name = network["model"].rpartition("/")[2]
-        lines.append(f"| {name} | {network['size']} | {alone:.0f} | {build['mib']:.0f} | {build['mib'] / alone:.2f} | {each} |")
+        lines.append(
+            f"| {name} | {network['size']} | {alone:.0f} | {build['mib']:.0f} | {build['mib'] / alone:.2f} | {each} |"
+        )
     return "\n".join(lines)
 
 

@@ -39,5 +39,10 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> i
 
 
 def batchnorms(model: nn.Module) -> list[Any]:
-    """Every module with ``running_mean`` and ``momentum`` counts as BatchNorm."""
-    return [module for module in model.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")]
+    """Every module with ``running_mean`` and ``momentum`` counts as BatchNorm; one that keeps no statistics (most
+    InstanceNorms) has None there."""
+    return [
+        module
+        for module in model.modules()
+        if getattr(module, "running_mean", None) is not None and hasattr(module, "momentum")
+    ]

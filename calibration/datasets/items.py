@@ -135,8 +135,11 @@ class _Items:
     def _preprocess(self, asked: Preprocess | None) -> Preprocess:
         shape = self._shape if self.floats else (*self._shape, 1)[:3]
         channels, height, width = shape if self.floats else (shape[2], shape[0], shape[1])
-        if channels not in (1, 3):
-            raise DataError(f"images of the {self._name} have {channels} channels; expected 1 or 3")
+        if channels not in (1, 3) and not self.floats:
+            raise DataError(
+                f"images of the {self._name} have {channels} channels; expected 1 or 3, or float [C, H, W], as the "
+                "model reads it"
+            )
         if asked is None:
             return Preprocess(
                 height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels, channels=channels

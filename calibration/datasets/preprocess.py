@@ -18,7 +18,8 @@ class Preprocess:
     ``height``, ``width``: the input in pixels. ``mean``, ``std``: one number per channel, for pixels scaled to [0, 1].
     ``resize``: length in pixels of the short side before a centre crop to height x width (ImageNet's habit); None: an
     image of another size is resized straight to height x width. Both resize bilinearly, with Pillow's antialiasing.
-    ``channels``: 3 (RGB; a grey image is repeated) or 1 (grey; colours become ITU-R 601 luma).
+    ``channels``: 3 (RGB; a grey image is repeated), 1 (grey; colours become ITU-R 601 luma), or any other number, of
+    inputs that are floats already.
 
     Raises ValueError for numbers that contradict each other.
     """
@@ -38,8 +39,8 @@ class Preprocess:
                 f"an input of {self.height}x{self.width} pixels, short side {self.resize}, is beyond {MOST_PIXELS:,} "
                 "of a side"
             )
-        if self.channels not in (1, 3):
-            raise ValueError(f"an input has 1 or 3 channels, not {self.channels}")
+        if self.channels < 1:
+            raise ValueError(f"an input has at least one channel, not {self.channels}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(
                 f"expected a mean and a std for each of {self.channels} channels, found {len(self.mean)} and "
@@ -64,6 +65,8 @@ class Preprocess:
         image = image_HWC[..., None] if image_HWC.ndim == 2 else image_HWC
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
             raise ValueError(f"expected a uint8 image, HWC with 1 or 3 channels; found {image.dtype} {image.shape}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"an input of {self.channels} channels is made of no image; give it as floats, CHW")
         if image.shape != (self.height, self.width, self.channels) or self.resize is not None:
             picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
             image = np.asarray(self._place(picture.convert("RGB" if self.channels == 3 else "L")))

@@ -237,10 +237,11 @@ class OnnxRuntimeDialect(Dialect):
 
     def _dequantized(self, codes: _Codes) -> str:
         if codes.tensor not in self.dequantized:
-            stem = codes.tensor.removesuffix("_codes")
-            self.dequantized[codes.tensor] = self.add(
-                "DequantizeLinear", [codes.tensor, codes.scale, codes.zero_point], f"{stem}_dequantized"
-            )
+            name = f"{codes.tensor.removesuffix('_codes')}_dequantized"
+            while name in self.dequantized.values():  # of a tensor that was moved on its way to its quantizer
+                name += "_moved"
+            inputs = [codes.tensor, codes.scale, codes.zero_point]
+            self.dequantized[codes.tensor] = self.add("DequantizeLinear", inputs, name)
         return self.dequantized[codes.tensor]
 
     def finish(self) -> None:

@@ -8,7 +8,7 @@ pairs around it, from codes to codes, so that the runtime executes it in integer
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.export.graph.code_grids import code_grids
 from limpq_deploy.export.graph.graph_rules import named
-from limpq_deploy.export.graph.onnx_files import constants
+from limpq_deploy.export.graph.onnx_files import attribute, constants
 
 Array = NDArray[Any]
 Kinds = Mapping[str, str]
@@ -134,10 +134,11 @@ def divided(
         if index in graph.constant or node.op_type in QUANTIZERS or node.name in ruled:
             continue
         sources = [graph.maker[name] for name in node.input if name in graph.maker]
-        integers = node.op_type not in anywhere and node.name in executed.integers
+        free = node.op_type in anywhere and _chooses(node)
+        integers = not free and node.name in executed.integers and len(node.output) == 1
         if integers and node.input[0] not in graph.codes:
             on_codes.add(index)
-        elif node.op_type not in anywhere or any(source in afloat for source in sources):
+        elif not free or any(source in afloat for source in sources):
             afloat.add(index)
             for source in sources:
                 if source in afloat and graph.level[source] == graph.level[index]:
@@ -166,8 +167,23 @@ def divided(
             for root, inside in members.items()
         }
     )
-    steps = [islands.get(root) or graph.nodes[root] for root in order.static_order()]
+    try:
+        steps = [islands.get(root) or graph.nodes[root] for root in order.static_order()]
+    except CycleError as error:
+        named_first = graph.nodes[min(error.args[1])].name
+        raise ModelError(
+            f"the float operators around node {named_first!r} read codes that one of them gives, which cannot be "
+            "compared apart; compare the build's folder instead of the file"
+        ) from error
     return steps, [step for step in steps if isinstance(step, Island)]
+
+
+def _chooses(node: onnx.NodeProto) -> bool:
+    """Of an operator that may choose values: whether this one does nothing else, such as weigh them or tell where they
+    stood."""
+    if node.op_type == "Resize":
+        return str(attribute(node, "mode", "nearest")) == "nearest" and len(node.input) == 3
+    return node.op_type != "MaxPool" or len(node.output) == 1
 
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import fsum
-from typing import Any
 
 import torch
 
@@ -82,7 +81,7 @@ def preview(
 
 @contextlib.contextmanager
 def _statistics_kept(model: QuantizedModel) -> Iterator[None]:
-    norms: list[Any] = [module for module in model.modules() if hasattr(module, "running_mean")]
+    norms = batchnorms(model)
     kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

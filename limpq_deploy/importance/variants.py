@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
+from limpq_deploy.calibration.batchnorm import batchnorms
 from limpq_deploy.export.records.placement import Placement
 from limpq_deploy.model.place import QUANTIZERS
 from limpq_deploy.quant.quantized_model import QuantizedModel
@@ -124,7 +125,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Every BatchNorm uses the batch's own statistics and leaves its running ones alone; the rest is in evaluation
     mode. All modes and momenta are put back."""
     modes = [(module, module.training) for module in model.modules()]
-    norms: list[Any] = [module for module in model.modules() if hasattr(module, "running_mean")]
+    norms = batchnorms(model)
     momenta = [norm.momentum for norm in norms]
     model.eval()
     try:

@@ -21,9 +21,13 @@ IN_PLACE = ("batchnorm", "relu")
 def with_memory(indicators: Indicators, traced: TracedModel, placement: Placement) -> Indicators:
     """Indicators that know ``act_elements`` of every layer and all ``moments``."""
     read = act_elements(traced)
+    shared: dict[str, int] = {}
+    for layer in indicators.layers:  # layers of a group may read parts of its tensor, or maxima of it
+        group = layer.act_group or layer.name
+        shared[group] = max(shared.get(group, 0), read[layer.name])
     return replace(
         indicators,
-        layers=tuple(replace(layer, act_elements=read[layer.name]) for layer in indicators.layers),
+        layers=tuple(replace(layer, act_elements=shared[layer.act_group or layer.name]) for layer in indicators.layers),
         moments=activation_moments(traced, placement),
     )
 

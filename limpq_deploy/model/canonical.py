@@ -6,6 +6,7 @@
     dropout(x, training=False) = x
     0 + x = x, as `sum([x, y])` begins; 1 * x = x
     max(x, axis)[0] = amax(x, axis)
+    clamp(x, 0, 0.5) = clamp(x, 0.0, 0.5): torch's exporter has no form for bounds of two types
 
 The first two are what a runtime without a kernel for them executes: a product of two quantized tensors, the second one
 a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
@@ -13,6 +14,7 @@ a gate from 0 to 1 (see docs/adr/0006-swish-is-a-product.md).
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -44,6 +46,8 @@ NEUTRAL: dict[object, int] = {
 }
 """The number that changes nothing, of operations that take their two operands in any order."""
 
+CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
+
 MAX_POOLS = (F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, nn.MaxPool1d, nn.MaxPool2d)
 
 
@@ -53,6 +57,10 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
         if _hands_on(node):
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph_module.graph.erase_node(node)
+    for node in graph_module.graph.nodes:
+        if node.target in CLAMPS and any(isinstance(value, float) for value in (*node.args, *node.kwargs.values())):
+            node.args = tuple(map(_as_float, node.args))
+            node.kwargs = {name: _as_float(value) for name, value in node.kwargs.items()}
     for node in list(graph_module.graph.nodes):
         if node.target in (torch.max, "max") and node.op in ("call_function", "call_method"):
             _take_values(node)
@@ -104,6 +112,10 @@ def _take_values(node: fx.Node) -> None:
         user.replace_all_uses_with(values)
         node.graph.erase_node(user)
     node.graph.erase_node(node)
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) else value
 
 
 def _called(node: fx.Node, graph_module: nn.Module) -> object:

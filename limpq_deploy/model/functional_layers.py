@@ -25,16 +25,22 @@ _LINEAR = inspect.signature(lambda input, weight, bias=None: None)
 
 def make_modules(graph_module: fx.GraphModule) -> None:
     """Rewrite a traced graph in place."""
+    taken: set[int] = set()
     for node in list(graph_module.graph.nodes):
         found = LAYERS.get(node.target) if node.op == "call_function" else None
         if found is not None:
-            _replace(node, graph_module, *found)
+            _replace(node, graph_module, taken, *found)
     graph_module.recompile()
 
 
 def _replace(
-    node: fx.Node, graph_module: fx.GraphModule, signature: inspect.Signature, make: Callable[..., nn.Module]
+    node: fx.Node,
+    graph_module: fx.GraphModule,
+    taken: set[int],
+    signature: inspect.Signature,
+    make: Callable[..., nn.Module],
 ) -> None:
+    """``taken``: ids of the biases that layers made before own."""
     bound = signature.bind(*node.args, **node.kwargs)
     bound.apply_defaults()
     given = dict(bound.arguments)
@@ -43,12 +49,15 @@ def _replace(
     named = weight
     if tensors[0] is None and isinstance(weight, fx.Node):
         tensors[0], named = _followed(weight, graph_module)
-    if tensors[0] is None or (bias is not None and tensors[1] is None) or _holds_nodes(given):
+    if isinstance(bias, fx.Node) and (tensors[1] is None or id(tensors[1]) in taken):
+        tensors[1] = _followed(bias, graph_module)[0]
+    if tensors[0] is None or tensors[0].dim() == 1 or (bias is not None and tensors[1] is None) or _holds_nodes(given):
         return
     name = _free_name(str(named.target), graph_module)
     module = make(tensors[0], bias is not None, **given)
     module.register_parameter("weight", tensors[0])
     module.register_parameter("bias", tensors[1])
+    taken.add(id(tensors[1]))
     with graph_module.graph.inserting_before(node):
         graph_module.set_submodule(name, module.eval())
         layer = graph_module.graph.call_module(name, (source,))

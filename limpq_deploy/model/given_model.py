@@ -5,7 +5,6 @@ folded into weights.
 """
 
 import contextlib
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import sentence_of
+from limpq_deploy.model.copies import whole_copy
 from limpq_deploy.model.hidden_state import require_nothing_hidden
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -129,7 +129,7 @@ def plain(model: nn.Module) -> PlainModel:
 def copied(model: nn.Module) -> nn.Module:
     """A copy that shares nothing with the model. Raises ModelError where there is none."""
     try:
-        found = copy.deepcopy(model)
+        found = whole_copy(model)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied: {sentence_of(error)}; expected modules that copy.deepcopy takes"

@@ -1,6 +1,9 @@
 """What changes a module's results and does not show in its type: hooks, and a forward set on one module."""
 
-from collections.abc import Iterator
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules import module as torch_module
@@ -42,7 +45,9 @@ def _hidden(model: nn.Module) -> Iterator[str]:
     for name, module in model.named_modules():
         shown = f"module {name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
         for attribute, kind in HOOKS.items():
-            for hook in getattr(module, attribute, {}).values():
+            for number, hook in getattr(module, attribute, {}).items():
+                if module is not model and _is_followed(module, attribute, number):
+                    continue
                 yield (
                     f"{shown} has {kind} ({name_of(hook)}), which no graph shows; write what it does into the forward, "
                     "or remove it"
@@ -52,6 +57,36 @@ def _hidden(model: nn.Module) -> Iterator[str]:
                 f"{shown} has a {own} of its own, set on this one module ({name_of(vars(module)[own])}); write it into "
                 "the module's class"
             )
+
+
+def _is_followed(module: nn.Module, attribute: str, number: int) -> bool:
+    """Whether the tracer runs a hook: one around a forward that takes no named arguments, written in Python."""
+    named = (f"{attribute}_with_kwargs", f"{attribute}_always_called")
+    own = getattr(module, attribute)[number]
+    written = hasattr(getattr(own, "__func__", own), "__code__")
+    forward = attribute in ("_forward_hooks", "_forward_pre_hooks")
+    return forward and written and not any(number in getattr(module, one, {}) for one in named)
+
+
+def hooked(module: nn.Module, call: Callable[[tuple[Any, ...]], Any], args: tuple[Any, ...]) -> Any:
+    """What ``call(args)`` gives between a module's hooks, as torch runs them."""
+    for before in module._forward_pre_hooks.values():
+        changed = before(module, args)
+        args = args if changed is None else changed if isinstance(changed, tuple) else (changed,)
+    result = call(args)
+    for after in module._forward_hooks.values():
+        changed = after(module, args, result)
+        result = result if changed is None else changed
+    return result
+
+
+def without_hooks(module: nn.Module) -> nn.Module:
+    """The module itself where it has none around its forward; else one of the same parts that has none."""
+    if not module._forward_hooks and not module._forward_pre_hooks:
+        return module
+    found = copy.copy(module)
+    found.__dict__.update(_forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())
+    return found
 
 
 def _methods(module: nn.Module) -> list[str]:

@@ -211,10 +211,12 @@ def assembled(graph_module: fx.GraphModule, global_pools: set[str]) -> TracedMod
         for node in graph_module.graph.nodes:
             if is_layer(node, graph_module):
                 with blockers.noting(node, operation(node, graph_module)[1]):
-                    raise ModelError(f"{reasons[node.name]}, and no other layer can be quantized")
+                    why = reasons.get(node.name, f"layer {node.target}{written_at(node)} reads nothing of the images")
+                    raise ModelError(f"{why}, and no other layer can be quantized")
     blockers.raise_found()
     folded = [node for node in graph_module.graph.nodes if kinds[node.name] in FOLDED]
-    separate_calls(graph_module, folded)
+    unread = [node for node in graph_module.graph.nodes if kinds[node.name] == "constant"]
+    separate_calls(graph_module, [*folded, *(node for node in unread if is_layer(node, graph_module))])
     modules = {str(node.target): graph_module.get_submodule(str(node.target)) for node in folded}
     require_untied(modules)
     name_apart(graph_module, modules)

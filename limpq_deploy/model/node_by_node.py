@@ -45,6 +45,8 @@ def does_not_run(error: Exception, images: int, shape: tuple[int, ...], where: s
         if images == 1
         else "expected a forward that takes any number of images at once"
     )
+    if any(f"c10::{kind}" in str(error) for kind in ("Half", "BFloat16")) or "same dtype" in str(error):
+        remedy = "models are taken in float32: let its forward ask its own weights for their type, as in x.to(w.dtype)"
     if "cuda" in str(error).lower():
         remedy = "models are taken on the CPU: let its forward ask the images where they are, as in x.to(images.device)"
     count = "one image" if images == 1 else f"{images} images at once"

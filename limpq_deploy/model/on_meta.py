@@ -12,6 +12,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from limpq_deploy.model.hidden_state import without_hooks
+
 READERS = ("item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__")
 """Methods whose result is the value of a tensor."""
 
@@ -102,14 +104,14 @@ class OnMeta:
     def _function(self, node: fx.Node, *, shadow: bool) -> Callable[..., Any]:
         if node.op == "call_module":
             name = str(node.target)
-            return self.module(name) if shadow else self.root.get_submodule(name)
+            return self.module(name) if shadow else without_hooks(self.root.get_submodule(name))
         if node.op == "call_method":
             return lambda itself, *args, **kwargs: getattr(itself, str(node.target))(*args, **kwargs)
         assert callable(node.target)
         return node.target
 
     def _shadow(self, module: nn.Module) -> nn.Module:
-        found = copy.copy(module)
+        found = copy.copy(without_hooks(module))
         for owned in ("_parameters", "_buffers"):
             tensors = {name: self.shadow_tensor(tensor) for name, tensor in getattr(module, owned).items()}
             found.__dict__[owned] = tensors

@@ -49,7 +49,7 @@ def place(
     traced: TracedModel, target: TargetSpec, *, model: str, pinned_bits: int = 8, act_bits: int | None = None
 ) -> Placement:
     """Decide the quantizers of a traced model. The first layer, those that feed an output and those that BatchNorms
-    were given are pinned at ``pinned_bits``.
+    were given are pinned at ``pinned_bits``; where that would leave nothing to search, the first one alone is, or none.
     ``act_bits``: the one width of what searched layers read, so that weights alone are searched; None: searched too.
     More than 8: activations are floats everywhere, and no quantizer of them does anything.
 
@@ -57,8 +57,11 @@ def place(
     once at ``carrier_bits``; searched layers re-quantize its codes, all with one shared quantizer.
     """
     traced = for_target(traced, target)
-    given = (layer.name for layer in traced.layers if layer.scales)
-    pinned = {traced.layers[0].name, *feeding_outputs(traced), *given}
+    own = [layer.name for layer in traced.layers if not layer.scales]
+    pinned = {traced.layers[0].name, *feeding_outputs(traced)}
+    if pinned.issuperset(own):
+        pinned -= set(own[1:] or own)
+    pinned.update(layer.name for layer in traced.layers if layer.scales)
     floats = act_bits is not None and in_float(act_bits)
     quantizers: list[ActQuantizer] = []
     inputs: dict[str, str] = {}

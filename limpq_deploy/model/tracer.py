@@ -7,26 +7,26 @@ A forward that takes another way by a tensor's values is refused with its line.
 
 import inspect
 import operator
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import EllipsisType
-from typing import Any, NoReturn
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import Attribute
+from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
-from limpq_deploy.calibration.foreign import line_of_stack
+from limpq_deploy.model.hidden_state import hooked
 from limpq_deploy.model.knowing_proxies import knowing, not_knowing
 from limpq_deploy.model.lines import note_line, written_at
+from limpq_deploy.model.made_tensors import MadeTensors
 from limpq_deploy.model.node_by_node import float_type
 from limpq_deploy.model.on_meta import OnMeta, ReadsValues
-from limpq_deploy.model.operations import AUGMENTED
 from limpq_deploy.model.plain_modules import is_fused, plain_kind
 from limpq_deploy.model.results import plain_nest
+from limpq_deploy.model.traced_tensor import TracedTensor, branches, cpus, here
 
 TORCH = Path(torch.__file__).parent
 MADE_BY_SHAPE = ("new_zeros", "new_ones", "new_full", "new_tensor")
@@ -37,94 +37,25 @@ OF_THE_TYPE = ("to", "type_as")
 """Methods that take of other tensors their type only."""
 
 
-def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return method
-
-
-def _reading(name: str) -> Callable[..., Any]:
-    def method(self: "TracedTensor", *_: Any) -> NoReturn:
-        raise branches(name)
-
-    return method
-
-
-def branches(how: str, where: str | None = None) -> ModelError:
-    """A forward that reads values, by the name of what reads them."""
-    what = "branches on the values of a tensor" if how == "__bool__" else f"reads the values of a tensor ({how})"
-    return ModelError(
-        f"the model cannot be traced: it {what}{_here() if where is None else where}; its forward must not branch on "
-        "tensor values: compute with tensors there, as torch.where does, or outside of the forward"
-    )
-
-
-def _here() -> str:
-    return line_of_stack(traceback.extract_stack())
-
-
-class TracedTensor(fx.Proxy):
-    """A tensor while a model is traced. torch.fx takes ``x += y`` for ``x = x + y``, although it changes what every
-    other name of ``x`` shows; and it forgets ``x.data = y``, which is refused here."""
-
-    @property
-    def _value(self) -> Any:
-        return self.tracer.values.get(self.node)  # type: ignore[attr-defined]
-
-    def __getattr__(self, k: str) -> Any:
-        value = self._value
-        if k.startswith("__"):  # protocols for real tensors, such as __dlpack__
-            raise AttributeError(k)
-        if not isinstance(value, Tensor):
-            return super().__getattr__(k)
-        found = getattr(value, k)
-        if isinstance(found, Tensor):
-            return self.tracer.create_proxy("call_function", getattr, (self, k), {})
-        return Attribute(self, k) if callable(found) else _cpus(found)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node"):
-            raise ModelError(f"the model's forward sets {name!r} of a tensor{_here()}; make a new tensor instead")
-        super().__setattr__(name, value)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        """A write through a view, as torch has it, or of a number where a mask says so: `writes` finds it and writes it
-        out of place."""
-        one = not isinstance(value, Tensor | TracedTensor) or value.dim() == 0
-        if one and type(index) is TracedTensor and index.dtype is torch.bool:
-            self.masked_fill_(index.reshape(*index.shape, *[1] * (self.dim() - index.dim())), value)
-            return
-        places = index if type(index) is tuple else (index,)
-        if any(not isinstance(one, int | slice | EllipsisType) for one in places):
-            raise TypeError("'TracedTensor' object does not support item assignment but by numbers, slices and masks")
-        part = operator.getitem(self, index)
-        if not isinstance(value, Tensor | TracedTensor):
-            part.fill_(value)
-        else:
-            part.copy_(value if value.shape == part.shape else value.expand(part.shape))
-
-    def __len__(self) -> int:
-        return len(self._value)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([operator.getitem(self, number) for number in range(len(self))])
-
-
-for _operator in AUGMENTED:
-    setattr(TracedTensor, f"__{_operator.__name__}__", _augmented(_operator))
-for _reader in ("__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__"):
-    setattr(TracedTensor, _reader, _reading(_reader))
+SQUEEZES = (torch.squeeze, "squeeze")
+ASSERTIONS = (torch._assert, torch._assert_async)
 
 
 class ShapeTracer(fx.Tracer):
     """``images``: their shape, [N, C, H, W]. ``fused``: names of modules that are a BatchNorm2d with an activation
     behind it; ``plain``: those that are one of torch's own, and which.
-    ``failed``: what the last call raised that did not run on these images."""
+    ``counted``: whether whole numbers among the model's attributes changed.
+    ``failed``: what the last call raised that did not run on these images. ``squeezed``: the axes that each
+    ``x.squeeze()`` takes away; ``squeezes``: those of a trace for several images, which hold for one, too."""
 
-    def __init__(self, images: tuple[int, ...], root: nn.Module) -> None:
+    def __init__(
+        self, images: tuple[int, ...], root: nn.Module, squeezes: tuple[tuple[int, ...], ...] | None = None
+    ) -> None:
         super().__init__()
         self.images = images
+        self.counted = False
+        self.squeezes = squeezes
+        self.squeezed: list[tuple[int, ...]] = []
         self.fused: list[str] = []
         self.plain: dict[str, type[nn.Module]] = {}
         self.values: dict[fx.Node, Any] = {}
@@ -135,10 +66,12 @@ class ShapeTracer(fx.Tracer):
         self.failed: Exception | None = None
         self._type = float_type(root)
         self._names = {id(one): name for name, one in root.named_parameters(remove_duplicate=False)}
+        self._made = MadeTensors(self._copied, here)
+        self._owned = {id(one) for one in (*root.parameters(), *root.buffers())}
         self._parameters: dict[int, Any] = {}
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        with knowing(lambda one: one._value if type(one) is TracedTensor else None):
+        with knowing(lambda one: one._value if type(one) is TracedTensor else None), self._made:
             graph = super().trace(root, concrete_args)
         for node in reversed(list(graph.nodes)):
             if not node.users and (node.op == "get_attr" or node in self._parts):
@@ -152,6 +85,8 @@ class ShapeTracer(fx.Tracer):
                 delattr(self.root, name)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, nn.RReLU):  # a LeakyReLU in evaluation mode
+            return False
         kind = plain_kind(m)
         if kind is not None:
             self.plain[module_qualified_name] = kind
@@ -166,13 +101,16 @@ class ShapeTracer(fx.Tracer):
         return self._parameters[id(attr_val)]
 
     def create_arg(self, a: Any) -> Any:
+        a = self._made.proxy_of(a)
         if isinstance(a, fx.Proxy):
             return a.node
+        if isinstance(a, np.generic):  # torch.fx would write its repr, a name that no graph knows
+            return a.item()
         if (nest := plain_nest(a)) is not a:  # torch.fx would write a call of the class
             return self.create_arg(nest)
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a.grad_fn is not None:
             raise ModelError(
-                f"the model's forward computes with parameters in a way that no graph shows{_here()}; read them as "
+                f"the model's forward computes with parameters in a way that no graph shows{here()}; read them as "
                 "attributes of their modules, as in self.weight"
             )
         made = super().create_arg(a)
@@ -195,6 +133,15 @@ class ShapeTracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
         if kind == "call_method" and target in OF_THE_TYPE and not isinstance(args[0], fx.Proxy):
             return self._like_images(target, args, kwargs)
+        if target in ASSERTIONS:
+            return None
+        if target is F.rrelu and not _bound(F.rrelu, args, kwargs)["training"]:
+            given = _bound(F.rrelu, args, kwargs)
+            target, args, kwargs = F.leaky_relu, (given["input"], (given["lower"] + given["upper"]) / 2), {}
+        if target in SQUEEZES and len(args) == 1 and not kwargs and isinstance(args[0], fx.Proxy):
+            args = (args[0], self._axes_of_one(self.values[args[0].node]))
+            if not args[1]:
+                return args[0]
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
         if kind not in ("call_module", "call_function", "call_method"):
             return proxy
@@ -203,7 +150,22 @@ class ShapeTracer(fx.Tracer):
             made = getattr(torch.zeros((), dtype=self.values[args[0].node].dtype), target)(*args[1:], **_on_cpu(kwargs))
             self.graph.erase_node(node)
             return made
-        return self._handed(proxy, self._computed(node))
+        try:
+            return self._handed(proxy, self._computed(node))
+        except Exception:  # which the forward may catch, and take another way
+            self.graph.erase_node(node)
+            raise
+
+    def _axes_of_one(self, tensor: Tensor) -> tuple[int, ...]:
+        """The axes that a ``squeeze`` takes away where there are several images: theirs stays."""
+        known = () if self.squeezes is None else self.squeezes[len(self.squeezed) : len(self.squeezed) + 1]
+        axes = tuple(axis for axis, size in enumerate(tensor.shape) if size == 1)
+        self.squeezed.append(known[0] if known else axes)
+        return self.squeezed[-1]
+
+    def _copied(self, tensor: Tensor) -> Any:
+        """A tensor that the forward made, as it is now, to be written into."""
+        return self.create_proxy("call_method", "clone", (tensor.clone(),), {})
 
     def _like_images(self, target: str, args: Any, kwargs: Any) -> Tensor:
         """A tensor of the model's own in the type of the images' (``self.mean.to(x)``): a constant, too."""
@@ -217,7 +179,7 @@ class ShapeTracer(fx.Tracer):
     def _computed(self, node: fx.Node) -> Any:
         self._computing = True
         try:
-            with not_knowing():
+            with not_knowing(), torch._C.DisableTorchFunction():
                 return self._on_meta.call(node, self.values)
         except ReadsValues as error:
             raise branches(str(error), written_at(node)) from error
@@ -244,7 +206,7 @@ class ShapeTracer(fx.Tracer):
             del self.values[node]
             self._parts.pop(node, None)
             self.graph.erase_node(node)
-            return _cpus(value)
+            return cpus(value)
         return proxy
 
     def create_args_for_root(self, root_fn: Any, *_: Any, **__: Any) -> tuple[Any, list[Any]]:
@@ -268,11 +230,16 @@ class ShapeTracer(fx.Tracer):
         if self._computing:
             return forward(*args, **kwargs)
         if self.submodule_paths is not None and m not in self.submodule_paths:
-            _require_no_numbers(m)
+            _require_no_numbers(m, self._owned)
             return forward(*args, **kwargs)
+        name = self.path_of_module(m)
+        if not is_fused(m) and not self.is_leaf_module(m, name):
+            return super().call_module(m, forward, args, kwargs)
+        return hooked(m, lambda given: self._leaf(m, name, forward, given, kwargs), args)
+
+    def _leaf(self, m: nn.Module, name: str, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not is_fused(m):
             return super().call_module(m, forward, args, kwargs)
-        name = self.path_of_module(m)
         self.fused.append(name)
         result = self.create_proxy("call_module", name, args, kwargs)
         for part in (m.drop, m.act):
@@ -280,14 +247,21 @@ class ShapeTracer(fx.Tracer):
         return result
 
 
-def _require_no_numbers(module: nn.Module) -> None:
-    """Of a module that the model does not hold, such as the ReLU of ``nn.ReLU()(x)``, which is what it computes."""
-    if any(True for _ in (*module.parameters(), *module.buffers())):
+def _require_no_numbers(module: nn.Module, owned: set[int]) -> None:
+    """Of its own, of a module that the model does not hold: ``nn.ReLU()(x)`` is what it computes, and a part of an
+    nn.Sequential, ``self.body[:2](x)``, holds the model's modules. ``owned``: ids of the model's tensors."""
+    if any(id(one) not in owned for one in (*module.parameters(), *module.buffers())):
         raise ModelError(
-            f"the model's forward calls a {type(module).__name__} that is no submodule of the model{_here()}, so that "
+            f"the model's forward calls a {type(module).__name__} that is no submodule of the model{here()}, so that "
             "state_dict() and eval() do not reach it; make it in __init__, and keep it as an attribute or in an "
             "nn.ModuleList or nn.ModuleDict instead of a plain list or dict"
         )
+
+
+def _bound(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _like(value: Any, parts: list[Any]) -> Any:
@@ -303,10 +277,6 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.device)
 
 
-def _cpus(value: Any) -> Any:
-    return torch.device("cpu") if isinstance(value, torch.device) else value
-
-
 def _on_cpu(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "device"}
 
@@ -316,4 +286,7 @@ def _is_machinery(path: str) -> bool:
     return Path(path).is_relative_to(TORCH) or Path(path) in MACHINERY
 
 
-MACHINERY = {Path(__file__), Path(note_line.__code__.co_filename)}
+MACHINERY = {
+    Path(__file__),
+    *(Path(one.__code__.co_filename) for one in (note_line, MadeTensors.proxy_of, hooked, here)),
+}

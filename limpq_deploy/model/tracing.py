@@ -17,7 +17,7 @@ from torch import fx, nn
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import cause, is_users, line_of
 from limpq_deploy.model.any_batch import for_any_batch
-from limpq_deploy.model.hidden_state import require_nothing_hidden
+from limpq_deploy.model.hidden_state import require_nothing_hidden, without_hooks
 from limpq_deploy.model.lines import line, written_at
 from limpq_deploy.model.node_by_node import does_not_run
 from limpq_deploy.model.plain_modules import as_plain, take_apart
@@ -38,12 +38,12 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
     stops it."""
     require_nothing_hidden(model)
     draws, versions = _draws(), _versions(model)
-    tracers = [_traced(model, batch, input_shape) for batch in BATCHES]
+    tracers = _traced_for_each(model, input_shape)
     if _versions(model) != versions:  # tables made at the first call are the same ones at the next
         for one in tracers:
             one.forget_constants()
         versions = _versions(model)
-        tracers = [_traced(model, batch, input_shape) for batch in BATCHES]
+        tracers = _traced_for_each(model, input_shape)
     if _draws() != draws:
         again = _moved_at(model, input_shape, _draws)
         raise ModelError(
@@ -57,6 +57,8 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
             "a forward that leaves the model as it is"
         )
     tracer = tracers[-1]
+    if any(one.counted for one in tracers):
+        _require_one_way(model, input_shape)
     for_any_batch((tracers[0].graph, tracer.graph), model, BATCHES)
     graph_module = fx.GraphModule(tracer.root, tracer.graph)
     _own_memory(graph_module)
@@ -64,11 +66,47 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
         one.forget_constants()
     for name in tracer.fused:
         take_apart(graph_module, name)
+    for name in {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}:
+        module = graph_module.get_submodule(name)
+        if without_hooks(module) is not module:
+            graph_module.set_submodule(name, without_hooks(module))
     for name, kind in tracer.plain.items():
         graph_module.set_submodule(name, as_plain(graph_module.get_submodule(name), kind))
     _norms_by_axes(graph_module, tracer)
     graph_module.recompile()
     return graph_module
+
+
+def _require_one_way(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Raises ModelError for a forward that counts its calls and goes by the count: its second and third call are
+    another graph."""
+    calls: list[list[tuple[str, str]]] = []
+    with _attributes_kept(model):
+        before = _counts(model)
+        for _ in range(3):
+            with contextlib.suppress(Exception):  # what it kept of a trace may be of no use in the next
+                tracer = _traced(model, BATCHES[-1], input_shape, keep=False)
+                tracer.forget_constants()
+                calls.append([(node.op, str(node.target)) for node in tracer.graph.nodes])
+            after = _counts(model)
+            if after == before:
+                return
+            changed, before = next(name for name in after if after[name] != before.get(name)), after
+    if len(calls) == 3 and calls[1] != calls[2]:
+        raise ModelError(
+            f"the model's forward does something else at one call than at the next, and counts them in {changed!r}; "
+            "expected a forward that gives one result: count where self.training is set"
+        )
+
+
+def _counts(model: nn.Module) -> dict[str, int]:
+    """Whole numbers among a model's attributes."""
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) is int
+    }
 
 
 def _own_memory(graph_module: fx.GraphModule) -> None:
@@ -91,11 +129,32 @@ def _norms_by_axes(graph_module: fx.GraphModule, tracer: ShapeTracer) -> None:
                 graph_module.get_submodule(str(node.target)).__class__ = nn.BatchNorm1d
 
 
-def _traced(model: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ShapeTracer:
-    tracer = ShapeTracer((batch, *input_shape), model)
+def _traced_for_each(model: nn.Module, input_shape: tuple[int, ...]) -> list[ShapeTracer]:
+    """A trace for each of `BATCHES`; ``squeeze`` without an axis takes the same ones away in all."""
+    one, several = BATCHES
     try:
-        with _attributes_kept(model):
+        last = _traced(model, several, input_shape)
+    except ModelError:
+        _traced(model, one, input_shape)  # what one image has of it is told first
+        raise
+    return [_traced(model, one, input_shape, tuple(last.squeezed)), last]
+
+
+def _traced(
+    model: nn.Module,
+    batch: int,
+    input_shape: tuple[int, ...],
+    squeezes: tuple[tuple[int, ...], ...] | None = None,
+    *,
+    keep: bool = True,
+) -> ShapeTracer:
+    """``keep`` False: what the forward remembers is there afterwards."""
+    tracer = ShapeTracer((batch, *input_shape), model, squeezes)
+    try:
+        with _attributes_kept(model) if keep else contextlib.nullcontext():
+            before = _counts(model)
             tracer.trace(model)
+            tracer.counted = _counts(model) != before
     except ModelError:
         raise
     except Exception as error:
@@ -125,7 +184,7 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
         (
             vars(module),
             dict(vars(module)),
-            [(one, copy.copy(one)) for name, one in vars(module).items() if type(one) in KEPT and name not in OWN],
+            [(one, copy.copy(one)) for name, one in vars(module).items() if isinstance(one, KEPT) and name not in OWN],
         )
         for module in model.modules()
     ]

@@ -1,6 +1,7 @@
 """A tensor of which a part is written over, as a result: what stands before the part, the part, what stands behind it.
 
 x[:, 2:4].relu_()   is   cat([x[:, :2], relu(x[:, 2:4]), x[:, 4:]], 1)
+x[:, ::2].relu_()   is   slice_scatter(x, relu(x[:, ::2]), 1, None, None, 2)
 """
 
 import operator
@@ -40,7 +41,7 @@ def step(view: fx.Node, base: fx.Node, sizes: tuple[int, ...]) -> Step | None:
 
 
 def _index(given: Any, axes: int) -> Index | None:
-    """An entry for each axis; None for what is no plain number or slice of step 1."""
+    """An entry for each axis; None for what is no plain number or slice."""
     entries = list(given) if isinstance(given, tuple | list) else [given]
     if isinstance(given, list) or sum(one is Ellipsis for one in entries) > 1:
         return None
@@ -54,7 +55,7 @@ def _index(given: Any, axes: int) -> Index | None:
 
 def _is_plain(one: Any) -> bool:
     if isinstance(one, slice):
-        return one.step in (None, 1) and all(_is_whole(end) for end in (one.start, one.stop) if end is not None)
+        return all(_is_whole(end) for end in (one.start, one.stop, one.step) if end is not None)
     return _is_whole(one)
 
 
@@ -88,7 +89,11 @@ def put_back(part: fx.Node, steps: tuple[Step, ...]) -> tuple[fx.Node, list[fx.N
                 whole = call("call_function", torch.unsqueeze, whole, axis)
         index = tuple(entry if isinstance(entry, slice) else slice(entry, entry + 1 or None) for entry in one.index)
         for axis in reversed([axis for axis, entry in enumerate(index) if _is_part(axis, entry, one.sizes[axis])]):
-            start, stop = index[axis].start, index[axis].stop
+            start, stop, apart = index[axis].start, index[axis].stop, index[axis].step
+            if apart not in (None, 1):
+                base = call("call_function", operator.getitem, one.base, index[:axis]) if axis else one.base
+                whole = call("call_function", torch.slice_scatter, base, whole, axis, start, stop, apart)
+                continue
             parts = [whole]
             if start not in (None, 0):
                 parts.insert(0, call("call_function", operator.getitem, one.base, (*index[:axis], slice(None, start))))

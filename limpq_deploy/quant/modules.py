@@ -253,6 +253,7 @@ class SwitchableBatchNorm(nn.Module):
         return len(self.bits) - 1 if self.active is None else self.bits.index(self.active)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """By the batch's statistics in training, where it has any: one value of each channel alone has no variance."""
         if self.folded:
             return x
         index = self._index()
@@ -262,7 +263,7 @@ class SwitchableBatchNorm(nn.Module):
             self.running_var[index],
             self.weight[index],
             self.bias[index],
-            self.training,
+            self.training and x.numel() > len(self.bias[index]),
             self.momentum,
             self.eps,
         )

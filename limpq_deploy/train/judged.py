@@ -34,15 +34,15 @@ def judged(
     Raises DataError where there are no images, and ModelError where outputs are not finite or not of these images.
     """
     if isinstance(task, Classification) and not task.judges_by_float:
-        return evaluate(lambda images: _single(predict(images)), batches, progress=progress)
+        return evaluate(lambda images: _single(predict(images), len(images)), batches, progress=progress)
     kept: list[Any] = []
     for images_NCHW, given in batches:
-        outputs = arrays_of(predict(images_NCHW))
+        outputs = arrays_of(predict(images_NCHW), len(images_NCHW))
         _require_finite(outputs, len(images_NCHW))
         targets: Any = given
         if task.judges_by_float:
             assert reference is not None, "a task without labels is judged beside a float model"
-            targets = arrays_of(reference(images_NCHW))
+            targets = arrays_of(reference(images_NCHW), len(images_NCHW))
         kept.extend(task.statistics(outputs, targets))
         if progress is not None:
             progress(len(kept))
@@ -68,13 +68,14 @@ def value_of(found: Evaluation | Scored) -> float:
     return found.accuracy.value
 
 
-def arrays_of(result: Any) -> Arrays:
-    """What a model gives as a tuple of arrays."""
-    return tuple(map(np.asarray, result)) if isinstance(result, tuple | list) else (np.asarray(result),)
+def arrays_of(result: Any, images: int) -> Arrays:
+    """What a model gives for so many images as a tuple of arrays. A ``squeeze()`` takes away the axis of one image."""
+    arrays = tuple(map(np.asarray, result)) if isinstance(result, tuple | list) else (np.asarray(result),)
+    return tuple(one[None] if images == 1 and one.shape[:1] != (1,) else one for one in arrays)
 
 
-def _single(result: Any) -> Any:
-    arrays = arrays_of(result)
+def _single(result: Any, images: int) -> Any:
+    arrays = arrays_of(result, images)
     if len(arrays) != 1:
         raise ModelError(
             f"the model gives {len(arrays)} tensors and the task is classification; expected one tensor of logits, "

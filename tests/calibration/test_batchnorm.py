@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from limpq_deploy.calibration.batchnorm import reestimate_batchnorm
+from limpq_deploy.calibration.batchnorm import batchnorms, reestimate_batchnorm
 
 
 def stale_model() -> nn.Sequential:
@@ -57,3 +57,8 @@ def test_one_image_alone_gives_no_variance() -> None:
     assert torch.equal(norm.running_mean, torch.zeros(3))
     assert reestimate_batchnorm(model, batches(1, 4)) == 4
     assert torch.isfinite(norm.running_var).all()
+
+
+def test_a_norm_without_statistics_is_passed_over() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3), nn.BatchNorm2d(3)).eval()
+    assert batchnorms(model) == [model[2]]

@@ -211,10 +211,11 @@ class Outputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.body = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.inner, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
         self.head, self.linear = nn.Conv2d(8, 4, 1), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> dict[str, object]:
-        x = F.relu(self.stem(x))
+        x = F.relu(self.last(F.relu(self.inner(F.relu(self.stem(x))))))
         y = self.body(x) + x
         map = F.interpolate(self.head(y), scale_factor=2, mode="bilinear")
         return {"map": map, "features": (y, torch.sigmoid(self.head(x))), "vectors": self.linear(y.mean((2, 3)))}
@@ -224,7 +225,7 @@ def test_every_output_is_exported_by_name_and_compared(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = quantized(Outputs())
     assert [one.name for one in net.file.graph.output] == ["map", "features_0", "features_1", "vectors"]
-    assert [layer.name for layer in net.placement.pinned] == ["stem", "body", "head", "head_call2", "linear"]
+    assert [layer.name for layer in net.placement.pinned] == ["stem", "last", "body", "head", "head_call2", "linear"]
     report = parity(net, tmp_path / "model.onnx")
     assert report.exact
     assert report.logits_equal

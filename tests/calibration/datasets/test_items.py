@@ -104,7 +104,7 @@ def test_a_fingerprint_tells_other_images_and_stands_for_the_same() -> None:
         ((FLOATS, LABELS[:3]), "40 images and 3 labels"),
         ((FLOATS, LABELS.astype(float)), "labels of the arrays are float64"),
         ((FLOATS.astype(np.int32), LABELS), "expected float [C, H, W]"),
-        ((FLOATS[:, :2], LABELS), "have 2 channels"),
+        ((np.zeros((4, 8, 8, 2), np.uint8), LABELS[:4]), "have 2 channels; expected 1 or 3, or float [C, H, W]"),
         ((FLOATS[:0], LABELS[:0]), "is empty"),
     ],
 )
@@ -117,3 +117,11 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(data: Any, sentence: str) 
 def test_floats_of_another_size_than_the_model_reads_are_refused() -> None:
     with pytest.raises(DataError, match="the model reads"):
         dataset_of((FLOATS, LABELS), Preprocess(height=16, width=16, mean=(0.0,) * 3, std=(1.0,) * 3))
+
+
+def test_floats_have_any_number_of_channels() -> None:
+    """Frames of a video, depth beside colours: as the model reads them."""
+    frames = np.concatenate([FLOATS, FLOATS], axis=1)[:, :5]
+    split = dataset_of((frames, LABELS)).split("train")
+    assert split.preprocess.shape == frames.shape[1:]
+    assert split.load(np.arange(2))[0].shape == (2, *frames.shape[1:])

@@ -62,7 +62,8 @@ def test_a_grey_image_fills_three_channels_and_colours_become_grey() -> None:
     ("change", "says"),
     [
         ({"height": 0}, "at least one pixel"),
-        ({"channels": 2}, "1 or 3 channels"),
+        ({"channels": 0, "mean": (), "std": ()}, "at least one channel"),
+        ({"channels": 2}, "each of 2 channels"),
         ({"mean": (0.5,)}, "mean and a std for each"),
         ({"std": (0.0, 1.0, 1.0)}, "std positive"),
         ({"resize": 1}, "too small"),

@@ -228,10 +228,18 @@ def joined_codes_of_16_bits() -> onnx.ModelProto:
     return net.model(net.pair(net.node("Conv", whole, net.weight(6, 8, 3, 3)), 0.05, 120))
 
 
+def resized_bilinearly() -> onnx.ModelProto:
+    net = Graph([2, 4, 8, 8])
+    conv = net.pair(net.node("Conv", net.pair("x", 0.03, 128), net.weight(6, 4, 3, 3)), 0.05, 117)
+    wide = net.node("Resize", conv, "", net.constant(np.array([1, 1, 2, 2]), np.float32), mode="linear")
+    return net.model(net.pair(net.node("Conv", net.pair(wide, 0.05, 117), net.weight(6, 6, 1, 1)), 0.05, 120))
+
+
 ISLANDS: list[tuple[Callable[[], onnx.ModelProto], list[tuple[str, ...]]]] = [
     (middle_zero_behind_a_relu, [("Conv",)]),
     (joined_codes_of_16_bits, [("Conv",)]),
     (unknown_integers, [("Conv",)]),
+    (resized_bilinearly, [("Resize",)]),
     (normalisation_behind_a_softmax, [("Softmax",), ("LayerNormalization",)]),
 ]
 

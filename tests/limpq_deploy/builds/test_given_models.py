@@ -59,7 +59,7 @@ def wrapped():
 
 def hooked():
     model = Net()
-    model.last.register_forward_hook(lambda module, images, result: result / 4)
+    model.register_forward_hook(lambda module, images, result: result / 4)
     return model
 
 
@@ -163,7 +163,7 @@ def test_an_end_that_the_system_asks_for_in_training_is_no_error_of_the_model(mo
 
 
 def test_a_hook_is_refused_before_any_work(models: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"module 'last' \(Conv2d\) has a forward hook \(hooked.<locals>.<lambda>"):
+    with pytest.raises(ModelError, match=r"the model \(Net\) has a forward hook \(hooked.<locals>.<lambda>"):
         run_build(Config(model=f"{models}:hooked", out=tmp_path / "out"), say=lambda passed: None)
     assert not (tmp_path / "out").exists()
 

@@ -105,3 +105,20 @@ def test_largest_values_without_their_places_are_one_tensor() -> None:
     assert (called.count("amax"), called.count("max")) == (2, 1)
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(graph_module(images), Largest()(images), rtol=0, atol=0)
+
+
+def test_bounds_of_a_clamp_are_of_one_type() -> None:
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.clip(self.conv(x).clamp(0, 0.5), min=-1, max=0.25)
+
+    model, images = Clamped(), torch.randn(2, 3, 4, 4)
+    traced = trace(model, (3, 4, 4))
+    torch.testing.assert_close(traced.graph_module(images), model(images))
+    cut = [node for node in traced.nodes.values() if node.target in ("clamp", torch.clip)]
+    assert [[*node.args[1:], *node.kwargs.values()] for node in cut] == [[0.0, 0.5], [-1.0, 0.25]]
+    assert all(type(bound) is float for node in cut for bound in (*node.args[1:], *node.kwargs.values()))

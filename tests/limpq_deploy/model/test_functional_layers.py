@@ -44,6 +44,7 @@ def test_they_become_modules_with_the_models_own_parameters() -> None:
     ]
     assert [layer.macs for layer in traced.layers] == [25 * 8 * 27, 25 * 8 * 4, 40]
     assert traced.graph_module.get_submodule("stem").weight is model.stem.weight
+    assert traced.graph_module.get_submodule("stem").bias is model.stem.bias
     assert traced.graph_module.get_submodule("head").bias is model.head_bias
     images = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
@@ -86,3 +87,15 @@ def test_timms_tensorflow_networks_are_taken() -> None:
     assert all(layer.batchnorm is not None for layer in traced.layers[:-2])
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(traced.graph_module(images), model(images), rtol=0, atol=0)
+
+
+def test_layers_may_share_a_bias() -> None:
+    class Shared(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.conv2d(x, self.stem.weight, self.stem.bias)
+            return F.conv2d(x, self.own_weight, self.stem.bias, groups=2).mean((2, 3))
+
+    model, images = Shared().eval(), torch.randn(2, 3, 9, 9)
+    traced = trace(model, (3, 9, 9))
+    assert len(traced.layers) == 2
+    torch.testing.assert_close(traced.graph_module(images), model(images))

@@ -213,14 +213,13 @@ HERE = rf"\(scale, test_given_model.py:{scale.__code__.co_firstlineno}\)"
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda m: m[2].register_forward_hook(scale), rf"module '2' \(Conv2d\) has a forward hook {HERE}"),
-        (lambda m: m[2].register_forward_pre_hook(scale), rf"module '2' \(Conv2d\) has a forward pre-hook {HERE}"),
         (lambda m: m.register_forward_hook(scale), rf"the model \(Sequential\) has a forward hook {HERE}"),
-        (lambda m: m.register_forward_hook(scale, with_kwargs=True), r"the model \(Sequential\) has a forward hook"),
+        (lambda m: m.register_forward_pre_hook(scale), rf"the model \(Sequential\) has a forward pre-hook {HERE}"),
+        (lambda m: m[2].register_forward_hook(scale, with_kwargs=True), r"module '2' \(Conv2d\) has a forward hook"),
         (lambda m: m[2].register_full_backward_hook(scale), rf"module '2' \(Conv2d\) has a backward hook {HERE}"),
         (own_forward, r"module '2' \(Conv2d\) has a forward of its own, set on this one module"),
     ],
-    ids=["hook", "pre-hook", "of the model", "with kwargs", "backward", "forward"],
+    ids=["hook", "pre-hook", "with kwargs", "backward", "forward"],
 )
 def test_other_hidden_state_is_refused_by_name(change: Callable[[nn.Sequential], object], sentence: str) -> None:
     model = net()

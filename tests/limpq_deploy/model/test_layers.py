@@ -82,3 +82,34 @@ def test_a_deep_traced_model_can_be_copied_whatever_was_looked_up_of_it() -> Non
     assert copied.nodes["_0"] in copied.graph_module.graph.nodes
     assert copied.graph_module.get_submodule("0") is not deep[0]
     assert copied.layers == traced.layers
+
+
+class Stepping(nn.Module):
+    """A layer that reads a state of zeros first, then what it gave; and another that reads nothing else."""
+
+    def __init__(self, *, alone: bool) -> None:
+        super().__init__()
+        self.conv, self.state, self.alone = nn.Conv2d(3, 4, 1), nn.Linear(4, 4), alone
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.alone:
+            return self.state(torch.ones(len(x), 4)) + x.mean((1, 2, 3))[:, None]
+        state = x.new_zeros(x.size(0), 4)
+        for _ in range(3):
+            state = torch.relu(self.state(state) + self.conv(x).mean((2, 3)))
+        return state
+
+
+def test_a_call_that_reads_nothing_of_the_images_has_weights_of_its_own() -> None:
+    model, images = Stepping(alone=False).eval(), torch.randn(2, 3, 4, 4)
+    traced = trace(model, (3, 4, 4))
+    named = {str(node.target) for node in traced.nodes.values() if str(node.target).startswith("state")}
+    assert named == {"state", "state_call2", "state_call3"}
+    assert {layer.name for layer in traced.layers} & named == {"state", "state_call2"}
+    assert traced.kinds[next(node.name for node in traced.nodes.values() if node.target == "state_call3")] == "constant"
+    torch.testing.assert_close(traced.graph_module(images), model(images))
+
+
+def test_a_model_whose_only_layer_reads_nothing_of_the_images_is_told_so() -> None:
+    with pytest.raises(ModelError, match=r"layer state \(test_layers.py:\d+\) reads nothing of the images, and"):
+        trace(Stepping(alone=True).eval(), (3, 4, 4))

@@ -26,7 +26,6 @@ FACTORIES = {
 }
 REFUSED = {
     "fdrop": ("dropout .* draws random numbers", "F.dropout(x, 0.5))"),
-    "hook_scale": (r"module 'c.0' \(Conv2d\) has a forward hook", "lambda mod, i, o"),
     "tied": ("'b.0.weight' and 'b2.0.weight' are one tensor", None),
     "scripted": ("is TorchScript", None),
 }

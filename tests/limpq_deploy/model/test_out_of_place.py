@@ -153,6 +153,30 @@ def set_where_a_mask_says(n: Net, x: Tensor, y: Tensor) -> Tensor:
     return x + y
 
 
+def every_second_is_written(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, ::2].relu_()
+    x[:, 1::2, ::3] *= 2
+    y[:, 2:, 1::2, ::2] = x[:, 2:, ::2, 1::2]
+    return x + y
+
+
+def places_are_set(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    x[:, [0, 3]] = 0.5
+    x[:, torch.tensor([2, 1])] += y[:, 4:]
+    x[:, y.mean((0, 2, 3)).topk(2)[1]] = y.amax(1, keepdim=True)
+    return x + y
+
+
+def what_it_made_is_written(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    out, kept = torch.ones(x.shape[0], 6, 4, 4), x.new_zeros(x.shape)
+    out[:, 2:] += y[:, 2:]
+    out[:, ::2] = x[:, ::2]
+    kept.copy_(out)
+    out[:, 0] = 0.5
+    hot = torch.zeros(6, 4, 4).scatter_(0, y.mean(0).argmax(0, keepdim=True), 1.0)
+    return torch.cat([out.flip(1), kept], 1)[:, 3:9] * hot + out.mT
+
+
 def shaped_anew_in_place(n: Net, x: Tensor, y: Tensor) -> Tensor:
     alias = x
     x.unsqueeze_(1)
@@ -170,10 +194,12 @@ SPELLINGS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
             *(disjoint_views, gate, before_a_pool, given_out, write_through_a_slice, write_through_a_view),
             *(write_through_views_of_views, overlapping_parts, parts_are_filled, one_image_is_written),
             *(set_a_part, add_to_a_part, set_where_a_mask_says, shaped_anew_in_place),
+            *(every_second_is_written, places_are_set, what_it_made_is_written),
         )
     },
     "add_": lambda n, x, y: x.add_(y) + y,
     "add_ as a statement": lambda n, x, y: (x.add_(y), x)[1],
+    "data": lambda n, x, y: (x.data.relu_(), x + y)[1],
     "mul_": lambda n, x, y: (x.mul_(torch.sigmoid(y)), x + y)[1],
     "relu_": lambda n, x, y: (x.relu_(), x + y)[1],
     "torch.relu_": lambda n, x, y: (torch.relu_(x), x + y)[1],
@@ -231,13 +257,8 @@ def write_through_a_transposed_view(n: Net, x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
-def write_through_every_second_channel(n: Net, x: Tensor, y: Tensor) -> Tensor:
-    x[:, ::2].relu_()
-    return x
-
-
 def set_what_indices_choose(n: Net, x: Tensor, y: Tensor) -> Tensor:
-    x[:, torch.tensor([0, 2])] = 0
+    x[:, torch.tensor([0, 2]), 0] = 0
     return x
 
 
@@ -261,6 +282,11 @@ def write_into_a_parameter(n: Net, x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
+def write_into_a_view_of_what_it_made(n: Net, x: Tensor, y: Tensor) -> Tensor:
+    (out := torch.zeros(6, 1, 1))[2:].add_(x.mean()) + out
+    return x
+
+
 def set_the_data(n: Net, x: Tensor, y: Tensor) -> Tensor:
     x.data = y
     return x
@@ -270,7 +296,7 @@ def set_the_data(n: Net, x: Tensor, y: Tensor) -> Tensor:
     ("body", "sentence"),
     [
         (write_through_a_transposed_view, "relu_{here} writes into a tensor through a view"),
-        (write_through_every_second_channel, "relu_{here} writes into a tensor through a view"),
+        (write_into_a_view_of_what_it_made, "writes into a view of a tensor that it made{here}"),
         (set_what_indices_choose, "but by numbers, slices and masks{here}; it writes into part of a tensor"),
         (written_in_another_shape, "relu_{here} writes into a tensor that another call gave a new shape in place"),
         (shape_a_parameter_anew, "unsqueeze_{here} writes into a tensor that is the model's own 'a.weight'"),

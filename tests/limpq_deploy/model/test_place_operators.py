@@ -136,13 +136,29 @@ def test_multiply_accumulates_of_islands_are_counted_beside_those_of_layers() ->
 
 def test_every_layer_that_feeds_an_output_is_pinned() -> None:
     class Heads(Tail):
+        def __init__(self) -> None:
+            super().__init__(logits)
+            self.near = nn.Conv2d(2, 2, 1)
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = torch.relu(self.a(x))
-            y = torch.relu(self.b(x)) + x
+            z = torch.relu(self.b(x))
+            y = torch.relu(self.near(z)) + x
             return {"near": self.wide(x), "far": [F.interpolate(torch.sigmoid(y), scale_factor=2)]}  # type: ignore[return-value]
 
-    placement = place(trace(Heads(logits).eval(), (1, 8, 8)), ONNXRUNTIME, model="heads")
-    assert [layer.name for layer in placement.pinned] == ["a", "b", "wide"]
+    model = Heads()
+    placement = place(trace(model.eval(), (1, 8, 8)), ONNXRUNTIME, model="heads")
+    assert [layer.name for layer in placement.pinned] == ["a", "near", "wide"]
+
+
+def test_where_all_would_be_pinned_the_first_layer_alone_is() -> None:
+    def pinned(model: nn.Module) -> list[bool]:
+        placement = place(trace(model.eval(), (1, 8, 8)), TENSORRT, model="small")
+        return [layer.pinned_bits is not None for layer in placement.layers]
+
+    alone = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    assert pinned(alone) == [False]
+    assert pinned(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))) == [True, False]
 
 
 def test_dropout_between_layer_and_relu_and_behind_the_logits_is_no_obstacle() -> None:

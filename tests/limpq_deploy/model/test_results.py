@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limpq_deploy.export.records.targets import ONNXRUNTIME
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.outputs import feeding_outputs
-from limpq_deploy.model.place import place
 from limpq_deploy.model.results import mapped, tensors_of
 
 Named = namedtuple("Named", ["logits", "aux"])
@@ -60,7 +58,6 @@ def test_a_traced_network_gives_the_same_tensors_in_the_same_order(result: Calla
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, one)
     assert "first" in feeding_outputs(traced)
-    assert {layer.name for layer in place(traced, ONNXRUNTIME, model="net").pinned} >= {"conv", "first"}
 
 
 @pytest.mark.parametrize("result", RESULTS)

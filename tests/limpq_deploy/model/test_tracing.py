@@ -399,3 +399,96 @@ def test_a_table_that_the_first_call_makes_is_a_constant() -> None:
 def test_a_buffer_that_every_call_replaces_is_refused() -> None:
     with pytest.raises(ModelError, match="writes into its own parameters or buffers in evaluation mode, too"):
         trace(Table(counting=True).eval(), (3, 4, 4))
+
+
+class Written(nn.Module):
+    """``written``: what its forward makes of the maps of a convolution."""
+
+    def __init__(self, written: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.written = written
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.written(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(),
+        lambda x: torch.squeeze(x.amax((2, 3), keepdim=True)).squeeze(),
+        lambda x: x.mean(1, keepdim=True).squeeze(),
+    ],
+)
+def test_a_squeeze_without_an_axis_leaves_that_of_the_images(written: Callable[[Tensor], Tensor]) -> None:
+    model, images = Written(written), torch.randn(3, 3, 4, 4)
+    graph = symbolic_trace(model, (3, 4, 4))
+    torch.testing.assert_close(graph(images), model(images))
+    torch.testing.assert_close(graph(images[:1]), model(images[:1])[None])
+
+
+def test_numbers_of_numpy_are_pythons() -> None:
+    model, images = (
+        Written(lambda x: x[:, : np.int64(2)] * np.float64(2) - np.log10(np.float32(3))),
+        torch.ones(2, 3, 1, 1),
+    )
+    torch.testing.assert_close(symbolic_trace(model, (3, 1, 1))(images), model(images))
+
+
+class Parts(nn.Module):
+    """``forwards``: what it computes with its parts."""
+
+    def __init__(self, forwards: Callable[["Parts", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.RReLU(0.1, 0.3), nn.Conv2d(4, 4, 1), nn.ReLU())
+        self.wide = nn.Conv2d(8, 4, 1)
+        self.lone = nn.Parameter(torch.randn(4))
+        self.forwards = forwards
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forwards(self, x)
+
+
+def with_another_way(m: Parts, x: Tensor) -> Tensor:
+    try:
+        return m.wide(m.body(x))
+    except RuntimeError:
+        return m.body(x)
+
+
+@pytest.mark.parametrize(
+    "forwards",
+    [
+        lambda m, x: m.body(x),
+        lambda m, x: F.rrelu(m.body[2:](m.body[:2](x)), 0.2, 0.4),
+        lambda m, x: nn.Sequential(*list(m.body.children())[:-1])(x),
+        lambda m, x: F.linear(m.body(x).permute(0, 2, 3, 1), m.lone),
+        with_another_way,
+    ],
+)
+def test_what_a_forward_does_with_its_parts_is_followed(forwards: Callable[[Parts, Tensor], Tensor]) -> None:
+    model, images = Parts(forwards).eval(), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(trace(model, (3, 4, 4)).graph_module(images), model(images))
+
+
+class Counting(nn.Module):
+    """``last``: the number of the call from which on it does the same; 0: never."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.calls, self.last, self.side = 0, last, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls, self.side = self.calls + 1, x.shape[-1]
+        x = self.conv(x)
+        return self.other(x) if self.calls % 2 == 0 and (self.last == 0 or self.calls < self.last) else x
+
+
+def test_a_forward_that_goes_by_the_number_of_its_calls_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"at one call than at the next, and counts them in 'calls'; expected"):
+        symbolic_trace(Counting(last=0), (3, 4, 4))
+    model = Counting(last=1)
+    assert len(list(symbolic_trace(model, (3, 4, 4)).graph.nodes)) == 3
+    assert (model.calls, model.side) == (0, 0)
