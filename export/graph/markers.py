@@ -50,16 +50,20 @@ def markers_text(template: onnx.ModelProto) -> str:
     return json.dumps(found)
 
 
-def with_markers(float_model: onnx.ModelProto) -> onnx.ModelProto:
-    """The template of a float model that knows where its markers stood: the same object, changed. Raises ModelError
-    where it does not know, or was changed since."""
+def with_markers(float_model: onnx.ModelProto, *, in_place: bool = False) -> onnx.ModelProto:
+    """The template of a float model that knows where its markers stood; ``in_place``: the same object, changed. Raises
+    ModelError where it does not know, or was changed since."""
     texts = {entry.key: entry.value for entry in float_model.metadata_props}
     if MARKERS_KEY not in texts:
         raise ModelError(
             f"the float model does not say where quantizers stand ({MARKERS_KEY}); an older version wrote it, build "
             "again"
         )
-    graph = float_model.graph
+    template = float_model
+    if not in_place:
+        template = onnx.ModelProto()
+        template.CopyFrom(float_model)
+    graph = template.graph
     try:
         markers = {int(one["place"]): one for one in parse_json(texts[MARKERS_KEY], MARKERS_KEY)}
         ends = {one["output"] for one in markers.values() if one["is_output"]}
@@ -83,7 +87,7 @@ def with_markers(float_model: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(f"the float model has damaged metadata {MARKERS_KEY}; export it again") from error
     del graph.node[:]
     graph.node.extend(nodes)
-    if MARKER_DOMAIN not in {entry.domain for entry in float_model.opset_import}:
-        float_model.opset_import.append(helper.make_opsetid(MARKER_DOMAIN, 1))
-    del float_model.metadata_props[:]
-    return float_model
+    if MARKER_DOMAIN not in {entry.domain for entry in template.opset_import}:
+        template.opset_import.append(helper.make_opsetid(MARKER_DOMAIN, 1))
+    del template.metadata_props[:]
+    return template

@@ -72,7 +72,8 @@ class Variants:
     def _first(self, tensor: TensorAt) -> int:
         """Where the network first computes with a tensor; behind its end, if nowhere."""
         names = self._modules(tensor)
-        return next((at for at, node in enumerate(self._order) if node.target in names), len(self._order))
+        calls = (at for at, node in enumerate(self._order) if node.op == "call_module" and node.target in names)
+        return next(calls, len(self._order))
 
     def _from(self, at: int, base: dict[fx.Node, Any], names: Container[Any]) -> Any:
         """The outputs, all in front of a place being in the base; so is, from now on, what stands behind it beside what
@@ -80,7 +81,7 @@ class Variants:
         values, touched = dict[fx.Node, Any](), set[fx.Node]()
         result = self.outputs
         for place, node in enumerate(self._order[at:], at):
-            if node.target in names or not touched.isdisjoint(node.all_input_nodes):
+            if (node.op == "call_module" and node.target in names) or not touched.isdisjoint(node.all_input_nodes):
                 touched.add(node)
                 values[node] = result = self._run(node, ChainMap(values, base))
                 self._forget(values, node, place)

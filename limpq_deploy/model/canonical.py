@@ -58,7 +58,9 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph_module.graph.erase_node(node)
     for node in graph_module.graph.nodes:
-        if node.target in CLAMPS and any(isinstance(value, float) for value in (*node.args, *node.kwargs.values())):
+        numbers = (*node.args, *node.kwargs.values())
+        clamps = node.op != "call_module" and node.target in CLAMPS
+        if clamps and any(isinstance(value, float) for value in numbers):
             node.args = tuple(map(_as_float, node.args))
             node.kwargs = {name: _as_float(value) for name, value in node.kwargs.items()}
     for node in list(graph_module.graph.nodes):

@@ -138,7 +138,8 @@ class ShapeTracer(fx.Tracer):
         if target is F.rrelu and not _bound(F.rrelu, args, kwargs)["training"]:
             given = _bound(F.rrelu, args, kwargs)
             target, args, kwargs = F.leaky_relu, (given["input"], (given["lower"] + given["upper"]) / 2), {}
-        if target in SQUEEZES and len(args) == 1 and not kwargs and isinstance(args[0], fx.Proxy):
+        squeezes = kind != "call_module" and target in SQUEEZES
+        if squeezes and len(args) == 1 and not kwargs and isinstance(args[0], fx.Proxy):
             args = (args[0], self._axes_of_one(self.values[args[0].node]))
             if not args[1]:
                 return args[0]

@@ -86,7 +86,7 @@ def _run_export(subject: Subject, folder: Path, report: Report) -> str:
     drop_markers(float_model)
     onnx.helper.set_model_props(float_model, {**metadata, MARKERS_KEY: markers})
     _save(float_model, folder / FLOAT_MODEL)
-    template = with_markers(float_model)
+    template = with_markers(float_model, in_place=True)
     del float_model
     give_back()
     for done, (name, model, policy) in enumerate(_quantized_models(subject, traced, folder), start=1):

@@ -308,3 +308,21 @@ print({"LSTM", "GRU"} <= {node.op_type for node in export_template(graph, (3, 6,
 def test_recurrences_are_exported_behind_a_trace() -> None:
     done = subprocess.run([sys.executable, "-c", RECURRENT], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "True"
+
+
+class NamedAsMethods(nn.Module):
+    """Submodules whose names are methods of tensors (SqueezeNet's, MobileNet's)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze, self.clip, self.max = nn.Conv2d(3, 4, 1), nn.Hardtanh(0, 0.5), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.max(self.clip(self.squeeze(x)))
+
+
+def test_a_submodule_may_be_named_as_a_method() -> None:
+    model, images = NamedAsMethods().eval(), torch.randn(2, 3, 8, 8)
+    traced = trace(model, (3, 8, 8))
+    torch.testing.assert_close(traced.graph_module(images), model(images))
+    assert [layer.name for layer in traced.layers] == ["squeeze", "max"]
