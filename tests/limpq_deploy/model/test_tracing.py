@@ -462,6 +462,7 @@ def with_another_way(m: Parts, x: Tensor) -> Tensor:
     [
         lambda m, x: m.body(x),
         lambda m, x: F.rrelu(m.body[2:](m.body[:2](x)), 0.2, 0.4),
+        lambda m, x: F.rrelu(y := m.body[0](x), 0.2, 0.4, inplace=True) + y,
         lambda m, x: nn.Sequential(*list(m.body.children())[:-1])(x),
         lambda m, x: F.linear(m.body(x).permute(0, 2, 3, 1), m.lone),
         with_another_way,
