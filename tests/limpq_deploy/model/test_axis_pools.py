@@ -61,6 +61,8 @@ def test_they_have_an_integer_form(body: Callable[[Tensor], Tensor]) -> None:
         lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6),
         lambda x: x.permute(0, 2, 3, 1) / x.permute(0, 2, 3, 1).pow(2).mean(3, True),
         lambda x: x.permute(2, 1, 0, 3).mean(0).transpose(0, 1),
+        lambda x: (x.permute(1, 2, 0, 3) - x.permute(1, 2, 0, 3).amax(2, True)).permute(2, 0, 1, 3),
+        lambda x: x.mean(()).expand(len(x), 1) + x.amax(dim=[]),
         lambda x: x.mean(1),
         lambda x: x.mean((1, 2)),
         lambda x: x.mean(2, dtype=torch.float64).float(),
