@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import fx
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.model.movers import called, note_shape, sizes_for_several
@@ -31,7 +32,8 @@ def reduction(node: fx.Node) -> tuple[str, set[int], bool] | None:
     source = given.get("input")
     if called(node) not in POOLS or not axes or not plain or "out" in given or not isinstance(source, fx.Node):
         return None
-    shape = getattr(source.meta.get("tensor_meta"), "shape", ())
+    noted = source.meta.get("tensor_meta")
+    shape = noted.shape if isinstance(noted, TensorMetadata) and noted.dtype.is_floating_point else ()
     return (called(node), {one % len(shape) for one in axes}, bool(given.get("keepdim", False))) if shape else None
 
 

@@ -63,6 +63,7 @@ def test_they_have_an_integer_form(body: Callable[[Tensor], Tensor]) -> None:
         lambda x: x.permute(2, 1, 0, 3).mean(0).transpose(0, 1),
         lambda x: (x.permute(1, 2, 0, 3) - x.permute(1, 2, 0, 3).amax(2, True)).permute(2, 0, 1, 3),
         lambda x: x.mean(()).expand(len(x), 1) + x.amax(dim=[]),
+        lambda x: x * (x > 0).amax(2, keepdim=True) + (x > 1).max(3, True)[0],
         lambda x: x.mean(1),
         lambda x: x.mean((1, 2)),
         lambda x: x.mean(2, dtype=torch.float64).float(),
