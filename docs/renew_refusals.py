@@ -20,7 +20,7 @@ PAGE = Path(__file__).with_name("models.md")
 SOURCES = sorted(Path(str(room.__file__)).parent.glob("*.py"))
 WHY_FLOAT = ("layers.py", "_kind")
 """The function whose sentences send an operator into float and stop nothing."""
-LINES = ("written_at", "_here", "line_of", "line_of_stack", "line")
+LINES = ("written_at", "here", "_here", "line_of", "line_of_stack", "line")
 """Functions that give the user's line."""
 KINDS = {
     "layer": "layers",

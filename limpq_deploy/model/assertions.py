@@ -27,18 +27,32 @@ def asserted(frame: FrameType) -> bool | None:
 
 @cache
 def _conditions(path: str) -> dict[Position, bool]:
-    """Of every condition of a file's assertions."""
+    """Of every condition of a file's assertions whose error is not caught around it, which is another way to go."""
     try:
         tree = ast.parse("".join(linecache.getlines(path)))
     except SyntaxError:
         return {}
     found: dict[Position, bool] = {}
+    caught = set(_caught(tree))
     for statement in ast.walk(tree):
+        if statement in caught:
+            continue
         if isinstance(statement, ast.Assert):
             found.update(_parts(statement.test, holds=True))
         elif isinstance(statement, ast.If) and all(isinstance(one, ast.Raise) for one in statement.body):
             found.update(_parts(statement.test, holds=False))
     return found
+
+
+def _caught(tree: ast.AST) -> Iterator[ast.AST]:
+    """All that stands where an error may be caught."""
+    for one in ast.walk(tree):
+        if isinstance(one, ast.Try | ast.TryStar):
+            catches = bool(one.handlers)
+        else:
+            catches = isinstance(one, ast.With) and any("suppress" in ast.unparse(item) for item in one.items)
+        for inside in one.body if catches else ():  # type: ignore[attr-defined]
+            yield from ast.walk(inside)
 
 
 def _parts(test: ast.expr, *, holds: bool) -> Iterator[tuple[Position, bool]]:

@@ -1,14 +1,18 @@
 """Which place of an axis each place of a new one is: enlarged, padded around, or spread for maxima of even windows."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def nearest(old: int, size: int, mode: str) -> Tensor:
-    """Of ``size`` places the nearest of ``old``, by torch itself."""
-    rows = torch.arange(float(old)).reshape(1, 1, old)
-    return F.interpolate(rows, size=size, mode=mode).reshape(-1).long()
+def nearest(old: int, size: int, mode: str, scale: float | None = None) -> Tensor:
+    """Of ``size`` places the nearest of ``old``, by torch itself, in images. ``scale``: by which it finds them, where
+    that is not the ratio of both: 1.3 makes 6 of 5."""
+    row = torch.arange(float(old)).reshape(1, 1, 1, old)
+    asked: Any = {"size": (1, size)} if scale is None else {"scale_factor": (1.0, scale)}
+    return F.interpolate(row, **asked, mode=mode).reshape(-1).long()
 
 
 def around(old: int, before: int, behind: int) -> Tensor:

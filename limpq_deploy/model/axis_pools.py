@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import fx
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
-from limpq_deploy.model.movers import called, note_shape
+from limpq_deploy.model.movers import called, note_shape, sizes_for_several
 from limpq_deploy.model.on_meta import OnMeta
 
 POOLS: dict[str, Callable[..., Any]] = {"mean": F.avg_pool2d, "amax": F.max_pool2d}
@@ -29,15 +30,17 @@ def reduction(node: fx.Node) -> tuple[str, set[int], bool] | None:
     axes = list(axes) if isinstance(axes, tuple | list) else [axes]
     plain = all(isinstance(one, int) and not isinstance(one, bool) for one in axes) and given.get("dtype") is None
     source = given.get("input")
-    if called(node) not in POOLS or not plain or "out" in given or not isinstance(source, fx.Node):
+    if called(node) not in POOLS or not axes or not plain or "out" in given or not isinstance(source, fx.Node):
         return None
-    shape = getattr(source.meta.get("tensor_meta"), "shape", ())
+    noted = source.meta.get("tensor_meta")
+    shape = noted.shape if isinstance(noted, TensorMetadata) and noted.dtype.is_floating_point else ()
     return (called(node), {one % len(shape) for one in axes}, bool(given.get("keepdim", False))) if shape else None
 
 
 def pool_axes(graph_module: fx.GraphModule) -> None:
     """Rewrite, in place, a graph whose shapes are noted; new nodes have theirs."""
     on_meta = OnMeta(graph_module)
+    sizes = sizes_for_several(graph_module) if any(map(reduction, graph_module.graph.nodes)) else {}
     for node in list(graph_module.graph.nodes):
         _look_through(node)
         found = reduction(node)
@@ -46,6 +49,8 @@ def pool_axes(graph_module: fx.GraphModule) -> None:
         (name, axes, keeps), source = found, node.all_input_nodes[0]
         shape = source.meta["tensor_meta"].shape
         if len(shape) != 4 or not axes <= SPATIAL or (name == "mean" and (axes == SPATIAL or keeps)):
+            continue
+        if any(sizes.get(source.name, shape)[axis] != shape[axis] for axis in axes):  # a maximum over images
             continue
         window = tuple(shape[axis] if axis in axes else 1 for axis in sorted(SPATIAL))
         with graph_module.graph.inserting_before(node):

@@ -21,6 +21,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from limpq_deploy.calibration.errors import ModelError
+from limpq_deploy.model.functions import CLAMP
 from limpq_deploy.model.lines import written_at
 from limpq_deploy.model.operations import operation
 
@@ -46,8 +47,6 @@ NEUTRAL: dict[object, int] = {
 }
 """The number that changes nothing, of operations that take their two operands in any order."""
 
-CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
-
 MAX_POOLS = (F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, nn.MaxPool1d, nn.MaxPool2d)
 
 
@@ -59,7 +58,7 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
             graph_module.graph.erase_node(node)
     for node in graph_module.graph.nodes:
         numbers = (*node.args, *node.kwargs.values())
-        clamps = node.op != "call_module" and node.target in CLAMPS
+        clamps = node.op != "call_module" and node.target in CLAMP
         if clamps and any(isinstance(value, float) for value in numbers):
             node.args = tuple(map(_as_float, node.args))
             node.kwargs = {name: _as_float(value) for name, value in node.kwargs.items()}

@@ -37,6 +37,9 @@ def _rebound(value: Any, memo: dict[int, Any], seen: set[int]) -> Any:
         seen.add(id(value))
         for key, one in value.items() if isinstance(value, dict) else enumerate(value):
             value[key] = _rebound(one, memo, seen)
+    if type(value) is tuple:
+        parts = tuple(_rebound(one, memo, seen) for one in value)
+        return parts if any(one is not other for one, other in zip(parts, value, strict=True)) else value
     return value
 
 

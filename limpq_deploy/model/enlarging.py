@@ -1,5 +1,8 @@
 """Images made larger or smaller: how a call does it, and the form of whole factors."""
 
+import inspect
+from typing import Any
+
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -22,3 +25,17 @@ def enlarging_mode(node: fx.Node, graph_module: fx.GraphModule) -> str | None:
     if node.target is not F.interpolate:
         return None
     return str(dict(enumerate(node.args)).get(3, node.kwargs.get("mode", "nearest")))
+
+
+def enlarging_scales(node: fx.Node, graph_module: fx.GraphModule) -> tuple[float, ...] | None:
+    """The factor of each axis by which a call of Upsample or interpolate finds pixels; None where that is the ratio of
+    the sizes."""
+    if node.op == "call_module":
+        given = vars(graph_module.get_submodule(str(node.target)))
+    else:
+        given = inspect.signature(F.interpolate).bind(*node.args, **node.kwargs).arguments
+    factor: Any = given.get("scale_factor")
+    if factor is None or given.get("recompute_scale_factor"):
+        return None
+    axes = len(node.meta["tensor_meta"].shape) - 2
+    return tuple(map(float, factor)) if isinstance(factor, tuple | list) else (float(factor),) * axes

@@ -121,10 +121,15 @@ def _free_name(weight: str, graph_module: fx.GraphModule) -> str:
     if owner and own == "weight" and not any(one == owner or one.startswith(f"{owner}.") for one in others - mine):
         return owner
     stem = own.removesuffix("weight").rstrip("_") or own
-    name = f"{owner}.{stem}" if owner else stem
-    while name in others or hasattr(graph_module.get_submodule(owner), name.rpartition(".")[2]):
+    within = any(f"{owner}.".startswith(f"{one}.") for one in _called(graph_module))  # which is replaced by a layer
+    name = f"{owner}{'_' if within else '.'}{stem}" if owner else stem
+    while name in others or hasattr(graph_module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]):
         name += "_layer"
     return name
+
+
+def _called(graph_module: fx.GraphModule) -> set[str]:
+    return {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
 
 
 LAYERS: dict[Any, tuple[inspect.Signature, Callable[..., nn.Module]]] = {

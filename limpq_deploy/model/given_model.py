@@ -22,6 +22,7 @@ from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.calibration.foreign import sentence_of
 from limpq_deploy.model.copies import whole_copy
 from limpq_deploy.model.hidden_state import require_nothing_hidden
+from limpq_deploy.model.plain_modules import AnyBatchNorm
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 PREPROCESS = "preprocess"
@@ -53,7 +54,7 @@ def settings_kept() -> Iterator[None]:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside torch.compile, DataParallel, DistributedDataParallel and AveragedModel, however they are
-    nested; those of its submodules come off, too. SyncBatchNorm becomes BatchNorm2d, which it is on one device.
+    nested; those of its submodules come off, too. SyncBatchNorm becomes the BatchNorm that it is on one device.
 
     Raises ModelError for what is no Python module any more (TorchScript, torch.export) and for one without values (meta
     tensors, lazy modules).
@@ -66,7 +67,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         module._compiled_call_impl = None  # what Module.compile() sets
         if type(module) is nn.SyncBatchNorm:
-            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+            module.__class__ = AnyBatchNorm  # type: ignore[assignment]
         if isinstance(module, fx.GraphModule) and "eval" in vars(module):
             raise ModelError(
                 f"{_named(name, module)} comes from torch.export, and its graph is fixed; expected the nn.Module that "

@@ -7,6 +7,7 @@ graph as soon as a proxy is written into it, and whatever names it from then on 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
@@ -49,6 +50,11 @@ class MadeTensors(TorchFunctionMode):
         writes |= name.endswith("_") and not name.endswith("__")
         if writes and args and _is_real(args[0]) and _holds_proxies((rest, kwargs)):
             self._show(args[0], assigned=args[-1] if name == "__setitem__" else None)
+        if _is_real(kwargs.get("out")) and _holds_proxies((args, kwargs)):
+            self._show(kwargs["out"], assigned=None)
+            kwargs = {**kwargs, "out": self.proxy_of(kwargs["out"])}
+        if func is torch.empty:  # what happens to be in memory would be part of the graph
+            return func(*args, **kwargs).zero_()
         if not self._shown:
             return func(*args, **kwargs)
         args = (*map_aggregate(args[:1], self.proxy_of), *rest)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from limpq_deploy.model import axis_orders
 from limpq_deploy.model.average_pools import is_largest
-from limpq_deploy.model.enlarging import enlarged, enlarging_mode, is_nearest
+from limpq_deploy.model.enlarging import enlarged, enlarging_mode, enlarging_scales, is_nearest
 from limpq_deploy.model.node_by_node import NodeByNode
 from limpq_deploy.model.on_meta import OnMeta
 
@@ -196,13 +196,16 @@ class _Moves:
         before, after = (one.meta["tensor_meta"].shape[2:] for one in (source, node))
         if len(before) != 2:
             return
-        if not any(size % old for size, old in zip(after, before, strict=True)):
-            factors = [size // old for size, old in zip(after, before, strict=True)]
+        mode = enlarging_mode(node, self.graph_module) or "nearest"
+        scales = enlarging_scales(node, self.graph_module) or (None, None)
+        orders = [axis_orders.nearest(*one[:2], mode, one[2]) for one in zip(before, after, scales, strict=True)]
+        factors = [max(1, size // old) for size, old in zip(after, before, strict=True)]
+        whole = [torch.arange(old).repeat_interleave(factor) for old, factor in zip(before, factors, strict=True)]
+        if all(map(torch.equal, orders, whole)):
             self._replace(node, "call_function", enlarged, (source, *factors))
             return
-        mode = enlarging_mode(node, self.graph_module) or "nearest"
-        for axis, (old, size) in enumerate(zip(before, after, strict=True)):
-            source = self._chosen(node, source, axis + 2, axis_orders.nearest(old, size, mode))
+        for axis, order in enumerate(orders):
+            source = self._chosen(node, source, axis + 2, order)
         self._succeed(node, source)
 
     def _held(self, name: str, places: Tensor) -> fx.Node:

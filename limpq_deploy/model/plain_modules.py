@@ -21,12 +21,20 @@ HARMLESS = {
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
+class AnyBatchNorm(nn.BatchNorm2d):
+    """A SyncBatchNorm on one device, which takes vectors and signals, too."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+
+
 def plain_kind(module: nn.Module) -> type[nn.Module] | None:
     """Which supported module of torch's this is by inheritance, where no class in between changes what it does."""
     kind = type(module)
     if kind in MODULE_KINDS or isinstance(module, nn.Sequential):
         return None
-    if kind is nn.SyncBatchNorm or _is_frozen_batchnorm(module):
+    if kind in (nn.SyncBatchNorm, AnyBatchNorm) or _is_frozen_batchnorm(module):
         return nn.BatchNorm2d
     if kind.__module__ == "timm.layers.linear" and isinstance(module, nn.Linear):
         return nn.Linear

@@ -17,7 +17,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 
 from limpq_deploy.model.axis_pools import reduction
-from limpq_deploy.model.enlarging import enlarging_mode, is_nearest
+from limpq_deploy.model.enlarging import enlarging_mode, enlarging_scales, is_nearest
 from limpq_deploy.model.functions import is_function
 from limpq_deploy.model.movers import called, sizes_for_several
 from limpq_deploy.model.operations import does_nothing, operation
@@ -78,9 +78,7 @@ class _Signals:
         elif _rank(node) == _rank(tensors[0]) == 3 and (pool := image_pool(node, self.graph_module)) is not None:
             self.call(node, pool[0], (self.image_of(tensors[0]), *pool[1]))
         elif _rank(node) == _rank(tensors[0]) == 3 and is_nearest(node, self.graph_module):
-            size = (1, node.meta["tensor_meta"].shape[2])
-            mode = enlarging_mode(node, self.graph_module)
-            self.call(node, F.interpolate, (self.image_of(tensors[0]), size, None, mode))
+            self.enlarge(node, tensors[0])
         elif not any(one in self.images for one in tensors) and node.target is not F.pad:
             return
         elif self.reshapes(node):
@@ -140,6 +138,16 @@ class _Signals:
         if keeps:
             self.gives_signal(node)
 
+    def enlarge(self, node: fx.Node, signal: fx.Node) -> None:
+        """To the nearest place. Where an image has as many pixels behind it, or twice as many, torch finds them by
+        these numbers, and those of a signal by the factor nevertheless."""
+        before, after = (one.meta["tensor_meta"].shape[2] for one in (signal, node))
+        scales = enlarging_scales(node, self.graph_module)
+        if scales is not None and after in (before, 2 * before) and scales[0] != after / before:
+            return
+        to = ((1, after), None) if scales is None else (None, (1.0, *scales))
+        self.call(node, F.interpolate, (self.image_of(signal), *to, enlarging_mode(node, self.graph_module)))
+
     def reshape(self, node: fx.Node, signal: fx.Node) -> None:
         """Of a signal: to the images that it was, to vectors, or to anything else."""
         shapes, found = self.shapes(signal), self.shapes(node)
@@ -180,7 +188,9 @@ class _Signals:
         if _name(node, self.graph_module) not in RESHAPES or len(tensors) != 1 or _rank(node) is None:
             return False
         typed = any(isinstance(one, torch.dtype) for one in node.args)
-        return not typed and [prod(one) for one in self.shapes(node)] == [prod(one) for one in self.shapes(tensors[0])]
+        chosen = node.target is operator.getitem and _names_places(node.args[1])
+        before, after = ([prod(one) for one in self.shapes(given)] for given in (tensors[0], node))
+        return not typed and not chosen and before == after
 
     def shapes(self, node: fx.Node, axes: int | None = None) -> Shapes:
         """``axes``: of so many from the first; None for all."""
@@ -242,6 +252,11 @@ def _cuts_signal(node: fx.Node) -> bool:
         return False
     node.args = (node.args[0], (*places[:2], *[slice(None)] * (3 - len(places[:2])), *places[2:]))
     return True
+
+
+def _names_places(index: Any) -> bool:
+    """Whether an index has a list, which gives places in an order of its own, or several times."""
+    return isinstance(index, list) or (isinstance(index, tuple) and any(isinstance(one, list) for one in index))
 
 
 def _as_images(signals: Shapes) -> Shapes:

@@ -93,6 +93,8 @@ class TracedTensor(fx.Proxy):
     def _set_places(self, axis: int, places: Any, value: Any, one: bool) -> None:
         """``x[:, [0, 2]] = value``, which is ``one`` number or as many values as places."""
         given = torch.tensor(places) if isinstance(places, list) else places
+        if not isinstance(given, TracedTensor):  # index_copy_ counts from the first one alone
+            given = given + self.shape[axis] * (given < 0)
         if one:
             self.index_fill_(axis, given, value)
             return

@@ -137,7 +137,8 @@ class ShapeTracer(fx.Tracer):
             return None
         if target is F.rrelu and not _bound(F.rrelu, args, kwargs)["training"]:
             given = _bound(F.rrelu, args, kwargs)
-            target, args, kwargs = F.leaky_relu, (given["input"], (given["lower"] + given["upper"]) / 2), {}
+            slope = (given["lower"] + given["upper"]) / 2
+            target, args, kwargs = F.leaky_relu, (given["input"], slope, given["inplace"]), {}
         squeezes = kind != "call_module" and target in SQUEEZES
         if squeezes and len(args) == 1 and not kwargs and isinstance(args[0], fx.Proxy):
             args = (args[0], self._axes_of_one(self.values[args[0].node]))

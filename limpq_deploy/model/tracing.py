@@ -78,21 +78,23 @@ def symbolic_trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphMo
 
 
 def _require_one_way(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Raises ModelError for a forward that counts its calls and goes by the count: its second and third call are
-    another graph."""
+    """Raises ModelError for a forward that counts its calls and goes by the count: the last two of three calls, or of
+    as many as still change a number, are another graph."""
     calls: list[list[tuple[str, str]]] = []
+    changed = ""
     with _attributes_kept(model):
         before = _counts(model)
         for _ in range(3):
             with contextlib.suppress(Exception):  # what it kept of a trace may be of no use in the next
                 tracer = _traced(model, BATCHES[-1], input_shape, keep=False)
                 tracer.forget_constants()
-                calls.append([(node.op, str(node.target)) for node in tracer.graph.nodes])
+                calls.append([(one.op, str(one.target)) for one in tracer.graph.nodes if one.op != "get_attr"])
             after = _counts(model)
             if after == before:
-                return
-            changed, before = next(name for name in after if after[name] != before.get(name)), after
-    if len(calls) == 3 and calls[1] != calls[2]:
+                break
+            changed = next(name for name in {**after, **before} if after.get(name) != before.get(name))
+            before = after
+    if len(calls) > 1 and calls[-1] != calls[-2]:
         raise ModelError(
             f"the model's forward does something else at one call than at the next, and counts them in {changed!r}; "
             "expected a forward that gives one result: count where self.training is set"

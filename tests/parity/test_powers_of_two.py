@@ -188,7 +188,7 @@ def test_a_sum_that_float32_may_not_hold_is_named_with_its_bound() -> None:
     net = nn.Sequential(nn.Conv2d(3, 700, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
     traced = trace(net.eval(), SHAPE)
     placement = place(traced, ONNXRUNTIME, model="wide")
-    policy = {"4": (8, 8)}
+    policy: dict[str, BitPair] = {layer.name: (8, 8) for layer in placement.searched}
     model = model_of_policy(traced, placement, policy, scales="pow2")
     model.initialise_scales(torch.randn(4, *SHAPE))
     model.set_bits(policy)

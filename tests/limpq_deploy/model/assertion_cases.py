@@ -1,5 +1,7 @@
 """What forwards ask of values. pytest would rewrite these assertions in a file of tests."""
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -27,3 +29,16 @@ def scaled(x: Tensor) -> None:
 def warned(x: Tensor) -> None:
     if not x.isfinite().all():
         print("no numbers")
+
+
+def caught(x: Tensor) -> None:
+    try:
+        assert x.max() <= 1
+    except AssertionError:
+        x /= 255
+
+
+def suppressed(x: Tensor) -> None:
+    with contextlib.suppress(AssertionError):
+        assert x.max() > 1
+        x /= 255

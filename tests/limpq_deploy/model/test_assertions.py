@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from limpq_deploy.calibration.errors import ModelError
 from limpq_deploy.model.tracing import symbolic_trace
 
-from .assertion_cases import asserted, raised, scaled, warned
+from .assertion_cases import asserted, caught, raised, scaled, suppressed, warned
 
 
 class Asserting(nn.Module):
@@ -32,5 +32,12 @@ def test_assertions_on_values_are_taken_to_hold(first: Callable[[Tensor], None])
 @pytest.mark.parametrize("first", [scaled, warned])
 def test_other_branches_on_values_are_refused_with_their_line(first: Callable[[Tensor], None]) -> None:
     line = first.__code__.co_firstlineno + 1
+    with pytest.raises(ModelError, match=rf"branches on the values of a tensor \(assertion_cases.py:{line}\)"):
+        symbolic_trace(Asserting(first), (3, 4, 4))
+
+
+@pytest.mark.parametrize("first", [caught, suppressed])
+def test_a_caught_assertion_is_a_branch(first: Callable[[Tensor], None]) -> None:
+    line = first.__code__.co_firstlineno + 2
     with pytest.raises(ModelError, match=rf"branches on the values of a tensor \(assertion_cases.py:{line}\)"):
         symbolic_trace(Asserting(first), (3, 4, 4))

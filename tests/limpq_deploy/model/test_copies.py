@@ -13,9 +13,10 @@ class Called(nn.Module):
         self.conv = nn.Conv2d(3, 4, 1)
         self.skips = [lambda x: x + self.conv(x).mean()]
         self.by = {"two": lambda x: 2 * x, "relu": lambda x: torch.relu(self.conv(x))}
+        self.pair = (lambda x: self.conv(x), "both")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.by["two"](self.by["relu"](x)) + self.skips[0](x).mean(1, keepdim=True)
+        return self.by["two"](self.by["relu"](x)) + self.skips[0](x).mean(1, keepdim=True) + self.pair[0](x)
 
 
 def test_functions_of_a_copy_call_the_copys_layers() -> None:

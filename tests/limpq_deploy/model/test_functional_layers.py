@@ -99,3 +99,21 @@ def test_layers_may_share_a_bias() -> None:
     traced = trace(model, (3, 9, 9))
     assert len(traced.layers) == 2
     torch.testing.assert_close(traced.graph_module(images), model(images))
+
+
+def test_a_layer_of_a_weight_that_another_layer_has_stands_beside_that() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(F.conv1d(x.flatten(2), self.conv.weight, self.conv.bias, padding=1))
+            return self.head(F.conv1d(x, self.conv.weight * 2, padding=1).mean(2))
+
+    torch.manual_seed(0)
+    model, images = Twice().eval(), torch.randn(2, 3, 4, 5)
+    traced = trace(model, (3, 4, 5))
+    assert [layer.name for layer in traced.layers] == ["conv", "conv_weight", "head"]
+    # float32 sums in another order
+    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=1e-4, atol=1e-5)

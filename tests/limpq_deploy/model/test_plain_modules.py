@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from limpq_deploy.model.given_model import unwrap
 from limpq_deploy.model.layers import trace
 from limpq_deploy.model.plain_modules import plain_kind
 from limpq_deploy.model.zoo.torchvision import import_torchvision
@@ -57,11 +58,14 @@ def test_a_synchronised_one_is_that_of_vectors_where_these_are_normalised() -> N
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.SyncBatchNorm(4), nn.AdaptiveAvgPool1d(1), nn.Flatten())
     model.extend([nn.Linear(4, 6), nn.SyncBatchNorm(6), nn.ReLU(), nn.Linear(6, 2)])
     model[2].running_mean = torch.randn(4)
-    traced = trace(model.eval(), (3, 8, 8))
+    images = torch.randn(2, 3, 8, 8)
+    expected = model.eval()(images)
+    unwrap(model)
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
+    traced = trace(model, (3, 8, 8))
     assert [layer.batchnorm for layer in traced.layers] == [None, "2", "6", None]
     assert type(traced.graph_module.get_submodule("6")) is nn.BatchNorm1d
-    images = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(traced.graph_module(images), model(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(traced.graph_module(images), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_one_that_computes_something_else_is_none() -> None:

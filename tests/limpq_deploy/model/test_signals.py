@@ -185,6 +185,7 @@ BODIES: dict[str, Callable[[], nn.Module]] = {
     ),
     "windows": lambda: Of(chained, nn.Conv1d(4, 4, 3), nn.AvgPool1d(3, 2, 1)),
     "adaptive windows": lambda: Of(lambda x: F.adaptive_avg_pool1d(x, 6) + F.adaptive_max_pool1d(x, 6)),
+    "made larger by a factor": lambda: Of(lambda x, conv: F.interpolate(conv(x), scale_factor=1.3), nn.Conv1d(4, 4, 3)),
     "channels attended": lambda: Of(
         lambda x, conv: x * torch.sigmoid(conv(x.mean(2).unsqueeze(1))).transpose(1, 2), nn.Conv1d(1, 1, 3, padding=1)
     ),
@@ -239,3 +240,24 @@ def test_a_norm_of_vectors_and_of_signals_is_that_of_vectors_still() -> None:
     torch.manual_seed(0)
     model = Of(lambda x, conv, norm: norm(norm(conv(x)).mean(2)), nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4))
     assert "batchnorm" in same(model).kinds.values()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda x, conv: conv(x[:, :, None, :1][:, [3, 0, 2, 1], 0]),
+        lambda x, conv: conv(x).mean(2, keepdim=True)[:, [3, 0, 2, 1], 0],
+        lambda x, conv: conv(x.reshape(len(x), 4, 6, 8)[:, :, [0, 0, 1, 1] * 12, [0, 1, 2] * 16]).mean(2),
+        lambda x, conv: conv(x) + x.reshape(len(x), 4, 6, 8)[:, :, [0, 0, 1, 1] * 12, [0, 1, 2] * 16].mean(2, True),
+    ],
+)
+def test_places_in_another_order_are_no_other_shape(body: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    same(Of(body, nn.Conv1d(4, 4, 3, padding=1)))
+
+
+@pytest.mark.parametrize("factor", [1.3, 2.3, 3.4])
+def test_few_places_are_made_more_as_torch_does_it(factor: float) -> None:
+    torch.manual_seed(0)
+    model = Of(lambda x, conv: F.interpolate(conv(x[..., :3]), scale_factor=factor), nn.Conv1d(4, 4, 1))
+    same(model)

@@ -462,6 +462,7 @@ def with_another_way(m: Parts, x: Tensor) -> Tensor:
     [
         lambda m, x: m.body(x),
         lambda m, x: F.rrelu(m.body[2:](m.body[:2](x)), 0.2, 0.4),
+        lambda m, x: F.rrelu(y := m.body[0](x), 0.2, 0.4, inplace=True) + y,
         lambda m, x: nn.Sequential(*list(m.body.children())[:-1])(x),
         lambda m, x: F.linear(m.body(x).permute(0, 2, 3, 1), m.lone),
         with_another_way,
@@ -492,3 +493,33 @@ def test_a_forward_that_goes_by_the_number_of_its_calls_is_refused() -> None:
     model = Counting(last=1)
     assert len(list(symbolic_trace(model, (3, 4, 4)).graph.nodes)) == 3
     assert (model.calls, model.side) == (0, 0)
+
+
+class Warming(Counting):
+    """Other calls at first, ``last`` of them, and a number that is one no more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.side, x = tuple(x.shape[2:]), self.conv(x)  # type: ignore[assignment]
+        if self.calls < self.last:
+            self.calls += 1
+            x = self.other(x)
+        return x
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_forward_that_does_something_else_at_first_is_refused(last: int) -> None:
+    with pytest.raises(ModelError, match=r"at one call than at the next, and counts them in 'calls'; expected"):
+        symbolic_trace(Warming(last), (3, 4, 4))
+    assert len(list(symbolic_trace(Warming(0), (3, 4, 4)).graph.nodes)) == 3
+
+
+def test_a_table_may_be_made_at_the_first_call() -> None:
+    class Tabled(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.side != x.shape[3]:
+                self.side = x.shape[3]
+                self.table = torch.arange(float(self.side))
+            return self.other(self.conv(x) + self.table)
+
+    model, images = Tabled(0), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(symbolic_trace(model, (3, 4, 4))(images), model(images))
