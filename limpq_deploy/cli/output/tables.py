@@ -239,13 +239,15 @@ def preview_table(previews: Mapping[str, Preview], policies: Mapping[str, Policy
     ]
     found = next(iter(previews.values()))
     drawn = table(("loss", found.measure.name, "found by", "policy"), rows, right=(0, 1))
-    return f"{drawn}\non {_seen(found.images, found.batchnorm_images)}; not fine-tuned"
+    return f"{drawn}\non {_seen(found.images, *(one.batchnorm_images for one in previews.values()))}; not fine-tuned"
 
 
-def _seen(images: int, batchnorm_images: int) -> str:
-    """What a preview looked at; of several, that of the first."""
-    norms = f"BatchNorm from {batchnorm_images:,}" if batchnorm_images else "BatchNorm as in the float model"
-    return f"{images:,} held-out training images, {norms}"
+def _seen(images: int, *batchnorm_images: int) -> str:
+    """What previews looked at, each with BatchNorm's statistics from so many images (0: the float model's)."""
+    ways = [
+        f"from {some:,}" if some else "as in the float model" for some in sorted(set(batchnorm_images), reverse=True)
+    ]
+    return f"{images:,} held-out training images, BatchNorm {' or '.join(ways)}"
 
 
 def _behind(one: PolicyCandidate) -> str:

@@ -7,9 +7,19 @@ import sys
 
 import pytest
 
-from limpq_deploy.cli.output.tables import in_columns, lint_table, stage_line, table, width, wrapped
+from limpq_deploy.cli.output.tables import (
+    in_columns,
+    lint_table,
+    preview_table,
+    stage_line,
+    table,
+    width,
+    wrapped,
+)
 from limpq_deploy.export.lint.check import LintReport
 from limpq_deploy.export.lint.finding import Finding
+from limpq_deploy.importance.preview import Preview
+from limpq_deploy.policy.policy import LayerBits, Policy
 from limpq_deploy.workspace.workspace import Passed
 
 PROGRESS = """
@@ -92,3 +102,19 @@ def test_progress_is_drawn_on_a_terminal_and_nowhere_else() -> None:
     os.close(terminal)
     assert "counting" in drawn
     assert "a note" in drawn
+
+
+def test_previews_say_where_batchnorm_has_its_statistics_from() -> None:
+    policy = Policy(bits={"conv": LayerBits(weight=4, act=4)}, objective=1.0, alpha=1.0)
+    seen = {
+        name: Preview(top1=50.0, loss=1.0, images=300, batchnorm_images=number)
+        for name, number in (("a", 0), ("b", 2000))
+    }
+    told = [
+        preview_table({name: seen[name] for name in names}, dict.fromkeys(names, policy)) for names in ("a", "b", "ab")
+    ]
+    assert [one.splitlines()[-1].partition("images, ")[2] for one in told] == [
+        "BatchNorm as in the float model; not fine-tuned",
+        "BatchNorm from 2,000; not fine-tuned",
+        "BatchNorm from 2,000 or as in the float model; not fine-tuned",
+    ]
