@@ -202,7 +202,7 @@ def _pads(node: fx.Node, traced: TracedModel) -> bool:
     if node.op == "call_module":
         return isinstance(traced.graph_module.get_submodule(str(node.target)), nn.ZeroPad2d)
     given = dict(zip(("input", "pad", "mode"), node.args, strict=False)) | node.kwargs
-    return node.target is F.pad and given.get("mode", "constant") == "constant"
+    return node.target is F.pad and bool(given.get("mode", "constant") == "constant")
 
 
 def _quantizers_of(
