@@ -1,7 +1,7 @@
 """What a pass over images costs by the size of its batches: CPU time and memory of the quantized network's forward.
 
 Each size goes over the same images twice, with freed memory kept as in a build; the second time counts. Memory:
-what the resident set grows by. Weights are random, 8 bits, target onnxruntime.
+what the resident set grows by. One thread, random weights, 8 bits, target onnxruntime.
 
     python benchmarks/batches.py --json
     python benchmarks/batches.py --quick                 MobileNetV2 at 64 px
@@ -28,11 +28,11 @@ from limpq_deploy.quant.quantized_model import joint_model
 from limpq_deploy.train.kept_memory import freed_memory_kept
 
 NETWORKS = (
-    "resnet20:32:16,32,64,128,250",
-    "torchvision/mobilenet_v2:64:4,8,16,32,64,128",
-    "torchvision/mobilenet_v2:224:2,4,8,32",
-    "torchvision/resnet50:64:4,8,16,32,64,128",
-    "torchvision/resnet50:224:2,4,8,32",
+    "resnet20:32:16,64,128,250",
+    "torchvision/mobilenet_v2:64:8,32,128",
+    "torchvision/mobilenet_v2:224:2,8,32",
+    "torchvision/resnet50:64:8,32,128",
+    "torchvision/resnet50:224:2,8,32",
 )
 
 
@@ -70,6 +70,7 @@ def _network(described: str) -> dict[str, Any]:
 def measured(name: str, size: int, batch: int, images: int) -> dict[str, Any]:
     """Milliseconds of CPU time an image, MiB and page faults of passes over ``images`` in batches."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # several wait for each other in loops that count
     traced = trace(create_model(name, 10)[0].eval(), (3, size, size))
     placement = place(traced, ONNXRUNTIME, model=name)
     model = joint_model(traced, placement, (8,))

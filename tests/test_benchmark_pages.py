@@ -29,6 +29,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
         ("learned_bits", "learned_bits_x86_2cores.json", "learned_bits_x86_2cores.md"),
         ("method_cost", "method_cost_x86_2cores.json", "method_cost_x86_2cores.md"),
         ("memory", "memory_x86_2cores.json", "memory_x86_2cores.md"),
+        ("batches", "batches_x86_2cores.json", "memory_x86_2cores.md"),
         ("importance_variants_page", "importance_variants.json", "importance_variants_x86_2cores.md"),
     ],
 )

@@ -3,7 +3,7 @@
 from limpq_deploy.calibration.datasets import Split
 
 PIXELS = 131_072
-"""Of a batch: 128 images of 32 px, 32 of 64 px. Larger ones are not faster on a CPU (`benchmarks/batches.py`)."""
+"""Of a batch: 128 images of 32 px, 32 of 64 px. Larger ones gain little on a CPU (`benchmarks/batches.py`)."""
 
 
 def images_at_once(split: Split, *, least: int, most: int) -> int:
