@@ -110,11 +110,17 @@ class _Merge:
         self.whole[str(node.target)] = other  # it may be read again
         setattr(self.root, str(node.target), row.clone())
         sizes = [self._merged(a, b, node) for a, b in zip(one.shape, other.shape, strict=True)]
+        times = [size if axis in axes else 1 for axis, size in enumerate(sizes)]
+        # the first state of a loop has to lie in memory as its later ones do
+        recurs = any(self._recurs(user) for user in node.users)
         with self.graph.inserting_after(node):
-            whole = self.graph.call_method("expand", (node, *sizes))
+            whole = self.graph.call_method(*(("repeat", (node, *times)) if recurs else ("expand", (node, *sizes))))
         whole.meta[WRITTEN_AT] = node.meta.get(WRITTEN_AT, "")
         node.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not whole)
         self.same[before] = whole
+
+    def _recurs(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), nn.RNNBase)
 
     def _tensor(self, name: str) -> Tensor:
         if name in self.whole:
