@@ -12,7 +12,7 @@ from limpq_deploy.importance.variants import TensorAt, batch_statistics, searche
 from limpq_deploy.policy.indicators import Indicators, LayerIndicators, Measure
 from limpq_deploy.progress import Report, silent, tell_part
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.at_once import images_at_once
+from limpq_deploy.train.at_once import FEWEST_FOR_BATCHNORM, images_at_once
 from limpq_deploy.train.device import on_device
 from limpq_deploy.train.judge import CLASSES, Judge
 from limpq_deploy.train.kept_memory import freed_memory_kept
@@ -20,8 +20,8 @@ from limpq_deploy.train.kept_memory import freed_memory_kept
 IMAGES = 512
 """Images that importance is measured on, unless told otherwise."""
 
-BATCH, FEWEST = 128, 32
-"""Images at once, from which BatchNorm takes its statistics, and of large images."""
+BATCH = 128
+"""Images at once, from which BatchNorm takes its statistics."""
 FEWEST_WITH_GRADIENTS = 4
 """Images at once where all activations are kept, and each image stands alone."""
 
@@ -53,7 +53,7 @@ def measured(
     names = ("kl", "loss", "fisher") if task.labels_teach else ("kl", "fisher")
     tables: dict[str, Table] = {name: {} for name in names}
     generator = torch.Generator().manual_seed(seed)
-    size = min(images_at_once(split, least=FEWEST, most=BATCH), images, len(split))
+    size = min(images_at_once(split, least=FEWEST_FOR_BATCHNORM, most=BATCH), images, len(split))
     part = images_at_once(split, least=FEWEST_WITH_GRADIENTS, most=BATCH)
     count = min(images, len(split)) // size
     with on_device(model) as device, freed_memory_kept():

@@ -16,7 +16,7 @@ from limpq_deploy.model.results import Outputs, tensors_of
 from limpq_deploy.progress import counted
 from limpq_deploy.tasks.base import Arrays, Task
 from limpq_deploy.tasks.score import TOP1, Scored
-from limpq_deploy.train.at_once import images_at_once
+from limpq_deploy.train.at_once import FEWEST_FOR_BATCHNORM, images_at_once
 from limpq_deploy.train.device import CPU, device_of
 from limpq_deploy.train.evaluate import Evaluation, evaluate
 from limpq_deploy.train.judge import CLASSES, Judge
@@ -26,8 +26,8 @@ from limpq_deploy.train.processes import add_up, count, rank
 
 ON_GPU, ON_GPU_PIXELS = 250, 1_600_000
 """Images and pixels of a batch that is evaluated on a GPU, which has work for all its cores by then."""
-BATCHNORM_BATCH, FEWEST_FOR_BATCHNORM = 128, 32
-"""Images of a batch that BatchNorm takes its statistics from, and of large images."""
+BATCHNORM_BATCH = 128
+"""Images of a batch that BatchNorm takes its statistics from."""
 
 
 def evaluated(split: Split, device: torch.device = CPU) -> Iterator[tuple[NDArray[np.float32], Any]]:

@@ -2,6 +2,8 @@
 
 from limpq_deploy.calibration.datasets import Split
 
+FEWEST_FOR_BATCHNORM = 32
+"""Images of a batch that BatchNorm takes its statistics from, however large they are."""
 PIXELS = 131_072
 """Of a batch: 128 images of 32 px, 32 of 64 px. Larger ones gain little on a CPU (`benchmarks/batches.py`)."""
 

@@ -15,7 +15,7 @@ from limpq_deploy.export.records.placement import BitPair
 from limpq_deploy.progress import Report, counted, silent
 from limpq_deploy.quant.bias_correction import correct_biases
 from limpq_deploy.quant.quantized_model import QuantizedModel
-from limpq_deploy.train.at_once import images_at_once
+from limpq_deploy.train.at_once import FEWEST_FOR_BATCHNORM, images_at_once
 from limpq_deploy.train.corrections import keep_best, some_of, untrained
 from limpq_deploy.train.device import device_of, on_device
 from limpq_deploy.train.finetuned import FineTuned, Top1
@@ -24,8 +24,8 @@ from limpq_deploy.train.kept_memory import freed_memory_kept
 
 IMAGES = 512
 """Training images for ranges and corrections, unless told otherwise."""
-BATCH, FEWEST = 64, 32
-"""Images of a batch, from which BatchNorm takes its statistics, and of large images."""
+BATCH = 64
+"""Images of a batch, from which BatchNorm takes its statistics."""
 CORRECTIONS = {"none": "no correction", "bias": "bias correction", "batchnorm": "BatchNorm estimated anew"}
 """What may follow the ranges, in words."""
 
@@ -44,7 +44,7 @@ class Calibration:
     def __init__(self, split: Split, *, images: int, seed: int, device: torch.device) -> None:
         chosen = split.order((seed, 0))[: min(images, len(split))]
         self.images = len(chosen)
-        batch = images_at_once(split, least=FEWEST, most=BATCH)
+        batch = images_at_once(split, least=FEWEST_FOR_BATCHNORM, most=BATCH)
         self.chunks = np.array_split(chosen, -(-len(chosen) // batch))
         self._split, self._device = split, device
 
